@@ -1,0 +1,13 @@
+"""ditscale: scaling laws for text-to-image Diffusion Transformers, from isoFLOP studies that you run yourself.
+
+The package is layered; a file imports only from its own floor or below (tests/test_floors.py enforces it):
+
+    5  cli, report/                  verbs; figures and the HTML page
+    4  launch/                       starting runs and watching them
+    3  train/  evaluate/             the loop; validation loss and samples
+    2  model/  diffusion/  data/     torch: transformers, rectified flow, data sets
+    1  plan/   laws/   store/        no torch: grids, fits and forecasts, HDF5
+    0  units   config  flops  naming  errors
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,29 @@
+"""The one exception a user may see."""
+
+
+class UserError(Exception):
+    """A mistake the user can mend. Its text is one line: what is wrong, where, what to type instead.
+
+    The command line prints the text and exits with `status`, without a traceback.
+    """
+
+    status = 2
+
+    def __init__(self, message: str, status: int = 2):
+        super().__init__(" ".join(str(message).split()))
+        self.status = status
+
+
+def one_of(value, valid, what: str):
+    """Return `value` when it is in `valid`, else raise a UserError that lists the valid choices."""
+    if value not in valid:
+        raise UserError(f"{what}: {value!r} is not known; choose one of: {', '.join(map(str, valid))}")
+    return value
+
+
+def nearest(word: str, valid) -> str:
+    """' (did you mean X?)' when a valid word is close to `word`, else the empty string."""
+    import difflib
+
+    close = difflib.get_close_matches(str(word), [str(v) for v in valid], n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

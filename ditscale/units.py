@@ -1,0 +1,69 @@
+"""Numbers in and out: every number a person types passes through `number`, every number we print through the rest.
+
+PyYAML reads 1e17 and 6e+18 as text but 1.5e+21 as a float, and OmegaConf reads all of them as floats, so a number is
+never taken as a YAML reader returns it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from .errors import UserError
+
+
+def number(value, what: str, *, low: float | None = None, high: float | None = None, above: float | None = None) -> float:
+    """Parse a finite float from a number or its text ("1e17", "6e+18", "0.3").
+
+    `low` and `high` are inclusive limits, `above` an exclusive lower limit. Raises UserError naming `what`.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise UserError(f"{what}: {value!r} is not a number; write for example 1e18")
+    try:
+        x = float(value)
+    except ValueError:
+        raise UserError(f"{what}: {value!r} is not a number; write for example 1e18") from None
+    if not math.isfinite(x):
+        raise UserError(f"{what}: {value!r} is not a finite number")
+    if low is not None and x < low:
+        raise UserError(f"{what}: {value} is too small; at least {low:g}")
+    if above is not None and x <= above:
+        raise UserError(f"{what}: {value} is too small; it must be above {above:g}")
+    if high is not None and x > high:
+        raise UserError(f"{what}: {value} is too large; at most {high:g}")
+    return x
+
+
+def whole(value, what: str, *, low: int | None = None, high: int | None = None) -> int:
+    """Parse a whole number ("1024", 1e3, 16). Raises UserError naming `what`."""
+    x = number(value, what, low=low, high=high)
+    if x != int(x):
+        raise UserError(f"{what}: {value} is not a whole number")
+    return int(x)
+
+
+def compact(x: float) -> str:
+    """1.44e12 -> '1.44e12', 1e17 -> '1e17': the shortest form people type, used in names and tables."""
+    text = f"{x:.3g}" if 0.01 <= abs(x) < 1000 or x == 0 else f"{x:.2e}"
+    if "e" in text:
+        mantissa, exponent = text.split("e")
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return f"{mantissa}e{int(exponent)}"
+    return text
+
+
+def count(x: float) -> str:
+    """197184 -> '197k', 958.3e6 -> '958M': parameters, images, tokens."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= 0.9995 * size:
+            return f"{x / size:.3g}{letter}"
+    return f"{x:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """75 -> '1m15s', 7300 -> '2h02m'."""
+    s = int(round(seconds))
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m{s % 60:02d}s"
+    return f"{s // 3600}h{s % 3600 // 60:02d}m"
