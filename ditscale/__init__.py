@@ -7,7 +7,7 @@ The package is layered; a file imports only from its own floor or below (tests/t
     3  train/  evaluate/             the loop; validation loss and samples
     2  model/  diffusion/  data/     torch: transformers, rectified flow, data sets
     1  plan/   laws/   store/        no torch: grids, fits and forecasts, HDF5
-    0  units   config  flops  naming  errors
+    0  units   config  flops  naming  files  errors
 """
 
 __version__ = "0.1.0"

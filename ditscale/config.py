@@ -1,0 +1,380 @@
+"""Configuration: frozen dataclasses, and one strict way from a mapping (YAML, Hydra) into them and back.
+
+An unknown key, a missing key, a wrong type or an impossible value is a UserError of one line that names the place and
+the valid choices. Hydra composes a study from `configs/` (compose below); everything after that lives from the
+resolved study.yaml and run.yaml, so a compute node needs neither Hydra nor the configuration tree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from . import units
+from .errors import UserError, nearest, one_of
+
+DESIGNS = ("incontext", "crossattention")
+SOURCES = ("scenes", "scenes-ood", "latents")
+SCHEDULES = ("constant", "cosine", "wsd")
+TIMESTEPS = ("logit-normal", "uniform")
+COUNTS_FLOPS = ("exact", "6nd")
+COUNTS_PARAMS = ("matmul", "total", "blocks")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Design:
+    """The transformer, but for its size. Which tokens attend to which is the design's name."""
+
+    name: str
+    head_size: int = 64
+    mlp_ratio: int = 4
+    patch: int = 2  # pixels (or latent cells) on a side of a patch
+    time_features: int = 256  # sine and cosine features of t before the time MLP
+    qk_norm: bool = True
+
+    def check(self, where: str):
+        one_of(self.name, DESIGNS, f"{where}.name")
+        for name in ("head_size", "mlp_ratio", "patch", "time_features"):
+            units.whole(getattr(self, name), f"{where}.{name}", low=1)
+        if self.time_features % 2:
+            raise UserError(f"{where}.time_features: {self.time_features} is odd; sines and cosines come in pairs")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: where its images and captions come from, and the shapes the model must have for them."""
+
+    name: str
+    source: str  # a key of ditscale.data.SOURCES
+    channels: int
+    resolution: int  # pixels or latent cells on a side
+    text_length: int  # tokens of a caption
+    text_vocab: int = 0  # size of the vocabulary when captions come as token ids ...
+    text_dim: int = 0  # ... or width of the frozen text encoder's features when they come as features
+    seed: int = 0
+    path: str = ""  # for sources that read files
+
+    def check(self, where: str):
+        one_of(self.source, SOURCES, f"{where}.source")
+        for name in ("channels", "resolution", "text_length"):
+            units.whole(getattr(self, name), f"{where}.{name}", low=1)
+        if (self.text_vocab > 0) == (self.text_dim > 0):
+            raise UserError(f"{where}: give either text_vocab (captions as ids) or text_dim (captions as features)")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model of given size is trained. Rates follow lr = lr_scale * width^lr_width * N^lr_params * D^lr_tokens."""
+
+    aspect: float  # width / depth
+    batch_size: int  # images of one step, over all ranks
+    lr_scale: float
+    lr_width: float = 0.0
+    lr_params: float = 0.0
+    lr_tokens: float = 0.0
+    schedule: str = "constant"
+    warmup: float = 0.02  # fraction of the run
+    decay: float = 0.2  # fraction of the run, for schedule wsd
+    min_steps: int = 200  # shorter runs are dropped from the plan
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.0
+    clip: float = 1.0  # largest norm of the gradient
+    ema: float = 0.1  # EMA weights average over about this fraction of the run so far (train/ema.py)
+    timesteps: str = "logit-normal"
+    precision: str = "fp32"
+
+    def check(self, where: str):
+        one_of(self.schedule, SCHEDULES, f"{where}.schedule")
+        one_of(self.timesteps, TIMESTEPS, f"{where}.timesteps")
+        one_of(self.precision, PRECISIONS, f"{where}.precision")
+        for name in ("aspect", "lr_scale", "clip"):
+            units.number(getattr(self, name), f"{where}.{name}", above=0)
+        for name in ("batch_size", "min_steps"):
+            units.whole(getattr(self, name), f"{where}.{name}", low=1)
+        for name in ("warmup", "decay", "ema"):
+            units.number(getattr(self, name), f"{where}.{name}", low=0, high=1)
+        for name in ("beta1", "beta2"):
+            units.number(getattr(self, name), f"{where}.{name}", low=0, high=0.99999)
+        units.number(self.weight_decay, f"{where}.weight_decay", low=0)
+        if self.warmup + (self.decay if self.schedule == "wsd" else 0) > 1:
+            raise UserError(f"{where}: warmup and decay are fractions of the run; together at most 1")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The fixed (image, noise, timestep) triples on which every run of a study is measured."""
+
+    n: int = 2048
+    seed: int = 12345
+    batch_size: int = 256
+    also: dict[str, Data] = field(default_factory=dict)  # out-of-domain data sets, by label
+
+    def check(self, where: str):
+        units.whole(self.n, f"{where}.n", low=2)
+        units.whole(self.batch_size, f"{where}.batch_size", low=1)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where runs execute. `local`: processes on this machine."""
+
+    name: str = "local"
+    workers: int = 0  # runs at once; 0: one per core
+    threads: int = 1  # threads of each rank
+    probe_ranks: int = 0  # data-parallel ranks of the probe; 0: as many as workers
+    checkpoint_s: float = 20.0  # seconds between checkpoints
+
+    def check(self, where: str):
+        one_of(self.name, ("local",), f"{where}.name")
+        for name, low in (("workers", 0), ("threads", 1), ("probe_ranks", 0)):
+            units.whole(getattr(self, name), f"{where}.{name}", low=low)
+        units.number(self.checkpoint_s, f"{where}.checkpoint_s", above=0)
+
+
+@dataclass(frozen=True)
+class Study:
+    """An isoFLOP study: budgets x widths x seeds, and the budget of the probe that the forecast is tested on."""
+
+    name: str
+    budgets: tuple[float, ...]  # FLOPs of one training run
+    widths: tuple  # one list for every budget, or a list of lists, one for each budget
+    probe_budget: float
+    design: Design
+    data: Data
+    recipe: Recipe
+    validation: Validation
+    cluster: Cluster
+    seeds: tuple[int, ...] = (0,)
+    flops: str = "exact"  # what a budget counts: every matrix product, or 6 N D
+    params: str = "matmul"  # what N counts: weights of all matrix products, all parameters, or the blocks only
+    layout: int = 1
+
+    def check(self, where: str):
+        one_of(self.flops, COUNTS_FLOPS, "study.flops")
+        one_of(self.params, COUNTS_PARAMS, "study.params")
+        if self.layout != 1:
+            raise UserError(f"study.layout: {self.layout} is of another version of ditscale; this one reads layout 1")
+        for name, value in (("budgets", self.budgets), ("widths", self.widths), ("seeds", self.seeds)):
+            if not value:
+                raise UserError(f"study.{name}: the list is empty; give at least one")
+        for i, budget in enumerate(self.budgets):
+            units.number(budget, f"study.budgets[{i}]", above=0)
+        if list(self.budgets) != sorted(set(self.budgets)):
+            raise UserError("study.budgets: give each budget once, from small to large")
+        units.number(self.probe_budget, "study.probe_budget", above=0)
+        if self.probe_budget <= self.budgets[-1]:
+            raise UserError(
+                f"study.probe_budget: {units.compact(self.probe_budget)} is not above the largest budget of the grid "
+                f"({units.compact(self.budgets[-1])}); a forecast is tested beyond the grid"
+            )
+        nested = [isinstance(w, tuple) for w in self.widths]
+        if any(nested) and not (all(nested) and len(nested) == len(self.budgets)):
+            raise UserError(
+                f"study.widths: give one list of widths, or {len(self.budgets)} lists, one for each budget"
+            )
+        for width in {w for row in self.widths for w in (row if isinstance(row, tuple) else (row,))}:
+            units.whole(width, "study.widths", low=1)
+            if width % self.design.head_size:
+                raise UserError(
+                    f"study.widths: {width} is not a multiple of the head size {self.design.head_size}; "
+                    f"use {max(1, round(width / self.design.head_size)) * self.design.head_size}"
+                )
+        for seed in self.seeds:
+            units.whole(seed, "study.seeds", low=0)
+        for data in (self.data, *self.validation.also.values()):
+            if data.resolution % self.design.patch:
+                raise UserError(
+                    f"data {data.name}: resolution {data.resolution} is not a multiple of the patch {self.design.patch}"
+                )
+            shape = ("channels", "resolution", "text_length", "text_vocab", "text_dim")
+            for name in shape:
+                if getattr(data, name) != getattr(self.data, name):
+                    raise UserError(
+                        f"validation data {data.name}: {name} is {getattr(data, name)}, but the runs train on "
+                        f"{getattr(self.data, name)}; a model is evaluated on images and captions of its own shape"
+                    )
+
+    def widths_of(self, budget: float) -> tuple[int, ...]:
+        """The widths planned at a budget."""
+        row = self.widths[self.budgets.index(budget)] if isinstance(self.widths[0], tuple) else self.widths
+        return tuple(row)
+
+
+# ---------------------------------------------------------------------------------------------- mappings to dataclasses
+
+
+def build(cls, mapping, where: str):
+    """Make the dataclass `cls` from a mapping, strictly. Numbers pass through units, lists become tuples.
+
+    Raises UserError, of one line, at an unknown or missing key, a wrong type, or a value that `cls.check` refuses.
+    """
+    if not isinstance(mapping, dict):
+        raise UserError(f"{where}: expected keys ({', '.join(f.name for f in dataclasses.fields(cls))}), got {mapping!r}")
+    hints = typing.get_type_hints(cls)
+    for key in mapping:
+        if key not in hints:
+            raise UserError(f"{where}: unknown key {key!r}{nearest(key, hints)}; valid keys: {', '.join(hints)}")
+    values = {}
+    for f in dataclasses.fields(cls):
+        if f.name in mapping:
+            values[f.name] = _cast(hints[f.name], mapping[f.name], f"{where}.{f.name}")
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where}: the key {f.name!r} is missing")
+    made = cls(**values)
+    if hasattr(made, "check"):
+        made.check(where)
+    return made
+
+
+def _cast(hint, value, where: str):
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, where)
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise UserError(f"{where}: {value!r} is not true or false")
+        return value
+    if hint is int:
+        return units.whole(value, where)
+    if hint is float:
+        return units.number(value, where)
+    if hint is str:
+        if not isinstance(value, str):
+            raise UserError(f"{where}: {value!r} is not text")
+        return value
+    origin = typing.get_origin(hint)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: {value!r} is not a mapping of labels")
+        return {k: _cast(typing.get_args(hint)[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is tuple or origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{where}: {value!r} is not a list; write [{value}]")
+        if hint is tuple:  # whole numbers, or lists of them
+            return tuple(
+                tuple(units.whole(v, where) for v in x) if isinstance(x, (list, tuple)) else units.whole(x, where)
+                for x in value
+            )
+        return tuple(_cast(typing.get_args(hint)[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin in (typing.Union, types.UnionType):
+        inner = [a for a in typing.get_args(hint) if a is not type(None)]
+        return None if value is None else _cast(inner[0], value, where)
+    raise TypeError(f"{where}: no rule for {hint}")
+
+
+def plain(made) -> dict:
+    """A dataclass as the nested dicts and lists that YAML and JSON hold; `build` reads it back."""
+    return _plain(dataclasses.asdict(made))
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------------- YAML files
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    pass
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):
+    pass
+
+
+def _represent_float(dumper, x: float):
+    """1.44e+12, not 1440000000000.0: the shortest digits that read back equal, in the form YAML 1.1 calls a float."""
+    text = repr(x)
+    if abs(x) >= 1e6 or (x and abs(x) < 1e-3):
+        text = next(t for digits in range(1, 18) if float(t := f"{x:.{digits}e}") == x)
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Dumper.add_representer(float, _represent_float)
+
+
+def read_yaml(path: Path) -> dict:
+    """The mapping in a YAML file; UserError when there is none, or it is not a mapping."""
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        mapping = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(mapping, dict):
+        raise UserError(f"{path}: holds no keys")
+    return mapping
+
+
+def dump_yaml(mapping: dict) -> str:
+    return yaml.dump(mapping, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120)
+
+
+# ------------------------------------------------------------------------------------------------------------- Hydra
+
+
+def configs_dir() -> Path:
+    """`configs/` of the checkout, or its copy inside an installed package."""
+    here = Path(__file__).resolve().parent
+    return next(d for d in (here / "configs", here.parent / "configs") if d.is_dir())
+
+
+def compose(overrides: list[str], search: Path | None = None) -> Study:
+    """Compose a Study with Hydra from `configs/` and overrides such as "study=mini" or "recipe.batch_size=32".
+
+    `search` is a directory of the user's own groups, looked up beside ours. Raises UserError with Hydra's reason in a line.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    overrides = list(overrides)
+    if search is not None:
+        if not Path(search).is_dir():
+            raise UserError(f"--configs {search}: there is no such directory")
+        overrides.append(f"hydra.searchpath=[file://{os.path.abspath(search)}]")
+    try:
+        with initialize_config_dir(config_dir=str(configs_dir()), version_base="1.3"):
+            composed = OmegaConf.to_container(hydra_compose("config", overrides), resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_hydra_line(error, overrides)) from None
+    return build(Study, composed, "study")
+
+
+def _hydra_line(error: Exception, overrides: list[str]) -> str:
+    """Hydra's many-line message as one line, with the valid choices where it is about a choice."""
+    text = str(error)
+    group = next((o.split("=")[0].lstrip("+~") for o in overrides if f"'{o.split('=')[0]}/" in text), None)
+    if "Could not find" in text and group:
+        known = sorted(p.stem for p in (configs_dir() / group).glob("*.yaml"))
+        value = next(o.split("=", 1)[1] for o in overrides if o.startswith(group + "="))
+        return f"{group}={value}: there is no such {group}{nearest(value, known)}; choose one of: {', '.join(known)}"
+    if "Could not override" in text:
+        key = text.split("'")[1]
+        return f"{key}: there is no such setting{nearest(key, _settings())}; settings are keys of study.yaml, as in recipe.batch_size=32"
+    return text.split("Available options")[0]
+
+
+def _settings() -> list[str]:
+    """Every key that an override may set, dotted."""
+    names = [f.name for f in dataclasses.fields(Study)]
+    for part, cls in (("design", Design), ("data", Data), ("recipe", Recipe), ("validation", Validation), ("cluster", Cluster)):
+        names += [f"{part}.{f.name}" for f in dataclasses.fields(cls)]
+    return names

@@ -1,0 +1,138 @@
+"""Exact FLOPs and parameters of a Diffusion Transformer, term by term, from its shape alone (no torch).
+
+A product of an [a, b] by a [b, c] matrix counts 2abc FLOPs; norms, activations and softmax count nothing. The backward
+pass computes a gradient for the weight and one for the input, each as dear as the forward, except that nothing needs the
+gradient of the network's inputs (patches, time features, text features). `tests/test_flops.py` holds the sums equal, to the
+last FLOP, to what torch's FlopCounterMode counts on the real model.
+
+Letters: S sequence length of the blocks, I image tokens, T text tokens, W width, P values of a patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .config import Data, Design
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """All that decides a model's parameters and FLOPs. Raises UserError when no model can have it."""
+
+    design: str  # "incontext" or "crossattention"
+    depth: int
+    width: int
+    head_size: int
+    mlp_ratio: int
+    qk_norm: bool
+    time_features: int
+    image_tokens: int
+    patch_values: int
+    text_length: int
+    text_vocab: int
+    text_dim: int
+
+    def __post_init__(self):
+        if self.width % self.head_size:
+            raise UserError(
+                f"width {self.width} is not a multiple of the head size {self.head_size}; "
+                f"use {max(1, round(self.width / self.head_size)) * self.head_size}"
+            )
+        if self.depth < 1:
+            raise UserError(f"depth {self.depth} is not a model; at least 1")
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Tokens that pass through the blocks for one image: D counts these."""
+        return self.image_tokens + (1 + self.text_length if self.design == "incontext" else 0)
+
+
+def shape_of(design: Design, data: Data, depth: int, width: int) -> Shape:
+    """The shape of a design of given size on a data set."""
+    return Shape(
+        design=design.name,
+        depth=depth,
+        width=width,
+        head_size=design.head_size,
+        mlp_ratio=design.mlp_ratio,
+        qk_norm=design.qk_norm,
+        time_features=design.time_features,
+        image_tokens=(data.resolution // design.patch) ** 2,
+        patch_values=design.patch**2 * data.channels,
+        text_length=data.text_length,
+        text_vocab=data.text_vocab,
+        text_dim=data.text_dim,
+    )
+
+
+@dataclass(frozen=True)
+class Term:
+    """One kind of matrix product in one image's pass: `forward` and `backward` in FLOPs per image."""
+
+    name: str
+    forward: int
+    backward: int
+
+
+def terms(s: Shape) -> list[Term]:
+    """The matrix products of one image, one Term a kind, blocks summed over depth."""
+    I, T, W, P = s.image_tokens, s.text_length, s.width, s.patch_values
+    S, context = s.tokens_per_image, 1 + s.text_length
+    made = []
+
+    def linear(name, rows, n_in, n_out, repeat=1, input_gradient=True):
+        forward = 2 * rows * n_in * n_out * repeat
+        made.append(Term(name, forward, forward * (2 if input_gradient else 1)))
+
+    def attention(name, queries, keys):
+        forward = 2 * (2 * queries * keys * W) * s.depth  # queries x keys, then weights x values
+        made.append(Term(name, forward, 2 * forward))
+
+    linear("patch embedding", I, P, W, input_gradient=False)
+    linear("time MLP in", 1, s.time_features, W, input_gradient=False)
+    linear("time MLP out", 1, W, W)
+    if s.text_dim:
+        linear("text projection", T, s.text_dim, W, input_gradient=False)
+    linear("self-attention qkv", S, W, 3 * W, s.depth)
+    attention("self-attention", S, S)
+    linear("self-attention out", S, W, W, s.depth)
+    if s.design == "crossattention":
+        linear("cross-attention q", I, W, W, s.depth)
+        linear("cross-attention kv", context, W, 2 * W, s.depth)
+        attention("cross-attention", I, context)
+        linear("cross-attention out", I, W, W, s.depth)
+    linear("MLP up", S, W, s.mlp_ratio * W, s.depth)
+    linear("MLP down", S, s.mlp_ratio * W, W, s.depth)
+    linear("final", I, W, P)
+    return made
+
+
+def forward_flops(s: Shape) -> int:
+    """FLOPs of one image's forward pass."""
+    return sum(t.forward for t in terms(s))
+
+
+def training_flops(s: Shape) -> int:
+    """FLOPs of one image's forward and backward pass."""
+    return sum(t.forward + t.backward for t in terms(s))
+
+
+def n_params(s: Shape) -> dict[str, int]:
+    """Parameters: `total`; `matmul`, the weights of all matrix products; `blocks`, those inside the blocks only.
+
+    The embedding table, positions, biases and norm scales are in `total` alone.
+    """
+    W, P = s.width, s.patch_values
+    cross = 4 * W * W if s.design == "crossattention" else 0
+    block = s.depth * (4 * W * W + cross + 2 * s.mlp_ratio * W * W)
+    edges = P * W + s.time_features * W + W * W + s.text_dim * W + W * P
+    norms_of_block = (3 if cross else 2) * W + (2 * s.head_size * (2 if cross else 1) if s.qk_norm else 0)
+    other = (
+        W + 2 * W + (W if s.text_dim else 0) + P  # biases: patch, time MLP, text projection, final
+        + s.text_vocab * W
+        + (s.image_tokens + s.text_length) * W  # positions
+        + s.depth * norms_of_block
+        + W + (W if cross else 0)  # norm before the final layer, and of the context
+    )
+    return {"blocks": block, "matmul": block + edges, "total": block + edges + other}

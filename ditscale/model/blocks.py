@@ -1,0 +1,88 @@
+"""The parts both designs are made of.
+
+Shape letters: B batch, S tokens, W width, H heads, D head size (W = H * D), C context tokens.
+LayerNorm has no bias and, unlike RMSNorm, a fused backward on every device; GELU is the exact (erf) one.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def norm(width: int) -> nn.LayerNorm:
+    return nn.LayerNorm(width, eps=1e-6, bias=False)
+
+
+def projection(n_in: int, n_out: int) -> nn.Linear:
+    return nn.Linear(n_in, n_out, bias=False)
+
+
+class SelfAttention(nn.Module):
+    """Every token attends to every token: [B, S, W] to [B, S, W]."""
+
+    def __init__(self, width: int, head_size: int, qk_norm: bool):
+        super().__init__()
+        self.heads = width // head_size
+        self.qkv = projection(width, 3 * width)
+        self.out = projection(width, width)
+        self.norm_q = norm(head_size) if qk_norm else nn.Identity()
+        self.norm_k = norm(head_size) if qk_norm else nn.Identity()
+
+    def forward(self, x_BSW: Tensor) -> Tensor:
+        B, S, W = x_BSW.shape
+        q, k, v = self.qkv(x_BSW).view(B, S, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, S, D]
+        mixed = F.scaled_dot_product_attention(self.norm_q(q), self.norm_k(k), v)
+        return self.out(mixed.transpose(1, 2).reshape(B, S, W))
+
+
+class CrossAttention(nn.Module):
+    """Image tokens [B, S, W] attend to the context [B, C, W]: to [B, S, W]."""
+
+    def __init__(self, width: int, head_size: int, qk_norm: bool):
+        super().__init__()
+        self.heads = width // head_size
+        self.q = projection(width, width)
+        self.kv = projection(width, 2 * width)
+        self.out = projection(width, width)
+        self.norm_q = norm(head_size) if qk_norm else nn.Identity()
+        self.norm_k = norm(head_size) if qk_norm else nn.Identity()
+
+    def forward(self, x_BSW: Tensor, context_BCW: Tensor) -> Tensor:
+        B, S, W = x_BSW.shape
+        q = self.q(x_BSW).view(B, S, self.heads, -1).transpose(1, 2)
+        k, v = self.kv(context_BCW).view(B, context_BCW.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(self.norm_q(q), self.norm_k(k), v)
+        return self.out(mixed.transpose(1, 2).reshape(B, S, W))
+
+
+class MLP(nn.Module):
+    """[B, S, W] to [B, S, W] through ratio * W hidden values."""
+
+    def __init__(self, width: int, ratio: int):
+        super().__init__()
+        self.up = projection(width, ratio * width)
+        self.down = projection(ratio * width, width)
+
+    def forward(self, x_BSW: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x_BSW)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; with `cross`, a cross-attention to the context stands between attention and MLP."""
+
+    def __init__(self, width: int, head_size: int, mlp_ratio: int, qk_norm: bool, cross: bool):
+        super().__init__()
+        self.norm_attention = norm(width)
+        self.attention = SelfAttention(width, head_size, qk_norm)
+        if cross:
+            self.norm_cross = norm(width)
+            self.cross = CrossAttention(width, head_size, qk_norm)
+        self.norm_mlp = norm(width)
+        self.mlp = MLP(width, mlp_ratio)
+
+    def forward(self, x_BSW: Tensor, context_BCW: Tensor | None = None) -> Tensor:
+        x_BSW = x_BSW + self.attention(self.norm_attention(x_BSW))
+        if context_BCW is not None:
+            x_BSW = x_BSW + self.cross(self.norm_cross(x_BSW), context_BCW)
+        return x_BSW + self.mlp(self.norm_mlp(x_BSW))

@@ -1,0 +1,91 @@
+"""The grid of an isoFLOP study: budgets x widths x seeds to runs, and the probe's size from the law."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from .. import units
+from ..config import Study
+from ..errors import UserError
+from .run import Run, make_run
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A cell of the grid that has no run, and why."""
+
+    budget_flops: float
+    width: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a study's grid and the cells that could not be planned."""
+
+    runs: tuple[Run, ...]
+    dropped: tuple[Dropped, ...]
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs of all runs, counted exactly."""
+        return float(sum(r.flops_per_image * r.n_images for r in self.runs))
+
+
+def plan_grid(study: Study) -> Plan:
+    """Every run of the study but the probe. Raises UserError when a budget keeps no run at all."""
+    runs, dropped = [], []
+    for budget in study.budgets:
+        kept = 0
+        for width in study.widths_of(budget):
+            try:
+                runs += [make_run(study, "grid", budget, width, seed) for seed in study.seeds]
+                kept += 1
+            except UserError as error:
+                dropped.append(Dropped(budget, width, str(error)))
+        if not kept:
+            raise UserError(
+                f"budget {units.compact(budget)}: no width fits it ({dropped[-1].width}: {dropped[-1].reason})"
+            )
+    return Plan(tuple(runs), tuple(dropped))
+
+
+def plan_probe(study: Study, n_params: float, ranks: int) -> Run:
+    """The probe: the recipe's size nearest (in log N) to the forecast's optimum `n_params`, at the probe's budget."""
+    head, best = study.design.head_size, None
+    for width in range(head, 1024 * head, head):
+        try:
+            run = make_run(study, "probe", study.probe_budget, width, study.seeds[0])
+        except UserError:
+            if best is not None:
+                break
+            continue
+        if best is not None and _distance(run, n_params) > _distance(best, n_params):
+            break
+        best = run
+    if best is None:
+        raise UserError(f"study.probe_budget: no model of this recipe trains at {units.compact(study.probe_budget)}")
+    while study.recipe.batch_size % ranks:
+        ranks -= 1
+    return replace(best, execution=replace(best.execution, ranks=ranks))
+
+
+def _distance(run: Run, n_params: float) -> float:
+    return abs(math.log(run.n_params / n_params))
+
+
+def table(plan: Plan) -> str:
+    """The plan as aligned text."""
+    head = f"{'budget':>9} {'size':>9} {'N':>7} {'images':>8} {'tokens D':>9} {'steps':>8} {'FLOPs':>10} {'off':>7} {'6ND/C':>6} {'rate':>9}"
+    lines = [head]
+    for r in plan.runs:
+        lines.append(
+            f"{units.compact(r.budget_flops):>9} {f'{r.width}x{r.depth}':>9} {units.count(r.n_params):>7} "
+            f"{units.count(r.n_images):>8} {units.count(r.n_tokens):>9} {r.steps:>8} {units.compact(r.achieved_flops):>10} "
+            f"{r.deviation:>+7.2%} {6 * r.n_params * r.n_tokens / r.budget_flops:>6.2f} {r.lr:>9.3g}"
+        )
+    for d in plan.dropped:
+        lines.append(f"dropped: budget {units.compact(d.budget_flops)}, width {d.width}: {d.reason}")
+    lines.append(f"{len(plan.runs)} runs, {units.compact(plan.flops)} FLOPs of training")
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""One planned run: all that a compute node needs to train it, and all that defines its outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .. import config, flops, naming
+from ..config import Data, Design, Recipe, Study, Validation
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the run uses its machine. Not part of what defines the run: it changes no result beyond rounding."""
+
+    ranks: int
+    threads: int
+    checkpoint_s: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """Content of run.yaml. FLOPs are of training, forward and backward; tokens are those that pass the blocks."""
+
+    run_id: str
+    study: str
+    role: str  # "grid" or "probe"
+    budget_flops: float
+    achieved_flops: float  # counted as the budget is: `flops`
+    flops: str
+    params: str
+    depth: int
+    width: int
+    seed: int
+    steps: int
+    n_images: int
+    n_tokens: int
+    n_params: int  # counted as `params` says
+    n_params_matmul: int
+    n_params_total: int
+    tokens_per_image: int
+    flops_per_image: int  # exact, whatever the budget counts
+    lr: float
+    design: Design
+    data: Data
+    recipe: Recipe
+    validation: Validation
+    execution: Execution
+    layout: int = 1
+
+    @property
+    def shape(self) -> flops.Shape:
+        return flops.shape_of(self.design, self.data, self.depth, self.width)
+
+    @property
+    def deviation(self) -> float:
+        """Achieved FLOPs relative to the budget, minus 1."""
+        return self.achieved_flops / self.budget_flops - 1
+
+    def defines(self) -> dict:
+        """What decides the outcome: the run's identity is the hash of this."""
+        return {k: v for k, v in config.plain(self).items() if k not in ("run_id", "execution", "study", "role")}
+
+
+def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> Run:
+    """The run of a width at a budget: depth, rate and length by the recipe. Raises UserError when it would not fit.
+
+    Steps are rounded to the budget, so a run misses it by at most half a step; more than 0.5 % is refused.
+    """
+    recipe = study.recipe
+    depth = max(1, round(width / recipe.aspect))
+    shape = flops.shape_of(study.design, study.data, depth, width)
+    counts = flops.n_params(shape)
+    n = counts[study.params]
+    exact = flops.training_flops(shape)
+    per_image = exact if study.flops == "exact" else 6 * n * shape.tokens_per_image
+    steps = round(budget / (per_image * recipe.batch_size))
+    least = max(1, recipe.min_steps)
+    if steps < least:
+        raise UserError(
+            f"{steps} steps of {recipe.batch_size} images, fewer than the recipe's min_steps {least}; "
+            f"use a budget of at least {config.units.compact(least * per_image * recipe.batch_size)} or a smaller width"
+        )
+    n_images = steps * recipe.batch_size
+    n_tokens = n_images * shape.tokens_per_image
+    rate = recipe.lr_scale * width**recipe.lr_width * n**recipe.lr_params * n_tokens**recipe.lr_tokens
+    made = Run(
+        run_id="",
+        study=study.name,
+        role=role,
+        budget_flops=budget,
+        achieved_flops=float(per_image * n_images),
+        flops=study.flops,
+        params=study.params,
+        depth=depth,
+        width=width,
+        seed=seed,
+        steps=steps,
+        n_images=n_images,
+        n_tokens=n_tokens,
+        n_params=n,
+        n_params_matmul=counts["matmul"],
+        n_params_total=counts["total"],
+        tokens_per_image=shape.tokens_per_image,
+        flops_per_image=exact,
+        lr=float(f"{rate:.6g}"),
+        design=study.design,
+        data=study.data,
+        recipe=recipe,
+        validation=study.validation,
+        execution=Execution(1, study.cluster.threads, study.cluster.checkpoint_s),
+    )
+    if abs(made.deviation) > 0.005:
+        raise UserError(f"{steps} steps miss the budget by {made.deviation:+.2%}, more than 0.5 %; use a smaller batch")
+    return replace(made, run_id=naming.run_id(budget, depth, width, seed, made.defines()))
+
+
+def read_run(path: Path | str) -> Run:
+    """Read run.yaml. Raises UserError when it is missing, damaged or of another layout."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; a run directory holds run.yaml (`ditscale plan` writes it)")
+    run = config.build(Run, config.read_yaml(path), str(path))
+    if run.layout != 1:
+        raise UserError(f"{path}: layout {run.layout} is of another version of ditscale; this one reads layout 1")
+    return run

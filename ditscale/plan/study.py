@@ -1,0 +1,64 @@
+"""The study directory: written once from a Study, read by every verb after that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import config
+from ..config import Study
+from ..errors import UserError
+from ..files import make_directory, write_text
+from ..naming import RunPaths, StudyPaths
+from .run import Run
+
+
+def read_study(root: Path | str) -> Study:
+    """The study of a directory. Raises UserError when there is none."""
+    paths = StudyPaths(root)
+    if not paths.study.is_file():
+        raise UserError(f"{root}: holds no study.yaml; `ditscale plan {root} study=mini` makes a study there")
+    return config.build(Study, config.read_yaml(paths.study), str(paths.study))
+
+
+def write_study(root: Path | str, study: Study) -> StudyPaths:
+    """Write study.yaml, or find the same study there (the cluster section may differ: it is replaced).
+
+    Raises UserError when the directory holds another study, or other files and no study.
+    """
+    paths = StudyPaths(root)
+    if paths.study.exists():
+        there, here = config.plain(read_study(root)), config.plain(study)
+        same_cluster = there.pop("cluster") == here.pop("cluster")
+        if there != here:
+            raise UserError(
+                f"{root} holds another study ({_difference(there, here)}); "
+                f"use another directory, or leave the settings out to continue that one"
+            )
+        if same_cluster:
+            return paths
+    elif paths.root.exists() and (not paths.root.is_dir() or any(paths.root.iterdir())):
+        raise UserError(f"{root} exists and is not a study; give a new or an empty directory")
+    make_directory(paths.root)
+    write_text(paths.study, config.dump_yaml(config.plain(study)))
+    return paths
+
+
+def write_run(paths: StudyPaths, run: Run) -> RunPaths:
+    """Write runs/<run_id>/run.yaml unless it says the same already."""
+    at = paths.run(run.run_id)
+    text = config.dump_yaml(config.plain(run))
+    if not at.run.is_file() or at.run.read_text() != text:
+        make_directory(at.root)
+        write_text(at.run, text)
+    return at
+
+
+def _difference(there: dict, here: dict, prefix: str = "") -> str:
+    """The first key that differs, with both values."""
+    for key in {**there, **here}:
+        a, b = there.get(key), here.get(key)
+        if a != b:
+            if isinstance(a, dict) and isinstance(b, dict):
+                return _difference(a, b, f"{prefix}{key}.")
+            return f"{prefix}{key} is {a} there, {b} here"
+    return "no difference"
