@@ -115,6 +115,7 @@ class Validation:
     n: int = 2048
     seed: int = 12345
     batch_size: int = 256
+    path: str = ""  # file of held-out images, for sources that read files
     also: dict[str, Data] = field(default_factory=dict)  # out-of-domain data sets, by label
 
     def check(self, where: str):
@@ -189,6 +190,8 @@ class Study:
                 )
         for seed in self.seeds:
             units.whole(seed, "study.seeds", low=0)
+        if self.data.source == "latents" and not self.validation.path:
+            raise UserError("study.validation.path: missing; give the file of held-out images that runs are measured on")
         for data in (self.data, *self.validation.also.values()):
             if data.resolution % self.design.patch:
                 raise UserError(

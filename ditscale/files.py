@@ -9,11 +9,16 @@ from .errors import UserError
 
 
 def write_text(path: Path, text: str):
+    """write_bytes of text."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes):
     """Write a file whole or not at all: beside, to disk, then renamed. Raises UserError on a full or read-only disk."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(beside, "w") as file:
-            file.write(text)
+        with open(beside, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)

@@ -1,0 +1,149 @@
+"""All finished runs of a study in one table: study.h5 and study.csv. Every run left out is listed with its reason.
+
+study.h5 (attribute `layout` = 1, `study` = text of study.yaml):
+    points/<column>      one entry a run, columns as below; captions of units are in the names
+    excluded/run_id, excluded/reason
+    curves/<run_id>      training curve, at most 500 rows: images, loss, loss_ema
+    covariance           [runs, runs] covariance of the validation losses' Monte-Carlo errors (the triples are shared)
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..errors import UserError
+from ..files import write_bytes, write_text
+from ..naming import RunPaths, StudyPaths
+from ..plan.run import Run, read_run
+from .record import Damaged, open_record, read_attempts, read_steps, read_validation
+
+COLUMNS = (  # name in the table, and where it comes from
+    "run_id", "role", "budget_flops", "achieved_flops", "n_params", "n_params_matmul", "n_params_total", "n_tokens", "n_images",
+    "tokens_per_image", "width", "depth", "seed", "lr", "batch_size", "loss", "loss_se", "raw_loss", "train_loss", "train_s", "attempts",
+)
+CURVE_ROWS = 500
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `collect` found: rows (one dict a run, COLUMNS and one `loss_<label>` per out-of-domain set) and exclusions."""
+
+    rows: tuple[dict, ...]
+    excluded: tuple[tuple[str, str], ...]  # (run_id, reason)
+
+    def summary(self) -> str:
+        lines = [f"{len(self.rows)} runs collected, {len(self.excluded)} left out"]
+        lines += [f"  left out {run_id}: {reason}" for run_id, reason in self.excluded]
+        return "\n".join(lines)
+
+
+def collect(root: Path | str) -> Collected:
+    """Read every run's record and write study.h5 and study.csv, each whole or not at all.
+
+    A run counts when its record says finished and it has its validation loss. Raises UserError when there is no run.
+    """
+    paths = StudyPaths(root)
+    run_dirs = paths.run_dirs()
+    if not run_dirs:
+        raise UserError(f"{root}: holds no runs; `ditscale plan {root} study=mini` plans them")
+    rows, curves, samples, excluded = [], {}, [], []
+    for at in run_dirs:
+        try:
+            run = read_run(at.run)
+            row, curve, triples = _read(at, run)
+        except _LeftOut as reason:
+            excluded.append((at.name, str(reason)))
+        except UserError as error:
+            excluded.append((at.name, str(error)))
+        else:
+            rows.append(row)
+            curves[run.run_id] = curve
+            samples.append(triples)
+    order = sorted(range(len(rows)), key=lambda i: (rows[i]["role"], rows[i]["budget_flops"], rows[i]["n_params"], rows[i]["seed"]))
+    rows = [rows[i] for i in order]
+    covariance = _covariance([samples[i] for i in order])
+    _write_h5(paths, rows, excluded, curves, covariance)
+    write_text(paths.csv, _csv(rows))
+    return Collected(tuple(rows), tuple(excluded))
+
+
+class _LeftOut(Exception):
+    pass
+
+
+def _read(at: RunPaths, run: Run) -> tuple[dict, np.ndarray, np.ndarray]:
+    """One run's row, curve and per-triple losses."""
+    if not at.metrics.exists():
+        raise _LeftOut("not started")
+    with open_record(at.metrics) as file:
+        state = file["state"][()].decode()
+        steps, validation, attempts = read_steps(file), read_validation(file), read_attempts(file)
+        triples = file["samples"][0]
+    if state == "diverged":
+        raise _LeftOut(f"diverged after {int(steps['images'].max(initial=0))} images")
+    if state != "finished":
+        reached = int(steps["images"].max(initial=0))
+        raise _LeftOut(f"{state}: {reached} of {run.n_images} images ({reached / run.n_images:.0%})")
+    if not len(validation) or not np.isfinite(validation["loss"]).all() or validation["loss"].min() <= 0:
+        raise Damaged(f"{at.metrics}: finished but without a validation loss; move it away and run again")
+    row = {name: getattr(run, name) for name in COLUMNS if hasattr(run, name)}
+    row |= {
+        "batch_size": run.recipe.batch_size,
+        "loss": float(validation["loss"][0]),
+        "loss_se": float(validation["loss_se"][0]),
+        "raw_loss": float(validation["raw_loss"][0]),
+        "train_loss": float(steps["loss_ema"][-1]),
+        "train_s": float(steps["elapsed_s"][-1]),
+        "attempts": len(attempts),
+    }
+    for extra in validation[1:]:
+        row[f"loss_{extra['dataset'].decode()}"] = float(extra["loss"])
+    every = max(1, -(-len(steps) // CURVE_ROWS))
+    curve = steps[every - 1 :: every][["images", "loss", "loss_ema"]]
+    return row, curve, triples
+
+
+def _covariance(samples: list[np.ndarray]) -> np.ndarray:
+    """Covariance of the runs' validation losses from their common triples: [runs, runs]."""
+    if not samples:
+        return np.zeros((0, 0))
+    x = np.stack(samples).astype(float)
+    return np.atleast_2d(np.cov(x)) / x.shape[1]
+
+
+def _write_h5(paths: StudyPaths, rows: list[dict], excluded: list, curves: dict, covariance: np.ndarray):
+    text = h5py.string_dtype()
+    memory = io.BytesIO()  # built in memory, then written whole: a reader never sees half a table
+    with h5py.File(memory, "w") as file:
+        file.attrs["layout"] = 1
+        file.attrs["study"] = paths.study.read_text() if paths.study.exists() else ""
+        points = file.create_group("points")
+        for name in _columns(rows):
+            values = [row.get(name, np.nan) for row in rows]
+            points.create_dataset(name, data=values, dtype=text if name in ("run_id", "role") else None)
+        out = file.create_group("excluded")
+        out.create_dataset("run_id", data=[r for r, _ in excluded], dtype=text)
+        out.create_dataset("reason", data=[r for _, r in excluded], dtype=text)
+        for run_id, curve in curves.items():
+            file.create_dataset(f"curves/{run_id}", data=curve)
+        file["covariance"] = covariance
+    write_bytes(paths.table, memory.getvalue())
+
+
+def _columns(rows: list[dict]) -> list[str]:
+    extra = sorted({name for row in rows for name in row} - set(COLUMNS))
+    return [*COLUMNS, *extra]
+
+
+def _csv(rows: list[dict]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, _columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

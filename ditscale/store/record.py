@@ -1,0 +1,173 @@
+"""The record of one run: metrics.h5, complete after any kill.
+
+What survives a SIGKILL was measured: datasets that are all made up front, of fixed length, written in place and flushed,
+lost nothing in 150 kills; files whose structure grows were lost whole. So a record has its final structure from its first
+moment: one row for every training step the plan gives, rows not yet reached hold images = 0. A resumed attempt rewrites
+the rows it repeats, so no row is ever there twice.
+
+Fencing: an attempt opens the record by copying it, then renames the copy over the original. A process of an older attempt
+that still lives (on a lost node, say) keeps writing to a file that no longer has a name.
+
+Layout (attribute `layout` = 1, `run` = text of run.yaml):
+    steps        [steps]        images, loss, loss_ema, grad_norm, lr, elapsed_s
+    validation   [sets]         dataset, images, loss, loss_se, raw_loss, elapsed_s
+    samples      [sets, n]      each validation triple's loss with EMA weights, for paired differences of runs
+    attempts     [1000]         started_unix, ended_unix, from_images, pid, ranks, host, ended
+    state        scalar         planned, running, stopped, diverged, finished
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..errors import UserError
+
+LAYOUT = 1
+STEP = np.dtype([("images", "i8"), ("loss", "f4"), ("loss_ema", "f4"), ("grad_norm", "f4"), ("lr", "f4"), ("elapsed_s", "f4")])
+VALIDATION = np.dtype(
+    [("dataset", "S64"), ("images", "i8"), ("loss", "f8"), ("loss_se", "f8"), ("raw_loss", "f8"), ("elapsed_s", "f8")]
+)
+ATTEMPT = np.dtype(
+    [("started_unix", "f8"), ("ended_unix", "f8"), ("from_images", "i8"), ("pid", "i8"), ("ranks", "i4"), ("host", "S64"), ("ended", "S16")]
+)
+STATES = ("planned", "running", "stopped", "diverged", "finished")
+MAX_ATTEMPTS = 1000
+
+
+class Record:
+    """The writer. One process at a time holds it (train/lock.py); errors of the disk surface as UserError."""
+
+    def __init__(self, path: Path, run_text: str, steps: int, datasets: list[str], n_validation: int):
+        """Open the record for a new attempt, making it when there is none. Raises UserError when it is damaged."""
+        self.path, self.beside = Path(path), Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+        try:
+            if self.path.exists():
+                read_state(self.path)  # a damaged file is an error here, not after hours of training
+                shutil.copyfile(self.path, self.beside)
+            else:
+                self._make(run_text, steps, datasets, n_validation)
+            with open(self.beside, "rb+") as file:
+                os.fsync(file.fileno())
+            self.file = h5py.File(self.beside, "r+", locking=False)
+            os.replace(self.beside, self.path)
+        except OSError as error:
+            self.beside.unlink(missing_ok=True)
+            raise _full(self.path, error) from None
+        self.attempt = min(int(np.count_nonzero(self.file["attempts"]["started_unix"])), MAX_ATTEMPTS - 1)
+
+    def _make(self, run_text: str, steps: int, datasets: list[str], n_validation: int):
+        with h5py.File(self.beside, "w") as file:
+            file.attrs["layout"] = LAYOUT
+            file.attrs["run"] = run_text
+            _fixed(file, "steps", (steps,), STEP)
+            _fixed(file, "validation", (len(datasets),), VALIDATION)
+            _fixed(file, "samples", (len(datasets), n_validation), np.dtype("f4"))
+            _fixed(file, "attempts", (MAX_ATTEMPTS,), ATTEMPT)
+            _fixed(file, "state", (), np.dtype("S16"))
+            file["state"][()] = b"planned"
+
+    def begin(self, started_unix: float, from_images: int, ranks: int, host: str):
+        """Open a row for this attempt; the state is then `running`."""
+        row = np.zeros((), ATTEMPT)
+        row["started_unix"], row["from_images"], row["pid"], row["ranks"] = started_unix, from_images, os.getpid(), ranks
+        row["host"] = host.encode()[:64]
+        self._write("attempts", self.attempt, row)
+        self.set_state("running")
+
+    def end(self, state: str, ended_unix: float):
+        """Close this attempt's row with the state it leaves the run in."""
+        row = self.file["attempts"][self.attempt]
+        row["ended_unix"], row["ended"] = ended_unix, state.encode()
+        self._write("attempts", self.attempt, row)
+        self.set_state(state)
+
+    def set_state(self, state: str):
+        if state not in STATES:
+            raise ValueError(state)
+        self._write("state", (), state.encode())
+
+    def write_steps(self, first: int, rows: np.ndarray):
+        """Rows of dtype STEP for the steps first, first + 1, ... (counted from 0)."""
+        self._write("steps", slice(first, first + len(rows)), rows)
+
+    def write_validation(self, index: int, row: np.ndarray, samples: np.ndarray):
+        """A row of dtype VALIDATION and its per-triple losses, for data set number `index`. The row goes last."""
+        self._write("samples", index, samples)
+        self._write("validation", index, row)
+
+    def _write(self, name: str, where, value):
+        try:
+            self.file[name][where] = value
+            self.file.flush()
+        except (OSError, RuntimeError) as error:
+            raise _full(self.path, error) from None
+
+    def close(self):
+        self.file.close()
+
+
+def _fixed(file, name: str, shape: tuple, dtype: np.dtype):
+    """A contiguous dataset whose space is taken, and zeroed, now."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    space = h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
+    h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype), space, plist)
+
+
+def _full(path: Path, error: Exception) -> UserError:
+    reason = os.strerror(error.errno) if getattr(error, "errno", None) else str(error).split("(")[0]
+    return UserError(f"{path}: cannot be written ({reason}); free space on the disk, then run again: nothing before is lost")
+
+
+# ------------------------------------------------------------------------------------------------------------- readers
+
+
+class Damaged(UserError):
+    """The record cannot be read."""
+
+
+def open_record(path: Path) -> h5py.File:
+    """Open a record for reading, beside its writer. Raises Damaged with what is wrong and what to do."""
+    path = Path(path)
+    if not path.is_file():
+        raise Damaged(f"{path}: is missing; the run has not started (or its record was moved away)")
+    remedy = f"move it away and run `ditscale run {path.parent}` again"
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError:
+        raise Damaged(f"{path}: is truncated or not HDF5; {remedy}") from None
+    if file.attrs.get("layout") != LAYOUT or any(name not in file for name in ("steps", "validation", "attempts", "state")):
+        file.close()
+        raise Damaged(f"{path}: is not a run record of layout {LAYOUT}; {remedy}")
+    return file
+
+
+def read_state(path: Path) -> str:
+    """One of STATES; "planned" when there is no record yet."""
+    if not Path(path).exists():
+        return "planned"
+    with open_record(path) as file:
+        return file["state"][()].decode()
+
+
+def read_steps(file: h5py.File) -> np.ndarray:
+    """The rows reached so far, dtype STEP."""
+    rows = file["steps"][:]
+    return rows[rows["images"] > 0]
+
+
+def read_validation(file: h5py.File) -> np.ndarray:
+    """The validations made so far, dtype VALIDATION, in-domain first."""
+    rows = file["validation"][:]
+    return rows[rows["images"] > 0]
+
+
+def read_attempts(file: h5py.File) -> np.ndarray:
+    """The attempts so far, dtype ATTEMPT."""
+    rows = file["attempts"][:]
+    return rows[rows["started_unix"] > 0]

@@ -1,0 +1,33 @@
+"""EMA weights whose averaging window grows with the run (the power function of Karras et al., arXiv 2312.02696, eq. 5).
+
+With weights w_k after step k, the average is a_k = beta_k a_{k-1} + (1 - beta_k) w_k, beta_k = (1 - 1/k)^(1 / window): a
+weight of age s counts as (1 - s/k)^(1/window - 1), so the average reaches back over about `window` of the run so far. At
+every moment of a run it is the right average for a run that ends there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """Averages of a module's parameters, beside it in memory. window 0 keeps a plain copy."""
+
+    def __init__(self, parameters: list[nn.Parameter], window: float):
+        self.live, self.window = parameters, window
+        self.averages = [p.detach().clone() for p in parameters]
+
+    @torch.no_grad()
+    def update(self, step: int):
+        """After optimiser step number `step`, counted from 1."""
+        beta = (1 - 1 / step) ** (1 / self.window) if self.window else 0.0
+        torch._foreach_lerp_(self.averages, [p.detach() for p in self.live], 1 - beta)
+
+    @torch.no_grad()
+    def swap(self):
+        """Exchange averages and live weights; twice is the identity."""
+        for p, average in zip(self.live, self.averages):
+            held = p.detach().clone()
+            p.copy_(average)
+            average.copy_(held)

@@ -1,0 +1,46 @@
+"""Signs of life of a running attempt, for `ditscale status`: one small JSON file, replaced about once a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+from ..files import write_text
+
+EVERY_S = 1.0
+
+
+class Heartbeat:
+    """Writes heartbeat.json; `beat` is cheap to call often."""
+
+    def __init__(self, path: Path, n_images: int):
+        self.path, self.n_images, self.last, self.seen = path, n_images, 0.0, None
+
+    def beat(self, phase: str, images: int, loss: float | None, flops_per_image: int, force: bool = False):
+        """phase: "starting", "training", "validating"; `loss` is the EMA of the training loss."""
+        now = time.time()
+        if not force and now - self.last < EVERY_S:
+            return
+        rate = None
+        if self.seen and images > self.seen[1]:
+            rate = (images - self.seen[1]) / (now - self.seen[0])
+        if phase == "training" and (self.seen is None or now - self.seen[0] > 5 * EVERY_S):
+            self.seen = (now, images)
+        self.last = now
+        text = json.dumps(
+            {
+                "phase": phase,
+                "images": images,
+                "n_images": self.n_images,
+                "loss": loss,
+                "images_per_s": rate,
+                "flops_per_s": rate * flops_per_image if rate else None,
+                "unix": now,
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+            }
+        )
+        write_text(self.path, text)

@@ -1,0 +1,99 @@
+"""Who am I among the processes of this run: one place that reads launchers' variables and starts torch.distributed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ..errors import UserError
+from ..files import write_text
+
+LAUNCHERS = (  # rank, world size, local rank: torchrun, submitit's local executor, Slurm
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID"),
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+)
+# What all ranks of one attempt share and no other attempt has.
+ATTEMPT = ("TORCHELASTIC_RUN_ID", "SUBMITIT_LOCAL_JOB_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
+TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place: rank in 0..world-1, and its device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def all_reduce(self, values: torch.Tensor, op=dist.ReduceOp.SUM):
+        """Reduce in place over all ranks; nothing to do on one."""
+        if self.world > 1:
+            dist.all_reduce(values, op=op)
+
+    def close(self):
+        if self.world > 1:
+            dist.destroy_process_group()
+
+
+def start(run_dir: Path, rendezvous: Path) -> Ranks:
+    """Find this process's rank and, with several, join the others. Raises UserError when they do not come in time.
+
+    Under torchrun the addresses are in the environment. Otherwise rank 0 takes a free port and publishes it in the run's
+    directory, so that runs which share a node never meet on one port.
+    """
+    rank = world = local = None
+    for names in LAUNCHERS:
+        if all(name in os.environ for name in names):
+            rank, world, local = (int(os.environ[name]) for name in names)
+            break
+    else:
+        rank, world, local = 0, 1, 0
+    cuda = torch.cuda.is_available()
+    if cuda:
+        local %= torch.cuda.device_count()  # one GPU visible per task, or all of them: both are usual on Slurm
+        torch.cuda.set_device(local)
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if world > 1:
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        timeout = timedelta(seconds=TIMEOUT_S)
+        try:
+            if "RANK" in os.environ:
+                dist.init_process_group(backend, timeout=timeout)
+            else:
+                store = _meet(rank, world, rendezvous, timeout)
+                dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+        except (dist.DistError, RuntimeError) as error:
+            raise UserError(f"{run_dir}: rank {rank} of {world} could not meet the others ({str(error).splitlines()[0]})") from None
+    return Ranks(rank, world, device)
+
+
+def _meet(rank: int, world: int, rendezvous: Path, timeout: timedelta) -> dist.TCPStore:
+    attempt = "-".join(os.environ.get(name, "") for name in ATTEMPT)
+    if rank == 0:
+        store = dist.TCPStore("0.0.0.0", 0, world, is_master=True, timeout=timeout, wait_for_workers=False)
+        write_text(rendezvous, json.dumps({"attempt": attempt, "host": socket.gethostname(), "port": store.port}))
+        return store
+    until = time.monotonic() + timeout.total_seconds()
+    while time.monotonic() < until:
+        try:
+            found = json.loads(rendezvous.read_text())
+        except (OSError, ValueError):
+            found = {}
+        if found.get("attempt") == attempt:
+            host = "127.0.0.1" if found["host"] == socket.gethostname() else found["host"]
+            return dist.TCPStore(host, found["port"], world, is_master=False, timeout=timeout)
+        time.sleep(0.05)
+    raise RuntimeError(f"no address from rank 0 within {TIMEOUT_S} s")

@@ -1,0 +1,21 @@
+"""Requests to stop: SIGTERM, SIGUSR2 and SIGINT only raise a flag; the loop looks at it between steps."""
+
+from __future__ import annotations
+
+import signal
+
+
+class StopFlag:
+    """True once a signal has asked for a stop. Made in the main thread."""
+
+    def __init__(self, signals=(signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)):
+        self.raised = False
+        self._before = {s: signal.signal(s, self._raise) for s in signals}
+
+    def _raise(self, *_):
+        self.raised = True
+
+    def restore(self):
+        """Put back the handlers found."""
+        for s, handler in self._before.items():
+            signal.signal(s, handler)
