@@ -247,7 +247,7 @@ def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights
         delta=HUBER_DELTA if surface.objective == "huber" else math.inf,
         raw=raw,
         limits=EXPONENT_LIMITS,
-        tolerance=1e-4,
-        max_steps=40,
+        tolerance=1e-6,
+        max_steps=100,
     )
     return center(result.parameters, log_n0, log_d0, +1)

@@ -33,19 +33,26 @@ class Estimate:
         return {"value": self.value, "low": self.low, "high": self.high}
 
     def covers(self, x: float) -> bool:
-        return self.low is not None and self.low <= x <= self.high
+        """Whether x lies inside; an end that is None bounds nothing on its side."""
+        return (self.low is None or self.low <= x) and (self.high is None or x <= self.high)
 
 
 def estimate(value: float, draws=None) -> Estimate:
-    """Percentile interval of the finite `draws` (R,) around `value`; without draws, the value alone."""
+    """Percentile interval of `draws` (R,) around `value`; without draws, the value alone.
+
+    Draws that are NaN (no minimum in that replicate) say nothing and are left out; infinite ones are the tail they are
+    in. An end that would be infinite is None: the runs do not bound the number on that side.
+    """
     if draws is None:
         return Estimate(float(value))
-    draws = np.asarray(draws)
-    draws = draws[np.isfinite(draws)]
+    draws = np.sort(np.asarray(draws)[~np.isnan(draws)])
     if len(draws) < 40:
         return Estimate(float(value))
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(value), float(min(low, value)), float(max(high, value)))
+    tail = (1 - LEVEL) / 2 * (len(draws) - 1)
+    # Order statistics rather than an interpolated quantile, which has no meaning between a number and infinity.
+    low, high = float(draws[math.floor(tail)]), float(draws[math.ceil(len(draws) - 1 - tail)])
+    low, high = min(low, float(value)), max(high, float(value))
+    return Estimate(float(value), low if math.isfinite(low) else None, high if math.isfinite(high) else None)
 
 
 def scheme(slice_sizes) -> str:
