@@ -1,0 +1,34 @@
+"""What every data set offers: the embedded scenes, and files of VAE latents with frozen text features."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Source(Protocol):
+    """Images with text, addressed by position: image i is the same on every rank, in every batch and after a resume.
+
+    A text is either ids of a vocabulary (`text_dim` is 0) or features of a frozen encoder (`text_vocab` is 0).
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    text_length: int  # T, tokens per caption
+    text_vocab: int  # ids are 0 .. text_vocab - 1, and id 0 is the empty text that guidance needs; 0 for features
+    text_dim: int  # values per token of text features; 0 for ids
+    n_images: int | None  # None: endless, every position holds a new image
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and texts at `index`, int64 [B].
+
+        Images are float32 [B, C, H, W] in about [-1, 1], texts int64 [B, T] or float32 [B, T, text_dim].
+        """
+        ...
+
+    def caption(self, text: Tensor) -> str:
+        """One text (a row of what `batch` returns) in words, for people."""
+        ...
