@@ -73,19 +73,23 @@ class FloorLaw:
         return self.floor + self.coefficient * np.asarray(budget_flops, dtype=float) ** self.exponent
 
 
-def _linear_part(x: np.ndarray, y: np.ndarray, weights: np.ndarray):
-    """Non-negative (E, k) minimising sum w (E + k x - y)^2 and that sum, for x (..., K), y and weights (..., K)."""
-    s, sx, sxx = weights.sum(-1), (weights * x).sum(-1), (weights * x * x).sum(-1)
-    sy, sxy, syy = (weights * y).sum(-1), (weights * x * y).sum(-1), (weights * y * y).sum(-1)
+def _explained(s, sx, sxx, sy, sxy):
+    """Non-negative (E, k) of E + k x ~ y from weighted moments, and the sum of squares they explain."""
     determinant = s * sxx - sx * sx
     with np.errstate(divide="ignore", invalid="ignore"):
         floor = (sy * sxx - sx * sxy) / determinant
         k = (s * sxy - sx * sy) / determinant
-        alone = sxy / sxx
     inside = (floor > 0) & (k > 0)
     flat = (k <= 0) & (floor > 0)
     floor = np.where(inside, floor, np.where(flat, sy / s, 0.0))
-    k = np.where(inside, k, np.where(flat, 0.0, alone))
+    k = np.where(inside, k, np.where(flat, 0.0, sxy / sxx))
+    return floor, k, floor * sy + k * sxy
+
+
+def _linear_part(x: np.ndarray, y: np.ndarray, weights: np.ndarray):
+    """Non-negative (E, k) minimising sum w (E + k x - y)^2 and that sum, for x, y and weights (..., K)."""
+    moments = (weights, weights * x, weights * x * x, weights * y, weights * x * y)
+    floor, k, _ = _explained(*(m.sum(-1) for m in moments))
     residual = floor[..., None] + k[..., None] * x - y
     return floor, k, (weights * residual * residual).sum(-1)
 
@@ -106,8 +110,11 @@ def floor_laws(log_c: np.ndarray, loss: np.ndarray) -> np.ndarray:
     def misfit(a):
         return _linear_part(np.exp(-a[..., None] * (log_c - mean)), y, weights)[2]
 
-    table = np.stack([misfit(np.full(len(y), a)) for a in grid])
-    best = np.argmin(table, axis=0)
+    # The grid shares its abscissae between rows, so its moments are matrix products.
+    x = np.exp(-grid[:, None] * (log_c - mean))
+    s, sx, sxx = weights.sum(-1)[:, None], weights @ x.T, weights @ (x * x).T
+    sy, sxy = (weights * y).sum(-1)[:, None], (weights * y) @ x.T
+    best = np.argmax(_explained(s, sx, sxx, sy, sxy)[2], axis=1)
     low, high = np.log(grid[np.maximum(best - 1, 0)]), np.log(grid[np.minimum(best + 1, len(grid) - 1)])
     golden = (math.sqrt(5) - 1) / 2
     c, d = high - golden * (high - low), low + golden * (high - low)

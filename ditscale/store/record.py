@@ -40,7 +40,7 @@ MAX_ATTEMPTS = 1000
 
 
 class Record:
-    """The writer. One process at a time holds it (train/lock.py); errors of the disk surface as UserError."""
+    """The writer. One process at a time holds it (lock.py); errors of the disk surface as UserError."""
 
     def __init__(self, path: Path, run_text: str, steps: int, datasets: list[str], n_validation: int):
         """Open the record for a new attempt, making it when there is none. Raises UserError when it is damaged."""

@@ -31,7 +31,7 @@ from ..store.record import STEP, VALIDATION, Record, read_state
 from . import checkpoint
 from .ema import EMA
 from .heartbeat import Heartbeat
-from .lock import RunLock
+from ..store.lock import RunLock
 from .ranks import Ranks, start
 from .schedule import rate_factor
 from .signals import StopFlag

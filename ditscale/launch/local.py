@@ -1,0 +1,105 @@
+"""Runs as processes of this machine, through submitit's local executor: as many at once as there are workers.
+
+Launching starts what is missing, keeps what runs and leaves what is done, so it may be repeated at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import contextmanager
+from typing import Callable
+
+from ..config import Cluster
+from ..errors import UserError
+from ..naming import StudyPaths
+from .job import execute
+from .status import DONE, RunStatus, study_status
+
+POLL_S = 0.5
+STOP_S = 60  # what a run gets to finish its step and save when we are interrupted
+
+
+class Interrupted(UserError):
+    """Ctrl-C or SIGTERM while runs were going; they have saved themselves."""
+
+    status = 130
+
+
+def workers(cluster: Cluster) -> int:
+    """Runs at once: as configured, or one per core this process may use."""
+    return cluster.workers or max(1, len(os.sched_getaffinity(0)) // cluster.threads)
+
+
+def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[RunStatus]], None]) -> list[RunStatus]:
+    """Bring every run of `role` ("grid" or "probe") to its end; `show` is called with the study's status meanwhile.
+
+    Longest runs start first, so that the workers end together. A run that fails is not tried again in this call. Returns
+    the final status. Raises Interrupted on Ctrl-C or SIGTERM, after the runs have stopped at a checkpoint.
+    """
+    from submitit import LocalExecutor
+
+    jobs: dict[str, object] = {}  # run_id to the job started by this call
+    slots = workers(cluster)
+    with _terminated_as_interrupt():
+        try:
+            while True:
+                everything = study_status(paths)
+                mine = [s for s in everything if s.run.role == role]
+                show(everything)
+                busy = sum(s.run.execution.ranks for s in mine if s.state == "running" or _alive(jobs.get(s.run.run_id)))
+                waiting = [s for s in mine if s.run.run_id not in jobs and s.state != "running" and s.state not in DONE]
+                for s in sorted(waiting, key=lambda s: -s.left_flops):
+                    if busy and busy + s.run.execution.ranks > slots:
+                        break
+                    jobs[s.run.run_id] = _submit(LocalExecutor, paths, s)
+                    busy += s.run.execution.ranks
+                if not busy:
+                    return study_status(paths)
+                time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            _stop(jobs)
+            raise Interrupted("interrupted; every run saved a checkpoint; the same command goes on from there") from None
+
+
+def _submit(executor_class, paths: StudyPaths, status: RunStatus):
+    """One attempt of a run as a submitit job, with a log directory of its own: submitit's job numbers are process ids,
+    which return, and a result found under a number is believed."""
+    at = paths.run(status.run.run_id)
+    attempt = len(list(at.log.glob("attempt-*"))) if at.log.is_dir() else 0
+    executor = executor_class(folder=at.log / f"attempt-{attempt + 1:03d}")
+    executor.update_parameters(timeout_min=60 * 24 * 365, tasks_per_node=status.run.execution.ranks)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child inherits this: its controller must outlive a Ctrl-C
+    try:  # that the terminal sends to all, so that its tasks can save
+        return executor.submit(execute, str(at.root))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _alive(job) -> bool:
+    return job is not None and job.state == "RUNNING"
+
+
+def _stop(jobs: dict):
+    """Ask every job to stop at its next step, and wait."""
+    for job in jobs.values():
+        if _alive(job):
+            job._process.send_signal(signal.SIGTERM)  # the controller passes it on; job.cancel would kill within a second
+    until = time.monotonic() + STOP_S
+    while any(_alive(job) for job in jobs.values()) and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+@contextmanager
+def _terminated_as_interrupt():
+    """SIGTERM to this process means what Ctrl-C means."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,66 @@
+"""What is running, how far, and how long it will still take: on a terminal a block redrawn in place, else a line now and then."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+
+from .. import units
+from .status import DONE, RunStatus
+
+LINE_EVERY_S = 10.0
+
+
+class Progress:
+    """Shows a study's status; `extra_flops` is work that is not planned yet (the probe)."""
+
+    def __init__(self, workers: int, extra_flops: float = 0.0, out=sys.stdout):
+        self.workers, self.extra_flops, self.out = workers, extra_flops, out
+        self.terminal = out.isatty()
+        self.drawn, self.last = 0, 0.0
+        self.speed: dict[str, float] = {}  # each run's last known FLOP/s of one rank
+
+    def show(self, statuses: list[RunStatus]):
+        """Draw, if it is time to."""
+        for s in statuses:
+            if s.images_per_s:
+                self.speed[s.run.run_id] = s.images_per_s * s.run.flops_per_image / s.run.execution.ranks
+        if not self.terminal and time.monotonic() - self.last < LINE_EVERY_S:
+            return
+        self.last = time.monotonic()
+        lines = self.lines(statuses)
+        if not self.terminal:
+            print(lines[0] + "  " + "; ".join(line.strip() for line in lines[1:]), file=self.out, flush=True)
+            return
+        width = shutil.get_terminal_size().columns - 1
+        up = f"\x1b[{self.drawn}F" if self.drawn else ""
+        self.out.write(up + "".join(f"\x1b[2K{line[:width]}\n" for line in lines) + "\x1b[J")
+        self.out.flush()
+        self.drawn = len(lines)
+
+    def lines(self, statuses: list[RunStatus]) -> list[str]:
+        """First line the whole study, then one for each running run."""
+        done = sum(s.done_flops for s in statuses)
+        left = sum(s.left_flops for s in statuses) + self.extra_flops
+        fraction = done / (done + left) if done + left else 1.0
+        ended = sum(s.state in DONE for s in statuses)
+        eta = self.eta_s(statuses)
+        bar = "#" * round(24 * fraction)
+        lines = [f"[{bar:<24}] {fraction:>4.0%}  {ended} of {len(statuses)} runs done  {f'about {units.duration(eta)} left' if eta else ''}".rstrip()]
+        for s in statuses:
+            if s.state == "running":
+                part = [f"  {s.run.role} {units.compact(s.run.budget_flops)} {s.run.width}x{s.run.depth} {s.images / s.run.n_images:.0%}"]
+                part += [f"loss {s.loss:.4f}"] if s.loss is not None else []
+                part += [f"{s.images_per_s * s.run.flops_per_image / 1e9:.0f} GFLOP/s"] if s.images_per_s else [s.reason]
+                lines.append(" ".join(part))
+        return lines
+
+    def eta_s(self, statuses: list[RunStatus]) -> float | None:
+        """Seconds left: the work over the workers' speed, but never less than the longest run alone needs."""
+        if not self.speed:
+            return None
+        typical = sum(self.speed.values()) / len(self.speed)
+        alone = [s.left_flops / (self.speed.get(s.run.run_id, typical) * s.run.execution.ranks) for s in statuses]
+        together = sum(s.left_flops / (self.speed.get(s.run.run_id, typical) * self.workers) for s in statuses)
+        return max([together, *alone]) + self.extra_flops / (typical * self.workers)

@@ -1,0 +1,136 @@
+"""The steps of a study in their order. Each reads the study directory and leaves its result there, so any may be repeated
+alone, and the whole goes on from wherever it stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from . import units
+from .config import Study, compose
+from .errors import UserError
+from .files import write_text
+from .naming import StudyPaths
+from .plan.grid import Plan, plan_grid, plan_probe
+from .plan.run import Run, read_run
+from .plan.study import read_study, write_run, write_study
+
+
+def plan_study(root: str, settings: list[str], configs: Path | None = None) -> tuple[StudyPaths, Plan]:
+    """Write the study and its grid's runs, or find them there. Without settings an existing study is taken as it is."""
+    paths = StudyPaths(root)
+    if settings or not paths.study.exists():
+        study = compose(settings, configs)
+        planned = plan_grid(study)  # an impossible study is refused before anything is written
+        write_study(root, study)
+    else:
+        study = read_study(root)
+        planned = plan_grid(study)
+    for run in planned.runs:
+        write_run(paths, run)
+    return paths, planned
+
+
+def launch_study(root: str, role: str | None = None) -> int:
+    """Train what is missing: the grid, and the probe once it is planned. Returns 0, or 1 with the reasons printed."""
+    from .launch.local import launch, workers
+    from .launch.progress import Progress
+
+    paths, study = StudyPaths(root), read_study(root)
+    runs = [read_run(at.run) for at in paths.run_dirs()]
+    if not runs:
+        raise UserError(f"{root}: holds no runs; `ditscale plan {root}` writes them")
+    roles = [role] if role else sorted({r.role for r in runs})
+    n = workers(study.cluster)
+    extra = 0.0 if any(r.role == "probe" for r in runs) or role is None else study.probe_budget
+    progress = Progress(n, extra)
+    failed = []
+    for each in roles:
+        ended = launch(paths, study.cluster, each, progress.show)
+        failed += [s for s in ended if s.run.role == each and s.state != "finished"]
+    for s in failed:
+        print(f"{s.run.run_id}: {s.state}: {s.reason}")
+    return 1 if failed else 0
+
+
+def seal_forecast(root: str, budget: float | None = None):
+    """Collect, seal the forecast at the probe's budget, and plan the probe at the size the law gives."""
+    from .launch.local import workers
+    from .laws import forecast, read_table, seal
+    from .store.collect import collect
+
+    paths, study = StudyPaths(root), read_study(root)
+    if budget is not None and budget != study.probe_budget:
+        raise UserError(
+            f"--budget {units.compact(budget)}: this study's probe_budget is {units.compact(study.probe_budget)}; "
+            f"`ditscale fit {root} --target {units.compact(budget)}` predicts elsewhere without a probe"
+        )
+    collect(root)
+    sealed = seal(paths.forecast, forecast(read_table(root), study.probe_budget))
+    ranks = study.cluster.probe_ranks or workers(study.cluster)
+    probe = plan_probe(study, sealed.n_params.value, ranks)
+    write_run(paths, probe)
+    return sealed, probe
+
+
+def give_verdict(root: str):
+    """The verdict on the sealed forecast; written to verdict.json."""
+    from .laws import load_forecast, read_table, verdict
+    from .store.collect import collect
+
+    paths = StudyPaths(root)
+    if not paths.forecast.exists():
+        raise UserError(f"{root}: holds no forecast.json; `ditscale forecast {root}` seals one")
+    collect(root)
+    given = verdict(load_forecast(paths.forecast), read_table(root))
+    write_json(paths.verdict, given.to_dict())
+    return given
+
+
+def whole_study(root: str, settings: list[str], configs: Path | None = None) -> int:
+    """Plan to report. Returns 0 when the report stands, 1 when runs failed, 3 when no law could be given."""
+    from .laws import fit, read_table
+    from .report.page import write_report
+    from .store.collect import collect
+
+    paths, planned = plan_study(root, settings, configs)
+    study: Study = read_study(root)
+    print(
+        f"study {study.name} in {root}: {len(planned.runs)} runs, {units.compact(planned.flops)} FLOPs; "
+        f"then a probe of {units.compact(study.probe_budget)} FLOPs"
+    )
+    if launch_study(root, "grid"):
+        print("some runs failed; mend what they say and run the same command again")
+        return 1
+    print(collect(root).summary())
+    laws = fit(read_table(root), targets=(units.compact(study.probe_budget),))
+    write_json(paths.laws, laws.to_dict())
+    print(laws.summary())
+    if not laws.given:
+        return 3
+    sealed, probe = seal_forecast(root)
+    print(sealed.summary())
+    print(f"probe {probe.run_id}: {units.count(probe.n_params)} parameters, {units.count(probe.n_images)} images, {probe.execution.ranks} ranks")
+    if launch_study(root, "probe"):
+        return 1
+    print(give_verdict(root).summary())
+    _draw_samples(paths)
+    print(f"report: {write_report(root)}")
+    return 0
+
+
+def _draw_samples(paths: StudyPaths):
+    """Samples of the run with the lowest loss, unless they are there."""
+    import h5py
+
+    with h5py.File(paths.table, "r") as file:
+        best = file["points/run_id"][int(file["points/loss"][:].argmin())].decode()
+    at = paths.run(best)
+    if not at.evaluation.exists():
+        from .evaluate.run import evaluate
+
+        print(evaluate(at.root).summary())
+
+
+def write_json(path: Path, content: dict):
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
