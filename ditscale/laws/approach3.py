@@ -46,15 +46,20 @@ def _coefficients(parameters: np.ndarray, kappa: float) -> list[np.ndarray]:
     return [floor, np.exp(log_a), np.exp(log_b), alpha, beta, beta / (alpha + beta), law_with_floor(parameters, kappa)[2]]
 
 
-def fit_approach3(table: Table, objective: str = "huber", bootstrap: int = 1000, seed: int = 0) -> Approach3:
-    """Fit the surface to all runs and refit it `bootstrap` times; see `uncertainty` for the two schemes."""
+def fit_approach3(
+    table: Table, objective: str = "huber", bootstrap: int = 1000, seed: int = 0, keep_without_floor: bool = False
+) -> Approach3:
+    """Fit the surface to all runs and refit it `bootstrap` times; see `uncertainty` for the two schemes.
+
+    A refused surface gets no draws; `keep_without_floor` makes an exception for one refused because E = 0.
+    """
     surface = fit_surface(table, objective)
     groups = [rows for _, rows in table.slices()]
     # Budgets with one run each (a table that is no isoFLOP study) are one stratum: there is no slice to keep.
     if max(len(rows) for rows in groups) < 4:
         groups = [np.arange(len(table))]
     how = scheme([len(rows) for rows in groups])
-    if not surface.ok or not bootstrap:
+    if not bootstrap or not (surface.ok or keep_without_floor and surface.without_floor):
         return Approach3(surface, None, how)
     if how == "pairs":
         counts = resample_counts(groups, len(table), bootstrap, seed)

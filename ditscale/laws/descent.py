@@ -39,12 +39,13 @@ def _evaluate(p, x, z, y, weights, delta, raw):
 
 
 def descend(
-    start, x, z, y, *, weights=None, delta=math.inf, raw=False, limits=(5e-3, 4.0), tolerance=1e-11, max_steps=200
+    start, x, z, y, *, weights=None, delta=math.inf, raw=False, limits=(5e-3, 4.0), tolerance=1e-11, max_steps=200,
+    no_floor=False,
 ) -> Descent:
     """Minimise sum w huber(log(E + A e^(-alpha x) + B e^(-beta z)) - y) from each row of `start`.
 
     start (R, 5); x, z (n,) centered log N and log D; y (n,) or (R, n) log loss (the loss itself when `raw`); weights
-    (R, n) or None. E >= 0 and the exponents are kept within `limits` by projection. A row has converged when its step,
+    (R, n) or None. E >= 0 (E = 0 with `no_floor`) and the exponents are kept within `limits` by projection. A row has converged when its step,
     measured by the change of the fitted values, is below `tolerance` (root mean square).
     """
     p = np.array(start, dtype=float)
@@ -79,9 +80,9 @@ def descend(
         else:
             zone = (size <= delta) * 1.0 if w is None else (size <= delta) * w
             newton = transposed @ (zone[..., None] * jacobian)
-        step, matrix = _step(p[active], gradient, newton, majoriser, damping[active], limits)
+        step = _step(p[active], gradient, newton, majoriser, damping[active], limits, no_floor)
         trial = p[active] + step
-        trial[:, 0] = np.maximum(trial[:, 0], 0.0)
+        trial[:, 0] = 0.0 if no_floor else np.maximum(trial[:, 0], 0.0)
         trial[:, 3:] = np.clip(trial[:, 3:], *limits)
         moved = trial - p[active]
         new = _evaluate(trial, x, z, y[active], w, delta, raw)
@@ -102,10 +103,10 @@ def descend(
     return Descent(p, value, converged)
 
 
-def _step(p, gradient, newton, majoriser, damping, limits):
+def _step(p, gradient, newton, majoriser, damping, limits, no_floor):
     """The damped step with parameters that push against a bound held fixed."""
     held = np.zeros(p.shape, dtype=bool)
-    held[:, 0] = (p[:, 0] <= 0) & (gradient[:, 0] > 0)
+    held[:, 0] = no_floor | (p[:, 0] <= 0) & (gradient[:, 0] > 0)
     held[:, 3:] = ((p[:, 3:] <= limits[0]) & (gradient[:, 3:] > 0)) | ((p[:, 3:] >= limits[1]) & (gradient[:, 3:] < 0))
     matrix = newton + damping[:, None, None] * majoriser
     # Rounding-level ridge on the majoriser's scale, for rows in which two columns have become parallel.
@@ -119,4 +120,4 @@ def _step(p, gradient, newton, majoriser, damping, limits):
     # A wild step in an exponent only costs evaluations.
     limit = np.array([np.inf, 3.0, 3.0, 0.5, 0.5])
     shrink = np.minimum(1.0, (limit / np.maximum(np.abs(step), 1e-300)).min(-1))
-    return step * shrink[:, None], matrix
+    return step * shrink[:, None]

@@ -66,6 +66,11 @@ class Surface:
         return self.status == "ok"
 
     @property
+    def without_floor(self) -> bool:
+        """Refused for nothing but E = 0: a sound fit that shows no irreducible loss."""
+        return self.E == 0 and len(self.findings) == 1
+
+    @property
     def E(self) -> float:
         return float(self.parameters[0])
 
@@ -189,8 +194,12 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
         for delta in (1e-1, 1e-2, HUBER_DELTA):
             result = descend(result.parameters, x, z, y, delta=delta, limits=EXPONENT_LIMITS)
     best = int(np.argmin(result.value))
-    parameters = center(result.parameters[best], log_n0, log_d0, +1)
-    findings = _judge(result.parameters[best], bool(result.converged[best]), float(np.median(table.loss)))
+    centered = result.parameters[best]
+    typical = float(np.median(table.loss))
+    if centered[0] <= 1e-9 * typical:
+        centered[0] = 0.0
+    parameters = center(centered, log_n0, log_d0, +1)
+    findings = _judge(centered, bool(result.converged[best]), typical)
     surface = Surface(
         parameters=parameters,
         kappa=kappa,
@@ -212,7 +221,7 @@ def _judge(parameters: np.ndarray, converged: bool, typical_loss: float) -> list
     findings = []
     floor, log_a, log_b, alpha, beta = parameters
     low, high = EXPONENT_LIMITS
-    if floor <= 1e-9 * typical_loss:
+    if floor == 0:
         findings.append(Finding("parameter_on_bound", "the surface's floor E sits on its bound 0: these runs do not show an "
                                 "irreducible loss; widen the range of budgets"))  # fmt: skip
     for name, coefficient, exponent, axis in (("A", log_a, alpha, "N"), ("B", log_b, beta, "D")):

@@ -1,0 +1,69 @@
+"""The prediction interval of one new run under the surface, by profile likelihood.
+
+A loss y0 of a new run at (N0, D0) is inside the 95 % interval when adding that run to the table raises the least sum of
+squares by no more than t^2 s^2. For a linear model this is exactly the textbook interval yhat +- t s sqrt(1 + leverage);
+for the surface it needs no linearisation, keeps E >= 0, and is as lopsided as the floor leaves it. It holds the
+uncertainty of the law and the scatter of a single run at once (Bjornstad 1990, "Predictive likelihood", section 2).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .descent import descend
+from .surface import EXPONENT_LIMITS, Surface, center
+from .table import Table
+from .uncertainty import t_quantile
+
+
+def profile_interval(table: Table, surface: Surface, n_params: float, n_tokens: float) -> tuple[float, float, float]:
+    """(low, high, scatter) of the loss of one new run at (n_params, n_tokens); scatter is s, the rms of one run's log loss.
+
+    `surface` must be the least-squares fit (objective "ls") of `table`, which must have at least 6 runs.
+    """
+    log_n, log_d, y = np.log(table.n_params), np.log(table.n_tokens), np.log(table.loss)
+    log_n0, log_d0 = log_n.mean(), log_d.mean()
+    least = 2 * surface.objective_value
+    dof = len(y) - 5
+    scatter = max(math.sqrt(least / dof), 1e-12)
+    t = t_quantile(0.975, dof)
+    x = np.append(log_n, math.log(n_params)) - log_n0
+    z = np.append(log_d, math.log(n_tokens)) - log_d0
+    middle = math.log(float(surface.loss_at(n_params, n_tokens)))
+    start = center(surface.parameters, log_n0, log_d0, -1)
+    # Geometric offsets on both sides, from a tenth of to 600 times the scatter of one run.
+    offsets = scatter * np.geomspace(0.1, 600, 40)
+
+    def end(side: int) -> float:
+        supposed = middle + side * offsets
+        data = np.concatenate([np.broadcast_to(y, (len(offsets), len(y))), supposed[:, None]], axis=1)
+        starts = np.broadcast_to(start, (len(offsets), 5))
+        value = descend(starts, x, z, data, limits=EXPONENT_LIMITS, tolerance=1e-9, max_steps=150).value
+        # The root of the rise is nearly linear in the offset, so linear interpolation finds the crossing to 1e-3.
+        rise = np.sqrt(np.maximum(2 * value - least, 0)) / scatter
+        beyond = np.flatnonzero(rise > t)
+        if not len(beyond):
+            return side * math.inf
+        k = int(beyond[0])
+        before = (0.0, 0.0) if k == 0 else (offsets[k - 1], rise[k - 1])
+        return side * float(np.interp(t, [before[1], rise[k]], [before[0], offsets[k]]))
+
+    return math.exp(middle + end(-1)), math.exp(min(middle + end(+1), 700)), scatter
+
+
+def floor_is_needed(table: Table, surface: Surface) -> bool:
+    """Whether runs of `table` reject E = 0 at 5 %: F test of the surface against its best fit without a floor."""
+    log_n, log_d, y = np.log(table.n_params), np.log(table.n_tokens), np.log(table.loss)
+    log_n0, log_d0 = log_n.mean(), log_d.mean()
+    start = center(surface.parameters, log_n0, log_d0, -1)
+    # Without a floor the same fall needs smaller exponents: start from several shares of them.
+    starts = np.repeat(start[None], 4, axis=0)
+    starts[:, 0] = 0.0
+    starts[:, 3:] *= np.array([1.0, 0.7, 0.5, 0.3])[:, None]
+    x, z = log_n - log_n0, log_d - log_d0
+    value = descend(starts, x, z, y, limits=EXPONENT_LIMITS, tolerance=1e-9, no_floor=True).value.min()
+    dof = len(y) - 5
+    rise = max(2 * float(value) - 2 * surface.objective_value, 0.0)
+    return rise > t_quantile(0.975, dof) ** 2 * 2 * surface.objective_value / dof

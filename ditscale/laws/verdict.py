@@ -1,0 +1,151 @@
+"""`verdict`: the sealed forecast against the probe's measured loss, in a sentence generated from the numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from ..errors import UserError, nearest
+from ..units import compact, count
+from .forecast import AT_TARGET, Forecast
+from .seal import inputs_hash, own_hash
+from .table import Table
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """measured and predicted loss, relative_error = measured / predicted - 1, whether the interval held.
+
+    interval: [low, high] as sealed (None is open). n_params, n_params_forecast: the probe's N and the forecast N*.
+    by_law: each form's {"law", "predicted", "relative_error", "inside"}. inputs_unchanged: whether the grid runs of the
+    table given now are the very rows the forecast was made from. sentence: what all this says.
+    """
+
+    run_id: str
+    metric: str
+    budget_flops: float
+    n_params: float
+    n_params_forecast: float
+    measured: float
+    predicted: float
+    interval: list
+    relative_error: float
+    inside: bool
+    by_law: list
+    inputs_unchanged: bool
+    forecast_sha256: str
+    forecast_created: str
+    sentence: str
+
+    def to_dict(self) -> dict:
+        return {"layout": 1} | asdict(self)
+
+    def summary(self) -> str:
+        lines = [self.sentence]
+        for law in self.by_law:
+            if law["predicted"] is None:
+                lines.append(f"  {law['law']:<21} refused")
+                continue
+            where = "inside" if law["inside"] else "outside"
+            lines.append(
+                f"  {law['law']:<21} {law['predicted']:.4g}   measured is {100 * law['relative_error']:+.2g} % from it, {where} its interval"
+            )
+        if not self.inputs_unchanged:
+            lines.append("  The grid runs of this table are not the rows the forecast was made from.")
+        lines.append(f"  forecast sealed {self.forecast_created}, sha256 {self.forecast_sha256[:16]}")
+        return "\n".join(lines)
+
+
+def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verdict:
+    """Judge `forecast` (from `load_forecast`) by the probe in `table`; `run_id` names it when there are several.
+
+    Raises UserError when the forecast was altered or never sealed, when its inputs held the probe or any run at the
+    target budget, when there is no measured probe, or when the probe is more than 1 % off the target budget.
+    """
+    if forecast.sha256 is None:
+        raise UserError("this forecast was never sealed; seal it to a file before the probe runs")
+    if own_hash(forecast.to_dict()) != forecast.sha256:
+        raise UserError("this forecast was altered after it was sealed: its content does not match its sha256")
+    if table.metric != forecast.metric:
+        raise UserError(f"the forecast is of {forecast.metric!r}, the table was read for {table.metric!r}; read the same metric")
+    target = forecast.target_budget_flops
+    i = _find_probe(table, target, run_id)
+    name = str(table.run_id[i])
+    seen = set(forecast.inputs["run_ids"])
+    if name in seen:
+        raise UserError(f"the forecast saw the probe: run {name} is among its inputs; it cannot be judged by it")
+    for budget in forecast.inputs["budgets"]:
+        if abs(budget / target - 1) <= AT_TARGET:
+            raise UserError(f"the forecast saw runs at its target budget {compact(target)}; it cannot be judged there")
+    if abs(table.budget_flops[i] / target - 1) > AT_TARGET:
+        raise UserError(
+            f"probe {name} has budget {compact(table.budget_flops[i])}, more than 1 % off the forecast's {compact(target)}; "
+            "give the probe that was run at the target"
+        )
+    measured = float(table.loss[i])
+    if not math.isfinite(measured):
+        raise UserError(f"probe {name} has no measured {table.metric} yet; wait until it is finished and collect again")
+    error, inside = _against(forecast.loss, measured)
+    laws = []
+    for form in forecast.forms:
+        said = form["loss"]
+        off, held = (None, None) if said is None else _against(said, measured)
+        laws.append({"law": form["law"], "predicted": said and said["value"], "relative_error": off, "inside": held})
+    return Verdict(
+        run_id=name,
+        metric=forecast.metric,
+        budget_flops=float(table.budget_flops[i]),
+        n_params=float(table.n_params[i]),
+        n_params_forecast=forecast.n_params["value"],
+        measured=measured,
+        predicted=forecast.loss["value"],
+        interval=[forecast.loss["low"], forecast.loss["high"]],
+        relative_error=error,
+        inside=inside,
+        by_law=laws,
+        inputs_unchanged=inputs_hash(table.grid()) == forecast.inputs_sha256,
+        forecast_sha256=forecast.sha256,
+        forecast_created=forecast.created,
+        sentence=_sentence(forecast, table, i, error, inside),
+    )
+
+
+def _find_probe(table: Table, target: float, run_id: str | None) -> int:
+    """The row of the probe: the named run, or the only one with role probe at (else: off) the target."""
+    if run_id is not None:
+        rows = [i for i in range(len(table)) if table.run_id[i] == run_id]
+        if not rows:
+            raise UserError(f"{table.source or 'table'}: there is no run {run_id!r}{nearest(run_id, table.run_id)}")
+        return rows[0]
+    probes = [i for i in range(len(table)) if table.role[i] == "probe"]
+    if not probes:
+        raise UserError(f"{table.source or 'table'}: no run has role probe; add a column role with `probe` for the held-out run")
+    at_target = [i for i in probes if abs(table.budget_flops[i] / target - 1) <= AT_TARGET]
+    if len(at_target) > 1:
+        names = ", ".join(str(table.run_id[i]) for i in at_target)
+        raise UserError(f"{table.source or 'table'}: {len(at_target)} probes lie at the target; name one of: {names}")
+    return (at_target or probes)[0]
+
+
+def _against(said: dict, measured: float) -> tuple[float, bool]:
+    low, high = said["low"], said["high"]
+    inside = (low is None or low <= measured) and (high is None or measured <= high)
+    return measured / said["value"] - 1, inside
+
+
+def _sentence(forecast: Forecast, table: Table, i: int, error: float, inside: bool) -> str:
+    low, high = ("open" if x is None else f"{x:.4g}" for x in (forecast.loss["low"], forecast.loss["high"]))
+    side = "above" if error > 0 else "below"
+    level = f"{100 * forecast.level:g} %"
+    outcome = (
+        f"The forecast held: the measured value lies inside the {level} interval [{low}, {high}]."
+        if inside
+        else f"The forecast FAILED: the measured value lies outside the {level} interval [{low}, {high}]."
+    )
+    ratio = float(table.n_params[i]) / forecast.n_params["value"]
+    size = f"the probe's N = {count(table.n_params[i])} is {ratio:.2g}x the forecast optimum"
+    return (
+        f"At {compact(forecast.target_budget_flops)} FLOPs, {forecast.factor:.3g}x beyond the largest budget, {forecast.metric} = "
+        f"{float(table.loss[i]):.4g} was measured and {forecast.loss['value']:.4g} forecast by the {forecast.law.replace('_', ' ')} "
+        f"({100 * abs(error):.2g} % {side}; {size}). {outcome}"
+    )
