@@ -1,0 +1,52 @@
+"""Shared fixtures: small real studies, planned and trained by the command a user types."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["study=mini", "budgets=[5e9,1e10]", "widths=[16,24,32]", "probe_budget=3e10", "recipe.min_steps=20", "validation.n=256"]
+
+
+@pytest.fixture(scope="session")
+def ditscale():
+    """Run the command line in a process of its own; returns the finished process."""
+
+    def call(*words, cwd=None, timeout=300, env=None):
+        command = [sys.executable, "-m", "ditscale", *map(str, words)]
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})}
+        return subprocess.run(command, cwd=cwd, timeout=timeout, env=variables, capture_output=True, text=True)
+
+    return call
+
+
+@pytest.fixture
+def one_run(tmp_path):
+    """A function that plans a study of one run with the given overrides and returns the run's directory."""
+    from ditscale.pipeline import plan_study
+
+    made = iter(range(100))
+
+    def plan(*overrides):
+        settings = ["study=mini", "budgets=[5e9]", "widths=[24]", "recipe.min_steps=20", "validation.n=128", *overrides]
+        paths, planned = plan_study(str(tmp_path / f"study{next(made)}"), settings)
+        return paths.run(planned.runs[0].run_id).root
+
+    return plan
+
+
+def one_line_error(process) -> str:
+    """The message of a refused command: asserts that it is one line, without a traceback, and that the exit is not 0."""
+    assert process.returncode not in (0, 1), process
+    assert "Traceback" not in process.stderr + process.stdout, process.stderr
+    lines = process.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("ditscale: error: "), process.stderr
+    return lines[0]
+
+
+@pytest.fixture(name="one_line_error")
+def one_line_error_fixture():
+    return one_line_error

@@ -1,0 +1,53 @@
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from ditscale.config import Data
+from ditscale.data.latents import Latents
+from ditscale.data.open import open_source
+from ditscale.errors import UserError
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "latents.h5"
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as f:
+        f["latents"] = rng.normal(size=(37, 4, 8, 8)).astype("f2")
+        f["latents"][:, 0, 0, 0] = np.arange(37)
+        f["text"] = rng.normal(size=(37, 5, 6)).astype("f2")
+        f.attrs["shift"], f.attrs["scale"] = 0.5, 2.0
+    return path
+
+
+def test_each_pass_is_a_new_shuffle_of_all_images(file):
+    source = Latents(file)
+    orders = [(source.batch(torch.arange(k * 37, (k + 1) * 37))[0][:, 0, 0, 0] / 2 + 0.5).round().int().tolist() for k in range(3)]
+    for order in orders:
+        assert sorted(order) == list(range(37))
+    assert orders[0] != orders[1] != orders[2] and orders[0] != list(range(37))
+
+
+def test_values_and_text_belong_together(file):
+    source = Latents(file)
+    x, text = source.batch(torch.tensor([5, 3, 5]))
+    with h5py.File(file, "r", locking=False) as f:
+        row = int(round(float(x[0, 0, 0, 0]) / 2 + 0.5))
+        np.testing.assert_allclose(x[0], (f["latents"][row].astype("f4") - 0.5) * 2)
+        np.testing.assert_allclose(text[0], f["text"][row].astype("f4"))
+    assert torch.equal(x[0], x[2]) and not torch.equal(x[0], x[1])
+
+
+def test_wrong_files(file, tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        Latents(tmp_path / "none.h5")
+    (tmp_path / "cut.h5").write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(UserError, match="not HDF5, or is truncated"):
+        Latents(tmp_path / "cut.h5")
+    with h5py.File(tmp_path / "bare.h5", "w") as f:
+        f["latents"] = np.zeros((2, 4, 8, 8))
+    with pytest.raises(UserError, match="needs latents"):
+        Latents(tmp_path / "bare.h5")
+    with pytest.raises(UserError, match="resolution is 16 in the configuration but 8 in the data"):
+        open_source(Data("x", "latents", 4, 16, 5, 0, 6, path=str(file)))
