@@ -1,0 +1,168 @@
+"""What a report is made from: everything a study directory holds, read once, and what it does not hold yet."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..config import Study
+from ..errors import UserError
+from ..laws import Estimate
+from ..naming import StudyPaths
+from ..plan.study import read_study
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures a run generated beside held-out ones of the same captions: uint8 or float32 [n, R, R, C], text [n]."""
+
+    run_id: str
+    generated: np.ndarray
+    reference: np.ndarray
+    captions: tuple[str, ...]
+    settings: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A part the report cannot show: what it is, and the command that gives it."""
+
+    what: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a report shows. points: columns of study.h5, arrays of one entry a run; curves: run id to rows (images,
+    loss, loss_ema); laws, forecast, verdict: the JSON objects, None when absent; stale: which of them are of other runs.
+    """
+
+    root: Path
+    study: Study
+    points: dict[str, np.ndarray]
+    excluded: tuple[tuple[str, str], ...]
+    curves: dict[str, np.ndarray]
+    laws: dict | None
+    forecast: dict | None
+    verdict: dict | None
+    samples: Samples | None
+    missing: tuple[Missing, ...]
+
+    def __len__(self) -> int:
+        return len(self.points["run_id"])
+
+    @property
+    def probe(self) -> np.ndarray:
+        """Mask of the probe's rows."""
+        return self.points["role"] == "probe"
+
+    @property
+    def best(self) -> str:
+        """The run with the lowest validation loss."""
+        return str(self.points["run_id"][int(np.argmin(self.points["loss"]))])
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """Mask of the rows that the laws stand on."""
+        used = {p["run_id"] for p in self.laws["points"]} if self.laws else set()
+        return np.array([r in used for r in self.points["run_id"]], dtype=bool)
+
+    @property
+    def budgets(self) -> list[float]:
+        """Budgets of the grid in FLOPs, rising."""
+        return sorted({float(b) for b in self.points["budget_flops"][~self.probe]})
+
+    @property
+    def out_of_domain(self) -> list[str]:
+        """Names of the other data sets the runs were measured on."""
+        return [name.removeprefix("loss_") for name in self.points if name.startswith("loss_") and name != "loss_se"]
+
+    def flops_per_image(self) -> np.ndarray:
+        """Training FLOPs of one image, of each run, counted as the budget is."""
+        return self.points["achieved_flops"] / self.points["n_images"]
+
+
+def number(entry: dict | None) -> Estimate | None:
+    """{"value", "low", "high"} as an Estimate."""
+    return None if entry is None else Estimate(entry["value"], entry.get("low"), entry.get("high"))
+
+
+def read_material(root: Path | str) -> Material:
+    """Read a study directory. Raises UserError when it holds no study, no study.h5 or no finished run, or a damaged file."""
+    paths = StudyPaths(root)
+    study = read_study(root)
+    if not paths.table.is_file():
+        raise UserError(f"{root}: holds no study.h5; `ditscale collect {root}` makes it from the runs")
+    points, excluded, curves = _read_table(paths.table)
+    if not len(points["run_id"]):
+        raise UserError(f"{root}: study.h5 holds no finished run; `ditscale launch {root}` trains them")
+    laws, forecast, verdict = (_read_json(p) for p in (paths.laws, paths.forecast, paths.verdict))
+    best = str(points["run_id"][int(np.argmin(points["loss"]))])
+    samples = _read_samples(paths.run(best).evaluation, best)
+    probed = bool((points["role"] == "probe").any())
+    missing = []
+    if laws is None:
+        missing.append(Missing("The laws (laws.json)", "ditscale fit DIR"))
+    elif not _same_runs(laws, points, excluded):
+        missing.append(Missing("Laws of these runs: laws.json was fitted to other runs or losses than study.h5 holds", "ditscale fit DIR"))
+    if forecast is None:
+        missing.append(Missing("The sealed forecast (forecast.json)", "ditscale forecast DIR"))
+    if verdict is None:
+        first = "" if probed or forecast is None else "ditscale launch DIR, then "
+        missing.append(Missing("The verdict on the forecast (verdict.json)", f"{first}ditscale verdict DIR"))
+    if samples is None:
+        missing.append(Missing(f"Samples of the best run ({best})", f"ditscale evaluate DIR/runs/{best}"))
+    return Material(Path(root), study, points, excluded, curves, laws, forecast, verdict, samples, tuple(missing))
+
+
+def _read_table(path: Path):
+    """(points, excluded, curves) of study.h5."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            points = {}
+            for name, column in file["points"].items():
+                values = column[()]
+                points[name] = np.array([v.decode() for v in values], dtype=object) if values.dtype == object else values
+            pairs = zip(file["excluded/run_id"][()], file["excluded/reason"][()], strict=True)
+            excluded = tuple((run.decode(), reason.decode()) for run, reason in pairs)
+            curves = {name: rows[()] for name, rows in file["curves"].items()} if "curves" in file else {}
+    except (OSError, KeyError):
+        raise UserError(f"{path}: is damaged or not of ditscale; `ditscale collect {path.parent}` makes it anew") from None
+    return points, excluded, curves
+
+
+def _read_json(path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"{path}: is not JSON; move it away and make it again with `ditscale {path.stem} {path.parent}`") from None
+
+
+def _read_samples(path: Path, run_id: str) -> Samples | None:
+    if not path.is_file():
+        return None
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            made = file["samples"]
+            captions = tuple(c.decode() for c in made["captions"][()])
+            settings = f"{file.attrs.get('sampler', '?')} sampler, {file.attrs.get('steps', '?')} steps, seed {file.attrs.get('seed', '?')}"
+            return Samples(run_id, made["generated"][()], made["reference"][()], captions, settings)
+    except (OSError, KeyError):
+        raise UserError(f"{path}: is damaged; move it away, then `ditscale evaluate {path.parent}`") from None
+
+
+def _same_runs(laws: dict, points: dict, excluded) -> bool:
+    """Whether laws.json was fitted to the grid runs and losses that study.h5 now holds."""
+    metric = laws.get("metric", "loss")
+    if metric not in points:
+        return False
+    here = {r: x for r, role, x in zip(points["run_id"], points["role"], points[metric], strict=True) if role != "probe"}
+    there = {p["run_id"]: p["loss"] for p in laws["points"]}
+    left_out = {e["run_id"] for e in laws["exclusions"]}
+    return there == {r: float(x) for r, x in here.items() if r not in left_out}

@@ -1,0 +1,100 @@
+"""Whole studies without training: the real plan, records, collect and laws, with losses from a known surface."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from ditscale import laws
+from ditscale.config import compose
+from ditscale.pipeline import write_json
+from ditscale.plan.grid import plan_grid, plan_probe
+from ditscale.plan.study import write_run, write_study
+from ditscale.store.collect import collect
+from ditscale.store.record import STEP, VALIDATION, Record
+
+# A study whose minima lie inside the grid of study=mini.
+E, A, B, POWER = 0.05, 80.0, 300.0, 0.55  # loss = E + A N^-POWER + B D^-POWER
+OFFSET = 0.02  # the out-of-domain loss is this much above
+
+
+def surface(n_params, n_tokens):
+    return E + A * n_params**-POWER + B * n_tokens**-POWER
+
+
+def train(at, run, rng, state="finished", noise=0.003, rows=150):
+    """Write a run's record as training would, with far fewer rows than steps."""
+    loss = surface(run.n_params, run.n_tokens) * (1 + noise * rng.standard_normal())
+    images = np.unique(np.geomspace(run.recipe.batch_size, run.n_images, rows).astype(int))
+    steps = np.zeros(len(images), STEP)
+    steps["images"] = images
+    steps["loss_ema"] = loss * (images / run.n_images) ** -0.25 * (1 + 0.02 * rng.standard_normal(len(images)))
+    steps["loss"], steps["elapsed_s"] = steps["loss_ema"], images / 500
+    sets = [run.data.name] + [d.name for d in run.validation.also.values()]
+    record = Record(at.metrics, at.run.read_text(), len(steps), sets, 64)
+    record.begin(1e9, 0, 1, "test")
+    record.write_steps(0, steps)
+    if state == "finished":
+        for i, name in enumerate(sets):
+            row = np.zeros((), VALIDATION)
+            mean = loss + i * OFFSET
+            row["dataset"], row["images"], row["loss"], row["loss_se"] = name.encode(), run.n_images, mean, 0.004 * loss
+            row["raw_loss"] = mean * 1.02
+            record.write_validation(i, row, (mean + 0.03 * loss * rng.standard_normal(64)).astype("f4"))
+    record.end(state, 1e9 + 60)
+    record.close()
+
+
+def finite(value):
+    """NaN as null, the only way JSON can say it."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def evaluate(paths, run_id, n=8):
+    """Write evaluation.h5 as `ditscale evaluate` does, with noise for pictures."""
+    rng = np.random.default_rng(5)
+    with h5py.File(paths.run(run_id).evaluation, "w") as file:
+        file.attrs.update({"layout": 1, "run_id": run_id, "sampler": "heun", "steps": 32, "seed": 0, "wall_s": 1.0})
+        for name in ("generated", "reference"):
+            file[f"samples/{name}"] = rng.integers(0, 255, (n, 12, 12, 3), dtype=np.uint8)
+        captions = [f"a red <i>ship</i> & {i} cats, on blue" for i in range(n)]
+        file.create_dataset("samples/captions", data=captions, dtype=h5py.string_dtype())
+
+
+def build(root, *settings, fit=True, forecast=True, probe=0.0, samples=True, unfinished=0, bootstrap=200):
+    """A study in `root`. probe: the relative offset of the probe's loss from the surface, None for no probe."""
+    rng = np.random.default_rng(1)
+    study = compose(["study=mini", *settings])
+    paths = write_study(root, study)
+    runs = plan_grid(study).runs
+    for i, run in enumerate(runs):
+        train(write_run(paths, run), run, rng, "stopped" if i < unfinished else "finished")
+    collect(root)
+    if fit:
+        table = laws.read_table(root)
+        write_json(paths.laws, finite(laws.fit(table, bootstrap=bootstrap, targets=(f"{study.probe_budget:g}",)).to_dict()))
+        if forecast:
+            sealed = laws.seal(paths.forecast, table, study.probe_budget, bootstrap=bootstrap)
+            size = sealed.n_params["value"]
+            if probe is not None:
+                run = plan_probe(study, size, 1)
+                at = write_run(paths, run)
+                train(at, run, rng, noise=0)
+                if probe:
+                    with h5py.File(at.metrics, "r+") as file:
+                        rows = file["validation"][:]
+                        rows["loss"] *= 1 + probe
+                        file["validation"][...] = rows
+                collect(root)
+                write_json(paths.verdict, laws.verdict(laws.load_forecast(paths.forecast), laws.read_table(root)).to_dict())
+    if samples:
+        with h5py.File(paths.table) as file:
+            evaluate(paths, file["points/run_id"][int(np.argmin(file["points/loss"]))].decode())
+    return paths
