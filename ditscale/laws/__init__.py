@@ -24,5 +24,6 @@ from .verdict import Verdict, verdict
 __all__ = [
     "CODES", "Approach2", "Approach3", "Comparison", "Estimate", "Finding", "FloorLaw", "Forecast", "Laws", "Pair",
     "Parabola", "PowerLaw", "Surface", "Table", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3",
-    "fit_parabola", "fit_surface", "floor_law", "forecast", "load_forecast", "power_law", "read_table", "seal", "verdict",
+    "fit_parabola", "fit_surface", "floor_law", "forecast", "load_forecast", "power_law", "read_table", "seal",
+    "verdict",
 ]  # fmt: skip

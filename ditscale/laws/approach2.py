@@ -18,9 +18,9 @@ from .uncertainty import Estimate, estimate, resample_counts, residual_draws, sc
 class Approach2:
     """Laws through the accepted vertices. model: N*(C); data: D*(C); loss: L*(C); floor: L*(C) with an irreducible E.
 
-    vertex_draws (R, K, 3): log N*, log D*, log L* of the K accepted slices in each of R replicates (None: no bootstrap);
-    model_draws, data_draws, loss_draws (R, 2): (log coefficient, exponent); floor_draws (R, 3): (E, log k, a).
-    model, data and loss are None when refused; `floor` then is too, and it may be refused alone.
+    vertex_draws (R, K, 3): log N*, log D*, log L* of the K accepted slices in each of R replicates (None: no
+    bootstrap); model_draws, data_draws, loss_draws (R, 2): (log coefficient, exponent); floor_draws (R, 3): (E, log k,
+    a). model, data and loss are None when refused; `floor` then is too, and it may be refused alone.
     """
 
     slices: tuple[Parabola, ...]
@@ -80,13 +80,15 @@ def fit_approach2(table: Table, response: str = "log", bootstrap: int = 1000, se
     if len(accepted) < 2:
         message = (
             f"{len(accepted)} of {len(slices)} budget{'s' * (len(slices) != 1)} "
-            f"{'has' if len(accepted) == 1 else 'have'} a usable minimum; a law needs 2: add a budget or mend the refused slices"
+            f"{'has' if len(accepted) == 1 else 'have'} a usable minimum; a law needs 2: "
+            "add a budget or mend the refused slices"
         )
         findings.append(Finding("too_few_budgets", message, slices=tuple(p.budget_flops for p in slices)))
         empty = (None,) * 9
         return Approach2(slices, *empty, "none", "refused", tuple(findings))
     if len(accepted) == 2:
-        text = f"the laws stand on 2 budgets ({', '.join(compact(p.budget_flops) for p in accepted)}): nothing checks their form"
+        both = ", ".join(compact(p.budget_flops) for p in accepted)
+        text = f"the laws stand on 2 budgets ({both}): nothing checks their form"
         findings.append(Finding("few_budgets", text, slices=tuple(p.budget_flops for p in accepted)))
     budgets = np.array([p.budget_flops for p in accepted])
     model = power_law(budgets, [p.n_params for p in accepted])
@@ -104,7 +106,7 @@ def fit_approach2(table: Table, response: str = "log", bootstrap: int = 1000, se
 
 
 def draw_vertices(table: Table, accepted, response: str, how: str, replicates: int, seed: int) -> np.ndarray:
-    """(log N*, log D*, log L*) of each accepted slice in each replicate, shape (R, K, 3); NaN where there is no minimum."""
+    """(log N*, log D*, log L*) of each accepted slice in each replicate, (R, K, 3); NaN where there is no minimum."""
     log = response == "log"
     out = np.full((replicates, len(accepted), 3), np.nan)
     rows = np.concatenate([p.rows for p in accepted])

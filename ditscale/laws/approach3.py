@@ -43,7 +43,15 @@ class Approach3:
 
 def _coefficients(parameters: np.ndarray, kappa: float) -> list[np.ndarray]:
     floor, log_a, log_b, alpha, beta = np.moveaxis(parameters, -1, 0)
-    return [floor, np.exp(log_a), np.exp(log_b), alpha, beta, beta / (alpha + beta), law_with_floor(parameters, kappa)[2]]
+    return [
+        floor,
+        np.exp(log_a),
+        np.exp(log_b),
+        alpha,
+        beta,
+        beta / (alpha + beta),
+        law_with_floor(parameters, kappa)[2],
+    ]
 
 
 def fit_approach3(
@@ -55,8 +63,8 @@ def fit_approach3(
     """
     surface = fit_surface(table, objective)
     groups = [rows for _, rows in table.slices()]
-    # Budgets with one run each (a table that is no isoFLOP study) are one stratum: there is no slice to keep.
-    if max(len(rows) for rows in groups) < 4:
+    # A table that is no isoFLOP study (most budgets have 1-3 runs) is one stratum: there are no slices to keep.
+    if np.median([len(rows) for rows in groups]) < 4:
         groups = [np.arange(len(table))]
     how = scheme([len(rows) for rows in groups])
     if not bootstrap or not (surface.ok or keep_without_floor and surface.without_floor):

@@ -45,7 +45,7 @@ def backtest(table: Table, objective: str, response: str, bootstrap: int, seed: 
     held_budget, held = groups[-1]
     rest = table.take(np.concatenate([rows for _, rows in groups[:-1]])) if len(groups) > 2 else None
     if rest is None:
-        text = f"there {'are 2 budgets' if len(groups) == 2 else 'is 1 budget'}: holding one out leaves nothing to predict it from"
+        text = f"{len(groups)} budget{'s' * (len(groups) > 1)}: holding one out leaves too few to predict it from"
         return None, [Finding("backtest_not_possible", text)]
     # All slices of a study share one noise level; the held-out vertex is judged by itself.
     own = fit_approach2(table, response, 0).slices[-1]
@@ -78,7 +78,9 @@ def backtest(table: Table, objective: str, response: str, bootstrap: int, seed: 
         fitted = fit.surface.loss_at(table.n_params[held], table.n_tokens[held])
         parts["approach3"]["row_error"] = float(np.mean(np.abs(fitted / table.loss[held] - 1)))
     factor = held_budget / groups[-2][0]
-    return Backtest(held_budget, factor, own.n_params, own.loss, parts.get("approach2"), parts.get("approach3")), findings
+    return Backtest(
+        held_budget, factor, own.n_params, own.loss, parts.get("approach2"), parts.get("approach3")
+    ), findings
 
 
 def _compare(own, n_star, loss, spread, noise) -> dict:

@@ -16,16 +16,18 @@ from ..errors import UserError
 from ..units import compact, number
 from .approach2 import Approach2, fit_approach2
 from .approach3 import Approach3, fit_approach3
-from .surface import law_with_floor, optimum
+from .surface import law_with_floor
 from .table import Table
 from .uncertainty import Estimate, estimate
 
 
 @dataclass(frozen=True)
 class Pair:
-    """`b` against `a`. *_difference: b minus a, of Approach 2's exponents (None when refused). loss_ratio: predicted loss
-    of b / a at the target. flop_multiplier: FLOPs with which b reaches a's loss at the target, as a share of the target;
-    an end that is None is open (b never reaches it). law: "surface" or "power_law". sentence: what it says.
+    """`b` against `a`.
+
+    *_difference: b minus a, of Approach 2's exponents (None when refused). loss_ratio: predicted loss
+    of b / a at the target. flop_multiplier: FLOPs with which b reaches a's loss at the target, as a share of the
+    target; an end that is None is open (b never reaches it). law: "surface" or "power_law". sentence: what it says.
     """
 
     a: str
@@ -72,7 +74,9 @@ class Comparison:
         return "\n".join([head, *columns(rows), "", *(p.sentence for p in self.pairs)])
 
 
-def compare(tables: dict[str, Table], target, *, objective: str = "huber", bootstrap: int = 1000, seed: int = 0) -> Comparison:
+def compare(
+    tables: dict[str, Table], target, *, objective: str = "huber", bootstrap: int = 1000, seed: int = 0
+) -> Comparison:
     """Compare tables {name: Table} at a target budget in FLOPs. Raises UserError on fewer than 2 tables."""
     if len(tables) < 2:
         raise UserError("compare needs two or more tables, each with a name")
@@ -90,7 +94,9 @@ def compare(tables: dict[str, Table], target, *, objective: str = "huber", boots
 
 def _exponents(laws: Approach2) -> dict[str, Estimate]:
     return {
-        f"{n}_exponent": estimate(getattr(laws, n).exponent, None if laws.vertex_draws is None else getattr(laws, f"{n}_draws")[:, 1])
+        f"{n}_exponent": estimate(
+            getattr(laws, n).exponent, None if laws.vertex_draws is None else getattr(laws, f"{n}_draws")[:, 1]
+        )
         for n in ("model", "data", "loss")
     }
 
@@ -156,10 +162,15 @@ def _sentence(a, b, budget, law, ratio: Estimate, multiplier: Estimate | None, d
     """Every word follows from a number: 'better' only where the interval of the loss ratio excludes 1."""
     at = f"at {compact(budget)} FLOPs by the {law.replace('_', ' ')}"
     percent = 100 * (ratio.value - 1)
-    span = "no interval" if ratio.low is None or ratio.high is None else f"95 % {100 * (ratio.low - 1):+.2g} to {100 * (ratio.high - 1):+.2g} %"
+    span = (
+        "no interval"
+        if ratio.low is None or ratio.high is None
+        else f"95 % {100 * (ratio.low - 1):+.2g} to {100 * (ratio.high - 1):+.2g} %"
+    )
     decided = ratio.low is not None and ratio.high is not None and not ratio.low <= 1 <= ratio.high
     if decided:
-        text = f"{b} is {'better' if percent < 0 else 'worse'} than {a} {at}: its loss differs by {percent:+.2g} % ({span})"
+        word = "better" if percent < 0 else "worse"
+        text = f"{b} is {word} than {a} {at}: its loss differs by {percent:+.2g} % ({span})"
     else:
         text = f"{a} and {b} are not distinguished {at}: the loss of {b} differs by {percent:+.2g} % ({span})"
     if multiplier is None:

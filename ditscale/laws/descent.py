@@ -2,7 +2,8 @@
 
 The damping matrix is the weighted normal matrix of iteratively reweighted least squares (weights min(1, delta/|r|)). It
 majorises the Huber objective, so heavy damping is a plain reweighting step, which always descends, and light damping is
-a Newton step, which converges fast. Damping by it, unlike by the identity, does not depend on how parameters are scaled.
+a Newton step, which converges fast. Damping by it, unlike by the identity, does not depend on how parameters are
+scaled.
 """
 
 from __future__ import annotations
@@ -39,14 +40,24 @@ def _evaluate(p, x, z, y, weights, delta, raw):
 
 
 def descend(
-    start, x, z, y, *, weights=None, delta=math.inf, raw=False, limits=(5e-3, 4.0), tolerance=1e-11, max_steps=200,
+    start,
+    x,
+    z,
+    y,
+    *,
+    weights=None,
+    delta=math.inf,
+    raw=False,
+    limits=(5e-3, 4.0),
+    tolerance=1e-11,
+    max_steps=200,
     no_floor=False,
 ) -> Descent:
     """Minimise sum w huber(log(E + A e^(-alpha x) + B e^(-beta z)) - y) from each row of `start`.
 
     start (R, 5); x, z (n,) centered log N and log D; y (n,) or (R, n) log loss (the loss itself when `raw`); weights
-    (R, n) or None. E >= 0 (E = 0 with `no_floor`) and the exponents are kept within `limits` by projection. A row has converged when its step,
-    measured by the change of the fitted values, is below `tolerance` (root mean square).
+    (R, n) or None. E >= 0 (E = 0 with `no_floor`) and the exponents are kept within `limits` by projection. A row has
+    converged when its step, measured by the change of the fitted values, is below `tolerance` (root mean square).
     """
     p = np.array(start, dtype=float)
     total, n = len(p), len(x)

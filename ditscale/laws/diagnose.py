@@ -1,4 +1,4 @@
-"""Findings that need the whole study: units, budgets, outliers, lack of fit, and the bias Approach 2 has on this grid."""
+"""Findings that need the whole study: units, budgets, outliers, lack of fit, and Approach 2's bias on this grid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_units(table: Table) -> list[Finding]:
         findings.append(Finding("units_mixed", text))
     far = np.abs(np.log(ratio / kappa)) > np.log(10)
     if far.any():
-        text = f"C / (N D) of {_some(table.run_id[far])} is more than 10x off the other runs; check the units of these rows"
+        text = f"C / (N D) of {_some(table.run_id[far])} is more than 10x off the other runs; check their units"
         findings.append(Finding("units_mixed", text, _names(table.run_id[far])))
     off = (np.abs(np.log(ratio / kappa)) > np.log(1.1)) & ~far
     if off.any():
@@ -53,8 +53,8 @@ def find_outliers(table: Table, residuals: np.ndarray, n_parameters: int) -> lis
     findings = []
     for i in np.flatnonzero(np.abs(residuals) > max(6 * scale, 0.005)):
         text = (
-            f"run {table.run_id[i]} lies {100 * np.expm1(residuals[i]):+.2g} % off the fit, where {100 * scale:.2g} % is usual; "
-            "look at its curve, and exclude it by name if it diverged"
+            f"run {table.run_id[i]} lies {100 * np.expm1(residuals[i]):+.2g} % off the fit, where "
+            f"{100 * scale:.2g} % is usual; look at its curve, and exclude it by name if it diverged"
         )
         budget = next(b for b, rows in table.slices() if i in rows)
         findings.append(Finding("outlier_run", text, (str(table.run_id[i]),), (budget,)))
@@ -88,12 +88,12 @@ def check_lines(laws: Approach2) -> list[Finding]:
         worst = f"up to {100 * float(np.expm1(np.abs(off).max())):.2g} % off"
         if name == "L*" and laws.floor is not None and laws.floor.status == "ok":
             text = (
-                f"the minima's losses bend away from a pure power law ({worst}, more than the noise explains); a floor of "
-                f"{laws.floor.floor:.4g} fits them: extrapolate with loss_with_floor, not with loss_exponent"
+                f"the minima's losses bend away from a pure power law ({worst}, more than the noise explains); a floor "
+                f"of {laws.floor.floor:.4g} fits them: extrapolate with loss_with_floor, not with loss_exponent"
             )
             findings.append(Finding("floor_seen", text, slices=budgets))
         else:
-            text = f"the {name} of the slices do not lie on a power law ({worst}, more than the noise of the runs explains)"
+            text = f"the {name} of the slices do not lie on a power law ({worst}, more than the noise explains)"
             findings.append(Finding("lack_of_fit", text, slices=budgets))
     return findings
 
@@ -127,9 +127,9 @@ def parabola_bias(table: Table, laws: Approach2, surface: Surface, response: str
     if abs(level) <= max(0.05, half_level) and abs(slope) <= max(0.01, half_slope):
         return []
     text = (
-        f"on this grid parabolas misplace N* by {100 * np.expm1(level):+.2g} % at the largest budget and its exponent by "
-        f"{slope:+.2g} even without noise, if the surface is right (alpha {surface.alpha:.3g}, beta {surface.beta:.3g}); trust "
-        "approach 3, or narrow and centre the grid"
+        f"on this grid parabolas misplace N* by {100 * np.expm1(level):+.2g} % at the largest budget and its exponent "
+        f"by {slope:+.2g} even without noise, if the surface is right (alpha {surface.alpha:.3g}, "
+        f"beta {surface.beta:.3g}); trust approach 3, or narrow and centre the grid"
     )
     return [Finding("approach2_bias", text, slices=tuple(budgets))]
 
@@ -140,4 +140,6 @@ def _names(run_ids) -> tuple[str, ...]:
 
 def _some(run_ids) -> str:
     shown = ", ".join(_names(run_ids[:3]))
-    return f"run {shown}" if len(run_ids) == 1 else f"{len(run_ids)} runs ({shown}{', ...' if len(run_ids) > 3 else ''})"
+    return (
+        f"run {shown}" if len(run_ids) == 1 else f"{len(run_ids)} runs ({shown}{', ...' if len(run_ids) > 3 else ''})"
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import one_of
+from ..errors import UserError, one_of
 from ..units import compact, number
 from .approach2 import Approach2, fit_approach2
 from .approach3 import Approach3, fit_approach3
@@ -109,7 +109,8 @@ def fit(table: Table, *, objective: str = "huber", bootstrap: int = 1000, seed: 
     objective: "huber" (summed, 1e-3, log residuals), "ls" (log residuals) or "ls_raw" (loss itself, parabolas too);
     bootstrap: replicates behind the 95 % intervals, 0 for none; targets: budgets in FLOPs, numbers or their text
     ("1.5e21"), at which predictions are wanted. Nothing is dropped silently: see `Laws.findings` and `exclusions`.
-    Raises UserError on bad arguments and on a table without grid runs; a fit that cannot be trusted is refused, not raised.
+    Raises UserError on bad arguments and on a table without grid runs; a fit that cannot be trusted is refused, not
+    raised.
     """
     one_of(objective, tuple(RESPONSE), "objective")
     budgets = {t if isinstance(t, str) else compact_key(t): number(t, "target", above=0) for t in targets}
@@ -122,8 +123,6 @@ def fit(table: Table, *, objective: str = "huber", bootstrap: int = 1000, seed: 
         text = "; ".join(f"{run} ({why})" for run, why in grid.exclusions)
         findings.append(Finding("excluded_runs", f"excluded by name: {text}", tuple(r for r, _ in grid.exclusions)))
     if not len(grid):
-        from ..errors import UserError
-
         raise UserError(f"{table.source or 'table'}: every run is a probe; a fit needs grid runs")
     response = RESPONSE[objective]
     findings += check_units(grid)

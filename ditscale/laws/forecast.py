@@ -18,12 +18,13 @@ LAYOUT = 1
 # A probe, or a run that gives the forecast away, is one whose budget is this near to the target.
 AT_TARGET = 0.01
 RULE = (
-    "Three forms are fitted: the surface E + A N^-alpha + B D^-beta on all runs (least squares of log loss), and through "
-    "the minima of the slices a power law with and one without a floor. Each is also fitted without the largest budget "
-    "and predicts it. Among the admissible forms the smallest held-out error wins; forms within two standard errors of it "
-    f"are equal, and among equals the order is {', '.join(ORDER)}. The interval is that form's 95 % prediction interval for "
-    "one new run (uncertainty of the law and scatter of a run), widened in quadrature by how far other admissible forms "
-    "differ beyond their own intervals."
+    "Three forms are fitted: the surface E + A N^-alpha + B D^-beta on all runs (least squares of log loss), and "
+    "through the minima of the slices a power law with and one without a floor. Each is also fitted without the "
+    "largest budget and predicts it. A form is admissible unless it was refused or the runs reject it. Among the "
+    "admissible forms the smallest held-out error wins; forms within two standard errors of it are equal, and among "
+    f"equals the order is {', '.join(ORDER)}. The interval is that form's 95 % prediction interval for one new run "
+    "(uncertainty of the law and scatter of a run), widened in quadrature by how far other admissible forms differ "
+    "beyond their own intervals."
 )
 
 
@@ -33,8 +34,8 @@ class Forecast:
 
     n_params, n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured
     `metric` there. law: the form used; why: the rule's outcome; forms: every form (see `forms.Form`). run_scatter: rms
-    log-loss scatter of one run; disagreement: log-loss widening for other forms, [below, above]. inputs: run ids, budgets
-    and number of runs; inputs_sha256: of the rows. created: UTC; None until sealed.
+    log-loss scatter of one run; disagreement: log-loss widening for other forms, [below, above]. inputs: run ids,
+    budgets and number of runs; inputs_sha256: of the rows. created: UTC; None until sealed.
     """
 
     layout: int
@@ -105,7 +106,9 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
     forms, scatter = law_forms(grid, target, laws, fitted.surface, seed)
     if all(form.loss is None for form in forms.values()):
         reasons = "; ".join(dict.fromkeys(r for form in forms.values() for r in form.reasons))
-        raise UserError(f"{table.source or 'table'}: no law can be fitted, so there is no forecast: {reasons}", status=3)
+        raise UserError(
+            f"{table.source or 'table'}: no law can be fitted, so there is no forecast: {reasons}", status=3
+        )
     law, why = choose(forms)
     loss, disagreement = _widen(forms, law)
     if usable(fitted.surface):
@@ -148,13 +151,13 @@ def _refuse_hindsight(table: Table, target: float) -> None:
         near = abs(table.budget_flops[i] / target - 1) <= AT_TARGET
         if table.role[i] == "probe" and math.isfinite(table.loss[i]):
             raise UserError(
-                f"{table.source or 'table'}: the probe {table.run_id[i]} has been measured already; a forecast is sealed "
-                "before its probe runs"
+                f"{table.source or 'table'}: the probe {table.run_id[i]} has been measured already; "
+                "a forecast is sealed before its probe runs"
             )
         if table.role[i] != "probe" and near:
             raise UserError(
-                f"{table.source or 'table'}: run {table.run_id[i]} already lies at the target budget {compact(target)}; "
-                "forecast a budget that no run has, or mark that run as a probe"
+                f"{table.source or 'table'}: run {table.run_id[i]} already lies at the target budget "
+                f"{compact(target)}; forecast a budget that no run has, or mark that run as a probe"
             )
 
 

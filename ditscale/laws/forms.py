@@ -46,11 +46,13 @@ class Form:
 
 
 def usable(surface: Surface) -> bool:
-    """Whether a surface can carry a forecast: unlike `Surface.ok`, E = 0 is allowed, it is a power law without a floor."""
+    """Whether a surface can carry a forecast: unlike in `Surface.ok`, E = 0 is allowed (a surface without a floor)."""
     return surface.ok or surface.without_floor
 
 
-def law_forms(table: Table, budget_flops: float, laws: Approach2, surface: Surface, seed: int) -> tuple[dict[str, Form], float]:
+def law_forms(
+    table: Table, budget_flops: float, laws: Approach2, surface: Surface, seed: int
+) -> tuple[dict[str, Form], float]:
     """({name: Form} at the target, scatter of one run's log loss). `surface` is the "ls" fit, `laws` has draws."""
     scatter = _scatter(laws, surface)
     held = _held_out(table)
@@ -142,10 +144,14 @@ def choose(forms: dict[str, Form]) -> tuple[str, str]:
     least = abs(forms[best].held_out_error)
     # A form that could not be scored (too few budgets remain) has not been shown to be worse.
     equal = [
-        name for name in given if name not in scored or abs(forms[name].held_out_error) <= least + 2 * forms[name].held_out_se
+        name
+        for name in given
+        if name not in scored or abs(forms[name].held_out_error) <= least + 2 * forms[name].held_out_se
     ]
     errors = ", ".join(f"{name} {100 * forms[name].held_out_error:+.2g} %" for name in scored)
     why = f"held-out errors at the largest budget: {errors}; "
     if len(equal) > 1:
-        return equal[0], why + f"none of {', '.join(equal)} is shown to be worse, and {equal[0]} comes first in the order"
+        return equal[
+            0
+        ], why + f"none of {', '.join(equal)} is shown to be worse, and {equal[0]} comes first in the order"
     return equal[0], why + f"{equal[0]} has the smallest"

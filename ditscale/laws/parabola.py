@@ -23,11 +23,11 @@ WIDE_HALF_WIDTH = 16.0
 class Parabola:
     """The fit y = c0 + c1 x + c2 x^2 of one slice, x = log(N / center), y = log loss (or loss).
 
-    n_params, loss: the vertex (N*, L*). n_tokens: D*, the vertex of a second parabola against log D (the runs of a slice
-    need not lie on C = kappa N D exactly; where they do the two agree to rounding). curvature: c2, per unit of (log N)^2. coefficients (3,) and
-    covariance (3, 3) of (c0, c1, c2); covariance is None with fewer than 4 runs. log_n_se, loss_se: delta-method
-    standard errors of log N* and of L*. n_range: N whose fitted loss is within 0.1 % of the optimum.
-    status: "ok" or "refused"; reasons: the findings' sentences.
+    n_params, loss: the vertex (N*, L*). n_tokens: D*, the vertex of a second parabola against log D (the runs of a
+    slice need not lie on C = kappa N D exactly; where they do the two agree to rounding). curvature: c2, per unit of
+    (log N)^2. coefficients (3,) and covariance (3, 3) of (c0, c1, c2); covariance is None with fewer than 4 runs.
+    log_n_se, loss_se: delta-method standard errors of log N* and of L*. n_range: N whose fitted loss is within 0.1 % of
+    the optimum. status: "ok" or "refused"; reasons: the findings' sentences.
     """
 
     budget_flops: float
@@ -58,9 +58,11 @@ class Parabola:
 
     def to_dict(self) -> dict:
         names = ("budget_flops", "n_runs", "status", "n_params", "n_tokens", "loss", "curvature", "curvature_t")
-        more = {"residual_rms": self.residual_rms, "reasons": list(self.reasons)}
+        out = {n: getattr(self, n) for n in (*names, "residual_rms")}
+        # JSON has no NaN: what a refused slice does not have is null.
+        out = {n: None if isinstance(v, float) and math.isnan(v) else v for n, v in out.items()}
         n_range = None if self.n_range is None else list(self.n_range)
-        return {n: getattr(self, n) for n in names} | more | {"n_params_within_0.1_percent": n_range}
+        return out | {"reasons": list(self.reasons), "n_params_within_0.1_percent": n_range}
 
 
 def vertex_log_loss(coefficients: np.ndarray, log: bool):
@@ -104,7 +106,7 @@ def fit_parabola(table: Table, rows: np.ndarray, response: str = "log", pooled=N
     A refused parabola still carries its numbers where they exist, for plots and for those who want to overrule it.
     """
     budget = float(np.median(table.budget_flops[rows]))
-    n, log_n = table.n_params[rows], np.log(table.n_params[rows])
+    log_n = np.log(table.n_params[rows])
     y = np.log(table.loss[rows]) if response == "log" else table.loss[rows]
     names = tuple(str(r) for r in table.run_id[rows])
     here = f"slice {compact(budget)}"
@@ -115,7 +117,8 @@ def fit_parabola(table: Table, rows: np.ndarray, response: str = "log", pooled=N
     log_d = np.log(table.n_tokens[rows])
     base = dict(budget_flops=budget, n_runs=len(rows), center=center, rows=rows, tokens_center=math.exp(np.mean(log_d)))
     if len(sizes) < 4:
-        message = f"{here} has {len(sizes)} distinct size{'s' * (len(sizes) != 1)}; a parabola needs 4: add sizes near the minimum"
+        plural = "s" * (len(sizes) != 1)
+        message = f"{here} has {len(sizes)} distinct size{plural}; a parabola needs 4: add sizes near the minimum"
         finding = Finding("too_few_runs", message, names, (budget,))
         empty = np.full(len(rows), np.nan)
         return Parabola(
@@ -139,7 +142,9 @@ def fit_parabola(table: Table, rows: np.ndarray, response: str = "log", pooled=N
 
     vertex = n_range = log_n_se = loss_se = None
     if c2 <= 0:
-        finding("parabola_downward", "the parabola opens downward, so there is no minimum; widen the grid or check its runs")
+        finding(
+            "parabola_downward", "the parabola opens downward, so there is no minimum; widen the grid or check its runs"
+        )
     else:
         xv, yv = -c1 / (2 * c2), c0 - c1 * c1 / (4 * c2)
         # Delta method: gradients of the vertex and of its height with respect to (c0, c1, c2).
@@ -199,8 +204,8 @@ def _judge_place(finding, sizes: np.ndarray, log_vertex: float) -> None:
         finding("minimum_at_edge", f"the minimum ({n_star}) is in the outermost interval of {grid}; add a "
                                    f"{'smaller' if log_vertex < sizes[1] else 'larger'} size")  # fmt: skip
     elif max(left, right) > 3 * min(left, right):
-        finding("one_sided_grid", f"{grid} reaches {math.exp(left):.3g}x below and {math.exp(right):.3g}x above the minimum "
-                                  f"({n_star}); a one-sided grid shifts the vertex")  # fmt: skip
+        finding("one_sided_grid", f"{grid} reaches {math.exp(left):.3g}x below and {math.exp(right):.3g}x above the "
+                                  f"minimum ({n_star}); a one-sided grid shifts the vertex")  # fmt: skip
     if max(left, right) > math.log(WIDE_HALF_WIDTH) + 1e-9:
         finding("wide_grid", f"{grid} reaches {math.exp(max(left, right)):.3g}x from the minimum; beyond "
                              f"{WIDE_HALF_WIDTH:g}x a parabola is a poor likeness and shifts the vertex")  # fmt: skip

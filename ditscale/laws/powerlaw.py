@@ -135,7 +135,7 @@ def floor_laws(log_c: np.ndarray, loss: np.ndarray) -> np.ndarray:
 
 
 def floor_law(budget_flops, loss) -> FloorLaw:
-    """L = E + k C^-a through (C, L*). Refused with fewer than 3 points, at a bound of E, or when the loss does not fall."""
+    """L = E + k C^-a through (C, L*). Refused with fewer than 3 points, with E at 0, or when the loss does not fall."""
     log_c, loss = np.log(np.asarray(budget_flops, dtype=float)), np.asarray(loss, dtype=float)
     if len(log_c) < 3:
         reason = f"a law with a floor has 3 parameters; {len(log_c)} budgets cannot fix them"
@@ -144,7 +144,7 @@ def floor_law(budget_flops, loss) -> FloorLaw:
     reasons = []
     if not math.isfinite(log_k):
         reasons.append("the loss does not fall with compute")
-    elif floor <= 0:
+    elif floor <= 1e-6 * loss.min():
         reasons.append("the floor E sits on its bound 0: the minima show no floor")
     elif a < 2e-3 or a > 0.98 * MAX_EXPONENT:
         reasons.append(f"the exponent sits on its bound ({a:.3g})")

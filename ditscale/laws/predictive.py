@@ -1,9 +1,9 @@
 """The prediction interval of one new run under the surface, by profile likelihood.
 
 A loss y0 of a new run at (N0, D0) is inside the 95 % interval when adding that run to the table raises the least sum of
-squares by no more than t^2 s^2. For a linear model this is exactly the textbook interval yhat +- t s sqrt(1 + leverage);
-for the surface it needs no linearisation, keeps E >= 0, and is as lopsided as the floor leaves it. It holds the
-uncertainty of the law and the scatter of a single run at once (Bjornstad 1990, "Predictive likelihood", section 2).
+squares by no more than t^2 s^2. For a linear model this is exactly the textbook interval yhat +- t s sqrt(1 +
+leverage); for the surface it needs no linearisation, keeps E >= 0, and is as lopsided as the floor leaves it. It holds
+the uncertainty of the law and the scatter of a single run at once (Bjornstad 1990, "Predictive likelihood", section 2).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .uncertainty import t_quantile
 
 
 def profile_interval(table: Table, surface: Surface, n_params: float, n_tokens: float) -> tuple[float, float, float]:
-    """(low, high, scatter) of the loss of one new run at (n_params, n_tokens); scatter is s, the rms of one run's log loss.
+    """(low, high, scatter) of the loss of one new run at (n_params, n_tokens); scatter: s, rms of one run's log loss.
 
     `surface` must be the least-squares fit (objective "ls") of `table`, which must have at least 6 runs.
     """

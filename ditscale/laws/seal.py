@@ -21,7 +21,7 @@ def canonical(body) -> bytes:
 
 
 def inputs_hash(table: Table) -> str:
-    """sha256 over the rows (run_id, role, N, D, C, loss), sorted by run_id, and the metric. The order of rows is no input."""
+    """sha256 over the rows (run_id, role, N, D, C, loss), sorted by run_id, and the metric; their order is no input."""
     rows = sorted(table.rows(), key=lambda row: row["run_id"])
     return hashlib.sha256(canonical({"metric": table.metric, "rows": rows})).hexdigest()
 
@@ -45,8 +45,8 @@ def seal(path, table: Table, budget_flops, *, bootstrap: int = 1000, seed: int =
         if same and sealed.target_budget_flops == number(budget_flops, "target budget", above=0):
             return sealed
         raise UserError(
-            f"{path} already holds a forecast sealed {sealed.created} for {compact(sealed.target_budget_flops)} FLOPs from other "
-            "inputs or for another target; it is never overwritten: give another file name"
+            f"{path} already holds a forecast sealed {sealed.created} for {compact(sealed.target_budget_flops)} FLOPs "
+            "from other inputs or for another target; it is never overwritten: give another file name"
         )
     made = dataclasses.replace(
         forecast(table, budget_flops, bootstrap=bootstrap, seed=seed),

@@ -11,7 +11,10 @@ def columns(rows: list[list[str]], indent: str = "  ") -> list[str]:
     """Rows of cells as lines, each column as wide as its widest cell; the first left, the rest right aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
-        (indent + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))).rstrip()
+        (
+            indent
+            + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        ).rstrip()
         for row in rows
     ]
 
@@ -49,7 +52,10 @@ def summarise(laws) -> str:
         else:
             rows = [[name, *interval(e)] for name, e in floor.items()]
             out += [f"  L*(C) = E + k C^a through {len(two.accepted)} minima"] + columns(rows, "    ")
-    out += ["", f"Approach 3: L(N, D) = E + A N^-alpha + B D^-beta on {len(laws.table)} runs, objective {laws.objective}"]
+    out += [
+        "",
+        f"Approach 3: L(N, D) = E + A N^-alpha + B D^-beta on {len(laws.table)} runs, objective {laws.objective}",
+    ]
     if three.ok:
         out += columns([[name, *interval(e)] for name, e in three.coefficients().items()])
     else:

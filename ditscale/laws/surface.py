@@ -22,7 +22,9 @@ EXPONENT_LIMITS = (5e-3, 4.0)
 
 
 def optimum(parameters: np.ndarray, kappa: float, budget_flops):
-    """(log N*, log D*, L*) minimising L(N, D) under C = kappa N D, for parameters (..., 5) = (E, log A, log B, alpha, beta).
+    """(log N*, log D*, L*) minimising L(N, D) under C = kappa N D.
+
+    parameters (..., 5) = (E, log A, log B, alpha, beta), broadcast with budget_flops.
 
     N* = G (C/kappa)^(beta/(alpha+beta)), G = (alpha A / (beta B))^(1/(alpha+beta)): Hoffmann et al., equation 4.
     """
@@ -48,7 +50,8 @@ class Surface:
     """A fitted surface. parameters (5,) = (E, log A, log B, alpha, beta); kappa = C / (N D) of the table.
 
     objective_value: the minimum (sum of Huber losses of log residuals, or half the sum of squares); residuals (n,) are
-    log loss measured minus fitted. status "ok" or "refused"; a refused surface keeps its numbers for those who overrule.
+    log loss measured minus fitted. status "ok" or "refused"; a refused surface keeps its numbers for those who
+    overrule.
     """
 
     parameters: np.ndarray
@@ -104,9 +107,9 @@ class Surface:
 def _linear_part(gram: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Non-negative least squares in 3 unknowns for a stack of problems: gram (..., 3, 3), moment (..., 3).
 
-    Returns (solution, decrease of half the sum of squares). All 7 supports are tried; among the feasible ones the largest
-    decrease is the constrained optimum. A and B may not leave (without them alpha or beta mean nothing), but their
-    supports are tried all the same so that the grid sees how poor they are.
+    Returns (solution, decrease of half the sum of squares). All 7 supports are tried; among the feasible ones the
+    largest decrease is the constrained optimum. A and B may not leave (without them alpha or beta mean nothing), but
+    their supports are tried all the same so that the grid sees how poor they are.
     """
     best = np.zeros_like(moment)
     gain = np.zeros(moment.shape[:-1])
@@ -143,14 +146,18 @@ def seeds(x: np.ndarray, z: np.ndarray, loss: np.ndarray, weights: np.ndarray, k
     linear, gain = _linear_part(gram, moment)
     # Local minima of the grid only: the neighbours of the best are the same valley.
     padded = np.pad(gain, 1, constant_values=-np.inf)
-    around = [padded[1 + i : len(gain) + 1 + i, 1 + j : len(gain) + 1 + j] for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
+    around = [
+        padded[1 + i : len(gain) + 1 + i, 1 + j : len(gain) + 1 + j] for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j
+    ]
     peak = (gain >= np.max(around, axis=0)) & (linear[..., 1] > 0) & (linear[..., 2] > 0)
     score = np.where(peak, gain, gain - 1e3 * abs(gain).max())
     picks = np.argsort(-score, axis=None)[:keep]
     i, j = np.unravel_index(picks, gain.shape)
     floor, a, b = np.moveaxis(linear[i, j], -1, 0)
     tiny = 1e-3 * float(np.median(loss))
-    return np.stack([floor, np.log(np.maximum(a, tiny)), np.log(np.maximum(b, tiny)), exponents[i], exponents[j]], axis=-1)
+    return np.stack(
+        [floor, np.log(np.maximum(a, tiny)), np.log(np.maximum(b, tiny)), exponents[i], exponents[j]], axis=-1
+    )
 
 
 def center(parameters: np.ndarray, log_n0: float, log_d0: float, sign: int) -> np.ndarray:
@@ -165,7 +172,9 @@ def center(parameters: np.ndarray, log_n0: float, log_d0: float, sign: int) -> n
 
 
 def fit_surface(table: Table, objective: str = "huber", kappa: float | None = None) -> Surface:
-    """Fit all runs of `table`. objective "huber" (summed, delta 1e-3, log residuals), "ls" (log) or "ls_raw" (raw loss).
+    """Fit all runs of `table`.
+
+    objective: "huber" (summed, delta 1e-3, log residuals), "ls" (log residuals) or "ls_raw" (the loss itself).
 
     Refused: fewer than 6 runs or 2 budgets, a parameter on its bound, no convergence. Raises UserError on an unknown
     objective.
@@ -176,10 +185,14 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     budgets = len(table.slices())
     if len(table) < 6 or budgets < 2:
         code = "too_few_runs" if len(table) < 6 else "too_few_budgets"
-        message = f"the surface L(N, D) has 5 parameters and needs 6 runs at 2 budgets; there are {len(table)} at {budgets}"
+        message = (
+            f"the surface L(N, D) has 5 parameters and needs 6 runs at 2 budgets; there are {len(table)} at {budgets}"
+        )
         finding = Finding(code, message, names if code == "too_few_runs" else ())
         empty = np.full(len(table), np.nan)
-        return Surface(np.full(5, np.nan), kappa, objective, math.nan, empty, len(table), "refused", (message,), (finding,))
+        return Surface(
+            np.full(5, np.nan), kappa, objective, math.nan, empty, len(table), "refused", (message,), (finding,)
+        )
     log_n, log_d = np.log(table.n_params), np.log(table.n_tokens)
     log_n0, log_d0 = log_n.mean(), log_d.mean()
     x, z = log_n - log_n0, log_d - log_d0
@@ -221,17 +234,22 @@ def _judge(parameters: np.ndarray, converged: bool, typical_loss: float) -> list
     findings = []
     floor, log_a, log_b, alpha, beta = parameters
     low, high = EXPONENT_LIMITS
+
+    def bound(text):
+        findings.append(Finding("parameter_on_bound", text))
+
     if floor == 0:
-        findings.append(Finding("parameter_on_bound", "the surface's floor E sits on its bound 0: these runs do not show an "
-                                "irreducible loss; widen the range of budgets"))  # fmt: skip
-    for name, coefficient, exponent, axis in (("A", log_a, alpha, "N"), ("B", log_b, beta, "D")):
+        bound(
+            "the surface's floor E sits on its bound 0: these runs do not show an irreducible loss; widen the budgets"
+        )
+    for name, symbol, coefficient, exponent, axis in (
+        ("A", "alpha", log_a, alpha, "N"),
+        ("B", "beta", log_b, beta, "D"),
+    ):
         if coefficient < math.log(1e-6 * typical_loss):
-            findings.append(Finding("parameter_on_bound", f"the surface's {name} sits on its bound 0: the loss does not "
-                                    f"depend on {axis} in these runs; widen the range of {axis}"))  # fmt: skip
+            bound(f"the surface's {name} sits on its bound 0: the loss does not depend on {axis} here; widen its range")
         elif exponent < 1.02 * low or exponent > 0.98 * high:
-            symbol = "alpha" if name == "A" else "beta"
-            findings.append(Finding("parameter_on_bound", f"the surface's {symbol} sits on its bound ({exponent:.3g}); widen "
-                                    f"the range of {axis} in the runs"))  # fmt: skip
+            bound(f"the surface's {symbol} sits on its bound ({exponent:.3g}); widen the range of {axis} in the runs")
     if not converged:
         findings.append(Finding("not_converged", "the surface fit did not converge; its numbers are withheld"))
     return findings

@@ -14,14 +14,16 @@ from ..units import compact, number
 
 REQUIRED = ("n_params", "n_tokens", "budget_flops")
 OPTIONAL = ("n_images", "achieved_flops", "loss_se")
-# What people call the columns elsewhere. Only suggested, never taken: `N` in millions or `C` in petaFLOP-days is common.
+# What people call the columns elsewhere. Only suggested, never taken: `N` in millions or `C` in petaFLOP-days is
+# common.
 SYNONYMS = {
     "n_params": ("params", "parameters", "n", "num_params", "model_size", "size", "n_parameters"),
     "n_tokens": ("tokens", "d", "num_tokens", "data", "n_data", "train_tokens", "training_tokens"),
     "budget_flops": ("c", "flops", "budget", "compute", "training_flops", "training_flop", "flop", "total_flops"),
     "loss": ("l", "final_loss", "val_loss", "validation_loss", "train_loss", "eval_loss"),
 }
-# Budgets within this ratio are one slice: integer step counts make the achieved FLOPs of a slice differ by a few per cent.
+# Budgets within this ratio are one slice: integer step counts make the achieved FLOPs of a slice differ by a few per
+# cent.
 SAME_BUDGET = 1.15
 
 
@@ -78,7 +80,9 @@ class Table:
         run_ids = [run_ids] if isinstance(run_ids, str) else list(run_ids)
         for name in run_ids:
             if name not in self.run_id:
-                raise UserError(f"{self.source or 'table'}: there is no run {name!r} to exclude{nearest(name, self.run_id)}")
+                raise UserError(
+                    f"{self.source or 'table'}: there is no run {name!r} to exclude{nearest(name, self.run_id)}"
+                )
         kept = self.take(~np.isin(self.run_id, run_ids))
         return dataclasses.replace(kept, exclusions=self.exclusions + tuple((name, reason) for name in run_ids))
 
@@ -87,7 +91,7 @@ class Table:
         return self.take(self.role != "probe")
 
     def slices(self) -> list[tuple[float, np.ndarray]]:
-        """[(budget_flops, row indices)], by rising budget. Budgets within 15 % of the slice's smallest are one slice."""
+        """[(budget_flops, row indices)], rising. Budgets within 15 % of the slice's smallest are one slice."""
         order = np.argsort(self.budget_flops, kind="stable")
         groups: list[list[int]] = []
         for i in order:
@@ -173,20 +177,23 @@ def _build(path, metric, columns, where, exclude) -> Table:
 
 
 def check(table: Table, where) -> None:
-    """Raise UserError for a value no fit can use. `where` names each row. Optional columns may hold NaN (not measured)."""
+    """Raise UserError for a value no fit can use; `where` names each row. Optional columns may hold NaN."""
     columns = {name: getattr(table, name) for name in REQUIRED} | {table.metric: table.loss}
     if not len(table):
         raise UserError(f"{table.source or 'table'}: no rows; a table needs one row per run")
     for name, column in columns.items():
         if len(column) != len(table):
-            raise UserError(f"{table.source or 'table'}: column {name} has {len(column)} values, run_id has {len(table)}")
+            raise UserError(
+                f"{table.source or 'table'}: column {name} has {len(column)} values, run_id has {len(table)}"
+            )
         # A probe that has not been run yet has no loss, and must not stop the fit of the grid.
         bad = ~(np.isfinite(column) & (column > 0)) & ((table.role != "probe") | (name in REQUIRED))
         if bad.any():
             i = int(np.argmax(bad))
             what = f"{column[i]:g} is not finite" if not np.isfinite(column[i]) else f"{column[i]:g} is not positive"
             raise UserError(
-                f"{table.source or 'table'}, {where[i]}, column {name}: {what}; mend it or exclude run {table.run_id[i]!r}"
+                f"{table.source or 'table'}, {where[i]}, column {name}: {what}; "
+                f"mend it or exclude run {table.run_id[i]!r}"
             )
 
 
@@ -222,7 +229,9 @@ def _read_csv(path, metric):
     except (UnicodeDecodeError, csv.Error):
         raise UserError(f"{path} is neither CSV text nor HDF5") from None
     if not header:
-        raise UserError(f"{path} is empty; the first line must name the columns n_params,n_tokens,budget_flops,{metric}")
+        raise UserError(
+            f"{path} is empty; the first line must name the columns n_params,n_tokens,budget_flops,{metric}"
+        )
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise UserError(f"{path}, row 1: column {twice!r} appears twice; rename one")

@@ -99,7 +99,7 @@ def t_cdf(t: float, dof: int) -> float:
 
 
 def t_quantile(p: float, dof: int) -> float:
-    """Student's t quantile for integer dof >= 1 by bisection of the exact CDF, to 1e-12. No scipy: its import is slow."""
+    """Student's t quantile for integer dof >= 1, by bisection of the exact CDF. No scipy: its import is slow."""
     if dof < 1:
         raise ValueError(f"dof must be at least 1, not {dof}")
     if p < 0.5:

@@ -48,7 +48,8 @@ class Verdict:
                 continue
             where = "inside" if law["inside"] else "outside"
             lines.append(
-                f"  {law['law']:<21} {law['predicted']:.4g}   measured is {100 * law['relative_error']:+.2g} % from it, {where} its interval"
+                f"  {law['law']:<21} {law['predicted']:.4g}   measured is {100 * law['relative_error']:+.2g} % "
+                f"from it, {where} its interval"
             )
         if not self.inputs_unchanged:
             lines.append("  The grid runs of this table are not the rows the forecast was made from.")
@@ -67,7 +68,9 @@ def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verd
     if own_hash(forecast.to_dict()) != forecast.sha256:
         raise UserError("this forecast was altered after it was sealed: its content does not match its sha256")
     if table.metric != forecast.metric:
-        raise UserError(f"the forecast is of {forecast.metric!r}, the table was read for {table.metric!r}; read the same metric")
+        raise UserError(
+            f"the forecast is of {forecast.metric!r}, the table was read for {table.metric!r}; read the same metric"
+        )
     target = forecast.target_budget_flops
     i = _find_probe(table, target, run_id)
     name = str(table.run_id[i])
@@ -79,8 +82,8 @@ def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verd
             raise UserError(f"the forecast saw runs at its target budget {compact(target)}; it cannot be judged there")
     if abs(table.budget_flops[i] / target - 1) > AT_TARGET:
         raise UserError(
-            f"probe {name} has budget {compact(table.budget_flops[i])}, more than 1 % off the forecast's {compact(target)}; "
-            "give the probe that was run at the target"
+            f"probe {name} has budget {compact(table.budget_flops[i])}, more than 1 % off the forecast's "
+            f"{compact(target)}; give the probe that was run at the target"
         )
     measured = float(table.loss[i])
     if not math.isfinite(measured):
@@ -119,7 +122,9 @@ def _find_probe(table: Table, target: float, run_id: str | None) -> int:
         return rows[0]
     probes = [i for i in range(len(table)) if table.role[i] == "probe"]
     if not probes:
-        raise UserError(f"{table.source or 'table'}: no run has role probe; add a column role with `probe` for the held-out run")
+        raise UserError(
+            f"{table.source or 'table'}: no run has role probe; add a column role with `probe` for the held-out run"
+        )
     at_target = [i for i in probes if abs(table.budget_flops[i] / target - 1) <= AT_TARGET]
     if len(at_target) > 1:
         names = ", ".join(str(table.run_id[i]) for i in at_target)
@@ -145,7 +150,8 @@ def _sentence(forecast: Forecast, table: Table, i: int, error: float, inside: bo
     ratio = float(table.n_params[i]) / forecast.n_params["value"]
     size = f"the probe's N = {count(table.n_params[i])} is {ratio:.2g}x the forecast optimum"
     return (
-        f"At {compact(forecast.target_budget_flops)} FLOPs, {forecast.factor:.3g}x beyond the largest budget, {forecast.metric} = "
-        f"{float(table.loss[i]):.4g} was measured and {forecast.loss['value']:.4g} forecast by the {forecast.law.replace('_', ' ')} "
+        f"At {compact(forecast.target_budget_flops)} FLOPs, {forecast.factor:.3g}x beyond the largest budget, "
+        f"{forecast.metric} = {float(table.loss[i]):.4g} was measured and {forecast.loss['value']:.4g} forecast by the "
+        f"{forecast.law.replace('_', ' ')} "
         f"({100 * abs(error):.2g} % {side}; {size}). {outcome}"
     )

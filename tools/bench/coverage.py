@@ -1,9 +1,10 @@
-"""Do the stated 95 % intervals hold the truth 95 % of the time? Simulated studies of known surfaces; prints the tables of docs/laws.md.
+"""Do the stated 95 % intervals hold the truth 95 % of the time? Prints the coverage table of docs/laws.md.
 
     python tools/bench/coverage.py [--replicates 300]
 
-Each study has budgets x sizes runs on C = 6 N D, sizes log-spaced within a factor `WIDTH` of the true optimum, log-normal
-run-to-run noise. The target is 8x the largest budget; the probe is one more run there, at the forecast N*, with the same noise.
+Each study has budgets x sizes runs on C = 6 N D, sizes log-spaced within a factor `WIDTH` of the true optimum,
+log-normal run-to-run noise. The target is 8x the largest budget; the probe is one more run there, at the forecast N*,
+with the same noise.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ SMALL, LARGE = (1e11, 9e11), (1e17, 6e18)
 
 
 def study(truth: np.ndarray, budgets: np.ndarray, sizes: int, noise: float, rng) -> Table:
-    n_params = np.concatenate([np.exp(optimum(truth, KAPPA, c)[0]) * np.geomspace(1 / WIDTH, WIDTH, sizes) for c in budgets])
+    n_params = np.concatenate(
+        [np.exp(optimum(truth, KAPPA, c)[0]) * np.geomspace(1 / WIDTH, WIDTH, sizes) for c in budgets]
+    )
     c = np.repeat(budgets, sizes)
     n_tokens = c / KAPPA / n_params
-    return Table.of(n_params, n_tokens, c, surface(truth, n_params, n_tokens) * np.exp(noise * rng.standard_normal(len(c))))
+    return Table.of(
+        n_params, n_tokens, c, surface(truth, n_params, n_tokens) * np.exp(noise * rng.standard_normal(len(c)))
+    )
 
 
 def surface(truth, n_params, n_tokens):
@@ -73,9 +78,19 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=300)
     replicates = parser.parse_args().replicates
     print(f"{replicates} studies per row; one standard error at 0.95 is {math.sqrt(0.95 * 0.05 / replicates):.3f}.\n")
-    print("| truth | budgets x sizes | noise | a (2) | N* (2) | a (3) | N* (3) | L* (3) | approach 3 given | probe | half-width |")
+    columns = (
+        "truth | budgets x sizes | noise | a (2) | N* (2) | a (3) | N* (3) | L* (3) | (3) given | probe | half-width"
+    )
+    print(f"| {columns} |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
-    designs = [("floor", 3, 5), ("floor", 3, 6), ("floor", 3, 7), ("floor", 4, 6), ("no floor", 3, 6), ("asymmetric", 3, 6)]
+    designs = [
+        ("floor", 3, 5),
+        ("floor", 3, 6),
+        ("floor", 3, 7),
+        ("floor", 4, 6),
+        ("no floor", 3, 6),
+        ("asymmetric", 3, 6),
+    ]
     for name, count, sizes in [*designs, ("Chinchilla", 6, 14)]:
         ends = LARGE if name == "Chinchilla" else SMALL
         for noise in (0.003, 0.01, 0.03):
@@ -84,7 +99,12 @@ def main() -> None:
             given = f"{100 * len(hits['a3']) / replicates:.0f} %"
             probe = f"**{np.mean(hits['probe']):.3f}**"
             half = f"{100 * hits['half-width'][0]:.2g} %"
-            print("| " + " | ".join([name, f"{count} x {sizes}", f"{100 * noise:g} %", *cells, given, probe, half]) + " |", flush=True)
+            print(
+                "| "
+                + " | ".join([name, f"{count} x {sizes}", f"{100 * noise:g} %", *cells, given, probe, half])
+                + " |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

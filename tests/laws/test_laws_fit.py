@@ -1,0 +1,175 @@
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from laws_synthetic import ASYMMETRIC, CHINCHILLA, MINIATURE, best, study
+
+from ditscale.errors import UserError
+from ditscale.laws import CODES, Table, fit
+
+SIX = tuple(np.geomspace(1e18, 1e20, 6))
+
+
+def codes(laws, *severities):
+    return {f.code for f in laws.findings if not severities or f.severity in severities}
+
+
+def test_layout_is_the_agreed_one():
+    laws = fit(study(CHINCHILLA, SIX, sizes=9, noise=0.003), targets=["1.5e21", 3e21], bootstrap=200)
+    found = json.loads(json.dumps(laws.to_dict(), allow_nan=False))
+    assert found["layout"] == 1 and found["n_runs"] == 54 and len(found["budgets"]) == 6
+    laws2 = [f"{law}_{part}" for law in ("model", "data", "loss") for part in ("exponent", "coefficient")]
+    assert set(found["approach2"]) == set(laws2)
+    assert set(found["approach3"]) == {"E", "A", "B", "alpha", "beta", "model_exponent", "loss_floor_exponent"}
+    assert set(found["predictions"]) == {"1.5e21", "3e21"}
+    for by in found["predictions"].values():
+        assert set(by) == {"approach2", "approach3"}
+        assert all(set(p) == {"n_params", "n_tokens", "loss"} for p in by.values())
+    for number in (found["approach3"]["E"], found["predictions"]["1.5e21"]["approach2"]["loss"]):
+        assert set(number) == {"value", "low", "high"} and number["low"] <= number["value"] <= number["high"]
+    extra = (
+        "slices",
+        "loss_with_floor",
+        "exclusions",
+        "metric",
+        "objective",
+        "points",
+        "backtest",
+        "kappa",
+        "bootstrap",
+    )
+    assert set(extra) < set(found)
+    assert all(set(f) == {"code", "severity", "message", "runs", "slices"} for f in found["findings"])
+    assert "1.5e21" in laws.summary() and laws.given
+
+
+def test_noise_free_truth_and_no_warnings_on_a_clean_study():
+    laws = fit(study(CHINCHILLA, SIX, sizes=9), targets=["1.5e21"], bootstrap=200)
+    assert not codes(laws, "warning", "refused")
+    n, d, loss = best(CHINCHILLA, 1.5e21)
+    said = laws.predictions["1.5e21"]["approach3"]
+    assert [said[k].value for k in ("n_params", "n_tokens", "loss")] == pytest.approx([n, d, loss], rel=1e-7)
+    alpha, beta = CHINCHILLA[3:]
+    assert laws.approach3.coefficients()["model_exponent"].value == pytest.approx(beta / (alpha + beta), abs=1e-8)
+    # Equal relative grids bias every slice's vertex alike, so the exponents of Approach 2 are exact too.
+    assert laws.approach2_coefficients()["model_exponent"].value == pytest.approx(beta / (alpha + beta), abs=1e-4)
+    assert laws.loss_with_floor()["E"].value == pytest.approx(CHINCHILLA[0], rel=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_noisy_clean_studies_raise_no_warning(seed):
+    assert not codes(fit(study(CHINCHILLA, SIX, sizes=9, noise=0.003, seed=seed), bootstrap=300), "warning", "refused")
+
+
+def test_seeded_and_without_bootstrap():
+    table = study(noise=0.02)
+    assert fit(table, seed=3, bootstrap=100).to_dict() == fit(table, seed=3, bootstrap=100).to_dict()
+    assert fit(table, seed=4, bootstrap=100).to_dict() != fit(table, seed=3, bootstrap=100).to_dict()
+    bare = fit(table, bootstrap=0).to_dict()
+    assert bare["approach2"]["model_exponent"]["low"] is None
+
+
+def changed(table, **columns):
+    return dataclasses.replace(table, **columns)
+
+
+def scaled(column, rows, factor):
+    out = column.copy()
+    out[rows] *= factor
+    return out
+
+
+BASE = study(CHINCHILLA, SIX, sizes=9, noise=0.002)
+
+
+@pytest.mark.parametrize(
+    ("table", "code"),
+    [
+        (changed(BASE, loss=scaled(BASE.loss, [12], 1.3)), "outlier_run"),
+        (changed(BASE, n_params=BASE.n_params / 1e6), "units_mixed"),
+        (changed(BASE, n_params=scaled(BASE.n_params, [3, 4], 1e-6)), "units_mixed"),
+        (changed(BASE, n_tokens=scaled(BASE.n_tokens, [3], 1.3)), "budget_mismatch"),
+        (changed(BASE, budget_flops=scaled(BASE.budget_flops, range(0, 54, 2), 1.05)), "budget_mismatch"),
+        (changed(BASE, achieved_flops=scaled(BASE.budget_flops, [7], 0.9)), "budget_mismatch"),
+        (study(CHINCHILLA, SIX, sizes=9, off=30.0), "minimum_outside"),
+        (study(CHINCHILLA, SIX, sizes=9, off=3.5), "minimum_at_edge"),
+        (study(CHINCHILLA, SIX, sizes=9, off=2.5), "one_sided_grid"),
+        (study(CHINCHILLA, SIX, sizes=9, width=30), "wide_grid"),
+        (study(CHINCHILLA, SIX, sizes=3), "too_few_runs"),
+        (study(CHINCHILLA, SIX[:1], sizes=9), "too_few_budgets"),
+        (study(CHINCHILLA, SIX[:2], sizes=9), "few_budgets"),
+        (study(ASYMMETRIC, (1e11, 3e11, 9e11), sizes=9, width=16), "approach2_bias"),
+        (study(CHINCHILLA, SIX, sizes=9, noise=0.001), "floor_seen"),
+        (study(MINIATURE, (1e11, 3e11, 9e11)), "backtest_without_interval"),
+        (study((0.0, 40.0, 60.0, 0.5, 0.5), (1e11, 3e11, 9e11), noise=0.01, seed=0), "parameter_on_bound"),
+    ],
+)
+def test_findings_are_raised(table, code):
+    laws = fit(table, bootstrap=200)
+    raised = [f for f in laws.findings if f.code == code]
+    assert raised and all(f.severity == CODES[code] for f in raised)
+    json.dumps(laws.to_dict(), allow_nan=False)
+    assert code in laws.summary()
+
+
+def test_broken_power_law_of_n_is_lack_of_fit():
+    parts = [
+        study(CHINCHILLA, (c,), sizes=9, noise=0.001, off=off) for c, off in zip(SIX, (1, 1, 1, 1, 1, 1), strict=True)
+    ]
+    # One slice whose sizes were recorded 1.6x too large: its minimum leaves the line.
+    parts[2] = changed(parts[2], n_params=parts[2].n_params * 1.6, n_tokens=parts[2].n_tokens / 1.6)
+    columns = [np.concatenate([getattr(p, c) for p in parts]) for c in ("n_params", "n_tokens", "budget_flops", "loss")]
+    assert "lack_of_fit" in codes(fit(Table.of(*columns), bootstrap=400))
+
+
+def test_refused_parts_are_null_and_say_why():
+    laws = fit(study(CHINCHILLA, (1e18,), sizes=5), targets=["1e21"])
+    found = laws.to_dict()
+    assert not laws.given and found["approach2"] is None and found["approach3"] is None
+    assert found["predictions"]["1e21"] == {"approach2": None, "approach3": None}
+    assert {"too_few_budgets", "too_few_runs", "backtest_not_possible"} <= codes(laws)
+    assert "refused" in laws.summary()
+
+
+def test_probes_and_exclusions_are_listed():
+    table = study(CHINCHILLA, SIX, sizes=9)
+    role = table.role.copy()
+    role[-1] = "probe"
+    laws = fit(changed(table, role=role).without("row-3", "diverged"), bootstrap=0)
+    found = laws.to_dict()
+    assert found["n_runs"] == 52 and found["exclusions"] == [{"run_id": "row-3", "reason": "diverged"}]
+    assert {"probe_left_out", "excluded_runs"} <= codes(laws)
+    assert "row-54" not in [p["run_id"] for p in found["points"]]
+
+
+def test_backtest_predicts_the_largest_budget():
+    laws = fit(study(CHINCHILLA, SIX, sizes=9, noise=0.002), bootstrap=300)
+    b = laws.backtest
+    assert b.held_out_budget == pytest.approx(1e20) and b.factor == pytest.approx(100**0.2)
+    assert abs(b.approach3["loss_error"]) < 0.003 and b.approach3["covered"] and b.approach3["row_error"] < 0.005
+    # The pure power law has no floor: its forecast is too low, and says so when held against the truth.
+    assert b.approach2["loss_error"] < 0
+
+
+def test_bad_arguments():
+    with pytest.raises(UserError, match="choose one of: huber, ls"):
+        fit(study(), objective="l2")
+    with pytest.raises(UserError, match="target"):
+        fit(study(), targets=["much"])
+    with pytest.raises(UserError, match="every run is a probe"):
+        fit(changed(study(), role=np.array(["probe"] * 21, dtype=object)))
+
+
+def test_the_fit_is_quick_and_imports_neither_torch_nor_scipy():
+    code = "import sys, ditscale.laws; sys.exit(any(m in sys.modules for m in ('torch', 'scipy', 'h5py', 'yaml')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    table = study(CHINCHILLA, SIX, sizes=17, noise=0.003)
+    fit(table, bootstrap=10)
+    begin = time.process_time()
+    fit(table)
+    # About 0.2 s; the limit only catches a lost vectorisation.
+    assert time.process_time() - begin < 3

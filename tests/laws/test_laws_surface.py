@@ -1,0 +1,110 @@
+import math
+
+import numpy as np
+import pytest
+from laws_synthetic import ASYMMETRIC, CHINCHILLA, MINIATURE, best, loss_of, study
+
+from ditscale.errors import UserError
+from ditscale.laws import Table, fit_surface
+from ditscale.laws.descent import descend
+from ditscale.laws.surface import _linear_part, law_with_floor, optimum, refit_surfaces
+
+
+@pytest.mark.parametrize("truth", [MINIATURE, ASYMMETRIC, CHINCHILLA])
+@pytest.mark.parametrize("objective", ["huber", "ls", "ls_raw"])
+def test_noise_free_surfaces_are_recovered_to_1e_8(truth, objective):
+    budgets = (1e11, 3e11, 9e11) if truth[0] < 1 else (1e18, 1e19, 1e20)
+    s = fit_surface(study(truth, budgets, sizes=6), objective)
+    assert s.ok and s.kappa == pytest.approx(6)
+    np.testing.assert_allclose([s.E, s.A, s.B, s.alpha, s.beta], truth, rtol=1e-8)
+
+
+def test_optimum_in_closed_form_is_a_minimum_and_a_power_law():
+    parameters = np.array([MINIATURE[0], math.log(40), math.log(60), 0.5, 0.7])
+    truth = (0.08, 40.0, 60.0, 0.5, 0.7)
+    for budget in (1e11, 1e15, 1e21):
+        log_n, log_d, loss = optimum(parameters, 6.0, budget)
+        near = np.exp(log_n + np.linspace(-0.1, 0.1, 2001))
+        values = loss_of(truth, near, budget / 6 / near)
+        assert np.log(near[np.argmin(values)]) == pytest.approx(log_n, abs=1e-4) and loss <= values.min() + 1e-12
+        np.testing.assert_allclose([np.exp(log_n), np.exp(log_d), loss], best(truth, budget), rtol=1e-10)
+        floor, log_k, exponent = law_with_floor(parameters, 6.0)
+        assert floor + math.exp(log_k) * budget**exponent == pytest.approx(loss, rel=1e-10)
+
+
+def test_non_negative_linear_part_is_optimal():
+    from scipy.optimize import nnls
+
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        x, y = rng.standard_normal((8, 3)), rng.standard_normal(8)
+        solution, _ = _linear_part((x.T @ x)[None], (x.T @ y)[None])
+        np.testing.assert_allclose(solution[0], nnls(x, y)[0], atol=1e-7)
+
+
+@pytest.mark.parametrize("objective", ["huber", "ls"])
+def test_no_general_optimiser_finds_a_better_minimum(objective):
+    from scipy.optimize import minimize
+
+    table = study(CHINCHILLA, (1e18, 1e19, 1e20), sizes=8, noise=0.01, seed=4)
+    s = fit_surface(table, objective)
+
+    def value(p):
+        r = np.abs(
+            np.log(p[0] + np.exp(p[1]) * table.n_params ** -p[3] + np.exp(p[2]) * table.n_tokens ** -p[4])
+            - np.log(table.loss)
+        )
+        return np.sum(np.where(r < 1e-3, 0.5 * r * r, 1e-3 * (r - 5e-4)) if objective == "huber" else 0.5 * r * r)
+
+    assert value(s.parameters) == pytest.approx(s.objective_value, rel=1e-9)
+    others = [
+        minimize(value, s.parameters * f, method="Nelder-Mead", options={"maxiter": 4000}).fun for f in (1.0, 1.01)
+    ]
+    assert s.objective_value <= min(others) * (1 + 1e-7)
+
+
+def test_huber_shrugs_off_a_diverged_run():
+    table = study(noise=0.002, seed=2)
+    loss = table.loss.copy()
+    loss[5] *= 1.5
+    s = fit_surface(Table.of(table.n_params, table.n_tokens, table.budget_flops, loss))
+    assert s.optimum(7.2e12)[2] == pytest.approx(best(MINIATURE, 7.2e12)[2], rel=0.02)
+
+
+def test_batched_refits_equal_single_fits_of_repeated_rows():
+    table = study(noise=0.02, seed=5)
+    s = fit_surface(table, "ls")
+    rng = np.random.default_rng(1)
+    counts = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), size=3)
+    batch = refit_surfaces(s, table, np.log(table.loss), counts.astype(float))
+    for k in range(3):
+        again = table.take(np.repeat(np.arange(len(table)), counts[k]))
+        alone = fit_surface(Table.of(again.n_params, again.n_tokens, again.budget_flops, again.loss), "ls")
+        target = [optimum(p, 6.0, 1e12)[2] for p in (batch[k], alone.parameters)]
+        assert target[0] == pytest.approx(target[1], rel=1e-4)
+
+
+def test_descent_keeps_its_bounds():
+    table = study((0.0, 40.0, 60.0, 0.5, 0.5), noise=0.03, seed=1)
+    x, z = np.log(table.n_params), np.log(table.n_tokens)
+    result = descend(
+        np.tile([0.1, 0.0, 0.0, 0.4, 0.4], (4, 1)), x - x.mean(), z - z.mean(), np.log(table.loss), limits=(0.3, 0.45)
+    )
+    assert (result.parameters[:, 0] >= 0).all() and (result.parameters[:, 3:] <= 0.45).all() and result.converged.all()
+
+
+def test_refusals():
+    few = fit_surface(study(sizes=5, budgets=(1e11,)))
+    assert not few.ok and few.findings[0].code == "too_few_runs"
+    one = fit_surface(study(sizes=8, budgets=(1e11,)))
+    assert not one.ok and one.findings[0].code == "too_few_budgets"
+    # The loss bends the wrong way for a floor: E is driven to 0.
+    table = study((0.0, 40.0, 60.0, 0.5, 0.5))
+    bound = fit_surface(Table.of(table.n_params, table.n_tokens, table.budget_flops, table.loss - 0.02))
+    assert not bound.ok and bound.without_floor and "floor E" in bound.reasons[0]
+    no_d = study((0.5, 40.0, 1e-12, 0.5, 0.5), width=4)
+    n = np.tile(np.geomspace(1e4, 1e6, 7), 3)
+    no_d = Table.of(n, no_d.budget_flops / 6 / n, no_d.budget_flops, 0.5 + 40 * n**-0.5)
+    assert "parameter_on_bound" in [f.code for f in fit_surface(no_d).findings]
+    with pytest.raises(UserError, match="choose one of: huber"):
+        fit_surface(study(), "hubert")
