@@ -16,7 +16,7 @@ from .read import Material, number, read_material
 from .samples import data_uri, pairs, samples_plot
 from .slices import slices_plot
 from .style import Plot, css_variables, render
-from .tables import code
+from .tables import code, superscripts
 from .training import training_plot
 
 PLOTS = (slices_plot, powerlaws_plot, training_plot, domains_plot, samples_plot)
@@ -82,7 +82,7 @@ def _head(material: Material) -> str:
         for law, symbol, what in (("model", "N*", "optimal model size"), ("data", "D*", "optimal data"), ("loss", "L*", "loss at the optimum")):
             e = number(two[f"{law}_exponent"])
             tiles.append(
-                f"<div><p>{what}</p><p class=big>{symbol} ∝ C<sup>{e.value:.3f}</sup></p><p><small>95 %: {escape(sentences.interval(e))}</small></p></div>"
+                f"<div><p>{what}</p><p class=big>{symbol} ∝ {superscripts(f'C^{e.value:.3f}')}</p><p><small>95 %: {escape(sentences.interval(e, sentences.exponent))}</small></p></div>"
             )
         out.append(f'<div class="tiles">{"".join(tiles)}</div>')
     if material.forecast:
@@ -97,17 +97,10 @@ def _head(material: Material) -> str:
     return "\n".join(out)
 
 
-def superscripts(text: str) -> str:
-    """Escaped text with C^0.5 set as a power."""
-    import re
-
-    return re.sub(r"C\^(-?[\d.]*\d)", lambda m: f"C<sup>{m[1].replace('-', '−')}</sup>", escape(text))
-
-
 def _missing(material: Material) -> str:
     if not material.missing:
         return ""
-    items = "".join(f"<li>{escape(m.what)}: {code(f'`{m.command}`')}</li>" for m in material.missing)
+    items = "".join(f"<li>{escape(m.what)}: {code(m.command)}</li>" for m in material.missing)
     return f'<section class="missing"><h2>Not in this report yet</h2><p>DIR is this study\'s directory.</p><ul>{items}</ul></section>'
 
 

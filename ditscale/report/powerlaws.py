@@ -9,6 +9,7 @@ import numpy as np
 from ..laws import Estimate
 from ..units import compact, count
 from .read import Material, number
+from .sentences import digits
 from .style import ACCENT, INK, MUTED, PAPER, Panel, Plot, label_lines, limits, log_axis, sequence
 
 # name of the law in laws.json, of its column, its symbol, and how its values are written
@@ -29,7 +30,7 @@ def curves(laws: dict, law: str, column: str, budget) -> list[tuple[str, np.ndar
     out = []
     if laws["approach2"]:
         k, a = (laws["approach2"][f"{law}_{part}"]["value"] for part in ("coefficient", "exponent"))
-        out.append((f"power law\nC^{a:.3f}", k * budget**a, "-", INK))
+        out.append((f"power law\n$C^{{{a:.3f}}}$", k * budget**a, "-", INK))
     if law == "loss" and laws["loss_with_floor"]:
         f = {k: e["value"] for k, e in laws["loss_with_floor"].items()}
         out.append((f"with floor\nE = {f['E']:.3g}", f["E"] + f["coefficient"] * budget ** f["exponent"], (0, (6, 2)), INK))
@@ -66,7 +67,7 @@ def _law(material: Material, law: str, column: str, symbol: str, form):
         said = number(forecast[column]) if forecast else None
         shown = [s[column] for s in slices] + [v for _, v, _, _ in lines] + [probed] + ([v for v in (said.value, said.low, said.high) if v] if said else [])
         log_axis(axes.xaxis, low, high, "training budget C, FLOPs", compact, 6)
-        log_axis(axes.yaxis, *limits(*shown) if shown else (1, 10), symbol if column != "loss" else f"{laws['metric']} {symbol}", form, 6)
+        log_axis(axes.yaxis, *limits(*shown, margin=0.1) if shown else (1, 10), symbol if column != "loss" else f"{laws['metric']} {symbol}", form, 6)
         band = (laws.get("bands") or {}).get(column)
         if band:
             at, lows, highs = (np.array([np.nan if x is None else x for x in v]) for v in (
@@ -109,6 +110,8 @@ def _probe(material: Material):
     """A function that draws the forecasts of all forms and the measured loss, magnified."""
     forecast, verdict = material.forecast, material.verdict
     rows = [("sealed\nforecast", number(forecast["loss"]), ACCENT)]
+    judged = material.points["run_id"] == (verdict or {}).get("run_id")
+    se = float(material.points["loss_se"][judged][0]) if judged.any() and forecast["metric"] == "loss" else None
     rows += [(FORMS[f["law"]], number(f["loss"]), INK) for f in forecast["forms"] if f["loss"]]
 
     def draw(figure):
@@ -123,10 +126,13 @@ def _probe(material: Material):
         axes.set_title("The forecast, magnified", fontsize=10)
         axes.margins(x=0.12)
         if verdict:
-            axes.axvline(verdict["measured"], color=ACCENT, lw=1.2, zorder=2)
-            text = f"measured {verdict['measured']:.4g}"
-            axes.annotate(text, (verdict["measured"], 0.02), xycoords=("data", "axes fraction"), xytext=(5, 0), textcoords="offset points",
-                          fontsize=9, color=ACCENT)  # fmt: skip
+            measured = verdict["measured"]
+            axes.axvline(measured, color=ACCENT, lw=1.2, zorder=2)
+            if se is not None:
+                axes.axvspan(measured - 1.96 * se, measured + 1.96 * se, color=ACCENT, alpha=0.15, lw=0, zorder=1)
+            left = measured < sum(axes.get_xlim()) / 2
+            axes.annotate(f"measured {digits(measured)}", (measured, 0.02), xycoords=("data", "axes fraction"), xytext=(5 if left else -5, 0),
+                          textcoords="offset points", fontsize=9, color=ACCENT, ha="left" if left else "right")  # fmt: skip
 
     return draw
 
@@ -154,5 +160,5 @@ def _caption(material: Material) -> str:
         )
         text += "The last panel magnifies the loss there, on a linear axis because it compares differences. "
         if material.verdict:
-            text += "The line is the measured loss of the probe, one run. "
+            text += "The line is the measured loss of the probe, one run; its shade is 95 % of that measurement's Monte-Carlo error. "
     return text + "All other axes are log, on which a pure power law is a straight line and a floor shows as a bend."

@@ -29,7 +29,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Missing:
-    """A part the report cannot show: what it is, and the command that gives it."""
+    """A part the report cannot show: what it is, and the command that gives it (between backticks)."""
 
     what: str
     command: str
@@ -106,16 +106,16 @@ def read_material(root: Path | str) -> Material:
     probed = bool((points["role"] == "probe").any())
     missing = []
     if laws is None:
-        missing.append(Missing("The laws (laws.json)", "ditscale fit DIR"))
+        missing.append(Missing("The laws (laws.json)", "`ditscale fit DIR`"))
     elif not _same_runs(laws, points, excluded):
-        missing.append(Missing("Laws of these runs: laws.json was fitted to other runs or losses than study.h5 holds", "ditscale fit DIR"))
+        missing.append(Missing("Laws of these runs: laws.json was fitted to other runs or losses than study.h5 holds", "`ditscale fit DIR`"))
     if forecast is None:
-        missing.append(Missing("The sealed forecast (forecast.json)", "ditscale forecast DIR"))
+        missing.append(Missing("The sealed forecast (forecast.json)", "`ditscale forecast DIR`"))
     if verdict is None:
-        first = "" if probed or forecast is None else "ditscale launch DIR, then "
-        missing.append(Missing("The verdict on the forecast (verdict.json)", f"{first}ditscale verdict DIR"))
+        first = "" if probed else "`ditscale launch DIR` (trains the probe), then "
+        missing.append(Missing("The verdict on the forecast (verdict.json)", f"{first}`ditscale verdict DIR`"))
     if samples is None:
-        missing.append(Missing(f"Samples of the best run ({best})", f"ditscale evaluate DIR/runs/{best}"))
+        missing.append(Missing(f"Samples of the best run ({best})", f"`ditscale evaluate DIR/runs/{best}`"))
     return Material(Path(root), study, points, excluded, curves, laws, forecast, verdict, samples, tuple(missing))
 
 

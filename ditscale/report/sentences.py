@@ -22,7 +22,16 @@ def plural(n: int, word: str) -> str:
     return f"{n} {word}{'s' * (n != 1)}"
 
 
-def interval(e: Estimate, form="{:.3g}".format) -> str:
+def digits(x: float) -> str:
+    """Four significant digits, trailing zeros kept: 0.1990."""
+    return f"{x:#.4g}".rstrip(".") if 1e-3 <= abs(x) < 1e4 else compact(x)
+
+
+def exponent(x: float) -> str:
+    return f"{x:.3f}".replace("-", "−")
+
+
+def interval(e: Estimate, form=compact) -> str:
     """'0.195 to 0.201', with an end that the runs do not bound named so."""
     if e.low is None and e.high is None:
         return "no interval"
@@ -65,8 +74,8 @@ def found(material: Material) -> list[str]:
         a, b, c = (number(two[f"{x}_exponent"]) for x in ("model", "data", "loss"))
         out.append(
             f"Through the minima of {len(ok)} of {plural(len(laws['slices']), 'slice')}: "
-            f"N* grows as C^{a.value:.3f} (95 %: {interval(a)}), D* as C^{b.value:.3f} ({interval(b)}), "
-            f"and the {laws['metric']} L* changes as C^{c.value:.4f} ({interval(c)})."
+            f"N* grows as C^{a.value:.3f} (95 %: {interval(a, exponent)}), D* as C^{b.value:.3f} ({interval(b, exponent)}), "
+            f"and the {laws['metric']} L* changes as C^{c.value:.3f} ({interval(c, exponent)})."
         )
         out.append(growth(a, b))
     else:
@@ -75,7 +84,7 @@ def found(material: Material) -> list[str]:
     if three:
         a, e = number(three["model_exponent"]), number(three["E"])
         out.append(
-            f"The surface fitted to all {plural(laws['n_runs'], 'run')} gives N* as C^{a.value:.3f} ({interval(a)}) "
+            f"The surface fitted to all {plural(laws['n_runs'], 'run')} gives N* as C^{a.value:.3f} ({interval(a, exponent)}) "
             f"and an irreducible {laws['metric']} E = {e.value:.3g} ({interval(e)})."
         )
     else:
@@ -100,8 +109,8 @@ def said(material: Material) -> str:
     loss, n = number(f["loss"]), number(f["n_params"])
     return (
         f"Sealed {f['created']}, from {plural(f['inputs']['n_runs'], 'run')}: at {compact(f['target_budget_flops'])} FLOPs, {f['factor']:.3g}x beyond "
-        f"the largest budget, one new run at the optimum (N* = {count(n.value)}, 95 %: {interval(n, count)}) measures a {f['metric']} of "
-        f"{loss.value:.4g} ({100 * f['level']:g} %: {interval(loss, '{:.4g}'.format)}), by {FORMS.get(f['law'], f['law'])}."
+        f"the largest budget, one new run at the optimum (N* = {count(n.value)}, 95 %: {interval(n, count)}) was forecast to measure a "
+        f"{f['metric']} of {digits(loss.value)} ({100 * f['level']:g} %: {interval(loss, digits)}), by {FORMS.get(f['law'], f['law'])}."
     )
 
 
@@ -110,16 +119,17 @@ def verdict(material: Material) -> str:
     v = material.verdict
     if not v:
         return "" if not material.forecast else "The probe has not been judged yet, so nothing is known about how well the law extrapolates."
-    limits = interval(Estimate(v["predicted"], *v["interval"]), "{:.4g}".format)
+    limits = interval(Estimate(v["predicted"], *v["interval"]), digits)
+    level = f"{100 * material.forecast['level']:g} % " if material.forecast else ""
     text = (
-        f"The probe measured {v['measured']:.4g}, {'inside' if v['inside'] else 'outside'} the sealed interval ({limits}) and "
-        f"{100 * abs(v['relative_error']):.2g} % {'above' if v['relative_error'] > 0 else 'below'} the forecast of {v['predicted']:.4g}. "
+        f"The probe measured {digits(v['measured'])}, {'inside' if v['inside'] else 'outside'} the sealed {level}interval ({limits}) and "
+        f"{100 * abs(v['relative_error']):.2g} % {'above' if v['relative_error'] > 0 else 'below'} the forecast of {digits(v['predicted'])}. "
         f"It has N = {count(v['n_params'])}, {v['n_params'] / v['n_params_forecast']:.2g}x the forecast optimum."
     )
     others = [law for law in v["by_law"] if material.forecast and law["law"] != material.forecast["law"] and law["predicted"] is not None]
     if others:
         parts = [
-            f"{FORMS.get(o['law'], o['law'])} forecast {o['predicted']:.4g} ({100 * o['relative_error']:+.2g} %, {'inside' if o['inside'] else 'outside'} its interval)"
+            f"{FORMS.get(o['law'], o['law'])} forecast {digits(o['predicted'])} ({100 * o['relative_error']:+.2g} %, {'inside' if o['inside'] else 'outside'} its interval)"
             for o in others
         ]
         text += " For comparison, not sealed as the forecast: " + "; ".join(parts) + "."

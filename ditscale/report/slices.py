@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import exp, log
-
 import numpy as np
 
 from ..units import compact, count
@@ -17,11 +15,17 @@ def parabola(slice_: dict, n_params, raw: bool):
     return slice_["loss"] + square if raw else slice_["loss"] * np.exp(square)
 
 
+def curve_over(n_params) -> np.ndarray:
+    """Where a slice's curve is drawn: a little beyond its runs, for a parabola says nothing far from them."""
+    low, high = np.log(n_params).min(), np.log(n_params).max()
+    return np.exp(np.linspace(low - 0.03 * (high - low), high + 0.03 * (high - low), 200))
+
+
 def of_slice(material: Material, slice_: dict) -> np.ndarray:
     """Rows of the runs that a slice was fitted to: fitted, and nearer in budget to it than to any other slice."""
     budgets = np.log([s["budget_flops"] for s in material.laws["slices"]])
     nearest = np.argmin(np.abs(np.log(material.points["budget_flops"])[:, None] - budgets), axis=1)
-    return np.flatnonzero(material.fitted & (np.exp(budgets[nearest]) == np.exp(log(slice_["budget_flops"]))))
+    return np.flatnonzero(material.fitted & (budgets[nearest] == np.log(slice_["budget_flops"])))
 
 
 def slices_plot(material: Material) -> Plot:
@@ -45,7 +49,8 @@ def slices_plot(material: Material) -> Plot:
         n, loss = points["n_params"][rows], points[metric][rows]
         low, high = limits(n, margin=0.05)
         log_axis(top.xaxis, low, high * (high / low) ** 0.13, "" if laws else "model size N", count, 8)
-        log_axis(top.yaxis, *limits(loss, *[s["loss"] for _, _, s in groups if s and s["status"] == "ok"]), f"validation {metric}")
+        fitted = [(s, curve_over(points["n_params"][rows])) for _, rows, s in groups if s and s["status"] == "ok"]
+        log_axis(top.yaxis, *limits(loss, *[s["loss"] for s, _ in fitted], *[parabola(s, x, raw) for s, x in fitted]), f"validation {metric}")
         ends, largest = [], 0.0
         for (budget, rows, s), colour in zip(groups, colours, strict=True):
             n, loss = points["n_params"][rows], points[metric][rows]
@@ -55,11 +60,10 @@ def slices_plot(material: Material) -> Plot:
             end = rows[np.argmax(n)]
             x, y, text = points["n_params"][end], points[metric][end], compact(budget)
             if ok:
-                x = exp(log(n.max()) + 0.04 * log(n.max() / n.min()))
-                grid = np.geomspace(n.min() ** 1.04 / n.max() ** 0.04, x, 200)
+                grid = curve_over(n)
                 curve = parabola(s, grid, raw)
                 top.plot(grid, curve, color=colour)
-                y = curve[-1]
+                x, y = grid[-1], curve[-1]
                 se_n = s.get("log_n_se")
                 if se_n:
                     ends_n = s["n_params"] * np.exp(1.96 * se_n * np.array([-1, 1]))

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from ..units import compact
@@ -20,10 +21,14 @@ from ..units import compact
 # Each colour, and what it becomes on a dark page.
 INK, MUTED, RULE, PAPER, ACCENT = "#1b1f24", "#666e78", "#dde1e6", "#fffffe", "#c8510a"
 STEPS = 24
+LABELS = (0.06, 0.99)  # where labels may stand, as fractions of the height of the axes
 # viridis: even in lightness, so the order survives colour blindness and a grey printer. Its ends are cut where they
 # would fade into the page: the yellow one on white, the purple one on black.
-RAMP = [to_hex(colormaps["viridis"](x)) for x in np.linspace(0.0, 0.84, STEPS)]
-DARK = dict(zip(RAMP, [to_hex(colormaps["viridis"](x)) for x in np.linspace(0.36, 1.0, STEPS)], strict=True))
+RAMP = [to_hex(colormaps["viridis"](x)) for x in np.linspace(0.0, 0.8, STEPS)]
+# The same for letters, which are thinner than marks: darker the lighter the colour is.
+LETTERS = {c: to_hex([(1 - 0.4 * i / STEPS) * v for v in to_rgb(c)]) for i, c in enumerate(RAMP)}
+DARK = dict(zip(RAMP, [to_hex(colormaps["viridis"](x)) for x in np.linspace(0.42, 1.0, STEPS)], strict=True))
+DARK |= {LETTERS[c]: DARK[c] for c in RAMP}
 DARK |= {INK: "#e8eaed", MUTED: "#a2abb5", RULE: "#363c44", PAPER: "#15181c", ACCENT: "#ff9a55"}
 
 RC = {
@@ -32,7 +37,7 @@ RC = {
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.8,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.7,
     "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titleweight": "bold", "lines.linewidth": 1.6,
-    "svg.fonttype": "path", "svg.hashsalt": "ditscale", "pdf.fonttype": 42, "savefig.dpi": 200,
+    "mathtext.default": "regular", "svg.fonttype": "path", "svg.hashsalt": "ditscale", "pdf.fonttype": 42, "savefig.dpi": 200,
 }  # fmt: skip
 
 
@@ -120,11 +125,15 @@ def label_lines(axes, entries, gap: float = 0.055, x: float | None = None, **sty
     for (own_x, _, text, colour), y in zip(placed, ys, strict=True):
         at = (own_x if x is None else x) + 0.015
         style = {"fontsize": 9, "va": "center", **style}
-        axes.annotate(text, (at, y), xycoords="axes fraction", color=colour, annotation_clip=False, **style)
+        halo = [withStroke(linewidth=2.5, foreground=PAPER)]  # a label stays readable on top of a curve
+        axes.annotate(text, (at, y), xycoords="axes fraction", color=LETTERS.get(colour, colour), annotation_clip=False, path_effects=halo, zorder=9, **style)
 
 
 def spread(ys: list[float], gap: float) -> list[float]:
-    """Rising positions moved as little as needed to lie at least `gap` apart: neighbours that collide share a centre."""
+    """Rising positions moved as little as needed to lie at least `gap` apart: neighbours that collide share a centre.
+
+    All stay within LABELS, clear of what is written outside the axes.
+    """
     blocks = []  # [mean of wanted first positions, members]
     for i, y in enumerate(ys):
         blocks.append([y, 1])
@@ -132,7 +141,8 @@ def spread(ys: list[float], gap: float) -> list[float]:
             start, n = blocks.pop()
             first, m = blocks.pop()
             blocks.append([(first * m + (start - gap * m) * n) / (m + n), m + n])
-    return [start + gap * k for start, n in blocks for k in range(n)]
+    inside = [(max(LABELS[0], min(start, LABELS[1] - gap * (n - 1))), n) for start, n in blocks]
+    return [start + gap * k for start, n in inside for k in range(n)]
 
 
 # ------------------------------------------------------------------------------------------------------------ output
@@ -175,7 +185,8 @@ def themed(svg: str, name: str, alt: str) -> str:
     svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
-    svg = re.sub(r"(\d+\.\d\d)\d+", r"\1", svg)  # a hundredth of a point is enough
+    # A hundredth of a point is enough for a curve; scales keep their digits.
+    svg = re.sub(r'\bd="[^"]*"', lambda path: re.sub(r"(\d\.\d\d)\d+", r"\1", path[0]), svg)
     for colour in DARK:
         svg = svg.replace(colour, f"var(--c{colour[1:]})")
     width, height = (float(v) for v in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy as np
 from ..config import plain
 from ..units import compact, count, duration
 from .read import Material, number
-from .sentences import interval, plural
+from .sentences import digits, interval, plural
+
+SURFACE = {"alpha": "α", "beta": "β", "model_exponent": "exponent of N*, β/(α+β)", "loss_floor_exponent": "exponent of L* − E, −αβ/(α+β)"}
 
 
 def code(text: str) -> str:
@@ -18,13 +21,24 @@ def code(text: str) -> str:
     return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(parts))
 
 
-def table(head: list[str], rows: list[list[str]], left: int = 1) -> str:
+def superscripts(text: str) -> str:
+    """Escaped text in which C^0.5 and N^-alpha are powers."""
+    greek = {"alpha": "α", "beta": "β"}
+
+    def power(found):
+        text = found[1].lstrip("-")
+        return f"<sup>{'−' * found[1].startswith('-')}{greek.get(text, text)}</sup>"
+
+    return re.sub(r"\^(-?(?:\d+(?:\.\d+)?|[a-z]+))", power, escape(text))
+
+
+def table(head: list[str], rows: list[list[str]], left: int = 1, kind: str = "") -> str:
     """A table that scrolls sideways on a narrow page. Cells are HTML already; the first `left` columns are text."""
     if not rows:
         return ""
     line = lambda cells, tag: "<tr>" + "".join(f'<{tag}{" class=t" if i < left else ""}>{c}</{tag}>' for i, c in enumerate(cells)) + "</tr>"
     return (
-        f'<div class="wide" tabindex="0"><table><thead>{line([escape(h) for h in head], "th")}</thead>'
+        f'<div class="wide {kind}" tabindex="0"><table><thead>{line([escape(h) for h in head], "th")}</thead>'
         f"<tbody>{''.join(line(row, 'td') for row in rows)}</tbody></table></div>"
     )
 
@@ -36,22 +50,25 @@ def run_link(run_id: str) -> str:
 
 def laws_table(material: Material) -> str:
     """Coefficients and exponents of all laws, with the number of points behind each."""
-    laws, rows = material.laws, []
+    laws, rows, first = material.laws, [], []
 
-    def row(name, e, points):
-        rows.append([code(name), f"{e.value:.4g}", escape(interval(e)), points])
+    def row(law, name, e, points):
+        same = bool(rows) and rows[-1][0] == law
+        rows.append([law, name, digits(e.value), escape(interval(e)), points])
+        first.append("" if same else superscripts(law))
 
     minima = plural(sum(s["status"] == "ok" for s in laws["slices"]), "minimum").replace("minimums", "minima")
     for law, symbol in (("model", "N*"), ("data", "D*"), ("loss", "L*")):
         if laws["approach2"]:
-            row(f"{symbol} = k C^a: exponent a", number(laws["approach2"][f"{law}_exponent"]), minima)
-            row(f"{symbol} = k C^a: coefficient k", number(laws["approach2"][f"{law}_coefficient"]), minima)
+            row(f"{symbol} = k C^a", "exponent a", number(laws["approach2"][f"{law}_exponent"]), minima)
+            row(f"{symbol} = k C^a", "coefficient k", number(laws["approach2"][f"{law}_coefficient"]), minima)
     for key, name in (("E", "floor E"), ("coefficient", "coefficient k"), ("exponent", "exponent a")):
         if laws["loss_with_floor"]:
-            row(f"L* = E + k C^a: {name}", number(laws["loss_with_floor"][key]), minima)
+            row("L* = E + k C^a", name, number(laws["loss_with_floor"][key]), minima)
     for key, e in (laws["approach3"] or {}).items():
-        row(f"Surface E + A N^-alpha + B D^-beta: {key.replace('_', ' ')}", number(e), plural(laws["n_runs"], "run"))
-    return table(["law", "value", "95 % interval", "stands on"], rows)
+        row("L = E + A N^-alpha + B D^-beta", SURFACE.get(key, key), number(e), plural(laws["n_runs"], "run"))
+    cells = [[law, *row[1:]] for law, row in zip(first, rows, strict=True)]
+    return table(["law", "number", "value", "95 % interval", "stands on"], cells, left=2)
 
 
 def slices_table(material: Material) -> str:
@@ -65,8 +82,10 @@ def slices_table(material: Material) -> str:
             "" if s["residual_rms"] is None else f"{100 * s['residual_rms']:.2g} %",
             f"<span class={s['status']}>{escape(s['status'])}</span>", escape("; ".join(s["reasons"])),
         ])  # fmt: skip
-    head = ["budget", "runs", "N*", "D*", "L*", "N within 0.1 % of L*", "residual", "status", ""]
-    return table(head, rows)
+    head = ["budget", "runs", "N*", "D*", "L*", "N within 0.1 % of L*", "residual", "status", "reasons"]
+    if not any(row[-1] for row in rows):
+        return table(head[:-1], [row[:-1] for row in rows])
+    return table(head, rows, kind="slices")
 
 
 def runs_table(material: Material) -> str:
@@ -75,7 +94,7 @@ def runs_table(material: Material) -> str:
     others = material.out_of_domain
     rows = []
     for i, run_id in enumerate(p["run_id"]):
-        part = "probe" if material.probe[i] else "in the fit" if fitted[i] else "grid"
+        part = "probe" if material.probe[i] else "fit" if fitted[i] else "grid"
         off = p["achieved_flops"][i] / p["budget_flops"][i] - 1
         rows.append([
             run_link(run_id), part, compact(p["budget_flops"][i]), f"{compact(p['achieved_flops'][i])} <small>{off:+.2%}</small>",
@@ -86,7 +105,7 @@ def runs_table(material: Material) -> str:
         ])  # fmt: skip
     head = ["run", "part", "budget C", "achieved FLOPs", "width x depth", "N", "D, tokens", "images", "rate", "loss ± se", "training loss",
             *[f"loss on {name}" for name in others], "seconds", "attempts"]  # fmt: skip
-    return table(head, rows, left=2)
+    return table(head, rows, left=2, kind="runs")
 
 
 def excluded_table(material: Material) -> str:

@@ -1,8 +1,5 @@
 """Whole studies without training: the real plan, records, collect and laws, with losses from a known surface."""
 
-import json
-from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -98,3 +95,21 @@ def build(root, *settings, fit=True, forecast=True, probe=0.0, samples=True, unf
         with h5py.File(paths.table) as file:
             evaluate(paths, file["points/run_id"][int(np.argmin(file["points/loss"]))].decode())
     return paths
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory):
+    """`build` in a new directory: study(*settings, **options) returns its StudyPaths."""
+    return lambda *settings, **options: build(tmp_path_factory.mktemp("study") / "s", *settings, **options)
+
+
+@pytest.fixture(scope="session")
+def held(study):
+    """A complete study whose probe lies on the law."""
+    return study()
+
+
+@pytest.fixture(scope="session")
+def failed(study):
+    """A complete study whose probe lies 12 % above the law."""
+    return study(probe=0.12)
