@@ -73,6 +73,9 @@ class Approach2:
 def fit_approach2(table: Table, response: str = "log", bootstrap: int = 1000, seed: int = 0) -> Approach2:
     """Fit every slice, then the laws through the accepted ones. response "log" (log loss, default) or "raw" (loss)."""
     groups = [rows for _, rows in table.slices()]
+    if not table.is_isoflop():
+        message = "the budgets form a continuum, not slices of equal compute, so there are no parabolas; use approach 3"
+        return Approach2((), *(None,) * 9, "none", "refused", (Finding("not_isoflop", message),))
     pooled, dof = pooled_variance(table, groups, response)
     slices = tuple(fit_parabola(table, rows, response, pooled if dof else None) for rows in groups)
     accepted = [p for p in slices if p.ok]
@@ -84,8 +87,7 @@ def fit_approach2(table: Table, response: str = "log", bootstrap: int = 1000, se
             "add a budget or mend the refused slices"
         )
         findings.append(Finding("too_few_budgets", message, slices=tuple(p.budget_flops for p in slices)))
-        empty = (None,) * 9
-        return Approach2(slices, *empty, "none", "refused", tuple(findings))
+        return Approach2(slices, *(None,) * 9, "none", "refused", tuple(findings))
     if len(accepted) == 2:
         both = ", ".join(compact(p.budget_flops) for p in accepted)
         text = f"the laws stand on 2 budgets ({both}): nothing checks their form"

@@ -63,8 +63,8 @@ def fit_approach3(
     """
     surface = fit_surface(table, objective)
     groups = [rows for _, rows in table.slices()]
-    # A table that is no isoFLOP study (most budgets have 1-3 runs) is one stratum: there are no slices to keep.
-    if np.median([len(rows) for rows in groups]) < 4:
+    # Without slices worth the name (a continuum of budgets, or 1-3 runs at most of them) all runs are one stratum.
+    if not table.is_isoflop() or np.median([len(rows) for rows in groups]) < 4:
         groups = [np.arange(len(table))]
     how = scheme([len(rows) for rows in groups])
     if not bootstrap or not (surface.ok or keep_without_floor and surface.without_floor):

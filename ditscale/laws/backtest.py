@@ -10,6 +10,7 @@ from ..units import compact
 from .approach2 import fit_approach2
 from .approach3 import fit_approach3
 from .findings import Finding
+from .surface import optimum
 from .table import Table
 from .uncertainty import Estimate, estimate
 
@@ -42,6 +43,9 @@ class Backtest:
 def backtest(table: Table, objective: str, response: str, bootstrap: int, seed: int):
     """(Backtest or None, findings). Without an interval when fewer than 3 budgets remain."""
     groups = table.slices()
+    if not table.is_isoflop():
+        text = "without slices of equal compute there is no largest budget to hold out"
+        return None, [Finding("backtest_not_possible", text)]
     held_budget, held = groups[-1]
     rest = table.take(np.concatenate([rows for _, rows in groups[:-1]])) if len(groups) > 2 else None
     if rest is None:
@@ -71,8 +75,6 @@ def backtest(table: Table, objective: str, response: str, bootstrap: int, seed: 
         n_star, _, loss = fit.surface.optimum(held_budget)
         spread = None
         if fit.draws is not None:
-            from .surface import optimum
-
             spread = optimum(fit.draws, fit.surface.kappa, held_budget)[2]
         parts["approach3"] = _compare(own, n_star, loss, spread, noise)
         fitted = fit.surface.loss_at(table.n_params[held], table.n_tokens[held])

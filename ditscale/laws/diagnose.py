@@ -37,7 +37,7 @@ def check_units(table: Table) -> list[Finding]:
         if spent.any():
             text = f"{_some(table.run_id[spent])} spent FLOPs more than 2 % off the budget"
             findings.append(Finding("budget_mismatch", text, _names(table.run_id[spent])))
-    for budget, rows in table.slices():
+    for budget, rows in table.slices() if table.is_isoflop() else ():
         spread = float(table.budget_flops[rows].max() / table.budget_flops[rows].min())
         if spread > 1.02 and len(rows) > 1:
             text = f"slice {compact(budget)} mixes budgets that differ by up to {100 * (spread - 1):.2g} %"

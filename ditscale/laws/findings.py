@@ -11,6 +11,7 @@ CODES = {
     "minimum_outside": "refused",
     "too_few_runs": "refused",
     "too_few_budgets": "refused",
+    "not_isoflop": "refused",
     "parameter_on_bound": "refused",
     "not_converged": "refused",
     "minimum_at_edge": "warning",

@@ -89,7 +89,7 @@ def _scatter(laws: Approach2, surface: Surface) -> float:
 def _through_minima(laws: Approach2, name: str, budget_flops: float):
     """(value, draws, reasons) of the pure law or of the law with a floor; value is None when refused."""
     if not laws.ok:
-        return None, None, ("fewer than 2 budgets have a usable minimum",)
+        return None, None, tuple(f.message for f in laws.findings if f.code in ("too_few_budgets", "not_isoflop"))
     if name == "power_law":
         return float(laws.loss.at(budget_flops)), laws.draws_at("loss", budget_flops), ()
     if laws.floor.status != "ok":
@@ -100,7 +100,7 @@ def _through_minima(laws: Approach2, name: str, budget_flops: float):
 def _held_out(table: Table) -> dict[str, tuple[float, float]]:
     """{form: (relative error of L*, its standard error)} at the largest budget, from fits to the others."""
     groups = table.slices()
-    own = fit_approach2(table, "log", 0).slices[-1] if len(groups) > 2 else None
+    own = fit_approach2(table, "log", 0).slices[-1] if len(groups) > 2 and table.is_isoflop() else None
     if own is None or not own.ok:
         return {}
     rest = table.take(np.concatenate([rows for _, rows in groups[:-1]]))

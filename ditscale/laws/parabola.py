@@ -13,6 +13,7 @@ import numpy as np
 from ..units import compact, count
 from .findings import Finding
 from .table import Table
+from .uncertainty import PAIRS_NEEDS
 
 # Refuse a curvature whose t value is below this: the data do not say that there is a minimum at all.
 MIN_CURVATURE_T = 2.0
@@ -101,8 +102,8 @@ def refit(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> np.ndarra
 def fit_parabola(table: Table, rows: np.ndarray, response: str = "log", pooled=None) -> Parabola:
     """Least squares of log loss (response "log") or loss ("raw") against log N over `rows` of `table`.
 
-    `pooled` is the residual variance over all slices (`pooled_variance`). With 4-7 runs a slice's own variance has 1-4
-    degrees of freedom, too few to judge its curvature by; without `pooled` the slice's own is used.
+    `pooled` is the residual variance over all slices (`pooled_variance`). Slices of 4-7 runs are judged by it, since
+    their own variance has 1-4 degrees of freedom; larger ones by their own, so that one bad slice does not condemn all.
     A refused parabola still carries its numbers where they exist, for plots and for those who want to overrule it.
     """
     budget = float(np.median(table.budget_flops[rows]))
@@ -130,7 +131,8 @@ def fit_parabola(table: Table, rows: np.ndarray, response: str = "log", pooled=N
     coefficients = np.linalg.lstsq(basis, y, rcond=None)[0]
     fitted = basis @ coefficients
     residuals = y - fitted
-    variance = float(residuals @ residuals) / (len(rows) - 3) if pooled is None else pooled
+    alone = pooled is None or len(rows) >= PAIRS_NEEDS
+    variance = float(residuals @ residuals) / (len(rows) - 3) if alone else pooled
     covariance = variance * np.linalg.inv(basis.T @ basis)
     c0, c1, c2 = coefficients
     curvature_se = math.sqrt(covariance[2, 2])

@@ -33,24 +33,25 @@ def profile_interval(table: Table, surface: Surface, n_params: float, n_tokens: 
     z = np.append(log_d, math.log(n_tokens)) - log_d0
     middle = math.log(float(surface.loss_at(n_params, n_tokens)))
     start = center(surface.parameters, log_n0, log_d0, -1)
-    # Geometric offsets on both sides, from a tenth of to 600 times the scatter of one run.
-    offsets = scatter * np.geomspace(0.1, 600, 40)
+    # Geometric offsets on both sides, from a fifth of to 500 times the scatter of one run, all refitted in one batch.
+    offsets = scatter * np.geomspace(0.2, 500, 28)
+    supposed = middle + np.concatenate([-offsets, offsets])
+    data = np.concatenate([np.broadcast_to(y, (len(supposed), len(y))), supposed[:, None]], axis=1)
+    starts = np.broadcast_to(start, (len(supposed), 5))
+    value = descend(starts, x, z, data, limits=EXPONENT_LIMITS, tolerance=1e-8, max_steps=100).value
+    rises = np.sqrt(np.maximum(2 * value - least, 0)).reshape(2, -1) / scatter
 
-    def end(side: int) -> float:
-        supposed = middle + side * offsets
-        data = np.concatenate([np.broadcast_to(y, (len(offsets), len(y))), supposed[:, None]], axis=1)
-        starts = np.broadcast_to(start, (len(offsets), 5))
-        value = descend(starts, x, z, data, limits=EXPONENT_LIMITS, tolerance=1e-9, max_steps=150).value
-        # The root of the rise is nearly linear in the offset, so linear interpolation finds the crossing to 1e-3.
-        rise = np.sqrt(np.maximum(2 * value - least, 0)) / scatter
+    def end(rise) -> float:
+        """The offset at which the rise reaches t; it is nearly linear in the offset, so interpolation is close."""
         beyond = np.flatnonzero(rise > t)
         if not len(beyond):
-            return side * math.inf
+            return math.inf
         k = int(beyond[0])
-        before = (0.0, 0.0) if k == 0 else (offsets[k - 1], rise[k - 1])
-        return side * float(np.interp(t, [before[1], rise[k]], [before[0], offsets[k]]))
+        before = (0.0, 0.0) if k == 0 else (rise[k - 1], offsets[k - 1])
+        return float(np.interp(t, [before[0], rise[k]], [before[1], offsets[k]]))
 
-    return math.exp(middle + end(-1)), math.exp(min(middle + end(+1), 700)), scatter
+    low, high = math.exp(middle - end(rises[0])), math.exp(min(middle + end(rises[1]), 700))
+    return low, high, scatter
 
 
 def floor_is_needed(table: Table, surface: Surface) -> bool:

@@ -101,6 +101,14 @@ class Table:
                 groups.append([int(i)])
         return [(float(np.median(self.budget_flops[g])), np.array(g)) for g in groups]
 
+    def is_isoflop(self) -> bool:
+        """Whether the budgets come in slices, rather than as a continuum that `slices` merely cuts into pieces.
+
+        A piece of a continuum spans most of the 15 %; a slice spans the few per cent by which runs miss their budget.
+        """
+        spans = [np.ptp(np.log(self.budget_flops[rows])) for _, rows in self.slices() if len(rows) > 1]
+        return not spans or float(np.median(spans)) <= np.log(1.06)
+
     def kappa(self) -> float:
         """C / (N D), the median over runs; 6 where the budget counts 6 N D."""
         return float(np.median(self.budget_flops / (self.n_params * self.n_tokens)))

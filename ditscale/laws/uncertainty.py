@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95
-# Fewer runs than this in the smallest slice: residual scheme. Coverage of both is in docs/laws.md.
+# Fewer runs than this in the typical (median) slice: residual scheme. Coverage of both is in docs/laws.md.
 PAIRS_NEEDS = 8
 
 
@@ -57,7 +57,7 @@ def estimate(value: float, draws=None) -> Estimate:
 
 def scheme(slice_sizes) -> str:
     """Which resampling a table with these numbers of runs per slice gets: "pairs" or "residual"."""
-    return "pairs" if min(slice_sizes) >= PAIRS_NEEDS else "residual"
+    return "pairs" if float(np.median(slice_sizes)) >= PAIRS_NEEDS else "residual"
 
 
 def resample_counts(groups, n_runs: int, replicates: int, seed: int) -> np.ndarray:

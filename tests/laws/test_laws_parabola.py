@@ -40,11 +40,12 @@ def test_agrees_with_polyfit(response):
 
 def test_delta_method_agrees_with_monte_carlo():
     table = study(noise=0.005, seed=1, sizes=9)
-    p = fit_parabola(table, table.slices()[0][1], pooled=0.005**2)
+    p = fit_parabola(table, table.slices()[0][1])
+    scale = np.sqrt(np.sum(p.residuals**2) / 6)
     rng = np.random.default_rng(0)
     log_n, loss = [], []
     for _ in range(3000):
-        c2, c1, c0 = np.polyfit(np.log(table.n_params[p.rows] / p.center), p.fitted + 0.005 * rng.standard_normal(9), 2)
+        c2, c1, c0 = np.polyfit(np.log(table.n_params[p.rows] / p.center), p.fitted + scale * rng.standard_normal(9), 2)
         log_n.append(-c1 / (2 * c2))
         loss.append(np.exp(c0 - c1**2 / (4 * c2)))
     assert p.log_n_se == pytest.approx(np.std(log_n), rel=0.06)
