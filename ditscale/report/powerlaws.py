@@ -9,7 +9,7 @@ import numpy as np
 from ..laws import Estimate
 from ..units import compact, count
 from .read import Material, number
-from .sentences import digits
+from .sentences import digits, plural
 from .style import ACCENT, INK, MUTED, PAPER, Panel, Plot, label_lines, limits, log_axis, sequence
 
 # name of the law in laws.json, of its column, its symbol, and how its values are written
@@ -141,7 +141,7 @@ def _caption(material: Material) -> str:
     laws, forecast = material.laws, material.forecast
     ok = [s for s in laws["slices"] if s["status"] == "ok"]
     runs = sum(s["n_runs"] for s in ok)
-    text = f"Points: the minima of {len(ok)} slices ({runs} runs), coloured by budget as in figure 1"
+    text = f"Points: the {plural(len(ok), 'minimum')} of the slices ({plural(runs, 'run')}), coloured by budget as in figure 1"
     text += ", with 95 % intervals. " if any(s.get("log_n_se") for s in ok) else ". "
     if laws["approach2"]:
         text += f"Solid: power laws through these {len(ok)} minima, k C^a. "
@@ -161,4 +161,4 @@ def _caption(material: Material) -> str:
         text += "The last panel magnifies the loss there, on a linear axis because it compares differences. "
         if material.verdict:
             text += "The line is the measured loss of the probe, one run; its shade is 95 % of that measurement's Monte-Carlo error. "
-    return text + "All other axes are log, on which a pure power law is a straight line and a floor shows as a bend."
+    return text + f"{'All other' if forecast else 'All'} axes are log, on which a pure power law is a straight line and a floor shows as a bend."

@@ -19,7 +19,8 @@ FLOPS = {
 
 
 def plural(n: int, word: str) -> str:
-    return f"{n} {word}{'s' * (n != 1)}"
+    words = {"minimum": "minima"}
+    return f"{n} {word if n == 1 else words.get(word, word + 's')}"
 
 
 def digits(x: float) -> str:

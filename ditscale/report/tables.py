@@ -57,7 +57,7 @@ def laws_table(material: Material) -> str:
         rows.append([law, name, digits(e.value), escape(interval(e)), points])
         first.append("" if same else superscripts(law))
 
-    minima = plural(sum(s["status"] == "ok" for s in laws["slices"]), "minimum").replace("minimums", "minima")
+    minima = plural(sum(s["status"] == "ok" for s in laws["slices"]), "minimum")
     for law, symbol in (("model", "N*"), ("data", "D*"), ("loss", "L*")):
         if laws["approach2"]:
             row(f"{symbol} = k C^a", "exponent a", number(laws["approach2"][f"{law}_exponent"]), minima)

@@ -43,6 +43,7 @@ def training_plot(material: Material) -> Plot | None:
                 longest[key] = (x[-1], y[-1], name, ACCENT if probe else colours[size])
         for end in sorted({round(np.log(e[0]), 1) for e in longest.values()}):
             here = [e for e in longest.values() if round(np.log(e[0]), 1) == end]
+            here = [e for i, e in enumerate(here) if i % (1 + len(here) // 8) == 0 or e is here[-1]]  # as many as fit
             if np.exp(end) > 0.7 * x_high:
                 label_lines(axes, here, gap=0.05, x=1.0)
             else:
