@@ -9,9 +9,10 @@ class UserError(Exception):
 
     status = 2
 
-    def __init__(self, message: str, status: int = 2):
+    def __init__(self, message: str, status: int | None = None):
         super().__init__(" ".join(str(message).split()))
-        self.status = status
+        if status is not None:
+            self.status = status
 
 
 def one_of(value, valid, what: str):

@@ -8,8 +8,8 @@ from laws_synthetic import MINIATURE, best, study, with_probe
 from ditscale.errors import UserError
 from ditscale.laws import Table, fit_surface, forecast, load_forecast, seal, verdict
 from ditscale.laws.forms import Form, choose
+from ditscale.laws.hashes import inputs_hash
 from ditscale.laws.predictive import profile_interval
-from ditscale.laws.seal import inputs_hash
 from ditscale.laws.uncertainty import Estimate, t_quantile
 
 TARGET = 7.2e12
@@ -22,16 +22,16 @@ def table():
 
 @pytest.fixture
 def sealed(table, tmp_path):
-    return seal(tmp_path / "forecast.json", table, "7.2e12", bootstrap=100)
+    return seal(tmp_path / "forecast.json", forecast(table, "7.2e12", bootstrap=100))
 
 
 def test_forecast_of_a_noise_free_study_is_exact():
     f = forecast(study(), TARGET, bootstrap=100)
     n, d, loss = best(MINIATURE, TARGET)
-    assert [f.n_params["value"], f.n_tokens["value"], f.loss["value"]] == pytest.approx([n, d, loss], rel=1e-6)
+    assert [f.n_params.value, f.n_tokens.value, f.loss.value] == pytest.approx([n, d, loss], rel=1e-6)
     assert f.law == "surface" and f.factor == pytest.approx(8)
-    assert [form["law"] for form in f.forms] == ["surface", "power_law_with_floor", "power_law"]
-    assert not f.forms[2]["admissible"] and "reject" in f.forms[2]["reasons"][0]
+    assert [form.law for form in f.forms] == ["surface", "power_law_with_floor", "power_law"]
+    assert not f.forms[2].admissible and "reject" in f.forms[2].reasons[0]
 
 
 def test_profile_interval_is_the_textbook_one_where_the_surface_is_nearly_linear():
@@ -65,7 +65,7 @@ def test_small_study_coverage_of_the_probe():
     for seed in range(40):
         f = forecast(study(noise=0.03, seed=seed, sizes=6, width=5), TARGET, bootstrap=40, seed=seed)
         measured = best(MINIATURE, TARGET)[2] * np.exp(0.03 * np.random.default_rng([seed, 99]).standard_normal())
-        held += (f.loss["low"] or 0) <= measured <= (f.loss["high"] or np.inf)
+        held += f.loss.covers(measured)
     assert held >= 33
 
 
@@ -73,17 +73,17 @@ def test_seal_is_written_once(table, sealed, tmp_path):
     path = tmp_path / "forecast.json"
     text = path.read_text()
     assert load_forecast(path) == sealed and sealed.created.endswith("Z")
-    assert seal(path, table, 7.2e12) == sealed and path.read_text() == text
+    assert seal(path, forecast(table, 7.2e12)) == sealed and path.read_text() == text
     # The same study with its probe measured, rows in another order: still the same inputs.
     later = with_probe(table, MINIATURE, TARGET)
-    assert seal(path, later.take(np.arange(len(later))[::-1]), TARGET) == sealed
+    assert seal(path, forecast(later.take(np.arange(len(later))[::-1]), TARGET)) == sealed
     with pytest.raises(UserError, match="never overwritten"):
-        seal(path, table, 9e12)
+        seal(path, forecast(table, 9e12))
     with pytest.raises(UserError, match="never overwritten"):
-        seal(path, table.without("row-1", "test"), TARGET)
+        seal(path, forecast(table.without("row-1", "test"), TARGET))
     assert path.read_text() == text and [p.name for p in tmp_path.iterdir()] == ["forecast.json"]
     with pytest.raises(UserError, match="no such folder"):
-        seal(tmp_path / "absent" / "f.json", table, TARGET, bootstrap=40)
+        seal(tmp_path / "absent" / "f.json", forecast(table, TARGET, bootstrap=40))
 
 
 def test_altered_forecasts_are_refused(sealed, table, tmp_path):
@@ -105,13 +105,14 @@ def test_altered_forecasts_are_refused(sealed, table, tmp_path):
         load_forecast(tmp_path / "other.json")
 
 
-def test_hindsight_is_refused(table):
+def test_hindsight_is_refused(table, tmp_path):
     with pytest.raises(UserError, match="measured already"):
-        forecast(with_probe(table, MINIATURE, TARGET), TARGET)
+        seal(tmp_path / "late.json", forecast(with_probe(table, MINIATURE, TARGET), TARGET, bootstrap=40))
+    assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="already lies at the target"):
         forecast(table, 9.04e11)
     # A probe that is planned but not measured is no obstacle.
-    forecast(with_probe(table, MINIATURE, TARGET, loss=np.nan), TARGET, bootstrap=40)
+    seal(tmp_path / "f.json", forecast(with_probe(table, MINIATURE, TARGET, loss=np.nan), TARGET, bootstrap=40))
     with pytest.raises(UserError, match="no law can be fitted") as caught:
         forecast(study(sizes=3, budgets=(1e11,)), TARGET)
     assert caught.value.status == 3
@@ -120,7 +121,7 @@ def test_hindsight_is_refused(table):
 def test_verdict_held_and_failed(sealed, table):
     good = verdict(sealed, with_probe(table, MINIATURE, TARGET))
     assert good.inside and good.inputs_unchanged and "The forecast held" in good.sentence
-    assert good.relative_error == pytest.approx(best(MINIATURE, TARGET)[2] / sealed.loss["value"] - 1)
+    assert good.relative_error == pytest.approx(best(MINIATURE, TARGET)[2] / sealed.loss.value - 1)
     bad = verdict(sealed, with_probe(table, MINIATURE, TARGET, loss=0.4))
     assert not bad.inside and "FAILED" in bad.sentence and "FAILED" in bad.summary()
     assert {law["law"] for law in bad.by_law} == {"surface", "power_law_with_floor", "power_law"}

@@ -65,10 +65,10 @@ def tally(name: str, budgets: np.ndarray, sizes: int, noise: float, replicates: 
             hits["N3"].append(by["approach3"]["n_params"].covers(math.exp(log_n)))
             hits["L3"].append(by["approach3"]["loss"].covers(loss))
         said = forecast(table, target, bootstrap=200, seed=replicate)
-        at = said.n_params["value"]
+        at = said.n_params.value
         measured = float(surface(truth, at, target / KAPPA / at)) * math.exp(noise * rng.standard_normal())
-        low, high = said.loss["low"] or 0.0, said.loss["high"] or math.inf
-        hits["probe"].append(low <= measured <= high)
+        low, high = said.loss.low or 0.0, said.loss.high or math.inf
+        hits["probe"].append(said.loss.covers(measured))
         widths.append(math.log(high / low) / 2 if low else math.inf)
     return hits | {"half-width": [float(np.median(widths))]}
 

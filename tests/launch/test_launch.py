@@ -1,0 +1,115 @@
+"""Launching for real: submitit's local executor, several runs at once, interrupted and repeated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+STUDY = ["study=mini", "budgets=[5e9,1e10]", "widths=[16,24,32]", "probe_budget=3e10", "recipe.min_steps=20", "validation.n=128", "cluster.workers=2"]
+
+
+def losses(root):
+    with h5py.File(root / "study.h5") as file:
+        return dict(zip(file["points/run_id"].asstr()[:], file["points/loss"][:]))
+
+
+def test_interrupted_and_repeated(tmp_path, ditscale):
+    quiet, rough = tmp_path / "quiet", tmp_path / "rough"
+    for root in (quiet, rough):
+        assert ditscale("plan", root, *STUDY).returncode == 0
+    assert ditscale("launch", quiet).returncode == 0
+
+    env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    launch = lambda: subprocess.Popen(  # noqa: E731
+        [sys.executable, "-m", "ditscale", "launch", str(rough)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    process = launch()  # Ctrl-C as a terminal sends it: to the whole process group
+    wait_until(lambda: any(rough.glob("runs/*/metrics.h5")))
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 130 and "the same command goes on from there" in err and "Traceback" not in err, err
+    assert not running(ditscale, rough)
+
+    process = launch()  # killed outright: its runs go on without it, and the next launch leaves them alone
+    wait_until(lambda: any(p.stat().st_mtime > time.time() - 3 for p in rough.glob("runs/*/heartbeat.json")))
+    process.kill()
+    process.communicate()
+    done = ditscale("launch", rough)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    for root in (quiet, rough):
+        assert "6 runs collected, 0 left out" in ditscale("collect", root).stdout
+    a, b = losses(quiet), losses(rough)
+    assert a == b and len(a) == 6
+    again = ditscale("launch", rough)
+    assert again.returncode == 0 and "6 of 6 runs done" in again.stdout
+    assert losses(rough) == b
+
+
+def test_a_failing_run_is_said_and_the_others_end(tmp_path, ditscale):
+    root = tmp_path / "s"
+    assert ditscale("plan", root, *STUDY, "budgets=[5e9]").returncode == 0
+    victim = sorted(root.glob("runs/*"))[0]
+    (victim / "metrics.h5").write_bytes(b"broken")
+    done = ditscale("launch", root)
+    assert done.returncode == 1 and victim.name in done.stdout and "truncated or not HDF5" in done.stdout
+    assert "2 runs collected, 1 left out" in ditscale("collect", root).stdout
+    (victim / "metrics.h5").unlink()
+    assert ditscale("launch", root).returncode == 0
+    assert "3 runs collected, 0 left out" in ditscale("collect", root).stdout
+
+
+def test_ranks_of_one_run_meet(tmp_path, ditscale):
+    """Two ranks started by submitit find each other through the run's directory, and agree with one rank."""
+    from ditscale.config import dump_yaml, read_yaml
+
+    roots = [tmp_path / "one", tmp_path / "two"]
+    for root in roots:
+        ditscale("plan", root, *STUDY, "budgets=[5e9]", "widths=[24]")
+    at = next(roots[1].glob("runs/*/run.yaml"))
+    run = read_yaml(at)
+    run["execution"]["ranks"] = 2
+    at.write_text(dump_yaml(run))
+    found = []
+    for root in roots:
+        assert ditscale("launch", root).returncode == 0
+        with h5py.File(next(root.glob("runs/*/metrics.h5"))) as file:
+            assert file["attempts"]["ranks"][0] == (1 if root == roots[0] else 2)
+            found.append(file["steps"]["loss"])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+
+
+def test_status(tmp_path, ditscale, one_line_error):
+    root = tmp_path / "s"
+    ditscale("plan", root, *STUDY)
+    found = json.loads(ditscale("status", root, "--json").stdout)
+    assert len(found) == 6 and {s["state"] for s in found} == {"planned"}
+    assert "6 planned" in ditscale("status", root).stdout
+    assert "holds no study.yaml" in one_line_error(ditscale("status", tmp_path / "nowhere"))
+    assert "holds no study.yaml" in one_line_error(ditscale("launch", tmp_path))
+
+
+def running(ditscale, root):
+    return [s for s in json.loads(ditscale("status", root, "--json").stdout) if s["state"] == "running"]
+
+
+def wait_until(true, seconds=60):
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("cpus, threads, workers, expected", [(4, 1, 0, 4), (4, 2, 0, 2), (4, 8, 0, 1), (4, 1, 3, 3)])
+def test_workers(monkeypatch, cpus, threads, workers, expected):
+    from ditscale.config import Cluster
+    from ditscale.launch.local import workers as count
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cpus)))
+    assert count(Cluster(workers=workers, threads=threads)) == expected

@@ -1,0 +1,126 @@
+"""The run record: complete after any kill, one writer, nothing half-written."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from ditscale.store.record import ATTEMPT, STEP, VALIDATION, Damaged, Record, open_record, read_state, read_steps
+
+WRITER = """
+import sys, numpy as np
+from ditscale.store.record import Record, STEP
+record = Record(sys.argv[1], "run: text", 100000, ["a"], 4)
+record.begin(1.0, 0, 1, "here")
+print("open", flush=True)
+for k in range(100000):
+    row = np.zeros(1, STEP); row["images"], row["loss"] = k + 1, k
+    record.write_steps(k, row)
+    if k % 10 == 0:
+        print(k, flush=True)
+"""
+
+
+def rows(first, n):
+    made = np.zeros(n, STEP)
+    made["images"], made["loss"] = np.arange(first, first + n) + 1, np.arange(first, first + n)
+    return made
+
+
+def record(path, steps=100):
+    return Record(path, "text", steps, ["in", "out"], 8)
+
+
+def test_every_acknowledged_row_survives_sigkill(tmp_path):
+    for k in range(15):
+        path = tmp_path / f"metrics{k}.h5"
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "open\n"
+        time.sleep(0.02 * (k % 5))
+        os.kill(process.pid, signal.SIGKILL)
+        acknowledged = [int(line) for line in process.communicate()[0].split()]
+        with open_record(path) as file:
+            found = read_steps(file)
+        assert len(found) > (acknowledged[-1] if acknowledged else -1)
+        assert np.array_equal(found["images"], np.arange(len(found)) + 1)
+        assert np.array_equal(found["loss"], np.arange(len(found), dtype="f4"))
+
+
+def test_an_older_attempt_is_fenced(tmp_path):
+    path = tmp_path / "metrics.h5"
+    old = record(path)
+    old.write_steps(0, rows(0, 10))
+    new = record(path)
+    new.begin(5.0, 3, 1, "b")
+    old.write_steps(10, rows(50, 10))  # a process on a lost node, still writing
+    old.end("finished", 9.0)
+    new.write_steps(10, rows(10, 5))
+    new.close()
+    with open_record(path) as file:
+        assert np.array_equal(read_steps(file)["loss"], np.arange(15))
+    assert read_state(path) == "running"
+    old.close()
+    assert read_state(path) == "running"
+    assert os.listdir(tmp_path) == ["metrics.h5"]
+
+
+def test_rows_are_rewritten_not_repeated(tmp_path):
+    r = record(tmp_path / "metrics.h5")
+    r.write_steps(0, rows(0, 20))
+    r.write_steps(10, rows(10, 20))
+    with open_record(r.path) as file:
+        assert len(read_steps(file)) == 30
+    r.close()
+
+
+def test_reader_beside_writer(tmp_path):
+    r = record(tmp_path / "metrics.h5")
+    with open_record(r.path) as file:
+        assert len(read_steps(file)) == 0
+    r.write_steps(0, rows(0, 3))
+    with open_record(r.path) as file:
+        assert len(read_steps(file)) == 3
+    v = np.zeros((), VALIDATION)
+    v["images"], v["loss"] = 3, 0.5
+    r.write_validation(0, v, np.full(8, 0.5))
+    r.end("finished", 2.0)
+    r.close()
+    assert read_state(tmp_path / "metrics.h5") == "finished"
+
+
+@pytest.mark.parametrize("content", [b"", b"not hdf5 at all", None])
+def test_damaged_records(tmp_path, content):
+    path = tmp_path / "metrics.h5"
+    if content is None:
+        r = record(path)
+        r.close()
+        content = path.read_bytes()[:700]
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match="truncated or not HDF5"):
+        read_state(path)
+    with pytest.raises(Damaged):
+        record(path)
+    assert path.read_bytes() == content and os.listdir(tmp_path) == ["metrics.h5"]
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(Damaged, match="not a run record"):
+        read_state(tmp_path / "other.h5")
+    with pytest.raises(Damaged, match="is missing"):
+        open_record(tmp_path / "none.h5")
+
+
+def test_attempt_rows(tmp_path):
+    for k in range(3):
+        r = record(tmp_path / "metrics.h5")
+        r.begin(10.0 + k, 16 * k, 2, "host")
+        r.end("stopped", 11.0 + k)
+        r.close()
+    with open_record(tmp_path / "metrics.h5") as file:
+        found = file["attempts"][:3]
+    assert found.dtype == ATTEMPT
+    assert found["from_images"].tolist() == [0, 16, 32] and (found["ended"] == b"stopped").all()
