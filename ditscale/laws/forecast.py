@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields
 
+import numpy as np
+
 from ..errors import UserError
 from ..units import compact, count, number
 from .approach2 import fit_approach2
 from .approach3 import fit_approach3
 from .diagnose import check_units, find_outliers
-from .forms import ORDER, choose, law_forms, usable
+from .forms import ORDER, Form, choose, law_forms, usable
+from .hashes import inputs_hash
 from .table import Table
 from .uncertainty import LEVEL, Estimate
 
@@ -30,7 +33,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Forecast:
-    """A forecast as it is sealed. Intervals are dicts {"value", "low", "high"} at `level`; an open end is None.
+    """A forecast, as it is sealed by `seal`. Every `Estimate` is an interval at `level`; an open end is None.
 
     n_params, n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured
     `metric` there. law: the form used; why: the rule's outcome; forms: every form (see `forms.Form`). run_scatter: rms
@@ -44,13 +47,13 @@ class Forecast:
     level: float
     target_budget_flops: float
     factor: float
-    n_params: dict
-    n_tokens: dict
-    loss: dict
+    n_params: Estimate
+    n_tokens: Estimate
+    loss: Estimate
     law: str
     why: str
     rule: str
-    forms: list
+    forms: tuple[Form, ...]
     run_scatter: float
     disagreement: list
     inputs: dict
@@ -59,17 +62,26 @@ class Forecast:
     sha256: str | None = None
 
     def to_dict(self) -> dict:
+        """The JSON object of forecast.json."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, body: dict) -> Forecast:
-        return cls(**{f.name: body[f.name] for f in fields(cls)})
+        """The inverse of `to_dict`; KeyError or TypeError on anything else."""
+        body = {f.name: body[f.name] for f in fields(cls)}
+        for name in ("n_params", "n_tokens", "loss"):
+            body[name] = Estimate(**body[name])
+        body["forms"] = tuple(
+            Form(**form | {"loss": form["loss"] and Estimate(**form["loss"]), "reasons": tuple(form["reasons"])})
+            for form in body["forms"]
+        )
+        return cls(**body)
 
     def summary(self) -> str:
         """Readable text: the forecast, the law it rests on and why, and what the other forms say."""
 
         def span(e, form):
-            return f"{form(e['value'])} ({' .. '.join('?' if x is None else form(x) for x in (e['low'], e['high']))})"
+            return f"{form(e.value)} ({' .. '.join('?' if x is None else form(x) for x in (e.low, e.high))})"
 
         short = "{:.4g}".format
         lines = [
@@ -81,9 +93,9 @@ class Forecast:
             f"  law   {self.law}: {self.why}",
         ]
         for form in self.forms:
-            said = "refused" if form["loss"] is None else span(form["loss"], short)
-            notes = f"   {'; '.join(form['reasons'])}" if form["reasons"] else ""
-            lines.append(f"    {form['law']:<21} {said}{notes}")
+            said = "refused" if form.loss is None else span(form.loss, short)
+            notes = f"   {'; '.join(form.reasons)}" if form.reasons else ""
+            lines.append(f"    {form.law:<21} {said}{notes}")
         lines += [f"  {f['severity']}: {f['code']}: {f['message']}" for f in self.findings]
         return "\n".join(lines + ([f"  sealed {self.created}, sha256 {self.sha256[:16]}"] if self.sha256 else []))
 
@@ -91,16 +103,19 @@ class Forecast:
 def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0) -> Forecast:
     """Forecast one new run at `budget_flops` from the grid runs of `table`.
 
-    Raises UserError when a probe has been measured already (it would be no forecast), when a run lies at the target
-    budget, or when no form of law can be fitted (status 3).
+    Raises UserError when a grid run lies at the target budget, or when no form of law can be fitted (status 3). Probes
+    take no part; when one has been measured already, `inputs` says so and `seal` refuses.
     """
-    from .seal import inputs_hash
-
     target = number(budget_flops, "target budget", above=0)
-    _refuse_hindsight(table, target)
     grid = table.grid()
     if not len(grid):
         raise UserError(f"{table.source or 'table'}: there are no grid runs to forecast from")
+    near = np.abs(grid.budget_flops / target - 1) <= AT_TARGET
+    if near.any():
+        raise UserError(
+            f"{table.source or 'table'}: run {grid.run_id[near][0]} already lies at the target budget "
+            f"{compact(target)}; forecast a budget that no run has, or mark that run as a probe"
+        )
     laws = fit_approach2(grid, "log", bootstrap, seed)
     fitted = fit_approach3(grid, "ls", 0, seed)
     forms, scatter = law_forms(grid, target, laws, fitted.surface, seed)
@@ -126,13 +141,13 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
         level=LEVEL,
         target_budget_flops=target,
         factor=target / budgets[-1],
-        n_params=place["n_params"].to_dict(),
-        n_tokens=place["n_tokens"].to_dict(),
-        loss=loss.to_dict(),
+        n_params=place["n_params"],
+        n_tokens=place["n_tokens"],
+        loss=loss,
         law=law,
         why=why,
         rule=RULE,
-        forms=[forms[name].to_dict() for name in ORDER],
+        forms=tuple(forms[name] for name in ORDER),
         run_scatter=scatter,
         disagreement=disagreement,
         inputs={
@@ -140,25 +155,11 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
             "budgets": budgets,
             "run_ids": sorted(str(r) for r in grid.run_id),
             "exclusions": [list(pair) for pair in grid.exclusions],
+            "measured_probes": sorted(str(r) for r in table.run_id[(table.role == "probe") & np.isfinite(table.loss)]),
         },
         inputs_sha256=inputs_hash(grid),
         findings=[f.to_dict() for f in findings],
     )
-
-
-def _refuse_hindsight(table: Table, target: float) -> None:
-    for i in range(len(table)):
-        near = abs(table.budget_flops[i] / target - 1) <= AT_TARGET
-        if table.role[i] == "probe" and math.isfinite(table.loss[i]):
-            raise UserError(
-                f"{table.source or 'table'}: the probe {table.run_id[i]} has been measured already; "
-                "a forecast is sealed before its probe runs"
-            )
-        if table.role[i] != "probe" and near:
-            raise UserError(
-                f"{table.source or 'table'}: run {table.run_id[i]} already lies at the target budget "
-                f"{compact(target)}; forecast a budget that no run has, or mark that run as a probe"
-            )
 
 
 def _widen(forms, law: str) -> tuple[Estimate, list[float]]:

@@ -1,60 +1,44 @@
-"""Sealing a forecast: canonical JSON, its hash, a file that is written once and read with suspicion."""
+"""Sealing a forecast: a file that is written once and read with suspicion."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import os
 from pathlib import Path
 
 from ..errors import UserError
-from ..units import compact, number
-from .forecast import LAYOUT, Forecast, forecast
-from .table import Table
+from ..units import compact
+from .forecast import LAYOUT, Forecast
+from .hashes import own_hash
 
 
-def canonical(body) -> bytes:
-    """The one byte string of a JSON value: sorted keys, no spaces, floats as their shortest round-trip text."""
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+def seal(path, made: Forecast) -> Forecast:
+    """Write `made` (from `forecast`) to `path`, once, with the time and its own hash; returns what lies there.
 
-
-def inputs_hash(table: Table) -> str:
-    """sha256 over the rows (run_id, role, N, D, C, loss), sorted by run_id, and the metric; their order is no input."""
-    rows = sorted(table.rows(), key=lambda row: row["run_id"])
-    return hashlib.sha256(canonical({"metric": table.metric, "rows": rows})).hexdigest()
-
-
-def own_hash(body: dict) -> str:
-    """sha256 of a forecast's canonical JSON without its `sha256` field."""
-    return hashlib.sha256(canonical({k: v for k, v in body.items() if k != "sha256"})).hexdigest()
-
-
-def seal(path, table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0) -> Forecast:
-    """Forecast and write it to `path`, once.
-
-    The same inputs and target again are a no-op that returns what was sealed, also after the probe has been measured.
-    Raises UserError when `path` holds another forecast: a sealed forecast is never overwritten.
+    The same inputs, metric and target again are a no-op, also after the probe has been measured. Raises UserError when
+    `path` holds another forecast, which is never overwritten, or when a probe was measured before anything was sealed.
     """
     path = Path(path)
     if path.exists():
         sealed = load_forecast(path)
-        grid = table.grid()
-        same = sealed.inputs_sha256 == inputs_hash(grid) and sealed.metric == grid.metric
-        if same and sealed.target_budget_flops == number(budget_flops, "target budget", above=0):
+        if all(getattr(sealed, n) == getattr(made, n) for n in ("inputs_sha256", "metric", "target_budget_flops")):
             return sealed
         raise UserError(
             f"{path} already holds a forecast sealed {sealed.created} for {compact(sealed.target_budget_flops)} FLOPs "
             "from other inputs or for another target; it is never overwritten: give another file name"
         )
-    made = dataclasses.replace(
-        forecast(table, budget_flops, bootstrap=bootstrap, seed=seed),
-        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    )
-    made = dataclasses.replace(made, sha256=own_hash(made.to_dict()))
-    _write_once(path, json.dumps(made.to_dict(), indent=1, allow_nan=False) + "\n")
-    return made
+    if made.inputs["measured_probes"]:
+        raise UserError(
+            f"{path}: the probe {made.inputs['measured_probes'][0]} has been measured already; "
+            "a forecast is sealed before its probe runs"
+        )
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    sealed = dataclasses.replace(made, created=now, sha256=None)
+    sealed = dataclasses.replace(sealed, sha256=own_hash(sealed.to_dict()))
+    _write_once(path, json.dumps(sealed.to_dict(), indent=1, allow_nan=False) + "\n")
+    return sealed
 
 
 def _write_once(path: Path, text: str) -> None:

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from ..errors import UserError, nearest
 from ..units import compact, count
 from .forecast import AT_TARGET, Forecast
-from .seal import inputs_hash, own_hash
+from .hashes import inputs_hash, own_hash
 from .table import Table
+from .uncertainty import Estimate
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,18 @@ def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verd
     error, inside = _against(forecast.loss, measured)
     laws = []
     for form in forecast.forms:
-        said = form["loss"]
+        said = form.loss
         off, held = (None, None) if said is None else _against(said, measured)
-        laws.append({"law": form["law"], "predicted": said and said["value"], "relative_error": off, "inside": held})
+        laws.append({"law": form.law, "predicted": said and said.value, "relative_error": off, "inside": held})
     return Verdict(
         run_id=name,
         metric=forecast.metric,
         budget_flops=float(table.budget_flops[i]),
         n_params=float(table.n_params[i]),
-        n_params_forecast=forecast.n_params["value"],
+        n_params_forecast=forecast.n_params.value,
         measured=measured,
-        predicted=forecast.loss["value"],
-        interval=[forecast.loss["low"], forecast.loss["high"]],
+        predicted=forecast.loss.value,
+        interval=[forecast.loss.low, forecast.loss.high],
         relative_error=error,
         inside=inside,
         by_law=laws,
@@ -132,14 +133,12 @@ def _find_probe(table: Table, target: float, run_id: str | None) -> int:
     return (at_target or probes)[0]
 
 
-def _against(said: dict, measured: float) -> tuple[float, bool]:
-    low, high = said["low"], said["high"]
-    inside = (low is None or low <= measured) and (high is None or measured <= high)
-    return measured / said["value"] - 1, inside
+def _against(said: Estimate, measured: float) -> tuple[float, bool]:
+    return measured / said.value - 1, said.covers(measured)
 
 
 def _sentence(forecast: Forecast, table: Table, i: int, error: float, inside: bool) -> str:
-    low, high = ("open" if x is None else f"{x:.4g}" for x in (forecast.loss["low"], forecast.loss["high"]))
+    low, high = ("open" if x is None else f"{x:.4g}" for x in (forecast.loss.low, forecast.loss.high))
     side = "above" if error > 0 else "below"
     level = f"{100 * forecast.level:g} %"
     outcome = (
@@ -147,11 +146,11 @@ def _sentence(forecast: Forecast, table: Table, i: int, error: float, inside: bo
         if inside
         else f"The forecast FAILED: the measured value lies outside the {level} interval [{low}, {high}]."
     )
-    ratio = float(table.n_params[i]) / forecast.n_params["value"]
+    ratio = float(table.n_params[i]) / forecast.n_params.value
     size = f"the probe's N = {count(table.n_params[i])} is {ratio:.2g}x the forecast optimum"
     return (
         f"At {compact(forecast.target_budget_flops)} FLOPs, {forecast.factor:.3g}x beyond the largest budget, "
-        f"{forecast.metric} = {float(table.loss[i]):.4g} was measured and {forecast.loss['value']:.4g} forecast by the "
+        f"{forecast.metric} = {float(table.loss[i]):.4g} was measured and {forecast.loss.value:.4g} forecast by the "
         f"{forecast.law.replace('_', ' ')} "
         f"({100 * abs(error):.2g} % {side}; {size}). {outcome}"
     )
