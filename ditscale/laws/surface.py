@@ -183,10 +183,12 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     kappa = table.kappa() if kappa is None else kappa
     names = tuple(str(r) for r in table.run_id)
     budgets = len(table.slices())
-    if len(table) < 6 or budgets < 2:
-        code = "too_few_runs" if len(table) < 6 else "too_few_budgets"
+    distinct = min(len(np.unique(np.round(np.log(column), 6))) for column in (table.n_params, table.n_tokens))
+    if len(table) < 6 or budgets < 2 or distinct < 3:
+        code = "too_few_budgets" if len(table) >= 6 and budgets < 2 else "too_few_runs"
         message = (
-            f"the surface L(N, D) has 5 parameters and needs 6 runs at 2 budgets; there are {len(table)} at {budgets}"
+            "the surface L(N, D) needs 6 runs at 2 budgets with 3 different N and 3 different D; there are "
+            f"{len(table)} runs at {budgets}, with {distinct} different N or D"
         )
         finding = Finding(code, message, names if code == "too_few_runs" else ())
         empty = np.full(len(table), np.nan)

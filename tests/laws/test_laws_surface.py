@@ -98,6 +98,11 @@ def test_refusals():
     assert not few.ok and few.findings[0].code == "too_few_runs"
     one = fit_surface(study(sizes=8, budgets=(1e11,)))
     assert not one.ok and one.findings[0].code == "too_few_budgets"
+    n = np.full(12, 1e6)
+    one_size = fit_surface(
+        Table.of(n, np.geomspace(1e7, 1e9, 12), 6e6 * np.geomspace(1e7, 1e9, 12), np.linspace(3, 2, 12))
+    )
+    assert not one_size.ok and one_size.findings[0].code == "too_few_runs"
     # The loss bends the wrong way for a floor: E is driven to 0.
     table = study((0.0, 40.0, 60.0, 0.5, 0.5))
     bound = fit_surface(Table.of(table.n_params, table.n_tokens, table.budget_flops, table.loss - 0.02))
