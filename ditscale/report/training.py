@@ -41,13 +41,12 @@ def training_plot(material: Material) -> Plot | None:
             if key not in longest or x[-1] > longest[key][0]:
                 name = f"probe {count(size)}" if probe else count(size)
                 longest[key] = (x[-1], y[-1], name, ACCENT if probe else colours[size])
-        for end in sorted({round(np.log(e[0]), 1) for e in longest.values()}):
-            here = [e for e in longest.values() if round(np.log(e[0]), 1) == end]
+        ends = sorted(longest.values())
+        far = 1 + np.flatnonzero(np.diff(np.log([e[0] for e in ends])) > 0.3)  # runs of one budget end at nearly one place
+        for group in np.split(np.arange(len(ends)), far):
+            here = sorted((ends[i] for i in group), key=lambda e: e[1])
             here = [e for i, e in enumerate(here) if i % (1 + len(here) // 8) == 0 or e is here[-1]]  # as many as fit
-            if np.exp(end) > 0.7 * x_high:
-                label_lines(axes, here, gap=0.05, x=1.0)
-            else:
-                label_lines(axes, here, gap=0.05)
+            label_lines(axes, here, gap=0.05, x=1.0 if here[-1][0] > 0.7 * x_high else None)
 
     text = (
         f"{len(runs)} runs, coloured by model size N (written where the longest run of a size ends)"

@@ -7,8 +7,8 @@ import pytest
 
 from ditscale import laws
 from ditscale.config import compose
-from ditscale.pipeline import write_json
-from ditscale.plan.grid import plan_grid, plan_probe
+from ditscale.pipeline import give_verdict, seal_forecast, write_json
+from ditscale.plan.grid import plan_grid
 from ditscale.plan.study import write_run, write_study
 from ditscale.store.collect import collect
 from ditscale.store.record import STEP, VALIDATION, Record
@@ -45,15 +45,6 @@ def train(at, run, rng, state="finished", noise=0.003, rows=150):
     record.close()
 
 
-def finite(value):
-    """NaN as null, the only way JSON can say it."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and value != value else value
-
-
 def evaluate(paths, run_id, n=8):
     """Write evaluation.h5 as `ditscale evaluate` does, with noise for pictures."""
     rng = np.random.default_rng(5)
@@ -76,21 +67,18 @@ def build(root, *settings, fit=True, forecast=True, probe=0.0, samples=True, unf
     collect(root)
     if fit:
         table = laws.read_table(root)
-        write_json(paths.laws, finite(laws.fit(table, bootstrap=bootstrap, targets=(f"{study.probe_budget:g}",)).to_dict()))
+        write_json(paths.laws, laws.fit(table, bootstrap=bootstrap, targets=(f"{study.probe_budget:g}",)).to_dict())
         if forecast:
-            sealed = laws.seal(paths.forecast, table, study.probe_budget, bootstrap=bootstrap)
-            size = sealed.n_params["value"]
+            _, run = seal_forecast(str(root))
             if probe is not None:
-                run = plan_probe(study, size, 1)
-                at = write_run(paths, run)
+                at = paths.run(run.run_id)
                 train(at, run, rng, noise=0)
                 if probe:
                     with h5py.File(at.metrics, "r+") as file:
                         rows = file["validation"][:]
                         rows["loss"] *= 1 + probe
                         file["validation"][...] = rows
-                collect(root)
-                write_json(paths.verdict, laws.verdict(laws.load_forecast(paths.forecast), laws.read_table(root)).to_dict())
+                give_verdict(str(root))
     if samples:
         with h5py.File(paths.table) as file:
             evaluate(paths, file["points/run_id"][int(np.argmin(file["points/loss"]))].decode())
