@@ -25,9 +25,10 @@ from ..diffusion.sampler import sample
 from ..files import write_bytes
 from ..naming import RunPaths
 from ..plan.run import Run
+from ..store.strata import standard_error
 from ..train.ranks import Ranks
 from .finished import load
-from .validation import standard_error, triple_losses, triples
+from .validation import triple_losses, triples
 
 
 @dataclass(frozen=True)

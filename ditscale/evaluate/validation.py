@@ -58,13 +58,3 @@ def triple_losses(model, fixed: Triples, batch_size: int, ranks, precision: str)
             found[part] = losses(model, x0, text, eps, t).double()
     ranks.all_reduce(found)
     return found.cpu().numpy()
-
-
-def standard_error(samples: np.ndarray) -> float:
-    """Standard error of the mean of stratified samples [n], one a stratum, in the order of strata.
-
-    Neighbouring strata are paired and their squared difference taken for the variance of their sum (Cochran, "Sampling
-    Techniques", 1977, section 5A.12, collapsed strata): unbiased but for the trend inside a pair, so never too small.
-    """
-    pairs = samples[: len(samples) // 2 * 2].reshape(-1, 2)
-    return float(np.sqrt(((pairs[:, 0] - pairs[:, 1]) ** 2).sum()) / len(samples))

@@ -22,6 +22,7 @@ from ..files import write_bytes, write_text
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import Run, read_run
 from .record import Damaged, open_record, read_attempts, read_steps, read_validation
+from .strata import covariance
 
 COLUMNS = (  # name in the table, and where it comes from
     "run_id", "role", "budget_flops", "achieved_flops", "n_params", "n_params_matmul", "n_params_total", "n_tokens", "n_images",
@@ -67,8 +68,8 @@ def collect(root: Path | str) -> Collected:
             samples.append(triples)
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["role"], rows[i]["budget_flops"], rows[i]["n_params"], rows[i]["seed"]))
     rows = [rows[i] for i in order]
-    covariance = _covariance([samples[i] for i in order])
-    _write_h5(paths, rows, excluded, curves, covariance)
+    noise = covariance(np.stack([samples[i] for i in order])) if order else np.zeros((0, 0))
+    _write_h5(paths, rows, excluded, curves, noise)
     write_text(paths.csv, _csv(rows))
     return Collected(tuple(rows), tuple(excluded))
 
@@ -109,15 +110,7 @@ def _read(at: RunPaths, run: Run) -> tuple[dict, np.ndarray, np.ndarray]:
     return row, curve, triples
 
 
-def _covariance(samples: list[np.ndarray]) -> np.ndarray:
-    """Covariance of the runs' validation losses from their common triples: [runs, runs]."""
-    if not samples:
-        return np.zeros((0, 0))
-    x = np.stack(samples).astype(float)
-    return np.atleast_2d(np.cov(x)) / x.shape[1]
-
-
-def _write_h5(paths: StudyPaths, rows: list[dict], excluded: list, curves: dict, covariance: np.ndarray):
+def _write_h5(paths: StudyPaths, rows: list[dict], excluded: list, curves: dict, noise: np.ndarray):
     text = h5py.string_dtype()
     memory = io.BytesIO()  # built in memory, then written whole: a reader never sees half a table
     with h5py.File(memory, "w") as file:
@@ -132,7 +125,7 @@ def _write_h5(paths: StudyPaths, rows: list[dict], excluded: list, curves: dict,
         out.create_dataset("reason", data=[r for _, r in excluded], dtype=text)
         for run_id, curve in curves.items():
             file.create_dataset(f"curves/{run_id}", data=curve)
-        file["covariance"] = covariance
+        file["covariance"] = noise
     write_bytes(paths.table, memory.getvalue())
 
 

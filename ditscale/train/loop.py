@@ -22,12 +22,13 @@ from ..config import dump_yaml, plain
 from ..data.open import open_source
 from ..diffusion.rectified_flow import Noise, losses
 from ..errors import UserError
-from ..evaluate.validation import standard_error, triple_losses, triples
+from ..evaluate.validation import triple_losses, triples
 from ..files import write_text
 from ..model.dit import DiT
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
 from ..store.record import STEP, VALIDATION, Record, read_state
+from ..store.strata import standard_error
 from . import checkpoint
 from .ema import EMA
 from .heartbeat import Heartbeat

@@ -7,6 +7,7 @@ from laws_synthetic import MINIATURE, best, study, with_probe
 
 from ditscale.errors import UserError
 from ditscale.laws import Table, fit_surface, forecast, load_forecast, seal, verdict
+from ditscale.laws.forecast import _widen
 from ditscale.laws.forms import Form, choose
 from ditscale.laws.hashes import inputs_hash
 from ditscale.laws.predictive import profile_interval
@@ -167,3 +168,17 @@ def test_rule_of_choice():
     by["surface"] = form("surface", None, None, admissible=False)
     by["power_law_with_floor"] = form("power_law_with_floor", 0.03, 0.005)
     assert choose(by)[0] == "power_law"
+
+
+def test_interval_is_widened_for_a_missed_held_out_budget_and_for_other_forms():
+    alone = {"surface": Form("surface", Estimate(1.0, 0.8, 1.25), None, None, True, ())}
+    assert _widen(alone, "surface")[0] == alone["surface"].loss
+    missed = {"surface": dataclasses.replace(alone["surface"], held_out_error=-0.1, held_out_se=0.05)}
+    wider, why = _widen(missed, "surface")
+    assert wider.low == pytest.approx(0.8) and np.log(wider.high) == pytest.approx(
+        np.hypot(np.log(1.25), np.log(1 / 0.9))
+    )
+    assert why["held_out"][0] == 0 and why["other_forms"] == [0, 0]
+    other = Form("power_law", Estimate(1.5, 1.3, 1.7), None, None, True, ())
+    assert _widen(alone | {"power_law": other}, "surface")[1]["other_forms"] == [0, pytest.approx(np.log(1.3))]
+    assert _widen(alone | {"power_law": dataclasses.replace(other, admissible=False)}, "surface")[0].high == 1.25

@@ -1,6 +1,5 @@
 """Whole studies without training: the real plan, records, collect and laws, with losses from a known surface."""
 
-
 import h5py
 import numpy as np
 import pytest

@@ -13,7 +13,9 @@ from ditscale.report.slices import of_slice, parabola, slices_plot
 from ditscale.report.style import LABELS, LETTERS, RAMP, log_ticks, render, sequence, spread
 
 
-@pytest.mark.parametrize("low, high", [(1e10, 2e13), (17232, 575696), (0.3, 0.82), (0.41, 0.43), (1e17, 6e18), (0.0912, 0.35), (1.0, 1.001)])
+@pytest.mark.parametrize(
+    "low, high", [(1e10, 2e13), (17232, 575696), (0.3, 0.82), (0.41, 0.43), (1e17, 6e18), (0.0912, 0.35), (1.0, 1.001)]
+)
 def test_log_ticks(low, high):
     ticks = log_ticks(low, high)
     assert ticks == sorted(set(ticks)) and all(low <= t <= high for t in ticks) and len(ticks) <= 7
@@ -24,7 +26,9 @@ def test_log_ticks(low, high):
 def test_labels_are_spread_and_stay_in_place_when_apart():
     assert spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
     found = spread([0.5, 0.5, 0.52, 0.9], 0.1)
-    assert np.diff(found).min() >= 0.1 - 1e-12 and np.mean(found[:3]) == pytest.approx(np.mean([0.5, 0.5, 0.52]), abs=0.01)
+    assert np.diff(found).min() >= 0.1 - 1e-12 and np.mean(found[:3]) == pytest.approx(
+        np.mean([0.5, 0.5, 0.52]), abs=0.01
+    )
     assert min(spread([0.0, 0.01], 0.1)) >= LABELS[0]
 
 
@@ -45,11 +49,17 @@ def test_curves_are_the_fit(held):
         assert {material.points["run_id"][i] for i in rows} == set(fitted.table.run_id[own.rows])
         order = [list(fitted.table.run_id).index(material.points["run_id"][i]) for i in rows]
         at = [list(own.rows).index(i) for i in order]
-        assert parabola(s, material.points["n_params"][rows], raw=False) == pytest.approx(np.exp(own.fitted[at]), rel=1e-9)
+        assert parabola(s, material.points["n_params"][rows], raw=False) == pytest.approx(
+            np.exp(own.fitted[at]), rel=1e-9
+        )
     budget = np.array([1e11, 7.2e12])
     n, d, loss = fitted.approach3.surface.optimum(budget)
     ours = surface_optimum(fitted.to_dict(), budget)
-    assert ours["n_params"] == pytest.approx(n) and ours["n_tokens"] == pytest.approx(d) and ours["loss"] == pytest.approx(loss)
+    assert (
+        ours["n_params"] == pytest.approx(n)
+        and ours["n_tokens"] == pytest.approx(d)
+        and ours["loss"] == pytest.approx(loss)
+    )
     drawn = dict((name.split("\n")[0], values) for name, values, *_ in curves(fitted.to_dict(), "loss", "loss", budget))
     assert drawn["power law"] == pytest.approx(fitted.approach2.loss.at(budget))
     assert drawn["with floor"] == pytest.approx(fitted.approach2.floor.at(budget))

@@ -164,7 +164,11 @@ def test_a_forecast_that_held(whole, held):
 def test_a_forecast_that_failed_is_said_as_plainly(failed):
     page, verdict = page_of(failed), json.loads(failed.verdict.read_text())
     assert not verdict["inside"]
-    assert "and the forecast failed" in page.text and "The forecast failed" in page.text and "held" not in page.text.replace("held out", "")
+    assert (
+        "and the forecast failed" in page.text
+        and "The forecast failed" in page.text
+        and "held" not in page.text.replace("held out", "")
+    )
     assert f"measured {verdict['measured']:.4f}, outside the sealed 95 % interval" in page.text
     assert f"{100 * verdict['relative_error']:.2g} % above the forecast" in page.text
 
@@ -208,7 +212,9 @@ def test_refusals_and_exclusions_are_listed(held, tmp_path):
 
     laws = json.loads(paths.laws.read_text())
     laws |= {"approach2": None, "approach3": None, "loss_with_floor": None}
-    laws["findings"].append({"code": "too_few_budgets", "severity": "refused", "message": "nothing <fits>", "runs": [], "slices": []})
+    laws["findings"].append(
+        {"code": "too_few_budgets", "severity": "refused", "message": "nothing <fits>", "runs": [], "slices": []}
+    )
     write_json(paths.laws, laws)
     page = page_of(paths)
     assert "No law could be given" in page.text and "refused nothing <fits>" in page.text
@@ -216,7 +222,10 @@ def test_refusals_and_exclusions_are_listed(held, tmp_path):
 
 def test_what_the_numbers_count(held):
     text = page_of(held).text
-    assert "the weights of all matrix products" in text and "every matrix product of training, forward and backward" in text
+    assert (
+        "the weights of all matrix products" in text
+        and "every matrix product of training, forward and backward" in text
+    )
     assert "images x 21 tokens an image" in text and "2048 fixed (image, noise, timestep) triples" in text
     assert "probe_budget7.2e12" in text and "lr_scale0.3" in text
 
@@ -258,4 +267,8 @@ def test_intervals_with_open_ends():
     assert sentences.interval(Estimate(1.0)) == "no interval"
     assert sentences.interval(Estimate(1.0, None, 2.0)) == "at most 2"
     assert sentences.interval(Estimate(1.0, 0.5)) == "at least 0.5"
-    assert sentences.digits(0.199) == "0.1990" and html_of.escape(sentences.digits(2.0)) == "2.000" and np.isfinite(float(sentences.digits(12345.6)))
+    assert (
+        sentences.digits(0.199) == "0.1990"
+        and html_of.escape(sentences.digits(2.0)) == "2.000"
+        and np.isfinite(float(sentences.digits(12345.6)))
+    )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ditscale.config import Recipe
-from ditscale.evaluate.validation import standard_error
+from ditscale.store.strata import standard_error
 from ditscale.train.ema import EMA
 from ditscale.train.schedule import rate_factor
 
