@@ -26,8 +26,8 @@ RULE = (
     "largest budget and predicts it. A form is admissible unless it was refused or the runs reject it. Among the "
     "admissible forms the smallest held-out error wins; forms within two standard errors of it are equal, and among "
     f"equals the order is {', '.join(ORDER)}. The interval is that form's 95 % prediction interval for one new run "
-    "(uncertainty of the law and scatter of a run), widened in quadrature by how far other admissible forms differ "
-    "beyond their own intervals."
+    "(uncertainty of the law and scatter of a run), widened in quadrature by its own error on the held-out budget, on "
+    "that side, and by how far other admissible forms differ beyond their own intervals."
 )
 
 
@@ -37,8 +37,8 @@ class Forecast:
 
     n_params, n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured
     `metric` there. law: the form used; why: the rule's outcome; forms: every form (see `forms.Form`). run_scatter: rms
-    log-loss scatter of one run; disagreement: log-loss widening for other forms, [below, above]. inputs: run ids,
-    budgets and number of runs; inputs_sha256: of the rows. created: UTC; None until sealed.
+    log-loss scatter of one run; widening: log loss [below, above] added in quadrature for "other_forms" and "held_out".
+    inputs: run ids, budgets and number of runs; inputs_sha256: of the rows. created: UTC; None until sealed.
     """
 
     layout: int
@@ -55,7 +55,7 @@ class Forecast:
     rule: str
     forms: tuple[Form, ...]
     run_scatter: float
-    disagreement: list
+    widening: dict
     inputs: dict
     inputs_sha256: str
     findings: list
@@ -125,7 +125,7 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
             f"{table.source or 'table'}: no law can be fitted, so there is no forecast: {reasons}", status=3
         )
     law, why = choose(forms)
-    loss, disagreement = _widen(forms, law)
+    loss, widening = _widen(forms, law)
     if usable(fitted.surface):
         place = fit_approach3(grid, "ls", bootstrap, seed, keep_without_floor=True).predict(target)
     else:
@@ -149,7 +149,7 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
         rule=RULE,
         forms=tuple(forms[name] for name in ORDER),
         run_scatter=scatter,
-        disagreement=disagreement,
+        widening=widening,
         inputs={
             "n_runs": len(grid),
             "budgets": budgets,
@@ -162,20 +162,26 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
     )
 
 
-def _widen(forms, law: str) -> tuple[Estimate, list[float]]:
-    """The chosen form's interval, widened for the admissible forms outside it by more than their own intervals."""
-    chosen = forms[law].loss
-    below = above = 0.0
+def _widen(forms: dict[str, Form], law: str) -> tuple[Estimate, dict]:
+    """The chosen form's interval, widened on each side in quadrature, and by how much of log loss for which reason.
+
+    "other_forms": the furthest admissible form that lies outside by more than its own interval. "held_out": the chosen
+    form's own error on the held-out budget, on the side on which the measurement lay: the profile interval trusts the
+    form, and on real runs a form that missed the last step by 10 % will not do better on a longer one.
+    """
+    chosen, missed = forms[law].loss, forms[law].held_out_error or 0.0
+    others = [0.0, 0.0]
     for name, form in forms.items():
         if name == law or form.loss is None or not form.admissible:
             continue
         if form.loss.high is not None:
-            below = max(below, math.log(chosen.value / form.loss.high))
+            others[0] = max(others[0], math.log(chosen.value / form.loss.high))
         if form.loss.low is not None:
-            above = max(above, math.log(form.loss.low / chosen.value))
+            others[1] = max(others[1], math.log(form.loss.low / chosen.value))
+    held_out = [max(math.log1p(missed), 0.0), max(-math.log1p(missed), 0.0)]
     low = high = None
     if chosen.low is not None:
-        low = chosen.value * math.exp(-math.hypot(math.log(chosen.value / chosen.low), below))
+        low = chosen.value * math.exp(-math.hypot(math.log(chosen.value / chosen.low), others[0], held_out[0]))
     if chosen.high is not None:
-        high = chosen.value * math.exp(math.hypot(math.log(chosen.high / chosen.value), above))
-    return Estimate(chosen.value, low, high), [below, above]
+        high = chosen.value * math.exp(math.hypot(math.log(chosen.high / chosen.value), others[1], held_out[1]))
+    return Estimate(chosen.value, low, high), {"other_forms": others, "held_out": held_out}
