@@ -16,15 +16,23 @@ def offsets(material: Material, name: str) -> np.ndarray:
 
 def domains_plot(material: Material) -> Plot | None:
     """One panel a data set; None when runs were measured on their own alone."""
-    panels = tuple(Panel(_panel(material, name), 5.0, 5.2, f"Loss on {name} against in-domain loss") for name in material.out_of_domain)
+    panels = tuple(
+        Panel(_panel(material, name), 5.0, 5.2, f"Loss on {name} against in-domain loss")
+        for name in material.out_of_domain
+    )
     if not panels:
         return None
     text = "Every run measured on its own data and on another data set, coloured by budget as in figure 1"
     text += ", the probe in orange. " if material.probe.any() else ". "
     for name in material.out_of_domain:
         off = offsets(material, name)
-        text += f"{name}: mean offset {off.mean():+.3g}, from {off.min():+.3g} to {off.max():+.3g} over {len(off)} runs. "
-    text += "Line: equal losses. Axes are linear because the question is a difference: a constant offset is a flat row of points below."
+        text += (
+            f"{name}: mean offset {off.mean():+.3g}, from {off.min():+.3g} to {off.max():+.3g} over {len(off)} runs. "
+        )
+    text += (
+        "Line: equal losses. Axes are linear because the question is a difference: a constant offset is a flat row of"
+        " points below."
+    )
     return Plot("domains", "In and out of domain", text, panels, columns=min(2, len(panels)))
 
 
@@ -38,7 +46,16 @@ def _panel(material: Material, name: str):
         use = np.isfinite(y)
         ends = [min(x[use].min(), y[use].min()), max(x[use].max(), y[use].max())]
         top.plot(ends, ends, color=MUTED, lw=1, zorder=2)
-        top.annotate("equal", (ends[1], ends[1]), xytext=(-4, -10), textcoords="offset points", fontsize=9, color=MUTED, ha="right", va="top")
+        top.annotate(
+            "equal",
+            (ends[1], ends[1]),
+            xytext=(-4, -10),
+            textcoords="offset points",
+            fontsize=9,
+            color=MUTED,
+            ha="right",
+            va="top",
+        )
         for i in np.flatnonzero(use):
             colour = ACCENT if material.probe[i] else colours[float(points["budget_flops"][i])]
             top.plot(x[i], y[i], "o", ms=5, color=colour, zorder=3)

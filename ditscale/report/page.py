@@ -25,8 +25,8 @@ PLOTS = (slices_plot, powerlaws_plot, training_plot, domains_plot, samples_plot)
 def write_report(root: Path | str) -> Path:
     """Write report/index.html and report/figures/ of a study, each file whole or not at all; returns the page's path.
 
-    Parts that the study does not have yet are named on the page, with the command that gives them. Raises UserError when
-    there is no study.h5 or no finished run.
+    Parts that the study does not have yet are named on the page, with the command that gives them. Raises UserError
+    when there is no study.h5 or no finished run.
     """
     material = read_material(root)
     paths = StudyPaths(root)
@@ -57,7 +57,9 @@ def html(material: Material, shown: list[tuple[Plot, list[str]]]) -> str:
     body = [_head(material), _missing(material)]
     body += [_figure(i, material, plot, svgs) for i, (plot, svgs) in enumerate(shown, 1)]
     if material.laws:
-        body.append(f"<h2>The laws in numbers</h2>{tables.laws_table(material)}<p>{escape(sentences.backtest(material))}</p>")
+        body.append(
+            f"<h2>The laws in numbers</h2>{tables.laws_table(material)}<p>{escape(sentences.backtest(material))}</p>"
+        )
         body.append(f"<h2>Slices</h2>{tables.slices_table(material)}")
         body.append(f"<h2>Findings</h2>{tables.findings_list(material)}")
     body.append(_runs(material))
@@ -65,9 +67,11 @@ def html(material: Material, shown: list[tuple[Plot, list[str]]]) -> str:
     body.append(f"<h2>The study as it was set</h2>{tables.settings(material)}")
     body.append(_foot(material))
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>\n<style>:root{{{light}}}\n'
-        f"@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{style}</style></head>\n<body><main>\n"
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>\n'
+        f"<style>:root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+        f"{style}</style></head>\n<body><main>\n"
         + "\n".join(body)
         + "\n</main></body></html>\n"
     )
@@ -75,18 +79,28 @@ def html(material: Material, shown: list[tuple[Plot, list[str]]]) -> str:
 
 def _head(material: Material) -> str:
     verdict = material.verdict
-    out = [f'<header><p class="kicker">Scaling study {escape(material.study.name)}</p><h1>{superscripts(sentences.title(material))}</h1></header>']
+    out = [
+        f'<header><p class="kicker">Scaling study {escape(material.study.name)}</p>'
+        f"<h1>{superscripts(sentences.title(material))}</h1></header>"
+    ]
     two = material.laws and material.laws["approach2"]
     if two:
         tiles = []
-        for law, symbol, what in (("model", "N*", "optimal model size"), ("data", "D*", "optimal data"), ("loss", "L*", "loss at the optimum")):
+        for law, symbol, what in (
+            ("model", "N*", "optimal model size"),
+            ("data", "D*", "optimal data"),
+            ("loss", "L*", "loss at the optimum"),
+        ):
             e = number(two[f"{law}_exponent"])
             tiles.append(
-                f"<div><p>{what}</p><p class=big>{symbol} ∝ {superscripts(f'C^{e.value:.3f}')}</p><p><small>95 %: {escape(sentences.interval(e, sentences.exponent))}</small></p></div>"
+                f"<div><p>{what}</p><p class=big>{symbol} ∝ {superscripts(f'C^{e.value:.3f}')}</p>"
+                f"<p><small>95 %: {escape(sentences.interval(e, sentences.exponent))}</small></p></div>"
             )
         out.append(f'<div class="tiles">{"".join(tiles)}</div>')
     if material.forecast:
-        state, word = ("open", "Not tested yet") if not verdict else ("held", "The forecast held") if verdict["inside"] else ("failed", "The forecast failed")
+        state, word = "open", "Not tested yet"
+        if verdict:
+            state, word = ("held", "The forecast held") if verdict["inside"] else ("failed", "The forecast failed")
         out.append(
             f'<section class="verdict {state}"><h2>{word}</h2><p>{escape(sentences.verdict(material))}</p>'
             f"<p>{escape(sentences.said(material))}</p></section>"
@@ -101,7 +115,10 @@ def _missing(material: Material) -> str:
     if not material.missing:
         return ""
     items = "".join(f"<li>{escape(m.what)}: {code(m.command)}</li>" for m in material.missing)
-    return f'<section class="missing"><h2>Not in this report yet</h2><p>DIR is this study\'s directory.</p><ul>{items}</ul></section>'
+    return (
+        '<section class="missing"><h2>Not in this report yet</h2>'
+        f"<p>DIR is the directory of this study.</p><ul>{items}</ul></section>"
+    )
 
 
 def _figure(i: int, material: Material, plot: Plot, svgs: list[str]) -> str:
@@ -109,12 +126,17 @@ def _figure(i: int, material: Material, plot: Plot, svgs: list[str]) -> str:
         cells = []
         for caption, made, held in pairs(material):
             alt = escape(caption, quote=True)
-            images = f'<img src="{data_uri(made)}" alt="generated: {alt}"><img src="{data_uri(held)}" alt="held out: {alt}">'
+            images = (
+                f'<img src="{data_uri(made)}" alt="generated: {alt}"><img src="{data_uri(held)}" alt="held out: {alt}">'
+            )
             cells.append(f"<li>{images}<span>{escape(caption)}</span></li>")
         content = f'<ul class="samples">{"".join(cells)}</ul>'
     else:
         content = f'<div class="panels n{plot.columns}">{"".join(svgs)}</div>'
-    files = f'<small>figures/{plot.name}: <a href="figures/{plot.name}.png">PNG</a>, <a href="figures/{plot.name}.pdf">PDF</a></small>'
+    files = (
+        f'<small>figures/{plot.name}: <a href="figures/{plot.name}.png">PNG</a>, '
+        f'<a href="figures/{plot.name}.pdf">PDF</a></small>'
+    )
     return (
         f'<h2>{escape(plot.title)}</h2><figure id="{plot.name}">{content}'
         f"<figcaption><b>Figure {i}.</b> {superscripts(plot.caption)} {files}</figcaption></figure>"
@@ -125,7 +147,7 @@ def _runs(material: Material) -> str:
     counts = "".join(f"<dt>{escape(k)}</dt><dd>{code(v)}</dd>" for k, v in sentences.counting(material))
     return (
         f"<h2>Runs</h2><p>{escape(sentences.plural(len(material), 'run'))}, {escape(tables.total_time(material))}. "
-        f"Each name leads to the run's directory, which holds its record.</p>"
+        "Each name leads to the run's directory, which holds its record.</p>"
         f"{tables.runs_table(material)}<h2>What the numbers count</h2><dl>{counts}</dl>"
     )
 
@@ -135,7 +157,10 @@ def _foot(material: Material) -> str:
     parts = [f"Written by ditscale {__version__}, {now}"]
     if material.laws:
         b = material.laws["bootstrap"]
-        parts.append(f"intervals from {b['replicates']} bootstrap replicates (seed {b['seed']}; {b['approach2']}), objective {material.laws['objective']}")
+        parts.append(
+            f"intervals from {b['replicates']} bootstrap replicates (seed {b['seed']}; {b['approach2']}), objective"
+            f" {material.laws['objective']}"
+        )
     if material.forecast:
         parts.append(f"forecast sha256 {material.forecast['sha256']}, of inputs {material.forecast['inputs_sha256']}")
     return f"<footer><p>{escape('; '.join(parts))}.</p></footer>"

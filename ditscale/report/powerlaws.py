@@ -33,7 +33,9 @@ def curves(laws: dict, law: str, column: str, budget) -> list[tuple[str, np.ndar
         out.append((f"power law\n$C^{{{a:.3f}}}$", k * budget**a, "-", INK))
     if law == "loss" and laws["loss_with_floor"]:
         f = {k: e["value"] for k, e in laws["loss_with_floor"].items()}
-        out.append((f"with floor\nE = {f['E']:.3g}", f["E"] + f["coefficient"] * budget ** f["exponent"], (0, (6, 2)), INK))
+        out.append(
+            (f"with floor\nE = {f['E']:.3g}", f["E"] + f["coefficient"] * budget ** f["exponent"], (0, (6, 2)), INK)
+        )
     if laws["approach3"]:
         out.append(("surface", surface_optimum(laws, budget)[column], (0, (1, 1.5)), MUTED))
     return out
@@ -45,7 +47,9 @@ def powerlaws_plot(material: Material) -> Plot | None:
         return None
     panels = [Panel(_law(material, *row), 4.5, 3.9, f"{row[2]} against the training budget C") for row in LAWS]
     if material.forecast:
-        panels.append(Panel(_probe(material), 4.5, 3.9, "The forecast of each form of law, and what the probe measured"))
+        panels.append(
+            Panel(_probe(material), 4.5, 3.9, "The forecast of each form of law, and what the probe measured")
+        )
     return Plot("laws", "Power laws and the probe", _caption(material), tuple(panels), columns=2)
 
 
@@ -65,9 +69,20 @@ def _law(material: Material, law: str, column: str, symbol: str, form):
         lines = curves(laws, law, column, grid)
         probed = points[column][material.probe] if column != "loss" else points[laws["metric"]][material.probe]
         said = number(forecast[column]) if forecast else None
-        shown = [s[column] for s in slices] + [v for _, v, _, _ in lines] + [probed] + ([v for v in (said.value, said.low, said.high) if v] if said else [])
+        shown = (
+            [s[column] for s in slices]
+            + [v for _, v, _, _ in lines]
+            + [probed]
+            + ([v for v in (said.value, said.low, said.high) if v] if said else [])
+        )
         log_axis(axes.xaxis, low, high, "training budget C, FLOPs", compact, 6)
-        log_axis(axes.yaxis, *limits(*shown, margin=0.1) if shown else (1, 10), symbol if column != "loss" else f"{laws['metric']} {symbol}", form, 6)
+        log_axis(
+            axes.yaxis,
+            *limits(*shown, margin=0.1) if shown else (1, 10),
+            symbol if column != "loss" else f"{laws['metric']} {symbol}",
+            form,
+            6,
+        )
         band = (laws.get("bands") or {}).get(column)
         if band:
             at, lows, highs = (np.array([np.nan if x is None else x for x in v]) for v in (
@@ -78,12 +93,18 @@ def _law(material: Material, law: str, column: str, symbol: str, form):
             axes.plot(grid, values, ls=dashes, color=colour, lw=1.4, zorder=2)
             ends.append((high, values[-1], name, colour))
         for s, colour in zip(slices, colours, strict=True):
-            axes.errorbar(s["budget_flops"], s[column], error(s, column), fmt="o", ms=6, color=colour, elinewidth=1.4, zorder=4)
+            axes.errorbar(
+                s["budget_flops"], s[column], error(s, column), fmt="o", ms=6, color=colour, elinewidth=1.4, zorder=4
+            )
         if said:
-            axes.errorbar(last, said.value, bars(said), fmt="_", ms=11, mew=1.6, color=ACCENT, elinewidth=1.6, capsize=4, zorder=5)
+            axes.errorbar(
+                last, said.value, bars(said), fmt="_", ms=11, mew=1.6, color=ACCENT, elinewidth=1.6, capsize=4, zorder=5
+            )
         if len(probed):
             marker = dict(fmt="o", mfc=ACCENT) if column == "loss" else dict(fmt="o", mfc=PAPER)
-            axes.errorbar(points["budget_flops"][material.probe], probed, ms=6, color=ACCENT, mew=1.4, zorder=6, **marker)
+            axes.errorbar(
+                points["budget_flops"][material.probe], probed, ms=6, color=ACCENT, mew=1.4, zorder=6, **marker
+            )
         label_lines(axes, ends, gap=0.13 if law == "loss" else 0.1, x=1.0, fontsize=8.5, linespacing=1.05)
         names = {"n_params": "Model size N*(C)", "n_tokens": "Data D*(C), tokens", "loss": "Loss L*(C)"}
         axes.set_title(names[column], fontsize=10)
@@ -117,7 +138,9 @@ def _probe(material: Material):
     def draw(figure):
         axes = figure.subplots()
         for y, (_, e, colour) in enumerate(rows):
-            axes.errorbar(e.value, -y, xerr=bars(e), fmt="|", ms=11, mew=1.6, color=colour, elinewidth=1.6, capsize=4, zorder=4)
+            axes.errorbar(
+                e.value, -y, xerr=bars(e), fmt="|", ms=11, mew=1.6, color=colour, elinewidth=1.6, capsize=4, zorder=4
+            )
         axes.set_yticks([-y for y in range(len(rows))], [name for name, *_ in rows])
         axes.set_ylim(-len(rows) + 0.4, 0.6)
         axes.grid(axis="y", visible=False)
@@ -131,8 +154,11 @@ def _probe(material: Material):
             if se is not None:
                 axes.axvspan(measured - 1.96 * se, measured + 1.96 * se, color=ACCENT, alpha=0.15, lw=0, zorder=1)
             left = measured < sum(axes.get_xlim()) / 2
-            axes.annotate(f"measured {digits(measured)}", (measured, 0.02), xycoords=("data", "axes fraction"), xytext=(5 if left else -5, 0),
-                          textcoords="offset points", fontsize=9, color=ACCENT, ha="left" if left else "right")  # fmt: skip
+            axes.annotate(
+                f"measured {digits(measured)}", (measured, 0.02), xycoords=("data", "axes fraction"),
+                xytext=(5 if left else -5, 0), textcoords="offset points", ha="left" if left else "right",
+                fontsize=9, color=ACCENT,
+            )  # fmt: skip
 
     return draw
 
@@ -141,7 +167,10 @@ def _caption(material: Material) -> str:
     laws, forecast = material.laws, material.forecast
     ok = [s for s in laws["slices"] if s["status"] == "ok"]
     runs = sum(s["n_runs"] for s in ok)
-    text = f"Points: the {plural(len(ok), 'minimum')} of the slices ({plural(runs, 'run')}), coloured by budget as in figure 1"
+    text = (
+        f"Points: the {plural(len(ok), 'minimum')} of the slices ({plural(runs, 'run')}), coloured by budget as in"
+        " figure 1"
+    )
     text += ", with 95 % intervals. " if any(s.get("log_n_se") for s in ok) else ". "
     if laws["approach2"]:
         text += f"Solid: power laws through these {len(ok)} minima, k C^a. "
@@ -153,12 +182,22 @@ def _caption(material: Material) -> str:
         text += f"Dotted: the optimum of the surface E + A N^-alpha + B D^-beta fitted to all {laws['n_runs']} runs. "
     if forecast:
         text += (
-            f"Orange bar: the sealed forecast with its {100 * forecast['level']:g} % interval. "
-            "In N and D the open circle is the probe's size, chosen from the forecast, so only its loss tests anything. "
+            f"Orange bar: the sealed forecast with its {100 * forecast['level']:g} % interval. In N and D the open"
+            " circle is the probe's size, chosen from the forecast, so only its loss tests anything. "
             if material.probe.any()
-            else f"Orange bar: the sealed forecast with its {100 * forecast['level']:g} % interval; its probe is not measured yet. "
+            else (
+                f"Orange bar: the sealed forecast with its {100 * forecast['level']:g} % interval; its probe is not"
+                " measured yet. "
+            )
         )
         text += "The last panel magnifies the loss there, on a linear axis because it compares differences. "
         if material.verdict:
-            text += "The line is the measured loss of the probe, one run; its shade is 95 % of that measurement's Monte-Carlo error. "
-    return text + f"{'All other' if forecast else 'All'} axes are log, on which a pure power law is a straight line and a floor shows as a bend."
+            text += (
+                "The line is the measured loss of the probe, one run; its shade is 95 % of that measurement's"
+                " Monte-Carlo error. "
+            )
+    return (
+        text
+        + f"{'All other' if forecast else 'All'} axes are log, on which a pure power law is a straight line and a floor"
+        " shows as a bend."
+    )

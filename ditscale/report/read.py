@@ -37,8 +37,10 @@ class Missing:
 
 @dataclass(frozen=True)
 class Material:
-    """All that a report shows. points: columns of study.h5, arrays of one entry a run; curves: run id to rows (images,
-    loss, loss_ema); laws, forecast, verdict: the JSON objects, None when absent; stale: which of them are of other runs.
+    """All that a report shows.
+
+    points: columns of study.h5, arrays of one entry a run; curves: run id to rows (images, loss, loss_ema); laws,
+    forecast, verdict: the JSON objects, None when absent; missing: what is not there yet.
     """
 
     root: Path
@@ -92,7 +94,7 @@ def number(entry: dict | None) -> Estimate | None:
 
 
 def read_material(root: Path | str) -> Material:
-    """Read a study directory. Raises UserError when it holds no study, no study.h5 or no finished run, or a damaged file."""
+    """Read a study directory. Raises UserError without study.yaml, study.h5 or a finished run, or at a damaged file."""
     paths = StudyPaths(root)
     study = read_study(root)
     if not paths.table.is_file():
@@ -108,7 +110,12 @@ def read_material(root: Path | str) -> Material:
     if laws is None:
         missing.append(Missing("The laws (laws.json)", "`ditscale fit DIR`"))
     elif not _same_runs(laws, points, excluded):
-        missing.append(Missing("Laws of these runs: laws.json was fitted to other runs or losses than study.h5 holds", "`ditscale fit DIR`"))
+        missing.append(
+            Missing(
+                "Laws of these runs: laws.json was fitted to other runs or losses than study.h5 holds",
+                "`ditscale fit DIR`",
+            )
+        )
     if forecast is None:
         missing.append(Missing("The sealed forecast (forecast.json)", "`ditscale forecast DIR`"))
     if verdict is None:
@@ -126,12 +133,16 @@ def _read_table(path: Path):
             points = {}
             for name, column in file["points"].items():
                 values = column[()]
-                points[name] = np.array([v.decode() for v in values], dtype=object) if values.dtype == object else values
+                points[name] = (
+                    np.array([v.decode() for v in values], dtype=object) if values.dtype == object else values
+                )
             pairs = zip(file["excluded/run_id"][()], file["excluded/reason"][()], strict=True)
             excluded = tuple((run.decode(), reason.decode()) for run, reason in pairs)
             curves = {name: rows[()] for name, rows in file["curves"].items()} if "curves" in file else {}
     except (OSError, KeyError):
-        raise UserError(f"{path}: is damaged or not of ditscale; `ditscale collect {path.parent}` makes it anew") from None
+        raise UserError(
+            f"{path}: is damaged or not of ditscale; `ditscale collect {path.parent}` makes it anew"
+        ) from None
     return points, excluded, curves
 
 
@@ -141,7 +152,9 @@ def _read_json(path: Path) -> dict | None:
     try:
         return json.loads(path.read_text())
     except ValueError:
-        raise UserError(f"{path}: is not JSON; move it away and make it again with `ditscale {path.stem} {path.parent}`") from None
+        raise UserError(
+            f"{path}: is not JSON; move it away and make it again with `ditscale {path.stem} {path.parent}`"
+        ) from None
 
 
 def _read_samples(path: Path, run_id: str) -> Samples | None:
@@ -151,7 +164,10 @@ def _read_samples(path: Path, run_id: str) -> Samples | None:
         with h5py.File(path, "r", locking=False) as file:
             made = file["samples"]
             captions = tuple(c.decode() for c in made["captions"][()])
-            settings = f"{file.attrs.get('sampler', '?')} sampler, {file.attrs.get('steps', '?')} steps, seed {file.attrs.get('seed', '?')}"
+            settings = (
+                f"{file.attrs.get('sampler', '?')} sampler, {file.attrs.get('steps', '?')} steps, seed"
+                f" {file.attrs.get('seed', '?')}"
+            )
             return Samples(run_id, made["generated"][()], made["reference"][()], captions, settings)
     except (OSError, KeyError):
         raise UserError(f"{path}: is damaged; move it away, then `ditscale evaluate {path.parent}`") from None
@@ -162,7 +178,9 @@ def _same_runs(laws: dict, points: dict, excluded) -> bool:
     metric = laws.get("metric", "loss")
     if metric not in points:
         return False
-    here = {r: x for r, role, x in zip(points["run_id"], points["role"], points[metric], strict=True) if role != "probe"}
+    here = {
+        r: x for r, role, x in zip(points["run_id"], points["role"], points[metric], strict=True) if role != "probe"
+    }
     there = {p["run_id"]: p["loss"] for p in laws["points"]}
     left_out = {e["run_id"] for e in laws["exclusions"]}
     return there == {r: float(x) for r, x in here.items() if r not in left_out}

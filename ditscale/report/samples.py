@@ -60,9 +60,15 @@ def samples_plot(material: Material) -> Plot | None:
             axes.set_title(textwrap.fill(caption, 26), fontsize=8.5, fontweight="normal")
 
     text = (
-        f"{len(shown)} samples of run {s.run_id}, the one with the lowest validation loss ({s.settings}). In each pair: left generated, right the "
-        "held-out picture of the same caption. Not chosen: the first of the validation set. Enlarged without smoothing."
+        f"{len(shown)} samples of run {s.run_id}, the one with the lowest validation loss ({s.settings}). In each pair:"
+        " left generated, right the held-out picture of the same caption. Not chosen: the first of the validation set."
+        " Enlarged without smoothing."
     )
     if material.samples.generated.dtype != np.uint8:
         text += " These are latents, not pixels: their first three channels, in the range of the held-out ones."
-    return Plot("samples", "Samples of the best run", text, (Panel(draw, 2.1 * columns, 1.35 * rows + 0.2, "Generated and held-out pictures"),))
+    return Plot(
+        "samples",
+        "Samples of the best run",
+        text,
+        (Panel(draw, 2.1 * columns, 1.35 * rows + 0.2, "Generated and held-out pictures"),),
+    )

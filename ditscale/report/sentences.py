@@ -6,7 +6,11 @@ from ..laws import Estimate
 from ..units import compact, count
 from .read import Material, number
 
-FORMS = {"surface": "the surface", "power_law_with_floor": "the power law with a floor", "power_law": "the pure power law"}
+FORMS = {
+    "surface": "the surface",
+    "power_law_with_floor": "the power law with a floor",
+    "power_law": "the pure power law",
+}
 PARAMS = {
     "matmul": "the weights of all matrix products (no biases, no embedding tables)",
     "total": "all parameters",
@@ -63,7 +67,11 @@ def found(material: Material) -> list[str]:
     """The laws, in sentences."""
     laws, budgets = material.laws, material.budgets
     grid = int((~material.probe).sum())
-    span = f" ({compact(budgets[0])} to {compact(budgets[-1])} FLOPs)" if len(budgets) > 1 else f" ({compact(budgets[0])} FLOPs)" if budgets else ""
+    span = (
+        f" ({compact(budgets[0])} to {compact(budgets[-1])} FLOPs)"
+        if len(budgets) > 1
+        else f" ({compact(budgets[0])} FLOPs)" if budgets else ""
+    )
     out = [f"{plural(grid, 'run')} of the grid finished, at {plural(len(budgets), 'budget')}{span}."]
     if material.excluded:
         out[0] = out[0][:-1] + f"; {plural(len(material.excluded), 'run')} left out, with the reasons below."
@@ -74,9 +82,9 @@ def found(material: Material) -> list[str]:
     if two:
         a, b, c = (number(two[f"{x}_exponent"]) for x in ("model", "data", "loss"))
         out.append(
-            f"Through the minima of {len(ok)} of {plural(len(laws['slices']), 'slice')}: "
-            f"N* grows as C^{a.value:.3f} (95 %: {interval(a, exponent)}), D* as C^{b.value:.3f} ({interval(b, exponent)}), "
-            f"and the {laws['metric']} L* changes as C^{c.value:.3f} ({interval(c, exponent)})."
+            f"Through the minima of {len(ok)} of {plural(len(laws['slices']), 'slice')}: N* grows as C^{a.value:.3f}"
+            f" (95 %: {interval(a, exponent)}), D* as C^{b.value:.3f} ({interval(b, exponent)}), and the"
+            f" {laws['metric']} L* changes as C^{c.value:.3f} ({interval(c, exponent)})."
         )
         out.append(growth(a, b))
     else:
@@ -85,8 +93,8 @@ def found(material: Material) -> list[str]:
     if three:
         a, e = number(three["model_exponent"]), number(three["E"])
         out.append(
-            f"The surface fitted to all {plural(laws['n_runs'], 'run')} gives N* as C^{a.value:.3f} ({interval(a, exponent)}) "
-            f"and an irreducible {laws['metric']} E = {e.value:.3g} ({interval(e)})."
+            f"The surface fitted to all {plural(laws['n_runs'], 'run')} gives N* as C^{a.value:.3f}"
+            f" ({interval(a, exponent)}) and an irreducible {laws['metric']} E = {e.value:.3g} ({interval(e)})."
         )
     else:
         out.append(f"The surface over all {plural(laws['n_runs'], 'run')} is refused (see the findings).")
@@ -96,7 +104,9 @@ def found(material: Material) -> list[str]:
 def growth(a: Estimate, b: Estimate) -> str:
     """Whether the optimal model or the optimal data grows faster."""
     if None not in (a.low, b.high) and a.low > b.high:
-        return "With more compute the optimal model grows faster than the data it is trained on: the intervals are apart."
+        return (
+            "With more compute the optimal model grows faster than the data it is trained on: the intervals are apart."
+        )
     if None not in (b.low, a.high) and b.low > a.high:
         return "With more compute the data grow faster than the optimal model: the intervals are apart."
     return "Whether model or data should grow faster, these runs do not decide: the two intervals overlap."
@@ -109,9 +119,10 @@ def said(material: Material) -> str:
         return "No forecast was sealed."
     loss, n = number(f["loss"]), number(f["n_params"])
     return (
-        f"Sealed {f['created']}, from {plural(f['inputs']['n_runs'], 'run')}: at {compact(f['target_budget_flops'])} FLOPs, {f['factor']:.3g}x beyond "
-        f"the largest budget, one new run at the optimum (N* = {count(n.value)}, 95 %: {interval(n, count)}) was forecast to measure a "
-        f"{f['metric']} of {digits(loss.value)} ({100 * f['level']:g} %: {interval(loss, digits)}), by {FORMS.get(f['law'], f['law'])}."
+        f"Sealed {f['created']}, from {plural(f['inputs']['n_runs'], 'run')}: at {compact(f['target_budget_flops'])}"
+        f" FLOPs, {f['factor']:.3g}x beyond the largest budget, one new run at the optimum (N* = {count(n.value)}, 95"
+        f" %: {interval(n, count)}) was forecast to measure a {f['metric']} of {digits(loss.value)}"
+        f" ({100 * f['level']:g} %: {interval(loss, digits)}), by {FORMS.get(f['law'], f['law'])}."
     )
 
 
@@ -119,18 +130,28 @@ def verdict(material: Material) -> str:
     """The verdict, or that there is none."""
     v = material.verdict
     if not v:
-        return "" if not material.forecast else "The probe has not been judged yet, so nothing is known about how well the law extrapolates."
+        return (
+            ""
+            if not material.forecast
+            else "The probe has not been judged yet, so nothing is known about how well the law extrapolates."
+        )
     limits = interval(Estimate(v["predicted"], *v["interval"]), digits)
     level = f"{100 * material.forecast['level']:g} % " if material.forecast else ""
     text = (
-        f"The probe measured {digits(v['measured'])}, {'inside' if v['inside'] else 'outside'} the sealed {level}interval ({limits}) and "
-        f"{100 * abs(v['relative_error']):.2g} % {'above' if v['relative_error'] > 0 else 'below'} the forecast of {digits(v['predicted'])}. "
-        f"It has N = {count(v['n_params'])}, {v['n_params'] / v['n_params_forecast']:.2g}x the forecast optimum."
+        f"The probe measured {digits(v['measured'])}, {'inside' if v['inside'] else 'outside'} the sealed"
+        f" {level}interval ({limits}) and {100 * abs(v['relative_error']):.2g} %"
+        f" {'above' if v['relative_error'] > 0 else 'below'} the forecast of {digits(v['predicted'])}. It has N ="
+        f" {count(v['n_params'])}, {v['n_params'] / v['n_params_forecast']:#.2g}x the forecast optimum."
     )
-    others = [law for law in v["by_law"] if material.forecast and law["law"] != material.forecast["law"] and law["predicted"] is not None]
+    others = [
+        law
+        for law in v["by_law"]
+        if material.forecast and law["law"] != material.forecast["law"] and law["predicted"] is not None
+    ]
     if others:
         parts = [
-            f"{FORMS.get(o['law'], o['law'])} forecast {digits(o['predicted'])} ({100 * o['relative_error']:+.2g} %, {'inside' if o['inside'] else 'outside'} its interval)"
+            f"{FORMS.get(o['law'], o['law'])} forecast {digits(o['predicted'])} ({100 * o['relative_error']:+.2g} %,"
+            f" {'inside' if o['inside'] else 'outside'} its interval)"
             for o in others
         ]
         text += " For comparison, not sealed as the forecast: " + "; ".join(parts) + "."
@@ -148,10 +169,17 @@ def backtest(material: Material) -> str:
     for key, name in (("approach2", "the power laws"), ("approach3", "the surface")):
         if b[key]:
             covered = {True: ", inside its interval", False: ", OUTSIDE its interval", None: ""}[b[key]["covered"]]
-            parts.append(f"{name} missed L* by {100 * b[key]['loss_error']:+.2g} %{covered} and N* by a factor of {b[key]['n_params_ratio']:.3g}")
+            parts.append(
+                f"{name} missed L* by {100 * b[key]['loss_error']:+.2g} %{covered} and N* by a factor of"
+                f" {b[key]['n_params_ratio']:.3g}"
+            )
     if not parts:
         return "The backtest gave nothing: no law could be fitted without the largest budget."
-    return f"Backtest: with {compact(b['held_out_budget'])} FLOPs held out ({b['factor']:.3g}x beyond the rest), " + "; ".join(parts) + "."
+    return (
+        f"Backtest: with {compact(b['held_out_budget'])} FLOPs held out ({b['factor']:.3g}x beyond the rest), "
+        + "; ".join(parts)
+        + "."
+    )
 
 
 def counting(material: Material) -> list[tuple[str, str]]:
@@ -163,5 +191,11 @@ def counting(material: Material) -> list[tuple[str, str]]:
         ("N", f"{PARAMS[study.params]} (`params: {study.params}`)"),
         ("D", f"tokens that pass the blocks: images x {', '.join(map(str, per_image))} tokens an image"),
         ("C", f"{FLOPS[study.flops]} (`flops: {study.flops}`); 6 N D is {ratio.min():.2f} to {ratio.max():.2f} of it"),
-        ("Loss", f"velocity error on {study.validation.n} fixed (image, noise, timestep) triples, the same for every run, with EMA weights"),
+        (
+            "Loss",
+            (
+                f"velocity error on {study.validation.n} fixed (image, noise, timestep) triples, the same for every"
+                " run, with EMA weights"
+            ),
+        ),
     ]

@@ -50,13 +50,27 @@ def slices_plot(material: Material) -> Plot:
         low, high = limits(n, margin=0.05)
         log_axis(top.xaxis, low, high * (high / low) ** 0.13, "" if laws else "model size N", count, 8)
         fitted = [(s, curve_over(points["n_params"][rows])) for _, rows, s in groups if s and s["status"] == "ok"]
-        log_axis(top.yaxis, *limits(loss, *[s["loss"] for s, _ in fitted], *[parabola(s, x, raw) for s, x in fitted]), f"validation {metric}")
+        log_axis(
+            top.yaxis,
+            *limits(loss, *[s["loss"] for s, _ in fitted], *[parabola(s, x, raw) for s, x in fitted]),
+            f"validation {metric}",
+        )
         ends, largest = [], 0.0
         for (budget, rows, s), colour in zip(groups, colours, strict=True):
             n, loss = points["n_params"][rows], points[metric][rows]
             ok = s is not None and s["status"] == "ok"
             se = 1.96 * points["loss_se"][rows] if metric == "loss" else None
-            top.errorbar(n, loss, se, fmt="o", ms=5, color=colour, mfc=colour if ok or s is None else PAPER, elinewidth=1, zorder=3)
+            top.errorbar(
+                n,
+                loss,
+                se,
+                fmt="o",
+                ms=5,
+                color=colour,
+                mfc=colour if ok or s is None else PAPER,
+                elinewidth=1,
+                zorder=3,
+            )
             end = rows[np.argmax(n)]
             x, y, text = points["n_params"][end], points[metric][end], compact(budget)
             if ok:
@@ -85,27 +99,49 @@ def slices_plot(material: Material) -> Plot:
         else:
             top.set_xlabel(f"model size N ({material.study.params} parameters)")
 
-    return Plot("isoflop", "IsoFLOP slices", caption(material, groups, raw), (Panel(draw, 6.2, 5.6 if laws else 4.2, alt(groups)),))
+    return Plot(
+        "isoflop",
+        "IsoFLOP slices",
+        caption(material, groups, raw),
+        (Panel(draw, 6.2, 5.6 if laws else 4.2, alt(groups)),),
+    )
 
 
 def alt(groups) -> str:
     fitted = sum(s is not None and s["status"] == "ok" for *_, s in groups)
-    return f"Validation loss against model size at {len(groups)} budgets, with {fitted} fitted parabolas and their residuals"
+    return (
+        f"Validation loss against model size at {len(groups)} budgets, with {fitted} fitted parabolas and their"
+        " residuals"
+    )
 
 
 def caption(material: Material, groups, raw: bool) -> str:
     counts = ", ".join(f"{compact(b)}: {len(rows)} runs" for b, rows, _ in groups)
-    text = f"One colour for each budget in FLOPs ({counts}); bars are 95 % of the Monte-Carlo error of the validation loss. "
+    text = (
+        f"One colour for each budget in FLOPs ({counts}); bars are 95 % of the Monte-Carlo error of the validation"
+        " loss. "
+    )
     if not material.laws:
-        return text + "No law was fitted yet, so there are no curves. N and loss are on log axes because both span ratios."
+        return (
+            text + "No law was fitted yet, so there are no curves. N and loss are on log axes because both span ratios."
+        )
     refused = [s for *_, s in groups if s["status"] != "ok"]
-    rms = ", ".join(f"{100 * s['residual_rms']:.2g} % ({compact(b)})" for b, _, s in groups if s["status"] == "ok" and not raw)
+    rms = ", ".join(
+        f"{100 * s['residual_rms']:.2g} % ({compact(b)})" for b, _, s in groups if s["status"] == "ok" and not raw
+    )
     text += "Diamonds: the minima. " if len(refused) < len(groups) else ""
     if any(s.get("log_n_se") for *_, s in groups):
         text += "Bars through them: their 95 % intervals in N by the delta method. "
     if refused:
         text += "Hollow points, no curve: refused (" + "; ".join(r for s in refused for r in s["reasons"]) + "). "
     if rms:
-        text += f"Below: what each parabola leaves over, rms {rms}; a bend there would say that a parabola is the wrong shape. "
+        text += (
+            f"Below: what each parabola leaves over, rms {rms}; a bend there would say that a parabola is the wrong"
+            " shape. "
+        )
     what = "the loss" if raw else "the logarithm of the loss"
-    return text + f"N is on a log axis because the parabola is fitted in log N; the loss axis is log too, the parabola being of {what}."
+    return (
+        text
+        + "N is on a log axis because the parabola is fitted in log N; the loss axis is log too, the parabola being of"
+        f" {what}."
+    )

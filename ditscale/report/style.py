@@ -1,4 +1,4 @@
-"""How figures look, and how they leave: SVG for the page (its colours follow the reader's light or dark mode), PNG, PDF."""
+"""How figures look, and how they leave: as SVG for the page (colours follow light and dark mode), as PNG and PDF."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ DARK |= {LETTERS[c]: DARK[c] for c in RAMP}
 DARK |= {INK: "#e8eaed", MUTED: "#a2abb5", RULE: "#363c44", PAPER: "#15181c", ACCENT: "#ff9a55"}
 
 RC = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10, "axes.labelsize": 10, "axes.titlesize": 10,
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10,
+    "axes.labelsize": 10, "axes.titlesize": 10,
     "xtick.labelsize": 9, "ytick.labelsize": 9, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED,
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.8,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.7,
     "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titleweight": "bold", "lines.linewidth": 1.6,
-    "mathtext.default": "regular", "svg.fonttype": "path", "svg.hashsalt": "ditscale", "pdf.fonttype": 42, "savefig.dpi": 200,
+    "mathtext.default": "regular",
+    "svg.fonttype": "path", "svg.hashsalt": "ditscale", "pdf.fonttype": 42, "savefig.dpi": 200,
 }  # fmt: skip
 
 
@@ -75,8 +77,8 @@ def sequence(n: int) -> list[str]:
 def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
     """Round numbers between low and high, at least three where the range allows, as dense as `most` allows."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    families = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(range(1, 10)), tuple(x / 10 for x in range(10, 100, 5)),
-                tuple(x / 10 for x in range(10, 100, 2)), tuple(x / 10 for x in range(10, 100)), tuple(x / 50 for x in range(50, 500)))  # fmt: skip
+    families = [(1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), range(1, 10)]
+    families += [[x / n for x in range(n, 10 * n)] for n in (2, 5, 10, 50)]
     found = []
     for family in families:
         ticks = [float(f"{m * 10.0**d:.6g}") for d in decades for m in family]
@@ -116,17 +118,28 @@ def limits(*values, margin: float = 0.06) -> tuple[float, float]:
 def label_lines(axes, entries, gap: float = 0.055, x: float | None = None, **style):
     """Write (x, y, text, colour) beside the ends of lines, pushed apart where they would overlap.
 
-    gap: least distance as a fraction of the axes' height. x: where all labels start, as a fraction of the width; without
-    it each starts right of its own x.
+    gap: least distance as a fraction of the axes' height. x: where all labels start, as a fraction of the width;
+    without it each starts right of its own x.
     """
     to_axes = axes.transData + axes.transAxes.inverted()
-    placed = sorted(([*to_axes.transform((ex, ey)), text, colour] for ex, ey, text, colour in entries), key=lambda e: e[1])
+    placed = sorted(
+        ([*to_axes.transform((ex, ey)), text, colour] for ex, ey, text, colour in entries), key=lambda e: e[1]
+    )
     ys = spread([p[1] for p in placed], gap)
     for (own_x, _, text, colour), y in zip(placed, ys, strict=True):
         at = (own_x if x is None else x) + 0.015
         style = {"fontsize": 9, "va": "center", **style}
         halo = [withStroke(linewidth=2.5, foreground=PAPER)]  # a label stays readable on top of a curve
-        axes.annotate(text, (at, y), xycoords="axes fraction", color=LETTERS.get(colour, colour), annotation_clip=False, path_effects=halo, zorder=9, **style)
+        axes.annotate(
+            text,
+            (at, y),
+            xycoords="axes fraction",
+            color=LETTERS.get(colour, colour),
+            annotation_clip=False,
+            path_effects=halo,
+            zorder=9,
+            **style,
+        )
 
 
 def spread(ys: list[float], gap: float) -> list[float]:
@@ -135,7 +148,7 @@ def spread(ys: list[float], gap: float) -> list[float]:
     All stay within LABELS, clear of what is written outside the axes.
     """
     blocks = []  # [mean of wanted first positions, members]
-    for i, y in enumerate(ys):
+    for y in ys:
         blocks.append([y, 1])
         while len(blocks) > 1 and blocks[-1][0] < blocks[-2][0] + gap * blocks[-2][1]:
             start, n = blocks.pop()
@@ -162,7 +175,9 @@ def render(plot: Plot) -> tuple[list[str], bytes, bytes]:
             svgs.append(themed(_save(figure, "svg").decode(), f"{plot.name}-{i}", panel.alt))
         rows = -(-len(plot.panels) // plot.columns)
         figure = _figure(plot.panels[0].width * plot.columns, plot.panels[0].height * rows)
-        for part, panel in zip(np.ravel(figure.subfigures(rows, plot.columns, squeeze=False)), plot.panels, strict=False):
+        for part, panel in zip(
+            np.ravel(figure.subfigures(rows, plot.columns, squeeze=False)), plot.panels, strict=False
+        ):
             panel.draw(part)
         return svgs, _save(figure, "png"), _save(figure, "pdf")
 
@@ -171,7 +186,13 @@ def _save(figure: Figure, form: str) -> bytes:
     out = io.BytesIO()
     # Without dates and versions the same study gives the same files.
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}[form]
-    figure.savefig(out, format=form, metadata=metadata, transparent=form == "svg", **({} if form == "svg" else {"facecolor": "white"}))
+    figure.savefig(
+        out,
+        format=form,
+        metadata=metadata,
+        transparent=form == "svg",
+        **({} if form == "svg" else {"facecolor": "white"}),
+    )
     return out.getvalue()
 
 
@@ -190,7 +211,10 @@ def themed(svg: str, name: str, alt: str) -> str:
     for colour in DARK:
         svg = svg.replace(colour, f"var(--c{colour[1:]})")
     width, height = (float(v) for v in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
-    head = f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:g}" style="max-width:{width * 1.4:.0f}px">'
+    head = (
+        f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:g}"'
+        f' style="max-width:{width * 1.4:.0f}px">'
+    )
     return head + svg[svg.index(">") + 1 :]
 
 

@@ -12,7 +12,12 @@ from ..units import compact, count, duration
 from .read import Material, number
 from .sentences import digits, interval, plural
 
-SURFACE = {"alpha": "α", "beta": "β", "model_exponent": "exponent of N*, β/(α+β)", "loss_floor_exponent": "exponent of L* − E, −αβ/(α+β)"}
+SURFACE = {
+    "alpha": "α",
+    "beta": "β",
+    "model_exponent": "exponent of N*, β/(α+β)",
+    "loss_floor_exponent": "exponent of L* − E, −αβ/(α+β)",
+}
 
 
 def code(text: str) -> str:
@@ -36,7 +41,10 @@ def table(head: list[str], rows: list[list[str]], left: int = 1, kind: str = "")
     """A table that scrolls sideways on a narrow page. Cells are HTML already; the first `left` columns are text."""
     if not rows:
         return ""
-    line = lambda cells, tag: "<tr>" + "".join(f'<{tag}{" class=t" if i < left else ""}>{c}</{tag}>' for i, c in enumerate(cells)) + "</tr>"
+
+    def line(cells, tag):
+        return "<tr>" + "".join(f"<{tag}{' class=t' * (i < left)}>{c}</{tag}>" for i, c in enumerate(cells)) + "</tr>"
+
     return (
         f'<div class="wide {kind}" tabindex="0"><table><thead>{line([escape(h) for h in head], "th")}</thead>'
         f"<tbody>{''.join(line(row, 'td') for row in rows)}</tbody></table></div>"
@@ -77,8 +85,9 @@ def slices_table(material: Material) -> str:
         none = s["n_params"] is None
         near = s["n_params_within_0.1_percent"]
         rows.append([
-            compact(s["budget_flops"]), str(s["n_runs"]), "" if none else count(s["n_params"]), "" if none else count(s["n_tokens"]),
-            "" if none else f"{s['loss']:.4g}", "" if not near else f"{count(near[0])} to {count(near[1])}",
+            compact(s["budget_flops"]), str(s["n_runs"]),
+            *([""] * 3 if none else [count(s["n_params"]), count(s["n_tokens"]), digits(s["loss"])]),
+            "" if not near else f"{count(near[0])} to {count(near[1])}",
             "" if s["residual_rms"] is None else f"{100 * s['residual_rms']:.2g} %",
             f"<span class={s['status']}>{escape(s['status'])}</span>", escape("; ".join(s["reasons"])),
         ])  # fmt: skip
@@ -97,14 +106,15 @@ def runs_table(material: Material) -> str:
         part = "probe" if material.probe[i] else "fit" if fitted[i] else "grid"
         off = p["achieved_flops"][i] / p["budget_flops"][i] - 1
         rows.append([
-            run_link(run_id), part, compact(p["budget_flops"][i]), f"{compact(p['achieved_flops'][i])} <small>{off:+.2%}</small>",
-            f"{p['width'][i]} x {p['depth'][i]}", f"{int(p['n_params'][i]):,}", f"{int(p['n_tokens'][i]):,}", f"{int(p['n_images'][i]):,}",
-            f"{p['lr'][i]:.3g}", f"{p['loss'][i]:.5f} <small>± {p['loss_se'][i]:.5f}</small>", f"{p['train_loss'][i]:.5f}",
+            run_link(run_id), part, compact(p["budget_flops"][i]),
+            f"{compact(p['achieved_flops'][i])} <small>{off:+.2%}</small>", f"{p['width'][i]} x {p['depth'][i]}",
+            *[f"{int(p[name][i]):,}" for name in ("n_params", "n_tokens", "n_images")], f"{p['lr'][i]:.3g}",
+            f"{p['loss'][i]:.5f} <small>± {p['loss_se'][i]:.5f}</small>", f"{p['train_loss'][i]:.5f}",
             *[f"{p[f'loss_{name}'][i]:.5f}" if np.isfinite(p[f"loss_{name}"][i]) else "" for name in others],
             f"{p['train_s'][i]:.1f}", str(int(p["attempts"][i])),
         ])  # fmt: skip
-    head = ["run", "part", "budget C", "achieved FLOPs", "width x depth", "N", "D, tokens", "images", "rate", "loss ± se", "training loss",
-            *[f"loss on {name}" for name in others], "seconds", "attempts"]  # fmt: skip
+    head = ["run", "part", "budget C", "achieved FLOPs", "width x depth", "N", "D, tokens", "images", "rate"]
+    head += ["loss ± se", "training loss", *[f"loss on {name}" for name in others], "seconds", "attempts"]
     return table(head, rows, left=2, kind="runs")
 
 
@@ -112,7 +122,10 @@ def excluded_table(material: Material) -> str:
     """Runs that are in no fit, with the reason."""
     rows = [[run_link(r), escape(reason)] for r, reason in material.excluded]
     if material.laws:
-        rows += [[run_link(e["run_id"]), "excluded from the fit: " + escape(e["reason"])] for e in material.laws["exclusions"]]
+        rows += [
+            [run_link(e["run_id"]), "excluded from the fit: " + escape(e["reason"])]
+            for e in material.laws["exclusions"]
+        ]
     return table(["run", "reason"], rows, left=2) or "<p>None: every planned run is in the table above.</p>"
 
 
@@ -122,7 +135,8 @@ def findings_list(material: Material) -> str:
         return "<p>None.</p>"
     order = {"refused": 0, "warning": 1, "info": 2}
     items = [
-        f"<li><span class={escape(f['severity'])}>{escape(f['severity'])}</span> {escape(f['message'])} <small>{escape(f['code'])}</small></li>"
+        f"<li><span class={escape(f['severity'])}>{escape(f['severity'])}</span> {escape(f['message'])}"
+        f" <small>{escape(f['code'])}</small></li>"
         for f in sorted(found, key=lambda f: order.get(f["severity"], 3))
     ]
     return f'<ul class="findings">{"".join(items)}</ul>'
@@ -135,7 +149,9 @@ def settings(material: Material) -> str:
     parts = own | {k: v for k, v in study.items() if isinstance(v, dict)}
     out = []
     for name, keys in parts.items():
-        rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(_short(v))}</dd>" for k, v in keys.items() if v not in ("", {}))
+        rows = "".join(
+            f"<dt>{escape(k)}</dt><dd>{escape(_short(v))}</dd>" for k, v in keys.items() if v not in ("", {})
+        )
         out.append(f"<section><h3>{escape(name)}</h3><dl>{rows}</dl></section>")
     return f'<div class="settings">{"".join(out)}</div>'
 
@@ -152,4 +168,7 @@ def _short(value) -> str:
 
 def total_time(material: Material) -> str:
     p = material.points
-    return f"{compact(float(p['achieved_flops'].sum()))} training FLOPs in {duration(float(p['train_s'].sum()))} of training, all runs added up"
+    return (
+        f"{compact(float(p['achieved_flops'].sum()))} training FLOPs in {duration(float(p['train_s'].sum()))} of"
+        " training, all runs added up"
+    )

@@ -36,22 +36,37 @@ def training_plot(material: Material) -> Plot | None:
         longest = {}
         for i, (x, y) in drawn.items():
             probe, size = material.probe[i], float(points["n_params"][i])
-            axes.plot(x, y, color=ACCENT if probe else colours[size], lw=1.6 if probe else 0.9, alpha=1 if probe else 0.9, zorder=4 if probe else 3)
+            axes.plot(
+                x,
+                y,
+                color=ACCENT if probe else colours[size],
+                lw=1.6 if probe else 0.9,
+                alpha=1 if probe else 0.9,
+                zorder=4 if probe else 3,
+            )
             key = "probe" if probe else size
             if key not in longest or x[-1] > longest[key][0]:
                 name = f"probe {count(size)}" if probe else count(size)
                 longest[key] = (x[-1], y[-1], name, ACCENT if probe else colours[size])
         ends = sorted(longest.values())
-        far = 1 + np.flatnonzero(np.diff(np.log([e[0] for e in ends])) > 0.3)  # runs of one budget end at nearly one place
+        # Runs of one budget end at nearly one place, and share a column of labels.
+        far = 1 + np.flatnonzero(np.diff(np.log([e[0] for e in ends])) > 0.3)
         for group in np.split(np.arange(len(ends)), far):
             here = sorted((ends[i] for i in group), key=lambda e: e[1])
-            here = [e for i, e in enumerate(here) if i % (1 + len(here) // 8) == 0 or e is here[-1]]  # as many as fit
+            every = 1 + len(here) // 8  # as many as fit
+            here = [e for i, e in enumerate(here) if i % every == 0 or e is here[-1]]
             label_lines(axes, here, gap=0.05, x=1.0 if here[-1][0] > 0.7 * x_high else None)
 
     text = (
-        f"{len(runs)} runs, coloured by model size N (written where the longest run of a size ends)"
-        f"{', the probe in orange' if material.probe.any() else ''}. Training loss smoothed by an exponential moving average "
-        f"with coefficient 0.9 over steps of {material.study.recipe.batch_size} images; the first {100 * FIRST:g} % of each run is left out. "
-        "Both axes are log: compute spans powers of ten, and a power law in compute is a straight line."
+        f"{len(runs)} runs, coloured by model size N (written where the longest run of a size"
+        f" ends){', the probe in orange' if material.probe.any() else ''}. Training loss smoothed by an exponential"
+        f" moving average with coefficient 0.9 over steps of {material.study.recipe.batch_size} images; the first"
+        f" {100 * FIRST:g} % of each run is left out. Both axes are log: compute spans powers of ten, and a power law"
+        " in compute is a straight line."
     )
-    return Plot("training", "Training curves", text, (Panel(draw, 6.2, 4.4, f"Training loss against FLOPs of {len(runs)} runs"),))
+    return Plot(
+        "training",
+        "Training curves",
+        text,
+        (Panel(draw, 6.2, 4.4, f"Training loss against FLOPs of {len(runs)} runs"),),
+    )

@@ -71,8 +71,9 @@ def test_bands_and_intervals_of_minima_are_drawn_where_given(held):
     grid = np.geomspace(1e11, 1e13, 5)
     for s in found["slices"]:
         s |= {"log_n_se": 0.05, "loss_se": 0.002}
-    bands = {c: [{"value": v, "low": 0.9 * v, "high": None if i == 4 else 1.1 * v} for i, v in enumerate(surface_optimum(found, grid)[c])]
-             for c in ("n_params", "n_tokens", "loss")}  # fmt: skip
+    bands = {}
+    for name, values in surface_optimum(found, grid).items():
+        bands[name] = [{"value": v, "low": 0.9 * v, "high": None if v == values[-1] else 1.1 * v} for v in values]
     found["bands"] = {"budget_flops": list(grid)} | bands
     from dataclasses import replace
 
