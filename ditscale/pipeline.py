@@ -56,7 +56,7 @@ def launch_study(root: str, role: str | None = None) -> int:
 def seal_forecast(root: str, budget: float | None = None):
     """Collect, seal the forecast at the probe's budget, and plan the probe at the size the law gives."""
     from .launch.local import workers
-    from .laws import read_table, seal
+    from .laws import forecast, read_table, seal
     from .store.collect import collect
 
     paths, study = StudyPaths(root), read_study(root)
@@ -66,9 +66,9 @@ def seal_forecast(root: str, budget: float | None = None):
             f"`ditscale fit {root} --target {units.compact(budget)}` predicts elsewhere without a probe"
         )
     collect(root)
-    sealed = seal(paths.forecast, read_table(root), study.probe_budget)
+    sealed = seal(paths.forecast, forecast(read_table(root), study.probe_budget))
     ranks = study.cluster.probe_ranks or workers(study.cluster)
-    probe = plan_probe(study, sealed.n_params["value"], ranks)
+    probe = plan_probe(study, sealed.n_params.value, ranks)
     write_run(paths, probe)
     return sealed, probe
 

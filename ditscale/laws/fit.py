@@ -66,6 +66,18 @@ class Laws:
         values = (floor.floor, floor.coefficient, floor.exponent)
         return {n: estimate(v, d) for n, v, d in zip(("E", "coefficient", "exponent"), values, parts, strict=True)}
 
+    def bands(self) -> dict | None:
+        """The power laws through the minima, from half the smallest budget to twice the largest budget or target: what a
+        figure draws. budget_flops, and one interval for each in n_params, n_tokens and loss; None when refused.
+        """
+        if not self.approach2.ok:
+            return None
+        ends = [budget for budget, _ in self.table.slices()] + [float(t) for t in self.predictions]
+        grid = np.geomspace(min(ends) / 2, 2 * max(ends), 41)
+        at = [self.approach2.predict(budget) for budget in grid]
+        names = ("n_params", "n_tokens", "loss")
+        return {"budget_flops": grid.tolist()} | {name: [p[name].to_dict() for p in at] for name in names}
+
     def to_dict(self) -> dict:
         """The JSON object of `ditscale fit --json` (layout 1). Intervals are 95 %; a refused part is None."""
 
@@ -81,6 +93,7 @@ class Laws:
             "predictions": {t: {a: plain(p) for a, p in by.items()} for t, by in self.predictions.items()},
             "findings": [f.to_dict() for f in self.findings],
             "loss_with_floor": plain(self.loss_with_floor()),
+            "bands": self.bands(),
             "slices": [p.to_dict() for p in self.approach2.slices],
             "backtest": None if self.backtest is None else self.backtest.to_dict(),
             "exclusions": [{"run_id": r, "reason": why} for r, why in self.table.exclusions],

@@ -59,7 +59,7 @@ class Parabola:
 
     def to_dict(self) -> dict:
         names = ("budget_flops", "n_runs", "status", "n_params", "n_tokens", "loss", "curvature", "curvature_t")
-        out = {n: getattr(self, n) for n in (*names, "residual_rms")}
+        out = {n: getattr(self, n) for n in (*names, "residual_rms", "log_n_se", "loss_se")}
         # JSON has no NaN: what a refused slice does not have is null.
         out = {n: None if isinstance(v, float) and math.isnan(v) else v for n, v in out.items()}
         n_range = None if self.n_range is None else list(self.n_range)
