@@ -32,7 +32,10 @@ def plan_study(root: str, settings: list[str], configs: Path | None = None) -> t
 
 
 def launch_study(root: str, role: str | None = None) -> int:
-    """Train what is missing: the grid, and the probe once it is planned. Returns 0, or 1 with the reasons printed."""
+    """Train what is missing: the grid, and the probe once it is planned. Returns 0, or 1 when a run can still be mended.
+
+    A diverged run is said but no failure: it is a result, which `collect` leaves out with its reason.
+    """
     from .launch.local import launch, workers
     from .launch.progress import Progress
 
@@ -44,13 +47,13 @@ def launch_study(root: str, role: str | None = None) -> int:
     n = workers(study.cluster)
     extra = 0.0 if any(r.role == "probe" for r in runs) or role is None else study.probe_budget
     progress = Progress(n, extra)
-    failed = []
+    unfinished = []
     for each in roles:
         ended = launch(paths, study.cluster, each, progress.show)
-        failed += [s for s in ended if s.run.role == each and s.state != "finished"]
-    for s in failed:
+        unfinished += [s for s in ended if s.run.role == each and s.state != "finished"]
+    for s in unfinished:
         print(f"{s.run.run_id}: {s.state}: {s.reason}")
-    return 1 if failed else 0
+    return 1 if any(s.state != "diverged" for s in unfinished) else 0
 
 
 def seal_forecast(root: str, budget: float | None = None):
@@ -99,6 +102,8 @@ def whole_study(root: str, settings: list[str], configs: Path | None = None) -> 
         f"study {study.name} in {root}: {len(planned.runs)} runs, {units.compact(planned.flops)} FLOPs; "
         f"then a probe of {units.compact(study.probe_budget)} FLOPs"
     )
+    for cell in planned.dropped:
+        print(f"dropped: budget {units.compact(cell.budget_flops)}, width {cell.width}: {cell.reason}")
     if launch_study(root, "grid"):
         print("some runs failed; mend what they say and run the same command again")
         return 1
@@ -107,6 +112,7 @@ def whole_study(root: str, settings: list[str], configs: Path | None = None) -> 
     write_json(paths.laws, laws.to_dict())
     print(laws.summary())
     if not laws.given:
+        print(f"no law can be given, for the reasons above; report: {write_report(root)}")
         return 3
     sealed, probe = seal_forecast(root)
     print(sealed.summary())
@@ -115,7 +121,7 @@ def whole_study(root: str, settings: list[str], configs: Path | None = None) -> 
         return 1
     print(give_verdict(root).summary())
     _draw_samples(paths)
-    print(f"report: {write_report(root)}")
+    print(f"the study is complete; report: {write_report(root)}")
     return 0
 
 

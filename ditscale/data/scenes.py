@@ -6,7 +6,7 @@ noise together. Icons follow Zipf's law: a larger model and a longer training bo
 gives a scaling law its smooth slopes ("The quantization model of neural scaling", Michaud et al., 2023).
 
 `scenes-ood` has the same words and grammar with other habits: other icons are the frequent ones, shades vary more,
-light is stronger, icons are smaller and stray further from their place.
+light is stronger, icons are larger and stray further from their place.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Style:
 
 STYLES = {
     "scenes": Style(icons="scenes", zipf=1.0, shade=0.15, light=0.2, stray=0.1, scale=(0.5, 0.65)),
-    "scenes-ood": Style(icons="scenes-ood", zipf=0.9, shade=0.2, light=0.25, stray=0.13, scale=(0.45, 0.6)),
+    "scenes-ood": Style(icons="scenes-ood", zipf=0.9, shade=0.2, light=0.25, stray=0.15, scale=(0.6, 0.8)),
 }
 
 
