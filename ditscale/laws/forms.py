@@ -13,8 +13,8 @@ from .surface import Surface, fit_surface
 from .table import Table
 from .uncertainty import Estimate, estimate
 
-# In order of preference among forms that predicted the held-out budget equally well: the surface uses every run where
-# the other two use one number per budget, and in simulation its forecasts err 2 to 5 times less (docs/laws.md).
+# In order of preference among forms that predicted the held-out budget equally well: the surface uses every run, where
+# the other two use one number per budget.
 ORDER = ("surface", "power_law_with_floor", "power_law")
 
 
