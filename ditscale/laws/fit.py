@@ -67,8 +67,10 @@ class Laws:
         return {n: estimate(v, d) for n, v, d in zip(("E", "coefficient", "exponent"), values, parts, strict=True)}
 
     def bands(self) -> dict | None:
-        """The power laws through the minima, from half the smallest budget to twice the largest budget or target: what a
-        figure draws. budget_flops, and one interval for each in n_params, n_tokens and loss; None when refused.
+        """The power laws through the minima, as a figure draws them; None when refused.
+
+        budget_flops runs from half the smallest budget to twice the largest budget or target; n_params, n_tokens and
+        loss hold one interval for each.
         """
         if not self.approach2.ok:
             return None
