@@ -68,11 +68,13 @@ def _submit(executor_class, paths: StudyPaths, status: RunStatus):
     which return, and a result found under a number is believed."""
     at = paths.run(status.run.run_id)
     attempt = len(list(at.log.glob("attempt-*"))) if at.log.is_dir() else 0
-    executor = executor_class(folder=at.log / f"attempt-{attempt + 1:03d}")
-    executor.update_parameters(timeout_min=60 * 24 * 365, tasks_per_node=status.run.execution.ranks)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child inherits this: its controller must outlive a Ctrl-C
     try:  # that the terminal sends to all, so that its tasks can save
+        executor = executor_class(folder=at.log / f"attempt-{attempt + 1:03d}")
+        executor.update_parameters(timeout_min=60 * 24 * 365, tasks_per_node=status.run.execution.ranks)
         return executor.submit(execute, str(at.root))
+    except OSError as error:
+        raise UserError(f"{at.log}: cannot be written ({error.strerror}); free space on the disk and launch again") from None
     finally:
         signal.signal(signal.SIGINT, before)
 

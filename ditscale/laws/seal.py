@@ -60,8 +60,8 @@ def _write_once(path: Path, text: str) -> None:
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
-    except FileNotFoundError:
-        raise UserError(f"{path.parent}: no such folder to write {path.name} in") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
         beside.unlink(missing_ok=True)
 
