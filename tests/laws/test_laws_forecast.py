@@ -83,7 +83,7 @@ def test_seal_is_written_once(table, sealed, tmp_path):
     with pytest.raises(UserError, match="never overwritten"):
         seal(path, forecast(table.without("row-1", "test"), TARGET))
     assert path.read_text() == text and [p.name for p in tmp_path.iterdir()] == ["forecast.json"]
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="cannot be written"):
         seal(tmp_path / "absent" / "f.json", forecast(table, TARGET, bootstrap=40))
 
 
