@@ -1,9 +1,11 @@
-"""Scenes: endless little pictures with captions, like "a red striped star upper left on blue".
+"""Scenes: endless little pictures with captions, like "a red star upper left and a white cup right on blue".
 
-An icon of one colour stands somewhere on a ground of another colour, under uneven light. The caption names icon,
-colour, place and ground; exact shade, position, scale and light stay free, so the picture is learnt from caption and
-noise together. Icons follow Zipf's law: a larger model and a longer training both pay in rarer icons, which is what
-gives a scaling law its smooth slopes ("The quantization model of neural scaling", Michaud et al., 2023).
+Two icons, each of one colour, stand on a ground of another colour, under uneven light. The caption names shape, colour
+and place of each, and the ground. It does not name an icon's fill (striped, dotted, fading, ...), nor shade, scale,
+exact place and light: these are seen through the noise or not at all. To tell 256 icons of unequal frequency (Zipf's
+law) apart takes size, to have met the rare ones takes training, and a scaling law needs a task that goes on paying for
+both ("The quantization model of neural scaling", Michaud et al., 2023). Two icons rather than one: their average makes
+the loss a smoother function of size and training (docs/miniature.md).
 
 `scenes-ood` has the same words and grammar with other habits: other icons are the frequent ones, shades vary more,
 light is stronger, icons are larger and stray further from their place.
@@ -72,12 +74,11 @@ FILLS = {
 }
 ICONS = [f"{fill} {shape}" for shape in SHAPES for fill in FILLS]
 TEXELS = 16  # an icon's mask is TEXELS x TEXELS
-FAINT = 0.2  # opacity where the fill leaves blank, so that the shape stays visible
 
-WORDS = ["", *COLOURS, *PLACES, *ICONS]  # the vocabulary; id 0 is the empty text
-_COLOUR, _PLACE, _ICON = 1, 1 + len(COLOURS), 1 + len(COLOURS) + len(PLACES)
+WORDS = ["", *COLOURS, *PLACES, *SHAPES]  # the vocabulary; id 0 is the empty text
+_COLOUR, _PLACE, _SHAPE = 1, 1 + len(COLOURS), 1 + len(COLOURS) + len(PLACES)
 _ID = {word: i for i, word in enumerate(WORDS)}
-_SLOT = [f"({'|'.join(names)})" for names in (COLOURS, ICONS, PLACES)]
+_SLOT = [f"({'|'.join(names)})" for names in (COLOURS, SHAPES, PLACES)]
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,15 @@ class Style:
 
 
 STYLES = {
-    "scenes": Style(icons="scenes", zipf=1.0, shade=0.15, light=0.2, stray=0.1, scale=(0.5, 0.65)),
-    "scenes-ood": Style(icons="scenes-ood", zipf=0.9, shade=0.2, light=0.25, stray=0.15, scale=(0.6, 0.8)),
+    "scenes": Style(icons="scenes", zipf=0.5, shade=0.15, light=0.2, stray=0.1, scale=(0.6, 0.8)),
+    "scenes-ood": Style(icons="scenes-ood", zipf=0.4, shade=0.2, light=0.25, stray=0.15, scale=(0.7, 0.9)),
 }
 
 
 class Scenes:
     """A `Source`: scene i is a pure function of (seed, style, i).
 
-    size: height and width in pixels. objects: icons per picture, each with three tokens (colour, icon, place), painted
+    size: height and width in pixels. objects: icons per picture, each with three tokens (colour, shape, place), painted
     in the order of the caption; the last token is the ground. Raises UserError for an unknown style.
     """
 
@@ -110,7 +111,7 @@ class Scenes:
     text_dim = 0
     n_images = None
 
-    def __init__(self, size: int = 12, objects: int = 1, seed: int = 0, style: str = "scenes"):
+    def __init__(self, size: int = 12, objects: int = 2, seed: int = 0, style: str = "scenes"):
         self.style = STYLES[one_of(style, STYLES, "scenes style")]
         if size < 4 or objects < 1:
             raise UserError(f"scenes: size {size} and objects {objects}; at least 4 pixels and 1 object")
@@ -143,7 +144,7 @@ class Scenes:
             across, down = _lookup(grid, x, half), _lookup(grid, y, half)
             mask = (down @ self._masks[icon] @ across.mT)[:, None]
             image = torch.lerp(image, self._shade(colour, v[:, 6:9])[:, :, None, None], mask)
-            text += [_COLOUR + colour, _ICON + icon, _PLACE + place]
+            text += [_COLOUR + colour, _SHAPE + icon // len(FILLS), _PLACE + place]
         light = slope[:, 0, None, None] * grid + slope[:, 1, None, None] * grid[:, None]
         return image + light[:, None], torch.stack([*text, _COLOUR + ground], dim=1)
 
@@ -177,7 +178,7 @@ def icon_masks() -> Tensor:
     """Opacity of every icon, float32 [256, TEXELS, TEXELS] in [0, 1], averaged over 4 x 4 points of each texel."""
     points = (torch.arange(4 * TEXELS) + 0.5) / (2 * TEXELS) - 1
     y, x = torch.meshgrid(points, points, indexing="ij")
-    fills = [FAINT + (1 - FAINT) * fill(x, y) for fill in FILLS.values()]
+    fills = [fill(x, y) for fill in FILLS.values()]
     masks = [shape(x, y) * fill for shape in SHAPES.values() for fill in fills]
     return torch.nn.functional.avg_pool2d(torch.stack(masks), 4)
 
