@@ -80,7 +80,7 @@ class Recipe:
     lr_params: float = 0.0
     lr_tokens: float = 0.0
     schedule: str = "constant"
-    warmup: float = 0.02  # fraction of the run
+    warmup_images: int = 0  # not a fraction: so a run is the beginning of a longer one
     decay: float = 0.2  # fraction of the run, for schedule wsd
     min_steps: int = 200  # shorter runs are dropped from the plan
     beta1: float = 0.9
@@ -99,13 +99,12 @@ class Recipe:
             units.number(getattr(self, name), f"{where}.{name}", above=0)
         for name in ("batch_size", "min_steps"):
             units.whole(getattr(self, name), f"{where}.{name}", low=1)
-        for name in ("warmup", "decay", "ema"):
+        units.whole(self.warmup_images, f"{where}.warmup_images", low=0)
+        for name in ("decay", "ema"):
             units.number(getattr(self, name), f"{where}.{name}", low=0, high=1)
         for name in ("beta1", "beta2"):
             units.number(getattr(self, name), f"{where}.{name}", low=0, high=0.99999)
         units.number(self.weight_decay, f"{where}.weight_decay", low=0)
-        if self.warmup + (self.decay if self.schedule == "wsd" else 0) > 1:
-            raise UserError(f"{where}: warmup and decay are fractions of the run; together at most 1")
 
 
 @dataclass(frozen=True)

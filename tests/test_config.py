@@ -18,7 +18,7 @@ BAD = [  # overrides, and what the one line must say
     (["budgets=[3e11,1e11]", "widths=[32]"], "from small to large"),
     (["budgets=[]"], "the list is empty"),
     (["budgets=5e11", "widths=[32]"], "is not a list"),
-    (["budgets=[1e11]"], "one list of widths"),
+    (["budgets=[1e11,2e11]", "widths=[[32]]"], "one list of widths"),
     (["probe_budget=1e9"], "not above the largest budget"),
     (["design.patch=5"], "not a multiple of the patch 5"),
     (["validation.also.ood.resolution=24"], "a model is evaluated on images and captions of its own shape"),

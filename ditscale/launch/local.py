@@ -15,6 +15,7 @@ from ..config import Cluster
 from ..errors import UserError
 from ..naming import StudyPaths
 from .job import execute
+from .snapshot import snapshot
 from .status import DONE, RunStatus, study_status
 
 POLL_S = 0.5
@@ -41,16 +42,18 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[
     from submitit import LocalExecutor
 
     jobs: dict[str, object] = {}  # run_id to the job started by this call
+    known: dict[str, RunStatus] = {}
     slots = workers(cluster)
     with _terminated_as_interrupt():
         try:
             while True:
-                everything = study_status(paths)
+                everything = study_status(paths, known)
                 mine = [s for s in everything if s.run.role == role]
                 show(everything)
                 busy = sum(s.run.execution.ranks for s in mine if s.state == "running" or _alive(jobs.get(s.run.run_id)))
                 waiting = [s for s in mine if s.run.run_id not in jobs and s.state != "running" and s.state not in DONE]
-                for s in sorted(waiting, key=lambda s: -s.left_flops):
+                # of equal FLOPs the run with more images takes longer: small models use a core less well
+                for s in sorted(waiting, key=lambda s: (-s.run.budget_flops, -s.run.n_images)):
                     if busy and busy + s.run.execution.ranks > slots:
                         break
                     jobs[s.run.run_id] = _submit(LocalExecutor, paths, s)
@@ -70,13 +73,28 @@ def _submit(executor_class, paths: StudyPaths, status: RunStatus):
     attempt = len(list(at.log.glob("attempt-*"))) if at.log.is_dir() else 0
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child inherits this: its controller must outlive a Ctrl-C
     try:  # that the terminal sends to all, so that its tasks can save
+        source = snapshot(paths.code)
         executor = executor_class(folder=at.log / f"attempt-{attempt + 1:03d}")
         executor.update_parameters(timeout_min=60 * 24 * 365, tasks_per_node=status.run.execution.ranks)
-        return executor.submit(execute, str(at.root))
+        with _importing_from(source):
+            return executor.submit(execute, str(at.root.resolve()))
     except OSError as error:
         raise UserError(f"{at.log}: cannot be written ({error.strerror}); free space on the disk and launch again") from None
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _importing_from(source):
+    """Processes started inside import ditscale from `source`, and never from the directory they happen to stand in."""
+    before = dict(os.environ)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source.resolve()), before.get("PYTHONPATH")]))
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _alive(job) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -19,13 +20,13 @@ class Progress:
         self.workers, self.extra_flops, self.out = workers, extra_flops, out
         self.terminal = out.isatty()
         self.drawn, self.last = 0, 0.0
-        self.speed: dict[str, float] = {}  # each run's last known FLOP/s of one rank
+        self.speed: dict[int, float] = {}  # FLOP/s of one rank, by n_params: small models use a core less well
 
     def show(self, statuses: list[RunStatus]):
         """Draw, if it is time to."""
         for s in statuses:
             if s.images_per_s:
-                self.speed[s.run.run_id] = s.images_per_s * s.run.flops_per_image / s.run.execution.ranks
+                self.speed[s.run.n_params] = s.images_per_s * s.run.flops_per_image / s.run.execution.ranks
         if not self.terminal and time.monotonic() - self.last < LINE_EVERY_S:
             return
         self.last = time.monotonic()
@@ -60,7 +61,10 @@ class Progress:
         """Seconds left: the work over the workers' speed, but never less than the longest run alone needs."""
         if not self.speed:
             return None
-        typical = sum(self.speed.values()) / len(self.speed)
-        alone = [s.left_flops / (self.speed.get(s.run.run_id, typical) * s.run.execution.ranks) for s in statuses]
-        together = sum(s.left_flops / (self.speed.get(s.run.run_id, typical) * self.workers) for s in statuses)
-        return max([together, *alone]) + self.extra_flops / (typical * self.workers)
+        alone = [s.left_flops / (self._speed_of(s.run.n_params) * s.run.execution.ranks) for s in statuses]
+        together = sum(s.left_flops / (self._speed_of(s.run.n_params) * self.workers) for s in statuses)
+        return max([together, *alone]) + self.extra_flops / (max(self.speed.values()) * self.workers)
+
+    def _speed_of(self, n_params: int) -> float:
+        """Known FLOP/s of the size nearest in log N."""
+        return self.speed[min(self.speed, key=lambda n: abs(math.log(n / n_params)))]

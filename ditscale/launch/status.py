@@ -43,10 +43,17 @@ class RunStatus:
         return (self.run.n_images - self.images) / self.images_per_s
 
 
-def study_status(paths: StudyPaths) -> list[RunStatus]:
-    """Every planned run, grid first, by budget and size."""
-    found = [run_status(at, read_run(at.run)) for at in paths.run_dirs()]
-    return sorted(found, key=lambda s: (s.run.role, s.run.budget_flops, s.run.n_params, s.run.seed))
+def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> list[RunStatus]:
+    """Every planned run, grid first, by budget and size.
+
+    `known`, this function's own earlier findings, saves a watcher the reading of what cannot have changed; it is updated.
+    """
+    known = {} if known is None else known
+    for at in paths.run_dirs():
+        before = known.get(at.name)
+        if before is None or before.state != "finished":
+            known[at.name] = run_status(at, before.run if before else read_run(at.run))
+    return sorted(known.values(), key=lambda s: (s.run.role, s.run.budget_flops, s.run.n_params, s.run.seed))
 
 
 def run_status(at: RunPaths, run: Run) -> RunStatus:

@@ -20,7 +20,7 @@ def recipe(**kw):
     ("cosine", 100, 1), ("cosine", 550, 0.5), ("cosine", 1000, 0),
 ])
 def test_schedules(schedule, at, factor):
-    assert rate_factor(recipe(schedule=schedule, warmup=0.1), at, 1000) == pytest.approx(factor)
+    assert rate_factor(recipe(schedule=schedule, warmup_images=100), at, 1000) == pytest.approx(factor)
 
 
 @pytest.mark.parametrize("window", [0.05, 0.1, 0.5])

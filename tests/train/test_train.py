@@ -129,7 +129,7 @@ def test_the_second_process_is_refused(one_run, ditscale, one_line_error):
 
 
 def test_a_diverged_run_says_so(one_run, ditscale, one_line_error):
-    run_dir = one_run("recipe.lr_scale=1e6", "recipe.clip=1e9", "recipe.warmup=0")
+    run_dir = one_run("recipe.lr_scale=1e6", "recipe.clip=1e9", "recipe.warmup_images=0")
     assert "has diverged" in one_line_error(ditscale("run", run_dir))
     assert read_state(run_dir / "metrics.h5") == "diverged"
     study = run_dir.parent.parent
