@@ -60,6 +60,7 @@ def test_whole_study(tmp_path, ditscale):
     assert refused.returncode != 0 and "altered" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_aggregate_without_a_law(tmp_path, ditscale):
     """Two runs give no law: the reasons are said, the status is not 0, and the report still stands."""
     root = tmp_path / "s"

@@ -102,7 +102,8 @@ def _alive(job) -> bool:
 
 
 def _stop(jobs: dict):
-    """Ask every job to stop at its next step, and wait."""
+    """Ask every job to stop at its next step, and wait; a second SIGTERM (`timeout` sends two) changes nothing."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for job in jobs.values():
         if _alive(job):
             job._process.send_signal(signal.SIGTERM)  # the controller passes it on; job.cancel would kill within a second

@@ -34,6 +34,7 @@ from .ema import EMA
 from .heartbeat import Heartbeat
 from ..store.lock import RunLock
 from .ranks import Ranks, start
+from .replicate import Gradients
 from .schedule import rate_factor
 from .signals import StopFlag
 from .stream import stream
@@ -170,10 +171,8 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
 def _train(at: RunPaths, run: Run, ranks: Ranks, state: State, source, record, heart, stop: StopFlag):
     """Optimiser steps from where `state` is to the run's last image."""
     recipe, device = run.recipe, ranks.device
-    model = state.model
-    if ranks.world > 1:
-        model = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     parameters = list(state.model.parameters())
+    gradients = Gradients(parameters, ranks)
     noise = Noise(run.seed, recipe.timesteps)
     batches = stream(source, noise, state.images, run.n_images, recipe.batch_size, ranks.rank, ranks.world, device)
     pending = torch.zeros(REPORT_STEPS, 2, device=device)  # loss and gradient norm of steps not yet looked at
@@ -186,11 +185,12 @@ def _train(at: RunPaths, run: Run, ranks: Ranks, state: State, source, record, h
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            loss = losses(model, x0, text, eps, t).mean()
+            loss = losses(state.model, x0, text, eps, t).mean()
         loss.backward()
+        gradients.average()
         norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
         state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=ranks.world == 1)
+        gradients.zero()
         state.images += recipe.batch_size
         step = state.images // recipe.batch_size
         state.ema.update(step)

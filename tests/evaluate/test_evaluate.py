@@ -20,6 +20,7 @@ def study(tmp_path_factory, ditscale):
     return root
 
 
+@pytest.mark.slow
 def test_evaluation_repeats_the_records_losses(study, ditscale):
     run_dir = sorted(study.glob("runs/*"))[0]
     done = ditscale("evaluate", run_dir, "--samples", "5", "--steps", "4")
@@ -32,6 +33,7 @@ def test_evaluation_repeats_the_records_losses(study, ditscale):
         np.testing.assert_allclose(file["validation"]["loss"], record["validation"]["loss"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_captions_and_noise_for_every_run(study, ditscale):
     for run_dir in study.glob("runs/*"):
         assert ditscale("evaluate", run_dir, "--samples", "4", "--steps", "2").returncode == 0
@@ -42,6 +44,7 @@ def test_the_same_captions_and_noise_for_every_run(study, ditscale):
     assert with_captions[0] == with_captions[1]
 
 
+@pytest.mark.slow
 def test_the_difference_of_two_runs_is_precise(study):
     """Standard error of a difference below 0.5 % of the loss, with 2048 triples; and less than of the losses alone."""
     with h5py.File(study / "study.h5") as file:
@@ -52,6 +55,7 @@ def test_the_difference_of_two_runs_is_precise(study):
     assert variance < covariance[0, 0] + covariance[1, 1]
 
 
+@pytest.mark.slow
 def test_refusals(study, ditscale, one_line_error, tmp_path):
     run_dir = sorted(study.glob("runs/*"))[0]
     final = run_dir / "checkpoint" / "final.pt"

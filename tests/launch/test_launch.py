@@ -19,6 +19,7 @@ def losses(root):
         return dict(zip(file["points/run_id"].asstr()[:], file["points/loss"][:]))
 
 
+@pytest.mark.slow
 def test_interrupted_and_repeated(tmp_path, ditscale):
     quiet, rough = tmp_path / "quiet", tmp_path / "rough"
     for root in (quiet, rough):
@@ -52,6 +53,7 @@ def test_interrupted_and_repeated(tmp_path, ditscale):
     assert losses(rough) == b
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_said_and_the_others_end(tmp_path, ditscale):
     root = tmp_path / "s"
     assert ditscale("plan", root, *STUDY, "budgets=[5e9]").returncode == 0
@@ -65,6 +67,7 @@ def test_a_failing_run_is_said_and_the_others_end(tmp_path, ditscale):
     assert "3 runs collected, 0 left out" in ditscale("collect", root).stdout
 
 
+@pytest.mark.slow
 def test_ranks_of_one_run_meet(tmp_path, ditscale):
     """Two ranks started by submitit find each other through the run's directory, and agree with one rank."""
     from ditscale.config import dump_yaml, read_yaml

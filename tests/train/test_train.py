@@ -50,6 +50,7 @@ def wait_for_images(run_dir, n, process, seconds=60):
     raise AssertionError(f"never reached {n} images: {process.communicate()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["incontext", "crossattention"])
 def test_interrupted_and_killed_runs_equal_an_undisturbed_one(one_run, ditscale, design):
     run_dir = one_run(f"design={design}", "design.head_size=8", "design.patch=3", "cluster.checkpoint_s=0.2", "budgets=[1e10]")
@@ -83,6 +84,7 @@ def test_interrupted_and_killed_runs_equal_an_undisturbed_one(one_run, ditscale,
     assert ditscale("run", quiet).stdout.strip() == "finished"  # once more changes nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["incontext", "crossattention"])
 def test_ranks_give_the_same_curve(one_run, ditscale, design):
     run_dir = one_run(f"design={design}", "design.head_size=8", "design.patch=3")
@@ -99,6 +101,7 @@ def test_ranks_give_the_same_curve(one_run, ditscale, design):
         np.testing.assert_allclose(b["grad_norm"][:50], a["grad_norm"][:50], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_falls_back(one_run, ditscale):
     run_dir = one_run("cluster.checkpoint_s=0.1", "budgets=[1e10]")
     quiet, hurt = copies(run_dir, ["quiet", "hurt"])
@@ -168,6 +171,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(at)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk(one_run, ditscale, one_line_error, small_disk):
     """The run ends in one line, what was complete stays complete, and with room again it goes on."""
     run_dir = one_run("budgets=[2e10]", "widths=[40]", "cluster.checkpoint_s=0.2")
