@@ -65,9 +65,11 @@ def train(run_dir: Path | str) -> str:
     try:
         lock = RunLock(at.lock) if ranks.first else None
         return _attempt(at, run, ranks)
-    except UserError as error:
-        if ranks.first and lock:  # without the lock the directory is another process's
-            _note_failure(at, str(error))
+    except Stopped:
+        raise
+    except Exception as error:
+        if lock:  # without it the directory is another process's
+            _note_failure(at, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         raise
     finally:
         if lock:
@@ -77,7 +79,7 @@ def train(run_dir: Path | str) -> str:
 
 def _note_failure(at: RunPaths, reason: str):
     try:
-        write_text(at.failure, json.dumps({"reason": reason, "unix": time.time(), "host": socket.gethostname()}))
+        write_text(at.failure, json.dumps({"reason": " ".join(reason.split()), "unix": time.time(), "host": socket.gethostname()}))
     except UserError:
         pass  # a full disk: the error itself is on its way to the log
 
