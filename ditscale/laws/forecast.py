@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -11,23 +10,25 @@ from ..errors import UserError
 from ..units import compact, count, number
 from .approach2 import fit_approach2
 from .approach3 import fit_approach3
+from .average import average, widened
 from .diagnose import check_units, find_outliers
-from .forms import ORDER, Form, choose, law_forms, usable
+from .forms import ORDER, Form, admissible, law_forms, usable
 from .hashes import inputs_hash
 from .table import Table
 from .uncertainty import LEVEL, Estimate
 
 LAYOUT = 1
+AVERAGE = "average"  # the law of a forecast that mixes several forms
 # A probe, or a run that gives the forecast away, is one whose budget is this near to the target.
 AT_TARGET = 0.01
 RULE = (
     "Three forms are fitted: the surface E + A N^-alpha + B D^-beta on all runs (least squares of log loss), and "
     "through the minima of the slices a power law with and one without a floor. Each is also fitted without the "
-    "largest budget and predicts it. A form is admissible unless it was refused or the runs reject it. Among the "
-    "admissible forms the smallest held-out error wins; forms within two standard errors of it are equal, and among "
-    f"equals the order is {', '.join(ORDER)}. The interval is that form's 95 % prediction interval for one new run "
-    "(uncertainty of the law and scatter of a run), widened in quadrature by its own error on the held-out budget, on "
-    "that side, and by how far other admissible forms differ beyond their own intervals."
+    "largest budget and predicts it. A form is left out when it was refused, or when its held-out error is over two "
+    "standard errors larger than the smallest; the pure power law also when an F test rejects E = 0, unless it predicted "
+    "the held-out budget better than the surface did. Each remaining form's 95 % prediction interval for one new run (uncertainty of the law and scatter of a run) is widened in quadrature by "
+    "its own error on the held-out budget, on the side where the measurement lay. The forecast is the median, and its "
+    "interval the central 95 %, of the equal mixture of these."
 )
 
 
@@ -36,8 +37,8 @@ class Forecast:
     """A forecast, as it is sealed by `seal`. Every `Estimate` is an interval at `level`; an open end is None.
 
     n_params, n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured
-    `metric` there. law: the form used; why: the rule's outcome; forms: every form (see `forms.Form`). run_scatter: rms
-    log-loss scatter of one run; widening: log loss [below, above] added in quadrature for "other_forms" and "held_out".
+    `metric` there. law: "average", or the form used where only one was left; why: the rule's outcome; forms: every form
+    (see `forms.Form`), its interval as it came. run_scatter: rms log-loss scatter of one run.
     inputs: run ids, budgets and number of runs; inputs_sha256: of the rows. created: UTC; None until sealed.
     """
 
@@ -55,7 +56,6 @@ class Forecast:
     rule: str
     forms: tuple[Form, ...]
     run_scatter: float
-    widening: dict
     inputs: dict
     inputs_sha256: str
     findings: list
@@ -124,8 +124,8 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
         raise UserError(
             f"{table.source or 'table'}: no law can be fitted, so there is no forecast: {reasons}", status=3
         )
-    law, why = choose(forms)
-    loss, widening = _widen(forms, law)
+    kept, why = admissible(forms)
+    loss = average([widened(form) for form in kept])
     if usable(fitted.surface):
         place = fit_approach3(grid, "ls", bootstrap, seed, keep_without_floor=True).predict(target)
     else:
@@ -144,12 +144,11 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
         n_params=place["n_params"],
         n_tokens=place["n_tokens"],
         loss=loss,
-        law=law,
+        law=kept[0].law if len(kept) == 1 else AVERAGE,
         why=why,
         rule=RULE,
         forms=tuple(forms[name] for name in ORDER),
         run_scatter=scatter,
-        widening=widening,
         inputs={
             "n_runs": len(grid),
             "budgets": budgets,
@@ -161,27 +160,3 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
         findings=[f.to_dict() for f in findings],
     )
 
-
-def _widen(forms: dict[str, Form], law: str) -> tuple[Estimate, dict]:
-    """The chosen form's interval, widened on each side in quadrature, and by how much of log loss for which reason.
-
-    "other_forms": the furthest admissible form that lies outside by more than its own interval. "held_out": the chosen
-    form's own error on the held-out budget, on the side on which the measurement lay: the profile interval trusts the
-    form, and on real runs a form that missed the last step by 10 % will not do better on a longer one.
-    """
-    chosen, missed = forms[law].loss, forms[law].held_out_error or 0.0
-    others = [0.0, 0.0]
-    for name, form in forms.items():
-        if name == law or form.loss is None or not form.admissible:
-            continue
-        if form.loss.high is not None:
-            others[0] = max(others[0], math.log(chosen.value / form.loss.high))
-        if form.loss.low is not None:
-            others[1] = max(others[1], math.log(form.loss.low / chosen.value))
-    held_out = [max(math.log1p(missed), 0.0), max(-math.log1p(missed), 0.0)]
-    low = high = None
-    if chosen.low is not None:
-        low = chosen.value * math.exp(-math.hypot(math.log(chosen.value / chosen.low), others[0], held_out[0]))
-    if chosen.high is not None:
-        high = chosen.value * math.exp(math.hypot(math.log(chosen.high / chosen.value), others[1], held_out[1]))
-    return Estimate(chosen.value, low, high), {"other_forms": others, "held_out": held_out}

@@ -13,8 +13,6 @@ from .surface import Surface, fit_surface
 from .table import Table
 from .uncertainty import Estimate, estimate
 
-# In order of preference among forms that predicted the held-out budget equally well: the surface uses every run, where
-# the other two use one number per budget.
 ORDER = ("surface", "power_law_with_floor", "power_law")
 
 
@@ -71,7 +69,7 @@ def law_forms(
             continue
         rng = np.random.default_rng([seed, 4])
         noisy = draws * np.exp(scatter * rng.standard_normal(len(draws)))
-        admissible = not (name == "power_law" and forms["surface"].admissible and floor_is_needed(table, surface))
+        admissible = not (name == "power_law" and _floor_is_shown(table, forms["surface"], surface, held))
         if not admissible:
             reasons = ("the runs reject a law without a floor (F test of E = 0 in the surface, 5 %)",)
         forms[name] = Form(name, estimate(value, noisy), *held.get(name, (None, None)), admissible, reasons)
@@ -128,30 +126,30 @@ def _spread(draws) -> float:
     return float(high - low) / 2
 
 
-def choose(forms: dict[str, Form]) -> tuple[str, str]:
-    """(name, why) of the form a forecast rests on.
+def _floor_is_shown(table: Table, form: Form, surface: Surface, held: dict) -> bool:
+    """Whether the pure power law is out: the F test rejects E = 0, and it did not predict the held-out budget better.
 
-    Among admissible forms, the one with the smallest held-out error; forms within two standard errors of it count as
-    equal, and among equals the first of `ORDER` is taken. Without a held-out check the first admissible of `ORDER`.
+    The test believes the surface's form; a prediction believes nothing, so it outranks the test.
     """
-    given = [name for name in ORDER if forms[name].loss is not None and forms[name].admissible]
-    if not given:
-        given = [name for name in ORDER if forms[name].loss is not None]
-    scored = [name for name in given if forms[name].held_out_error is not None]
-    if not scored:
-        return given[0], f"no held-out check was possible; {given[0]} is the first of {', '.join(ORDER)} that fits"
-    best = min(scored, key=lambda name: abs(forms[name].held_out_error))
-    least = abs(forms[best].held_out_error)
-    # A form that could not be scored (too few budgets remain) has not been shown to be worse.
-    equal = [
-        name
-        for name in given
-        if name not in scored or abs(forms[name].held_out_error) <= least + 2 * forms[name].held_out_se
-    ]
-    errors = ", ".join(f"{name} {100 * forms[name].held_out_error:+.2g} %" for name in scored)
-    why = f"held-out errors at the largest budget: {errors}; "
-    if len(equal) > 1:
-        return equal[
-            0
-        ], why + f"none of {', '.join(equal)} is shown to be worse, and {equal[0]} comes first in the order"
-    return equal[0], why + f"{equal[0]} has the smallest"
+    if not form.admissible or not floor_is_needed(table, surface):
+        return False
+    if "surface" not in held or "power_law" not in held:
+        return True
+    return abs(held["power_law"][0]) >= abs(held["surface"][0])
+
+
+def admissible(forms: dict[str, Form]) -> tuple[list[Form], str]:
+    """(the forms a forecast averages, in words why).
+
+    Of the forms that could be fitted and that the runs do not reject, those not shown to be worse: whose held-out error is
+    within two of its standard errors of the smallest. When the runs reject all that could be fitted, those are taken.
+    """
+    fitted = [forms[name] for name in ORDER if forms[name].loss is not None]
+    left = [form for form in fitted if form.admissible] or fitted
+    scored = [form for form in left if form.held_out_error is not None]
+    least = min((abs(form.held_out_error) for form in scored), default=0.0)
+    kept = [f for f in left if f not in scored or abs(f.held_out_error) <= least + 2 * f.held_out_se]
+    errors = ", ".join(f"{f.law.replace('_', ' ')} {100 * f.held_out_error:+.2g} %" for f in scored)
+    held = f"held-out errors at the largest budget: {errors}" if errors else "no held-out check was possible"
+    names = ", ".join(f.law.replace("_", " ") for f in kept)
+    return kept, f"{'equal mixture of' if len(kept) > 1 else 'only'} {names}; {held}"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from ..errors import UserError, nearest
 from ..units import compact, count
-from .forecast import AT_TARGET, Forecast
+from .forecast import AT_TARGET, AVERAGE, Forecast
 from .hashes import inputs_hash, own_hash
 from .table import Table
 from .uncertainty import Estimate
@@ -151,6 +151,6 @@ def _sentence(forecast: Forecast, table: Table, i: int, error: float, inside: bo
     return (
         f"At {compact(forecast.target_budget_flops)} FLOPs, {forecast.factor:.3g}x beyond the largest budget, "
         f"{forecast.metric} = {float(table.loss[i]):.4g} was measured and {forecast.loss.value:.4g} forecast by the "
-        f"{forecast.law.replace('_', ' ')} "
+        f"{'mixture of laws' if forecast.law == AVERAGE else forecast.law.replace('_', ' ')} "
         f"({100 * abs(error):.2g} % {side}; {size}). {outcome}"
     )

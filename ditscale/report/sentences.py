@@ -10,6 +10,7 @@ FORMS = {
     "surface": "the surface",
     "power_law_with_floor": "the power law with a floor",
     "power_law": "the pure power law",
+    "average": "the equal mixture of the admissible laws",
 }
 PARAMS = {
     "matmul": "the weights of all matrix products (no biases, no embedding tables)",

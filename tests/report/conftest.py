@@ -12,7 +12,11 @@ from ditscale.plan.study import write_run, write_study
 from ditscale.store.collect import collect
 from ditscale.store.record import STEP, VALIDATION, Record
 
-# A study whose minima lie inside the grid of study=mini.
+# A grid, and a surface whose minima lie inside it.
+GRID = [
+    "study=mini", "budgets=[1e11,3e11,9e11]", "probe_budget=7.2e12", "recipe.aspect=16", "recipe.min_steps=200",
+    "widths=[[24,32,40,48,64],[32,40,48,56,72],[40,48,56,72,88]]",
+]  # fmt: skip
 E, A, B, POWER = 0.05, 80.0, 300.0, 0.55  # loss = E + A N^-POWER + B D^-POWER
 OFFSET = 0.02  # the out-of-domain loss is this much above
 
@@ -58,7 +62,7 @@ def evaluate(paths, run_id, n=8):
 def build(root, *settings, fit=True, forecast=True, probe=0.0, samples=True, unfinished=0, bootstrap=200):
     """A study in `root`. probe: the relative offset of the probe's loss from the surface, None for no probe."""
     rng = np.random.default_rng(1)
-    study = compose(["study=mini", *settings])
+    study = compose([*GRID, *settings])
     paths = write_study(root, study)
     runs = plan_grid(study).runs
     for i, run in enumerate(runs):

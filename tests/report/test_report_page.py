@@ -226,7 +226,7 @@ def test_what_the_numbers_count(held):
         "the weights of all matrix products" in text
         and "every matrix product of training, forward and backward" in text
     )
-    assert "images x 21 tokens an image" in text and "2048 fixed (image, noise, timestep) triples" in text
+    assert "images x 24 tokens an image" in text and "2048 fixed (image, noise, timestep) triples" in text
     assert "probe_budget7.2e12" in text and "lr_scale0.3" in text
 
 
