@@ -71,8 +71,10 @@ def _submit(executor_class, paths: StudyPaths, status: RunStatus):
     which return, and a result found under a number is believed."""
     at = paths.run(status.run.run_id)
     attempt = len(list(at.log.glob("attempt-*"))) if at.log.is_dir() else 0
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child inherits this: its controller must outlive a Ctrl-C
-    try:  # that the terminal sends to all, so that its tasks can save
+    # A terminal sends Ctrl-C to all: submitit's controller, which inherits this mask, must outlive it so that its tasks can
+    # save; they unblock it (train/signals.py). For us it stays pending, not lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
         source = snapshot(paths.code)
         executor = executor_class(folder=at.log / f"attempt-{attempt + 1:03d}")
         executor.update_parameters(timeout_min=60 * 24 * 365, tasks_per_node=status.run.execution.ranks)
@@ -81,7 +83,7 @@ def _submit(executor_class, paths: StudyPaths, status: RunStatus):
     except OSError as error:
         raise UserError(f"{at.log}: cannot be written ({error.strerror}); free space on the disk and launch again") from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @contextmanager

@@ -42,8 +42,9 @@ def curves(laws: dict, law: str, column: str, budget) -> list[tuple[str, np.ndar
 
 
 def powerlaws_plot(material: Material) -> Plot | None:
-    """The three laws and, when there is one, the forecast; None without laws."""
-    if not material.laws:
+    """The three laws and, when there is one, the forecast; None where no slice has a minimum and no surface fits."""
+    laws = material.laws
+    if not laws or not (laws["approach3"] or any(s["status"] == "ok" for s in laws["slices"])):
         return None
     panels = [Panel(_law(material, *row), 4.5, 3.9, f"{row[2]} against the training budget C") for row in LAWS]
     if material.forecast:

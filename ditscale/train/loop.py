@@ -64,8 +64,11 @@ def train(run_dir: Path | str) -> str:
     lock = None
     try:
         lock = RunLock(at.lock) if ranks.first else None
-        return _attempt(at, run, ranks)
+        state = _attempt(at, run, ranks)
+        ranks.meet()
+        return state
     except Stopped:
+        ranks.meet()
         raise
     except Exception as error:
         if lock:  # without it the directory is another process's

@@ -43,6 +43,11 @@ class Ranks:
         if self.world > 1:
             dist.all_reduce(values, op=op)
 
+    def meet(self):
+        """Wait for all ranks. A process that leaves while others still talk to it can abort in gloo's threads."""
+        if self.world > 1:
+            dist.barrier()
+
     def close(self):
         if self.world > 1:
             dist.destroy_process_group()

@@ -11,6 +11,7 @@ class StopFlag:
     def __init__(self, signals=(signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)):
         self.raised = False
         self._before = {s: signal.signal(s, self._raise) for s in signals}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)  # a launcher may have blocked them for our parent's sake
 
     def _raise(self, *_):
         self.raised = True
