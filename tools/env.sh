@@ -38,7 +38,7 @@ setup() {  # the stamp is written last: an interrupted installation is made agai
   python=$(find_python)
   echo "installing ditscale into .venv (once; about a minute)"
   make_venv "$python"
-  PIP_CONSTRAINT=$PWD/tools/constraints.txt "$bin/pip" install --quiet --disable-pip-version-check --editable '.[test]'
+  PIP_CONSTRAINT=$PWD/tools/constraints.txt "$bin/pip" install --quiet --disable-pip-version-check --use-pep517 --editable '.[test]'
   echo "$wanted" >.venv/complete
 }
 
