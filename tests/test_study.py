@@ -18,7 +18,10 @@ def test_whole_study(tmp_path, ditscale):
     root = tmp_path / "study"
     env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "ditscale", "study", str(root), *SETTINGS]
-    first = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    first = subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored when the tests themselves run in the background
+    )
     until = time.monotonic() + 120
     while len(list(root.glob("runs/*/checkpoint/final.pt"))) < 2 and time.monotonic() < until:
         time.sleep(0.1)

@@ -75,15 +75,15 @@ class FloorLaw:
 
 def _explained(s, sx, sxx, sy, sxy):
     """Non-negative (E, k) of E + k x ~ y from weighted moments, and the sum of squares they explain."""
-    determinant = s * sxx - sx * sx
     with np.errstate(divide="ignore", invalid="ignore"):
+        determinant = s * sxx - sx * sx
         floor = (sy * sxx - sx * sxy) / determinant
         k = (s * sxy - sx * sy) / determinant
-    inside = (floor > 0) & (k > 0)
-    flat = (k <= 0) & (floor > 0)
-    floor = np.where(inside, floor, np.where(flat, sy / s, 0.0))
-    k = np.where(inside, k, np.where(flat, 0.0, sxy / sxx))
-    return floor, k, floor * sy + k * sxy
+        inside = (floor > 0) & (k > 0)
+        flat = (k <= 0) & (floor > 0)
+        floor = np.where(inside, floor, np.where(flat, sy / s, 0.0))
+        k = np.where(inside, k, np.where(flat, 0.0, sxy / sxx))
+        return floor, k, floor * sy + k * sxy
 
 
 def _linear_part(x: np.ndarray, y: np.ndarray, weights: np.ndarray):
@@ -102,7 +102,7 @@ def floor_laws(log_c: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """
     # Scaling C by its geometric mean keeps k near L: k itself spans tens of decades with a.
     mean = log_c.mean()
-    good = np.isfinite(loss).all(axis=-1)
+    good = (np.isfinite(loss) & (loss > 0)).all(axis=-1)  # a replicate's loss can underflow to 0
     y = np.where(good[:, None], loss, 1.0)
     weights = 1 / (y * y)
     grid = np.geomspace(1e-3, MAX_EXPONENT, 81)

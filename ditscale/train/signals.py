@@ -6,11 +6,15 @@ import signal
 
 
 class StopFlag:
-    """True once a signal has asked for a stop. Made in the main thread."""
+    """True once a signal has asked for a stop. Made in the main thread.
+
+    A signal that was being ignored stays ignored: a shell starts background jobs so that its Ctrl-C does not reach them.
+    """
 
     def __init__(self, signals=(signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)):
         self.raised = False
-        self._before = {s: signal.signal(s, self._raise) for s in signals}
+        heard = [s for s in signals if signal.getsignal(s) is not signal.SIG_IGN]
+        self._before = {s: signal.signal(s, self._raise) for s in heard}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)  # a launcher may have blocked them for our parent's sake
 
     def _raise(self, *_):

@@ -28,7 +28,8 @@ def test_interrupted_and_repeated(tmp_path, ditscale):
 
     env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     launch = lambda: subprocess.Popen(  # noqa: E731
-        [sys.executable, "-m", "ditscale", "launch", str(rough)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "ditscale", "launch", str(rough)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored when the tests themselves run in the background
     )
     process = launch()  # Ctrl-C as a terminal sends it: to the whole process group
     wait_until(lambda: any(rough.glob("runs/*/metrics.h5")))
