@@ -1,0 +1,270 @@
+"""Tables of runs whose truth is known: for examples, for tests, and to try a fit on a study before it is run.
+
+    table, truth = synthetic_study("asymmetric", noise=0.003, seed=0)
+    python -m ditscale.laws.synthetic asymmetric --noise 0.003 --seed 0 --out runs.csv
+
+The truth is written here from the equations alone and shares nothing with the fitter, so it can judge the fitter.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import UserError, nearest
+from ..units import number, whole
+from .table import Table
+
+# The budgets of Liang et al. 2024 (arXiv 2410.08184), and the one their law was tested at.
+PAPER_BUDGETS = (1e17, 3e17, 6e17, 1e18, 3e18, 6e18)
+PAPER_TARGET = 1.5e21
+# Their FID law; an out-of-domain loss lies above by OFFSET at 1e17 FLOPs, and stays there or grows as C^0.1.
+FID_COEFFICIENT, FID_EXPONENT = 2.2566e6, -0.234
+OFFSET, OFFSET_EXPONENT = 0.05, 0.1
+METRICS = ("loss", "fid", "ood_loss", "ood_loss_growing")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """L(N, D) = E + A N^-alpha + B D^-beta with C = kappa N D: Hoffmann et al. 2022 (arXiv 2203.15556), equation 2."""
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    kappa: float = 6.0
+
+    @classmethod
+    def anchored(cls, E, alpha, beta, n_params, loss, budget_flops=PAPER_TARGET, kappa=6.0) -> Truth:
+        """The surface whose optimum at `budget_flops` is a model of `n_params` with that `loss`.
+
+        At an optimum the two terms are as beta to alpha, because alpha A N^-alpha = beta B D^-beta there.
+        """
+        rest, n_tokens = (loss - E) / (alpha + beta), budget_flops / (kappa * n_params)
+        return cls(E, beta * rest * n_params**alpha, alpha * rest * n_tokens**beta, alpha, beta, kappa)
+
+    @property
+    def model_exponent(self) -> float:
+        """a of N* ~ C^a."""
+        return self.beta / (self.alpha + self.beta)
+
+    @property
+    def data_exponent(self) -> float:
+        """b of D* ~ C^b; a + b = 1."""
+        return self.alpha / (self.alpha + self.beta)
+
+    @property
+    def loss_floor_exponent(self) -> float:
+        """c of L* - E ~ C^c, negative."""
+        return -self.alpha * self.beta / (self.alpha + self.beta)
+
+    def loss_at(self, n_params, n_tokens):
+        """L(N, D), broadcast over both."""
+        return self.E + self.A * np.power(n_params, -self.alpha) + self.B * np.power(n_tokens, -self.beta)
+
+    def optimum(self, budget_flops):
+        """(N*, D*, L*) at a budget in FLOPs, broadcast. With D = C / (kappa N), dL/dN = 0 at the N* below."""
+        nd = np.asarray(budget_flops, dtype=float) / self.kappa
+        ratio = self.alpha * self.A / (self.beta * self.B)
+        n_params = (ratio * nd**self.beta) ** (1 / (self.alpha + self.beta))
+        return n_params, nd / n_params, self.loss_at(n_params, nd / n_params)
+
+
+# DiT-like: losses of 0.6-0.9 and N* = 958M, L* = 0.63 at 1.5e21 FLOPs, as in Liang et al.
+SYMMETRIC = Truth.anchored(0.585, 0.35, 0.35, 958.3e6, 0.63)
+ASYMMETRIC = Truth.anchored(0.53, 0.45, 0.15, 958.3e6, 0.63)
+# Besiroglu et al. 2024 (arXiv 2404.10102), the refit of Hoffmann et al.'s approach 3.
+CHINCHILLA = Truth(1.8172, 482.01, 2085.43, 0.3478, 0.3658)
+# Two designs with the paper's model exponents; the second is 1 % better at the target.
+DESIGNS = {
+    "in_context": Truth.anchored(0.585, 0.3024, 0.3976, 958.3e6, 0.6325),
+    "cross_attention": Truth.anchored(0.585, 0.322, 0.378, 850e6, 0.626),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A study: in each slice `sizes` log-spaced N within `half_width` of `shift` times the optimum, D = C / (kappa N).
+
+    raises: the codes of the findings it is made to raise (none: a clean study). drift: the factor by which the centre
+    moves from the smallest to the largest budget, on top of `shift`. missing: share of the runs that is absent.
+    jitter: standard deviation of log(achieved / planned FLOPs). misfit: relative excess of the loss of a run of 1e9
+    tokens, falling as 1/D. one_sided, downward, diverged: what befalls one slice, or one run, of the study.
+    """
+
+    about: str
+    raises: tuple[str, ...] = ()
+    truth: Truth = SYMMETRIC
+    budgets: tuple[float, ...] = PAPER_BUDGETS
+    sizes: int = 14
+    half_width: float = 8.0
+    shift: float = 1.0
+    drift: float = 1.0
+    missing: float = 0.0
+    jitter: float = 0.0
+    misfit: float = 0.0
+    diverged: float = 0.0
+    one_sided: bool = False
+    downward: bool = False
+
+
+CASES = {
+    "symmetric": Case("alpha = beta: parabolas and the surface agree"),
+    "chinchilla": Case("the Chinchilla surface", truth=CHINCHILLA),
+    "asymmetric": Case("alpha = 3 beta: parabolas are biased", ("asymmetric_surface",), truth=ASYMMETRIC),
+    "off_centre": Case("every grid centred 3x above the optimum", ("one_sided_grid",), shift=3.0, half_width=5.0),
+    "drifting": Case("grids centred 2.2x below, later 2.2x above the optimum", ("drifting_centring",), drift=5.0),
+    "wide": Case("grids reach 32x to either side", ("wide_grid",), half_width=32.0),
+    "narrow": Case("grids reach 1.8x to either side: hardly any curvature", ("parabola_flat",), half_width=1.8),
+    "at_edge": Case("every minimum in the outermost interval", ("minimum_at_edge",), sizes=7, shift=6.5),
+    "minimum_outside": Case("one slice has only sizes below its optimum", ("minimum_outside",), one_sided=True),
+    "downward": Case("one slice bends the wrong way", ("parabola_downward",), downward=True),
+    "missing_cells": Case("a quarter of the runs is missing at random", missing=0.25),
+    "diverged": Case("one run lies 30 % above the surface", ("outlier_run",), diverged=0.3),
+    "short_run_misfit": Case("short runs lie above the surface, as if warm-up took a share", ("lack_of_fit",),
+                             misfit=0.05),
+    "budget_jitter": Case("runs miss their budget by 3 %", ("budget_mismatch",), jitter=0.03),
+    "few_runs": Case("three sizes per budget", ("too_few_runs",), sizes=3),
+    "one_budget": Case("a single slice", ("too_few_budgets",), budgets=(1e18,)),
+    "two_budgets": Case("two slices: nothing checks the form", ("saturated_fit",), budgets=(1e17, 6e18)),
+}  # fmt: skip
+
+
+def synthetic_study(
+    case: str | Case = "symmetric", noise: float = 0.003, seed: int = 0, metric: str = "loss", probe: float | None = None
+) -> tuple[Table, Truth]:
+    """A table of runs and the truth behind it.
+
+    case: a name of CASES or a Case; noise: standard deviation of the log-normal scatter from run to run; metric: the
+    column that becomes the table's loss, one of METRICS; probe: a budget in FLOPs at which one run at the true optimum
+    is added with the role "probe". Raises UserError on an unknown case or metric.
+    """
+    columns, truth = synthetic_columns(case, noise, seed, probe)
+    if metric not in METRICS:
+        raise UserError(f"metric: there is no {metric!r}{nearest(metric, METRICS)}; choose from {', '.join(METRICS)}")
+    main = [columns.pop(name) for name in ("n_params", "n_tokens", "budget_flops", metric)]
+    columns = {name: columns.get(name) for name in ("run_id", "role", "achieved_flops")}
+    return Table.of(*main, metric=metric, source="synthetic", **columns), truth
+
+
+def synthetic_columns(
+    case: str | Case = "symmetric", noise: float = 0.003, seed: int = 0, probe: float | None = None
+) -> tuple[dict[str, np.ndarray], Truth]:
+    """({column: (n_runs,)}, truth): all that `write_csv` writes; the metrics scatter independently of each other."""
+    case = named(case) if isinstance(case, str) else case
+    rng = np.random.default_rng(seed)
+    truth, budgets = case.truth, np.array(case.budgets, dtype=float)
+    centre = truth.optimum(budgets)[0] * case.shift * case.drift ** np.linspace(-0.5, 0.5, len(budgets))
+    n_params = centre[:, None] * np.geomspace(1 / case.half_width, case.half_width, case.sizes)
+    middle = len(budgets) // 2
+    if case.one_sided:
+        n_params[middle] = centre[middle] * np.geomspace(case.half_width**-2, 0.8, case.sizes)
+    budget = np.broadcast_to(budgets[:, None], n_params.shape)
+    n_tokens = budget / (truth.kappa * n_params) * np.exp(case.jitter * rng.standard_normal(n_params.shape))
+    loss = truth.loss_at(n_params, n_tokens) * (1 + case.misfit * 1e9 / n_tokens)
+    if case.downward:
+        loss[middle] = loss[middle].max() + loss[middle].min() - loss[middle]
+    if case.diverged:
+        loss[middle, 3 * case.sizes // 4] *= 1 + case.diverged
+    kept = rng.permutation(n_params.size) >= round(case.missing * n_params.size)
+    n_params, n_tokens, budget, loss = (a.ravel()[kept] for a in (n_params, n_tokens, budget, loss))
+    role = ["grid"] * len(loss)
+    if probe is not None:
+        optimum = truth.optimum(probe)
+        n_params, n_tokens, loss = (np.append(a, x) for a, x in zip((n_params, n_tokens, loss), optimum, strict=True))
+        budget, role = np.append(budget, probe), [*role, "probe"]
+    scatter = np.exp(noise * rng.standard_normal((len(METRICS), len(loss))))
+    metrics = (loss, fid(truth, budget, loss), loss + OFFSET, loss + OFFSET * (budget / 1e17) ** OFFSET_EXPONENT)
+    columns = {
+        "run_id": np.array([f"c{c:.3g}-n{n:.4g}".replace("e+", "e") for c, n in zip(budget, n_params, strict=True)]),
+        "role": np.array(role),
+        "n_params": n_params,
+        "n_tokens": n_tokens,
+        "budget_flops": budget,
+    }
+    if case.jitter:
+        columns["achieved_flops"] = truth.kappa * n_params * n_tokens
+    return columns | dict(zip(METRICS, metrics * scatter, strict=True)), truth
+
+
+def fid(truth: Truth, budget_flops, loss):
+    """A FID that follows the loss: at the optimum of each budget it is Liang et al.'s 2.2566e6 C^-0.234.
+
+    Off the optimum, a run has the FID of the smaller budget whose optimum has its loss.
+    """
+    excess = (loss - truth.E) / (truth.optimum(budget_flops)[2] - truth.E)
+    return FID_COEFFICIENT * np.power(budget_flops, FID_EXPONENT) * excess ** (FID_EXPONENT / truth.loss_floor_exponent)
+
+
+def two_designs(noise: float = 0.003, seed: int = 0) -> tuple[dict[str, Table], dict[str, Truth]]:
+    """({name: Table}, {name: Truth}) of two designs with model exponents 0.568 and 0.54, the second better."""
+    return _pair(DESIGNS, noise, seed)
+
+
+def null_pair(case: str = "symmetric", noise: float = 0.003, seed: int = 0) -> tuple[dict[str, Table], dict[str, Truth]]:
+    """({name: Table}, {name: Truth}) of two tables "first" and "second" that differ in nothing but their noise."""
+    return _pair(dict.fromkeys(("first", "second"), named(case).truth), noise, seed, named(case))
+
+
+def _pair(truths: dict[str, Truth], noise: float, seed: int, case: Case = CASES["symmetric"]):
+    """One table per truth, each with noise of its own."""
+    tables = {
+        name: synthetic_study(replace(case, truth=truth), noise, len(truths) * seed + k)[0]
+        for k, (name, truth) in enumerate(truths.items())
+    }
+    return tables, dict(truths)
+
+
+def named(case: str) -> Case:
+    """The case of that name. Raises UserError with the nearest name."""
+    if case not in CASES:
+        raise UserError(f"there is no case {case!r}{nearest(case, CASES)}; choose from {', '.join(CASES)}")
+    return CASES[case]
+
+
+def write_csv(
+    out, case: str | Case = "symmetric", noise: float = 0.003, seed: int = 0, probe: float | None = None
+) -> Truth:
+    """Write the runs of a case to `out`, a path or an open text file, as CSV; `read_table` reads any metric of it."""
+    columns, truth = synthetic_columns(case, noise, seed, probe)
+    with nullcontext(out) if hasattr(out, "write") else open(out, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(columns)
+        # repr, the default of Python's csv for floats, keeps every digit: the table read back is the table made.
+        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+    return truth
+
+
+def main(argv=None) -> int:
+    import argparse
+
+    cases = "\n".join(f"  {name:17} {case.about}" for name, case in CASES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m ditscale.laws.synthetic",
+        description="Print a table of runs whose truth is known, as CSV.",
+        epilog=f"cases:\n{cases}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("case", help="the kind of study")
+    parser.add_argument("--noise", default="0.003", help="log-normal scatter of one run (0.003 = 0.3 %%)")
+    parser.add_argument("--seed", default="0")
+    parser.add_argument("--probe", help="a budget in FLOPs: one run at its true optimum is added as a probe")
+    parser.add_argument("--out", help="file to write; without it the table is printed")
+    args = parser.parse_args(argv)
+    try:
+        probe = None if args.probe is None else number(args.probe, "--probe", above=0)
+        noise, seed = number(args.noise, "--noise", low=0), whole(args.seed, "--seed", low=0)
+        write_csv(args.out or sys.stdout, args.case, noise, seed, probe)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
