@@ -136,7 +136,11 @@ CASES = {
 
 
 def synthetic_study(
-    case: str | Case = "symmetric", noise: float = 0.003, seed: int = 0, metric: str = "loss", probe: float | None = None
+    case: str | Case = "symmetric",
+    noise: float = 0.003,
+    seed: int = 0,
+    metric: str = "loss",
+    probe: float | None = None,
 ) -> tuple[Table, Truth]:
     """A table of runs and the truth behind it.
 
@@ -206,7 +210,9 @@ def two_designs(noise: float = 0.003, seed: int = 0) -> tuple[dict[str, Table], 
     return _pair(DESIGNS, noise, seed)
 
 
-def null_pair(case: str = "symmetric", noise: float = 0.003, seed: int = 0) -> tuple[dict[str, Table], dict[str, Truth]]:
+def null_pair(
+    case: str = "symmetric", noise: float = 0.003, seed: int = 0
+) -> tuple[dict[str, Table], dict[str, Truth]]:
     """({name: Table}, {name: Truth}) of two tables "first" and "second" that differ in nothing but their noise."""
     return _pair(dict.fromkeys(("first", "second"), named(case).truth), noise, seed, named(case))
 
