@@ -15,9 +15,10 @@ from .fit import Laws, fit
 from .forecast import Forecast, forecast
 from .parabola import Parabola, fit_parabola
 from .powerlaw import FloorLaw, PowerLaw, floor_law, power_law
+from .read import read_table
 from .seal import load_forecast, seal
 from .surface import Surface, fit_surface
-from .table import Table, read_table
+from .table import Table
 from .uncertainty import Estimate
 from .verdict import Verdict, verdict
 

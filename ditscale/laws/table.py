@@ -1,27 +1,17 @@
-"""A table of runs: what every fit starts from, read from a CSV, an HDF5 file or a study directory."""
+"""A table of runs: what every fit starts from. `read.py` reads one from a file."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..errors import UserError, nearest
-from ..units import compact, number
+from ..units import compact
 
 REQUIRED = ("n_params", "n_tokens", "budget_flops")
 OPTIONAL = ("n_images", "achieved_flops", "loss_se")
-# What people call the columns elsewhere. Only suggested, never taken: `N` in millions or `C` in petaFLOP-days is
-# common.
-SYNONYMS = {
-    "n_params": ("params", "parameters", "n", "num_params", "model_size", "size", "n_parameters"),
-    "n_tokens": ("tokens", "d", "num_tokens", "data", "n_data", "train_tokens", "training_tokens"),
-    "budget_flops": ("c", "flops", "budget", "compute", "training_flops", "training_flop", "flop", "total_flops"),
-    "loss": ("l", "final_loss", "val_loss", "validation_loss", "train_loss", "eval_loss"),
-}
 # Budgets within this ratio are one slice: integer step counts make the achieved FLOPs of a slice differ by a few per
 # cent.
 SAME_BUDGET = 1.15
@@ -32,8 +22,9 @@ class Table:
     """Runs as columns, each an array of shape (n_runs,).
 
     run_id: names; n_params: N; n_tokens: D; budget_flops: C, the budget each run was planned for; loss: the metric that
-    is fitted (its name is `metric`); role: "grid" or "probe". Optional columns are None when the source lacks them.
-    `source` is where the rows came from and `exclusions` the (run_id, reason) pairs taken out by `without`.
+    is fitted (its name is `metric`); role: "grid" or "probe". Optional columns are None when the source lacks them;
+    `columns` holds further ones by name. `source` is where the rows came from, `exclusions` the (run_id, reason) pairs
+    taken out by `without`, and `recorded` the (key, value) texts that came with the rows: how they were made.
     """
 
     run_id: np.ndarray
@@ -48,19 +39,27 @@ class Table:
     metric: str = "loss"
     source: str = ""
     exclusions: tuple[tuple[str, str], ...] = ()
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    recorded: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, n_params, n_tokens, budget_flops, loss, run_id=None, role=None, **more) -> Table:
-        """A table from arrays; run_id is made up (row-1, row-2, ...) and role is "grid" when not given."""
-        columns = [np.asarray(c, dtype=float) for c in (n_params, n_tokens, budget_flops, loss)]
-        count = len(columns[0])
+        """A table from arrays or lists; run_id is made up (row-1, row-2, ...) and role is "grid" when not given.
+
+        Raises UserError when a column is not one number a run, or columns differ in length.
+        """
+        metric = more.get("metric", "loss")
+        given = dict(zip((*REQUIRED, metric), (n_params, n_tokens, budget_flops, loss), strict=True))
+        numeric = [_floats(name, values) for name, values in given.items()]
+        count = len(numeric[0])
         run_id = np.array([f"row-{i + 1}" for i in range(count)] if run_id is None else run_id, dtype=object)
         role = np.array(["grid"] * count if role is None else role, dtype=object)
         for name in OPTIONAL:
             if more.get(name) is not None:
-                more[name] = np.asarray(more[name], dtype=float)
-        table = cls(run_id, *columns, role, **more)
-        check(table, [f"row {i + 1}" for i in range(count)])
+                more[name] = _floats(name, more[name])
+        more["columns"] = {name: _floats(name, values) for name, values in more.get("columns", {}).items()}
+        table = cls(run_id, *numeric, role, **more)
+        check(table)
         return table
 
     def __len__(self) -> int:
@@ -73,7 +72,7 @@ class Table:
             for f in dataclasses.fields(self)
             if isinstance(getattr(self, f.name), np.ndarray)
         }
-        return dataclasses.replace(self, **picked)
+        return dataclasses.replace(self, **picked, columns={n: c[rows] for n, c in self.columns.items()})
 
     def without(self, run_ids, reason: str) -> Table:
         """The table less the named runs; each is listed, with the reason, in `exclusions` and in every result."""
@@ -122,155 +121,54 @@ class Table:
         ]
 
 
-def read_table(path, metric: str = "loss", exclude=None) -> Table:
-    """Read a table of runs from a CSV file, an HDF5 file or a study directory (its study.h5).
+def is_loss(metric: str) -> bool:
+    """Whether a metric's name says that it is a loss: "loss", "val_loss", "loss_coco"."""
+    return "loss" in metric.lower().split("_")
 
-    `metric` names the column that is fitted. `exclude` maps run_id -> reason; those rows are left out before they are
-    checked, and are listed in `Table.exclusions`. Raises UserError naming the file, the row (the line as an editor
-    counts it, or the run) and the column.
+
+def check(table: Table, where=None) -> None:
+    """Raise UserError for a value no fit can use; `where` names each row. Optional columns may hold NaN.
+
+    N, D and C must be positive, and so must a loss or a FID. Any other metric may have either sign, as a log-likelihood
+    has.
     """
-    path = Path(path)
-    if path.is_dir():
-        if not (path / "study.h5").exists():
-            raise UserError(f"{path} has no study.h5; run `ditscale collect {path}` first")
-        path = path / "study.h5"
-    if not path.exists():
-        raise UserError(f"{path}: no such file; give a CSV, an HDF5 file or a study directory")
-    with open(path, "rb") as handle:
-        head = handle.read(8)
-    columns, where = _read_hdf5(path, metric) if head == b"\x89HDF\r\n\x1a\n" else _read_csv(path, metric)
-    return _build(path, metric, columns, where, dict(exclude or {}))
-
-
-def _build(path, metric, columns, where, exclude) -> Table:
-    count = len(where)
+    source, count = table.source or "table", len(table)
+    where = [f"row {i + 1}" for i in range(count)] if where is None else where
     if not count:
-        raise UserError(f"{path}: no rows; a table needs one row per run")
-    made_up = "run_id" not in columns
-    run_id = np.array([f"row-{i + 1}" for i in range(count)] if made_up else columns["run_id"], dtype=object)
-    role = np.array(columns.get("role", ["grid"] * count), dtype=object)
-    for i, value in enumerate(role):
-        if value not in ("grid", "probe"):
-            raise UserError(f"{path}, {where[i]}, column role: {value!r} is not known; write grid or probe")
-    for name in exclude:
-        if name not in run_id:
-            raise UserError(f"{path}: there is no run {name!r} to exclude{nearest(name, run_id)}")
-    keep = [i for i in range(count) if run_id[i] not in exclude]
-    if not keep:
-        raise UserError(f"{path}: every run is excluded")
-    seen: dict[tuple, str] = {}
-    for i in keep:
-        # Two rows may share (N, D, C): seeds do. They may not be the same row twice, which would count a run double.
-        key = tuple(str(columns[c][i]) for c in columns) if made_up else (run_id[i],)
-        if key in seen:
-            what = "the same row" if made_up else f"run_id {run_id[i]!r}"
-            raise UserError(f"{path}: {what} appears twice ({seen[key]} and {where[i]}); keep one of them")
-        seen[key] = where[i]
-    numeric = {}
-    for name in (*REQUIRED, metric, *OPTIONAL):
-        if name in columns:
-            numeric[name] = np.array([_cell(columns[name][i], f"{path}, {where[i]}, column {name}") for i in keep])
-    table = Table(
-        run_id[keep],
-        *(numeric[name] for name in REQUIRED),
-        loss=numeric[metric],
-        role=role[keep],
-        **{name: numeric[name] for name in OPTIONAL if name in numeric},
-        metric=metric,
-        source=str(path),
-        exclusions=tuple(exclude.items()),
-    )
-    check(table, [where[i] for i in keep])
-    return table
-
-
-def check(table: Table, where) -> None:
-    """Raise UserError for a value no fit can use; `where` names each row. Optional columns may hold NaN."""
+        raise UserError(f"{source}: no rows; a table needs one row per run")
     columns = {name: getattr(table, name) for name in REQUIRED} | {table.metric: table.loss}
-    if not len(table):
-        raise UserError(f"{table.source or 'table'}: no rows; a table needs one row per run")
-    for name, column in columns.items():
-        if len(column) != len(table):
+    optional = {name: getattr(table, name) for name in OPTIONAL if getattr(table, name) is not None}
+    for name, column in {"role": table.role, **columns, **optional, **table.columns}.items():
+        if len(column) != count:
+            raise UserError(f"{source}: column {name} has {len(column)} values, run_id has {count}")
+    for i, role in enumerate(table.role):
+        if role not in ("grid", "probe"):
+            raise UserError(f"{source}, {where[i]}, column role: {role!r} is not known; write grid or probe")
+    first = {}
+    for i, name in enumerate(table.run_id):
+        if first.setdefault(name, i) != i:
             raise UserError(
-                f"{table.source or 'table'}: column {name} has {len(column)} values, run_id has {len(table)}"
+                f"{source}: run_id {name!r} appears twice ({where[first[name]]} and {where[i]}); keep one of them"
             )
+    for name, column in columns.items():
+        signed = name == table.metric and not is_loss(name) and name.lower() != "fid"
         # A probe that has not been run yet has no loss, and must not stop the fit of the grid.
-        bad = ~(np.isfinite(column) & (column > 0)) & ((table.role != "probe") | (name in REQUIRED))
+        bad = ~(np.isfinite(column) & (signed | (column > 0))) & ((table.role != "probe") | (name in REQUIRED))
         if bad.any():
             i = int(np.argmax(bad))
             what = f"{column[i]:g} is not finite" if not np.isfinite(column[i]) else f"{column[i]:g} is not positive"
-            raise UserError(
-                f"{table.source or 'table'}, {where[i]}, column {name}: {what}; "
-                f"mend it or exclude run {table.run_id[i]!r}"
-            )
+            raise UserError(f"{source}, {where[i]}, column {name}: {what}; mend it or exclude run {table.run_id[i]!r}")
 
 
-def _cell(value, what: str) -> float:
-    """A number from its text. nan and inf pass here so that `check` can say which run to exclude."""
-    if isinstance(value, str) and value.strip().lower().lstrip("+-") in ("nan", "inf", "infinity"):
-        return float(value)
-    if isinstance(value, str) and not value.strip():
-        raise UserError(f"{what}: the cell is empty; write a number")
-    if isinstance(value, str):
-        return number(value.strip(), what)
-    return float(value)
-
-
-def _need(names, metric: str, path) -> None:
-    """Raise UserError for the first missing column, suggesting the name that was probably meant."""
-    for name in (*REQUIRED, metric):
-        if name in names:
-            continue
-        known = SYNONYMS.get(name, ())
-        meant = next((n for n in names if n.strip().lower().replace(" ", "_") in (name, *known)), None)
-        hint = f"; rename column {meant!r} to {name!r}" if meant else nearest(name, names)
-        raise UserError(f"{path}: there is no column {name!r}{hint}; the columns are: {', '.join(names) or 'none'}")
-
-
-def _read_csv(path, metric):
-    """({column: [text]}, ["row 2", ...]) of a CSV with a header line; lines count from 1 as in an editor."""
+def _floats(name: str, values) -> np.ndarray:
+    """A column given as an array or list, as floats (n,)."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as handle:
-            reader = csv.reader(handle)
-            header = [name.strip() for name in next(reader, [])]
-            lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except (UnicodeDecodeError, csv.Error):
-        raise UserError(f"{path} is neither CSV text nor HDF5") from None
-    if not header:
-        raise UserError(
-            f"{path} is empty; the first line must name the columns n_params,n_tokens,budget_flops,{metric}"
-        )
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise UserError(f"{path}, row 1: column {twice!r} appears twice; rename one")
-    _need(header, metric, path)
-    for line, row in lines:
-        if len(row) != len(header):
-            raise UserError(f"{path}, row {line}: {len(row)} cells, but the header has {len(header)} columns")
-    columns = {name: [row[i].strip() for _, row in lines] for i, name in enumerate(header)}
-    return columns, [f"row {line}" for line, _ in lines]
-
-
-def _read_hdf5(path, metric):
-    """({column: [value]}, ["run ...", ...]) of 1-D datasets at the root or in the group `points`."""
-    import h5py
-
-    try:
-        # Someone may be collecting on another machine of a shared file system; we only read.
-        with h5py.File(path, "r", locking=False) as file:
-            group = file["points"] if "points" in file else file
-            names = [n for n in group if isinstance(group[n], h5py.Dataset) and group[n].ndim == 1]
-            _need(names, metric, path)
-            wanted = [n for n in ("run_id", "role", *REQUIRED, metric, *OPTIONAL) if n in names]
-            columns = {n: [v.decode() if isinstance(v, bytes) else v for v in group[n][()].tolist()] for n in wanted}
-    except OSError:
-        raise UserError(f"{path} is a damaged or truncated HDF5 file; run `ditscale collect` again") from None
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise UserError(f"{path}: columns differ in length: {', '.join(f'{n} {k}' for n, k in lengths.items())}")
-    count = next(iter(lengths.values()))
-    ids = columns.get("run_id")
-    return columns, [f"run {ids[i]}" if ids else f"row {i + 1}" for i in range(count)]
+        column = np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"table: column {name}: {error}; give one number for each run") from None
+    if column.ndim != 1:
+        raise UserError(f"table: column {name} has shape {column.shape}; give one number for each run")
+    return column
 
 
 def describe(table: Table) -> str:

@@ -1,3 +1,4 @@
+import csv
 import math
 
 import h5py
@@ -17,9 +18,9 @@ def write(tmp_path, text, name="runs.csv"):
     return path
 
 
-def refused(path, *words, metric="loss", exclude=None):
+def refused(path, *words, metric="loss", exclude=None, **options):
     with pytest.raises(UserError) as caught:
-        read_table(path, metric, exclude)
+        read_table(path, metric, exclude, **options)
     text = str(caught.value)
     assert "\n" not in text
     for word in (str(path), *words):
@@ -137,3 +138,138 @@ def test_without_lists_what_it_took_out():
 def test_slices_forgive_jitter_and_keep_budgets_apart():
     table = Table.of(range(1, 7), range(1, 7), [1e17, 1.04e17, 0.96e17, 3e17, 3.1e17, 6e17], np.ones(6))
     assert [list(rows) for _, rows in table.slices()] == [[2, 0, 1], [3, 4], [5]]
+
+
+@pytest.mark.parametrize("text", ["1e17", "1.0e17", "+1E+17", '"1e17"', " 100000000000000000 ", "1e+17\t"])
+def test_budgets_as_people_type_them(tmp_path, text):
+    table = read_table(write(tmp_path, f"n_params,n_tokens,budget_flops,loss\n1e6,1e8,{text},3\n"))
+    assert table.budget_flops[0] == 1e17
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ("70M", "write 7e7"),
+        ("1.5 B", "write 1.5e9"),
+        ('"1,000,000"', "without separators"),
+        ("1 000 000", "without separators"),
+        ("1.2.3", "without separators"),
+        ("10^6", "not a number"),
+        ("None", "not a number"),
+    ],
+)
+def test_cells_that_are_no_numbers_say_what_to_write(tmp_path, cell, says):
+    path = write(tmp_path, f"n_params,n_tokens,budget_flops,loss\n{cell},1e8,6e14,3\n")
+    refused(path, "row 2, column n_params", says)
+
+
+def test_layouts_of_csv_that_are_read(tmp_path):
+    plain = read_table(write(tmp_path, HEAD + "".join(ROWS)))
+    body = HEAD + "".join(ROWS)
+    for name, text in {
+        "semicolons": body.replace(",", ";"),
+        "tabs": body.replace(",", "\t"),
+        "bom": "\ufeff" + body,
+        "windows": body.replace("\n", "\r\n"),
+        "blank lines": "\n" + body.replace("\n", "\n\n") + "  \n,,,,\n",
+        "trailing commas": body.replace("\n", ",\n"),
+        "trailing commas below": HEAD + "".join(ROWS).replace("\n", ",\n"),
+        "quoted": "".join(",".join(f'"{c}"' for c in row) + "\n" for row in csv.reader(body.splitlines())),
+        "spaces": body.replace(",", " , "),
+    }.items():
+        table = read_table(write(tmp_path, text))
+        assert list(table.run_id) == ["a", "b", "c"] and (table.loss == plain.loss).all(), name
+        assert (table.n_params == plain.n_params).all(), name
+
+
+def test_files_that_are_no_table(tmp_path):
+    refused(write(tmp_path, "".join(ROWS)), "row 1", "numbers where the header is expected")
+    refused(write(tmp_path, "# only: comments\n"), "empty")
+    refused(write(tmp_path, "{\n"), "'n_params'")
+    refused(write(tmp_path, HEAD + "a,1,000,000,1e8,6e14,3\n"), "row 2", "7 cells", "thousands separators")
+    refused(write(tmp_path, HEAD + ROWS[0] + "#" + ROWS[1]), "row 3", "above the header")
+    (tmp_path / "zip").write_bytes(b"PK\x03\x04\x00\x00")
+    refused(tmp_path / "zip", "neither CSV")
+    (tmp_path / "utf16.csv").write_text(HEAD + ROWS[0], encoding="utf-16")
+    refused(tmp_path / "utf16.csv", "UTF-8")
+    twice = "run_id,n_params,n_params,n_tokens,budget_flops,loss\n"
+    refused(write(tmp_path, twice), "'n_params' appears twice")
+
+
+def test_names_of_other_people(tmp_path):
+    """The columns of the points Epoch AI read off the Chinchilla figure, and of a table with params, tokens, budget."""
+    text = "Model Size,Training FLOP,loss\n1e6,6e14,3.1\n2e6,6e14,3.0\n"
+    path = write(tmp_path, text)
+    refused(path, "'n_params'", "--columns 'n_params=Model Size,budget_flops=Training FLOP'", "--kappa 6 computes n_tokens")
+    named = {"n_params": "Model Size", "budget_flops": "Training FLOP"}
+    refused(path, "'n_tokens'", "--kappa 6", columns=named)
+    table = read_table(path, columns=named, kappa=6)
+    np.testing.assert_allclose(table.n_tokens, [1e8, 5e7], rtol=1e-15)
+    assert ("n_tokens", "computed as budget_flops / (6 n_params)") in table.recorded
+    path = write(tmp_path, "params,tokens,loss\n1e6,1e8,3.1\n")
+    assert read_table(path, columns={"n_params": "params", "n_tokens": "tokens"}, kappa="6").budget_flops[0] == 6e14
+    path = write(tmp_path, "params,tokens,budget,loss\n1e6,1e8,6e14,3.1\n")
+    refused(path, "--columns n_params=params,n_tokens=tokens,budget_flops=budget")
+    refused(path, "'parms'", "'params'", columns={"n_params": "parms"})
+    with pytest.raises(UserError, match="'n_param' is not a name of ours.*'n_params'"):
+        read_table(path, columns={"n_param": "params"})
+    with pytest.raises(UserError, match="kappa: 'six' is not a number"):
+        read_table(path, columns={"n_params": "params", "n_tokens": "tokens", "budget_flops": "budget"}, kappa="six")
+    refused(write(tmp_path, HEAD + ROWS[0]), "all three are there", kappa=6)
+
+
+def test_unicode_and_many_columns(tmp_path):
+    table = read_table(write(tmp_path, HEAD.replace("run_id", "run_id,größe") + "läuf-1,x,1e6,1e8,6e14,3\n"))
+    assert table.run_id[0] == "läuf-1"
+    refused(write(tmp_path, ",".join(f"x{i}" for i in range(99)) + "\n"), "x19, ...")
+
+
+def test_metrics_that_are_no_losses_may_be_negative(tmp_path):
+    text = "n_params,n_tokens,budget_flops,loss,loglik,fid,val_loss\n1e6,1e8,6e14,3,-1.5,-2,-1\n"
+    path = write(tmp_path, text)
+    assert read_table(path, "loglik").loss[0] == -1.5
+    refused(path, "column fid: -2 is not positive", metric="fid")
+    refused(path, "column val_loss: -1 is not positive", metric="val_loss")
+    with pytest.raises(UserError, match="n_params says what a run was"):
+        read_table(path, "n_params")
+
+
+def test_further_columns_and_what_was_recorded(tmp_path):
+    text = "# data: scenes, 1M images\n# n_params: without embeddings\n# a note\n" + HEAD.replace("loss", "loss,ood")
+    text += "a,1e6,1e8,6e14,3,4\nb,2e6,5e7,6e14,2.9,nan\n"
+    path = write(tmp_path, text)
+    table = read_table(path, also=("ood",))
+    assert table.recorded == (("data", "scenes, 1M images"), ("n_params", "without embeddings"))
+    np.testing.assert_array_equal(table.columns["ood"], [4, np.nan])
+    np.testing.assert_array_equal(table.take(np.array([1, 0])).columns["ood"], [np.nan, 4])
+    refused(path, "'oood'", "'ood'", also=("oood",))
+    # Rows are counted as an editor counts them, comments too.
+    refused(write(tmp_path, text.replace("2.9", "x")), "row 6, column loss")
+    with h5py.File(write_study(tmp_path / "study.h5"), "a") as file:
+        file.attrs["layout"], file.attrs["study"], file.attrs["design"] = 1, "name: x", "incontext"
+    assert read_table(tmp_path / "study.h5").recorded == (("design", "incontext"),)
+
+
+def test_tables_from_python():
+    assert Table.of([1, 2], ["3", "2.0"], (6, "6e0"), np.array([1, 1])).n_tokens.dtype == float
+    with pytest.raises(UserError, match="column n_tokens has 1 values, run_id has 2"):
+        Table.of([1, 2], [3], [6, 6], [1, 1])
+    with pytest.raises(UserError, match="column n_params.*'small'"):
+        Table.of(["small", 2], [3, 2], [6, 6], [1, 1])
+    with pytest.raises(UserError, match="column n_params has shape"):
+        Table.of(3, [3, 2], [6, 6], [1, 1])
+    with pytest.raises(UserError, match="column loss_se has 3 values"):
+        Table.of([1, 2], [3, 2], [6, 6], [1, 1], loss_se=[1, 2, 3])
+    with pytest.raises(UserError, match="run_id 'a' appears twice"):
+        Table.of([1, 2], [3, 2], [6, 6], [1, 1], run_id=["a", "a"])
+    with pytest.raises(UserError, match="role: 'test' is not known"):
+        Table.of([1, 2], [3, 2], [6, 6], [1, 1], role=["grid", "test"])
+    with pytest.raises(UserError, match="no rows"):
+        Table.of([], [], [], [])
+    assert Table.of([1, 2], [3, 2], [6, 6], [-1, 1], metric="loglik").loss[0] == -1
+
+
+def test_a_large_table_is_read_whole(tmp_path):
+    rows = (f"r{i},{1e6 + i},{1e8 / (1 + i % 7)},6e14,{2 + 1 / (i + 1)}\n" for i in range(100_000))
+    table = read_table(write(tmp_path, HEAD + "".join(rows)))
+    assert len(table) == 100_000 and table.n_params[-1] == 1e6 + 99_999
