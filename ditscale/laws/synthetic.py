@@ -167,7 +167,7 @@ def synthetic_columns(
     n_params = centre[:, None] * np.geomspace(1 / case.half_width, case.half_width, case.sizes)
     middle = len(budgets) // 2
     if case.one_sided:
-        n_params[middle] = centre[middle] * np.geomspace(case.half_width**-2, 0.8, case.sizes)
+        n_params[middle] = centre[middle] * np.geomspace(case.half_width**-2, case.half_width**-0.5, case.sizes)
     budget = np.broadcast_to(budgets[:, None], n_params.shape)
     n_tokens = budget / (truth.kappa * n_params) * np.exp(case.jitter * rng.standard_normal(n_params.shape))
     loss = truth.loss_at(n_params, n_tokens) * (1 + case.misfit * 1e9 / n_tokens)
