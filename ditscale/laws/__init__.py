@@ -9,7 +9,7 @@ Needs numpy only (h5py to read HDF5); importing it costs little more than import
 
 from .approach2 import Approach2, fit_approach2
 from .approach3 import Approach3, fit_approach3
-from .compare import Comparison, Pair, compare
+from .compare import Comparison, Criterion, Pair, compare
 from .findings import CODES, Finding
 from .fit import Laws, fit
 from .forecast import Forecast, forecast
@@ -23,7 +23,7 @@ from .uncertainty import Estimate
 from .verdict import Verdict, verdict
 
 __all__ = [
-    "CODES", "Approach2", "Approach3", "Comparison", "Estimate", "Finding", "FloorLaw", "Forecast", "Laws", "Pair",
+    "CODES", "Approach2", "Approach3", "Comparison", "Criterion", "Estimate", "Finding", "FloorLaw", "Forecast", "Laws", "Pair",
     "Parabola", "PowerLaw", "Surface", "Table", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3",
     "fit_parabola", "fit_surface", "floor_law", "forecast", "load_forecast", "power_law", "read_table", "seal",
     "verdict",
