@@ -9,6 +9,7 @@ Needs numpy only (h5py to read HDF5); importing it costs little more than import
 
 from .approach2 import Approach2, fit_approach2
 from .approach3 import Approach3, fit_approach3
+from .checklist import checklist
 from .compare import Comparison, Criterion, Pair, compare
 from .findings import CODES, Finding
 from .fit import Laws, fit
@@ -24,7 +25,7 @@ from .verdict import Verdict, verdict
 
 __all__ = [
     "CODES", "Approach2", "Approach3", "Comparison", "Criterion", "Estimate", "Finding", "FloorLaw", "Forecast", "Laws", "Pair",
-    "Parabola", "PowerLaw", "Surface", "Table", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3",
+    "Parabola", "PowerLaw", "Surface", "Table", "Verdict", "checklist", "compare", "fit", "fit_approach2", "fit_approach3",
     "fit_parabola", "fit_surface", "floor_law", "forecast", "load_forecast", "power_law", "read_table", "seal",
     "verdict",
 ]  # fmt: skip

@@ -30,8 +30,8 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
 
     metric: the column that is fitted. exclude {run_id: reason}: rows left out before they are checked, and listed in
     `Table.exclusions`. columns {our name: the file's name}: for a file with other names, such as
-    {"n_params": "Model Size"}. kappa: compute the one of n_params (N), n_tokens (D) and budget_flops (C) that the file
-    lacks from C = kappa N D. also: further numeric columns, kept in `Table.columns`; their cells may be nan.
+    {"n_params": "Model Size"}. kappa: where the file lacks one of n_params (N), n_tokens (D) and budget_flops (C),
+    compute it from C = kappa N D. also: further numeric columns, kept in `Table.columns`; their cells may be nan.
 
     A CSV is UTF-8 text separated by commas, semicolons or tabs, with a header line; lines `# key: value` above it are kept
     in `Table.recorded`, and so are the attributes of an HDF5 file. Raises UserError naming the file, the row (the line as
@@ -65,6 +65,7 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
     numeric = {
         ours: _floats(column, keep, where, path, names[ours]) for ours, column in cells.items() if ours not in TEXT
     }
+    recorded += [(f"column {ours}", f"{theirs!r} in the file") for ours, theirs in names.items() if ours != theirs]
     recorded += _complete(numeric, kappa)
     table = Table(
         run_id[keep],
@@ -116,8 +117,6 @@ def _names(path, there: tuple[str, ...], metric: str, columns: dict, kappa, also
     if kappa is not None:
         number(kappa, "kappa", above=0)
         able = [name for name in missing if name in REQUIRED]
-        if not able:
-            raise UserError(f"{path}: kappa computes a missing one of {', '.join(REQUIRED)}, and all three are there")
         if len(able) == 1:
             missing.remove(able[0])
     if missing:

@@ -1,6 +1,7 @@
 """All finished runs of a study in one table: study.h5 and study.csv. Every run left out is listed with its reason.
 
-study.h5 (attribute `layout` = 1, `study` = text of study.yaml):
+study.h5 (attributes: `layout` = 1, `study` = text of study.yaml, and in words what laws must say of their runs: `design`,
+`recipe`, `seeds`, `version`, `n_params`, `n_tokens`, `budget_flops` (how each is counted), `data`, `evaluation`):
     points/<column>      one entry a run, columns as below; captions of units are in the names
     excluded/run_id, excluded/reason
     curves/<run_id>      training curve, at most 500 rows: images, loss, loss_ema
@@ -17,10 +18,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from .. import __version__
+from ..config import Study
 from ..errors import UserError
 from ..files import write_bytes, write_text
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import Run, read_run
+from ..plan.study import read_study
 from .record import Damaged, open_record, read_attempts, read_steps, read_validation
 from .strata import covariance
 
@@ -116,6 +120,8 @@ def _write_h5(paths: StudyPaths, rows: list[dict], excluded: list, curves: dict,
     with h5py.File(memory, "w") as file:
         file.attrs["layout"] = 1
         file.attrs["study"] = paths.study.read_text() if paths.study.exists() else ""
+        if paths.study.exists():
+            file.attrs.update(provenance(read_study(paths.root)))
         points = file.create_group("points")
         for name in _columns(rows):
             values = [row.get(name, np.nan) for row in rows]
@@ -127,6 +133,36 @@ def _write_h5(paths: StudyPaths, rows: list[dict], excluded: list, curves: dict,
             file.create_dataset(f"curves/{run_id}", data=curve)
         file["covariance"] = noise
     write_bytes(paths.table, memory.getvalue())
+
+
+def provenance(study: Study) -> dict[str, str]:
+    """{key: words} of how the runs of a study were made and counted; the keys are those of laws/checklist.py."""
+    design, data, recipe, validation = study.design, study.data, study.recipe, study.validation
+    powers = {"width": recipe.lr_width, "N": recipe.lr_params, "D": recipe.lr_tokens}
+    rate = " ".join([f"{recipe.lr_scale:g}", *(f"{name}^{power:g}" for name, power in powers.items() if power)])
+    sets = ", ".join([validation.path or data.name, *validation.also])
+    return {
+        "design": f"{design.name}, head size {design.head_size}, MLP ratio {design.mlp_ratio}, patch {design.patch}, "
+        f"width / depth {recipe.aspect:g}",
+        "recipe": f"AdamW (beta {recipe.beta1:g}, {recipe.beta2:g}, weight decay {recipe.weight_decay:g}, clip {recipe.clip:g}), "
+        f"learning rate {rate}, batch {recipe.batch_size} images, {recipe.schedule} schedule, warm-up "
+        f"{recipe.warmup_images} images, EMA weights over {recipe.ema:g} of the run, {recipe.timesteps} timesteps, {recipe.precision}",
+        "seeds": ", ".join(map(str, study.seeds)),
+        "version": f"ditscale {__version__}",
+        "n_params": {
+            "matmul": "weights of all matrix products",
+            "total": "all parameters",
+            "blocks": "weights of the transformer blocks only",
+        }[study.params],
+        "n_tokens": "tokens that pass the blocks, all images seen (a repeated image counts each time)",
+        "budget_flops": {
+            "exact": "every matrix product of forward and backward, attention included",
+            "6nd": "6 N D",
+        }[study.flops],
+        "data": f"{data.name}: {data.path or data.source}, {data.channels} x {data.resolution} x {data.resolution}, seed {data.seed}",
+        "evaluation": f"{sets}: the same {validation.n} (image, noise, timestep) triples of seed {validation.seed} for every "
+        "run, rectified-flow loss of the EMA weights",
+    }
 
 
 def _columns(rows: list[dict]) -> list[str]:

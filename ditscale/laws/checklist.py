@@ -1,0 +1,144 @@
+"""The reproducibility checklist printed with each law: what another person must know to obtain the same numbers.
+
+After Li et al., "(Mis)Fitting: a survey of scaling laws" (arXiv 2502.18969): most of the over 50 papers they surveyed leave
+out something that changes the law. Answers come from the fit itself and from what was recorded with the table
+(`Table.recorded`); what is in neither is "not recorded", never guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ..units import compact, count
+from .table import describe
+
+NOT_RECORDED = "not recorded"
+# Keys of `Table.recorded`, which `ditscale collect` writes and a CSV gives in lines `# key: value` above its header:
+# (key, part of the checklist, question).
+RECORDED = (
+    ("hypothesis", "hypothesis", "what the study is to find out"),
+    ("design", "setup", "architecture"),
+    ("recipe", "setup", "optimiser, learning rate, batch size, schedule"),
+    ("seeds", "setup", "seeds of the runs"),
+    ("version", "setup", "software the runs were made with"),
+    ("n_params", "counting", "what N counts"),
+    ("n_tokens", "counting", "what D counts"),
+    ("budget_flops", "counting", "what C counts"),
+    ("data", "data", "training data"),
+    ("evaluation", "data", "what the metric was measured on"),
+)
+PARTS = ("hypothesis", "setup", "counting", "data", "fit", "dropped points", "validation", "uncertainty")
+OBJECTIVES = {
+    "huber": "sum of Huber losses (1e-3) of log residuals",
+    "ls": "sum of squares of the loss residuals",
+    "ls_log": "sum of squares of the log residuals",
+}
+START = "least squares in closed form for every pair of exponents on a fixed grid; no random starts"
+DESCENT = "damped Gauss-Newton from the best of these until no step helps, Huber reached by narrowing from least squares"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the checklist: its part (of PARTS), the question, and the answer or "not recorded"."""
+
+    part: str
+    question: str
+    answer: str
+
+    @property
+    def recorded(self) -> bool:
+        return self.answer != NOT_RECORDED
+
+    def to_dict(self) -> dict:
+        return asdict(self) | {"recorded": self.recorded}
+
+
+def checklist(laws) -> tuple[Item, ...]:
+    """The items for a `fit.Laws`, in the order of PARTS."""
+    known = dict(laws.table.recorded)
+    items = [Item(part, question, known.get(key, NOT_RECORDED)) for key, part, question in RECORDED]
+    items += [Item(*answer) for answer in (*_of_the_table(laws), *_of_the_fit(laws))]
+    return tuple(sorted(items, key=lambda item: PARTS.index(item.part)))
+
+
+def lines(items: tuple[Item, ...]) -> list[str]:
+    """Text for a summary: a heading that counts what is missing, then one line an item under its part."""
+    missing = sum(not item.recorded for item in items)
+    out = [f"Checklist for repeating this ({len(items) - missing} of {len(items)} recorded)"]
+    width = max(len(item.question) for item in items)
+    for part in PARTS:
+        out += [f"  {part}"] + [f"    {i.question.ljust(width)}  {i.answer}" for i in items if i.part == part]
+    return out
+
+
+def _of_the_table(laws):
+    table = laws.table
+    sizes = f"N {count(table.n_params.min())} to {count(table.n_params.max())}"
+    tokens = f"D {count(table.n_tokens.min())} to {count(table.n_tokens.max())} tokens"
+    yield "setup", "runs", f"{describe(table)}, {sizes}, {tokens}"
+    kappa = table.budget_flops / (table.n_params * table.n_tokens)
+    yield "counting", "C / (N D)", f"{np.median(kappa):.4g} in the median, {kappa.min():.4g} to {kappa.max():.4g}"
+    if table.achieved_flops is not None:
+        off = np.nanmax(np.abs(table.achieved_flops / table.budget_flops - 1))
+        yield "counting", "achieved FLOPs against C", f"{100 * off:.2g} % off at most"
+    ours = dict(table.recorded)
+    for name in ("n_params", "n_tokens", "budget_flops"):
+        if f"column {name}" in ours:
+            yield "counting", f"column of {name}", ours[f"column {name}"]
+    yield "data", "metric that is fitted", table.metric
+    yield "data", "table", table.source or NOT_RECORDED
+
+
+def _of_the_fit(laws):
+    two, three = laws.approach2, laws.approach3
+    yield "hypothesis", "form of approach 3", "L(N, D) = E + A N^-alpha + B D^-beta, all of E, A, B non-negative"
+    response = next((p.response for p in two.slices if hasattr(p, "response")), None)
+    curve = {"raw": "loss", "log": "log loss"}.get(response, "loss")
+    yield (
+        "hypothesis",
+        "form of approach 2",
+        f"parabola of the {curve} in log N at each budget; power laws in C through {len(two.accepted)} minima",
+    )
+    yield "hypothesis", "runs and free parameters", f"{len(laws.table)} runs, 5 parameters of the surface, 3 of each parabola"
+    yield "fit", "objective of approach 3", OBJECTIVES.get(laws.objective, laws.objective)
+    yield "fit", "objective of approach 2", "bisquare regression" if getattr(two, "robust", False) else "least squares"
+    yield "fit", "initialisation", START
+    yield "fit", "optimiser", f"{DESCENT}; {_settled(three)}"
+    yield "dropped points", "runs excluded by name", _listed(f"{r} ({why})" for r, why in laws.table.exclusions)
+    probes = next((f.runs for f in laws.findings if f.code == "probe_left_out"), ())
+    yield "dropped points", "probes held out", _listed(probes)
+    refused = [p for p in two.slices if not p.ok]
+    yield "dropped points", "slices without a usable minimum", _listed(compact(p.budget_flops) for p in refused)
+    yield "validation", "held-out budgets", _backtests(laws)
+    replicates = f"{laws.bootstrap} replicates, seed {laws.seed}" if laws.bootstrap else "none"
+    kind = getattr(laws, "interval", "percentile")
+    yield "uncertainty", "intervals", f"95 % {kind}" if laws.bootstrap else "none"
+    yield "uncertainty", "bootstrap", replicates
+    if laws.bootstrap:
+        yield "uncertainty", "resampling", f"approach 2: {two.scheme}; approach 3: {three.scheme}"
+
+
+def _settled(three) -> str:
+    codes = {f.code for f in three.surface.findings}
+    if three.ok:
+        return "converged, no parameter on a bound"
+    return f"refused: {', '.join(sorted(codes))}"
+
+
+def _listed(names) -> str:
+    return "; ".join(names) or "none"
+
+
+def _backtests(laws) -> str:
+    tests = getattr(laws, "backtests", None) or [b for b in [laws.backtest] if b]
+    said = []
+    for b in tests:
+        for name in ("approach2", "approach3"):
+            part = getattr(b, name)
+            if part is not None:
+                error = part["loss_error"] if isinstance(part, dict) else part.loss_error
+                budget = getattr(b, "budget_flops", None) or b.held_out_budget
+                said.append(f"{name.replace('approach', 'approach ')} {100 * error:+.2g} % at {compact(budget)}")
+    return ", ".join(said) or "none was possible"
