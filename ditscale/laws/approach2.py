@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ..units import compact
 from .findings import Finding
-from .parabola import Parabola, fit_parabola, pooled_variance, refit, vertex_log_loss
-from .powerlaw import FloorLaw, PowerLaw, floor_law, floor_laws, line, power_law
+from .metric_law import FORMS, LOSS_FORMS, Errors, MetricLaw, is_loss, metric_law
+from .parabola import Noise, Parabola, fit_parabola, pooled_noise, refit, response_of, vertex
+from .powerlaw import FloorLaw, PowerLaw, floor_law, floor_laws, line, power_law, robust_line
 from .table import Table
 from .uncertainty import Estimate, estimate, resample_counts, residual_draws, scheme
+
+LAWS = {"model": 0, "data": 1, "loss": 2}  # name of a law -> its column in the vertices
 
 
 @dataclass(frozen=True)
 class Approach2:
-    """Laws through the accepted vertices. model: N*(C); data: D*(C); loss: L*(C); floor: L*(C) with an irreducible E.
+    """Laws through the accepted vertices. model: N*(C); data: D*(C); loss: L*(C), a pure power law (None for a metric
+    that is not positive); floor: L*(C) with an irreducible E; loss_law: all forms of L*(C) and the one chosen.
 
-    vertex_draws (R, K, 3): log N*, log D*, log L* of the K accepted slices in each of R replicates (None: no
-    bootstrap); model_draws, data_draws, loss_draws (R, 2): (log coefficient, exponent); floor_draws (R, 3): (E, log k,
-    a). model, data and loss are None when refused; `floor` then is too, and it may be refused alone.
+    vertex_draws (R, K, 4): log N*, log D*, L* and the half-width in log N of the range within 0.1 % of L*, of the K
+    accepted slices in each of R replicates (None: no bootstrap); vertex_left_out (n, K, 4): the same without each run
+    in turn (None unless BCa intervals are wanted). noise: scatter about the parabolas. The laws are None when refused.
     """
 
     slices: tuple[Parabola, ...]
@@ -28,11 +33,11 @@ class Approach2:
     data: PowerLaw | None
     loss: PowerLaw | None
     floor: FloorLaw | None
+    loss_law: MetricLaw | None
     vertex_draws: np.ndarray | None
-    model_draws: np.ndarray | None
-    data_draws: np.ndarray | None
-    loss_draws: np.ndarray | None
-    floor_draws: np.ndarray | None
+    vertex_left_out: np.ndarray | None
+    noise: Noise | None
+    robust: bool
     scheme: str
     status: str
     findings: tuple[Finding, ...]
@@ -45,21 +50,88 @@ class Approach2:
     def accepted(self) -> list[Parabola]:
         return [p for p in self.slices if p.ok]
 
-    def predict(self, budget_flops: float) -> dict[str, Estimate]:
-        """{n_params, n_tokens, loss} at a budget; the loss by the pure power law."""
+    @property
+    def budgets(self) -> np.ndarray:
+        """(K,) budgets of the accepted slices."""
+        return np.array([p.budget_flops for p in self.accepted])
+
+    def lines(self, law: str, vertices: np.ndarray) -> np.ndarray:
+        """(log coefficient, exponent) (R, 2) of a law through each set of vertices (R, K, 4)."""
+        y = vertices[..., LAWS[law]]
+        if law == "loss":
+            with np.errstate(invalid="ignore", divide="ignore"):
+                y = np.log(np.where(y > 0, y, np.nan))
+        log_c = np.log(self.budgets)
+        if not self.robust:
+            return line(log_c, y)
+        names = {"model": "n_params", "data": "n_tokens", "loss": "loss"}
+        return robust_line(log_c, y, np.log([getattr(p, names[law]) for p in self.accepted]))
+
+    @cached_property
+    def model_draws(self) -> np.ndarray | None:
+        """(R, 2) of (log coefficient, exponent) of N*(C); data_draws and loss_draws likewise."""
+        return self._draws("model")
+
+    @cached_property
+    def data_draws(self) -> np.ndarray | None:
+        return self._draws("data")
+
+    @cached_property
+    def loss_draws(self) -> np.ndarray | None:
+        return self._draws("loss")
+
+    def _draws(self, law):
+        return None if self.vertex_draws is None or getattr(self, law) is None else self.lines(law, self.vertex_draws)
+
+    @cached_property
+    def floor_draws(self) -> np.ndarray | None:
+        """(R, 3) of (E, log k, a) of L* = E + k C^-a; None with fewer than 3 slices."""
+        if self.vertex_draws is None or self.loss is None or len(self.accepted) < 3:
+            return None
+        return floor_laws(np.log(self.budgets), self.vertex_draws[..., 2])
+
+    def coefficients(self) -> dict[str, Estimate | None] | None:
+        """The six numbers of N* = k C^a, D* = k C^b, L* = k C^c; None when refused, a None pair without a loss law."""
+        if not self.ok:
+            return None
         out = {}
-        for name, law in (("n_params", "model"), ("n_tokens", "data"), ("loss", "loss")):
-            out[name] = estimate(getattr(self, law).at(budget_flops), self.draws_at(law, budget_flops))
+        for law in LAWS:
+            fitted, draws = getattr(self, law), getattr(self, f"{law}_draws")
+            left = None if self.vertex_left_out is None or fitted is None else self.lines(law, self.vertex_left_out)
+            for k, part in ((1, "exponent"), (0, "coefficient")):
+                if fitted is None:
+                    out[f"{law}_{part}"] = None
+                    continue
+                shape = np.exp if part == "coefficient" else np.asarray
+                with np.errstate(over="ignore"):
+                    args = [None if d is None else shape(d[:, k]) for d in (draws, left)]
+                out[f"{law}_{part}"] = estimate(getattr(fitted, part), *args)
         return out
 
+    def predict(self, budget_flops: float) -> dict[str, Estimate]:
+        """{n_params, n_tokens, loss} at a budget; the loss by the chosen form of `loss_law`."""
+        out = {}
+        for name, law in (("n_params", "model"), ("n_tokens", "data")):
+            left = None if self.vertex_left_out is None else self.lines(law, self.vertex_left_out)
+            drawn = [_line_at(d, budget_flops) for d in (getattr(self, f"{law}_draws"), left)]
+            out[name] = estimate(getattr(self, law).at(budget_flops), *drawn)
+        drawn = [None if refits is None else refits.at(budget_flops) for refits in self._loss_refits]
+        out["loss"] = estimate(self.loss_law.at(budget_flops), *drawn)
+        return out
+
+    @cached_property
+    def _loss_refits(self):
+        """`loss_law` refitted to the draws and to the vertices without each run; None where there are none."""
+        both = (self.vertex_draws, self.vertex_left_out)
+        return tuple(None if v is None else self.loss_law.refit(v[..., 2]) for v in both)
+
+    def loss_draws_at(self, budget_flops: float) -> np.ndarray | None:
+        """Draws (R,) of L* at a budget by the chosen form, or None without a bootstrap."""
+        return None if self.vertex_draws is None else self._loss_refits[0].at(budget_flops)
+
     def draws_at(self, law: str, budget_flops: float):
-        """Draws (R,) of the law "model", "data" or "loss" at a budget, or None without a bootstrap."""
-        draws = getattr(self, f"{law}_draws")
-        if draws is None:
-            return None
-        # A replicate whose slice is almost flat sends N* beyond any float; infinity is the right word for it.
-        with np.errstate(over="ignore"):
-            return np.exp(draws[:, 0] + draws[:, 1] * np.log(budget_flops))
+        """Draws (R,) of the pure power law "model", "data" or "loss" at a budget, or None without a bootstrap."""
+        return _line_at(getattr(self, f"{law}_draws"), budget_flops)
 
     def floor_draws_at(self, budget_flops: float):
         """Draws (R,) of the loss by the law with a floor, or None."""
@@ -69,63 +141,148 @@ class Approach2:
         with np.errstate(over="ignore"):
             return floor + np.exp(log_k - a * np.log(budget_flops))
 
+    def n_range(self, k: int) -> tuple[Estimate, Estimate]:
+        """The ends of the range of N within 0.1 % of the optimum of accepted slice k, each with its interval."""
+        out = []
+        for side in (-1, 1):
+            with np.errstate(over="ignore"):
+                drawn = [
+                    None if v is None else np.exp(v[:, k, 0] + side * v[:, k, 3])
+                    for v in (self.vertex_draws, self.vertex_left_out)
+                ]
+            out.append(estimate(self.accepted[k].n_range[side > 0], *drawn))
+        return tuple(out)
 
-def fit_approach2(table: Table, response: str = "log", bootstrap: int = 1000, seed: int = 0) -> Approach2:
-    """Fit every slice, then the laws through the accepted ones. response "log" (log loss, default) or "raw" (loss)."""
+
+def _line_at(lines, budget_flops):
+    if lines is None:
+        return None
+    # A replicate whose slice is almost flat sends N* beyond any float; infinity is the right word for it.
+    with np.errstate(over="ignore"):
+        return np.exp(lines[:, 0] + lines[:, 1] * np.log(budget_flops))
+
+
+def fit_approach2(
+    table: Table,
+    response: str = "raw",
+    bootstrap: int = 1000,
+    seed: int = 0,
+    *,
+    robust: bool = False,
+    resample: str = "auto",
+    interval: str = "percentile",
+) -> Approach2:
+    """Fit every slice, then the laws through the accepted ones.
+
+    response: parabolas of the loss ("raw") or of its log ("log"). robust: bisquare regressions in place of least
+    squares, for the parabolas and, with 5 slices or more, the laws. resample: see `uncertainty`. interval: "bca" also
+    refits without each run in turn.
+    """
     groups = [rows for _, rows in table.slices()]
+    nothing = (None,) * 7
     if not table.is_isoflop():
         message = "the budgets form a continuum, not slices of equal compute, so there are no parabolas; use approach 3"
-        return Approach2((), *(None,) * 9, "none", "refused", (Finding("not_isoflop", message),))
-    pooled, dof = pooled_variance(table, groups, response)
-    slices = tuple(fit_parabola(table, rows, response, pooled if dof else None) for rows in groups)
+        return Approach2((), *nothing, None, robust, "none", "refused", (Finding("not_isoflop", message),))
+    noise = pooled_noise(table, groups, response)
+    slices = tuple(fit_parabola(table, rows, response, noise, robust) for rows in groups)
     accepted = [p for p in slices if p.ok]
     findings = [f for p in slices for f in p.findings]
     if len(accepted) < 2:
-        message = (
-            f"{len(accepted)} of {len(slices)} budget{'s' * (len(slices) != 1)} "
-            f"{'has' if len(accepted) == 1 else 'have'} a usable minimum; a law needs 2: "
-            "add a budget or mend the refused slices"
-        )
-        findings.append(Finding("too_few_budgets", message, slices=tuple(p.budget_flops for p in slices)))
-        return Approach2(slices, *(None,) * 9, "none", "refused", tuple(findings))
+        findings.append(_too_few(slices, accepted))
+        return Approach2(slices, *nothing, noise, robust, "none", "refused", tuple(findings))
     if len(accepted) == 2:
         both = ", ".join(compact(p.budget_flops) for p in accepted)
-        text = f"the laws stand on 2 budgets ({both}): nothing checks their form"
-        findings.append(Finding("few_budgets", text, slices=tuple(p.budget_flops for p in accepted)))
+        text = f"the laws have 2 parameters and stand on 2 budgets ({both}): nothing checks their form; add a third"
+        findings.append(Finding("saturated_fit", text, slices=tuple(p.budget_flops for p in accepted), value=2))
     budgets = np.array([p.budget_flops for p in accepted])
-    model = power_law(budgets, [p.n_params for p in accepted])
-    data = power_law(budgets, [p.n_tokens for p in accepted])
-    loss = power_law(budgets, [p.loss for p in accepted])
-    floor = floor_law(budgets, [p.loss for p in accepted])
-    how = scheme([p.n_runs for p in accepted])
-    draws = (None,) * 5
-    if bootstrap:
-        vertices = draw_vertices(table, accepted, response, how, bootstrap, seed)
-        log_c = np.log(budgets)
-        floors = floor_laws(log_c, np.exp(vertices[..., 2])) if len(accepted) > 2 else None
-        draws = (vertices, *(line(log_c, vertices[..., k]) for k in range(3)), floors)
-    return Approach2(slices, model, data, loss, floor, *draws, how, "ok", tuple(findings))
+    values = np.array([p.loss for p in accepted])
+    positive = bool((values > 0).all())
+    if not positive:
+        text = (
+            f"the minima of {table.metric} are not all positive, so no power law of it exists; a line in log C is "
+            "given (where higher is better, fit the negative of the metric)"
+        )
+        findings.append(Finding("metric_not_positive", text, slices=tuple(budgets[values <= 0]), value=values.min()))
+    how = scheme([p.n_runs for p in accepted], resample)
+    draws = draw_vertices(table, accepted, response, how, bootstrap, seed) if bootstrap else None
+    left_out = leave_one_out(table, accepted, response) if bootstrap and interval == "bca" else None
+    return Approach2(
+        slices,
+        model=power_law(budgets, [p.n_params for p in accepted], robust),
+        data=power_law(budgets, [p.n_tokens for p in accepted], robust),
+        loss=power_law(budgets, values, robust) if positive else None,
+        floor=floor_law(budgets, values) if positive else None,
+        loss_law=metric_law(
+            budgets,
+            values,
+            LOSS_FORMS if is_loss(table.metric) else tuple(FORMS),
+            Errors(np.array([p.loss_se for p in accepted]), noise.dof),
+        ),
+        vertex_draws=draws,
+        vertex_left_out=left_out,
+        noise=noise,
+        robust=robust,
+        scheme=how,
+        status="ok",
+        findings=tuple(findings),
+    )
+
+
+def _too_few(slices, accepted) -> Finding:
+    budgets = tuple(p.budget_flops for p in slices)
+    have = (
+        f"{len(accepted)} of {len(slices)} budget{'s' * (len(slices) != 1)} {'has' if len(accepted) == 1 else 'have'}"
+    )
+    mend = (
+        "mend the refused slices"
+        if len(accepted) < len(slices)
+        else f"add a budget, for example {compact(3 * max(budgets))}"
+    )
+    return Finding(
+        "too_few_budgets", f"{have} a usable minimum; a law needs 2: {mend}", slices=budgets, value=len(accepted)
+    )
+
+
+def vertices(p: Parabola, table: Table, y: np.ndarray, weights=None) -> np.ndarray:
+    """(log N*, log D*, L*, half-width) (R, 4) of refits of one slice; y (R, n) or (n,), weights (R, n) or None."""
+    parts = []
+    for column, center, start in (
+        (table.n_params, p.center, p.coefficients),
+        (table.n_tokens, p.tokens_center, p.token_coefficients),
+    ):
+        x = np.log(column[p.rows]) - np.log(center)
+        parts.append(vertex(refit(x, y, weights, p.robust_scale, start), p.response))
+    (x, loss, half), (z, _, _) = parts
+    return np.stack([x + np.log(p.center), z + np.log(p.tokens_center), loss, half], axis=-1)
 
 
 def draw_vertices(table: Table, accepted, response: str, how: str, replicates: int, seed: int) -> np.ndarray:
-    """(log N*, log D*, log L*) of each accepted slice in each replicate, (R, K, 3); NaN where there is no minimum."""
-    log = response == "log"
-    out = np.full((replicates, len(accepted), 3), np.nan)
+    """`vertices` of each accepted slice in each replicate, (R, K, 4); NaN where there is no minimum."""
+    out = np.full((replicates, len(accepted), 4), np.nan)
     rows = np.concatenate([p.rows for p in accepted])
     edges = np.cumsum([0] + [p.n_runs for p in accepted])
-    if how == "pairs":
-        places = [np.arange(edges[k], edges[k + 1]) for k in range(len(accepted))]
-        counts = resample_counts(places, len(rows), replicates, seed)
-    else:
+    parts = [slice(edges[k], edges[k + 1]) for k in range(len(accepted))]
+    if how == "residual":
         fitted = np.concatenate([p.fitted for p in accepted])
         residuals = np.concatenate([p.residuals for p in accepted])
         noisy = residual_draws(fitted, residuals, 3 * len(accepted), replicates, seed)
+        for k, p in enumerate(accepted):
+            out[:, k] = vertices(p, table, noisy[:, parts[k]])
+        return out
+    places = [np.arange(len(rows))] if how == "pairs" else [np.arange(e.start, e.stop) for e in parts]
+    counts = resample_counts(places, len(rows), replicates, seed)
     for k, p in enumerate(accepted):
-        part = slice(edges[k], edges[k + 1])
-        y = (np.log(table.loss[p.rows]) if log else table.loss[p.rows]) if how == "pairs" else noisy[:, part]
-        weights = counts[:, part] if how == "pairs" else None
-        log_n, log_d = np.log(table.n_params[p.rows]), np.log(table.n_tokens[p.rows])
-        x, log_loss = vertex_log_loss(refit(log_n - np.log(p.center), y, weights), log)
-        z, _ = vertex_log_loss(refit(log_d - np.log(p.tokens_center), y, weights), log)
-        out[:, k] = np.stack([x + np.log(p.center), z + np.log(p.tokens_center), log_loss], axis=-1)
+        out[:, k] = vertices(p, table, response_of(table.loss[p.rows], response), counts[:, parts[k]])
     return out
+
+
+def leave_one_out(table: Table, accepted, response: str) -> np.ndarray:
+    """`vertices` without each run of the accepted slices in turn, (n, K, 4)."""
+    y = [response_of(table.loss[p.rows], response) for p in accepted]
+    whole = np.stack([vertices(p, table, y[k], np.ones((1, p.n_runs)))[0] for k, p in enumerate(accepted)])
+    out = []
+    for k, p in enumerate(accepted):
+        changed = np.broadcast_to(whole, (p.n_runs, *whole.shape)).copy()
+        changed[:, k] = vertices(p, table, y[k], 1.0 - np.eye(p.n_runs))
+        out.append(changed)
+    return np.concatenate(out)

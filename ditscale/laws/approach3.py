@@ -3,75 +3,150 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from .surface import Surface, fit_surface, law_with_floor, optimum, refit_surfaces
+from .fit_surface import HUBER_DELTA, fit_surface, refit_surfaces
+from .parabola import NEAR
+from .surface import Surface, fold, law_with_floor, optimum
 from .table import Table
 from .uncertainty import Estimate, estimate, resample_counts, residual_draws, scheme
+
+POSITIVE = ("A", "B", "n_params", "n_tokens", "loss")  # for which the delta method works on the log
 
 
 @dataclass(frozen=True)
 class Approach3:
-    """A surface and draws (R, 5) of its parameters (None without a bootstrap or when it is refused)."""
+    """A surface, refits (R, 1 + 2 J) of its full parameters (None without a bootstrap or when it is refused), and
+    refits (n, 1 + 2 J) without each run in turn (None unless BCa intervals are wanted).
+    """
 
     surface: Surface
-    draws: np.ndarray | None
+    refits: np.ndarray | None
+    refits_left_out: np.ndarray | None
     scheme: str
 
     @property
     def ok(self) -> bool:
         return self.surface.ok
 
+    @cached_property
+    def draws(self) -> np.ndarray | None:
+        """(R, 5) draws of (E, log A, log B, alpha, beta), extra terms folded into E."""
+        return None if self.refits is None else fold(self.refits, self.surface.extra)
+
+    def estimates(self, quantities) -> dict[str, Estimate]:
+        """{name: Estimate} of quantities(full) -> {name: (...)}, a function of full parameters (..., 1 + 2 J)."""
+        value = quantities(self.surface.full)
+        draws = {} if self.refits is None else quantities(self.refits)
+        left = {} if self.refits_left_out is None else quantities(self.refits_left_out)
+        return {n: estimate(v, draws.get(n), left.get(n)) for n, v in value.items()}
+
     def coefficients(self) -> dict[str, Estimate]:
         """E, A, B, alpha, beta; model_exponent = beta/(alpha+beta); loss_floor_exponent of L* - E (negative)."""
-        names = ("E", "A", "B", "alpha", "beta", "model_exponent", "loss_floor_exponent")
-        value = _coefficients(self.surface.parameters, self.surface.kappa)
-        draws = None if self.draws is None else _coefficients(self.draws, self.surface.kappa)
-        return {n: estimate(value[i], None if draws is None else draws[i]) for i, n in enumerate(names)}
+        return self.estimates(self.coefficients_of)
 
     def predict(self, budget_flops: float) -> dict[str, Estimate]:
         """{n_params, n_tokens, loss} of the optimum at a budget."""
-        log_n, log_d, loss = optimum(self.surface.parameters, self.surface.kappa, budget_flops)
-        drawn = (None,) * 3
-        if self.draws is not None:
-            drawn = optimum(self.draws, self.surface.kappa, budget_flops)
-            drawn = (np.exp(drawn[0]), np.exp(drawn[1]), drawn[2])
-        values = (np.exp(log_n), np.exp(log_d), loss)
-        return {n: estimate(v, d) for n, v, d in zip(("n_params", "n_tokens", "loss"), values, drawn, strict=True)}
+        return self.estimates(lambda full: self.prediction_of(full, budget_flops))
 
+    def n_range(self, budget_flops: float) -> tuple[Estimate, Estimate]:
+        """The ends of the range of N whose loss at this budget is within 0.1 % of the optimum's, with intervals."""
+        ends = self.estimates(lambda full: dict(enumerate(self._n_range_of(full, budget_flops))))
+        return ends[0], ends[1]
 
-def _coefficients(parameters: np.ndarray, kappa: float) -> list[np.ndarray]:
-    floor, log_a, log_b, alpha, beta = np.moveaxis(parameters, -1, 0)
-    return [
-        floor,
-        np.exp(log_a),
-        np.exp(log_b),
-        alpha,
-        beta,
-        beta / (alpha + beta),
-        law_with_floor(parameters, kappa)[2],
-    ]
+    def coefficients_of(self, full: np.ndarray) -> dict[str, np.ndarray]:
+        parameters = fold(full, self.surface.extra)
+        _, log_a, log_b, alpha, beta = np.moveaxis(parameters, -1, 0)
+        with np.errstate(over="ignore"):
+            return {
+                "E": full[..., 0],
+                "A": np.exp(log_a),
+                "B": np.exp(log_b),
+                "alpha": alpha,
+                "beta": beta,
+                "model_exponent": beta / (alpha + beta),
+                "loss_floor_exponent": law_with_floor(parameters, self.surface.kappa)[2],
+            }
+
+    def prediction_of(self, full: np.ndarray, budget_flops: float) -> dict[str, np.ndarray]:
+        log_n, log_d, loss = optimum(fold(full, self.surface.extra), self.surface.kappa, budget_flops)
+        with np.errstate(over="ignore"):
+            return {"n_params": np.exp(log_n), "n_tokens": np.exp(log_d), "loss": loss}
+
+    def _n_range_of(self, full: np.ndarray, budget_flops: float) -> tuple[np.ndarray, np.ndarray]:
+        """Both ends, by bisection of the loss along C = kappa N D; it rises on either side of N*."""
+        parameters = fold(full, self.surface.extra)
+        floor, log_a, log_b, alpha, beta = np.moveaxis(parameters, -1, 0)
+        log_n, log_d, loss = optimum(parameters, self.surface.kappa, budget_flops)
+        out = []
+        for side in (-1.0, 1.0):
+            near, far = np.zeros_like(log_n), np.full_like(log_n, 30.0)
+            for _ in range(50):
+                step = (near + far) / 2
+                at = (
+                    floor + np.exp(log_a - alpha * (log_n + side * step)) + np.exp(log_b - beta * (log_d - side * step))
+                )
+                inside = at < (1 + NEAR) * loss
+                near, far = np.where(inside, step, near), np.where(inside, far, step)
+            with np.errstate(over="ignore"):
+                out.append(np.exp(log_n + side * near))
+        return tuple(out)
 
 
 def fit_approach3(
-    table: Table, objective: str = "huber", bootstrap: int = 1000, seed: int = 0, keep_without_floor: bool = False
+    table: Table,
+    objective: str = "huber",
+    bootstrap: int = 1000,
+    seed: int = 0,
+    keep_without_floor: bool = False,
+    *,
+    resample: str = "auto",
+    interval: str = "percentile",
+    kappa: float | None = None,
+    **constraints,
 ) -> Approach3:
-    """Fit the surface to all runs and refit it `bootstrap` times; see `uncertainty` for the two schemes.
+    """Fit the surface to all runs and refit it `bootstrap` times.
 
-    A refused surface gets no draws; `keep_without_floor` makes an exception for one refused because E = 0.
+    resample: see `uncertainty`; interval: "bca" also refits without each run in turn; kappa and constraints (alpha,
+    beta, tied, extra): see `fit_surface`. A refused surface gets no draws; `keep_without_floor` makes an exception for
+    one refused because E = 0.
     """
-    surface = fit_surface(table, objective)
+    surface = fit_surface(table, objective, kappa, **constraints)
     groups = [rows for _, rows in table.slices()]
     # Without slices worth the name (a continuum of budgets, or 1-3 runs at most of them) all runs are one stratum.
     if not table.is_isoflop() or np.median([len(rows) for rows in groups]) < 4:
         groups = [np.arange(len(table))]
-    how = scheme([len(rows) for rows in groups])
+    how = scheme([len(rows) for rows in groups], resample)
     if not bootstrap or not (surface.ok or keep_without_floor and surface.without_floor):
-        return Approach3(surface, None, how)
-    if how == "pairs":
-        counts = resample_counts(groups, len(table), bootstrap, seed)
-        return Approach3(surface, refit_surfaces(surface, table, np.log(table.loss), counts), how)
-    fitted = np.log(table.loss) - surface.residuals
-    noisy = residual_draws(fitted, surface.residuals, 5, bootstrap, seed)
-    return Approach3(surface, refit_surfaces(surface, table, noisy, None), how)
+        return Approach3(surface, None, None, how)
+    log_loss = np.log(table.loss)
+    if how == "residual":
+        noisy = residual_draws(log_loss - surface.residuals, surface.residuals, surface.n_free, bootstrap, seed)
+        refits = refit_surfaces(surface, table, noisy, None)
+    else:
+        strata = groups if how == "stratified" else [np.arange(len(table))]
+        counts = resample_counts(strata, len(table), bootstrap, seed)
+        widened = log_loss + (_widening(surface, strata) - 1) * surface.residuals
+        refits = refit_surfaces(surface, table, widened, counts)
+    left_out = None
+    if interval == "bca":
+        left_out = refit_surfaces(surface, table, log_loss, 1.0 - np.eye(len(table)))
+    return Approach3(surface, refits, left_out, how)
+
+
+def _widening(surface: Surface, strata) -> float:
+    """The factor by which residuals are too small to be drawn from.
+
+    Fitting p parameters shrinks their variance by (n - p) / n, drawing within strata of m runs that of their sum by
+    (m - 1) / m (Davison and Hinkley 1997, section 6.3; Rao and Wu 1988). Both hold where the objective is quadratic;
+    for the share of runs in the linear zone of the Huber loss there is nothing to correct: the pairs bootstrap of a
+    median is not too narrow.
+    """
+    n, m = surface.n_runs, float(np.median([len(rows) for rows in strata]))
+    if n <= surface.n_free or m < 2:
+        return 1.0
+    full = np.sqrt(n / (n - surface.n_free) * m / (m - 1))
+    share = np.mean(np.abs(surface.residuals) <= HUBER_DELTA) if surface.objective == "huber" else 1.0
+    return float(1 + (full - 1) * share)

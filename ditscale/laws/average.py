@@ -1,8 +1,9 @@
 """One forecast from several forms of law: the equal mixture of what the admissible ones predict.
 
-Beyond the grid it is the form, more than the noise, that is uncertain: on real runs a surface and a power law that fit equally
-well have missed the same probe on opposite sides. A mixture of predictive distributions says so (Hoeting et al., "Bayesian
-model averaging", Statistical Science 1999, with equal weights: a handful of budgets cannot earn a form more).
+Beyond the grid it is the form, more than the noise, that is uncertain: on real runs a surface and a power law that fit
+equally well have missed the same probe on opposite sides. A mixture of predictive distributions says so (Hoeting et
+al., "Bayesian model averaging", Statistical Science 1999, with equal weights: a handful of budgets cannot earn a form
+more).
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def average(parts: list[Estimate]) -> Estimate:
 
     def share_below(x: float) -> float:
         sigma = np.where(x < middle, below, above)
-        return float(np.mean([0.5 * math.erfc(-(x - m) / s / math.sqrt(2)) for m, s in zip(middle, sigma, strict=True)]))
+        return float(
+            np.mean([0.5 * math.erfc(-(x - m) / s / math.sqrt(2)) for m, s in zip(middle, sigma, strict=True)])
+        )
 
     def quantile(p: float) -> float:
         low, high = float((middle - 9 * below).min()), float((middle + 9 * above).max())

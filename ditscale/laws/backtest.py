@@ -1,4 +1,4 @@
-"""Backtest: forget the largest budget, predict it from the others, and compare."""
+"""Backtest: forget the largest one, two, ... budgets, predict them from the others, and compare."""
 
 from __future__ import annotations
 
@@ -7,89 +7,121 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..units import compact
-from .approach2 import fit_approach2
-from .approach3 import fit_approach3
+from .approach2 import Approach2, fit_approach2
+from .approach3 import Approach3, fit_approach3
 from .findings import Finding
-from .surface import optimum
 from .table import Table
 from .uncertainty import Estimate, estimate
+
+REPLICATES = 200  # of each refit behind a backtest's intervals
+MAX_HELD_OUT = 4
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one approach said of a held-out budget.
+
+    n_params_ratio: predicted / measured N*; loss: predicted L* with its interval, the measured vertex's own error
+    folded in (no interval with fewer than 3 budgets left); loss_error: relative; covered: whether the interval held the
+    measured L*; row_error, row_bias: mean absolute and mean relative error over the held-out runs (Approach 3 only).
+    """
+
+    n_params_ratio: float
+    loss: Estimate
+    loss_error: float
+    covered: bool | None
+    row_error: float | None = None
+    row_bias: float | None = None
+
+    def to_dict(self) -> dict:
+        return vars(self) | {"loss": self.loss.to_dict()}
 
 
 @dataclass(frozen=True)
 class Backtest:
-    """Errors on the held-out slice, per approach (None where that approach was refused on the rest).
+    """Predictions of one held-out budget from the fit without the largest `held_out` budgets.
 
-    factor: how far beyond the remaining budgets it lies. measured_*: the held-out slice's own vertex. approach2 and
-    approach3: {"n_params_ratio", "loss_error", "loss", "covered"}: predicted / measured N*, relative error of L*, its
-    Estimate (with the measured vertex's own error folded in) and whether that covered; approach3 also has "row_error",
-    the mean absolute relative error over the held-out runs.
+    budget_flops: the budget predicted; factor: how far beyond the remaining ones it lies; measured_*: its own vertex.
+    approach2, approach3: None where that approach was refused on the rest.
     """
 
-    held_out_budget: float
+    held_out: int
+    budget_flops: float
     factor: float
     measured_n_params: float
     measured_loss: float
-    approach2: dict | None
-    approach3: dict | None
+    approach2: Prediction | None
+    approach3: Prediction | None
 
     def to_dict(self) -> dict:
-        out = {k: getattr(self, k) for k in ("held_out_budget", "factor", "measured_n_params", "measured_loss")}
-        for name in ("approach2", "approach3"):
-            part = getattr(self, name)
-            out[name] = part and {k: v.to_dict() if isinstance(v, Estimate) else v for k, v in part.items()}
-        return out
+        parts = {n: getattr(self, n) and getattr(self, n).to_dict() for n in ("approach2", "approach3")}
+        return vars(self) | parts
 
 
-def backtest(table: Table, objective: str, response: str, bootstrap: int, seed: int):
-    """(Backtest or None, findings). Without an interval when fewer than 3 budgets remain."""
+def backtest(table: Table, laws: Approach2, objective: str, bootstrap: int, seed: int, **options):
+    """([Backtest], [Finding]): every budget among the largest 1 to 4 held out, as long as 2 remain.
+
+    `laws` is Approach 2 on the whole table, whose vertices are what was measured; options as for `fit_approach2`.
+    """
     groups = table.slices()
     if not table.is_isoflop():
         text = "without slices of equal compute there is no largest budget to hold out"
-        return None, [Finding("backtest_not_possible", text)]
-    held_budget, held = groups[-1]
-    rest = table.take(np.concatenate([rows for _, rows in groups[:-1]])) if len(groups) > 2 else None
-    if rest is None:
+        return [], [Finding("backtest_not_possible", text)]
+    if len(groups) < 3:
         text = f"{len(groups)} budget{'s' * (len(groups) > 1)}: holding one out leaves too few to predict it from"
-        return None, [Finding("backtest_not_possible", text)]
-    # All slices of a study share one noise level; the held-out vertex is judged by itself.
-    own = fit_approach2(table, response, 0).slices[-1]
-    if not own.ok:
-        text = f"the largest budget, {compact(held_budget)}, has no usable minimum to compare a prediction with"
-        return None, [Finding("backtest_not_possible", text, slices=(held_budget,))]
-    findings = []
-    enough = len(groups) > 3
-    if not enough:
+        return [], [Finding("backtest_not_possible", text, value=len(groups))]
+    out, findings = [], []
+    if len(groups) == 3:
         text = "with 3 budgets the backtest predicts from 2: errors are shown, intervals are not"
         findings.append(Finding("backtest_without_interval", text))
-    draws = bootstrap if enough else 0
-    noise = 0.0
-    if draws:
-        noise = np.random.default_rng([seed, 3]).standard_normal(draws) * own.loss_se / own.loss
-    parts = {}
-    laws = fit_approach2(rest, response, draws, seed)
-    if laws.ok:
-        spread = laws.draws_at("loss", held_budget)
-        parts["approach2"] = _compare(own, laws.model.at(held_budget), laws.loss.at(held_budget), spread, noise)
-    fit = fit_approach3(rest, objective, draws, seed)
-    if fit.ok:
-        n_star, _, loss = fit.surface.optimum(held_budget)
-        spread = None
-        if fit.draws is not None:
-            spread = optimum(fit.draws, fit.surface.kappa, held_budget)[2]
-        parts["approach3"] = _compare(own, n_star, loss, spread, noise)
-        fitted = fit.surface.loss_at(table.n_params[held], table.n_tokens[held])
-        parts["approach3"]["row_error"] = float(np.mean(np.abs(fitted / table.loss[held] - 1)))
-    factor = held_budget / groups[-2][0]
-    return Backtest(
-        held_budget, factor, own.n_params, own.loss, parts.get("approach2"), parts.get("approach3")
-    ), findings
+    for held_out in range(1, min(MAX_HELD_OUT, len(groups) - 2) + 1):
+        rest = table.take(np.concatenate([rows for _, rows in groups[:-held_out]]))
+        draws = min(bootstrap, REPLICATES) if len(groups) - held_out > 2 else 0
+        common = {"bootstrap": draws, "seed": seed, "resample": options.get("resample", "auto")}
+        two = fit_approach2(rest, laws.slices[0].response, robust=laws.robust, **common)
+        three = None
+        if (table.loss > 0).all():
+            three = fit_approach3(rest, objective, kappa=options.get("kappa"), **common)
+        for slice_, (budget, rows) in zip(laws.slices[-held_out:], groups[-held_out:], strict=True):
+            # A slice without a usable minimum has nothing to compare a prediction with.
+            if not slice_.ok:
+                continue
+            noise = np.random.default_rng([seed, 3]).standard_normal(draws) * slice_.loss_se
+            out.append(
+                Backtest(
+                    held_out,
+                    budget,
+                    budget / groups[-held_out - 1][0],
+                    slice_.n_params,
+                    slice_.loss,
+                    _by_vertices(two, slice_, noise),
+                    _by_surface(three, slice_, noise, table, rows),
+                )
+            )
+    if not out:
+        text = f"the largest budget, {compact(groups[-1][0])}, has no usable minimum to compare a prediction with"
+        findings.append(Finding("backtest_not_possible", text, slices=(groups[-1][0],)))
+    return out, findings
 
 
-def _compare(own, n_star, loss, spread, noise) -> dict:
-    interval = estimate(loss, None if spread is None else spread * np.exp(noise))
-    return {
-        "n_params_ratio": float(n_star / own.n_params),
-        "loss_error": float(loss / own.loss - 1),
-        "loss": interval,
-        "covered": None if spread is None else interval.covers(own.loss),
-    }
+def _by_vertices(laws: Approach2, measured, noise) -> Prediction | None:
+    if not laws.ok:
+        return None
+    budget = measured.budget_flops
+    draws = laws.loss_draws_at(budget) if len(noise) else None
+    return _compare(measured, laws.model.at(budget), float(laws.loss_law.at(budget)), draws, noise)
+
+
+def _by_surface(fitted: Approach3 | None, measured, noise, table: Table, rows) -> Prediction | None:
+    if fitted is None or not fitted.ok:
+        return None
+    n_star, _, loss = fitted.surface.optimum(measured.budget_flops)
+    draws = fitted.prediction_of(fitted.refits, measured.budget_flops)["loss"] if len(noise) else None
+    errors = fitted.surface.loss_at(table.n_params[rows], table.n_tokens[rows]) / table.loss[rows] - 1
+    return _compare(measured, n_star, float(loss), draws, noise, float(np.mean(np.abs(errors))), float(np.mean(errors)))
+
+
+def _compare(measured, n_star, loss, draws, noise, *row_errors) -> Prediction:
+    said = estimate(loss, None if draws is None else draws + noise)
+    covered = None if said.low is None and said.high is None else said.covers(measured.loss)
+    return Prediction(float(n_star / measured.n_params), said, loss / measured.loss - 1, covered, *row_errors)

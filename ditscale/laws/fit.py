@@ -1,8 +1,9 @@
-"""`fit`: both approaches, their intervals, a backtest and every finding, in one frozen result."""
+"""`fit`: both approaches, their intervals, backtests and every finding, in one frozen result."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -11,30 +12,39 @@ from ..units import compact, number
 from .approach2 import Approach2, fit_approach2
 from .approach3 import Approach3, fit_approach3
 from .backtest import Backtest, backtest
-from .diagnose import check_lines, check_units, find_outliers, parabola_bias
+from .check_fit import check_lines, check_surface
+from .check_grid import Bias, check_bias, check_drift, parabola_bias
+from .delta import slice_intervals, surface_intervals
+from .diagnose import check_units, find_outliers
 from .findings import Finding
+from .surface import Surface
 from .table import Table
-from .uncertainty import Estimate, estimate
+from .uncertainty import INTERVALS, RESAMPLE, Estimate, estimate
 
 LAYOUT = 1
-# The parabola goes with the objective: log residuals for both robust and least squares fits of the surface.
-RESPONSE = {"huber": "log", "ls": "log", "ls_raw": "raw"}
+# Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
+RESPONSE = {"huber": "raw", "ls": "raw", "ls_log": "log"}
 
 
 @dataclass(frozen=True)
 class Laws:
     """All that one table supports. `approach2` and `approach3` carry their own status; `predictions` is keyed by the
     targets as typed; `table` is the rows that were fitted (probes and exclusions left out).
+
+    backtests: every held-out budget, the largest first held out alone, then with its neighbours. bias: of parabolas on
+    this grid, None where it could not be computed. interval: "percentile" or "bca".
     """
 
     table: Table
     objective: str
     bootstrap: int
     seed: int
+    interval: str
     approach2: Approach2
     approach3: Approach3
     predictions: dict[str, dict[str, dict[str, Estimate] | None]]
-    backtest: Backtest | None
+    backtests: tuple[Backtest, ...]
+    bias: Bias | None
     findings: tuple[Finding, ...]
 
     @property
@@ -42,17 +52,14 @@ class Laws:
         """Whether anything could be given at all; the command exits with 3 otherwise."""
         return self.approach2.ok or self.approach3.ok
 
-    def approach2_coefficients(self) -> dict[str, Estimate] | None:
+    @property
+    def backtest(self) -> Backtest | None:
+        """The largest budget held out alone, or None where that was not possible."""
+        return next((b for b in self.backtests if b.held_out == 1), None)
+
+    def approach2_coefficients(self) -> dict[str, Estimate | None] | None:
         """The six numbers of N* = k C^a, D* = k C^b, L* = k C^c, or None when refused."""
-        if not self.approach2.ok:
-            return None
-        out = {}
-        for name in ("model", "data", "loss"):
-            law, draws = getattr(self.approach2, name), getattr(self.approach2, f"{name}_draws")
-            out[f"{name}_exponent"] = estimate(law.exponent, None if draws is None else draws[:, 1])
-            with np.errstate(over="ignore"):
-                out[f"{name}_coefficient"] = estimate(law.coefficient, None if draws is None else np.exp(draws[:, 0]))
-        return out
+        return self.approach2.coefficients()
 
     def loss_with_floor(self) -> dict[str, Estimate] | None:
         """E, coefficient, exponent of L* = E + k C^a through the minima, or None when refused."""
@@ -66,8 +73,29 @@ class Laws:
         values = (floor.floor, floor.coefficient, floor.exponent)
         return {n: estimate(v, d) for n, v, d in zip(("E", "coefficient", "exponent"), values, parts, strict=True)}
 
+    @cached_property
+    def n_ranges(self) -> dict[str, tuple[Estimate, Estimate]]:
+        """{target: both ends of the range of N whose loss there is within 0.1 % of the optimum's} by the surface."""
+        return {t: self.approach3.n_range(float(t)) for t in self.predictions} if self.approach3.ok else {}
+
+    @cached_property
+    def delta(self) -> dict:
+        """Delta-method intervals beside the bootstrap's: {approach: {coefficient}}, and by target; None when
+        refused.
+        """
+        targets = {t: float(t) for t in self.predictions}
+        out = {"approach2": None, "approach3": None, "predictions": {t: {} for t in targets}}
+        for name, part, make in (
+            ("approach2", self.approach2, lambda t: slice_intervals(self.approach2, t)),
+            ("approach3", self.approach3, lambda t: surface_intervals(self.approach3, self.table, t)),
+        ):
+            out[name], at = make(tuple(targets.values())) if part.ok else (None, {})
+            for typed, budget in targets.items():
+                out["predictions"][typed][name] = at.get(budget)
+        return out
+
     def bands(self) -> dict | None:
-        """The power laws through the minima, as a figure draws them; None when refused.
+        """The laws through the minima, as a figure draws them; None when refused.
 
         budget_flops runs from half the smallest budget to twice the largest budget or target; n_params, n_tokens and
         loss hold one interval for each.
@@ -82,34 +110,44 @@ class Laws:
 
     def to_dict(self) -> dict:
         """The JSON object of `ditscale fit --json` (layout 1). Intervals are 95 %; a refused part is None."""
-
-        def plain(part):
-            return None if part is None else {k: v.to_dict() for k, v in part.items()}
-
-        return {
+        two, three = self.approach2, self.approach3
+        return _plain({
             "layout": LAYOUT,
             "n_runs": len(self.table),
             "budgets": [budget for budget, _ in self.table.slices()],
-            "approach2": plain(self.approach2_coefficients()),
-            "approach3": plain(self.approach3.coefficients()) if self.approach3.ok else None,
-            "predictions": {t: {a: plain(p) for a, p in by.items()} for t, by in self.predictions.items()},
-            "findings": [f.to_dict() for f in self.findings],
-            "loss_with_floor": plain(self.loss_with_floor()),
+            "approach2": two.coefficients(),
+            "approach3": three.coefficients() if three.ok else None,
+            "predictions": self.predictions,
+            "findings": self.findings,
+            "loss_law": two.loss_law,
+            "loss_with_floor": self.loss_with_floor(),
             "bands": self.bands(),
-            "slices": [p.to_dict() for p in self.approach2.slices],
-            "backtest": None if self.backtest is None else self.backtest.to_dict(),
+            "slices": [self._slice(p) for p in two.slices],
+            "n_params_within_0.1_percent": self.n_ranges,
+            "delta": self.delta,
+            "bias": self.bias,
+            "backtests": self.backtests,
             "exclusions": [{"run_id": r, "reason": why} for r, why in self.table.exclusions],
             "metric": self.table.metric,
             "objective": self.objective,
-            "kappa": self.approach3.surface.kappa,
+            "kappa": three.surface.kappa,
             "bootstrap": {
                 "replicates": self.bootstrap,
                 "seed": self.seed,
-                "approach2": self.approach2.scheme,
-                "approach3": self.approach3.scheme,
+                "interval": self.interval,
+                "approach2": two.scheme,
+                "approach3": three.scheme,
             },
             "points": self.table.rows(),
-        }
+        })  # fmt: skip
+
+    def _slice(self, p) -> dict:
+        out = p.to_dict()
+        if p.ok and self.approach2.ok:
+            ends = self.approach2.n_range(self.approach2.accepted.index(p))
+            out["n_params_within_0.1_percent"] = [e.value for e in ends]
+            out["n_params_within_0.1_percent_intervals"] = [e.to_dict() for e in ends]
+        return out
 
     def summary(self) -> str:
         """The same as readable text."""
@@ -118,17 +156,42 @@ class Laws:
         return summarise(self)
 
 
-def fit(table: Table, *, objective: str = "huber", bootstrap: int = 1000, seed: int = 0, targets=()) -> Laws:
+def _plain(part):
+    """Estimates, findings and laws as plain JSON values, however deep."""
+    if isinstance(part, dict):
+        return {k: _plain(v) for k, v in part.items()}
+    if isinstance(part, (list, tuple)):
+        return [_plain(v) for v in part]
+    return part.to_dict() if hasattr(part, "to_dict") else part
+
+
+def fit(
+    table: Table,
+    *,
+    objective: str = "huber",
+    bootstrap: int = 1000,
+    seed: int = 0,
+    targets=(),
+    interval: str = "percentile",
+    resample: str = "auto",
+    robust: bool = False,
+    kappa: float | None = None,
+) -> Laws:
     """Fit Approach 2 and Approach 3 to the grid runs of `table`.
 
-    objective: "huber" (summed, 1e-3, log residuals), "ls" (log residuals) or "ls_raw" (loss itself, parabolas too);
-    bootstrap: replicates behind the 95 % intervals, 0 for none; targets: budgets in FLOPs, numbers or their text
-    ("1.5e21"), at which predictions are wanted. Nothing is dropped silently: see `Laws.findings` and `exclusions`.
-    Raises UserError on bad arguments and on a table without grid runs; a fit that cannot be trusted is refused, not
-    raised.
+    objective: of the surface, "huber" (summed, 1e-3, log residuals), "ls" (squares of the loss) or "ls_log" (of log
+    residuals, parabolas too). bootstrap: replicates behind the 95 % intervals, 0 for none; interval: "percentile" or
+    "bca"; resample: "auto", "pairs", "stratified" or "residual" (see `uncertainty`). targets: budgets in FLOPs, numbers
+    or their text ("1.5e21"), at which predictions are wanted. robust: parabolas and laws of Approach 2 by bisquare
+    regression. kappa: C / (N D), estimated when None. Nothing is dropped silently: see `Laws.findings` and
+    `exclusions`. Raises UserError on bad arguments and on a table without grid runs; a fit that cannot be trusted is
+    refused, not raised.
     """
     one_of(objective, tuple(RESPONSE), "objective")
+    one_of(interval, INTERVALS, "interval")
+    one_of(resample, RESAMPLE, "resample")
     budgets = {t if isinstance(t, str) else compact_key(t): number(t, "target", above=0) for t in targets}
+    kappa = None if kappa is None else number(kappa, "kappa", above=0)
     grid = table.grid()
     findings = []
     if len(grid) < len(table):
@@ -139,16 +202,20 @@ def fit(table: Table, *, objective: str = "huber", bootstrap: int = 1000, seed: 
         findings.append(Finding("excluded_runs", f"excluded by name: {text}", tuple(r for r, _ in grid.exclusions)))
     if not len(grid):
         raise UserError(f"{table.source or 'table'}: every run is a probe; a fit needs grid runs")
-    response = RESPONSE[objective]
+    how = {"resample": resample, "interval": interval}
     findings += check_units(grid)
-    laws = fit_approach2(grid, response, bootstrap, seed)
-    surface = fit_approach3(grid, objective, bootstrap, seed)
+    laws = fit_approach2(grid, RESPONSE[objective], bootstrap, seed, robust=robust, **how)
+    if (grid.loss > 0).all():
+        surface = fit_approach3(grid, objective, bootstrap, seed, kappa=kappa, **how)
+    else:
+        surface = Approach3(_no_surface(grid, objective, kappa), None, None, "none")
     findings += laws.findings + surface.surface.findings
     if np.isfinite(surface.surface.residuals).all():
-        findings += find_outliers(grid, surface.surface.residuals, 5)
-    findings += check_lines(laws)
-    findings += parabola_bias(grid, laws, surface.surface, response)
-    tested, more = backtest(grid, objective, response, min(bootstrap, 400), seed)
+        findings += find_outliers(grid, surface.surface.residuals, surface.surface.n_free)
+    findings += check_lines(laws) + check_surface(grid, surface.surface) + check_drift(grid, laws)
+    bias = parabola_bias(grid, laws, surface)
+    findings += check_bias(bias, surface, laws)
+    tests, more = backtest(grid, laws, objective, bootstrap, seed, resample=resample, kappa=kappa)
     findings += more
     predictions = {}
     largest = float(grid.budget_flops.max())
@@ -159,8 +226,20 @@ def fit(table: Table, *, objective: str = "huber", bootstrap: int = 1000, seed: 
         }
         if budget > 10 * largest:
             text = f"{typed} lies {compact(budget / largest)}x beyond the largest budget, {compact(largest)}"
-            findings.append(Finding("extrapolation", text))
-    return Laws(grid, objective, bootstrap, seed, laws, surface, predictions, tested, tuple(findings))
+            findings.append(Finding("extrapolation", text, value=budget / largest))
+    return Laws(
+        grid, objective, bootstrap, seed, interval, laws, surface, predictions, tuple(tests), bias, tuple(findings)
+    )
+
+
+def _no_surface(table: Table, objective: str, kappa: float | None) -> Surface:
+    """The refused surface of a metric that is not positive, which has no log residuals."""
+    text = f"{table.metric} is not positive in every run, so no surface E + A N^-alpha + B D^-beta is fitted to it"
+    runs = tuple(str(r) for r in table.run_id[table.loss <= 0])
+    finding = Finding("metric_not_positive", text, runs, value=float(table.loss.min()))
+    kappa = table.kappa() if kappa is None else kappa
+    nothing = np.full(len(table), np.nan)
+    return Surface(np.full(5, np.nan), kappa, objective, np.nan, nothing, len(table), "refused", (finding,))
 
 
 def compact_key(budget) -> str:

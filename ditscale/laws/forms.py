@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .approach2 import Approach2, fit_approach2
+from .fit_surface import fit_surface
 from .predictive import floor_is_needed, profile_interval
-from .surface import Surface, fit_surface
+from .surface import Surface
 from .table import Table
 from .uncertainty import Estimate, estimate
 
@@ -51,7 +52,7 @@ def usable(surface: Surface) -> bool:
 def law_forms(
     table: Table, budget_flops: float, laws: Approach2, surface: Surface, seed: int
 ) -> tuple[dict[str, Form], float]:
-    """({name: Form} at the target, scatter of one run's log loss). `surface` is the "ls" fit, `laws` has draws."""
+    """({name: Form} at the target, scatter of one run's log loss). `surface` is the "ls_log" fit, `laws` has draws."""
     scatter = _scatter(laws, surface)
     held = _held_out(table)
     forms = {}
@@ -110,7 +111,7 @@ def _held_out(table: Table) -> dict[str, tuple[float, float]]:
         value, draws, _ = _through_minima(laws, name, budget)
         if value is not None:
             out[name] = (value / own.loss - 1, math.hypot(own_se, _spread(draws)))
-    surface = fit_surface(rest, "ls")
+    surface = fit_surface(rest, "ls_log")
     if usable(surface):
         n_star, d_star, loss = (float(v) for v in surface.optimum(budget))
         low, high, scatter = profile_interval(rest, surface, n_star, d_star)
@@ -141,8 +142,9 @@ def _floor_is_shown(table: Table, form: Form, surface: Surface, held: dict) -> b
 def admissible(forms: dict[str, Form]) -> tuple[list[Form], str]:
     """(the forms a forecast averages, in words why).
 
-    Of the forms that could be fitted and that the runs do not reject, those not shown to be worse: whose held-out error is
-    within two of its standard errors of the smallest. When the runs reject all that could be fitted, those are taken.
+    Of the forms that could be fitted and that the runs do not reject, those not shown to be worse: whose held-out error
+    is within two of its standard errors of the smallest. When the runs reject all that could be fitted, those are
+    taken.
     """
     fitted = [forms[name] for name in ORDER if forms[name].loss is not None]
     left = [form for form in fitted if form.admissible] or fitted

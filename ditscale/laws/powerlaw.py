@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .robust import bisquare, scale_of, trimmed
+
 MAX_EXPONENT = 3.0
 
 
@@ -44,10 +46,32 @@ def line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
     return np.stack([mean_y - slope * mean_c, slope], axis=-1)
 
 
-def power_law(budget_flops, y) -> PowerLaw:
-    """Least squares of log y on log C, all points alike. Needs 2 points; the covariance needs 3."""
+def robust_line(log_c: np.ndarray, log_y: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
+    """(log coefficient, exponent) by bisquare for each row of log_y (..., K); plain lines with fewer than 5 points.
+
+    The noise scale and the start are those of `like` (K,), of which the rows are replicates; None: log_y (K,) itself.
+    Rows with NaN fall back to the plain line of what is left.
+    """
+    out = line(log_c, log_y)
+    if len(log_c) < 5:
+        return out
+    like = log_y if like is None else like
+    basis = np.stack([np.ones_like(log_c), log_c - log_c.mean()], axis=1)
+    start = trimmed(basis, like)
+    whole = np.isfinite(log_y).all(axis=-1)
+    found, _ = bisquare(basis, log_y[whole], scale_of(like - basis @ start, 2), start)
+    found[:, 0] -= found[:, 1] * log_c.mean()
+    out[whole] = found
+    return out
+
+
+def power_law(budget_flops, y, robust: bool = False) -> PowerLaw:
+    """Least squares of log y on log C, all points alike; with `robust` and 5 points or more, a bisquare regression.
+
+    Needs 2 points; the covariance needs 3.
+    """
     log_c, log_y = np.log(np.asarray(budget_flops, dtype=float)), np.log(np.asarray(y, dtype=float))
-    log_k, exponent = line(log_c, log_y)
+    log_k, exponent = robust_line(log_c, log_y[None], log_y)[0] if robust else line(log_c, log_y)
     residuals = log_y - log_k - exponent * log_c
     covariance = None
     if len(log_c) > 2:

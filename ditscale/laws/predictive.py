@@ -13,7 +13,8 @@ import math
 import numpy as np
 
 from .descent import descend
-from .surface import EXPONENT_LIMITS, Surface, center
+from .fit_surface import EXPONENT_LIMITS, center, variables
+from .surface import Surface
 from .table import Table
 from .uncertainty import t_quantile
 
@@ -21,24 +22,23 @@ from .uncertainty import t_quantile
 def profile_interval(table: Table, surface: Surface, n_params: float, n_tokens: float) -> tuple[float, float, float]:
     """(low, high, scatter) of the loss of one new run at (n_params, n_tokens); scatter: s, rms of one run's log loss.
 
-    `surface` must be the least-squares fit (objective "ls") of `table`, which must have at least 6 runs.
+    `surface` must be the least-squares fit (objective "ls_log") of `table`, which must have at least 6 runs.
     """
-    log_n, log_d, y = np.log(table.n_params), np.log(table.n_tokens), np.log(table.loss)
-    log_n0, log_d0 = log_n.mean(), log_d.mean()
+    logs, y = variables(table), np.log(table.loss)
+    means = logs.mean(axis=1)
     least = 2 * surface.objective_value
     dof = len(y) - 5
     scatter = max(math.sqrt(least / dof), 1e-12)
     t = t_quantile(0.975, dof)
-    x = np.append(log_n, math.log(n_params)) - log_n0
-    z = np.append(log_d, math.log(n_tokens)) - log_d0
+    x = np.column_stack([logs, [math.log(n_params), math.log(n_tokens)]]) - means[:, None]
     middle = math.log(float(surface.loss_at(n_params, n_tokens)))
-    start = center(surface.parameters, log_n0, log_d0, -1)
+    start = center(surface.full, means, -1)
     # Geometric offsets on both sides, from a fifth of to 500 times the scatter of one run, all refitted in one batch.
     offsets = scatter * np.geomspace(0.2, 500, 28)
     supposed = middle + np.concatenate([-offsets, offsets])
     data = np.concatenate([np.broadcast_to(y, (len(supposed), len(y))), supposed[:, None]], axis=1)
     starts = np.broadcast_to(start, (len(supposed), 5))
-    value = descend(starts, x, z, data, limits=EXPONENT_LIMITS, tolerance=1e-8, max_steps=100).value
+    value = descend(starts, x, data, limits=EXPONENT_LIMITS, tolerance=1e-8, max_steps=100).value
     rises = np.sqrt(np.maximum(2 * value - least, 0)).reshape(2, -1) / scatter
 
     def end(rise) -> float:
@@ -56,15 +56,14 @@ def profile_interval(table: Table, surface: Surface, n_params: float, n_tokens: 
 
 def floor_is_needed(table: Table, surface: Surface) -> bool:
     """Whether runs of `table` reject E = 0 at 5 %: F test of the surface against its best fit without a floor."""
-    log_n, log_d, y = np.log(table.n_params), np.log(table.n_tokens), np.log(table.loss)
-    log_n0, log_d0 = log_n.mean(), log_d.mean()
-    start = center(surface.parameters, log_n0, log_d0, -1)
+    logs, y = variables(table), np.log(table.loss)
+    means = logs.mean(axis=1)
+    start = center(surface.full, means, -1)
     # Without a floor the same fall needs smaller exponents: start from several shares of them.
     starts = np.repeat(start[None], 4, axis=0)
     starts[:, 0] = 0.0
     starts[:, 3:] *= np.array([1.0, 0.7, 0.5, 0.3])[:, None]
-    x, z = log_n - log_n0, log_d - log_d0
-    value = descend(starts, x, z, y, limits=EXPONENT_LIMITS, tolerance=1e-9, no_floor=True).value.min()
+    value = descend(starts, logs - means[:, None], y, limits=EXPONENT_LIMITS, tolerance=1e-9, no_floor=True).value.min()
     dof = len(y) - 5
     rise = max(2 * float(value) - 2 * surface.objective_value, 0.0)
     return rise > t_quantile(0.975, dof) ** 2 * 2 * surface.objective_value / dof

@@ -28,60 +28,89 @@ def interval(e: Estimate, form=lambda x: f"{x:.4g}") -> list[str]:
 
 
 def summarise(laws) -> str:
-    two, three = laws.approach2, laws.approach3
-    out = [f"{describe(laws.table)}, metric {laws.table.metric}", "", "Slices"]
+    parts = [_slices(laws), _approach2(laws), _approach3(laws), _predictions(laws), _backtests(laws)]
+    head = f"{describe(laws.table)}, metric {laws.table.metric}"
+    findings = ["Findings" if laws.findings else "Findings: none"]
+    findings += [f"  {f.severity}: {f.code}: {f.message}" for f in laws.findings]
+    lines = [head]
+    for part in (*parts, findings):
+        lines += ["", *part] if part else []
+    return "\n".join(lines)
+
+
+def _slices(laws) -> list[str]:
     rows = [["budget", "runs", "N*", "D*", "L*", "N within 0.1 %", "residual", "status"]]
-    for p in two.slices:
+    for p in laws.approach2.slices:
         near = "-" if p.n_range is None else f"{count(p.n_range[0])} .. {count(p.n_range[1])}"
         shown = ["-"] * 3 if p.n_params is None else [count(p.n_params), count(p.n_tokens), f"{p.loss:.4g}"]
         rms = "-" if p.residual_rms != p.residual_rms else f"{100 * p.residual_rms:.2g} %"
         rows.append([compact(p.budget_flops), str(p.n_runs), *shown, near, rms, p.status])
-    out += columns(rows) + ["", f"Approach 2: power laws through {len(two.accepted)} minima"]
-    coefficients = laws.approach2_coefficients()
-    if coefficients is None:
-        out.append("  refused (see the findings)")
-    else:
-        rows = [["law", "coefficient", "95 %", "exponent", "95 %", "points"]]
-        for name, label in (("model", "N*(C)"), ("data", "D*(C)"), ("loss", "L*(C)")):
-            k, a = coefficients[f"{name}_coefficient"], coefficients[f"{name}_exponent"]
-            rows.append([label, *interval(k), *interval(a), str(len(two.accepted))])
-        out += columns(rows)
-        floor = laws.loss_with_floor()
-        if floor is None:
-            out.append(f"  L*(C) with a floor: refused ({'; '.join(two.floor.reasons)})")
-        else:
-            rows = [[name, *interval(e)] for name, e in floor.items()]
-            out += [f"  L*(C) = E + k C^a through {len(two.accepted)} minima"] + columns(rows, "    ")
-    out += [
-        "",
-        f"Approach 3: L(N, D) = E + A N^-alpha + B D^-beta on {len(laws.table)} runs, objective {laws.objective}",
-    ]
-    if three.ok:
-        out += columns([[name, *interval(e)] for name, e in three.coefficients().items()])
-    else:
-        out.append("  refused (see the findings)")
+    return ["Slices", *columns(rows)] if len(rows) > 1 else []
+
+
+def _coefficients(title: str, found: dict, delta: dict, resampling: str) -> list[str]:
+    rows = [["", "value", f"95 % ({resampling})", "95 % (delta)"]]
+    for name, e in found.items():
+        rows.append([name, "-", "", ""] if e is None else [name, *interval(e), interval(delta[name])[1]])
+    return [title, *columns(rows)]
+
+
+def _approach2(laws) -> list[str]:
+    two = laws.approach2
+    title = f"Approach 2: power laws N* = k C^a, D* = k C^b, L* = k C^c through {len(two.accepted)} minima"
+    if not two.ok:
+        return [title, "  refused (see the findings)"]
+    how = f"{two.scheme}, {laws.interval}"
+    lines = _coefficients(title, two.coefficients(), laws.delta["approach2"], how)
+    floor = laws.loss_with_floor()
+    if floor is not None:
+        lines += [f"  L*(C) = E + k C^a through {len(two.accepted)} minima"]
+        lines += columns([[name, *interval(e)] for name, e in floor.items()], "    ")
+    return lines + [f"  form of L*(C), by AICc and a held-out budget: {two.loss_law.why}"]
+
+
+def _approach3(laws) -> list[str]:
+    three = laws.approach3
+    title = f"Approach 3: L(N, D) = E + A N^-alpha + B D^-beta on {len(laws.table)} runs, objective {laws.objective}"
+    if not three.ok:
+        return [title, "  refused (see the findings)"]
+    how = f"{three.scheme}, {laws.interval}"
+    return _coefficients(title, three.coefficients(), laws.delta["approach3"], how)
+
+
+def _predictions(laws) -> list[str]:
+    out = []
     for typed, by in laws.predictions.items():
-        out += ["", f"At {typed} FLOPs"]
-        rows = [["", "N*", "95 %", "D*", "95 %", "loss", "95 %"]]
+        rows = [["", "N*", "95 %", "D*", "95 %", laws.table.metric, "95 %"]]
         for name, p in by.items():
-            label = name.replace("approach", "approach ")
             cells = ["refused"] + [""] * 5
             if p is not None:
                 cells = interval(p["n_params"], count) + interval(p["n_tokens"], count) + interval(p["loss"])
-            rows.append([label, *cells])
-        out += columns(rows)
-    if laws.backtest is not None:
-        b = laws.backtest
-        out += ["", f"Backtest: {compact(b.held_out_budget)} held out ({b.factor:.3g}x beyond the rest)"]
-        rows = [["", "N* predicted / measured", "loss error", "interval covered"]]
-        for name in ("approach2", "approach3"):
-            part = getattr(b, name)
-            cells = ["refused", "", ""]
-            if part is not None:
-                covered = {None: "no interval", True: "yes", False: "NO"}[part["covered"]]
-                cells = [f"{part['n_params_ratio']:.3g}", f"{100 * part['loss_error']:+.2g} %", covered]
             rows.append([name.replace("approach", "approach "), *cells])
-        out += columns(rows)
-    out += ["", "Findings" if laws.findings else "Findings: none"]
-    out += [f"  {f.severity}: {f.code}: {f.message}" for f in laws.findings]
-    return "\n".join(out)
+        out += [f"At {typed} FLOPs", *columns(rows)]
+        if typed in laws.n_ranges:
+            low, high = ("{} ({})".format(*interval(e, count)) for e in laws.n_ranges[typed])
+            out.append(f"  N within 0.1 % of the optimum, by the surface: {low} to {high}")
+    return out
+
+
+def _backtests(laws) -> list[str]:
+    if not laws.backtests:
+        return []
+    rows = [["predicted", "without", "beyond", "law", "N* / measured", "L* error", "interval", "held it"]]
+    largest = max(b.budget_flops for b in laws.backtests)
+    for b in (b for b in laws.backtests if b.budget_flops == largest):
+        for name in ("approach2", "approach3"):
+            said = getattr(b, name)
+            head = [
+                compact(b.budget_flops),
+                f"largest {b.held_out}",
+                f"{b.factor:.3g}x",
+                name.replace("approach", "approach "),
+            ]
+            cells = ["refused", "", "", ""]
+            if said is not None:
+                held = {None: "-", True: "yes", False: "NO"}[said.covered]
+                cells = [f"{said.n_params_ratio:.3g}", f"{100 * said.loss_error:+.2g} %", interval(said.loss)[1], held]
+            rows.append(head + cells)
+    return ["Backtests: budgets held out, and predicted from the smaller ones", *columns(rows)]

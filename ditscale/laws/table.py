@@ -109,8 +109,12 @@ class Table:
         return not spans or float(np.median(spans)) <= np.log(1.06)
 
     def kappa(self) -> float:
-        """C / (N D), the median over runs; 6 where the budget counts 6 N D."""
-        return float(np.median(self.budget_flops / (self.n_params * self.n_tokens)))
+        """C / (N D), the median over runs; 6 where the budget counts 6 N D. C is what was spent, where that is
+        known.
+        """
+        spent = self.budget_flops if self.achieved_flops is None else self.achieved_flops
+        spent = np.where(np.isfinite(spent) & (spent > 0), spent, self.budget_flops)
+        return float(np.median(spent / (self.n_params * self.n_tokens)))
 
     def rows(self) -> list[dict]:
         """The rows as plain dicts (run_id, role, n_params, n_tokens, budget_flops, loss), in the table's order."""

@@ -1,12 +1,14 @@
-"""Intervals: resampling of runs, Student's t, and the (value, low, high) triple every reported number is.
+"""Intervals: resampling of runs, percentile and BCa ends, and the (value, low, high) triple every reported number is.
 
-Two schemes, chosen by `scheme`:
+Three ways to draw a study again, named by `RESAMPLE`:
 
-* "pairs": runs are drawn again with replacement, within each slice, so that every slice keeps its number of runs. It
-  assumes nothing about the noise and, with 8 or more runs per slice, covers 0.92-0.95 of a nominal 0.95.
+* "pairs": runs are drawn with replacement from the whole table. It assumes nothing about the noise.
+* "stratified": the same within each slice, so that every slice keeps its number of runs.
 * "residual": the fitted losses plus t-distributed noise whose scale is the pooled residual variance. In slices of 4-7
   runs a resample of pairs often holds only 3 or 4 distinct sizes, which a parabola passes through exactly; its spread
   is then too small or infinite. Pooling the residuals of all slices is what makes so few runs enough.
+
+"auto" takes "stratified" where the typical slice holds 8 runs or more, else "residual". Coverage: docs/laws.md.
 """
 
 from __future__ import annotations
@@ -16,9 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import one_of
+
 LEVEL = 0.95
-# Fewer runs than this in the typical (median) slice: residual scheme. Coverage of both is in docs/laws.md.
+# Fewer runs than this in the typical (median) slice: residual scheme.
 PAIRS_NEEDS = 8
+RESAMPLE = ("auto", "pairs", "stratified", "residual")
+INTERVALS = ("percentile", "bca")
 
 
 @dataclass(frozen=True)
@@ -37,27 +43,50 @@ class Estimate:
         return (self.low is None or self.low <= x) and (self.high is None or x <= self.high)
 
 
-def estimate(value: float, draws=None) -> Estimate:
-    """Percentile interval of `draws` (R,) around `value`; without draws, the value alone.
+def estimate(value: float, draws=None, left_out=None) -> Estimate:
+    """Percentile interval of `draws` (R,) around `value`, or BCa when `left_out` is given; without draws, the value.
 
-    Draws that are NaN (no minimum in that replicate) say nothing and are left out; infinite ones are the tail they are
-    in. An end that would be infinite is None: the runs do not bound the number on that side.
+    left_out (n,): the same quantity refitted without each run in turn, from which BCa takes its acceleration (Efron
+    1987, "Better bootstrap confidence intervals", section 6). Draws that are NaN (no minimum in that replicate) say
+    nothing and are left out; infinite ones are the tail they are in. An end that would be infinite is None: the runs do
+    not bound the number on that side.
     """
-    if draws is None:
-        return Estimate(float(value))
+    value = float(value)
+    if draws is None or math.isnan(value):
+        return Estimate(value)
     draws = np.sort(np.asarray(draws)[~np.isnan(draws)])
     if len(draws) < 40:
-        return Estimate(float(value))
-    tail = (1 - LEVEL) / 2 * (len(draws) - 1)
+        return Estimate(value)
+    tails = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if left_out is not None:
+        tails = _corrected(tails, value, draws, np.asarray(left_out))
     # Order statistics rather than an interpolated quantile, which has no meaning between a number and infinity.
-    low, high = float(draws[math.floor(tail)]), float(draws[math.ceil(len(draws) - 1 - tail)])
-    low, high = min(low, float(value)), max(high, float(value))
-    return Estimate(float(value), low if math.isfinite(low) else None, high if math.isfinite(high) else None)
+    last = len(draws) - 1
+    low, high = float(draws[math.floor(tails[0] * last)]), float(draws[math.ceil(tails[1] * last)])
+    low, high = min(low, value), max(high, value)
+    return Estimate(value, low if math.isfinite(low) else None, high if math.isfinite(high) else None)
 
 
-def scheme(slice_sizes) -> str:
-    """Which resampling a table with these numbers of runs per slice gets: "pairs" or "residual"."""
-    return "pairs" if float(np.median(slice_sizes)) >= PAIRS_NEEDS else "residual"
+def _corrected(tails: np.ndarray, value: float, draws: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+    """The percentiles BCa takes in the place of `tails`: corrected for median bias and acceleration."""
+    from scipy.special import ndtr, ndtri
+
+    # Half of the ties count as below: in a noise-free table all draws equal the value.
+    below = (np.sum(draws < value) + 0.5 * np.sum(draws == value)) / len(draws)
+    bias = float(ndtri(np.clip(below, 1 / len(draws), 1 - 1 / len(draws))))
+    off = np.mean(left_out[np.isfinite(left_out)]) - left_out[np.isfinite(left_out)]
+    spread = float(np.sum(off**2))
+    acceleration = float(np.sum(off**3)) / (6 * spread**1.5) if spread > 0 else 0.0
+    z = bias + ndtri(tails)
+    return ndtr(bias + z / np.maximum(1 - acceleration * z, 1e-3))
+
+
+def scheme(slice_sizes, resample: str = "auto") -> str:
+    """Which resampling a table with these numbers of runs per slice gets: "pairs", "stratified" or "residual"."""
+    one_of(resample, RESAMPLE, "resample")
+    if resample != "auto":
+        return resample
+    return "stratified" if float(np.median(slice_sizes)) >= PAIRS_NEEDS else "residual"
 
 
 def resample_counts(groups, n_runs: int, replicates: int, seed: int) -> np.ndarray:
@@ -78,38 +107,21 @@ def residual_draws(fitted, residuals, n_fitted_parameters: int, replicates: int,
     exactly Student's t with n - n_fitted_parameters degrees of freedom: with few runs the scale itself is uncertain.
     """
     rng = np.random.default_rng([seed, 2])
-    dof = len(fitted) - n_fitted_parameters
+    dof = max(len(fitted) - n_fitted_parameters, 1)
     scale = math.sqrt(float(np.sum(residuals**2)) / dof)
     spread = scale * np.sqrt(dof / rng.chisquare(dof, size=(replicates, 1)))
     return fitted + spread * rng.standard_normal((replicates, len(fitted)))
 
 
-def t_cdf(t: float, dof: int) -> float:
-    """P(T <= t) for Student's t with integer dof (Abramowitz & Stegun 26.7.3 and 26.7.4, exact finite sums)."""
-    theta = math.atan2(abs(t), math.sqrt(dof))
-    sine, cosine = math.sin(theta), math.cos(theta)
-    first, term, total = dof % 2 + 1, 1.0, 0.0
-    if dof % 2:
-        term = cosine
-    for k in range(first, dof, 2):
-        total += term
-        term *= cosine * cosine * k / (k + 1)
-    inside = 2 / math.pi * (theta + sine * total) if dof % 2 else sine * total
-    return 0.5 + 0.5 * math.copysign(inside, t)
+def t_quantile(p: float, dof: float) -> float:
+    """Student's t quantile."""
+    from scipy.special import stdtrit  # 0.2 s to import, so only where it is needed
+
+    return float(stdtrit(dof, p))
 
 
-def t_quantile(p: float, dof: int) -> float:
-    """Student's t quantile for integer dof >= 1, by bisection of the exact CDF. No scipy: its import is slow."""
-    if dof < 1:
-        raise ValueError(f"dof must be at least 1, not {dof}")
-    if p < 0.5:
-        return -t_quantile(1 - p, dof)
-    low, high = 0.0, 1.0
-    while t_cdf(high, dof) < p:
-        high *= 2
-    while high - low > 1e-13 * high:
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if t_cdf(middle, dof) < p else (low, middle)
-    return (low + high) / 2
+def f_tail(value: float, dof1: float, dof2: float) -> float:
+    """P(F >= value) for the F distribution with dof1 and dof2 degrees of freedom."""
+    from scipy.special import fdtrc
+
+    return float(fdtrc(dof1, dof2, value))

@@ -28,14 +28,15 @@ def surface_optimum(laws: dict, budget):
 def curves(laws: dict, law: str, column: str, budget) -> list[tuple[str, np.ndarray, str, str]]:
     """(name, values at the budgets, line style, colour) of every form that laws.json gives for one quantity."""
     out = []
-    if laws["approach2"]:
+    dashed = (0, (6, 2))
+    floor = law == "loss" and laws["loss_law"] and laws["loss_law"]["chosen"] == "power_law_with_floor"
+    if laws["approach2"] and laws["approach2"][f"{law}_exponent"]:
         k, a = (laws["approach2"][f"{law}_{part}"]["value"] for part in ("coefficient", "exponent"))
-        out.append((f"power law\n$C^{{{a:.3f}}}$", k * budget**a, "-", INK))
+        out.append((f"power law\n$C^{{{a:.3f}}}$", k * budget**a, dashed if floor else "-", INK))
     if law == "loss" and laws["loss_with_floor"]:
         f = {k: e["value"] for k, e in laws["loss_with_floor"].items()}
-        out.append(
-            (f"with floor\nE = {f['E']:.3g}", f["E"] + f["coefficient"] * budget ** f["exponent"], (0, (6, 2)), INK)
-        )
+        values = f["E"] + f["coefficient"] * budget ** f["exponent"]
+        out.append((f"with floor\nE = {f['E']:.3g}", values, "-" if floor else dashed, INK))
     if laws["approach3"]:
         out.append(("surface", surface_optimum(laws, budget)[column], (0, (1, 1.5)), MUTED))
     return out
@@ -174,11 +175,12 @@ def _caption(material: Material) -> str:
     )
     text += ", with 95 % intervals. " if any(s.get("log_n_se") for s in ok) else ". "
     if laws["approach2"]:
-        text += f"Solid: power laws through these {len(ok)} minima, k C^a. "
+        chosen = laws["loss_law"]["chosen"] == "power_law_with_floor"
+        text += f"Solid: power laws through these {len(ok)} minima, k C^a{', for L* with a floor' if chosen else ''}. "
     if laws.get("bands"):
         text += f"Grey: their 95 % bands ({laws['bootstrap']['replicates']} bootstrap replicates). "
     if laws["loss_with_floor"]:
-        text += f"Dashed: E + k C^a through the same {len(ok)} minima. "
+        text += f"Dashed: L* by the form that was not chosen, through the same {len(ok)} minima. "
     if laws["approach3"]:
         text += f"Dotted: the optimum of the surface E + A N^-alpha + B D^-beta fitted to all {laws['n_runs']} runs. "
     if forecast:

@@ -163,7 +163,8 @@ def verdict(material: Material) -> str:
 
 def backtest(material: Material) -> str:
     """How the laws predicted the largest budget of the grid from the others."""
-    b = material.laws["backtest"] if material.laws else None
+    tests = material.laws["backtests"] if material.laws else []
+    b = next((t for t in tests if t["held_out"] == 1), None)
     if not b:
         return "No backtest was possible." if material.laws else ""
     parts = []
@@ -177,7 +178,7 @@ def backtest(material: Material) -> str:
     if not parts:
         return "The backtest gave nothing: no law could be fitted without the largest budget."
     return (
-        f"Backtest: with {compact(b['held_out_budget'])} FLOPs held out ({b['factor']:.3g}x beyond the rest), "
+        f"Backtest: with {compact(b['budget_flops'])} FLOPs held out ({b['factor']:.3g}x beyond the rest), "
         + "; ".join(parts)
         + "."
     )

@@ -31,7 +31,7 @@ def of_slice(material: Material, slice_: dict) -> np.ndarray:
 def slices_plot(material: Material) -> Plot:
     """Loss against N at each budget; without laws the points alone."""
     metric = material.laws["metric"] if material.laws else "loss"
-    raw = bool(material.laws) and material.laws["objective"] == "ls_raw"
+    raw = bool(material.laws) and all(s["response"] == "raw" for s in material.laws["slices"])
     points, laws = material.points, material.laws
     groups = []  # (budget, rows, slice or None)
     if laws:
@@ -127,7 +127,7 @@ def caption(material: Material, groups, raw: bool) -> str:
         )
     refused = [s for *_, s in groups if s["status"] != "ok"]
     rms = ", ".join(
-        f"{100 * s['residual_rms']:.2g} % ({compact(b)})" for b, _, s in groups if s["status"] == "ok" and not raw
+        f"{100 * s['residual_rms']:.2g} % ({compact(b)})" for b, _, s in groups if s["status"] == "ok"
     )
     text += "Diamonds: the minima. " if len(refused) < len(groups) else ""
     if any(s.get("log_n_se") for *_, s in groups):
@@ -142,6 +142,6 @@ def caption(material: Material, groups, raw: bool) -> str:
     what = "the loss" if raw else "the logarithm of the loss"
     return (
         text
-        + "N is on a log axis because the parabola is fitted in log N; the loss axis is log too, the parabola being of"
-        f" {what}."
+        + f"N is on a log axis because the parabola, of {what}, is fitted in log N; the loss axis is log because budgets"
+        " differ by ratios."
     )

@@ -67,7 +67,7 @@ def laws_table(material: Material) -> str:
 
     minima = plural(sum(s["status"] == "ok" for s in laws["slices"]), "minimum")
     for law, symbol in (("model", "N*"), ("data", "D*"), ("loss", "L*")):
-        if laws["approach2"]:
+        if laws["approach2"] and laws["approach2"][f"{law}_exponent"]:
             row(f"{symbol} = k C^a", "exponent a", number(laws["approach2"][f"{law}_exponent"]), minima)
             row(f"{symbol} = k C^a", "coefficient k", number(laws["approach2"][f"{law}_coefficient"]), minima)
     for key, name in (("E", "floor E"), ("coefficient", "coefficient k"), ("exponent", "exponent a")):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ditscale.laws import Table, fit, fit_approach3, fit_parabola, fit_surface, power_law
-from ditscale.laws.surface import refit_surfaces
+from ditscale.laws.fit_surface import refit_surfaces
 from ditscale.laws.uncertainty import resample_counts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +78,7 @@ def test_approach2(key):
 
 
 @pytest.mark.parametrize("key", NAMES)
-@pytest.mark.parametrize(("objective", "name"), [("ls_raw", "VPNLS"), ("huber", "Huber")])
+@pytest.mark.parametrize(("objective", "name"), [("ls", "VPNLS"), ("huber", "Huber")])
 def test_surface(key, objective, name):
     want = accepted()["isoflop"][key]
     s = fit_surface(experiment(key), objective)
@@ -93,9 +93,9 @@ def test_surface(key, objective, name):
 @pytest.mark.parametrize(
     ("drop", "objective", "group", "name"),
     [
-        (True, "ls_raw", "epoch_240", "least_squares_raw"),
+        (True, "ls", "epoch_240", "least_squares_raw"),
         (True, "huber", "epoch_240", "log_huber_1e3_sum"),
-        (False, "ls_raw", "epoch_245_no_exclusion", "least_squares_raw"),
+        (False, "ls", "epoch_245_no_exclusion", "least_squares_raw"),
         (False, "huber", "epoch_245_no_exclusion", "log_huber_1e3"),
     ],
 )
@@ -124,7 +124,7 @@ def test_bootstrap_interval_of_the_model_exponent(key):
     want = accepted()["isoflop"][key]["VPNLS_a_ci"]
     table = experiment(key)
     counts = resample_counts([np.arange(len(table))], len(table), 1000, 0)
-    draws = refit_surfaces(fit_surface(table, "ls_raw"), table, np.log(table.loss), counts)
+    draws = refit_surfaces(fit_surface(table, "ls"), table, np.log(table.loss), counts)
     ends = np.quantile(draws[:, 4] / (draws[:, 3] + draws[:, 4]), [0.025, 0.975])
     np.testing.assert_allclose(ends, want, atol=0.12 * (want[1] - want[0]))
 
@@ -132,4 +132,4 @@ def test_bootstrap_interval_of_the_model_exponent(key):
 def test_a_continuum_of_budgets_is_no_isoflop_study():
     laws = fit(epoch(True), bootstrap=50)
     assert not laws.approach2.ok and laws.approach3.ok
-    assert "not_isoflop" in [f.code for f in laws.findings] and len(laws.findings) < 6
+    assert "not_isoflop" in [f.code for f in laws.findings] and len(laws.findings) < 8

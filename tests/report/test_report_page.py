@@ -142,7 +142,7 @@ def test_the_laws_are_those_of_laws_json(whole, held):
     assert "the two intervals overlap" in text  # the surface is symmetric: both exponents are one half
     for rms in (s["residual_rms"] for s in laws["slices"]):
         assert f"{100 * rms:.2g} %" in text
-    error = laws["backtest"]["approach3"]["loss_error"]
+    error = laws["backtests"][0]["approach3"]["loss_error"]
     assert f"the surface missed L* by {100 * error:+.2g} %" in text
 
 

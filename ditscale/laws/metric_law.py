@@ -1,0 +1,279 @@
+"""Which form a metric follows in C: a power law, a power law with a floor, or a line in log C; chosen by a stated rule.
+
+The loss of Approach 2 and any other metric (FID, VLB, likelihood) go through here. A form is never chosen silently:
+every form's parameters, AICc and held-out error are kept beside the choice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..units import compact
+from .powerlaw import floor_laws, line
+
+RULE = (
+    "Forms are fitted to the values at the budgets. Each gets a small-sample AIC (AICc; Burnham and Anderson 2002, "
+    "sections 2.4 and 2.5): from its squared misfit in standard errors where these are known, inflated until the form "
+    "with most parameters fits, else from its relative misfit. A form with 3 parameters takes part with 4 budgets and "
+    "known errors, or with 6. Of the forms within 2 of the smallest AICc, the one that best predicts the largest "
+    "budget from the others is taken."
+)
+CLOSE = 2.0  # a difference in AICc below which the data do not tell two forms apart
+
+
+def _fit_power(log_c, y):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return line(log_c, np.log(np.where(y > 0, y, np.nan)))
+
+
+def _at_power(p, log_c):
+    with np.errstate(over="ignore"):
+        return np.exp(p[..., 0:1] + p[..., 1:2] * log_c)
+
+
+def _fit_floor(log_c, y):
+    found = floor_laws(log_c, y)
+    return np.stack([found[:, 0], found[:, 1], -found[:, 2]], axis=-1)
+
+
+def _at_floor(p, log_c):
+    with np.errstate(over="ignore"):
+        return p[..., 0:1] + np.exp(p[..., 1:2] + p[..., 2:3] * log_c)
+
+
+def _fit_linear(log_c, y):
+    """(a, b) of y = a + b log C with weights 1 / y^2, or plain least squares where a value is not positive."""
+    w = np.where((y > 0).all(axis=-1, keepdims=True), 1 / np.where(y == 0, 1, y) ** 2, 1.0)
+    total = w.sum(-1, keepdims=True)
+    mean_c, mean_y = (w * log_c).sum(-1, keepdims=True) / total, (w * y).sum(-1, keepdims=True) / total
+    off = w * (log_c - mean_c)
+    slope = (off * y).sum(-1, keepdims=True) / (off * (log_c - mean_c)).sum(-1, keepdims=True)
+    return np.concatenate([mean_y - slope * mean_c, slope], axis=-1)
+
+
+def _at_linear(p, log_c):
+    return p[..., 0:1] + p[..., 1:2] * log_c
+
+
+# name -> (names of the parameters, fit (R, K) -> (R, P), values at log C)
+FORMS = {
+    "power_law": (("log_coefficient", "exponent"), _fit_power, _at_power),
+    "power_law_with_floor": (("floor", "log_coefficient", "exponent"), _fit_floor, _at_floor),
+    "linear_in_log_c": (("intercept", "slope"), _fit_linear, _at_linear),
+}
+LOSS_FORMS = ("power_law", "power_law_with_floor")
+
+
+def is_loss(metric: str) -> bool:
+    """Whether a column's name says that it is a loss, which falls as a power law and is positive."""
+    return metric == "loss" or metric.endswith("_loss") or metric.startswith("loss_")
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What is known of the values' noise: standard errors se (K,), in their units, with dof degrees of freedom."""
+
+    se: np.ndarray
+    dof: int
+
+
+@dataclass(frozen=True)
+class FittedForm:
+    """One form through the points. parameters (P,) as in `FORMS`; rms: relative misfit; aicc, held_out_error: None
+    where there are too few budgets; held_out_error is the relative error at the largest budget when fitted without
+    it.
+    """
+
+    name: str
+    parameters: np.ndarray
+    rms: float
+    aicc: float | None
+    held_out_error: float | None
+    reason: str
+
+    def at(self, budget_flops):
+        """Values at budgets, same shape as budget_flops."""
+        log_c = np.log(np.asarray(budget_flops, dtype=float))
+        return FORMS[self.name][2](self.parameters, np.atleast_1d(log_c)).reshape(log_c.shape)
+
+    def to_dict(self) -> dict:
+        names = FORMS[self.name][0]
+        values = [float(v) if math.isfinite(v) else None for v in self.parameters]
+        return {"form": self.name, "parameters": dict(zip(names, values, strict=True)), "rms": _plain(self.rms),
+                "aicc": self.aicc, "held_out_error": self.held_out_error, "reason": self.reason}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Refits:
+    """Parameters (R, P) of each form in each replicate, and the index (R,) of the form taken there."""
+
+    names: tuple[str, ...]
+    fits: tuple[np.ndarray, ...]
+    pick: np.ndarray
+
+    def at(self, budget_flops: float) -> np.ndarray:
+        """(R,) values at a budget, each by the form taken in that replicate."""
+        log_c = np.array([math.log(budget_flops)])
+        values = np.stack([FORMS[n][2](p, log_c)[:, 0] for n, p in zip(self.names, self.fits, strict=True)], axis=-1)
+        return np.take_along_axis(values, self.pick[:, None], axis=1)[:, 0]
+
+
+@dataclass(frozen=True)
+class MetricLaw:
+    """The forms fitted to a metric's values at the budgets, and the one that `RULE` takes."""
+
+    budgets: np.ndarray
+    values: np.ndarray
+    errors: Errors | None
+    forms: tuple[FittedForm, ...]
+    chosen: str
+    why: str
+
+    def at(self, budget_flops):
+        """The chosen form at budgets, same shape as budget_flops."""
+        return next(f for f in self.forms if f.name == self.chosen).at(budget_flops)
+
+    def refit(self, values: np.ndarray) -> Refits:
+        """Replicates of the values (R, K), each with the form that `RULE` takes for it.
+
+        Choosing again in every replicate keeps the uncertainty of the choice in the interval.
+        """
+        names = [f.name for f in self.forms]
+        fits, scores, held = _score(np.log(self.budgets), values, names, self.errors)
+        return Refits(tuple(names), tuple(fits), _choose(scores, held))
+
+    def form_at(self, values: np.ndarray, budget_flops: float) -> np.ndarray:
+        """(R,) predictions from values (R, K) at the budgets, all with the chosen form."""
+        _, fit, at = FORMS[self.chosen]
+        return at(fit(np.log(self.budgets), values), np.array([math.log(budget_flops)]))[:, 0]
+
+    def to_dict(self) -> dict:
+        return {"chosen": self.chosen, "why": self.why, "rule": RULE, "forms": [f.to_dict() for f in self.forms]}
+
+
+def metric_law(budget_flops, values, forms=tuple(FORMS), errors: Errors | None = None) -> MetricLaw:
+    """The law of a metric in C from its values (K,) at budgets (K,), rising; 2 budgets at least.
+
+    errors: what is known of the values' noise; without it the forms are told apart by their misfit alone. Only the line
+    in log C exists where a value is not positive. Raises ValueError with fewer than 2 budgets.
+    """
+    budgets, y = np.asarray(budget_flops, dtype=float), np.asarray(values, dtype=float)
+    if len(budgets) < 2:
+        raise ValueError(f"a law in C needs 2 budgets, not {len(budgets)}")
+    if (np.diff(budgets) <= 0).any():
+        raise ValueError("a law in C needs budgets that rise; sort them, and average what shares a budget")
+    if errors is not None:
+        # Noise-free values: an error of 0 would turn rounding into evidence.
+        errors = Errors(np.maximum(errors.se, 1e-9 * np.abs(y)), errors.dof)
+    names = list(forms) if (y > 0).all() else ["linear_in_log_c"]
+    fits, scores, held = _score(np.log(budgets), y[None], names, errors)
+    chosen = names[int(_choose(scores, held)[0])]
+    fitted = []
+    for k, name in enumerate(names):
+        rms = float(np.sqrt(np.mean(_relative(FORMS[name][2](fits[k], np.log(budgets)) - y[None], y[None]) ** 2)))
+        aicc = float(scores[0, k]) if math.isfinite(scores[0, k]) else None
+        error = float(held[0, k]) if math.isfinite(held[0, k]) else None
+        fitted.append(
+            FittedForm(
+                name, fits[k][0], rms, aicc, error, _reason(name, fits[k][0], aicc, len(budgets), 4 if errors else 6)
+            )
+        )
+    return MetricLaw(budgets, y, errors, tuple(fitted), chosen, _why(fitted, chosen, budgets))
+
+
+def _relative(off, y):
+    """Misfits off (R, k), of the last k of the values y (R, K), relative to them or, where one is not positive, to the
+    largest size."""
+    size = np.where((y > 0).all(axis=-1, keepdims=True), y, np.abs(y).max(axis=-1, keepdims=True))
+    return off / size[:, -off.shape[1] :]
+
+
+def _score(log_c, y, names, errors=None):
+    """(fits per form, AICc (R, F), relative held-out errors (R, F)) of values y (R, K), budgets rising; infinite where
+    a form does not take part. errors: `Errors` of the values, or None.
+    """
+    n = len(log_c)
+    fits, misfits, held = [], [], []
+    for name in names:
+        parameters, fit, at = FORMS[name]
+        p = len(parameters)
+        enough = n >= min(p, 3) if p < 3 else n > p
+        found = fit(log_c, y) if enough else np.full((len(y), p), np.nan)
+        fits.append(found)
+        off = at(found, log_c) - y
+        misfits.append(((off / errors.se) ** 2).sum(-1) if errors else (_relative(off, y) ** 2).mean(-1))
+        if name == "power_law_with_floor":
+            # With E = 0 it is the pure law over again.
+            misfits[-1] = np.where(found[:, 0] > 1e-6 * np.abs(y).min(axis=-1), misfits[-1], np.inf)
+        error = np.full(len(y), np.inf)
+        if n > 2 and n - 1 >= p + (p == 3):
+            rest = fit(log_c[:-1], y[:, :-1])
+            error = _relative(at(rest, log_c[-1:]) - y[:, -1:], y)[:, 0]
+        held.append(np.where(np.isfinite(error), error, np.inf))
+    misfit = np.stack(misfits, axis=-1)
+    misfit = np.where(np.isfinite(misfit), misfit, np.inf)
+    counts = np.array([len(FORMS[name][0]) for name in names])
+    score = _aicc_known(misfit, counts, n, errors.dof) if errors else _aicc(misfit, counts, n)
+    return fits, score, np.stack(held, axis=-1)
+
+
+def _aicc(misfit, counts, n):
+    """AICc (R, F) from mean squared relative misfits, whose scale is unknown and counts as a parameter."""
+    k = counts + 1
+    # Misfit below rounding is no evidence: on noise-free values the simpler form must not lose by 1e-30.
+    with np.errstate(divide="ignore"):
+        score = n * np.log(np.maximum(misfit, 1e-20)) + 2 * k
+    correction = np.where(n - k - 1 > 0, 2 * k * (k + 1) / np.maximum(n - k - 1, 1), np.where(counts > 2, np.inf, 0.0))
+    return score + correction
+
+
+def _aicc_known(chi2, counts, n, dof):
+    """AICc (R, F) from chi-squares, whose scale is known from `dof` further degrees of freedom (QAICc)."""
+    # What even the richest form leaves over is not noise of the runs; it must not decide between the forms.
+    left = np.where(np.isfinite(chi2), chi2 / np.maximum(n - counts, 1), np.inf)
+    richest = np.min(np.where(counts == counts.max(), left, np.inf), axis=-1, keepdims=True)
+    richest = np.where(np.isfinite(richest), richest, left.min(axis=-1, keepdims=True))
+    k, total = counts + 1, n + dof
+    correction = 2 * k * (k + 1) / np.maximum(total - k - 1, 1)
+    return chi2 / np.maximum(np.where(np.isfinite(richest), richest, 1.0), 1.0) + 2 * k + correction
+
+
+def _choose(scores, errors):
+    """Index (R,) of the form that `RULE` takes."""
+    close = scores <= scores.min(axis=-1, keepdims=True) + CLOSE
+    # Held-out errors first, the AICc between equals (all infinite with 2 budgets).
+    key = np.where(close, np.abs(errors), np.nan)
+    key = np.where(np.isnan(key), np.inf, np.minimum(key, 1e300))
+    tie = np.where(close, scores, np.inf)
+    none = ~np.isfinite(np.where(key < 1e300, key, np.inf)).any(axis=-1)
+    return np.where(none, np.argmin(tie, axis=-1), np.argmin(key, axis=-1))
+
+
+def _reason(name, parameters, aicc, n, enough) -> str:
+    if aicc is not None:
+        return ""
+    if name == "power_law_with_floor" and n < enough:
+        return f"3 parameters; {n} budgets cannot show a floor, {enough} can"
+    if name == "power_law_with_floor" and np.isfinite(parameters[0]):
+        return "its floor is 0: the pure power law over again"
+    return "could not be fitted"
+
+
+def _why(fitted, chosen, budgets) -> str:
+    if len(budgets) == 2:
+        return "2 budgets: every form passes through both, so the simplest is taken"
+    shown = []
+    for f in fitted:
+        if f.aicc is None:
+            shown.append(f"{f.name.replace('_', ' ')}: {f.reason}")
+            continue
+        held = "" if f.held_out_error is None else f", held-out error {100 * f.held_out_error:+.2g} %"
+        shown.append(f"{f.name.replace('_', ' ')}: AICc {f.aicc:.4g}{held}")
+    return f"{chosen.replace('_', ' ')} on {len(budgets)} budgets to {compact(budgets[-1])} ({'; '.join(shown)})"
+
+
+def _plain(x: float) -> float | None:
+    return x if math.isfinite(x) else None
