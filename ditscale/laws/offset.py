@@ -1,0 +1,259 @@
+"""`fit_offset`: how far one metric lies from another over compute, as the out-of-domain loss from the in-domain one.
+
+Liang et al. (arXiv 2410.08184) section 4 finds, by eye, a constant offset for losses and likelihoods and a growing one
+for FID. Here both metrics come from the same runs, so whatever a run's seed did to both cancels in their difference.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ..errors import UserError
+from ..units import compact
+from .approach2 import fit_approach2
+from .findings import Finding, names_of, some
+from .table import Table
+from .uncertainty import Estimate, t_quantile
+
+LAYOUT = 1
+DECADE = math.log(10)
+
+
+@dataclass(frozen=True)
+class SliceOffset:
+    """One budget: `against` minus the metric, and over it, at the metric's optimum N*. ratio: None without positive ones.
+
+    The values are those at N* of a quadratic in log N through the runs' own differences (and log ratios).
+    """
+
+    budget_flops: float
+    n_runs: int
+    n_params: float
+    difference: Estimate
+    ratio: Estimate | None
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Whether a quantity is the same at every budget. mean: its weighted mean over the slices; slope: its change per
+    factor of ten in C (for the ratio: of its natural log); p: two-sided, of no slope, by Student's t with dof degrees of
+    freedom pooled over the slices.
+    """
+
+    mean: Estimate
+    slope: Estimate
+    p: float
+    dof: int
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A law of the difference in C. form "power_law": coefficient C^exponent; "linear_log": coefficient + exponent ln C.
+
+    misfit: weighted sum of squares; aicc: Akaike's criterion from it (plain AIC with 3 slices or fewer).
+    """
+
+    form: str
+    coefficient: Estimate
+    exponent: Estimate
+    misfit: float
+    aicc: float
+
+
+@dataclass(frozen=True)
+class Offset:
+    """What `fit_offset` finds. law: the form taken when the difference changes with C (None: constant, or one slice)."""
+
+    metric: str
+    against: str
+    slices: tuple[SliceOffset, ...]
+    difference: Trend
+    ratio: Trend | None
+    laws: tuple[Growth, ...]
+    law: str | None
+    findings: tuple[Finding, ...]
+    sentence: str
+
+    def to_dict(self) -> dict:
+        return {"layout": LAYOUT} | asdict(self) | {"findings": [f.to_dict() for f in self.findings]}
+
+    def summary(self) -> str:
+        from .summary import columns, interval
+
+        rows = [["budget", "runs", "N*", "difference", "95 %", "ratio", "95 %"]]
+        for s in self.slices:
+            ratio = ["-", ""] if s.ratio is None else interval(s.ratio)
+            rows.append([compact(s.budget_flops), str(s.n_runs), compact(s.n_params), *interval(s.difference), *ratio])
+        laws = [["law of the difference", "coefficient", "95 %", "exponent or slope", "95 %", "AICc"]]
+        for g in self.laws:
+            chosen = " (chosen)" if g.form == self.law else ""
+            laws.append([g.form + chosen, *interval(g.coefficient), *interval(g.exponent), f"{g.aicc:.4g}"])
+        out = [f"{self.against} against {self.metric}, at the optimum of {self.metric}", *columns(rows), *columns(laws)]
+        return "\n".join([*out, *(f"  {f.severity}: {f.code}: {f.message}" for f in self.findings), "", self.sentence])
+
+
+def fit_offset(table: Table, against: str) -> Offset:
+    """The offset of the column `against` (from `read_table(..., also=(against,))`) from the metric of `table`.
+
+    Slices without a usable optimum, and runs without a value of `against`, take no part and are listed. Raises UserError
+    when the column is not there, and with status 3 when fewer than 2 slices are left.
+    """
+    if against not in table.columns:
+        raise UserError(f"{table.source or 'table'}: it was read without {against!r}; read_table(..., also=({against!r},))")
+    grid = table.grid()
+    findings = []
+    lost = ~np.isfinite(grid.columns[against])
+    if lost.any():
+        text = f"{some(grid.run_id[lost])} have no {against} and take no part"
+        findings.append(Finding("excluded_runs", text, names_of(grid.run_id[lost])))
+        grid = grid.take(~lost)
+    laws = fit_approach2(grid, bootstrap=0) if len(grid) else None
+    slices = laws.accepted if laws else []
+    findings += [f for f in laws.findings if f.severity == "refused"] if laws else []
+    if len(slices) < 2:
+        why = "; ".join(f.message for f in findings) or f"{len(slices)} slices"
+        raise UserError(f"{table.source or 'table'}: no offset can be given, it needs 2 usable slices: {why}", status=3)
+    inside, outside = grid.loss, grid.columns[against]
+    positive = bool((inside > 0).all() and (outside > 0).all())
+    # Losses scatter by a share of themselves, so a metric that spans decades has to be weighed by its own size.
+    size = np.hypot(inside, outside) if positive else np.ones(len(grid))
+    log_c = np.log([p.budget_flops for p in slices])
+    at, se, dof = _at_optimum(grid, slices, outside - inside, size)
+    difference = _trend(log_c, at, se, dof)
+    ratio = ratios = None
+    if positive:
+        log_at, log_se, _ = _at_optimum(grid, slices, np.log(outside / inside), np.ones(len(grid)))
+        ratio = _trend(log_c, log_at, log_se, dof)
+        ratio = Trend(_exp(ratio.mean), ratio.slope, ratio.p, dof)
+        ratios = [_exp(_interval(v, s, dof)) for v, s in zip(log_at, log_se, strict=True)]
+    found = tuple(
+        SliceOffset(p.budget_flops, p.n_runs, p.n_params, _interval(v, s, dof), ratios and ratios[k])
+        for k, (p, v, s) in enumerate(zip(slices, at, se, strict=True))
+    )
+    growths = _growths(log_c, at, se, dof)
+    law = min(growths, key=lambda g: g.aicc).form if difference.p < 0.05 else None
+    sentence = _sentence(grid.metric, against, found, difference, ratio, growths, law)
+    return Offset(grid.metric, against, found, difference, ratio, growths, law, tuple(findings), sentence)
+
+
+def _at_optimum(table: Table, slices, values: np.ndarray, size: np.ndarray):
+    """(values at N* (K,), their standard errors (K,), dof) from a quadratic in log N per slice, noise pooled over slices.
+
+    size (n,): the scatter of a run's value is taken to be proportional to it.
+    """
+    fits, squares, dof = [], 0.0, 0
+    for p in slices:
+        x, scale = np.log(table.n_params[p.rows] / p.n_params), float(np.median(size[p.rows]))
+        basis = np.stack([np.ones_like(x), x, x * x], axis=1)
+        c = np.linalg.lstsq(basis, values[p.rows], rcond=None)[0]
+        squares += float(np.sum((values[p.rows] - basis @ c) ** 2)) / scale**2
+        dof += len(x) - 3
+        fits.append((c, scale, np.linalg.inv(basis.T @ basis)[0, 0], p.log_n_se or 0.0))
+    noise = max(math.sqrt(squares / dof), 1e-9)  # a noise-free table has no intervals of width zero to weigh by
+    at = np.array([c[0] for c, *_ in fits])
+    # The place of the optimum is uncertain too; that matters where the values are steep in N.
+    se = np.array([math.hypot(noise * scale * math.sqrt(v), c[1] * log_n_se) for c, scale, v, log_n_se in fits])
+    return at, se, dof
+
+
+def _interval(value: float, se: float, dof: int) -> Estimate:
+    half = t_quantile(0.975, dof) * float(se)
+    return Estimate(float(value), float(value) - half, float(value) + half)
+
+
+def _exp(e: Estimate) -> Estimate:
+    return Estimate(*(math.exp(v) for v in (e.value, e.low, e.high)))
+
+
+def _trend(log_c: np.ndarray, at: np.ndarray, se: np.ndarray, dof: int) -> Trend:
+    from scipy.special import stdtr
+
+    weight = 1 / se**2
+    x = log_c - np.sum(weight * log_c) / np.sum(weight)
+    mean, slope = np.sum(weight * at) / np.sum(weight), np.sum(weight * x * at) / np.sum(weight * x * x)
+    slope_se = 1 / math.sqrt(np.sum(weight * x * x))
+    p = 2 * float(stdtr(dof, -abs(slope) / slope_se))
+    return Trend(_interval(mean, np.sum(weight) ** -0.5, dof), _interval(slope * DECADE, slope_se * DECADE, dof), p, dof)
+
+
+def _growths(log_c: np.ndarray, at: np.ndarray, se: np.ndarray, dof: int) -> tuple[Growth, ...]:
+    """Both laws, by least squares weighted with 1 / se^2; the power law only where all offsets have one sign."""
+    laws = []
+    middle = log_c.mean()
+    x = log_c - middle
+
+    def law(form, level, rate, fitted, jacobian, to_coefficient):
+        """level, rate: value at the middle budget and its exponent or slope; to_coefficient: (2,) gradient at C = 1."""
+        covariance = np.linalg.inv((jacobian / se[:, None]).T @ (jacobian / se[:, None]))
+        value, gradient = to_coefficient
+        spread = math.sqrt(gradient @ covariance @ gradient)
+        misfit = float(np.sum(((at - fitted) / se) ** 2))
+        correction = 12 / (len(at) - 3) if len(at) > 3 else 0.0
+        exponent = _interval(rate, math.sqrt(covariance[1, 1]), dof)
+        coefficient = _interval(value, spread, dof)
+        if form == "power_law":  # its log is what the slices fix; the interval stays on one side of zero
+            log = _interval(0.0, spread / abs(value), dof)
+            ends = sorted((value * math.exp(log.low), value * math.exp(log.high)))
+            coefficient = Estimate(value, *ends)
+        laws.append(Growth(form, coefficient, exponent, misfit, misfit + 4 + correction))
+
+    if (at > 0).all() or (at < 0).all():
+        level, rate = float(np.exp(np.mean(np.log(np.abs(at)))) * np.sign(at[0])), float(np.polyfit(x, np.log(np.abs(at)), 1)[0])
+        for _ in range(50):
+            curve = np.exp(rate * x)
+            jacobian = np.stack([curve, level * x * curve], axis=1)
+            step = np.linalg.lstsq(jacobian / se[:, None], (at - level * curve) / se, rcond=None)[0]
+            level, rate = level + step[0], rate + step[1]
+        curve = np.exp(rate * x)
+        jacobian = np.stack([curve, level * x * curve], axis=1)
+        coefficient = level * math.exp(-rate * middle)
+        gradient = np.array([coefficient / level, -coefficient * middle])
+        law("power_law", level, rate, level * curve, jacobian, (coefficient, gradient))
+    basis = np.stack([np.ones_like(x), x], axis=1)
+    level, rate = np.linalg.lstsq(basis / se[:, None], at / se, rcond=None)[0]
+    law("linear_log", level, rate, basis @ [level, rate], basis, (level - rate * middle, np.array([1.0, -middle])))
+    return tuple(laws)
+
+
+def _sentence(metric, against, slices, difference: Trend, ratio: Trend | None, laws, law: str | None) -> str:
+    """Generated from the numbers: 'constant' is never claimed, only that no change is seen and how large it may be."""
+    first, last = slices[0], slices[-1]
+    side = "above" if difference.mean.value > 0 else "below"
+    span = f"{compact(first.budget_flops)} to {compact(last.budget_flops)} FLOPs"
+
+    def show(e: Estimate, sign=""):
+        return f"{e.value:{sign}.3g} (95 % {e.low:{sign}.3g} to {e.high:{sign}.3g})"
+
+    if law is None:
+        text = (
+            f"{against} lies {abs(difference.mean.value):.3g} {side} {metric} (95 % {difference.mean.low:.3g} to "
+            f"{difference.mean.high:.3g}) from {span}, and no change of this offset with C is seen: "
+            f"{show(difference.slope, '+')} per factor of ten, p = {difference.p:.2g}"
+        )
+    else:
+        grows = abs(last.difference.value) > abs(first.difference.value)
+        text = (
+            f"The offset of {against} from {metric} {'grows' if grows else 'shrinks'} with C (p = {difference.p:.2g}), from "
+            f"{first.difference.value:.3g} to {last.difference.value:.3g} over {span}"
+        )
+        taken = next(g for g in laws if g.form == law)
+        how = "C to the power" if law == "power_law" else "a line in ln C of slope"
+        text += f"; it follows {how} {show(taken.exponent)}"
+        other = next((g for g in laws if g.form != law), None)
+        if other is None:
+            text += ", the power law being excluded by its change of sign"
+        else:
+            name = "the power law" if other.form == "power_law" else "a line in ln C"
+            text += f", by AICc {other.aicc - taken.aicc:.2g} below {name}"
+            text += " (too little to tell them apart)" if other.aicc - taken.aicc < 2 else ""
+    if ratio is not None:
+        per_decade = Estimate(*(math.expm1(v) * 100 for v in (ratio.slope.value, ratio.slope.low, ratio.slope.high)))
+        text += (
+            f". The ratio is {show(ratio.mean)} and "
+            + ("changes" if ratio.p < 0.05 else "shows no change")
+            + f" with C: {show(per_decade, '+')} % per factor of ten, p = {ratio.p:.2g}"
+        )
+    return text + "."
