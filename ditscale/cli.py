@@ -37,6 +37,19 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(verb=function)
         return sub
 
+    def fitting(sub, objectives):
+        sub.add_argument("--objective", default="huber", choices=objectives, help="of the surface fit (huber)")
+        sub.add_argument("--bootstrap", default="1000", metavar="N", help="resamples for the intervals (1000)")
+        sub.add_argument("--seed", default="0", help="of the resampling (0)")
+
+    def reading(sub, metric=True, exclude="RUN=REASON"):
+        if metric:
+            sub.add_argument("--metric", default="loss", metavar="COLUMN", help="the column to fit (loss)")
+        sub.add_argument("--columns", action="append", default=[], metavar="OURS=THEIRS,...", help="where a table names its columns otherwise, as in n_params=size")
+        sub.add_argument("--kappa", metavar="NUMBER", help="C = kappa N D: computes the one of N, D and C that a table lacks")
+        sub.add_argument("--exclude", action="append", default=[], metavar=exclude, help="leave a run out, listed with the reason; may be repeated")
+        sub.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
+
     def settings(sub):
         sub.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, as in study=mini")
         sub.add_argument("--configs", type=Path, metavar="DIR", help="a directory of your own configuration groups")
@@ -67,25 +80,31 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("fit", fit, "Fit the scaling laws of a study, or of a CSV or HDF5 table (n_params, n_tokens, budget_flops, loss).")
     sub.add_argument("table", metavar="DIR|TABLE")
-    sub.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
-    sub.add_argument("--metric", default="loss", metavar="COLUMN", help="the column to fit (loss)")
     sub.add_argument("--target", action="append", default=[], metavar="FLOPS", help="predict at this budget; may be repeated")
-    sub.add_argument("--objective", default="huber", choices=("huber", "ls"), help="of the surface fit (huber)")
-    sub.add_argument("--bootstrap", default="1000", metavar="N", help="resamples for the intervals (1000)")
-    sub.add_argument("--seed", default="0", help="of the resampling (0)")
+    sub.add_argument("--interval", default="percentile", choices=("percentile", "bca"), help="kind of 95 %% interval (percentile)")
+    sub.add_argument("--resample", default="auto", choices=("auto", "pairs", "stratified", "residual"), help="what the bootstrap draws (auto)")
+    sub.add_argument("--robust", action="store_true", help="parabolas that a diverged run cannot pull")
+    fitting(sub, ("huber", "ls", "ls_log"))
+    reading(sub)
 
-    sub = verb("forecast", forecast, "Seal a forecast for a budget beyond the grid, and plan the probe that tests it.")
-    sub.add_argument("dir", metavar="DIR")
-    sub.add_argument("--budget", metavar="FLOPS", help="the study's probe_budget when left out")
+    sub = verb("forecast", forecast, "Seal a forecast for a budget beyond the grid; for a study, also plan the probe that tests it.")
+    sub.add_argument("table", metavar="DIR|TABLE")
+    sub.add_argument("--budget", metavar="FLOPS", help="of the run to forecast; a study's probe_budget when left out")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="of a table's forecast (forecast.json beside it)")
+    reading(sub)
 
     sub = verb("verdict", verdict, "Hold the sealed forecast against the measured probe.")
-    sub.add_argument("dir", metavar="DIR")
-    sub.add_argument("--json", action="store_true")
+    sub.add_argument("table", metavar="DIR|TABLE")
+    sub.add_argument("--forecast", type=Path, metavar="FILE", help="a table's forecast (forecast.json beside it)")
+    sub.add_argument("--run", metavar="RUN", help="the probe's run_id, where the table does not say it by role or budget")
+    reading(sub, metric=False)
 
-    sub = verb("compare", compare, "Compare the laws of two or more studies or tables (designs, data sets).")
-    sub.add_argument("tables", nargs="+", metavar="DIR|TABLE")
+    sub = verb("compare", compare, "Compare the laws of two or more studies or tables (designs, data sets), or two metrics of one.")
+    sub.add_argument("tables", nargs="+", metavar="[NAME=]DIR|TABLE")
+    sub.add_argument("--against", metavar="COLUMN", help="of one table: the offset of this column from the metric, as of loss_coco from loss")
     sub.add_argument("--target", metavar="FLOPS", help="compare predicted losses here (twice the largest budget)")
-    sub.add_argument("--json", action="store_true")
+    fitting(sub, ("huber", "ls", "ls_log"))
+    reading(sub, exclude="[NAME:]RUN=REASON")
 
     sub = verb("report", report, "Write report/index.html and its figures.")
     sub.add_argument("dir", metavar="DIR")
@@ -172,54 +191,92 @@ def collect(options):
 def fit(options):
     from . import units
     from .laws import fit as fit_table
-    from .laws import read_table
 
-    n = units.whole(options.bootstrap, "--bootstrap", low=0, high=100_000)
-    targets = tuple(options.target)
-    for target in targets:
+    for target in options.target:
         units.number(target, "--target", above=0)
-    table = read_table(options.table, options.metric)
-    laws = fit_table(table, objective=options.objective, bootstrap=n, seed=units.whole(options.seed, "--seed", low=0), targets=targets)
+    laws = fit_table(
+        _read(options.table, options),
+        **_fitting(options),
+        targets=tuple(options.target),
+        interval=options.interval,
+        resample=options.resample,
+        robust=options.robust,
+        kappa=options.kappa,
+    )
     found = laws.to_dict()
     if Path(options.table).is_dir():
         from .pipeline import write_json
 
         write_json(Path(options.table) / "laws.json", found)
-    print(json.dumps(found) if options.json else laws.summary())
+    _show(options, laws, found)
     return 0 if laws.given else 3
 
 
 def forecast(options):
     from . import units
-    from .pipeline import seal_forecast
 
     budget = units.number(options.budget, "--budget", above=0) if options.budget else None
-    sealed, probe = seal_forecast(options.dir, budget)
-    print(sealed.summary())
-    print(f"the probe is planned: {probe.run_id}; `ditscale launch {options.dir}` trains it")
+    if _is_table(options.table):
+        from .laws import forecast as forecast_table
+        from .laws import seal
+
+        if budget is None:
+            raise UserError(f"forecast: name the budget of the run to forecast, as in `ditscale forecast {options.table} --budget 1.5e21`")
+        sealed = seal(_beside(options.table, options.out), forecast_table(_read(options.table, options), budget))
+        advice = (
+            f"train it at N = {units.count(sealed.n_params.value)}, D = {units.count(sealed.n_tokens.value)} tokens, add its row "
+            f"(role probe) to the table, then `ditscale verdict {options.table}`"
+        )
+    else:
+        from .pipeline import seal_forecast
+
+        _of_tables_only(options, "metric", "out")
+        sealed, probe = seal_forecast(options.table, budget)
+        advice = f"the probe is planned: {probe.run_id}; `ditscale launch {options.table}` trains it"
+    _show(options, sealed, sealed.to_dict())
+    if not options.json:
+        print(advice)
 
 
 def verdict(options):
-    from .pipeline import give_verdict
+    if _is_table(options.table):
+        from .laws import load_forecast
+        from .laws import verdict as judge
 
-    given = give_verdict(options.dir)
-    print(json.dumps(given.to_dict()) if options.json else given.summary())
+        sealed = load_forecast(_beside(options.table, options.forecast))
+        given = judge(sealed, _read(options.table, options, sealed.metric), options.run)
+    else:
+        from .pipeline import give_verdict
+
+        _of_tables_only(options, "forecast", "run")
+        given = give_verdict(options.table)
+    _show(options, given, given.to_dict())
 
 
 def compare(options):
     from . import units
     from .laws import compare as compare_tables
-    from .laws import read_table
+    from .laws import fit_offset
 
-    if len(options.tables) < 2:
-        raise UserError("compare: name at least two studies or tables")
-    tables = {name: read_table(name, "loss") for name in options.tables}
+    named = _named(options.tables)
+    if options.against:
+        if len(named) > 1:
+            raise UserError("compare: --against holds two metrics of one table against each other; name one table")
+        (path,) = named.values()
+        found = fit_offset(_read(path, options, also=(options.against,)), options.against)
+        _show(options, found, found.to_dict())
+        return
+    if len(named) < 2:
+        raise UserError("compare: name at least two studies or tables, or one and --against COLUMN")
+    excluded = _exclusions(options.exclude, named)
+    tables = {name: _read(path, options, exclude=excluded[name]) for name, path in named.items()}
     if options.target:
         target = units.number(options.target, "--target", above=0)
     else:
         target = 2 * max(float(t.budget_flops.max()) for t in tables.values())
-    found = compare_tables(tables, target)
-    print(json.dumps(found.to_dict()) if options.json else found.summary())
+    found = compare_tables(tables, target, **_fitting(options))
+    _show(options, found, found.to_dict())
+    return 0 if any(pair.law for pair in found.pairs) else 3
 
 
 def report(options):
@@ -232,6 +289,84 @@ def study(options):
     from .pipeline import whole_study
 
     return whole_study(options.dir, options.settings, options.configs)
+
+
+# ------------------------------------------------------------------------------------------------- tables and their laws
+
+
+def _show(options, result, body: dict):
+    """The result as text, or as one JSON object and nothing else."""
+    print(json.dumps(body, allow_nan=False) if options.json else result.summary())
+
+
+def _fitting(options) -> dict:
+    from . import units
+
+    replicates = units.whole(options.bootstrap, "--bootstrap", low=0, high=100_000)
+    return {"objective": options.objective, "bootstrap": replicates, "seed": units.whole(options.seed, "--seed", low=0)}
+
+
+def _read(path: str, options, metric: str | None = None, exclude: dict | None = None, also=()):
+    """The table of a path, read as the options say."""
+    from .laws import read_table
+
+    columns = {}
+    for part in ",".join(options.columns).split(",") if options.columns else ():
+        ours, equals, theirs = part.partition("=")
+        if not (ours.strip() and equals and theirs.strip()):
+            raise UserError(f"--columns {part}: write our name, =, and the table's name, as in n_params=size,n_tokens=tokens")
+        columns[ours.strip()] = theirs.strip()
+    exclude = _exclusions(options.exclude, {path: path})[path] if exclude is None else exclude
+    return read_table(path, metric or options.metric, exclude, columns=columns, kappa=options.kappa, also=also)
+
+
+def _exclusions(texts: list[str], named: dict[str, str]) -> dict[str, dict[str, str]]:
+    """{table: {run: reason}} of --exclude [TABLE:]RUN=REASON; with several tables each must say of which."""
+    out = {name: {} for name in named}
+    for text in texts:
+        run, _, reason = text.partition("=")
+        if not (run.strip() and reason.strip()):
+            raise UserError(f"--exclude {text}: write the run, =, and why it is left out, as in run-17=diverged")
+        name = next((name for name in named if run.startswith(f"{name}:")), None)
+        if name is None and len(named) > 1:
+            raise UserError(f"--exclude {text}: say of which table, as in {next(iter(named))}:{run.strip()}={reason.strip()}")
+        run = run if name is None else run[len(name) + 1 :]
+        out[name or next(iter(named))][run.strip()] = reason.strip()
+    return out
+
+
+def _named(words: list[str]) -> dict[str, str]:
+    """{name: path} of words PATH or NAME=PATH; a path that is given twice gets a number."""
+    out = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not equals or Path(word).exists():
+            name = path = word
+        if not name or not path:
+            raise UserError(f"compare: {word!r}: write a table, or a name, = and a table, as in cross=cross.csv")
+        if name in out and name != path:
+            raise UserError(f"compare: the name {name!r} is given twice")
+        while name in out:
+            name = f"{path} ({len(out) + 1})"
+        out[name] = path
+    return out
+
+
+def _is_table(path: str) -> bool:
+    """Whether a path is a table rather than a study directory; one that is not there goes by its ending."""
+    return Path(path).is_file() or not Path(path).is_dir() and Path(path).suffix in (".csv", ".tsv", ".txt", ".h5", ".hdf5")
+
+
+def _beside(table: str, given: Path | None) -> Path:
+    return given or Path(table).with_name("forecast.json")
+
+
+def _of_tables_only(options, *names: str):
+    """Raise UserError where an option was given that has no meaning for a study, whose settings say it."""
+    usual = {"metric": "loss", "columns": [], "exclude": []}
+    for name in (*names, "columns", "kappa", "exclude"):
+        if getattr(options, name) != usual.get(name):
+            raise UserError(f"--{name} is for tables; {options.table} is a study directory, or is not there")
 
 
 if __name__ == "__main__":
