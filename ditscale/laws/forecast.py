@@ -7,17 +7,17 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from ..errors import UserError
-from ..units import compact, count, number
+from ..units import compact, count, number, whole
 from .approach2 import fit_approach2
 from .approach3 import fit_approach3
 from .average import average, widened
 from .diagnose import check_units, find_outliers
 from .forms import ORDER, Form, admissible, law_forms, usable
 from .hashes import inputs_hash
-from .table import Table
+from .table import SAME_BUDGET, Table
 from .uncertainty import LEVEL, Estimate
 
-LAYOUT = 1
+LAYOUT = 2
 AVERAGE = "average"  # the law of a forecast that mixes several forms
 # A probe, or a run that gives the forecast away, is one whose budget is this near to the target.
 AT_TARGET = 0.01
@@ -38,8 +38,10 @@ class Forecast:
 
     n_params, n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured
     `metric` there. law: "average", or the form used where only one was left; why: the rule's outcome; forms: every form
-    (see `forms.Form`), its interval as it came. run_scatter: rms log-loss scatter of one run.
-    inputs: run ids, budgets and number of runs; inputs_sha256: of the rows. created: UTC; None until sealed.
+    (see `forms.Form`), its interval as it came; coefficients: {form: its numbers}, and under "model" those of N*(C) =
+    coefficient C^exponent where the minima give one. run_scatter: rms log-loss scatter of one run.
+    inputs: the rows themselves, their number, the slices' budgets and what was left out; inputs_sha256: of the rows
+    (`hashes.inputs_hash`). created: UTC; None until sealed.
     """
 
     layout: int
@@ -55,6 +57,7 @@ class Forecast:
     why: str
     rule: str
     forms: tuple[Form, ...]
+    coefficients: dict
     run_scatter: float
     inputs: dict
     inputs_sha256: str
@@ -103,21 +106,28 @@ class Forecast:
 def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0) -> Forecast:
     """Forecast one new run at `budget_flops` from the grid runs of `table`.
 
-    Raises UserError when a grid run lies at the target budget, or when no form of law can be fitted (status 3). Probes
-    take no part; when one has been measured already, `inputs` says so and `seal` refuses.
+    bootstrap: replicates, 40 or more. Raises UserError when a grid run lies at the target budget, when the metric is not
+    positive, or when no form of law can be fitted (status 3). Probes take no part; when one near the target has been
+    measured already, `inputs` says so and `seal` refuses.
     """
+    whole(bootstrap, "bootstrap", low=40)
     target = number(budget_flops, "target budget", above=0)
     grid = table.grid()
     if not len(grid):
-        raise UserError(f"{table.source or 'table'}: there are no grid runs to forecast from")
+        raise UserError(f"{table.source or 'table'}: every run is a probe; a forecast needs grid runs")
     near = np.abs(grid.budget_flops / target - 1) <= AT_TARGET
     if near.any():
         raise UserError(
             f"{table.source or 'table'}: run {grid.run_id[near][0]} already lies at the target budget "
             f"{compact(target)}; forecast a budget that no run has, or mark that run as a probe"
         )
+    if not (grid.loss > 0).all():
+        raise UserError(
+            f"{table.source or 'table'}: {grid.metric} is not positive everywhere, and the laws of a forecast are power "
+            "laws; where higher is better, fit the negative of the metric"
+        )
     laws = fit_approach2(grid, "log", bootstrap, seed)
-    fitted = fit_approach3(grid, "ls", 0, seed)
+    fitted = fit_approach3(grid, "ls_log", 0, seed)
     forms, scatter = law_forms(grid, target, laws, fitted.surface, seed)
     if all(form.loss is None for form in forms.values()):
         reasons = "; ".join(dict.fromkeys(r for form in forms.values() for r in form.reasons))
@@ -127,13 +137,16 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
     kept, why = admissible(forms)
     loss = average([widened(form) for form in kept])
     if usable(fitted.surface):
-        place = fit_approach3(grid, "ls", bootstrap, seed, keep_without_floor=True).predict(target)
+        place = fit_approach3(grid, "ls_log", bootstrap, seed, keep_without_floor=True).predict(target)
     else:
         place = laws.predict(target)
     findings = check_units(grid)
     if usable(fitted.surface):
         findings += find_outliers(grid, fitted.surface.residuals, 5)
     budgets = [budget for budget, _ in grid.slices()]
+    # A probe at another budget is history, one near this target gives the answer away.
+    near = np.abs(np.log(table.budget_flops / target)) <= np.log(SAME_BUDGET)
+    measured = (table.role == "probe") & np.isfinite(table.loss) & near
     return Forecast(
         layout=LAYOUT,
         created=None,
@@ -148,15 +161,29 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
         why=why,
         rule=RULE,
         forms=tuple(forms[name] for name in ORDER),
+        coefficients=_coefficients(laws, fitted.surface),
         run_scatter=scatter,
         inputs={
             "n_runs": len(grid),
             "budgets": budgets,
-            "run_ids": sorted(str(r) for r in grid.run_id),
+            "rows": sorted(grid.rows(), key=lambda row: row["run_id"]),
             "exclusions": [list(pair) for pair in grid.exclusions],
-            "measured_probes": sorted(str(r) for r in table.run_id[(table.role == "probe") & np.isfinite(table.loss)]),
+            "measured_probes": sorted(str(r) for r in table.run_id[measured]),
         },
         inputs_sha256=inputs_hash(grid),
         findings=[f.to_dict() for f in findings],
     )
 
+
+def _coefficients(laws, surface) -> dict[str, dict[str, float]]:
+    """The numbers of every form that could be fitted, so that a second reader can compute the forecast again."""
+    out = {}
+    if usable(surface):
+        names = ("E", "A", "B", "alpha", "beta", "kappa")
+        out["surface"] = {name: float(getattr(surface, name)) for name in names}
+    if laws.ok:
+        for name, law in (("model", laws.model), ("power_law", laws.loss), ("power_law_with_floor", laws.floor)):
+            if law is not None and getattr(law, "status", "ok") == "ok":
+                floor = {"E": law.floor} if name == "power_law_with_floor" else {}
+                out[name] = floor | {"coefficient": law.coefficient, "exponent": law.exponent}
+    return out

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from ..errors import UserError, nearest
 from ..units import compact, count
 from .forecast import AT_TARGET, AVERAGE, Forecast
@@ -59,10 +61,12 @@ class Verdict:
 
 
 def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verdict:
-    """Judge `forecast` (from `load_forecast`) by the probe in `table`; `run_id` names it when there are several.
+    """Judge `forecast` (from `load_forecast`) by the probe in `table`.
 
-    Raises UserError when the forecast was altered or never sealed, when its inputs held the probe or any run at the
-    target budget, when there is no measured probe, or when the probe is more than 1 % off the target budget.
+    The probe is the run named `run_id`, else the one with role probe at the target budget, else (a table without roles)
+    the only run there. Raises UserError when the forecast was altered or never sealed, when its inputs held the probe
+    (under whatever name) or any run at the target budget, when there is no measured probe, when the probe is more than
+    1 % off the target budget, or when the table was read for another metric.
     """
     if forecast.sha256 is None:
         raise UserError("this forecast was never sealed; seal it to a file before the probe runs")
@@ -75,12 +79,19 @@ def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verd
     target = forecast.target_budget_flops
     i = _find_probe(table, target, run_id)
     name = str(table.run_id[i])
-    seen = set(forecast.inputs["run_ids"])
-    if name in seen:
-        raise UserError(f"the forecast saw the probe: run {name} is among its inputs; it cannot be judged by it")
-    for budget in forecast.inputs["budgets"]:
-        if abs(budget / target - 1) <= AT_TARGET:
-            raise UserError(f"the forecast saw runs at its target budget {compact(target)}; it cannot be judged there")
+    numbers = tuple(float(getattr(table, n)[i]) for n in ("n_params", "n_tokens", "budget_flops", "loss"))
+    for row in forecast.inputs["rows"]:
+        if row["run_id"] == name:
+            raise UserError(f"the forecast saw the probe: run {name} is among its inputs; it cannot be judged by it")
+        if tuple(row[n] for n in ("n_params", "n_tokens", "budget_flops", "loss")) == numbers:
+            raise UserError(
+                f"the forecast saw the probe: its input {row['run_id']} has the very numbers of run {name}; it cannot be "
+                "judged by it"
+            )
+        if abs(row["budget_flops"] / target - 1) <= AT_TARGET:
+            raise UserError(
+                f"the forecast saw run {row['run_id']} at its target budget {compact(target)}; it cannot be judged there"
+            )
     if abs(table.budget_flops[i] / target - 1) > AT_TARGET:
         raise UserError(
             f"probe {name} has budget {compact(table.budget_flops[i])}, more than 1 % off the forecast's "
@@ -107,29 +118,38 @@ def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verd
         relative_error=error,
         inside=inside,
         by_law=laws,
-        inputs_unchanged=inputs_hash(table.grid()) == forecast.inputs_sha256,
+        inputs_unchanged=inputs_hash(_inputs(table, i, forecast)) == forecast.inputs_sha256,
         forecast_sha256=forecast.sha256,
         forecast_created=forecast.created,
         sentence=_sentence(forecast, table, i, error, inside),
     )
 
 
+def _inputs(table: Table, probe: int, forecast: Forecast) -> Table:
+    """The rows that the forecast should have been made from: all but probes and what it left out by name."""
+    left_out = {run for run, _ in forecast.inputs["exclusions"]}
+    mine = [k for k in range(len(table)) if k != probe and table.run_id[k] not in left_out]
+    return table.take(np.array(mine, dtype=int)).grid()
+
+
 def _find_probe(table: Table, target: float, run_id: str | None) -> int:
-    """The row of the probe: the named run, or the only one with role probe at (else: off) the target."""
+    """The row of the probe: the named run, the only probe at (else: off) the target, or without roles the run there."""
     if run_id is not None:
         rows = [i for i in range(len(table)) if table.run_id[i] == run_id]
         if not rows:
             raise UserError(f"{table.source or 'table'}: there is no run {run_id!r}{nearest(run_id, table.run_id)}")
         return rows[0]
     probes = [i for i in range(len(table)) if table.role[i] == "probe"]
-    if not probes:
+    near = [i for i in range(len(table)) if abs(table.budget_flops[i] / target - 1) <= AT_TARGET]
+    at_target = [i for i in near if i in probes] if probes else near
+    if not probes and not near:
         raise UserError(
-            f"{table.source or 'table'}: no run has role probe; add a column role with `probe` for the held-out run"
+            f"{table.source or 'table'}: no run has role probe or lies at the target budget {compact(target)}; add the "
+            "probe's row, with `probe` in a column role"
         )
-    at_target = [i for i in probes if abs(table.budget_flops[i] / target - 1) <= AT_TARGET]
     if len(at_target) > 1:
         names = ", ".join(str(table.run_id[i]) for i in at_target)
-        raise UserError(f"{table.source or 'table'}: {len(at_target)} probes lie at the target; name one of: {names}")
+        raise UserError(f"{table.source or 'table'}: {len(at_target)} runs lie at the target; name one by --run: {names}")
     return (at_target or probes)[0]
 
 

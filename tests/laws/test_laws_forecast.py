@@ -38,7 +38,7 @@ def test_forecast_of_a_noise_free_study_is_exact():
 def test_profile_interval_is_the_textbook_one_where_the_surface_is_nearly_linear():
     """With little noise the surface is linear within the interval: compare with yhat +- t s sqrt(1 + leverage)."""
     table = study(noise=0.001, seed=3, sizes=7)
-    s = fit_surface(table, "ls")
+    s = fit_surface(table, "ls_log")
     n, d, _ = best(MINIATURE, TARGET)
 
     def gradient(n, d):
@@ -96,6 +96,12 @@ def test_altered_forecasts_are_refused(sealed, table, tmp_path):
         load_forecast(path)
     with pytest.raises(UserError, match="altered"):
         verdict(dataclasses.replace(sealed, target_budget_flops=8e12), with_probe(table, MINIATURE, TARGET))
+    path.write_text(json.dumps(body | {"loss": {"value": float("nan"), "low": None, "high": None}}))
+    with pytest.raises(UserError, match="altered"):
+        load_forecast(path)
+    path.write_text(json.dumps(body | {"layout": 1}))
+    with pytest.raises(UserError, match="layout 1"):
+        load_forecast(path)
     path.write_text("{}")
     with pytest.raises(UserError, match="not a sealed forecast"):
         load_forecast(path)
@@ -134,7 +140,7 @@ def test_verdict_held_and_failed(sealed, table):
 def test_verdicts_that_are_refused(sealed, table):
     with pytest.raises(UserError, match="never sealed"):
         verdict(dataclasses.replace(sealed, sha256=None), with_probe(table, MINIATURE, TARGET))
-    with pytest.raises(UserError, match="no run has role probe"):
+    with pytest.raises(UserError, match="no run has role probe or lies at the target"):
         verdict(sealed, table)
     with pytest.raises(UserError, match="more than 1 % off"):
         verdict(sealed, with_probe(table, MINIATURE, 1.03 * TARGET))
@@ -142,10 +148,82 @@ def test_verdicts_that_are_refused(sealed, table):
         verdict(sealed, with_probe(table, MINIATURE, TARGET), run_id="row-1")
     with pytest.raises(UserError, match="saw the probe"):
         verdict(sealed, with_probe(table.take(np.arange(1, 18)), MINIATURE, TARGET, run_id="row-1"))
+    with pytest.raises(UserError, match="2 runs lie at the target; name one by --run: probe, twin"):
+        verdict(sealed, with_probe(with_probe(table, MINIATURE, TARGET), MINIATURE, TARGET, run_id="twin"))
     with pytest.raises(UserError, match="no measured"):
         verdict(sealed, with_probe(table, MINIATURE, TARGET, loss=np.nan))
     with pytest.raises(UserError, match="same metric"):
         verdict(sealed, dataclasses.replace(with_probe(table, MINIATURE, TARGET), metric="fid"))
+
+
+def test_a_probe_under_another_name_or_role_is_known_again(table, tmp_path):
+    """The row that is to be judged was among the inputs: as a grid run, at another budget's side, or renamed."""
+    seen = with_probe(table, MINIATURE, 2 * TARGET, loss=0.14, run_id="big")
+    seen = dataclasses.replace(seen, role=np.array(["grid"] * len(seen), dtype=object))
+    made = seal(tmp_path / "f.json", forecast(seen, TARGET, bootstrap=40))
+    row = made.inputs["rows"][[r["run_id"] for r in made.inputs["rows"]].index("big")]
+    # The same run, said to have had the target's budget, under its own name ...
+    moved = dataclasses.replace(seen, budget_flops=np.where(seen.run_id == "big", TARGET, seen.budget_flops))
+    with pytest.raises(UserError, match="saw the probe: run big is among"):
+        verdict(made, moved, "big")
+    # ... and unchanged, under a new one.
+    renamed = dataclasses.replace(seen, run_id=np.where(seen.run_id == "big", "new", seen.run_id))
+    with pytest.raises(UserError, match="saw the probe: its input big has the very numbers of run new"):
+        verdict(made, renamed, "new")
+    assert row["loss"] == 0.14
+    with pytest.raises(UserError, match="run big already lies at the target"):
+        forecast(moved, TARGET, bootstrap=40)
+
+
+def test_an_earlier_probe_at_another_budget_is_no_hindsight(table, tmp_path):
+    later = with_probe(table, MINIATURE, TARGET / 3, run_id="earlier")
+    sealed = seal(tmp_path / "f.json", forecast(later, TARGET, bootstrap=40))
+    assert sealed.inputs["measured_probes"] == [] and len(sealed.inputs["rows"]) == len(table)
+    near = with_probe(table, MINIATURE, 0.95 * TARGET, run_id="near")
+    with pytest.raises(UserError, match="probe near has been measured already"):
+        seal(tmp_path / "g.json", forecast(near, TARGET, bootstrap=40))
+
+
+def test_a_table_without_roles_is_judged_by_its_run_at_the_target(table, sealed):
+    bare = with_probe(table, MINIATURE, TARGET)
+    bare = dataclasses.replace(bare, role=np.array(["grid"] * len(bare), dtype=object))
+    found = verdict(sealed, bare)
+    assert found.run_id == "probe" and found.inputs_unchanged
+    assert found.measured == verdict(sealed, with_probe(table, MINIATURE, TARGET)).measured
+
+
+def test_runs_left_out_by_name_stay_out_of_the_inputs(table, tmp_path):
+    made = seal(tmp_path / "f.json", forecast(table.without("row-1", "diverged"), TARGET, bootstrap=40))
+    assert made.inputs["exclusions"] == [["row-1", "diverged"]]
+    assert verdict(made, with_probe(table, MINIATURE, TARGET)).inputs_unchanged
+
+
+def test_the_sealed_coefficients_give_the_forecast_again(table, tmp_path):
+    """From the numbers in the file alone, by the equations: L*(C) of each form at the target, and N*."""
+    made = seal(tmp_path / "f.json", forecast(table, TARGET, bootstrap=100))
+    said = {form.law: form.loss.value for form in made.forms if form.loss}
+    c = made.coefficients
+    s = c["surface"]
+    g = (s["alpha"] * s["A"] / (s["beta"] * s["B"])) ** (1 / (s["alpha"] + s["beta"]))
+    n = g * (TARGET / s["kappa"]) ** (s["beta"] / (s["alpha"] + s["beta"]))
+    d = TARGET / s["kappa"] / n
+    assert said["surface"] == pytest.approx(s["E"] + s["A"] * n ** -s["alpha"] + s["B"] * d ** -s["beta"], rel=1e-9)
+    assert made.n_params.value == pytest.approx(n, rel=1e-9)
+    pure = c["power_law"]
+    assert said["power_law"] == pytest.approx(pure["coefficient"] * TARGET ** pure["exponent"], rel=1e-9)
+    if "power_law_with_floor" in c:
+        floor = c["power_law_with_floor"]
+        at = floor["E"] + floor["coefficient"] * TARGET ** floor["exponent"]
+        assert said["power_law_with_floor"] == pytest.approx(at, rel=1e-9)
+
+
+def test_metrics_that_are_not_positive_get_no_forecast():
+    table = study(sizes=6)
+    negative = dataclasses.replace(table, loss=-table.loss, metric="loglik")
+    with pytest.raises(UserError, match="loglik is not positive everywhere"):
+        forecast(negative, TARGET)
+    with pytest.raises(UserError, match="bootstrap"):
+        forecast(table, TARGET, bootstrap=0)
 
 
 def test_inputs_hash_sees_every_number_but_not_the_order(table):
