@@ -244,14 +244,19 @@ def _too_few(slices, accepted) -> Finding:
 
 
 def vertices(p: Parabola, table: Table, y: np.ndarray, weights=None) -> np.ndarray:
-    """(log N*, log D*, L*, half-width) (R, 4) of refits of one slice; y (R, n) or (n,), weights (R, n) or None."""
+    """(log N*, log D*, L*, half-width) (R, 4) of refits of one slice; y (R, n) or (n,), weights (R, n) or None.
+
+    A vertex more than the width of the grid away from it is none: that replicate has lost its curvature.
+    """
     parts = []
     for column, center, start in (
         (table.n_params, p.center, p.coefficients),
         (table.n_tokens, p.tokens_center, p.token_coefficients),
     ):
         x = np.log(column[p.rows]) - np.log(center)
-        parts.append(vertex(refit(x, y, weights, p.robust_scale, start), p.response))
+        at = vertex(refit(x, y, weights, p.robust_scale, start), p.response)
+        lost = ~(np.abs(at[0] - (x.min() + x.max()) / 2) <= 1.5 * np.ptp(x))
+        parts.append([np.where(lost, np.nan, part) for part in at])
     (x, loss, half), (z, _, _) = parts
     return np.stack([x + np.log(p.center), z + np.log(p.tokens_center), loss, half], axis=-1)
 

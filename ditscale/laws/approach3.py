@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .fit_surface import HUBER_DELTA, fit_surface, refit_surfaces
+from .fit_surface import fit_surface, refit_surfaces
 from .parabola import NEAR
 from .surface import Surface, fold, law_with_floor, optimum
 from .table import Table
@@ -109,8 +109,8 @@ def fit_approach3(
 ) -> Approach3:
     """Fit the surface to all runs and refit it `bootstrap` times.
 
-    resample: see `uncertainty`; interval: "bca" also refits without each run in turn; kappa and constraints (alpha,
-    beta, tied, extra): see `fit_surface`. A refused surface gets no draws; `keep_without_floor` makes an exception for
+    resample: see `uncertainty`; interval: "bca" also refits without each run in turn; kappa and constraints (delta,
+    alpha, beta, tied, extra): see `fit_surface`. A refused surface gets no draws; `keep_without_floor` makes an exception for
     one refused because E = 0.
     """
     surface = fit_surface(table, objective, kappa, **constraints)
@@ -148,5 +148,5 @@ def _widening(surface: Surface, strata) -> float:
     if n <= surface.n_free or m < 2:
         return 1.0
     full = np.sqrt(n / (n - surface.n_free) * m / (m - 1))
-    share = np.mean(np.abs(surface.residuals) <= HUBER_DELTA) if surface.objective == "huber" else 1.0
+    share = np.mean(np.abs(surface.residuals) <= surface.delta) if surface.objective == "huber" else 1.0
     return float(1 + (full - 1) * share)

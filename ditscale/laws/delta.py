@@ -1,7 +1,7 @@
 """Delta-method intervals, beside the bootstrap's: the covariance of the fit carried through to whatever is reported.
 
 For the surface the covariance is that of nonlinear least squares, s^2 (J'J)^-1, or of a Huber M-estimate,
-(sum psi^2 / n) / (mean psi')^2 (J'J)^-1 (Huber 1981, section 7.6), with mean psi' = P(|r| < delta) taken from a normal
+(sum psi^2 / n) / (mean psi')^2 (J'J)^-1 (Huber 1981, section 7.6), with mean psi' = P(|r| < delta), taken from a normal
 kernel density of the residuals: at delta = 1e-3 hardly any residual lies in the quadratic zone itself.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from .approach2 import LAWS, Approach2
 from .approach3 import POSITIVE, Approach3
 from .descent import jacobian_of
-from .fit_surface import HUBER_DELTA, _moves, variables
+from .fit_surface import _moves, variables
 from .surface import Surface
 from .table import Table
 from .uncertainty import LEVEL, Estimate, t_quantile
@@ -36,20 +36,20 @@ def surface_covariance(surface: Surface, table: Table) -> np.ndarray:
     moves = np.eye(1 + 2 * terms) if moves is None else moves
     residuals = table.loss - predicted if raw else surface.residuals
     inside = np.linalg.pinv((jacobian @ moves).T @ (jacobian @ moves), hermitian=True, rcond=1e-13)
-    spread = _variance(residuals, surface.n_free, surface.objective)
+    spread = _variance(residuals, surface)
     return spread * back @ moves @ inside @ moves.T @ back.T
 
 
-def _variance(residuals: np.ndarray, n_free: int, objective: str) -> float:
-    n = len(residuals)
-    if objective != "huber":
+def _variance(residuals: np.ndarray, surface: Surface) -> float:
+    n, n_free, delta = len(residuals), surface.n_free, surface.delta
+    if surface.objective != "huber":
         return float(residuals @ residuals) / max(n - n_free, 1)
-    psi = np.clip(residuals, -HUBER_DELTA, HUBER_DELTA)
+    psi = np.clip(residuals, -delta, delta)
     scale = max(1.4826 * float(np.median(np.abs(residuals))), 1e-300)
     width = max(1.06 * scale * n**-0.2, 1e-300)
     from scipy.special import ndtr
 
-    zone = float(np.mean(ndtr((HUBER_DELTA - residuals) / width) - ndtr((-HUBER_DELTA - residuals) / width)))
+    zone = float(np.mean(ndtr((delta - residuals) / width) - ndtr((-delta - residuals) / width)))
     return float(psi @ psi) / max(n - n_free, 1) / max(zone, 1e-12) ** 2
 
 

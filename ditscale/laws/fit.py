@@ -14,6 +14,7 @@ from .approach3 import Approach3, fit_approach3
 from .backtest import Backtest, backtest
 from .check_fit import check_lines, check_surface
 from .check_grid import Bias, check_bias, check_drift, parabola_bias
+from .checklist import checklist
 from .delta import slice_intervals, surface_intervals
 from .diagnose import check_units, find_outliers
 from .findings import Finding
@@ -127,6 +128,7 @@ class Laws:
             "delta": self.delta,
             "bias": self.bias,
             "backtests": self.backtests,
+            "checklist": checklist(self),
             "exclusions": [{"run_id": r, "reason": why} for r, why in self.table.exclusions],
             "metric": self.table.metric,
             "objective": self.objective,

@@ -43,6 +43,7 @@ def fit_surface(
     objective: str = "huber",
     kappa: float | None = None,
     *,
+    delta: float = HUBER_DELTA,
     alpha: float | None = None,
     beta: float | None = None,
     tied: bool = False,
@@ -51,7 +52,7 @@ def fit_surface(
     """Fit all runs of `table`.
 
     objective: "huber" (summed, delta 1e-3, log residuals), "ls" (squares of the loss itself) or "ls_log" (squares of
-    log residuals). kappa: C / (N D); estimated as the median over runs when None. alpha, beta: fix that exponent; tied:
+    log residuals). delta: of the Huber loss. kappa: C / (N D); estimated as the median over runs when None. alpha, beta: fix that exponent; tied:
     one exponent for both. extra {name: column (n,)}: further terms K x^-e with K >= 0.
 
     Refused: too few runs, budgets or sizes, a parameter on its bound, no convergence. Raises UserError on an unknown
@@ -90,8 +91,8 @@ def fit_surface(
     if objective == "huber":
         # From least squares the width of the quadratic zone shrinks in steps: straight to 1e-3 the objective is nearly
         # least absolute deviations, whose kinks stop the descent early.
-        for delta in (1e-1, 1e-2, HUBER_DELTA):
-            result = descend(result.parameters, x, y, delta=delta, limits=EXPONENT_LIMITS, moves=moves)
+        for width in (*(w for w in (1e-1, 1e-2, 1e-3, 1e-4) if w > delta), delta):
+            result = descend(result.parameters, x, y, delta=width, limits=EXPONENT_LIMITS, moves=moves)
     best = int(np.argmin(result.value))
     centered = result.parameters[best]
     typical = float(np.median(table.loss))
@@ -116,6 +117,7 @@ def fit_surface(
         fixed=fixed,
         tied=tied,
         extra=terms,
+        delta=delta,
     )
 
 
@@ -230,7 +232,7 @@ def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights
             logs - means[:, None],
             y if len(y) == 1 else y[rows],
             weights=None if weights is None else weights[rows],
-            delta=HUBER_DELTA if surface.objective == "huber" else math.inf,
+            delta=surface.delta if surface.objective == "huber" else math.inf,
             raw=raw,
             limits=EXPONENT_LIMITS,
             tolerance=1e-6,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ..units import compact, count
+from .checklist import checklist
+from .checklist import lines as lines_of
 from .table import describe
 from .uncertainty import Estimate
 
@@ -33,7 +35,7 @@ def summarise(laws) -> str:
     findings = ["Findings" if laws.findings else "Findings: none"]
     findings += [f"  {f.severity}: {f.code}: {f.message}" for f in laws.findings]
     lines = [head]
-    for part in (*parts, findings):
+    for part in (*parts, findings, lines_of(checklist(laws))):
         lines += ["", *part] if part else []
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ditscale.laws import Table, fit, fit_approach3, fit_parabola, fit_surface, power_law
+from ditscale.laws import Table, fit, fit_approach2, fit_approach3, fit_parabola, fit_surface, power_law
 from ditscale.laws.fit_surface import refit_surfaces
 from ditscale.laws.uncertainty import resample_counts
 
@@ -108,14 +108,102 @@ def test_epoch_surface(drop, objective, group, name):
         assert s.objective_value <= 1.01828e-3
 
 
+def test_epoch_least_absolute_deviations_limit():
+    """A Huber width far below the residuals is LAD, which is what the published coefficients amount to."""
+    want = accepted()["epoch_240"]["lad_limit"]
+    s = fit_surface(epoch(True), "huber", delta=1e-5)
+    assert [s.alpha, s.beta, s.E] == pytest.approx([want["alpha"], want["beta"], want["E"]], abs=2e-4)
+    assert [s.A, s.B] == pytest.approx([want["A"], want["B"]], rel=0.01)
+    published = accepted()["epoch_240"]["published"]["notebook"]
+    assert [s.alpha, s.beta] == pytest.approx([published["alpha"], published["beta"]], abs=2e-4)
+    assert s.E == pytest.approx(published["E"], abs=2e-4) and s.A == pytest.approx(published["A"], rel=0.01)
+    assert s.B == pytest.approx(published["B"], rel=0.01)
+    assert s.beta / (s.alpha + s.beta) == pytest.approx(published["a"], abs=1e-3)
+
+
+def test_epoch_published_grid_is_the_huber_optimum():
+    want = accepted()["epoch_240"]["published"]["grid"]
+    s = fit_surface(epoch(True), "huber")
+    assert [s.alpha, s.beta, s.E] == pytest.approx([want["alpha"], want["beta"], want["E"]], abs=2e-4)
+    assert [s.A, s.B] == pytest.approx([want["A"], want["B"]], rel=0.01)
+    assert s.objective_value == pytest.approx(want["obj"], rel=1e-6)
+
+
+def test_epoch_without_exclusion_is_near_what_was_published():
+    """The published optimum stopped early (the objective was averaged, not summed): ours is at least as good."""
+    want = accepted()["epoch_245_no_exclusion"]["published"]
+    table = epoch(False)
+    s = fit_surface(table, "huber")
+    loss = np.exp(want["logE"]) + np.exp(want["logA"]) * table.n_params ** -want["alpha"]
+    loss = loss + np.exp(want["logB"]) * table.n_tokens ** -want["beta"]
+    r = np.abs(np.log(loss / table.loss))
+    theirs = np.sum(np.where(r < 1e-3, 0.5 * r * r, 1e-3 * (r - 5e-4)))
+    assert s.objective_value <= theirs and [s.alpha, s.beta] == pytest.approx([want["alpha"], want["beta"]], abs=5e-3)
+
+
 def test_epoch_bootstrap_spread():
     want = accepted()["epoch_240"]["bootstrap4000_own"]
-    draws = fit_approach3(epoch(True), "huber", 1000, 0).draws
-    assert draws is not None and len(draws) == 1000
+    draws = fit_approach3(epoch(True), "huber", 4000, 0, resample="pairs").draws
+    assert draws is not None and len(draws) == 4000
     found = {"E": draws[:, 0], "alpha": draws[:, 3], "beta": draws[:, 4]}
+    found |= {"A": np.exp(draws[:, 1]), "B": np.exp(draws[:, 2])}
     for name, column in found.items():
-        assert np.std(column) == pytest.approx(want["sd"][name], rel=0.15), name
-    assert np.std(draws[:, 4] / (draws[:, 3] + draws[:, 4])) == pytest.approx(want["a_sd"], rel=0.15)
+        # A and B have long tails, over which a standard deviation is a poor witness.
+        assert np.std(column) == pytest.approx(want["sd"][name], rel=0.25 if name in "AB" else 0.1), name
+    assert np.std(draws[:, 4] / (draws[:, 3] + draws[:, 4])) == pytest.approx(want["a_sd"], rel=0.1)
+
+
+@pytest.mark.parametrize("key", NAMES)
+def test_backtests(key):
+    """The largest one and two budgets held out: errors at the largest, by both approaches."""
+    table = experiment(key)
+    laws = fit(table, objective="ls", bootstrap=0, kappa=6.0)
+    largest = laws.backtests[0].budget_flops
+    groups = table.slices()
+    for held_out in (1, 2):
+        want = accepted()["isoflop"][key]["backtest"][f"top{held_out}"]
+        (b,) = (b for b in laws.backtests if b.held_out == held_out and b.budget_flops == largest)
+        assert b.factor == pytest.approx(want["factor"])
+        three = b.approach3
+        assert three.row_error == pytest.approx(want["A3_row_mape"], abs=1e-5)
+        assert three.row_bias == pytest.approx(want["A3_row_bias"], abs=1e-5)
+        assert three.n_params_ratio == pytest.approx(want["A3_N_ratio"], rel=1e-4)
+        assert three.loss_error == pytest.approx(want["A3_Lmin"], abs=1e-5)
+        assert b.approach2.n_params_ratio == pytest.approx(want["A2_N_ratio"], rel=1e-4)
+        # The reference extrapolates the pure power law; `approach2.loss` takes the form that the data choose.
+        rest = table.take(np.concatenate([rows for _, rows in groups[:-held_out]]))
+        pure = float(fit_approach2(rest, bootstrap=0).loss.at(largest))
+        assert pure / b.measured_loss - 1 == pytest.approx(want["A2_Lmin"], abs=1e-5)
+
+
+@pytest.mark.parametrize("key", [key for key in NAMES if key.endswith("qc")])
+def test_bootstrap_interval_of_approach_2(key):
+    """Pairs within slices: percentile ends of the model exponent.
+
+    The reference does not say how many replicates it drew; the tolerance allows for a few hundred. In the tables that
+    kept their outliers it lets vertices run away from the grid, which ours count as lost.
+    """
+    want = accepted()["isoflop"][key]["A2"]["a_boot_ci"]
+    found = fit_approach2(experiment(key), bootstrap=1000).coefficients()["model_exponent"]
+    np.testing.assert_allclose([found.low, found.high], want, atol=0.3 * (want[1] - want[0]))
+
+
+def test_published_isoflop_laws():
+    """Chinchilla's approach 2 gave a = 0.49, b = 0.51; D* = 0.299 C^0.537 is what was read off Llama 3's figure."""
+    chinchilla = fit(experiment("epochai_chinchilla__massivetext__chinchilla|all"), bootstrap=0).approach2
+    assert chinchilla.model.exponent == pytest.approx(0.49, abs=0.01)
+    assert chinchilla.data.exponent == pytest.approx(0.51, abs=0.01)
+    llama = fit(experiment("llama_3__exp_loss|all"), bootstrap=0).approach2
+    assert llama.data.exponent == pytest.approx(0.537, abs=1e-3)
+    assert llama.data.coefficient == pytest.approx(0.299, rel=0.02)
+
+
+def test_the_paper_s_rounded_law_and_its_extrapolation():
+    want = accepted()["dit_paper_consistency"]
+    law = power_law([1e17, 6e18], [0.0009 * c**0.5681 for c in (1e17, 6e18)])
+    assert law.at(1.5e21) == pytest.approx(want["N_at_1p5e21_from_rounded"], rel=1e-4)
+    assert law.at(1.5e21) == pytest.approx(want["reported"], rel=want["rtol_needed"])
+    assert 2.3943 * 1.5e21**-0.0273 == pytest.approx(want["L_at_1p5e21"], rel=1e-4)
 
 
 @pytest.mark.parametrize("key", NAMES)
