@@ -84,8 +84,9 @@ def give_verdict(root: str):
     paths = StudyPaths(root)
     if not paths.forecast.exists():
         raise UserError(f"{root}: holds no forecast.json; `ditscale forecast {root}` seals one")
+    sealed = load_forecast(paths.forecast)
     collect(root)
-    given = verdict(load_forecast(paths.forecast), read_table(root))
+    given = verdict(sealed, read_table(root, sealed.metric))
     write_json(paths.verdict, given.to_dict())
     return given
 

@@ -31,7 +31,7 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
     metric: the column that is fitted. exclude {run_id: reason}: rows left out before they are checked, and listed in
     `Table.exclusions`. columns {our name: the file's name}: for a file with other names, such as
     {"n_params": "Model Size"}. kappa: where the file lacks one of n_params (N), n_tokens (D) and budget_flops (C),
-    compute it from C = kappa N D. also: further numeric columns, kept in `Table.columns`; their cells may be nan.
+    compute it from C = kappa N D. also: further numeric columns, kept in `Table.columns`; their cells may be nan or empty.
 
     A CSV is UTF-8 text separated by commas, semicolons or tabs, with a header line; lines `# key: value` above it are kept
     in `Table.recorded`, and so are the attributes of an HDF5 file. Raises UserError naming the file, the row (the line as
@@ -62,16 +62,20 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
         raise UserError(f"{path}: every run is excluded")
     if "run_id" not in cells:
         _refuse_same_rows(path, found, where, keep)
-    numeric = {
-        ours: _floats(column, keep, where, path, names[ours]) for ours, column in cells.items() if ours not in TEXT
-    }
+    role = np.array(cells.get("role", ["grid"] * count), dtype=object)
+    numeric = {}
+    for ours, column in cells.items():
+        if ours not in TEXT:
+            # A probe that has not been run has no metric yet, and further columns may lack a value.
+            blank = role == "probe" if ours == metric else np.full(count, ours not in REQUIRED)
+            numeric[ours] = _floats(column, keep, blank, where, path, names[ours])
     recorded += [(f"column {ours}", f"{theirs!r} in the file") for ours, theirs in names.items() if ours != theirs]
     recorded += _complete(numeric, kappa)
     table = Table(
         run_id[keep],
         *(numeric[name] for name in REQUIRED),
         loss=numeric[metric],
-        role=np.array(cells.get("role", ["grid"] * count), dtype=object)[keep],
+        role=role[keep],
         **{name: numeric[name] for name in OPTIONAL if name in numeric},
         metric=metric,
         source=str(path),
@@ -126,7 +130,7 @@ def _names(path, there: tuple[str, ...], metric: str, columns: dict, kappa, also
 
 def _missing(missing: list[str], there: tuple[str, ...], names: dict[str, str]) -> str:
     """What is missing, the columns that were probably meant, and how to say so."""
-    text = f"there is no column {' or '.join(map(repr, missing))}"
+    text = f"there is no column {', '.join(map(repr, missing))}"
     free = [name for name in there if name not in names.values()]
     plain = {re.sub(r"[\s\-]+", "_", name.strip().lower()): name for name in reversed(free)}
     meant = {}
@@ -138,7 +142,8 @@ def _missing(missing: list[str], there: tuple[str, ...], names: dict[str, str]) 
     if meant:
         mapping = ",".join(f"{ours}={theirs}" for ours, theirs in meant.items())
         mapping = f"'{mapping}'" if " " in mapping else mapping
-        text += f"; if {' and '.join(map(repr, meant.values()))} is meant, rename or add --columns {mapping}"
+        are = "are" if len(meant) > 1 else "is"
+        text += f"; if {', '.join(map(repr, meant.values()))} {are} meant, rename or add --columns {mapping}"
     lost = [name for name in missing if name in REQUIRED and name not in meant]
     if len(lost) == 1:
         text += f"; --kappa 6 computes {lost[0]} from C = 6 N D"
@@ -153,9 +158,12 @@ def _listed(there: tuple[str, ...]) -> str:
 # --------------------------------------------------------------------------------------------------------------- cells
 
 
-def _floats(column, keep, where, path, name: str) -> np.ndarray:
-    """The kept cells of a column as floats, at once; only when one is no number, cell by cell to say which."""
-    kept = [column[i] for i in keep]
+def _floats(column, keep, blank, where, path, name: str) -> np.ndarray:
+    """The kept cells of a column as floats, at once; only when one is no number, cell by cell to say which.
+
+    blank (n,): where an empty cell is nan.
+    """
+    kept = ["nan" if blank[i] and column[i] == "" else column[i] for i in keep]
     try:
         return np.array(kept, dtype=float)
     except (TypeError, ValueError):
@@ -170,13 +178,13 @@ def _cell(value, what: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         pass
-    text = str(value)
+    text = str(value) if len(str(value)) <= 40 else f"{str(value)[:37]}..."
     sized = re.fullmatch(r"\s*([\d.]+)\s*([kKmMgGbBtT])\s*", text)
     if sized and sized[1].count(".") < 2 and sized[1] != ".":
         raise UserError(f"{what}: {text!r} is not a number; write {compact(float(sized[1]) * SIZES[sized[2].lower()])}")
     if re.fullmatch(r"[\d.,'\s+\-]+", text) and any(c.isdigit() for c in text):
         raise UserError(f"{what}: {text!r} is not a number; write it without separators and with a decimal point")
-    return number(value, what)
+    return number(text, what)
 
 
 def _complete(numeric: dict[str, np.ndarray], kappa) -> list[tuple[str, str]]:
@@ -223,7 +231,14 @@ def _read_csv(path):
         separator = "," if "," in first else max(";\t", key=first.count)
         reader = csv.reader(lines[skipped:], delimiter=separator)
         header = [name.strip() for name in next(reader, [])]
-        rows = [(skipped + reader.line_num, row) for row in reader if any(map(str.strip, row))]
+        rows, before = [], reader.line_num
+        for row in reader:
+            if reader.line_num > before + 1:
+                # A quote that is never closed would make one run of many rows, silently.
+                raise UserError(f"{path}, row {skipped + before + 1}: a quoted cell goes on over the next line; close the quote")
+            before = reader.line_num
+            if any(map(str.strip, row)):
+                rows.append((skipped + before, row))
     except (UnicodeError, csv.Error):
         raise UserError(f"{path} is neither CSV text (UTF-8) nor HDF5") from None
     if not any(header):

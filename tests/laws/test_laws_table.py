@@ -192,6 +192,8 @@ def test_files_that_are_no_table(tmp_path):
     refused(tmp_path / "zip", "neither CSV")
     (tmp_path / "utf16.csv").write_text(HEAD + ROWS[0], encoding="utf-16")
     refused(tmp_path / "utf16.csv", "UTF-8")
+    open_quote = HEAD.replace("run_id", "run_id,note") + 'a,"x,1e6,1e8,6e14,3\nb,"y,1e6,1e8,6e14,3\n'
+    refused(write(tmp_path, open_quote), "row 2", "close the quote")
     twice = "run_id,n_params,n_params,n_tokens,budget_flops,loss\n"
     refused(write(tmp_path, twice), "'n_params' appears twice")
 
@@ -215,7 +217,7 @@ def test_names_of_other_people(tmp_path):
         read_table(path, columns={"n_param": "params"})
     with pytest.raises(UserError, match="kappa: 'six' is not a number"):
         read_table(path, columns={"n_params": "params", "n_tokens": "tokens", "budget_flops": "budget"}, kappa="six")
-    refused(write(tmp_path, "n_params,loss\n1,2\n"), "'n_tokens' or 'budget_flops'", kappa=6)
+    refused(write(tmp_path, "n_params,loss\n1,2\n"), "'n_tokens', 'budget_flops'", kappa=6)
 
 
 def test_unicode_and_many_columns(tmp_path):
@@ -248,6 +250,16 @@ def test_further_columns_and_what_was_recorded(tmp_path):
     with h5py.File(write_study(tmp_path / "study.h5"), "a") as file:
         file.attrs["layout"], file.attrs["study"], file.attrs["design"] = 1, "name: x", "incontext"
     assert read_table(tmp_path / "study.h5").recorded == (("design", "incontext"),)
+
+
+def test_empty_cells_where_a_value_may_be_missing(tmp_path):
+    head = "role,n_params,n_tokens,budget_flops,loss,loss_se,ood\n"
+    path = write(tmp_path, head + "grid,1e6,1e8,6e14,3,,\nprobe,2e6,1e9,12e15,,,\n")
+    table = read_table(path, also=("ood",))
+    np.testing.assert_array_equal(table.loss, [3, np.nan])
+    assert np.isnan(table.loss_se).all() and np.isnan(table.columns["ood"]).all()
+    refused(write(tmp_path, head + "grid,1e6,1e8,6e14,,,\n"), "row 2, column loss: the cell is empty")
+    refused(write(tmp_path, head + "probe,1e6,,6e14,3,,\n"), "row 2, column n_tokens: the cell is empty")
 
 
 def test_tables_from_python():
