@@ -42,12 +42,13 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--bootstrap", default="1000", metavar="N", help="resamples for the intervals (1000)")
         sub.add_argument("--seed", default="0", help="of the resampling (0)")
 
-    def reading(sub, metric=True, exclude="RUN=REASON"):
+    def reading(sub, metric=True, of=""):
         if metric:
             sub.add_argument("--metric", default="loss", metavar="COLUMN", help="the column to fit (loss)")
         sub.add_argument("--columns", action="append", default=[], metavar="OURS=THEIRS,...", help="where a table names its columns otherwise, as in n_params=size")
+        sub.add_argument("--only", action="append", default=[], metavar=f"{of}COLUMN=VALUE", help="read the rows with this value alone; may be repeated")
         sub.add_argument("--kappa", metavar="NUMBER", help="C = kappa N D: computes the one of N, D and C that a table lacks")
-        sub.add_argument("--exclude", action="append", default=[], metavar=exclude, help="leave a run out, listed with the reason; may be repeated")
+        sub.add_argument("--exclude", action="append", default=[], metavar=f"{of}RUN=REASON", help="leave a run out, listed with the reason; may be repeated")
         sub.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
 
     def settings(sub):
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--against", metavar="COLUMN", help="of one table: the offset of this column from the metric, as of loss_coco from loss")
     sub.add_argument("--target", metavar="FLOPS", help="compare predicted losses here (twice the largest budget)")
     fitting(sub, ("huber", "ls", "ls_log"))
-    reading(sub, exclude="[NAME:]RUN=REASON")
+    reading(sub, of="[NAME:]")
 
     sub = verb("report", report, "Write report/index.html and its figures.")
     sub.add_argument("dir", metavar="DIR")
@@ -262,14 +263,13 @@ def compare(options):
     if options.against:
         if len(named) > 1:
             raise UserError("compare: --against holds two metrics of one table against each other; name one table")
-        (path,) = named.values()
-        found = fit_offset(_read(path, options, also=(options.against,)), options.against)
+        (name,) = named
+        found = fit_offset(_read(named[name], options, also=(options.against,), name=name, named=named), options.against)
         _show(options, found, found.to_dict())
         return
     if len(named) < 2:
         raise UserError("compare: name at least two studies or tables, or one and --against COLUMN")
-    excluded = _exclusions(options.exclude, named)
-    tables = {name: _read(path, options, exclude=excluded[name]) for name, path in named.items()}
+    tables = {name: _read(path, options, name=name, named=named) for name, path in named.items()}
     if options.target:
         target = units.number(options.target, "--target", above=0)
     else:
@@ -306,8 +306,8 @@ def _fitting(options) -> dict:
     return {"objective": options.objective, "bootstrap": replicates, "seed": units.whole(options.seed, "--seed", low=0)}
 
 
-def _read(path: str, options, metric: str | None = None, exclude: dict | None = None, also=()):
-    """The table of a path, read as the options say."""
+def _read(path: str, options, metric: str | None = None, also=(), name: str = "", named=()):
+    """The table of a path, read as the options say; `name` is which of the tables `named` it is, where there are several."""
     from .laws import read_table
 
     columns = {}
@@ -316,22 +316,28 @@ def _read(path: str, options, metric: str | None = None, exclude: dict | None = 
         if not (ours.strip() and equals and theirs.strip()):
             raise UserError(f"--columns {part}: write our name, =, and the table's name, as in n_params=size,n_tokens=tokens")
         columns[ours.strip()] = theirs.strip()
-    exclude = _exclusions(options.exclude, {path: path})[path] if exclude is None else exclude
-    return read_table(path, metric or options.metric, exclude, columns=columns, kappa=options.kappa, also=also)
+    exclude = _pairs("--exclude", options.exclude, "run-17=diverged", name, named)
+    if len(named) > 1 and any(_of(text, named) is None for text in options.exclude):
+        raise UserError(f"--exclude: say of which table each run is, as in {name}:run-17=diverged")
+    only = _pairs("--only", options.only, "experiment=second", name, named)
+    return read_table(path, metric or options.metric, exclude, columns=columns, kappa=options.kappa, also=also, only=only)
 
 
-def _exclusions(texts: list[str], named: dict[str, str]) -> dict[str, dict[str, str]]:
-    """{table: {run: reason}} of --exclude [TABLE:]RUN=REASON; with several tables each must say of which."""
-    out = {name: {} for name in named}
+def _of(text: str, named) -> str | None:
+    """The table that TABLE:KEY=VALUE is about; None when it names none."""
+    return next((name for name in named if text.startswith(f"{name}:")), None)
+
+
+def _pairs(option: str, texts: list[str], example: str, name: str, named) -> dict[str, str]:
+    """{KEY: VALUE} of [TABLE:]KEY=VALUE, those about other tables left out."""
+    out = {}
     for text in texts:
-        run, _, reason = text.partition("=")
-        if not (run.strip() and reason.strip()):
-            raise UserError(f"--exclude {text}: write the run, =, and why it is left out, as in run-17=diverged")
-        name = next((name for name in named if run.startswith(f"{name}:")), None)
-        if name is None and len(named) > 1:
-            raise UserError(f"--exclude {text}: say of which table, as in {next(iter(named))}:{run.strip()}={reason.strip()}")
-        run = run if name is None else run[len(name) + 1 :]
-        out[name or next(iter(named))][run.strip()] = reason.strip()
+        of = _of(text, named)
+        key, _, value = text[len(of) + 1 if of else 0 :].partition("=")
+        if not (key.strip() and value.strip()):
+            raise UserError(f"{option} {text}: write it as in {option} {example}")
+        if of in (None, name):
+            out[key.strip()] = value.strip()
     return out
 
 
@@ -363,8 +369,8 @@ def _beside(table: str, given: Path | None) -> Path:
 
 def _of_tables_only(options, *names: str):
     """Raise UserError where an option was given that has no meaning for a study, whose settings say it."""
-    usual = {"metric": "loss", "columns": [], "exclude": []}
-    for name in (*names, "columns", "kappa", "exclude"):
+    usual = {"metric": "loss", "columns": [], "exclude": [], "only": []}
+    for name in (*names, "columns", "kappa", "exclude", "only"):
         if getattr(options, name) != usual.get(name):
             raise UserError(f"--{name} is for tables; {options.table} is a study directory, or is not there")
 

@@ -106,7 +106,7 @@ def test_runs_left_out_are_listed(runs, call):
     found = one_object(out)
     assert found["exclusions"] == [{"run_id": one, "reason": "loss spike = bad"}] and found["n_runs"] == 35
     assert "there is no run 'c1e17k9'" in call("fit", runs, "--exclude", "c1e17k9=x")[1]
-    assert "why it is left out" in call("fit", runs, "--exclude", one)[1]
+    assert "write it as in --exclude run-17=diverged" in call("fit", runs, "--exclude", one)[1]
 
 
 def test_tables_with_other_names(runs, tmp_path, call):
@@ -208,12 +208,25 @@ def test_compare_of_named_tables(runs, tmp_path, call):
     assert "good is better than plain" in call(*words)[1]
     left = one_object(call(*words, "--json", "--exclude", "good:c1e17k0=spike", "--metric", "loss_ood")[1])
     assert left["metric"] == "loss_ood"
-    assert "say of which table, as in plain:c1e17k0=spike" in call(*words, "--exclude", "c1e17k0=spike")[1]
+    assert "say of which table each run is, as in plain:run-17" in call(*words, "--exclude", "c1e17k0=spike")[1]
     assert "there is no run 'x'" in call(*words, "--exclude", "good:x=y")[1]
     assert "given twice" in call("compare", f"a={runs}", f"a={tmp_path / 'good.csv'}")[1]
     assert "name at least two" in call("compare", runs)[1]
     twice = one_object(call("compare", runs, runs, "--json", "--bootstrap", "50")[1])
     assert [twice["pairs"][0][k] for k in "ab"] == [str(runs), f"{runs} (2)"]
+
+
+def test_one_experiment_of_a_table_of_many(runs, tmp_path, call):
+    both = tmp_path / "both.csv"
+    lines = [f"{line},{name}" for name, scale in (("old", 1.0), ("new", 0.9)) for line in text(scale=scale).splitlines()[1:]]
+    both.write_text(HEAD.strip() + ",experiment\n" + "\n".join(lines))
+    assert "appears twice" in call("fit", both)[1]
+    found = one_object(call("fit", both, "--json", "--bootstrap", "0", "--only", "experiment=old")[1])
+    assert found["approach3"] == one_object(call("fit", runs, "--json", "--bootstrap", "0")[1])["approach3"]
+    words = ["compare", f"a={both}", f"b={both}", "--only", "a:experiment=old", "--only", "b:experiment=new", "--bootstrap", "50"]
+    assert one_object(call(*words, "--json")[1])["pairs"][0]["loss_ratio"]["value"] < 1
+    assert "its values are: new, old" in call("fit", both, "--only", "experiment=first")[1]
+    assert "there is no column 'experimen'" in call("fit", both, "--only", "experimen=old")[1]
 
 
 def test_compare_without_any_law(runs, tmp_path, call):

@@ -1,8 +1,8 @@
 """`compare`: two or more designs or data sets at one budget, judged by what extrapolates: loss and equal-loss FLOPs.
 
 Exponents are shown with intervals but decide little: of 60 simulated studies with 84 runs a design and 0.3 % noise
-(`synthetic.two_designs`, model exponents 0.568 and 0.54), the model exponents differed significantly in 50 %, the losses
-predicted at 1.5e21 FLOPs in 75 %.
+(`synthetic.two_designs`, model exponents 0.568 and 0.54), the model exponents differed significantly in 53 %, the losses
+predicted at 1.5e21 FLOPs in 77 %.
 """
 
 from __future__ import annotations

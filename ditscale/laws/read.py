@@ -25,13 +25,14 @@ SYNONYMS = {
 SIZES = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 
 
-def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=None, also=()) -> Table:
+def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=None, also=(), only=None) -> Table:
     """Read a table of runs from a CSV file, an HDF5 file or a study directory (its study.h5).
 
     metric: the column that is fitted. exclude {run_id: reason}: rows left out before they are checked, and listed in
     `Table.exclusions`. columns {our name: the file's name}: for a file with other names, such as
     {"n_params": "Model Size"}. kappa: where the file lacks one of n_params (N), n_tokens (D) and budget_flops (C),
     compute it from C = kappa N D. also: further numeric columns, kept in `Table.columns`; their cells may be nan or empty.
+    only {the file's name: value}: read the rows with that value alone, as of one experiment in a table of many.
 
     A CSV is UTF-8 text separated by commas, semicolons or tabs, with a header line; lines `# key: value` above it are kept
     in `Table.recorded`, and so are the attributes of an HDF5 file. Raises UserError naming the file, the row (the line as
@@ -53,11 +54,12 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
         raise UserError(f"{path}: no rows; a table needs one row per run")
     run_id = np.array([str(r) for r in cells.get("run_id", [f"row-{i + 1}" for i in range(count)])], dtype=object)
     where = [f"row {line}" for line in lines] if lines else [f"run {name}" for name in run_id]
-    listed = set(run_id)
+    chosen = _chosen(path, found, dict(only or {}), count)
+    listed = {run_id[i] for i in chosen}
     for name in exclude:
         if name not in listed:
-            raise UserError(f"{path}: there is no run {name!r} to exclude{nearest(name, run_id)}")
-    keep = [i for i in range(count) if run_id[i] not in exclude]
+            raise UserError(f"{path}: there is no run {name!r} to exclude{nearest(name, listed)}")
+    keep = [i for i in chosen if run_id[i] not in exclude]
     if not keep:
         raise UserError(f"{path}: every run is excluded")
     if "run_id" not in cells:
@@ -71,6 +73,7 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
             numeric[ours] = _floats(column, keep, blank, where, path, names[ours])
     recorded += [(f"column {ours}", f"{theirs!r} in the file") for ours, theirs in names.items() if ours != theirs]
     recorded += _complete(numeric, kappa)
+    recorded += [("rows", f"{column} = {value}: {len(chosen)} of {count}") for column, value in (only or {}).items()]
     table = Table(
         run_id[keep],
         *(numeric[name] for name in REQUIRED),
@@ -85,6 +88,22 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
     )
     check(table, [where[i] for i in keep])
     return table
+
+
+def _chosen(path, found: dict, only: dict, count: int) -> list[int]:
+    """The rows that have every value of `only`. Raises UserError, with the values there are, when none has."""
+    rows = list(range(count))
+    for column, value in only.items():
+        if column not in found:
+            raise UserError(f"{path}: there is no column {column!r}{nearest(column, found)}; {_listed(tuple(found))}")
+        rows = [i for i in rows if str(found[column][i]) == str(value)]
+        if not rows:
+            values = sorted({str(v) for v in found[column]})
+            raise UserError(
+                f"{path}: no row has {column} = {value!r}{nearest(value, values)}; its values are: {', '.join(values[:8])}"
+                f"{', ...' if len(values) > 8 else ''}"
+            )
+    return rows
 
 
 def _existing(path) -> Path:

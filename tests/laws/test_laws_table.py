@@ -262,6 +262,15 @@ def test_empty_cells_where_a_value_may_be_missing(tmp_path):
     refused(write(tmp_path, head + "probe,1e6,,6e14,3,,\n"), "row 2, column n_tokens: the cell is empty")
 
 
+def test_rows_of_one_value(tmp_path):
+    path = write(tmp_path, HEAD.replace("run_id", "set,n_layers") + "x,2,1e6,1e8,6e14,3\ny,2,bad,1e8,6e14,3\nx,4,2e6,1e8,6e14,3\n")
+    table = read_table(path, only={"set": "x"})
+    assert list(table.run_id) == ["row-1", "row-3"] and ("rows", "set = x: 2 of 3") in table.recorded
+    assert list(read_table(path, only={"set": "x", "n_layers": "4"}).run_id) == ["row-3"]
+    refused(path, "no row has set = 'z'", "x, y", only={"set": "z"})
+    refused(path, "no run 'row-2'", only={"set": "x"}, exclude={"row-2": "not there"})
+
+
 def test_tables_from_python():
     assert Table.of([1, 2], ["3", "2.0"], (6, "6e0"), np.array([1, 1])).n_tokens.dtype == float
     with pytest.raises(UserError, match="column n_tokens has 1 values, run_id has 2"):
