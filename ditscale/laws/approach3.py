@@ -11,7 +11,7 @@ from .fit_surface import fit_surface, refit_surfaces
 from .parabola import NEAR
 from .surface import Surface, fold, law_with_floor, optimum
 from .table import Table
-from .uncertainty import Estimate, estimate, resample_counts, residual_draws, scheme
+from .uncertainty import LEVEL, Estimate, estimate, resample_counts, residual_draws, scheme, t_quantile
 
 POSITIVE = ("A", "B", "n_params", "n_tokens", "loss")  # for which the delta method works on the log
 
@@ -140,13 +140,15 @@ def _widening(surface: Surface, strata) -> float:
     """The factor by which residuals are too small to be drawn from.
 
     Fitting p parameters shrinks their variance by (n - p) / n, drawing within strata of m runs that of their sum by
-    (m - 1) / m (Davison and Hinkley 1997, section 6.3; Rao and Wu 1988). Both hold where the objective is quadratic;
-    for the share of runs in the linear zone of the Huber loss there is nothing to correct: the pairs bootstrap of a
-    median is not too narrow.
+    (m - 1) / m (Davison and Hinkley 1997, section 6.3; Rao and Wu 1988), and a percentile interval knows nothing of
+    Student's t. All three hold where the objective is quadratic; for the share of runs in the linear zone of the Huber
+    loss there is nothing to correct: the pairs bootstrap of a median is too wide rather than too narrow.
     """
     n, m = surface.n_runs, float(np.median([len(rows) for rows in strata]))
-    if n <= surface.n_free or m < 2:
+    dof = n - surface.n_free
+    if dof < 1 or m < 2:
         return 1.0
-    full = np.sqrt(n / (n - surface.n_free) * m / (m - 1))
+    tail = (1 + LEVEL) / 2
+    full = np.sqrt(n / dof * m / (m - 1)) * t_quantile(tail, dof) / t_quantile(tail, 1e9)
     share = np.mean(np.abs(surface.residuals) <= surface.delta) if surface.objective == "huber" else 1.0
     return float(1 + (full - 1) * share)
