@@ -2,9 +2,9 @@
 
     python tools/bench/acceptance.py [--part recovery|coverage|error|null|findings|trouble|small] [--replicates 300]
 
-Every study comes from `ditscale.laws.synthetic`, replicate r from seed r, and is fitted with the defaults of the package
-(Huber objective, 1000 resamples where an interval is judged). Rows appear as they are done. A number outside its
-required range is in bold.
+Every study comes from `ditscale.laws.synthetic`, replicate r from seed r in every row (so rows of one grid share their
+noise and differ less than their standard errors), and is fitted with the defaults of the package: Huber objective, 1000
+resamples where an interval is judged. Rows appear as they are done. A number outside its required range is in bold.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def error_cells(errors: list[float], noise: float) -> tuple[str, str, str]:
     """Signed mean (bold where it is too large), mean absolute and root mean square error."""
     mean = float(np.mean(errors))
     text = f"{100 * mean:+.3f} %"
-    bad = abs(mean) > LOSS_ERROR.get(noise, math.inf)
-    return f"**{text}**" if bad else text, percent(np.mean(np.abs(errors))), percent(np.sqrt(np.mean(np.square(errors))))
+    text = f"**{text}**" if abs(mean) > LOSS_ERROR.get(noise, math.inf) else text
+    return text, percent(np.mean(np.abs(errors))), percent(np.sqrt(np.mean(np.square(errors))))
 
 
 def coverage(replicates: int) -> None:
@@ -111,9 +111,9 @@ def trouble(replicates: int) -> None:
 
 
 def error(replicates: int) -> None:
-    head("Error of L* at 1.5e21 FLOPs by approach 3, 6 x 14", "surface", "study", "noise", "L* error", "mean abs",
+    head("Error of L* (approach 3) with trouble in the 6 x 14 grid", "surface", "study", "noise", "L* error", "mean abs",
          "RMS", "given")  # fmt: skip
-    for (name, changes), surface, noise in itertools.product((PAPER | TROUBLES).items(), SURFACES, NOISES):
+    for (name, changes), surface, noise in itertools.product(TROUBLES.items(), SURFACES, NOISES):
         errors = []
         for seed in range(replicates):
             table, truth = study(surface, changes, noise, seed)
