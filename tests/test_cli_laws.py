@@ -102,7 +102,7 @@ def test_a_metric_that_is_higher_where_better_is_refused_not_raised(runs, call):
 
 def test_runs_left_out_are_listed(runs, call):
     one = "c1e17k0"
-    status, out = call("fit", runs, "--json", "--bootstrap", "0", "--exclude", f"{one}=loss spike = bad")
+    _, out = call("fit", runs, "--json", "--bootstrap", "0", "--exclude", f"{one}=loss spike = bad")
     found = one_object(out)
     assert found["exclusions"] == [{"run_id": one, "reason": "loss spike = bad"}] and found["n_runs"] == 35
     assert "there is no run 'c1e17k9'" in call("fit", runs, "--exclude", "c1e17k9=x")[1]

@@ -1,7 +1,7 @@
 """The reproducibility checklist printed with each law: what another person must know to obtain the same numbers.
 
-After Li et al., "(Mis)Fitting: a survey of scaling laws" (arXiv 2502.18969): most of the over 50 papers they surveyed leave
-out something that changes the law. Answers come from the fit itself and from what was recorded with the table
+After Li et al., "(Mis)Fitting: a survey of scaling laws" (arXiv 2502.18969): most of the over 50 papers they surveyed
+leave out something that changes the law. Answers come from the fit itself and from what was recorded with the table
 (`Table.recorded`); what is in neither is "not recorded", never guessed.
 """
 
@@ -36,7 +36,9 @@ OBJECTIVES = {
     "ls_log": "sum of squares of the log residuals",
 }
 START = "least squares in closed form for every pair of exponents on a fixed grid; no random starts"
-DESCENT = "damped Gauss-Newton from the best of these until no step helps, Huber reached by narrowing from least squares"
+DESCENT = (
+    "damped Gauss-Newton from the best of these until no step helps, Huber reached by narrowing from least squares"
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,11 @@ def _of_the_fit(laws):
         "form of approach 2",
         f"parabola of the {curve} in log N at each budget; power laws in C through {len(two.accepted)} minima",
     )
-    yield "hypothesis", "runs and free parameters", f"{len(laws.table)} runs, 5 parameters of the surface, 3 of each parabola"
+    yield (
+        "hypothesis",
+        "runs and free parameters",
+        f"{len(laws.table)} runs, 5 parameters of the surface, 3 of each parabola",
+    )
     yield "fit", "objective of approach 3", OBJECTIVES.get(laws.objective, laws.objective)
     yield "fit", "objective of approach 2", "bisquare regression" if getattr(two, "robust", False) else "least squares"
     yield "fit", "initialisation", START

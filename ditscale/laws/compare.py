@@ -1,8 +1,8 @@
 """`compare`: two or more designs or data sets at one budget, judged by what extrapolates: loss and equal-loss FLOPs.
 
 Exponents are shown with intervals but decide little: of 60 simulated studies with 84 runs a design and 0.3 % noise
-(`synthetic.two_designs`, model exponents 0.568 and 0.54), the model exponents differed significantly in 53 %, the losses
-predicted at 1.5e21 FLOPs in 77 %.
+(`synthetic.two_designs`, model exponents 0.568 and 0.54), the model exponents differed significantly in 53 %, the
+losses predicted at 1.5e21 FLOPs in 77 %.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ EXPONENTS = ("model", "data", "loss")
 # Largest budgets further apart than this: one table's prediction rests on much more extrapolation than the other's.
 UNEVEN = 3.0
 RULE = (
-    "p is two-sided, from the bootstrap: draw r of one table is paired with draw r of the other (they are independent), "
-    "and with R pairs p = 2 (1 + k) / (R + 1), where k pairs lie on the rarer side of no difference; the smallest is "
-    "2 / (R + 1). Below 0.05 a difference is called significant."
+    "p is two-sided, from the bootstrap: draw r of one table is paired with draw r of the other (they are "
+    "independent), and with R pairs p = 2 (1 + k) / (R + 1), where k pairs lie on the rarer side of no difference; the "
+    "smallest is 2 / (R + 1). Below 0.05 a difference is called significant."
 )
 
 
@@ -39,8 +39,9 @@ class Criterion:
     """One of the paper's readings of exponents (arXiv 2410.08184, section 5).
 
     name: "model" (a more efficient model has the smaller model and the larger data exponent), "data" (better data, the
-    opposite) or "pipeline" (a better one has the smaller loss exponent). favours: the table that the estimates point to,
-    None when they point nowhere; significant: whether every exponent it needs differs significantly; p: the largest.
+    opposite) or "pipeline" (a better one has the smaller loss exponent). favours: the table that the estimates point
+    to, None when they point nowhere; significant: whether every exponent it needs differs significantly; p: the
+    largest.
     """
 
     name: str
@@ -53,11 +54,11 @@ class Criterion:
 class Pair:
     """`b` against `a`.
 
-    law: "surface" or "power_law" (of the minima), which gives the loss at the target. exponents_from: "minima" or, where
-    a table has none, "surface". *_exponent_difference: b minus a, and *_exponent_p. loss_ratio: predicted loss of b / a
-    at the target, and loss_p. flop_multiplier: FLOPs with which b reaches a's loss at the target, as a share of the
-    target; None: b never reaches it; an end that is None is open. p: see RULE; None without a bootstrap. sentence: what
-    all this says.
+    law: "surface" or "power_law" (of the minima), which gives the loss at the target. exponents_from: "minima" or,
+    where a table has none, "surface". *_exponent_difference: b minus a, and *_exponent_p. loss_ratio: predicted loss of
+    b / a at the target, and loss_p. flop_multiplier: FLOPs with which b reaches a's loss at the target, as a share of
+    the target; None: b never reaches it; an end that is None is open. p: see RULE; None without a bootstrap. sentence:
+    what all this says.
     """
 
     a: str
@@ -326,21 +327,23 @@ def _uneven(grids: dict[str, Table], budget: float) -> list[Finding]:
     largest = {name: float(grid.budget_flops.max()) for name, grid in grids.items()}
     for name, top in largest.items():
         if budget > 10 * top:
-            text = f"{compact(budget)} FLOPs lie {compact(budget / top)}x beyond the largest budget of {name}, {compact(top)}"
+            beyond = f"{compact(budget / top)}x beyond the largest budget of {name}, {compact(top)}"
+            text = f"{compact(budget)} FLOPs lie {beyond}"
             findings.append(Finding("extrapolation", text))
     far, near = min(largest, key=largest.get), max(largest, key=largest.get)
     if largest[near] > UNEVEN * largest[far]:
         text = (
             f"{far} ends at {compact(largest[far])} FLOPs and {near} at {compact(largest[near])}: the loss of {far} is "
-            f"extrapolated {compact(largest[near] / largest[far])}x further, and a law that bends would count against one only"
+            f"extrapolated {compact(largest[near] / largest[far])}x further, and a law that bends would count against "
+            "one only"
         )
         findings.append(Finding("extrapolation", text, severity="warning"))
     kappa = {name: grid.kappa() for name, grid in grids.items()}
     low, high = min(kappa, key=kappa.get), max(kappa, key=kappa.get)
     if kappa[high] > 1.2 * kappa[low]:
         text = (
-            f"C / (N D) is {compact(kappa[low])} in {low} and {compact(kappa[high])} in {high}; equal FLOPs mean something "
-            "only if both count N, D and C alike"
+            f"C / (N D) is {compact(kappa[low])} in {low} and {compact(kappa[high])} in {high}; equal FLOPs mean "
+            "something only if both count N, D and C alike"
         )
         findings.append(Finding("units_mixed", text))
     return findings
@@ -362,7 +365,9 @@ def _loss_sentence(a, b, budget, law, metric, ratio, p, multiplier) -> str:
     if p is not None and p < SIGNIFICANT:
         text = f"{b} is {'better' if percent < 0 else 'worse'} than {a} {at}: its {metric} differs by {shown}"
     else:
-        points = f", which points towards {b if percent < 0 else a}, not significant" if p is not None and percent else ""
+        points = (
+            f", which points towards {b if percent < 0 else a}, not significant" if p is not None and percent else ""
+        )
         text = f"{a} and {b} are not distinguished {at}: the {metric} of {b} differs by {shown}{points}"
     if multiplier is None:
         return f"{text}; {b} reaches that {metric} of {a} at no budget."
@@ -395,8 +400,8 @@ def _criteria_sentence(differences, ps, criteria, source, better) -> str:
             text = f"{reading} ({shown})"
         else:
             text = (
-                f"Model and data exponents do not differ significantly ({shown}); the estimates point towards this, not "
-                f"significant: {reading}"
+                f"Model and data exponents do not differ significantly ({shown}); the estimates point towards this, "
+                f"not significant: {reading}"
             )
     shown = _show(differences["loss"], ps["loss"])
     if pipeline.significant:

@@ -25,10 +25,11 @@ RULE = (
     "Three forms are fitted: the surface E + A N^-alpha + B D^-beta on all runs (least squares of log loss), and "
     "through the minima of the slices a power law with and one without a floor. Each is also fitted without the "
     "largest budget and predicts it. A form is left out when it was refused, or when its held-out error is over two "
-    "standard errors larger than the smallest; the pure power law also when an F test rejects E = 0, unless it predicted "
-    "the held-out budget better than the surface did. Each remaining form's 95 % prediction interval for one new run (uncertainty of the law and scatter of a run) is widened in quadrature by "
-    "its own error on the held-out budget, on the side where the measurement lay. The forecast is the median, and its "
-    "interval the central 95 %, of the equal mixture of these."
+    "standard errors larger than the smallest; the pure power law also when an F test rejects E = 0, unless it "
+    "predicted the held-out budget better than the surface did. Each remaining form's 95 % prediction interval for one "
+    "new run (uncertainty of the law and scatter of a run) is widened in quadrature by its own error on the held-out "
+    "budget, on the side where the measurement lay. The forecast is the median, and its interval the central 95 %, of "
+    "the equal mixture of these."
 )
 
 
@@ -106,9 +107,9 @@ class Forecast:
 def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0) -> Forecast:
     """Forecast one new run at `budget_flops` from the grid runs of `table`.
 
-    bootstrap: replicates, 40 or more. Raises UserError when a grid run lies at the target budget, when the metric is not
-    positive, or when no form of law can be fitted (status 3). Probes take no part; when one near the target has been
-    measured already, `inputs` says so and `seal` refuses.
+    bootstrap: replicates, 40 or more. Raises UserError when a grid run lies at the target budget, when the metric is
+    not positive, or when no form of law can be fitted (status 3). Probes take no part; when one near the target has
+    been measured already, `inputs` says so and `seal` refuses.
     """
     whole(bootstrap, "bootstrap", low=40)
     target = number(budget_flops, "target budget", above=0)
@@ -123,8 +124,8 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
         )
     if not (grid.loss > 0).all():
         raise UserError(
-            f"{table.source or 'table'}: {grid.metric} is not positive everywhere, and the laws of a forecast are power "
-            "laws; where higher is better, fit the negative of the metric"
+            f"{table.source or 'table'}: {grid.metric} is not positive everywhere, and the laws of a forecast are "
+            "power laws; where higher is better, fit the negative of the metric"
         )
     laws = fit_approach2(grid, "log", bootstrap, seed)
     fitted = fit_approach3(grid, "ls_log", 0, seed)

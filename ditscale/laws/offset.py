@@ -24,7 +24,8 @@ DECADE = math.log(10)
 
 @dataclass(frozen=True)
 class SliceOffset:
-    """One budget: `against` minus the metric, and over it, at the metric's optimum N*. ratio: None without positive ones.
+    """One budget: `against` minus the metric, and divided by it, at the metric's optimum N*. ratio: None when not all
+    values are positive.
 
     The values are those at N* of a quadratic in log N through the runs' own differences (and log ratios).
     """
@@ -39,8 +40,8 @@ class SliceOffset:
 @dataclass(frozen=True)
 class Trend:
     """Whether a quantity is the same at every budget. mean: its weighted mean over the slices; slope: its change per
-    factor of ten in C (for the ratio: of its natural log); p: two-sided, of no slope, by Student's t with dof degrees of
-    freedom pooled over the slices.
+    factor of ten in C (for the ratio: of its natural log); p: two-sided, of no slope, by Student's t with dof degrees
+    of freedom pooled over the slices.
     """
 
     mean: Estimate
@@ -51,7 +52,7 @@ class Trend:
 
 @dataclass(frozen=True)
 class Growth:
-    """A law of the difference in C. form "power_law": coefficient C^exponent; "linear_log": coefficient + exponent ln C.
+    """A law of the difference in C: "power_law" is coefficient C^exponent, "linear_log" is coefficient + exponent ln C.
 
     misfit: weighted sum of squares; aicc: Akaike's criterion from it (plain AIC with 3 slices or fewer).
     """
@@ -65,7 +66,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Offset:
-    """What `fit_offset` finds. law: the form taken when the difference changes with C (None: constant, or one slice)."""
+    """What `fit_offset` finds. law: the form of `laws` that is taken; None when no change with C is seen."""
 
     metric: str
     against: str
@@ -98,11 +99,13 @@ class Offset:
 def fit_offset(table: Table, against: str) -> Offset:
     """The offset of the column `against` (from `read_table(..., also=(against,))`) from the metric of `table`.
 
-    Slices without a usable optimum, and runs without a value of `against`, take no part and are listed. Raises UserError
-    when the column is not there, and with status 3 when fewer than 2 slices are left.
+    Slices without a usable optimum, and runs without a value of `against`, take no part and are listed. Raises
+    UserError when the column is not there, and with status 3 when fewer than 2 slices are left.
     """
     if against not in table.columns:
-        raise UserError(f"{table.source or 'table'}: it was read without {against!r}; read_table(..., also=({against!r},))")
+        raise UserError(
+            f"{table.source or 'table'}: it was read without {against!r}; read_table(..., also=({against!r},))"
+        )
     grid = table.grid()
     findings = []
     lost = ~np.isfinite(grid.columns[against])
@@ -140,7 +143,7 @@ def fit_offset(table: Table, against: str) -> Offset:
 
 
 def _at_optimum(table: Table, slices, values: np.ndarray, size: np.ndarray):
-    """(values at N* (K,), their standard errors (K,), dof) from a quadratic in log N per slice, noise pooled over slices.
+    """(values at N* (K,), standard errors (K,), dof) from a quadratic in log N per slice, noise pooled over slices.
 
     size (n,): the scatter of a run's value is taken to be proportional to it.
     """
@@ -176,46 +179,71 @@ def _trend(log_c: np.ndarray, at: np.ndarray, se: np.ndarray, dof: int) -> Trend
     mean, slope = np.sum(weight * at) / np.sum(weight), np.sum(weight * x * at) / np.sum(weight * x * x)
     slope_se = 1 / math.sqrt(np.sum(weight * x * x))
     p = 2 * float(stdtr(dof, -abs(slope) / slope_se))
-    return Trend(_interval(mean, np.sum(weight) ** -0.5, dof), _interval(slope * DECADE, slope_se * DECADE, dof), p, dof)
+    return Trend(
+        _interval(mean, np.sum(weight) ** -0.5, dof), _interval(slope * DECADE, slope_se * DECADE, dof), p, dof
+    )
 
 
 def _growths(log_c: np.ndarray, at: np.ndarray, se: np.ndarray, dof: int) -> tuple[Growth, ...]:
     """Both laws, by least squares weighted with 1 / se^2; the power law only where all offsets have one sign."""
-    laws = []
     middle = log_c.mean()
     x = log_c - middle
-
-    def law(form, level, rate, fitted, jacobian, to_coefficient):
-        """level, rate: value at the middle budget and its exponent or slope; to_coefficient: (2,) gradient at C = 1."""
-        covariance = np.linalg.inv((jacobian / se[:, None]).T @ (jacobian / se[:, None]))
-        value, gradient = to_coefficient
-        spread = math.sqrt(gradient @ covariance @ gradient)
-        misfit = float(np.sum(((at - fitted) / se) ** 2))
-        correction = 12 / (len(at) - 3) if len(at) > 3 else 0.0
-        exponent = _interval(rate, math.sqrt(covariance[1, 1]), dof)
-        coefficient = _interval(value, spread, dof)
-        if form == "power_law":  # its log is what the slices fix; the interval stays on one side of zero
-            log = _interval(0.0, spread / abs(value), dof)
-            ends = sorted((value * math.exp(log.low), value * math.exp(log.high)))
-            coefficient = Estimate(value, *ends)
-        laws.append(Growth(form, coefficient, exponent, misfit, misfit + 4 + correction))
-
+    laws = []
     if (at > 0).all() or (at < 0).all():
-        level, rate = float(np.exp(np.mean(np.log(np.abs(at)))) * np.sign(at[0])), float(np.polyfit(x, np.log(np.abs(at)), 1)[0])
-        for _ in range(50):
-            curve = np.exp(rate * x)
-            jacobian = np.stack([curve, level * x * curve], axis=1)
-            step = np.linalg.lstsq(jacobian / se[:, None], (at - level * curve) / se, rcond=None)[0]
-            level, rate = level + step[0], rate + step[1]
+        level, rate = _fit_power(x, at, se)
         curve = np.exp(rate * x)
         jacobian = np.stack([curve, level * x * curve], axis=1)
-        coefficient = level * math.exp(-rate * middle)
-        gradient = np.array([coefficient / level, -coefficient * middle])
-        law("power_law", level, rate, level * curve, jacobian, (coefficient, gradient))
+        log_k, gradient = math.log(abs(level)) - rate * middle, np.array([1 / level, -middle])
+        exponent, log_k, misfit = _judged(at - level * curve, jacobian, se, dof, rate, log_k, gradient)
+        # The log of the coefficient is what the slices fix, so its interval stays on one side of zero; far from C = 1
+        # it may be as good as open.
+        ends = [
+            None if e is None or abs(e) > 700 else math.copysign(math.exp(e), level) for e in (log_k.low, log_k.high)
+        ]
+        value = math.copysign(math.exp(np.clip(log_k.value, -700, 700)), level)
+        coefficient = Estimate(value, *(ends if level > 0 else reversed(ends)))
+        laws.append(Growth("power_law", coefficient, exponent, misfit, _aicc(misfit, len(at))))
     basis = np.stack([np.ones_like(x), x], axis=1)
     level, rate = np.linalg.lstsq(basis / se[:, None], at / se, rcond=None)[0]
-    law("linear_log", level, rate, basis @ [level, rate], basis, (level - rate * middle, np.array([1.0, -middle])))
+    residuals, gradient = at - level - rate * x, np.array([1.0, -middle])
+    slope, coefficient, misfit = _judged(residuals, basis, se, dof, rate, level - rate * middle, gradient)
+    laws.append(Growth("linear_log", coefficient, slope, misfit, _aicc(misfit, len(at))))
     return tuple(laws)
+
+
+def _fit_power(x: np.ndarray, at: np.ndarray, se: np.ndarray) -> tuple[float, float]:
+    """(level, rate) of level exp(rate x): Gauss-Newton from the line through the logs, steps halved until they help."""
+    log_at = np.log(np.abs(at))
+    best = np.array([np.sign(at[0]) * np.exp(log_at.mean()), np.polyfit(x, log_at, 1)[0]])
+
+    def residuals(p):
+        with np.errstate(over="ignore"):
+            return (at - p[0] * np.exp(p[1] * x)) / se
+
+    for _ in range(50):
+        curve = np.exp(best[1] * x)
+        jacobian = np.stack([curve, best[0] * x * curve], axis=1) / se[:, None]
+        step = np.linalg.lstsq(jacobian, residuals(best), rcond=None)[0]
+        tried = [best + step / 2**k for k in range(30)]
+        better = next((p for p in tried if np.sum(residuals(p) ** 2) < np.sum(residuals(best) ** 2)), None)
+        if better is None:
+            break
+        best = better
+    return float(best[0]), float(best[1])
+
+
+def _judged(residuals, jacobian, se, dof, rate, value, gradient) -> tuple[Estimate, Estimate, float]:
+    """(rate, value) with delta-method intervals, and the weighted misfit; gradient (2,) is of value."""
+    weighted = jacobian / se[:, None]
+    covariance = np.linalg.inv(weighted.T @ weighted)
+    spread = math.sqrt(gradient @ covariance @ gradient)
+    misfit = float(np.sum((residuals / se) ** 2))
+    return _interval(rate, math.sqrt(covariance[1, 1]), dof), _interval(value, spread, dof), misfit
+
+
+def _aicc(misfit: float, n: int) -> float:
+    """AICc of 2 parameters with known errors (Burnham and Anderson 2002); the plain AIC where n leaves none."""
+    return misfit + 4 + (12 / (n - 3) if n > 3 else 0.0)
 
 
 def _sentence(metric, against, slices, difference: Trend, ratio: Trend | None, laws, law: str | None) -> str:
@@ -236,8 +264,8 @@ def _sentence(metric, against, slices, difference: Trend, ratio: Trend | None, l
     else:
         grows = abs(last.difference.value) > abs(first.difference.value)
         text = (
-            f"The offset of {against} from {metric} {'grows' if grows else 'shrinks'} with C (p = {difference.p:.2g}), from "
-            f"{first.difference.value:.3g} to {last.difference.value:.3g} over {span}"
+            f"The offset of {against} from {metric} {'grows' if grows else 'shrinks'} with C (p = {difference.p:.2g}), "
+            f"from {first.difference.value:.3g} to {last.difference.value:.3g} over {span}"
         )
         taken = next(g for g in laws if g.form == law)
         how = "C to the power" if law == "power_law" else "a line in ln C of slope"

@@ -31,12 +31,12 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
     metric: the column that is fitted. exclude {run_id: reason}: rows left out before they are checked, and listed in
     `Table.exclusions`. columns {our name: the file's name}: for a file with other names, such as
     {"n_params": "Model Size"}. kappa: where the file lacks one of n_params (N), n_tokens (D) and budget_flops (C),
-    compute it from C = kappa N D. also: further numeric columns, kept in `Table.columns`; their cells may be nan or empty.
-    only {the file's name: value}: read the rows with that value alone, as of one experiment in a table of many.
+    compute it from C = kappa N D. also: further numeric columns, kept in `Table.columns`; their cells may be nan or
+    empty. only {the file's name: value}: read the rows with that value alone, as of one experiment in a table of many.
 
-    A CSV is UTF-8 text separated by commas, semicolons or tabs, with a header line; lines `# key: value` above it are kept
-    in `Table.recorded`, and so are the attributes of an HDF5 file. Raises UserError naming the file, the row (the line as
-    an editor counts it, or the run) and the column.
+    A CSV is UTF-8 text separated by commas, semicolons or tabs, with a header line; lines `# key: value` above it are
+    kept in `Table.recorded`, and so are the attributes of an HDF5 file. Raises UserError naming the file, the row (the
+    line as an editor counts it, or the run) and the column.
     """
     path, exclude, also = _existing(path), dict(exclude or {}), tuple(also)
     if metric in (*REQUIRED, *TEXT):
@@ -100,8 +100,8 @@ def _chosen(path, found: dict, only: dict, count: int) -> list[int]:
         if not rows:
             values = sorted({str(v) for v in found[column]})
             raise UserError(
-                f"{path}: no row has {column} = {value!r}{nearest(value, values)}; its values are: {', '.join(values[:8])}"
-                f"{', ...' if len(values) > 8 else ''}"
+                f"{path}: no row has {column} = {value!r}{nearest(value, values)}; its values are: "
+                f"{', '.join(values[:8])}{', ...' if len(values) > 8 else ''}"
             )
     return rows
 
@@ -128,11 +128,13 @@ def _opened(path: Path, mode: str = "rb", **how):
 
 
 def _names(path, there: tuple[str, ...], metric: str, columns: dict, kappa, also) -> dict[str, str]:
-    """{our name: the file's name} of every column that is used. Raises UserError when one is missing, with a way out."""
+    """{our name: the file's name} of every column that is used. Raises UserError, with a way out, for a missing one."""
     known = (*TEXT, *REQUIRED, *OPTIONAL, metric, *also)
     for ours, theirs in columns.items():
         if ours not in known:
-            raise UserError(f"columns: {ours!r} is not a name of ours{nearest(ours, known)}; they are: {', '.join(known)}")
+            raise UserError(
+                f"columns: {ours!r} is not a name of ours{nearest(ours, known)}; they are: {', '.join(known)}"
+            )
         if theirs not in there:
             raise UserError(f"{path}: there is no column {theirs!r}{nearest(theirs, there)}; {_listed(there)}")
     names = {ours: columns.get(ours, ours) for ours in known if columns.get(ours, ours) in there}
@@ -186,7 +188,9 @@ def _floats(column, keep, blank, where, path, name: str) -> np.ndarray:
     try:
         return np.array(kept, dtype=float)
     except (TypeError, ValueError):
-        return np.array([_cell(value, f"{path}, {where[i]}, column {name}") for i, value in zip(keep, kept, strict=True)])
+        return np.array(
+            [_cell(value, f"{path}, {where[i]}, column {name}") for i, value in zip(keep, kept, strict=True)]
+        )
 
 
 def _cell(value, what: str) -> float:
@@ -217,7 +221,8 @@ def _complete(numeric: dict[str, np.ndarray], kappa) -> list[tuple[str, str]]:
             numeric[lacking], how = kappa * numeric["n_params"] * numeric["n_tokens"], f"{kappa:g} n_params n_tokens"
         else:
             other = "n_tokens" if lacking == "n_params" else "n_params"
-            numeric[lacking], how = numeric["budget_flops"] / kappa / numeric[other], f"budget_flops / ({kappa:g} {other})"
+            numeric[lacking] = numeric["budget_flops"] / kappa / numeric[other]
+            how = f"budget_flops / ({kappa:g} {other})"
     return [(lacking, f"computed as {how}")]
 
 
@@ -254,7 +259,9 @@ def _read_csv(path):
         for row in reader:
             if reader.line_num > before + 1:
                 # A quote that is never closed would make one run of many rows, silently.
-                raise UserError(f"{path}, row {skipped + before + 1}: a quoted cell goes on over the next line; close the quote")
+                raise UserError(
+                    f"{path}, row {skipped + before + 1}: a quoted cell goes on over the next line; close the quote"
+                )
             before = reader.line_num
             if any(map(str.strip, row)):
                 rows.append((skipped + before, row))
@@ -264,10 +271,10 @@ def _read_csv(path):
         raise UserError(f"{path} is empty; its first line must name the columns, as in {','.join(REQUIRED)},loss")
     if sum(map(_is_number, header)) > 2:
         raise UserError(
-            f"{path}, row {skipped + 1}: numbers where the header is expected; the first line must name the columns, as in "
-            f"{','.join(REQUIRED)},loss"
+            f"{path}, row {skipped + 1}: numbers where the header is expected; the first line must name the columns, "
+            f"as in {','.join(REQUIRED)},loss"
         )
-    while header and not header[-1] and all(len(row) < len(header) or not row[len(header) - 1].strip() for _, row in rows):
+    while header and not header[-1] and not any("".join(row[len(header) - 1 :]).strip() for _, row in rows):
         header.pop()  # a comma at the end of every line
     for i, name in enumerate(header):
         if not name:

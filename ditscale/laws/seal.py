@@ -78,7 +78,10 @@ def load_forecast(path) -> Forecast:
     if not isinstance(body, dict) or "sha256" not in body or "inputs_sha256" not in body:
         raise UserError(f"{path} is not a sealed forecast (it has no sha256)")
     if body.get("layout") != LAYOUT:
-        raise UserError(f"{path} has layout {body.get('layout')!r}; this version reads layout {LAYOUT}; the ditscale that sealed it judges it")
+        raise UserError(
+            f"{path} has layout {body.get('layout')!r}; this version reads layout {LAYOUT}; judge it with the ditscale "
+            "that sealed it"
+        )
     names = {f.name for f in dataclasses.fields(Forecast)}
     try:
         if set(body) == names and own_hash(body) == body["sha256"]:

@@ -85,12 +85,13 @@ def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verd
             raise UserError(f"the forecast saw the probe: run {name} is among its inputs; it cannot be judged by it")
         if tuple(row[n] for n in ("n_params", "n_tokens", "budget_flops", "loss")) == numbers:
             raise UserError(
-                f"the forecast saw the probe: its input {row['run_id']} has the very numbers of run {name}; it cannot be "
-                "judged by it"
+                f"the forecast saw the probe: its input {row['run_id']} has the very numbers of run {name}; it cannot "
+                "be judged by it"
             )
         if abs(row["budget_flops"] / target - 1) <= AT_TARGET:
             raise UserError(
-                f"the forecast saw run {row['run_id']} at its target budget {compact(target)}; it cannot be judged there"
+                f"the forecast saw run {row['run_id']} at its target budget {compact(target)}; it cannot be judged "
+                "there"
             )
     if abs(table.budget_flops[i] / target - 1) > AT_TARGET:
         raise UserError(
@@ -149,7 +150,9 @@ def _find_probe(table: Table, target: float, run_id: str | None) -> int:
         )
     if len(at_target) > 1:
         names = ", ".join(str(table.run_id[i]) for i in at_target)
-        raise UserError(f"{table.source or 'table'}: {len(at_target)} runs lie at the target; name one by --run: {names}")
+        raise UserError(
+            f"{table.source or 'table'}: {len(at_target)} runs lie at the target; name one by --run: {names}"
+        )
     return (at_target or probes)[0]
 
 

@@ -36,7 +36,9 @@ def test_what_a_bare_table_does_not_say_is_not_recorded(tmp_path):
     assert found["uncertainty", "bootstrap"] == "50 replicates, seed 0"
     assert "approach 3" in found["validation", "held-out budgets"] and "3e19" in found["validation", "held-out budgets"]
     text = lines(items)
-    assert f"({len(items) - len(RECORDED)} of {len(items)} recorded)" in text[0] and len(text) == 1 + len(PARTS) + len(items)
+    assert f"({len(items) - len(RECORDED)} of {len(items)} recorded)" in text[0] and len(text) == 1 + len(PARTS) + len(
+        items
+    )
     json.dumps([i.to_dict() for i in items], allow_nan=False)
 
 
@@ -57,7 +59,10 @@ def test_what_was_dropped_and_refused_is_named(tmp_path):
     assert found["dropped points", "probes held out"] == "probe"
     assert found["dropped points", "slices without a usable minimum"] == "1e18"
     small = answers(checklist(fit(study(sizes=3, budgets=(1e11,)), bootstrap=0)))
-    assert "refused: too_few" in small["fit", "optimiser"] and small["validation", "held-out budgets"] == "none was possible"
+    assert (
+        "refused: too_few" in small["fit", "optimiser"]
+        and small["validation", "held-out budgets"] == "none was possible"
+    )
 
 
 def test_columns_that_were_renamed_or_computed_are_said(tmp_path):
@@ -69,7 +74,9 @@ def test_columns_that_were_renamed_or_computed_are_said(tmp_path):
     assert found["counting", "what D counts"] == "computed as budget_flops / (6 n_params)"
 
 
-@pytest.mark.parametrize("settings", [["study=mini"], ["study=mini", "flops=6nd", "params=total", "design=crossattention"]])
+@pytest.mark.parametrize(
+    "settings", [["study=mini"], ["study=mini", "flops=6nd", "params=total", "design=crossattention"]]
+)
 def test_a_study_answers_all_but_its_hypothesis(tmp_path, settings):
     """What `collect` records leaves only the question open that a person must answer."""
     root = tmp_path / "study"
@@ -84,5 +91,8 @@ def test_a_study_answers_all_but_its_hypothesis(tmp_path, settings):
     items = checklist(fit(read_table(root), bootstrap=0))
     assert [i.question for i in items if not i.recorded] == ["what the study is to find out"]
     found = answers(items)
-    assert of.design.name in found["setup", "architecture"] and str(of.validation.n) in found["data", "what the metric was measured on"]
+    assert (
+        of.design.name in found["setup", "architecture"]
+        and str(of.validation.n) in found["data", "what the metric was measured on"]
+    )
     assert ("6 N D" in found["counting", "what C counts"]) == (of.flops == "6nd")

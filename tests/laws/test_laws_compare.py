@@ -35,7 +35,9 @@ def test_sentence_follows_the_numbers():
     clear = compare({"plain": design(CHINCHILLA, 0), "good": design(other, 1)}, 1.5e21).pairs[0]
     assert "good is better than plain" in clear.sentence and clear.loss_p == pytest.approx(2 / 1001)
     m = clear.flop_multiplier
-    assert f"good reaches the same loss with {m.value:.2f}x the FLOPs, 95 % {m.low:.2f} to {m.high:.2f}" in clear.sentence
+    assert (
+        f"good reaches the same loss with {m.value:.2f}x the FLOPs, 95 % {m.low:.2f} to {m.high:.2f}" in clear.sentence
+    )
     turned = compare({"good": design(other, 1), "plain": design(CHINCHILLA, 0)}, 1.5e21).pairs[0]
     assert "plain is worse than good" in turned.sentence
     assert turned.flop_multiplier.value == pytest.approx(1 / m.value, rel=0.05)
@@ -55,7 +57,10 @@ def test_criteria_of_the_paper():
     assert pair.model_exponent_difference.high < 0 < pair.data_exponent_difference.low
     found = {c.name: (c.favours, c.significant) for c in pair.criteria}
     assert found == {"model": ("cross", True), "data": ("in-context", True), "pipeline": ("cross", True)}
-    assert "cross has the smaller model and larger data exponent: of two designs the mark of a more efficient" in pair.sentence
+    assert (
+        "cross has the smaller model and larger data exponent: of two designs the mark of a more efficient"
+        in pair.sentence
+    )
     assert "of two data sets in-context has the mark of better data" in pair.sentence
     turned = compare(dict(reversed(tables.items())), 1.5e21).pairs[0]
     assert {c.name: (c.favours, c.significant) for c in turned.criteria} == found
@@ -111,7 +116,9 @@ def test_exponents_of_the_surface_where_there_are_no_slices():
     scattered = Table.of(n, d, 6 * n * d, loss)
     pair = compare({"scattered": scattered, "grid": design(CHINCHILLA, 1, 0.001)}, 1.5e21, bootstrap=300).pairs[0]
     assert pair.exponents_from == "surface" and pair.law == "surface"
-    assert pair.model_exponent_difference.value == pytest.approx(0, abs=0.02) and "as the surfaces imply" in pair.sentence
+    assert (
+        pair.model_exponent_difference.value == pytest.approx(0, abs=0.02) and "as the surfaces imply" in pair.sentence
+    )
 
 
 def test_tables_that_are_hard_to_compare_are_flagged():

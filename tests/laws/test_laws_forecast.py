@@ -245,7 +245,11 @@ def test_rule_of_choice():
     assert kept(form(surface, 0.03, 0.005), form(floor, 0.001, 0.004), form(pure, 0.002, 0.001)) == [floor, pure]
     assert kept(form(surface, 0.008, 0.005), form(floor, 0.001, 0.004), form(pure, 0.02, 0.001)) == [surface, floor]
     assert kept(form(surface, None, None, False), form(floor, None, None), form(pure, 0.002, 0.001)) == [floor, pure]
-    assert kept(form(surface, None, None, False), form(floor, None, None, False), form(pure, 0.1, 0.1, False)) == [surface, floor, pure]
+    assert kept(form(surface, None, None, False), form(floor, None, None, False), form(pure, 0.1, 0.1, False)) == [
+        surface,
+        floor,
+        pure,
+    ]
 
 
 def test_interval_is_widened_for_a_missed_held_out_budget():
@@ -271,4 +275,3 @@ def test_the_mixture_of_forms_against_sampling():
     assert average(parts[:1]) == parts[0]
     opened = average([parts[0], Estimate(1.1, None, 1.3)])
     assert opened.low is None and opened.high > 1.2
-

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 from laws_synthetic import MINIATURE, best, loss_of
-from scipy import stats
+from scipy import optimize, stats
 
 from ditscale.errors import UserError
 from ditscale.laws import Table, fit_offset, read_table
@@ -118,3 +118,28 @@ def test_refusals():
     with pytest.raises(UserError, match="needs 2 usable slices") as caught:
         fit_offset(two_metrics(constant, sizes=3), "ood")
     assert caught.value.status == 3
+
+
+def test_offsets_lost_in_noise_give_finite_json():
+    """Offsets near zero: no power law where their signs differ, and where they agree no number overflows."""
+    for seed in range(30):
+        found = fit_offset(two_metrics(lambda c: np.full_like(c, 1e-4), 0.01, 0.0, seed), "ood")
+        json.dumps(found.to_dict(), allow_nan=False)
+        signs = {s.difference.value > 0 for s in found.slices}
+        assert [g.form for g in found.laws] == ["power_law", "linear_log"][len(signs) - 1 :]
+
+
+def test_the_power_law_is_the_weighted_least_squares_one():
+    """Against scipy's curve_fit on the slices' values and their standard errors."""
+    found = fit_offset(two_metrics(growing, 0.01, 0.0, 1), "ood")
+    at = np.array([s.difference.value for s in found.slices])
+    half = np.array([s.difference.high - s.difference.value for s in found.slices])
+    c = np.array([s.budget_flops for s in found.slices])
+    p, covariance = optimize.curve_fit(
+        lambda x, k, b: k * np.exp(b * x), np.log(c / 9e11), at, (0.05, 0.1), half, absolute_sigma=True
+    )
+    law = found.laws[0]
+    assert law.form == "power_law" and law.exponent.value == pytest.approx(p[1], rel=1e-5)
+    assert law.coefficient.value == pytest.approx(p[0] * 9e11 ** -p[1], rel=1e-4)
+    # curve_fit was given the half-widths as errors, so its own are half-widths too.
+    assert law.exponent.high - law.exponent.value == pytest.approx(np.sqrt(covariance[1, 1]), rel=1e-4)

@@ -202,7 +202,9 @@ def test_names_of_other_people(tmp_path):
     """The columns of the points Epoch AI read off the Chinchilla figure, and of a table with params, tokens, budget."""
     text = "Model Size,Training FLOP,loss\n1e6,6e14,3.1\n2e6,6e14,3.0\n"
     path = write(tmp_path, text)
-    refused(path, "'n_params'", "--columns 'n_params=Model Size,budget_flops=Training FLOP'", "--kappa 6 computes n_tokens")
+    refused(
+        path, "'n_params'", "--columns 'n_params=Model Size,budget_flops=Training FLOP'", "--kappa 6 computes n_tokens"
+    )
     named = {"n_params": "Model Size", "budget_flops": "Training FLOP"}
     refused(path, "'n_tokens'", "--kappa 6", columns=named)
     table = read_table(path, columns=named, kappa=6)
@@ -263,7 +265,10 @@ def test_empty_cells_where_a_value_may_be_missing(tmp_path):
 
 
 def test_rows_of_one_value(tmp_path):
-    path = write(tmp_path, HEAD.replace("run_id", "set,n_layers") + "x,2,1e6,1e8,6e14,3\ny,2,bad,1e8,6e14,3\nx,4,2e6,1e8,6e14,3\n")
+    path = write(
+        tmp_path,
+        HEAD.replace("run_id", "set,n_layers") + "x,2,1e6,1e8,6e14,3\ny,2,bad,1e8,6e14,3\nx,4,2e6,1e8,6e14,3\n",
+    )
     table = read_table(path, only={"set": "x"})
     assert list(table.run_id) == ["row-1", "row-3"] and ("rows", "set = x: 2 of 3") in table.recorded
     assert list(read_table(path, only={"set": "x", "n_layers": "4"}).run_id) == ["row-3"]
