@@ -268,11 +268,15 @@ def _why(fitted, chosen, budgets) -> str:
     shown = []
     for f in fitted:
         if f.aicc is None:
-            shown.append(f"{f.name.replace('_', ' ')}: {f.reason}")
+            shown.append(f"{_said(f.name)}: {f.reason}")
             continue
         held = "" if f.held_out_error is None else f", held-out error {100 * f.held_out_error:+.2g} %"
-        shown.append(f"{f.name.replace('_', ' ')}: AICc {f.aicc:.4g}{held}")
-    return f"{chosen.replace('_', ' ')} on {len(budgets)} budgets to {compact(budgets[-1])} ({'; '.join(shown)})"
+        shown.append(f"{_said(f.name)}: AICc {f.aicc:.4g}{held}")
+    return f"{_said(chosen)} on {len(budgets)} budgets to {compact(budgets[-1])} ({'; '.join(shown)})"
+
+
+def _said(name: str) -> str:
+    return name.replace("_", " ").replace("log c", "log C")
 
 
 def _plain(x: float) -> float | None:

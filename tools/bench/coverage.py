@@ -1,4 +1,4 @@
-"""Do the stated 95 % intervals hold the truth 95 % of the time? Prints the coverage table of docs/laws.md.
+"""Do the intervals hold in studies as small as the miniature's? Prints a coverage table of docs/laws-measured.md.
 
     python tools/bench/coverage.py [--replicates 300]
 
@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from ditscale.laws import Table, fit, forecast
+from ditscale.laws import Table, fit_approach2, fit_approach3, forecast
 from ditscale.laws.surface import optimum
 
 KAPPA, WIDTH, BEYOND = 6.0, 5.0, 8.0
@@ -55,15 +55,15 @@ def tally(name: str, budgets: np.ndarray, sizes: int, noise: float, replicates: 
     for replicate in range(replicates):
         rng = np.random.default_rng([replicate, sizes, len(budgets), int(1e4 * noise)])
         table = study(truth, budgets, sizes, noise, rng)
-        laws = fit(table, targets=[target], seed=replicate, bootstrap=500)
-        (by,) = laws.predictions.values()
-        if laws.approach2.ok:
-            hits["a2"].append(laws.approach2_coefficients()["model_exponent"].covers(exponent))
-            hits["N2"].append(by["approach2"]["n_params"].covers(math.exp(log_n)))
-        if laws.approach3.ok:
-            hits["a3"].append(laws.approach3.coefficients()["model_exponent"].covers(exponent))
-            hits["N3"].append(by["approach3"]["n_params"].covers(math.exp(log_n)))
-            hits["L3"].append(by["approach3"]["loss"].covers(loss))
+        two = fit_approach2(table, bootstrap=500, seed=replicate)
+        three = fit_approach3(table, bootstrap=500, seed=replicate)
+        if two.ok:
+            hits["a2"].append(two.coefficients()["model_exponent"].covers(exponent))
+            hits["N2"].append(two.predict(target)["n_params"].covers(math.exp(log_n)))
+        if three.ok:
+            hits["a3"].append(three.coefficients()["model_exponent"].covers(exponent))
+            hits["N3"].append(three.predict(target)["n_params"].covers(math.exp(log_n)))
+            hits["L3"].append(three.predict(target)["loss"].covers(loss))
         said = forecast(table, target, bootstrap=200, seed=replicate)
         at = said.n_params.value
         measured = float(surface(truth, at, target / KAPPA / at)) * math.exp(noise * rng.standard_normal())
