@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--metric", default="loss", metavar="COLUMN", help="the column to fit (loss)")
         sub.add_argument("--columns", action="append", default=[], metavar="OURS=THEIRS,...", help="where a table names its columns otherwise, as in n_params=size")
         sub.add_argument("--only", action="append", default=[], metavar=f"{of}COLUMN=VALUE", help="read the rows with this value alone; may be repeated")
-        sub.add_argument("--kappa", metavar="NUMBER", help="C = kappa N D: computes the one of N, D and C that a table lacks")
+        sub.add_argument("--kappa", metavar="NUMBER", help="C = kappa N D: computes the one of N, D and C that a table lacks; fit also holds the surface to it")
         sub.add_argument("--exclude", action="append", default=[], metavar=f"{of}RUN=REASON", help="leave a run out, listed with the reason; may be repeated")
         sub.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
 

@@ -43,7 +43,7 @@ def test_what_a_bare_table_does_not_say_is_not_recorded(tmp_path):
 
 
 def test_lines_above_the_header_answer(tmp_path):
-    head = "".join(f"# {key}: answer to {key}\n" for key, *_ in RECORDED)
+    head = "".join(f"# {key.replace('_', ' ').title()}: answer to {key}\n" for key, *_ in RECORDED)
     items = checklist(fit(read_table(write(tmp_path / "runs.csv", head)), bootstrap=0))
     found = answers(items)
     assert all(found[part, question] == f"answer to {key}" for key, part, question in RECORDED)

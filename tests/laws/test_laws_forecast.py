@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -215,6 +216,18 @@ def test_the_sealed_coefficients_give_the_forecast_again(table, tmp_path):
         floor = c["power_law_with_floor"]
         at = floor["E"] + floor["coefficient"] * TARGET ** floor["exponent"]
         assert said["power_law_with_floor"] == pytest.approx(at, rel=1e-9)
+
+
+def test_both_hashes_can_be_computed_again_from_the_file(table, tmp_path):
+    """With json and hashlib alone: sorted keys, no spaces; of the input rows, and of all but the hash itself."""
+    made = seal(tmp_path / "f.json", forecast(table, TARGET, bootstrap=40))
+    body = json.loads((tmp_path / "f.json").read_text())
+
+    def digest(content):
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    assert digest({"metric": "loss", "rows": body["inputs"]["rows"]}) == body["inputs_sha256"] == made.inputs_sha256
+    assert digest({k: v for k, v in body.items() if k != "sha256"}) == body["sha256"]
 
 
 def test_metrics_that_are_not_positive_get_no_forecast():
