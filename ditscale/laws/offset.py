@@ -253,7 +253,7 @@ def _sentence(metric, against, slices, difference: Trend, ratio: Trend | None, l
     span = f"{compact(first.budget_flops)} to {compact(last.budget_flops)} FLOPs"
 
     def show(e: Estimate, sign=""):
-        return f"{e.value:{sign}.3g} (95 % {e.low:{sign}.3g} to {e.high:{sign}.3g})"
+        return f"{e.value:{sign}.4g} (95 % {e.low:{sign}.4g} to {e.high:{sign}.4g})"
 
     if law is None:
         text = (
