@@ -270,7 +270,9 @@ def draw_vertices(table: Table, accepted, response: str, how: str, replicates: i
     if how == "residual":
         fitted = np.concatenate([p.fitted for p in accepted])
         residuals = np.concatenate([p.residuals for p in accepted])
-        noisy = residual_draws(fitted, residuals, 3 * len(accepted), replicates, seed)
+        # Noise goes with the loss, which differs from slice to slice.
+        size = fitted if response == "raw" and (fitted > 0).all() else np.ones_like(fitted)
+        noisy = size * residual_draws(fitted / size, residuals / size, 3 * len(accepted), replicates, seed)
         for k, p in enumerate(accepted):
             out[:, k] = vertices(p, table, noisy[:, parts[k]])
         return out

@@ -11,7 +11,16 @@ from .fit_surface import fit_surface, refit_surfaces
 from .parabola import NEAR
 from .surface import Surface, fold, law_with_floor, optimum
 from .table import Table
-from .uncertainty import LEVEL, Estimate, estimate, resample_counts, residual_draws, scheme, t_quantile
+from .uncertainty import (
+    LEVEL,
+    Estimate,
+    estimate,
+    left_out_weights,
+    resample_counts,
+    residual_draws,
+    scheme,
+    t_quantile,
+)
 
 POSITIVE = ("A", "B", "n_params", "n_tokens", "loss")  # for which the delta method works on the log
 
@@ -19,7 +28,7 @@ POSITIVE = ("A", "B", "n_params", "n_tokens", "loss")  # for which the delta met
 @dataclass(frozen=True)
 class Approach3:
     """A surface, refits (R, 1 + 2 J) of its full parameters (None without a bootstrap or when it is refused), and
-    refits (n, 1 + 2 J) without each run in turn (None unless BCa intervals are wanted).
+    refits (G, 1 + 2 J) without each run in turn (`left_out_weights`; None unless BCa intervals are wanted).
     """
 
     surface: Surface
@@ -110,8 +119,8 @@ def fit_approach3(
     """Fit the surface to all runs and refit it `bootstrap` times.
 
     resample: see `uncertainty`; interval: "bca" also refits without each run in turn; kappa and constraints (delta,
-    alpha, beta, tied, extra): see `fit_surface`. A refused surface gets no draws; `keep_without_floor` makes an exception for
-    one refused because E = 0.
+    alpha, beta, tied, extra): see `fit_surface`. A refused surface gets no draws; `keep_without_floor` makes an exception
+    for one refused because E = 0.
     """
     surface = fit_surface(table, objective, kappa, **constraints)
     groups = [rows for _, rows in table.slices()]
@@ -132,7 +141,7 @@ def fit_approach3(
         refits = refit_surfaces(surface, table, widened, counts)
     left_out = None
     if interval == "bca":
-        left_out = refit_surfaces(surface, table, log_loss, 1.0 - np.eye(len(table)))
+        left_out = refit_surfaces(surface, table, log_loss, left_out_weights(len(table)))
     return Approach3(surface, refits, left_out, how)
 
 
