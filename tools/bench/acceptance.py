@@ -111,8 +111,8 @@ def trouble(replicates: int) -> None:
 
 
 def error(replicates: int) -> None:
-    head("Error of L* (approach 3) with trouble in the 6 x 14 grid", "surface", "study", "noise", "L* error", "mean abs",
-         "RMS", "given")  # fmt: skip
+    head("Error of L* (approach 3) with trouble in the 6 x 14 grid", "surface", "study", "noise", "L* error",
+         "mean abs", "RMS", "given")  # fmt: skip
     for (name, changes), surface, noise in itertools.product(TROUBLES.items(), SURFACES, NOISES):
         errors = []
         for seed in range(replicates):

@@ -193,7 +193,9 @@ def main() -> None:
     for name in peers(starts):
         r = measure(name, starts)
         base = fit if "objective" in r else refits
-        reached = " - | - " if "objective" not in r else f" {r['objective']:.6g} | {r['objective'] - fit['objective']:+.1g} "
+        reached = " - | - "
+        if "objective" in r:
+            reached = f" {r['objective']:.6g} | {r['objective'] - fit['objective']:+.1g} "
         print(f"| {name} | {clock(r['seconds'])} | {r['seconds'] / base['seconds']:,.0f}x |{reached}|", flush=True)
 
 
