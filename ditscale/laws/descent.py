@@ -138,15 +138,15 @@ def _step(p, gradient, newton, majoriser, damping, limits, moves):
         (exponents >= limits[1]) & (gradient[:, 1 + terms :] < 0)
     )
     free = ~(stuck @ (moves != 0))
-    gradient, matrix = gradient @ moves, moves.T @ (newton + damping[:, None, None] * majoriser) @ moves
+    gradient = gradient @ moves
+    majoriser = moves.T @ majoriser @ moves
+    matrix = moves.T @ newton @ moves + damping[:, None, None] * majoriser
     # Rounding-level ridge on the majoriser's scale, for rows in which two columns have become parallel.
-    diagonal = np.einsum("pm,rpq,qm->rm", moves, majoriser, moves)
-    scale = 1 / np.sqrt(np.maximum(diagonal, 1e-300))
-    matrix = matrix * scale[:, :, None] * scale[:, None, :]
-    matrix = matrix * (free[:, :, None] & free[:, None, :])
-    every = range(moves.shape[1])
+    every = np.arange(moves.shape[1])
+    scale = free / np.sqrt(np.maximum(majoriser[:, every, every], 1e-300))
+    matrix = matrix * (scale[:, :, None] * scale[:, None, :])
     matrix[:, every, every] += ~free + 1e-13 * (10 + damping[:, None])
-    step = -np.linalg.solve(matrix, (gradient * scale * free)[..., None])[..., 0] * scale @ moves.T
+    step = -np.linalg.solve(matrix, (gradient * scale)[..., None])[..., 0] * scale @ moves.T
     # A wild step in an exponent only costs evaluations.
     limit = np.concatenate([[np.inf], np.full(terms, 3.0), np.full(terms, 0.5)])
     shrink = np.minimum(1.0, (limit / np.maximum(np.abs(step), 1e-300)).min(-1))

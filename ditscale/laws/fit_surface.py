@@ -87,12 +87,19 @@ def fit_surface(
         seeds(x[0], x[1], table.loss, weights, *grids, tied), len(blank), float(np.median(table.loss))
     )
     moves = _moves(2 + len(blank), fixed, tied)
-    result = descend(starts, x, y, delta=math.inf, raw=raw, limits=EXPONENT_LIMITS, moves=moves)
+    common = {"raw": raw, "limits": EXPONENT_LIMITS, "moves": moves}
     if objective == "huber":
-        # From least squares the width of the quadratic zone shrinks in steps: straight to 1e-3 the objective is nearly
-        # least absolute deviations, whose kinks stop the descent early.
-        for width in (*(w for w in (1e-1, 1e-2, 1e-3, 1e-4) if w > delta), delta):
-            result = descend(result.parameters, x, y, delta=width, limits=EXPONENT_LIMITS, moves=moves)
+        result = descend(starts, x, y, tolerance=1e-5, **common)
+        # Starts that have met in one minimum go on as one.
+        apart = np.unique(np.round(result.parameters, 2), axis=0, return_index=True)[1]
+        parameters = result.parameters[apart]
+        # The width of the quadratic zone shrinks in steps: straight to 1e-3 the objective is nearly least absolute
+        # deviations, whose kinks stop the descent early.
+        for width in (w for w in (1e-1, 1e-2, 1e-3, 1e-4) if w > delta):
+            parameters = descend(parameters, x, y, delta=width, tolerance=1e-5, **common).parameters
+        result = descend(parameters, x, y, delta=delta, **common)
+    else:
+        result = descend(starts, x, y, **common)
     best = int(np.argmin(result.value))
     centered = result.parameters[best]
     typical = float(np.median(table.loss))

@@ -67,11 +67,6 @@ FORMS = {
 LOSS_FORMS = ("power_law", "power_law_with_floor")
 
 
-def is_loss(metric: str) -> bool:
-    """Whether a column's name says that it is a loss, which falls as a power law and is positive."""
-    return metric == "loss" or metric.endswith("_loss") or metric.startswith("loss_")
-
-
 @dataclass(frozen=True)
 class Errors:
     """What is known of the values' noise: standard errors se (K,), in their units, with dof degrees of freedom."""
