@@ -7,25 +7,25 @@
 Needs numpy only (h5py to read HDF5); importing it costs little more than importing numpy.
 """
 
-from .approach2 import Approach2, fit_approach2
-from .approach3 import Approach3, fit_approach3
-from .backtest import Backtest
-from .checklist import checklist
+from .checks.backtest import Backtest
+from .checks.checklist import checklist
+from .checks.findings import CODES, Finding
 from .compare import Comparison, Criterion, Pair, compare
-from .findings import CODES, Finding
 from .fit import Laws, fit
-from .fit_surface import fit_surface
-from .forecast import Forecast, forecast
-from .metric_law import MetricLaw, metric_law
+from .intervals.uncertainty import Estimate
+from .minima.approach2 import Approach2, fit_approach2
+from .minima.metric_law import MetricLaw, metric_law
+from .minima.parabola import Parabola, fit_parabola
+from .minima.powerlaw import FloorLaw, PowerLaw, floor_law, power_law
 from .offset import Offset, fit_offset
-from .parabola import Parabola, fit_parabola
-from .powerlaw import FloorLaw, PowerLaw, floor_law, power_law
 from .read import read_table
-from .seal import load_forecast, seal
-from .surface import ExtraTerm, Surface
+from .sealed.forecast import Forecast, forecast
+from .sealed.seal import load_forecast, seal
+from .sealed.verdict import Verdict, verdict
+from .surface.approach3 import Approach3, fit_approach3
+from .surface.fit_surface import fit_surface
+from .surface.surface import ExtraTerm, Surface
 from .table import Table
-from .uncertainty import Estimate
-from .verdict import Verdict, verdict
 
 __all__ = [
     "Approach2", "Approach3", "Backtest", "CODES", "Comparison", "Criterion", "Estimate", "ExtraTerm", "Finding",

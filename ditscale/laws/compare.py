@@ -15,12 +15,12 @@ import numpy as np
 
 from ..errors import UserError
 from ..units import compact, number
-from .approach2 import Approach2, fit_approach2
-from .approach3 import Approach3, fit_approach3
-from .findings import Finding
-from .surface import law_with_floor
+from .checks.findings import Finding
+from .intervals.uncertainty import Estimate, estimate
+from .minima.approach2 import Approach2, fit_approach2
+from .surface.approach3 import Approach3, fit_approach3
+from .surface.surface import law_with_floor
 from .table import Table
-from .uncertainty import Estimate, estimate
 
 LAYOUT = 1
 SIGNIFICANT = 0.05

@@ -9,18 +9,18 @@ import numpy as np
 
 from ..errors import UserError, one_of
 from ..units import compact, number
-from .approach2 import Approach2, fit_approach2
-from .approach3 import Approach3, fit_approach3
-from .backtest import Backtest, backtest
-from .check_fit import check_lines, check_surface
-from .check_grid import Bias, check_bias, check_drift, parabola_bias
-from .checklist import checklist
-from .delta import slice_intervals, surface_intervals
-from .diagnose import check_units, find_outliers
-from .findings import Finding
-from .surface import Surface
+from .checks.backtest import Backtest, backtest
+from .checks.checklist import checklist
+from .checks.findings import Finding
+from .checks.form import check_lines, check_surface
+from .checks.grid import Bias, check_bias, check_drift, parabola_bias
+from .checks.runs import check_units, find_outliers
+from .intervals.delta import slice_intervals, surface_intervals
+from .intervals.uncertainty import INTERVALS, RESAMPLE, Estimate, estimate
+from .minima.approach2 import Approach2, fit_approach2
+from .surface.approach3 import Approach3, fit_approach3
+from .surface.surface import Surface
 from .table import Table
-from .uncertainty import INTERVALS, RESAMPLE, Estimate, estimate
 
 LAYOUT = 1
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.

@@ -13,10 +13,10 @@ import numpy as np
 
 from ..errors import UserError
 from ..units import compact
-from .approach2 import fit_approach2
-from .findings import Finding, names_of, some
+from .checks.findings import Finding, names_of, some
+from .intervals.uncertainty import Estimate, t_quantile
+from .minima.approach2 import fit_approach2
 from .table import Table
-from .uncertainty import Estimate, t_quantile
 
 LAYOUT = 1
 DECADE = math.log(10)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..units import compact, count
-from .checklist import checklist
-from .checklist import lines as lines_of
+from .checks.checklist import checklist
+from .checks.checklist import lines as lines_of
+from .intervals.uncertainty import Estimate
 from .table import describe
-from .uncertainty import Estimate
 
 
 def columns(rows: list[list[str]], indent: str = "  ") -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 from laws_synthetic import CHINCHILLA, study, with_probe
 
 from ditscale.laws import fit, read_table
-from ditscale.laws.checklist import NOT_RECORDED, PARTS, RECORDED, checklist, lines
+from ditscale.laws.checks.checklist import NOT_RECORDED, PARTS, RECORDED, checklist, lines
 from ditscale.pipeline import plan_study
 from ditscale.plan.study import read_study
 from ditscale.store.collect import collect

@@ -8,7 +8,7 @@ import pytest
 from laws_synthetic import CHINCHILLA, study
 
 from ditscale.laws import Table, fit, metric_law
-from ditscale.laws.metric_law import Errors
+from ditscale.laws.minima.metric_law import Errors
 
 C = np.geomspace(1e17, 1e20, 8)
 TRUTHS = {

@@ -3,7 +3,7 @@ import pytest
 from laws_synthetic import best, study
 
 from ditscale.laws import Table, fit_parabola
-from ditscale.laws.parabola import refit
+from ditscale.laws.minima.parabola import refit
 
 
 def slice_of(x, y, budget=1e17):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ditscale.laws import floor_law, power_law
-from ditscale.laws.powerlaw import floor_laws, line
+from ditscale.laws.minima.powerlaw import floor_laws, line
 
 C = np.array([1e17, 3e17, 6e17, 1e18, 3e18, 6e18])
 

@@ -5,7 +5,7 @@ import pytest
 from laws_synthetic import CHINCHILLA, best, study
 
 from ditscale.laws import Table, fit_approach2, fit_parabola, power_law
-from ditscale.laws.robust import TUNING, bisquare, trimmed
+from ditscale.laws.minima.robust import TUNING, bisquare, trimmed
 
 SIX = tuple(np.geomspace(1e18, 1e20, 6))
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ditscale.errors import UserError
-from ditscale.laws.uncertainty import estimate, f_tail, resample_counts, residual_draws, scheme, t_quantile
+from ditscale.laws.intervals.uncertainty import estimate, f_tail, resample_counts, residual_draws, scheme, t_quantile
 
 
 def test_quantiles_and_tails_agree_with_scipy_stats():

@@ -18,9 +18,17 @@ from dataclasses import replace
 import numpy as np
 
 from ditscale.laws import compare, fit, fit_approach2, fit_approach3
-from ditscale.laws.synthetic import ASYMMETRIC, CASES, CHINCHILLA, PAPER_TARGET, SYMMETRIC
-from ditscale.laws.synthetic import null_pair, synthetic_study, two_designs
-from ditscale.laws.uncertainty import estimate
+from ditscale.laws.intervals.uncertainty import estimate
+from ditscale.laws.synthetic import (
+    ASYMMETRIC,
+    CASES,
+    CHINCHILLA,
+    PAPER_TARGET,
+    SYMMETRIC,
+    null_pair,
+    synthetic_study,
+    two_designs,
+)
 
 FIRST_SEED = 10_000  # the seeds below 1000 served to choose how residuals are widened
 NOISES = (0.001, 0.003, 0.01)

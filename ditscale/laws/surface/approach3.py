@@ -7,11 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .fit_surface import fit_surface, refit_surfaces
-from .parabola import NEAR
-from .surface import Surface, fold, law_with_floor, optimum
-from .table import Table
-from .uncertainty import (
+from ..intervals.uncertainty import (
     LEVEL,
     Estimate,
     estimate,
@@ -21,6 +17,10 @@ from .uncertainty import (
     scheme,
     t_quantile,
 )
+from ..minima.parabola import NEAR
+from ..table import Table
+from .fit_surface import fit_surface, refit_surfaces
+from .surface import Surface, fold, law_with_floor, optimum
 
 POSITIVE = ("A", "B", "n_params", "n_tokens", "loss")  # for which the delta method works on the log
 

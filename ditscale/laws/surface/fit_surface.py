@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-from ..errors import UserError, one_of
-from ..units import compact
+from ...errors import UserError, one_of
+from ...units import compact
+from ..checks.findings import Finding
+from ..table import Table
 from .descent import descend
-from .findings import Finding
 from .surface import ExtraTerm, Surface
-from .table import Table
 from .variable_projection import SEED_EXPONENTS, seeds
 
 OBJECTIVES = ("huber", "ls", "ls_log")

@@ -7,13 +7,13 @@ from functools import cached_property
 
 import numpy as np
 
-from ..units import compact
-from .findings import Finding
+from ...units import compact
+from ..checks.findings import Finding
+from ..intervals.uncertainty import Estimate, estimate, resample_counts, residual_draws, scheme
+from ..table import Table, is_loss
 from .metric_law import FORMS, LOSS_FORMS, Errors, MetricLaw, metric_law
 from .parabola import Noise, Parabola, fit_parabola, pooled_noise, refit, response_of, vertex
 from .powerlaw import FloorLaw, PowerLaw, floor_law, floor_laws, line, power_law, robust_line
-from .table import Table, is_loss
-from .uncertainty import Estimate, estimate, resample_counts, residual_draws, scheme
 
 LAWS = {"model": 0, "data": 1, "loss": 2}  # name of a law -> its column in the vertices
 

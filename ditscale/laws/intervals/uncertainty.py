@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import one_of
+from ...errors import one_of
 
 LEVEL = 0.95
 # Fewer runs than this in the typical (median) slice: residual scheme.

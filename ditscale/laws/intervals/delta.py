@@ -11,12 +11,12 @@ import math
 
 import numpy as np
 
-from .approach2 import LAWS, Approach2
-from .approach3 import POSITIVE, Approach3
-from .descent import jacobian_of
-from .fit_surface import _moves, variables
-from .surface import Surface
-from .table import Table
+from ..minima.approach2 import LAWS, Approach2
+from ..surface.approach3 import POSITIVE, Approach3
+from ..surface.descent import jacobian_of
+from ..surface.fit_surface import _moves, variables
+from ..surface.surface import Surface
+from ..table import Table
 from .uncertainty import LEVEL, Estimate, t_quantile
 
 

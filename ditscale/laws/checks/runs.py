@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..units import compact
+from ...units import compact
+from ..minima.robust import scale_of
+from ..table import Table
 from .findings import Finding, names_of, some
-from .robust import scale_of
-from .table import Table
 
 
 def check_units(table: Table) -> list[Finding]:

@@ -12,11 +12,11 @@ import math
 
 import numpy as np
 
-from .descent import descend
-from .fit_surface import EXPONENT_LIMITS, center, variables
-from .surface import Surface
-from .table import Table
-from .uncertainty import t_quantile
+from ..intervals.uncertainty import t_quantile
+from ..surface.descent import descend
+from ..surface.fit_surface import EXPONENT_LIMITS, center, variables
+from ..surface.surface import Surface
+from ..table import Table
 
 
 def profile_interval(table: Table, surface: Surface, n_params: float, n_tokens: float) -> tuple[float, float, float]:

@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 
+from ..intervals.uncertainty import LEVEL, Estimate
 from .forms import Form
-from .uncertainty import LEVEL, Estimate
 
 Z = 1.959963984540054  # half-width of a normal's central 95 %, in standard deviations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..units import compact, count
+from ...units import compact, count
 
 # code -> its severity. "refused": a number is withheld; "warning": it is given and may mislead; "info": context.
 CODES = {

@@ -6,16 +6,16 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
-from ..errors import UserError
-from ..units import compact, count, number, whole
-from .approach2 import fit_approach2
-from .approach3 import fit_approach3
+from ...errors import UserError
+from ...units import compact, count, number, whole
+from ..checks.runs import check_units, find_outliers
+from ..intervals.uncertainty import LEVEL, Estimate
+from ..minima.approach2 import fit_approach2
+from ..surface.approach3 import fit_approach3
+from ..table import SAME_BUDGET, Table
 from .average import average, widened
-from .diagnose import check_units, find_outliers
 from .forms import ORDER, Form, admissible, law_forms, usable
 from .hashes import inputs_hash
-from .table import SAME_BUDGET, Table
-from .uncertainty import LEVEL, Estimate
 
 LAYOUT = 2
 AVERAGE = "average"  # the law of a forecast that mixes several forms

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..units import compact, count
-from .findings import Finding, run_to_add
+from ...units import compact, count
+from ..checks.findings import Finding, run_to_add
+from ..intervals.uncertainty import PAIRS_NEEDS
+from ..table import Table
 from .robust import bisquare, scale_of, trimmed
-from .table import Table
-from .uncertainty import PAIRS_NEEDS
 
 # Below this t value the data hardly say that there is a minimum at all.
 MIN_CURVATURE_T = 2.0

@@ -8,8 +8,8 @@ import json
 import os
 from pathlib import Path
 
-from ..errors import UserError
-from ..units import compact
+from ...errors import UserError
+from ...units import compact
 from .forecast import LAYOUT, Forecast
 from .hashes import own_hash
 

@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from .approach2 import Approach2
-from .descent import jacobian_of
-from .diagnose import outliers
+from ..intervals.uncertainty import f_tail
+from ..minima.approach2 import Approach2
+from ..minima.powerlaw import line
+from ..surface.descent import jacobian_of
+from ..surface.fit_surface import fit_surface, variables
+from ..surface.surface import Surface
+from ..table import Table
 from .findings import Finding, names_of, some
-from .fit_surface import fit_surface, variables
-from .powerlaw import line
-from .surface import Surface
-from .table import Table
-from .uncertainty import f_tail
+from .runs import outliers
 
 # Many tests are made on every table; a clean one must pass all of them.
 SIGNIFICANT = 1e-3

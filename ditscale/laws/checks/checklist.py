@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..units import compact, count
-from .table import describe
+from ...units import compact, count
+from ..table import describe
 
 NOT_RECORDED = "not recorded"
 # Keys of `Table.recorded`, which `ditscale collect` writes and a CSV gives in lines `# key: value` above its header:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..units import compact
+from ...units import compact
 from .powerlaw import floor_laws, line
 
 RULE = (

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..errors import UserError, nearest
-from ..units import compact, count
+from ...errors import UserError, nearest
+from ...units import compact, count
+from ..intervals.uncertainty import Estimate
+from ..table import Table
 from .forecast import AT_TARGET, AVERAGE, Forecast
 from .hashes import inputs_hash, own_hash
-from .table import Table
-from .uncertainty import Estimate
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .findings import Finding
+from ..checks.findings import Finding
 
 
 def optimum(parameters: np.ndarray, kappa: float, budget_flops):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from .table import Table
+from ..table import Table
 
 
 def canonical(body) -> bytes:

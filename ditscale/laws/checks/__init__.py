@@ -1,0 +1,1 @@
+"""What stands against a fit: findings, backtests, the checklist."""

@@ -1,0 +1,1 @@
+"""Approach 2: parabolas, their minima, and the laws through them."""

@@ -1,0 +1,1 @@
+"""Forecasts that are sealed before the probe runs, and their verdict."""
