@@ -98,7 +98,7 @@ class Table:
                 groups[-1].append(int(i))
             else:
                 groups.append([int(i)])
-        # The rows of a group rise, so the median is in the middle; np.median takes 40 us, and a continuum has many groups.
+        # The rows of a group rise, so the median is in the middle; np.median takes 40 us, a continuum has many groups.
         budgets = [(self.budget_flops[g[(len(g) - 1) // 2]] + self.budget_flops[g[len(g) // 2]]) / 2 for g in groups]
         return [(float(budget), np.array(g)) for budget, g in zip(budgets, groups, strict=True)]
 

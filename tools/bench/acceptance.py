@@ -2,8 +2,8 @@
 
     python tools/bench/acceptance.py [--part recovery|coverage|error|null|findings|trouble|small] [--replicates 300]
 
-Every study comes from `ditscale.laws.synthetic`, with the same seeds in every row (so rows of one grid share their noise
-and differ less than their standard errors), and is fitted with the defaults of the package: Huber objective, 1000
+Every study comes from `ditscale.laws.synthetic`, with the same seeds in every row (so rows of one grid share their
+noise and differ less than their standard errors), and is fitted with the defaults of the package: Huber objective, 1000
 resamples where an interval is judged. Rows appear as they are done. A number outside its required range is in bold.
 """
 

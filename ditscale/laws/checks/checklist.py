@@ -96,8 +96,7 @@ def _of_the_table(laws):
 def _of_the_fit(laws):
     two, three = laws.approach2, laws.approach3
     yield "hypothesis", "form of approach 3", "L(N, D) = E + A N^-alpha + B D^-beta, all of E, A, B non-negative"
-    response = next((p.response for p in two.slices if hasattr(p, "response")), None)
-    curve = {"raw": "loss", "log": "log loss"}.get(response, "loss")
+    curve = "log loss" if any(p.response == "log" for p in two.slices) else "loss"
     yield (
         "hypothesis",
         "form of approach 2",
@@ -106,10 +105,10 @@ def _of_the_fit(laws):
     yield (
         "hypothesis",
         "runs and free parameters",
-        f"{len(laws.table)} runs, 5 parameters of the surface, 3 of each parabola",
+        f"{len(laws.table)} runs, {three.surface.n_free} parameters of the surface, 3 of each parabola",
     )
     yield "fit", "objective of approach 3", OBJECTIVES.get(laws.objective, laws.objective)
-    yield "fit", "objective of approach 2", "bisquare regression" if getattr(two, "robust", False) else "least squares"
+    yield "fit", "objective of approach 2", "bisquare regression" if two.robust else "least squares"
     yield "fit", "initialisation", START
     yield "fit", "optimiser", f"{DESCENT}; {_settled(three)}"
     yield "dropped points", "runs excluded by name", _listed(f"{r} ({why})" for r, why in laws.table.exclusions)
@@ -119,8 +118,7 @@ def _of_the_fit(laws):
     yield "dropped points", "slices without a usable minimum", _listed(compact(p.budget_flops) for p in refused)
     yield "validation", "held-out budgets", _backtests(laws)
     replicates = f"{laws.bootstrap} replicates, seed {laws.seed}" if laws.bootstrap else "none"
-    kind = getattr(laws, "interval", "percentile")
-    yield "uncertainty", "intervals", f"95 % {kind}" if laws.bootstrap else "none"
+    yield "uncertainty", "intervals", f"95 % {laws.interval}" if laws.bootstrap else "none"
     yield "uncertainty", "bootstrap", replicates
     if laws.bootstrap:
         yield "uncertainty", "resampling", f"approach 2: {two.scheme}; approach 3: {three.scheme}"
@@ -138,13 +136,11 @@ def _listed(names) -> str:
 
 
 def _backtests(laws) -> str:
-    tests = getattr(laws, "backtests", None) or [b for b in [laws.backtest] if b]
-    said = []
-    for b in tests:
-        for name in ("approach2", "approach3"):
-            part = getattr(b, name)
-            if part is not None:
-                error = part["loss_error"] if isinstance(part, dict) else part.loss_error
-                budget = getattr(b, "budget_flops", None) or b.held_out_budget
-                said.append(f"{name.replace('approach', 'approach ')} {100 * error:+.2g} % at {compact(budget)}")
-    return ", ".join(said) or "none was possible"
+    """Errors at the largest budget, held out alone; the farther ones stand under the backtests."""
+    b = laws.backtest
+    said = [
+        f"{name.replace('approach', 'approach ')} {100 * getattr(b, name).loss_error:+.2g} %"
+        for name in ("approach2", "approach3")
+        if b is not None and getattr(b, name) is not None
+    ]
+    return f"{', '.join(said)} at {compact(b.budget_flops)}" if said else "none was possible"

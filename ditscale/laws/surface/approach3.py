@@ -119,8 +119,8 @@ def fit_approach3(
     """Fit the surface to all runs and refit it `bootstrap` times.
 
     resample: see `uncertainty`; interval: "bca" also refits without each run in turn; kappa and constraints (delta,
-    alpha, beta, tied, extra): see `fit_surface`. A refused surface gets no draws; `keep_without_floor` makes an exception
-    for one refused because E = 0.
+    alpha, beta, tied, extra): see `fit_surface`. A refused surface gets no draws; `keep_without_floor` makes an
+    exception for one refused because E = 0.
     """
     surface = fit_surface(table, objective, kappa, **constraints)
     groups = [rows for _, rows in table.slices()]

@@ -51,9 +51,9 @@ def fit_surface(
 ) -> Surface:
     """Fit all runs of `table`.
 
-    objective: "huber" (summed, delta 1e-3, log residuals), "ls" (squares of the loss itself) or "ls_log" (squares of
-    log residuals). delta: of the Huber loss. kappa: C / (N D); estimated as the median over runs when None. alpha, beta: fix that exponent; tied:
-    one exponent for both. extra {name: column (n,)}: further terms K x^-e with K >= 0.
+    objective: "huber" (summed, of log residuals), "ls" (squares of the loss itself) or "ls_log" (squares of log
+    residuals); delta: of the Huber loss. kappa: C / (N D); estimated as the median over runs when None. alpha, beta:
+    fix that exponent; tied: one exponent for both. extra {name: column (n,)}: further terms K x^-e with K >= 0.
 
     Refused: too few runs, budgets or sizes, a parameter on its bound, no convergence. Raises UserError on an unknown
     objective, an exponent outside its limits, alpha or beta together with tied, or an extra column that does not fit.
