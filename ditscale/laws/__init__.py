@@ -4,7 +4,10 @@
     laws = fit(read_table("runs.csv"), targets=["1.5e21"])
     print(laws.summary())
 
-Needs numpy only (h5py to read HDF5); importing it costs little more than importing numpy.
+Needs numpy and scipy (h5py to read HDF5), no torch; importing it costs little more than importing numpy.
+
+minima/ is Approach 2, surface/ Approach 3; intervals/ draws and carries errors through; checks/ says what stands against a
+fit; sealed/ forecasts and judges.
 """
 
 from .checks.backtest import Backtest
