@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import UserError
 from ..units import compact, number
 from .checks.findings import Finding
+from .checks.runs import refuse_units
 from .intervals.uncertainty import Estimate, estimate
 from .minima.approach2 import Approach2, fit_approach2
 from .surface.approach3 import Approach3, fit_approach3
@@ -175,6 +176,7 @@ def compare(
     for k, (name, grid) in enumerate(grids.items()):
         if not len(grid):
             raise UserError(f"{name}: every run is a probe; a comparison needs grid runs")
+        refuse_units(grid)
         # A seed per table: the same draws for both would correlate errors that are independent.
         own = seed * 1000 + k
         fits[name] = _Fit(

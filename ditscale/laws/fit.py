@@ -14,9 +14,9 @@ from .checks.checklist import checklist
 from .checks.findings import Finding
 from .checks.form import check_lines, check_surface
 from .checks.grid import Bias, check_bias, check_drift, parabola_bias
-from .checks.runs import check_units, find_outliers
+from .checks.runs import check_units, find_outliers, refuse_units
 from .intervals.delta import slice_intervals, surface_intervals
-from .intervals.uncertainty import INTERVALS, RESAMPLE, Estimate, estimate
+from .intervals.uncertainty import INTERVALS, RESAMPLE, Estimate
 from .minima.approach2 import Approach2, fit_approach2
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.surface import Surface
@@ -64,15 +64,7 @@ class Laws:
 
     def loss_with_floor(self) -> dict[str, Estimate] | None:
         """E, coefficient, exponent of L* = E + k C^a through the minima, or None when refused."""
-        floor, draws = self.approach2.floor, self.approach2.floor_draws
-        if floor is None or floor.status != "ok":
-            return None
-        parts = (None,) * 3
-        if draws is not None:
-            with np.errstate(over="ignore"):
-                parts = (draws[:, 0], np.exp(draws[:, 1]), -draws[:, 2])
-        values = (floor.floor, floor.coefficient, floor.exponent)
-        return {n: estimate(v, d) for n, v, d in zip(("E", "coefficient", "exponent"), values, parts, strict=True)}
+        return self.approach2.floor_coefficients()
 
     @cached_property
     def n_ranges(self) -> dict[str, tuple[Estimate, Estimate]]:
@@ -205,6 +197,7 @@ def fit(
     if not len(grid):
         raise UserError(f"{table.source or 'table'}: every run is a probe; a fit needs grid runs")
     how = {"resample": resample, "interval": interval}
+    refuse_units(grid, kappa)
     findings += check_units(grid)
     laws = fit_approach2(grid, RESPONSE[objective], bootstrap, seed, robust=robust, **how)
     if (grid.loss > 0).all():

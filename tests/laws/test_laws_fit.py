@@ -9,7 +9,7 @@ import pytest
 from laws_synthetic import ASYMMETRIC, CHINCHILLA, MINIATURE, best, study
 
 from ditscale.errors import UserError
-from ditscale.laws import CODES, Table, fit
+from ditscale.laws import CODES, Table, compare, fit, forecast
 
 SIX = tuple(np.geomspace(1e18, 1e20, 6))
 
@@ -92,8 +92,8 @@ BASE = study(CHINCHILLA, SIX, sizes=9, noise=0.002)
     ("table", "code"),
     [
         (changed(BASE, loss=scaled(BASE.loss, [12], 1.3)), "outlier_run"),
-        (changed(BASE, n_params=BASE.n_params / 1e6), "units_mixed"),
-        (changed(BASE, n_params=scaled(BASE.n_params, [3, 4], 1e-6)), "units_mixed"),
+        (changed(BASE, n_params=BASE.n_params / 20), "units_mixed"),
+        (changed(BASE, n_params=scaled(BASE.n_params, [3, 4], 1 / 20)), "units_mixed"),
         (changed(BASE, n_tokens=scaled(BASE.n_tokens, [3], 1.3)), "budget_mismatch"),
         (changed(BASE, budget_flops=scaled(BASE.budget_flops, range(0, 54, 2), 1.05)), "budget_mismatch"),
         (changed(BASE, achieved_flops=scaled(BASE.budget_flops, [7], 0.9)), "budget_mismatch"),
@@ -115,6 +115,19 @@ def test_findings_are_raised(table, code):
     assert raised and all(f.severity == CODES[code] for f in raised)
     json.dumps(laws.to_dict(), allow_nan=False)
     assert code in laws.summary()
+
+
+def test_wrong_units_are_refused_unless_they_are_meant():
+    millions = changed(BASE, n_params=BASE.n_params / 1e6)
+    for verb in (fit, lambda t: forecast(t, 1e22), lambda t: compare({"a": t, "b": t}, 1e22)):
+        with pytest.raises(UserError, match=r"C / \(N D\) is 6e6 in the median, where 6 is usual; write n_params"):
+            verb(millions)
+        with pytest.raises(UserError, match=r"of 2 runs \(row-4, row-5\) is 6e6, of the others 6"):
+            verb(changed(BASE, n_params=scaled(BASE.n_params, [3, 4], 1e-6)))
+    meant = fit(millions, kappa=6e6, bootstrap=0)
+    assert meant.approach3.coefficients()["alpha"].value == pytest.approx(
+        fit(BASE, bootstrap=0).approach3.coefficients()["alpha"].value, rel=1e-6
+    )
 
 
 def test_broken_power_law_of_n_is_lack_of_fit():

@@ -112,6 +112,7 @@ def test_refusals():
     table = study((0.0, 40.0, 60.0, 0.5, 0.5))
     bound = fit_surface(Table.of(table.n_params, table.n_tokens, table.budget_flops, table.loss - 0.02))
     assert not bound.ok and bound.without_floor and "floor E" in bound.reasons[0]
+    assert "(C = 9e12)" in bound.reasons[0]
     no_d = study((0.5, 40.0, 1e-12, 0.5, 0.5), width=4)
     n = np.tile(np.geomspace(1e4, 1e6, 7), 3)
     no_d = Table.of(n, no_d.budget_flops / 6 / n, no_d.budget_flops, 0.5 + 40 * n**-0.5)
@@ -169,6 +170,8 @@ def test_extra_terms_are_recovered_and_held_at_their_mean(objective):
     assert s.optimum(1e21)[2] == pytest.approx(loss + 8 * 512**-0.6, rel=1e-6)
     fitted = fit_approach3(table, objective, 60, 0, extra={"batch": x})
     assert fitted.coefficients()["E"].value == pytest.approx(CHINCHILLA[0], rel=1e-5)
+    k, e = (fitted.coefficients()[f"batch_{part}"] for part in ("coefficient", "exponent"))
+    assert [k.value, e.value] == pytest.approx([8, 0.6], rel=1e-5) and k.low <= 8.001 and e.high >= 0.5999
     assert fitted.refits.shape == (60, 7) and fitted.draws.shape == (60, 5)
     assert fit_surface(table, objective).objective_value > 100 * s.objective_value
     with pytest.raises(UserError, match="has 3 values"):

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import UserError
 from ...units import compact
 from ..minima.robust import scale_of
 from ..table import Table
 from .findings import Finding, names_of, some
+
+# C / (N D) this far from 6, or of one run from the others, is a unit; nearer than that it may be a way of counting.
+WRONG_UNIT = 300.0
+
+
+def refuse_units(table: Table, kappa: float | None = None) -> None:
+    """Raise UserError where a column, or some of its rows, cannot be in whole counts; not where kappa says it is meant."""
+    where = table.source or "table"
+    ratio = table.budget_flops / (table.n_params * table.n_tokens)
+    middle = float(np.median(ratio))
+    if kappa is None and not 6 / WRONG_UNIT <= middle <= 6 * WRONG_UNIT:
+        raise UserError(
+            f"{where}: C / (N D) is {compact(middle)} in the median, where 6 is usual; write n_params, n_tokens and "
+            f"budget_flops as whole counts, not in millions or exaFLOPs, or give kappa {compact(middle)} if it is meant"
+        )
+    far = np.abs(np.log(ratio / middle)) > np.log(WRONG_UNIT)
+    if far.any():
+        i = int(np.argmax(far))
+        raise UserError(
+            f"{where}: C / (N D) of {some(table.run_id[far])} is {compact(ratio[i])}, of the others {compact(middle)}; "
+            "write n_params, n_tokens and budget_flops of all runs as whole counts, not some in millions"
+        )
 
 
 def check_units(table: Table) -> list[Finding]:

@@ -90,6 +90,21 @@ class Approach2:
             return None
         return floor_laws(np.log(self.budgets), self.vertex_draws[..., 2])
 
+    def floor_coefficients(self) -> dict[str, Estimate] | None:
+        """E, coefficient, exponent of L* = E + k C^a through the minima, or None when refused."""
+        if self.floor is None or self.floor.status != "ok":
+            return None
+        left = self.vertex_left_out
+        parts = [self.floor_draws, None if left is None else floor_laws(np.log(self.budgets), left[..., 2])]
+        out = {}
+        with np.errstate(over="ignore"):
+            for k, (name, value) in enumerate(
+                (("E", self.floor.floor), ("coefficient", self.floor.coefficient), ("exponent", self.floor.exponent))
+            ):
+                shape = (np.asarray, np.exp, np.negative)[k]
+                out[name] = estimate(value, *(None if part is None else shape(part[:, k]) for part in parts))
+        return out
+
     def coefficients(self) -> dict[str, Estimate | None] | None:
         """The six numbers of N* = k C^a, D* = k C^b, L* = k C^c; None when refused, a None pair without a loss law."""
         if not self.ok:

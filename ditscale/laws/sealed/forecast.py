@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...units import compact, count, number, whole
-from ..checks.runs import check_units, find_outliers
+from ..checks.runs import check_units, find_outliers, refuse_units
 from ..intervals.uncertainty import LEVEL, Estimate
 from ..minima.approach2 import fit_approach2
 from ..surface.approach3 import fit_approach3
@@ -141,6 +141,7 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
         place = fit_approach3(grid, "ls_log", bootstrap, seed, keep_without_floor=True).predict(target)
     else:
         place = laws.predict(target)
+    refuse_units(grid)
     findings = check_units(grid)
     if usable(fitted.surface):
         findings += find_outliers(grid, fitted.surface.residuals, 5)

@@ -53,7 +53,10 @@ class Approach3:
         return {n: estimate(v, draws.get(n), left.get(n)) for n, v in value.items()}
 
     def coefficients(self) -> dict[str, Estimate]:
-        """E, A, B, alpha, beta; model_exponent = beta/(alpha+beta); loss_floor_exponent of L* - E (negative)."""
+        """E, A, B, alpha, beta; model_exponent = beta/(alpha+beta); loss_floor_exponent of L* - E (negative).
+
+        An extra term x adds x_coefficient and x_exponent.
+        """
         return self.estimates(self.coefficients_of)
 
     def predict(self, budget_flops: float) -> dict[str, Estimate]:
@@ -68,8 +71,9 @@ class Approach3:
     def coefficients_of(self, full: np.ndarray) -> dict[str, np.ndarray]:
         parameters = fold(full, self.surface.extra)
         _, log_a, log_b, alpha, beta = np.moveaxis(parameters, -1, 0)
+        terms = 2 + len(self.surface.extra)
         with np.errstate(over="ignore"):
-            return {
+            out = {
                 "E": full[..., 0],
                 "A": np.exp(log_a),
                 "B": np.exp(log_b),
@@ -78,6 +82,10 @@ class Approach3:
                 "model_exponent": beta / (alpha + beta),
                 "loss_floor_exponent": law_with_floor(parameters, self.surface.kappa)[2],
             }
+            for j, term in enumerate(self.surface.extra, start=2):
+                out[f"{term.name}_coefficient"] = np.exp(full[..., 1 + j])
+                out[f"{term.name}_exponent"] = full[..., 1 + terms + j]
+        return out
 
     def prediction_of(self, full: np.ndarray, budget_flops: float) -> dict[str, np.ndarray]:
         log_n, log_d, loss = optimum(fold(full, self.surface.extra), self.surface.kappa, budget_flops)

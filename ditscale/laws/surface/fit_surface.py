@@ -8,10 +8,10 @@ import numpy as np
 
 from ...errors import UserError, one_of
 from ...units import compact
-from ..checks.findings import Finding
+from ..checks.findings import Finding, run_to_add
 from ..table import Table
 from .descent import descend
-from .surface import ExtraTerm, Surface
+from .surface import ExtraTerm, Surface, fold, optimum
 from .variable_projection import SEED_EXPONENTS, seeds
 
 OBJECTIVES = ("huber", "ls", "ls_log")
@@ -110,7 +110,10 @@ def fit_surface(
         ExtraTerm(t.name, math.exp(full[1 + j]), float(full[3 + len(blank) + j]), t.at, t.column)
         for j, t in enumerate(blank, start=2)
     )
-    findings = _judge(centered, bool(result.converged[best]), typical, dict(fixed), terms)
+    beyond = 10 * float(table.budget_flops.max())
+    log_n = float(np.clip(optimum(fold(full, terms), kappa, beyond)[0], 0, np.log(beyond)))
+    add = run_to_add(math.exp(log_n), beyond, kappa)
+    findings = _judge(centered, bool(result.converged[best]), typical, dict(fixed), terms, add)
     fitted = full[0] + np.exp(full[1 : 3 + len(terms), None] - full[3 + len(terms) :, None] * logs).sum(axis=0)
     return Surface(
         full=full,
@@ -183,8 +186,8 @@ def _moves(terms: int, fixed, tied: bool) -> np.ndarray | None:
     return np.delete(moves, gone, axis=1)
 
 
-def _judge(centered, converged: bool, typical_loss: float, fixed: dict, extra) -> list[Finding]:
-    """What stands against a fit, from its centered parameters."""
+def _judge(centered, converged: bool, typical_loss: float, fixed: dict, extra, add: str) -> list[Finding]:
+    """What stands against a fit, from its centered parameters; `add` is a run that would show a floor."""
     findings = []
     terms = (len(centered) - 1) // 2
     low, high = EXPONENT_LIMITS
@@ -194,7 +197,8 @@ def _judge(centered, converged: bool, typical_loss: float, fixed: dict, extra) -
 
     if centered[0] == 0:
         bound(
-            "the surface's floor E sits on its bound 0: these runs do not show an irreducible loss; widen the budgets",
+            "the surface's floor E sits on its bound 0: these runs do not show an irreducible loss; widen the budgets, "
+            f"for example by {add}",
             0,
         )
     known = [
