@@ -168,6 +168,6 @@ def _widening(surface: Surface, strata) -> float:
         return 1.0
     tail = (1 + LEVEL) / 2
     quadratic = np.sqrt(n / (n - p) * m / (m - 1)) * t_quantile(tail, n - p) / t_quantile(tail, 1e9)
-    linear = 1 / (1 + 1.5 * p / n)
+    linear = 1 / (1 + 1.25 * p / n)
     share = np.mean(np.abs(surface.residuals) <= surface.delta) if surface.objective == "huber" else 1.0
     return float(share * quadratic + (1 - share) * linear)
