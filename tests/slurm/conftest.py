@@ -1,0 +1,104 @@
+"""A real Slurm of four nodes for the tests of this directory: brought up once by slurm/local/up, taken down at the end.
+
+With DITSCALE_SLURM_DIR set, the cluster in that directory is used and left running.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "slurm" / "local"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of squeue."""
+
+    name: str  # as 123_4
+    state: str
+    node: str
+    reason: str
+    restarts: int
+
+
+class Slurm:
+    """The cluster of a directory."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        outside = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
+        self.env = {**outside, "SLURM_CONF": str(directory / "etc" / "slurm.conf"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def call(self, *words, cwd=None, check=True, timeout=120) -> str:
+        """Run a command against this cluster; returns what it printed."""
+        done = subprocess.run(list(map(str, words)), env=self.env, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+        assert not check or done.returncode == 0, (words, done.stdout, done.stderr)
+        return done.stdout
+
+    def script(self, name: str, *words, check=True) -> str:
+        return self.call(SCRIPTS / name, *words, self.directory, check=check)
+
+    def sbatch(self, *words, **more) -> str:
+        """Submit; returns the job's number."""
+        return self.call("sbatch", "--parsable", *words, **more).strip()
+
+    def jobs(self, number: str) -> dict[str, Job]:
+        """The elements of an array (or the one job) that the controller knows, by name."""
+        rows = self.call("squeue", "--noheader", "--states=all", f"--jobs={number}", "--array", "--Format=JobArrayID:|,State:|,NodeList:|,Reason:|,RestartCnt:|")
+        cells = [line.strip().split("|") for line in rows.splitlines() if line.strip()]
+        return {c[0]: Job(c[0], c[1], c[2], c[3], int(c[4])) for c in cells}
+
+    def wait(self, true, seconds: float = 90, what: str = ""):
+        """Wait until `true()`; says the queue when it never comes."""
+        until = time.monotonic() + seconds
+        while not true():
+            if time.monotonic() > until:
+                raise AssertionError(f"never: {what}\n{self.call('squeue', '--states=all', check=False)}\n{self.call('sinfo', '-N', check=False)}")
+            time.sleep(0.2)
+
+    def ended(self, number: str) -> bool:
+        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
+        return all(job.state in over for job in self.jobs(number).values())
+
+    def kill(self, daemon: str):
+        """SIGKILL to one of the cluster's daemons; `up` starts it again."""
+        os.kill(int((self.directory / "pid" / f"{daemon}.pid").read_text()), signal.SIGKILL)
+
+    def mend(self):
+        """Everything up, nothing queued: how each test finds the cluster."""
+        self.script("up")
+        if self.call("squeue", "--noheader"):
+            user = self.call("id", "-un").strip()
+            self.call("scancel", f"--user={user}")
+            self.wait(lambda: not self.call("squeue", "--noheader"), 60, "the queue empties")
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    given = os.environ.get("DITSCALE_SLURM_DIR")
+    directory = Path(given or tempfile.mkdtemp(prefix="ditscale-slurm-", dir="/tmp"))
+    up = subprocess.run([SCRIPTS / "up", directory], capture_output=True, text=True, timeout=600)
+    if up.returncode == 3:
+        shutil.rmtree(directory, ignore_errors=True)
+        pytest.skip(f"no Slurm to test on: {up.stderr.strip().splitlines()[-1]}")
+    try:
+        assert up.returncode == 0, up.stdout + up.stderr
+        yield Slurm(directory)
+    finally:
+        if not given:
+            subprocess.run([SCRIPTS / "down", directory, "--wipe"], check=True, timeout=300)
+
+
+@pytest.fixture
+def slurm(cluster):
+    """The cluster, whole and empty."""
+    cluster.mend()
+    return cluster
