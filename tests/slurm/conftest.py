@@ -3,15 +3,18 @@
 With DITSCALE_SLURM_DIR set, the cluster in that directory is used and left running.
 """
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +38,7 @@ class Slurm:
     def __init__(self, directory: Path):
         self.directory = directory
         outside = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
-        self.env = {**outside, "SLURM_CONF": str(directory / "etc" / "slurm.conf"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.env = {**outside, "SLURM_CONF": str(directory / "etc" / "slurm.conf"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
 
     def call(self, *words, cwd=None, check=True, timeout=120) -> str:
         """Run a command against this cluster; returns what it printed."""
@@ -79,6 +82,85 @@ class Slurm:
             user = self.call("id", "-un").strip()
             self.call("scancel", f"--user={user}")
             self.wait(lambda: not self.call("squeue", "--noheader"), 60, "the queue empties")
+
+
+def records(root: Path) -> dict[str, dict]:
+    """What each finished run of a study measured, by run id: loss curve, gradient norms and validation losses, to the bit."""
+    found = {}
+    for path in sorted(root.glob("runs/*/metrics.h5")):
+        with h5py.File(path, "r", locking=False) as file:
+            assert file["state"][()] == b"finished", (path, file["state"][()])
+            steps = file["steps"][:]
+            found[path.parent.name] = {k: steps[k].tobytes() for k in ("images", "loss", "loss_ema", "grad_norm")} | {"samples": file["samples"][:].tobytes()}
+    return found
+
+
+# Six runs of a second or less, and two that last long enough to be disturbed; none checkpoints but when it is asked to.
+SMALL = ("study=mini", "budgets=[5e9,1e10]", "widths=[16,24,32]", "probe_budget=3e10", "recipe.min_steps=20", "validation.n=128")
+LONG = ("study=mini", "budgets=[2e11]", "widths=[40,48]", "recipe.min_steps=20", "validation.n=128", "cluster.checkpoint_s=600")
+
+
+@pytest.fixture
+def small():
+    return SMALL
+
+
+@pytest.fixture
+def long():
+    return LONG
+
+
+@pytest.fixture
+def plan(ditscale):
+    """Plan a study; returns its run ids, sorted."""
+
+    def call(root, *settings):
+        done = ditscale("plan", root, *settings)
+        assert done.returncode == 0, done.stderr
+        return sorted(p.name for p in root.glob("runs/*"))
+
+    return call
+
+
+@pytest.fixture
+def heartbeat():
+    """Images that a run's heartbeat tells."""
+
+    def read(root, run) -> int:
+        try:
+            return json.loads((root / "runs" / run / "heartbeat.json").read_text())["images"]
+        except (OSError, ValueError):
+            return 0
+
+    return read
+
+
+@pytest.fixture
+def log():
+    """All that a run's attempts under Slurm have printed."""
+    return lambda root, run: "".join(path.read_text() for path in sorted((root / "runs" / run / "log").glob("*.log")))
+
+
+@pytest.fixture(name="records")
+def records_fixture():
+    return records
+
+
+@pytest.fixture(scope="session")
+def quiet(ditscale, tmp_path_factory):
+    """The undisturbed twin of a study: planned alike, trained here. Made once for all tests with the same settings."""
+    made = {}
+
+    def twin(*settings) -> dict[str, dict]:
+        if settings not in made:
+            root = tmp_path_factory.mktemp("quiet") / "study"
+            for words in (("plan", root, *settings), ("launch", root)):
+                done = ditscale(*words)
+                assert done.returncode == 0, done.stdout + done.stderr
+            made[settings] = records(root)
+        return made[settings]
+
+    return twin
 
 
 @pytest.fixture(scope="session")
