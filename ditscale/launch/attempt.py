@@ -33,6 +33,7 @@ class Attempt:
     job: str
     restart: int
     host: str
+    node: str  # Slurm's name for the host, "" without Slurm
     pid: int
     started_unix: float
     checkpoint: str  # the newest when it started, "" for none
@@ -101,7 +102,7 @@ def _read(path: Path) -> Attempt | None:
     try:
         return Attempt(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
-        return Attempt(int(path.stem), "", 0, "", 0, 0.0, "")  # made, and cut short by a kill or a full disk
+        return Attempt(int(path.stem), "", 0, "", "", 0, 0.0, "")  # made, and cut short by a kill or a full disk
 
 
 def _file(at: RunPaths, number: int) -> Path:
@@ -109,7 +110,7 @@ def _file(at: RunPaths, number: int) -> Path:
 
 
 def _me(number: int, checkpoint: str) -> Attempt:
-    return Attempt(number, queue.this_job(), _restart(), socket.gethostname(), os.getpid(), time.time(), checkpoint)
+    return Attempt(number, queue.this_job(), _restart(), socket.gethostname(), os.environ.get("SLURMD_NODENAME", ""), os.getpid(), time.time(), checkpoint)
 
 
 def _restart() -> int:
@@ -142,4 +143,4 @@ def heartbeat_age(at: RunPaths) -> float:
 
 
 def _who(other: Attempt) -> str:
-    return f"job {other.job} on {other.host}" if other.job else f"process {other.pid} on {other.host}"
+    return f"job {other.job} on {other.node}" if other.job else f"process {other.pid} on {other.host}"

@@ -16,7 +16,7 @@ import tempfile
 import time
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import make_directory, write_text
 from ..naming import RunPaths
 from . import attempt as attempts
 from . import queue
@@ -34,6 +34,7 @@ def execute(run_dir: str) -> str:
 
     at, mine = RunPaths(run_dir), None
     try:
+        _link_log(at)
         if _first():
             mine = attempts.claim(at)
             os.environ["DITSCALE_ATTEMPT"] = str(mine.number)
@@ -55,6 +56,7 @@ def execute(run_dir: str) -> str:
         state = "failed"
     if mine:
         attempts.end(at, mine, state)
+        print(f"{at.name}: {state}", flush=True)
     if queue.this_job():
         if state == "stopped" and mine:
             _requeue()
@@ -78,6 +80,16 @@ def _first() -> bool:
     """Whether this is rank 0, without torch."""
     rank = os.environ.get("RANK") or os.environ.get("SUBMITIT_LOCAL_GLOBALID") or os.environ.get("SLURM_PROCID") or "0"
     return int(rank) == 0
+
+
+def _link_log(at: RunPaths):
+    """A run's log is found in its directory, whatever wrote it: submitit's is a file of the array."""
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        name, rank = queue.this_job(), os.environ["SLURM_PROCID"]
+        log = at.log / f"job-{name}.{rank}.log"
+        make_directory(at.log)
+        if not log.is_symlink():
+            log.symlink_to(os.path.join(os.environ["SUBMITIT_FOLDER"], f"{name}_{rank}_log.out"))
 
 
 def _requeue():
@@ -106,4 +118,4 @@ if __name__ == "__main__":
     # The module submitit and others import is not __main__: classes must be the same ones.
     from ditscale.launch.job import execute as run
 
-    print(run(sys.argv[1]), flush=True)
+    run(sys.argv[1])

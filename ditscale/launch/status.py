@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import time
+import socket
 from dataclasses import dataclass
 
 from .. import units
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import Run, read_run
-from ..store.record import Damaged, open_record, read_state
 from ..store.lock import is_locked
+from ..store.record import Damaged, open_record, read_state
+from .attempt import LIVE_S, heartbeat_age, last_attempt
 
+HERE = socket.gethostname()
 DONE = ("finished", "diverged", "damaged")  # nothing more will happen to these by themselves
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run. `state`: planned, running, interrupted, stopped, failed, diverged, damaged or finished."""
+    """One run. `state`: planned, queued (in Slurm), running, interrupted, stopped, failed, diverged, damaged or finished."""
 
     run: Run
     state: str
@@ -26,6 +28,9 @@ class RunStatus:
     images_per_s: float | None
     host: str
     reason: str
+    ranks: int = 1
+    attempt: int = 0  # number of the newest; 0 before the first
+    job: str = ""  # of Slurm, as 123_4
 
     @property
     def done_flops(self) -> float:
@@ -41,6 +46,13 @@ class RunStatus:
         if self.state != "running" or not self.images_per_s:
             return None
         return (self.run.n_images - self.images) / self.images_per_s
+
+
+    def mfu(self, peak_flops_per_s: float) -> float | None:
+        """Model FLOP/s over what its ranks could do at most."""
+        if self.state != "running" or not self.images_per_s or not peak_flops_per_s:
+            return None
+        return self.images_per_s * self.run.flops_per_image / (self.ranks * peak_flops_per_s)
 
 
 def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> list[RunStatus]:
@@ -60,8 +72,11 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
     """One run's status."""
     heart = _json(at.heartbeat)
     images, loss, reason = heart.get("images", 0), heart.get("loss"), ""
-    if is_locked(at.lock):
-        return RunStatus(run, "running", images, loss, heart.get("images_per_s"), heart.get("host", ""), heart.get("phase", ""))
+    last = last_attempt(at)
+    who = {"ranks": heart.get("ranks", 1), "attempt": last.number if last else 0, "job": last.job if last else ""}
+    if is_locked(at.lock) or (last and not last.ended and last.host != HERE and heartbeat_age(at) < LIVE_S):
+        host = last.node if last and last.node else heart.get("host", "")
+        return RunStatus(run, "running", images, loss, heart.get("images_per_s"), host, heart.get("phase", ""), **who)
     try:
         state = read_state(at.metrics)
     except Damaged as error:
@@ -77,16 +92,18 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
         state, reason = "failed", failure["reason"]
     elif state == "running":
         state, reason = "interrupted", "its process is gone; launching again resumes it"
-    return RunStatus(run, state, images, loss, None, heart.get("host", ""), reason)
+    return RunStatus(run, state, images, loss, None, heart.get("host", ""), reason, **who)
 
 
-def table(statuses: list[RunStatus]) -> str:
-    """One row a run."""
-    lines = [f"{'run':<34} {'state':<11} {'done':>5} {'loss':>8} {'images/s':>9} {'left':>7}  note"]
+def table(statuses: list[RunStatus], peak_flops_per_s: float = 0.0) -> str:
+    """One row a run; MFU where the peak is known."""
+    mfu = f" {'MFU':>4}" if peak_flops_per_s else ""
+    lines = [f"{'run':<34} {'state':<11} {'done':>5} {'loss':>8} {'images/s':>9}{mfu} {'left':>7} {'try':>3} {'node':<10}  note"]
     for s in statuses:
+        share = f" {_or(s.mfu(peak_flops_per_s), '.0%'):>4}" if mfu else ""
         lines.append(
-            f"{s.run.run_id:<34} {s.state:<11} {s.images / s.run.n_images:>5.0%} {_or(s.loss, '.4f'):>8} "
-            f"{_or(s.images_per_s, '.0f'):>9} {units.duration(s.eta_s) if s.eta_s else '':>7}  {s.reason}"
+            f"{s.run.run_id:<34} {s.state:<11} {s.images / s.run.n_images:>5.0%} {_or(s.loss, '.4f'):>8} {_or(s.images_per_s, '.0f'):>9}{share} "
+            f"{units.duration(s.eta_s) if s.eta_s else '':>7} {s.attempt or '':>3} {s.host if s.state == 'running' else '':<10}  {s.reason}"
         )
     states = [s.state for s in statuses]
     lines.append(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))

@@ -78,6 +78,7 @@ class Slurm:
     def mend(self):
         """Everything up, nothing queued: how each test finds the cluster."""
         self.script("up")
+        self.call("scontrol", "update", "partitionname=main", "state=up")
         if self.call("squeue", "--noheader"):
             user = self.call("id", "-un").strip()
             self.call("scancel", f"--user={user}")
