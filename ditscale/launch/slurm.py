@@ -239,8 +239,8 @@ def _report_orphans(states: dict[str, str], live: dict):
     for run_id, jobs in live.items():
         if run_id not in states:
             why = "which is not in this study any more"
-        elif states[run_id] in DONE:
-            why = f"which is {states[run_id]}"
+        elif states[run_id] in DONE:  # one that runs is about to end
+            jobs, why = [job for job in jobs if job.state == "PENDING"], f"which is {states[run_id]}"
         elif len(jobs) > 1:
             jobs, why = jobs[1:], f"which has job {jobs[0].id} already"
         else:

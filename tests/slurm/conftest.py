@@ -142,6 +142,46 @@ def log():
     return lambda root, run: "".join(path.read_text() for path in sorted((root / "runs" / run / "log").glob("*.log")))
 
 
+@pytest.fixture
+def call(slurm, ditscale):
+    """The command line, pointed at the cluster."""
+    return lambda *words, **env: ditscale(*words, env={**slurm.env, **env})
+
+
+def read_submissions(root) -> list[dict]:
+    """What `ditscale launch` and plain arrays have noted in a study, oldest first."""
+    return sorted((json.loads(path.read_text()) for path in root.glob("jobs/*/submission.json")), key=lambda s: s["unix"])
+
+
+@pytest.fixture
+def submissions():
+    return read_submissions
+
+
+@pytest.fixture
+def settled(slurm):
+    """Wait until all jobs of a study have ended."""
+    return lambda root: slurm.wait(lambda: all(slurm.ended(s["job"]) for s in read_submissions(root)), 240, "all jobs of the study end")
+
+
+@pytest.fixture
+def status(call):
+    """`ditscale status`, by run id."""
+
+    def read(root, **env) -> dict[str, dict]:
+        done = call("status", root, "--json", **env)
+        assert done.returncode == 0, done.stderr
+        return {s["run_id"]: s for s in json.loads(done.stdout)}
+
+    return read
+
+
+@pytest.fixture
+def attempts():
+    """A run's attempts, oldest first."""
+    return lambda root, run: [json.loads(path.read_text()) for path in sorted((root / "runs" / run / "attempts").glob("[0-9]*.json"))]
+
+
 @pytest.fixture(name="records")
 def records_fixture():
     return records

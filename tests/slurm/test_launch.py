@@ -1,12 +1,12 @@
 """`ditscale launch DIR cluster=slurm` on the real cluster: arrays by submitit, repeated, mixed with sbatch, interrupted."""
 
-import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -14,27 +14,7 @@ TEMPLATES = Path(__file__).resolve().parents[2] / "slurm"
 ON_CLUSTER = ("cluster=slurm-cpu",)
 
 
-@pytest.fixture
-def call(slurm, ditscale):
-    """The command line, pointed at the cluster."""
-    return lambda *words, **env: ditscale(*words, env={**slurm.env, **env})
-
-
-def submissions(root) -> list[dict]:
-    return sorted((json.loads(path.read_text()) for path in root.glob("jobs/*/submission.json")), key=lambda s: s["unix"])
-
-
-def settled(slurm, root):
-    slurm.wait(lambda: all(slurm.ended(s["job"]) for s in submissions(root)), 240, "all jobs of the study end")
-
-
-def status(call, root, **env) -> dict[str, dict]:
-    done = call("status", root, "--json", **env)
-    assert done.returncode == 0, done.stderr
-    return {s["run_id"]: s for s in json.loads(done.stdout)}
-
-
-def test_launch_mixed_and_repeated(slurm, call, plan, tmp_path, quiet, records, small, log):
+def test_launch_mixed_and_repeated(slurm, call, plan, tmp_path, quiet, records, small, log, status, submissions, settled):
     """One run by plain sbatch first, the rest by launch; again while they run; again when all is done."""
     root = tmp_path / "study"
     runs = plan(root, *small)
@@ -47,7 +27,7 @@ def test_launch_mixed_and_repeated(slurm, call, plan, tmp_path, quiet, records, 
         assert "5 runs to submit, 1 waiting or running, 0 done" in first.stdout and "3 at once" in first.stdout
         mine, = submissions(root)
         assert sorted(mine["runs"]) == sorted(set(runs) - {runs[2]})
-        found = status(call, root)
+        found = status(root)
         assert {s["state"] for s in found.values()} == {"queued"} and found[runs[2]]["job"] == f"{plain}_0"
         assert {s["reason"] for s in found.values()} == {"PartitionDown"}
         again = call("launch", root)  # the cluster is remembered
@@ -56,9 +36,9 @@ def test_launch_mixed_and_repeated(slurm, call, plan, tmp_path, quiet, records, 
         assert "ArrayTaskThrottle=3" in arrays and "NumTasks=1" in arrays
     finally:
         slurm.call("scontrol", "update", "partitionname=main", "state=up")
-    settled(slurm, root)
+    settled(root)
     assert records(root) == quiet(*small)
-    assert {s["state"] for s in status(call, root).values()} == {"finished"}
+    assert {s["state"] for s in status(root).values()} == {"finished"}
     assert "finished" in log(root, mine["runs"][0])
     pickles = [path.read_bytes() for path in root.glob("jobs/*/*_submitted.pkl")]
     assert len(pickles) == 5 and all(len(p) < 1000 and b"ditscale.launch.job" in p for p in pickles)
@@ -67,7 +47,7 @@ def test_launch_mixed_and_repeated(slurm, call, plan, tmp_path, quiet, records, 
     assert call("launch", root, "cluster=slurm-cpu").returncode == 0 and len(submissions(root)) == 2  # the plain array's too
 
 
-def test_a_launcher_killed_after_sbatch_is_taken_up(slurm, call, plan, tmp_path, quiet, records, small):
+def test_a_launcher_killed_after_sbatch_is_taken_up(slurm, call, plan, tmp_path, quiet, records, small, submissions, settled):
     """SIGKILL when sbatch has answered, before anything is written down: the token finds the array again."""
     root = tmp_path / "study"
     plan(root, *small)
@@ -81,11 +61,11 @@ def test_a_launcher_killed_after_sbatch_is_taken_up(slurm, call, plan, tmp_path,
     again = call("launch", root)
     assert again.returncode == 0 and f"job {number}: taken up" in again.stdout and "0 runs to submit, 6 waiting or running" in again.stdout, again
     assert [s["job"] for s in submissions(root)] == [number]
-    settled(slurm, root)
+    settled(root)
     assert records(root) == quiet(*small)
 
 
-def test_a_launcher_killed_before_sbatch_leaves_nothing(slurm, call, plan, tmp_path, small):
+def test_a_launcher_killed_before_sbatch_leaves_nothing(slurm, call, plan, tmp_path, small, submissions):
     root = tmp_path / "study"
     plan(root, *small)
     wrapper = tmp_path / "bin" / "sbatch"
@@ -95,7 +75,7 @@ def test_a_launcher_killed_before_sbatch_leaves_nothing(slurm, call, plan, tmp_p
     assert call("launch", root, *ON_CLUSTER, PATH=f"{wrapper.parent}:{os.environ['PATH']}").returncode == -signal.SIGKILL
     again = call("launch", root)
     assert "6 runs to submit" in again.stdout and len(submissions(root)) == 1
-    other = slurm.sbatch("--wrap=sleep 100")
+    other = slurm.sbatch("--wrap=sleep 100", cwd=tmp_path)
     ended = call("cancel", root)
     assert "cancelled 6 jobs" in ended.stdout, ended
     slurm.wait(lambda: all(slurm.ended(s["job"]) for s in submissions(root)), 60, "the study's jobs end")
@@ -104,7 +84,7 @@ def test_a_launcher_killed_before_sbatch_leaves_nothing(slurm, call, plan, tmp_p
     assert "no job of this study" in call("cancel", root).stdout
 
 
-def test_chunks_of_a_small_cluster(slurm, call, plan, tmp_path, quiet, records, small):
+def test_chunks_of_a_small_cluster(slurm, call, plan, tmp_path, quiet, records, small, submissions, settled):
     """More runs than an array may have: chunks, and the limit on runs at once split over them."""
     root = tmp_path / "study"
     plan(root, *small)
@@ -121,15 +101,12 @@ def test_chunks_of_a_small_cluster(slurm, call, plan, tmp_path, quiet, records, 
     finally:
         conf.write_text(usual)
         slurm.call("scontrol", "reconfigure")
-    settled(slurm, root)
+    settled(root)
     assert records(root) == quiet(*small)
 
 
-def test_two_ranks_on_two_nodes(slurm, call, plan, tmp_path, small):
+def test_two_ranks_on_two_nodes(slurm, call, plan, tmp_path, small, settled):
     """Each rank on a node of its own: they find each other through the run's directory; two runs share the nodes."""
-    import h5py
-    import numpy as np
-
     one, two = tmp_path / "one", tmp_path / "two"
     only = (*small[:1], "budgets=[5e9]", "widths=[24,32]", *small[3:])
     for root in (one, two):
@@ -137,27 +114,27 @@ def test_two_ranks_on_two_nodes(slurm, call, plan, tmp_path, small):
     assert call("launch", one).returncode == 0
     done = call("launch", two, *ON_CLUSTER, "cluster.sizes=[{up_to_params: 1e9, nodes: 2, flops_per_s: 1e10}]")
     assert "2 nodes, 2 ranks" in done.stdout, done
-    settled(slurm, two)
+    settled(two)
     for path in one.glob("runs/*/metrics.h5"):
         with h5py.File(path) as a, h5py.File(two / path.relative_to(one)) as b:
             assert b["state"][()] == b"finished" and b["attempts"]["ranks"][0] == 2
             np.testing.assert_allclose(b["steps"]["loss"], a["steps"]["loss"], rtol=1e-4)
 
 
-def test_a_failed_run_is_a_failed_job(slurm, call, plan, tmp_path, small):
+def test_a_failed_run_is_a_failed_job(slurm, call, plan, tmp_path, small, submissions, settled):
     root = tmp_path / "study"
     runs = plan(root, *small[:1], "budgets=[5e9]", *small[2:])
     (root / "runs" / runs[0] / "metrics.h5").write_bytes(b"broken")
     assert "2 runs to submit, 0 waiting or running, 1 done" in call("launch", root, *ON_CLUSTER).stdout  # damaged is said by status
     text = (root / "runs" / runs[1] / "run.yaml").read_text()
     (root / "runs" / runs[1] / "run.yaml").write_text(text.replace("width: 24", "width: 25"))
-    settled(slurm, root)
+    settled(root)
     mine, = submissions(root)
     states = {run: slurm.jobs(mine["job"])[f"{mine['job']}_{i}"].state for i, run in enumerate(mine["runs"])}
     assert states == {runs[1]: "FAILED", runs[2]: "COMPLETED"}
 
 
-def test_refusals(slurm, call, plan, tmp_path, small, one_line_error, ditscale):
+def test_refusals(slurm, call, plan, tmp_path, small, one_line_error, status, submissions):
     root = tmp_path / "study"
     plan(root, *small)
     refused = lambda *words, **env: one_line_error(call("launch", root, *words, **env))  # noqa: E731
@@ -173,4 +150,4 @@ def test_refusals(slurm, call, plan, tmp_path, small, one_line_error, ditscale):
     assert "sbatch is not on the PATH" in refused(*ON_CLUSTER, PATH=str(Path(sys.executable).parent))
     assert "gives no answer" in refused(*ON_CLUSTER, SLURM_CONF="/nowhere/slurm.conf")
     assert not submissions(root) and not slurm.call("squeue", "--noheader")
-    assert {s["state"] for s in status(call, root, SLURM_CONF="/nowhere/slurm.conf").values()} == {"planned"}
+    assert {s["state"] for s in status(root, SLURM_CONF="/nowhere/slurm.conf").values()} == {"planned"}

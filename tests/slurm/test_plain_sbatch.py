@@ -1,6 +1,5 @@
 """sbatch --array with slurm/train_array.sbatch, and slurm/aggregate.sbatch after it: no submitit."""
 
-import json
 import re
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 TEMPLATES = Path(__file__).resolve().parents[2] / "slurm"
+
+
 def test_an_array_and_its_aggregate(slurm, plan, tmp_path, quiet, records, small):
     root = tmp_path / "a study"
     runs = plan(root, *small)
@@ -28,7 +29,7 @@ def test_an_array_and_its_aggregate(slurm, plan, tmp_path, quiet, records, small
 
 
 @pytest.mark.parametrize("signal", ["USR2", "TERM"])
-def test_a_signal_saves_and_requeues_this_element_only(slurm, plan, tmp_path, quiet, records, long, heartbeat, log, signal):
+def test_a_signal_saves_and_requeues_this_element_only(slurm, plan, tmp_path, quiet, records, long, heartbeat, log, attempts, signal):
     root = tmp_path / "study"
     runs = plan(root, *long)
     array = slurm.sbatch("--array=0-1", TEMPLATES / "train_array.sbatch", root, cwd=tmp_path)
@@ -40,7 +41,7 @@ def test_a_signal_saves_and_requeues_this_element_only(slurm, plan, tmp_path, qu
     jobs = slurm.jobs(array)
     assert {job.state for job in jobs.values()} == {"COMPLETED"}
     assert jobs[f"{array}_0"].restarts == 0 and jobs[f"{array}_1"].restarts == 1
-    attempts = [json.loads(p.read_text()) for p in sorted((root / "runs" / runs[1] / "attempts").glob("*.json"))]
-    assert [a["ended"] for a in attempts] == ["stopped", "finished"] and [a["restart"] for a in attempts] == [0, 1]
-    assert attempts[1]["checkpoint"].endswith(str(stopped_at))
+    first, second = attempts(root, runs[1])
+    assert (first["ended"], first["restart"], second["ended"], second["restart"]) == ("stopped", 0, "finished", 1)
+    assert second["checkpoint"].endswith(str(stopped_at))
     assert records(root) == quiet(*long)
