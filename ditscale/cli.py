@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("cancel", cancel, "End the study's Slurm jobs, and only those; runs save first.")
     sub.add_argument("dir", metavar="DIR")
 
+    sub = verb("doctor", doctor, "Look for what may go wrong on this cluster, and say what to do about it.")
+    sub.add_argument("dir", metavar="DIR", help="a study, or where one is to be")
+    sub.add_argument("--job", action="store_true", help="also look at a node, by a job of a minute")
+    settings(sub)
+
     sub = verb("status", status, "One row a run: state, progress, loss, speed, time left.")
     sub.add_argument("dir", metavar="DIR")
     sub.add_argument("--watch", action="store_true", help="repeat every two seconds until all runs are done")
@@ -174,6 +179,22 @@ def _cluster(options):
     study = replace(study, cluster=compose(options.settings, options.configs).cluster)
     write_study(options.dir, study)
     return study.cluster
+
+
+def doctor(options):
+    """Exit status 1 when something is bad."""
+    from .config import Cluster, compose
+    from .launch.doctor import examine
+    from .naming import StudyPaths
+    from .plan.study import read_study
+
+    if options.settings:
+        cluster = compose(options.settings, options.configs).cluster
+    else:
+        cluster = read_study(options.dir).cluster if StudyPaths(options.dir).study.is_file() else Cluster()
+    found = examine(Path(options.dir), cluster, options.job)
+    print(*found, sep="\n")
+    return int(any(finding.level == "bad" for finding in found))
 
 
 def cancel(options):

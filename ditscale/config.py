@@ -8,6 +8,7 @@ resolved study.yaml and run.yaml, so a compute node needs neither Hydra nor the 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import types
 import typing
@@ -258,7 +259,7 @@ def build(cls, mapping, where: str):
     """
     if not isinstance(mapping, dict):
         raise UserError(f"{where}: expected keys ({', '.join(f.name for f in dataclasses.fields(cls))}), got {mapping!r}")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for key in mapping:
         if key not in hints:
             raise UserError(f"{where}: unknown key {key!r}{nearest(key, hints)}; valid keys: {', '.join(hints)}")
@@ -272,6 +273,11 @@ def build(cls, mapping, where: str):
     if hasattr(made, "check"):
         made.check(where)
     return made
+
+
+@functools.cache  # they are evaluated from text, which takes most of the time of reading thousands of runs
+def _hints(cls) -> dict:
+    return typing.get_type_hints(cls)
 
 
 def _cast(hint, value, where: str):

@@ -60,10 +60,11 @@ def classes(runs: list[Run], cluster: Cluster) -> dict[Resources, list[Run]]:
 
 
 def shares(total: int, counts: list[int]) -> list[int]:
-    """Split "at most `total` at once" over arrays of so many runs, at least 1 each; 0 stays 0, no limit."""
+    """Split "at most `total` at once" over arrays of so many runs, in proportion, but at least 1 each; 0 is no limit."""
     if not total:
         return [0] * len(counts)
-    given = [max(1, total * n // sum(counts)) for n in counts]
-    for i in sorted(range(len(counts)), key=lambda i: -counts[i]):  # what rounding down has left
-        given[i] += max(0, min(total - sum(given), counts[i] - given[i]))
+    given = [1] * len(counts)
+    while sum(given) < min(total, sum(counts)):
+        needy = max((i for i in range(len(counts)) if given[i] < counts[i]), key=lambda i: counts[i] / given[i])
+        given[needy] += 1
     return given

@@ -53,6 +53,8 @@ def launch(paths: StudyPaths, cluster: Cluster) -> list[Submission]:
         chunks = [(what, runs[i : i + limit]) for what, runs in classes(missing, cluster).items() for i in range(0, len(runs), limit)]
         for what, _ in chunks:
             _check_time(what, cluster, partitions)
+        if 0 < cluster.parallel < len(chunks):
+            print(f"cluster.parallel is {cluster.parallel}, but {len(chunks)} arrays run at least {len(chunks)} at once")
         code = snapshot(paths.code)
         submitted = []
         for (what, runs), at_once in zip(chunks, shares(cluster.parallel, [len(runs) for _, runs in chunks])):

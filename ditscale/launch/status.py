@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from .. import units
 from ..naming import RunPaths, StudyPaths
-from ..plan.run import Run, read_run
+from ..plan.run import Run
 from ..store.lock import is_locked
 from ..store.record import Damaged, open_record, read_state
 from .attempt import LIVE_S, heartbeat_age, last_attempt
+from .seen import Seen
 
 HERE = socket.gethostname()
 DONE = ("finished", "diverged", "damaged")  # nothing more will happen to these by themselves
@@ -60,11 +61,20 @@ def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -
 
     `known`, this function's own earlier findings, saves a watcher the reading of what cannot have changed; it is updated.
     """
-    known = {} if known is None else known
+    known, seen = {} if known is None else known, None
     for at in paths.run_dirs():
         before = known.get(at.name)
-        if before is None or before.state != "finished":
-            known[at.name] = run_status(at, before.run if before else read_run(at.run))
+        if before is None:
+            seen = seen or Seen(paths.jobs / "seen.json")
+            run = seen.run(at)
+            end = seen.end(at)
+            known[at.name] = RunStatus(run, "finished", run.n_images, reason="", images_per_s=None, **end) if end else run_status(at, run)
+            if known[at.name].state == "finished" and not end:
+                seen.note_end(at, {name: getattr(known[at.name], name) for name in ("loss", "host", "ranks", "attempt", "job")})
+        elif before.state != "finished":
+            known[at.name] = run_status(at, before.run)
+    if seen:
+        seen.save()
     return sorted(known.values(), key=lambda s: (s.run.role, s.run.budget_flops, s.run.n_params, s.run.seed))
 
 

@@ -96,7 +96,7 @@ def records(root: Path) -> dict[str, dict]:
     return found
 
 
-# Six runs of a second or less, and two that last long enough to be disturbed; none checkpoints but when it is asked to.
+# Six runs of a second or less, and two that last long enough to be disturbed and checkpoint only when they are asked to.
 SMALL = ("study=mini", "budgets=[5e9,1e10]", "widths=[16,24,32]", "probe_budget=3e10", "recipe.min_steps=20", "validation.n=128")
 LONG = ("study=mini", "budgets=[2e11]", "widths=[40,48]", "recipe.min_steps=20", "validation.n=128", "cluster.checkpoint_s=600")
 
@@ -104,6 +104,12 @@ LONG = ("study=mini", "budgets=[2e11]", "widths=[40,48]", "recipe.min_steps=20",
 @pytest.fixture
 def small():
     return SMALL
+
+
+@pytest.fixture
+def few():
+    """The three smallest runs of `small`."""
+    return (SMALL[0], "budgets=[5e9]", *SMALL[2:])
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -136,6 +137,8 @@ def test_without_accounting_and_controller(slurm, half_way, attempts, status, re
     found = status(root)[runs[3]]
     assert found["state"] == "interrupted" and "launching again resumes it" in found["reason"]
 
+    failed_at = time.time()  # a controller that is killed forgets what it has not saved
+    slurm.wait(lambda: (slurm.directory / "state" / "job_state").stat().st_mtime > failed_at, 30, "the controller saves its state")
     slurm.kill("slurmctld")
     found = status(root)
     assert found[runs[2]]["state"] == "running" and found[runs[3]]["state"] == "interrupted"
@@ -143,26 +146,25 @@ def test_without_accounting_and_controller(slurm, half_way, attempts, status, re
     assert refused.returncode == 2 and "gives no answer" in refused.stderr
     slurm.script("up")
     thaw(attempts(root, runs[2]))
-    settled(root)  # the controller has forgotten some seconds: it may restart the crashed element itself
     again = call("launch", root)
-    assert re.search("^[01] runs to submit, 0 waiting or running, [34] done", again.stdout), again
+    assert "1 runs to submit" in again.stdout, again
     settled(root)
     assert records(root) == quiet(*FOUR)
 
 
-def test_a_full_disk(slurm, call, plan, tmp_path, small, quiet, records, status, settled, submissions):
+def test_a_full_disk(slurm, call, plan, tmp_path, small, few, quiet, records, status, settled, submissions):
     """The jobs fail and say why; with room again, launching goes on."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("mounting a small tmpfs needs root")
     try:
         root = disk / "study"
-        plan(root, *small)
+        runs = plan(root, *few)
         slurm.call("scontrol", "update", "partitionname=main", "state=down")
         assert call("launch", root, ON_CLUSTER).returncode == 0
-        with open(disk / "ballast", "wb") as ballast:
-            with pytest.raises(OSError):
+        with pytest.raises(OSError):
+            with open(disk / "ballast", "wb") as ballast:
                 while True:
                     ballast.write(b"x" * 4096)
                     ballast.flush()
@@ -173,9 +175,9 @@ def test_a_full_disk(slurm, call, plan, tmp_path, small, quiet, records, status,
         assert {s["state"] for s in status(root).values()} <= {"failed", "planned", "interrupted"}
         os.unlink(disk / "ballast")
         again = call("launch", root)
-        assert "6 runs to submit" in again.stdout, again
+        assert "3 runs to submit" in again.stdout, again
         settled(root)
-        assert records(root) == quiet(*small)
+        assert records(root) == {run: quiet(*small)[run] for run in runs}
     finally:
         slurm.call("scontrol", "update", "partitionname=main", "state=up")
         subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -47,10 +47,10 @@ def test_launch_mixed_and_repeated(slurm, call, plan, tmp_path, quiet, records, 
     assert call("launch", root, "cluster=slurm-cpu").returncode == 0 and len(submissions(root)) == 2  # the plain array's too
 
 
-def test_a_launcher_killed_after_sbatch_is_taken_up(slurm, call, plan, tmp_path, quiet, records, small, submissions, settled):
+def test_a_launcher_killed_after_sbatch_is_taken_up(slurm, call, plan, tmp_path, quiet, records, small, few, submissions, settled):
     """SIGKILL when sbatch has answered, before anything is written down: the token finds the array again."""
     root = tmp_path / "study"
-    plan(root, *small)
+    runs = plan(root, *few)
     wrapper = tmp_path / "bin" / "sbatch"
     wrapper.parent.mkdir()
     wrapper.write_text(f"#!/bin/bash\n{slurm.call('which', 'sbatch').strip()} \"$@\" >{tmp_path}/answer\nkill -KILL $PPID\n")
@@ -59,50 +59,50 @@ def test_a_launcher_killed_after_sbatch_is_taken_up(slurm, call, plan, tmp_path,
     assert killed.returncode == -signal.SIGKILL and submissions(root)[0]["job"] == ""
     number = (tmp_path / "answer").read_text().split()[-1]
     again = call("launch", root)
-    assert again.returncode == 0 and f"job {number}: taken up" in again.stdout and "0 runs to submit, 6 waiting or running" in again.stdout, again
+    assert again.returncode == 0 and f"job {number}: taken up" in again.stdout and "0 runs to submit, 3 waiting or running" in again.stdout, again
     assert [s["job"] for s in submissions(root)] == [number]
     settled(root)
-    assert records(root) == quiet(*small)
+    assert records(root) == {run: quiet(*small)[run] for run in runs}
 
 
-def test_a_launcher_killed_before_sbatch_leaves_nothing(slurm, call, plan, tmp_path, small, submissions):
+def test_a_launcher_killed_before_sbatch_leaves_nothing(slurm, call, plan, tmp_path, few, submissions):
     root = tmp_path / "study"
-    plan(root, *small)
+    plan(root, *few)
     wrapper = tmp_path / "bin" / "sbatch"
     wrapper.parent.mkdir()
     wrapper.write_text("#!/bin/bash\nkill -KILL $PPID\n")
     wrapper.chmod(0o755)
     assert call("launch", root, *ON_CLUSTER, PATH=f"{wrapper.parent}:{os.environ['PATH']}").returncode == -signal.SIGKILL
     again = call("launch", root)
-    assert "6 runs to submit" in again.stdout and len(submissions(root)) == 1
+    assert "3 runs to submit" in again.stdout and len(submissions(root)) == 1
     other = slurm.sbatch("--wrap=sleep 100", cwd=tmp_path)
     ended = call("cancel", root)
-    assert "cancelled 6 jobs" in ended.stdout, ended
+    assert "cancelled 3 jobs" in ended.stdout, ended
     slurm.wait(lambda: all(slurm.ended(s["job"]) for s in submissions(root)), 60, "the study's jobs end")
     assert not slurm.ended(other)
     slurm.call("scancel", other)
     assert "no job of this study" in call("cancel", root).stdout
 
 
-def test_chunks_of_a_small_cluster(slurm, call, plan, tmp_path, quiet, records, small, submissions, settled):
+def test_chunks_of_a_small_cluster(slurm, call, plan, tmp_path, quiet, records, small, few, submissions, settled):
     """More runs than an array may have: chunks, and the limit on runs at once split over them."""
     root = tmp_path / "study"
-    plan(root, *small)
+    runs = plan(root, *few)
     conf = slurm.directory / "etc" / "slurm.conf"
     usual = conf.read_text()
     try:
-        conf.write_text(usual.replace("MaxArraySize=1001", "MaxArraySize=4"))
+        conf.write_text(usual.replace("MaxArraySize=1001", "MaxArraySize=2"))
         slurm.call("scontrol", "reconfigure")
-        slurm.wait(lambda: "= 4" in slurm.call("scontrol", "show", "config").split("MaxArraySize")[1][:30], 20, "the new limit")
+        slurm.wait(lambda: "= 2" in slurm.call("scontrol", "show", "config").split("MaxArraySize")[1][:30], 20, "the new limit")
         done = call("launch", root, *ON_CLUSTER, "cluster.parallel=3")
         assert done.returncode == 0, done.stderr
-        assert [len(s["runs"]) for s in submissions(root)] == [4, 2]
-        assert "4 runs, 1 rank, 15m00s, 2 at once" in done.stdout and "2 runs, 1 rank, 15m00s, 1 at once" in done.stdout, done.stdout
+        assert [len(s["runs"]) for s in submissions(root)] == [2, 1]
+        assert "2 runs, 1 rank, 15m00s, 2 at once" in done.stdout and "1 runs, 1 rank, 15m00s, 1 at once" in done.stdout, done.stdout
     finally:
         conf.write_text(usual)
         slurm.call("scontrol", "reconfigure")
     settled(root)
-    assert records(root) == quiet(*small)
+    assert records(root) == {run: quiet(*small)[run] for run in runs}
 
 
 def test_two_ranks_on_two_nodes(slurm, call, plan, tmp_path, small, settled):
@@ -121,9 +121,9 @@ def test_two_ranks_on_two_nodes(slurm, call, plan, tmp_path, small, settled):
             np.testing.assert_allclose(b["steps"]["loss"], a["steps"]["loss"], rtol=1e-4)
 
 
-def test_a_failed_run_is_a_failed_job(slurm, call, plan, tmp_path, small, submissions, settled):
+def test_a_failed_run_is_a_failed_job(slurm, call, plan, tmp_path, few, submissions, settled):
     root = tmp_path / "study"
-    runs = plan(root, *small[:1], "budgets=[5e9]", *small[2:])
+    runs = plan(root, *few)
     (root / "runs" / runs[0] / "metrics.h5").write_bytes(b"broken")
     assert "2 runs to submit, 0 waiting or running, 1 done" in call("launch", root, *ON_CLUSTER).stdout  # damaged is said by status
     text = (root / "runs" / runs[1] / "run.yaml").read_text()
