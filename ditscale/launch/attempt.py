@@ -51,10 +51,14 @@ class Exhausted(UserError):
 def claim(at: RunPaths) -> Attempt:
     """Become the run's writer. Raises Busy while another attempt lives, Exhausted at the end of a crash loop."""
     make_directory(_file(at, 0).parent)
+    patience = time.monotonic() + LIVE_S
     while True:
         history = read_attempts(at)
         last = history[-1] if history else None
         if last and _alive(at, last):
+            if last.job and queue.state(last.job) == "COMPLETING" and time.monotonic() < patience:
+                time.sleep(1)  # cancelled or requeued a moment ago: it is saving
+                continue
             raise Busy(f"{at.root}: {_who(last)} is running it; nothing to do")
         me = _me((last.number if last else 0) + 1, _newest_checkpoint(at))
         idle = 0

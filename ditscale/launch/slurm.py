@@ -47,9 +47,12 @@ def launch(paths: StudyPaths, cluster: Cluster) -> list[Submission]:
         if live is None:
             raise UserError("squeue gives no answer, so what already waits or runs is not known; launch again when it does")
         _report_orphans({s.run.run_id: s.state for s in statuses}, live)
-        missing = [s.run for s in statuses if s.state not in DONE and s.state != "running" and s.run.run_id not in live]
-        kept, done = sum(s.run.run_id in live or s.state == "running" for s in statuses), sum(s.state in DONE for s in statuses)
-        print(f"{len(missing)} runs to submit, {kept} waiting or running, {done} done")
+        # a job that completes was cancelled, say, and saves; the next attempt waits for it (launch/attempt.py)
+        kept = {run_id for run_id, jobs in live.items() if any(job.state != "COMPLETING" for job in jobs)}
+        kept |= {s.run.run_id for s in statuses if s.state == "running" and s.run.run_id not in live}
+        done = sum(s.state in DONE for s in statuses)
+        missing = [s.run for s in statuses if s.state not in DONE and s.run.run_id not in kept]
+        print(f"{len(missing)} runs to submit, {len(statuses) - len(missing) - done} waiting or running, {done} done")
         chunks = [(what, runs[i : i + limit]) for what, runs in classes(missing, cluster).items() for i in range(0, len(runs), limit)]
         for what, _ in chunks:
             _check_time(what, cluster, partitions)

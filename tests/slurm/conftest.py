@@ -40,6 +40,11 @@ class Slurm:
         outside = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
         self.env = {**outside, "SLURM_CONF": str(directory / "etc" / "slurm.conf"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
 
+    @property
+    def gpus(self) -> bool:
+        """Whether nodes have (pretended) GPUs: their device files cannot be made everywhere."""
+        return "Gres=gpu" in (self.directory / "etc" / "slurm.conf").read_text()
+
     def call(self, *words, cwd=None, check=True, timeout=120) -> str:
         """Run a command against this cluster; returns what it printed."""
         done = subprocess.run(list(map(str, words)), env=self.env, cwd=cwd, capture_output=True, text=True, timeout=timeout)
