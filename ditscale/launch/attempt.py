@@ -35,6 +35,7 @@ class Attempt:
     host: str
     node: str  # Slurm's name for the host, "" without Slurm
     pid: int
+    ranks: int
     started_unix: float
     checkpoint: str  # the newest when it started, "" for none
     ended: str = ""  # how it ended; "" while it lives, and for ever if it was killed
@@ -62,11 +63,16 @@ def claim(at: RunPaths) -> Attempt:
             raise Busy(f"{at.root}: {_who(last)} is running it; nothing to do")
         me = _me((last.number if last else 0) + 1, _newest_checkpoint(at))
         idle = 0
-        while idle < len(history) and (history[-1 - idle].job, history[-1 - idle].checkpoint) == (me.job, me.checkpoint):
+        while idle < len(history) and (history[-1 - idle].job, history[-1 - idle].checkpoint) == (
+            me.job,
+            me.checkpoint,
+        ):
             idle += 1
         if me.job and idle >= IDLE_ATTEMPTS:
             reached = f"checkpoint {me.checkpoint}" if me.checkpoint else "its first checkpoint"
-            raise Exhausted(f"{at.root}: {idle} attempts of job {me.job} got no further than {reached}; see its log, then launch again")
+            raise Exhausted(
+                f"{at.root}: {idle} attempts of job {me.job} got no further than {reached}; see its log, then launch again"
+            )
         try:
             with open(_file(at, me.number), "x") as file:
                 json.dump(asdict(me), file)
@@ -106,7 +112,7 @@ def _read(path: Path) -> Attempt | None:
     try:
         return Attempt(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
-        return Attempt(int(path.stem), "", 0, "", "", 0, 0.0, "")  # made, and cut short by a kill or a full disk
+        return Attempt(int(path.stem), "", 0, "", "", 0, 1, 0.0, "")  # made, and cut short by a kill or a full disk
 
 
 def _file(at: RunPaths, number: int) -> Path:
@@ -114,7 +120,23 @@ def _file(at: RunPaths, number: int) -> Path:
 
 
 def _me(number: int, checkpoint: str) -> Attempt:
-    return Attempt(number, queue.this_job(), _restart(), socket.gethostname(), os.environ.get("SLURMD_NODENAME", ""), os.getpid(), time.time(), checkpoint)
+    return Attempt(
+        number,
+        queue.this_job(),
+        _restart(),
+        socket.gethostname(),
+        os.environ.get("SLURMD_NODENAME", ""),
+        os.getpid(),
+        world(),
+        time.time(),
+        checkpoint,
+    )
+
+
+def world() -> int:
+    """How many ranks this process's run has, by whichever launcher started it."""
+    names = ("WORLD_SIZE", "SUBMITIT_LOCAL_NTASKS", "SLURM_NTASKS")
+    return int(next((os.environ[name] for name in names if name in os.environ), 1))
 
 
 def _restart() -> int:

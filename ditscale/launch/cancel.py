@@ -17,7 +17,9 @@ def cancel(paths: StudyPaths) -> str:
     resumable. Raises UserError when Slurm gives no answer."""
     live = jobs_of(paths)
     if live is None:
-        raise UserError("squeue gives no answer, so the study's jobs are not known; is this a login node, and the controller up?")
+        raise UserError(
+            "squeue gives no answer, so the study's jobs are not known; is this a login node, and the controller up?"
+        )
     names = sorted({job.id for jobs in live.values() for job in jobs})
     for first in range(0, len(names), AT_ONCE):
         some = names[first : first + AT_ONCE]

@@ -46,10 +46,22 @@ def examine(root: Path, cluster: Cluster, job: bool = False) -> list[Finding]:
 def _slurm(cluster: Cluster) -> list[Finding]:
     missing = [name for name in ("sbatch", "squeue", "scontrol", "scancel", "srun") if shutil.which(name) is None]
     if missing:
-        return [Finding(BAD, f"not on the PATH: {', '.join(missing)}", "run on a login node of the cluster, or load its Slurm module")]
+        return [
+            Finding(
+                BAD,
+                f"not on the PATH: {', '.join(missing)}",
+                "run on a login node of the cluster, or load its Slurm module",
+            )
+        ]
     text = queue.ask("scontrol", "show", "config")
     if text is None:
-        return [Finding(BAD, "the controller gives no answer", f"see `scontrol ping`; SLURM_CONF is {os.environ.get('SLURM_CONF', 'not set')}")]
+        return [
+            Finding(
+                BAD,
+                "the controller gives no answer",
+                f"see `scontrol ping`; SLURM_CONF is {os.environ.get('SLURM_CONF', 'not set')}",
+            )
+        ]
     return [*settings(text), *_partition(cluster), _accounting()]
 
 
@@ -57,22 +69,46 @@ def settings(text: str) -> list[Finding]:
     """Findings about the output of `scontrol show config`."""
     value = dict(re.findall(r"^(\w+)\s*=[ \t]*(.*?)\s*$", text, re.M))
     number = lambda name: int(re.match(r"\d*", value.get(name, "")).group() or 0)  # noqa: E731
-    found = [Finding(OK, f"Slurm {value.get('SLURM_VERSION', 'of unknown version')}, cluster {value.get('ClusterName', '?')}")]
+    found = [
+        Finding(
+            OK, f"Slurm {value.get('SLURM_VERSION', 'of unknown version')}, cluster {value.get('ClusterName', '?')}"
+        )
+    ]
     size, jobs = number("MaxArraySize"), number("MaxJobCount")
     if size > 1:
         found.append(Finding(OK, f"arrays of up to {size} runs (larger studies are split), {jobs} jobs in all"))
     else:
         found.append(Finding(BAD, "this cluster allows no job arrays", "submit `srun ditscale run RUN_DIR` run by run"))
     if value.get("JobRequeue") == "0":
-        found.append(Finding(NOTE, "jobs are not requeued unless they ask (JobRequeue=0)", "ours ask; see that no sbatch option says no-requeue"))
+        found.append(
+            Finding(
+                NOTE,
+                "jobs are not requeued unless they ask (JobRequeue=0)",
+                "ours ask; see that no sbatch option says no-requeue",
+            )
+        )
     if number("KillWait") < 20:
-        found.append(Finding(NOTE, f"a cancelled run has {number('KillWait')} s to save (KillWait)", "cluster.checkpoint_s bounds what a kill can cost"))
+        found.append(
+            Finding(
+                NOTE,
+                f"a cancelled run has {number('KillWait')} s to save (KillWait)",
+                "cluster.checkpoint_s bounds what a kill can cost",
+            )
+        )
     if value.get("PreemptType", "").endswith("none"):
         found.append(Finding(OK, "no preemption"))
     elif "preempt_send_user_signal" in value.get("SlurmctldParameters", ""):
-        found.append(Finding(OK, f"preemption ({value.get('PreemptMode', '?')}) announces itself with the job's signal"))
+        found.append(
+            Finding(OK, f"preemption ({value.get('PreemptMode', '?')}) announces itself with the job's signal")
+        )
     else:
-        found.append(Finding(NOTE, f"preemption ({value.get('PreemptMode', '?')}) sends SIGTERM only", "runs save on that too, within the partition's GraceTime"))
+        found.append(
+            Finding(
+                NOTE,
+                f"preemption ({value.get('PreemptMode', '?')}) sends SIGTERM only",
+                "runs save on that too, within the partition's GraceTime",
+            )
+        )
     if "CANCEL" in value.get("PreemptMode", ""):
         found.append(Finding(NOTE, "preempted jobs are cancelled, not requeued", "launch again after a preemption"))
     return found
@@ -80,13 +116,23 @@ def settings(text: str) -> list[Finding]:
 
 def _partition(cluster: Cluster) -> list[Finding]:
     if cluster.name != "slurm":
-        return [Finding(NOTE, "this study's cluster is local", "`ditscale launch DIR cluster=slurm ...` settles another")]
-    words = [f"--{name}={value}" for name in ("partition", "account", "constraint") if (value := getattr(cluster, name))]
+        return [
+            Finding(NOTE, "this study's cluster is local", "`ditscale launch DIR cluster=slurm ...` settles another")
+        ]
+    words = [
+        f"--{name}={value}" for name in ("partition", "account", "constraint") if (value := getattr(cluster, name))
+    ]
     words += [f"--{name}={value}" if value else f"--{name}" for name, value in cluster.sbatch.items()]
     done = subprocess.run(["sbatch", "--test-only", *words, "--wrap=true"], capture_output=True, text=True, timeout=60)
     said = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["sbatch says nothing"]
     if done.returncode:
-        return [Finding(BAD, f"sbatch refuses {' '.join(words) or 'a plain job'}: {said[-1].split('error:')[-1].strip()}", "set cluster.partition, cluster.account, cluster.sbatch")]
+        return [
+            Finding(
+                BAD,
+                f"sbatch refuses {' '.join(words) or 'a plain job'}: {said[-1].split('error:')[-1].strip()}",
+                "set cluster.partition, cluster.account, cluster.sbatch",
+            )
+        ]
     return [Finding(OK, f"sbatch takes {' '.join(words) or 'a job without partition and account'}")]
 
 
@@ -127,7 +173,11 @@ def file_system(at: Path) -> str:
 def _shared(at: Path) -> Finding:
     kind = file_system(at.resolve())
     if kind in ("tmpfs", "ramfs", "overlay") or f"{at.resolve()}/".startswith(("/tmp/", "/var/tmp/", "/dev/shm/")):
-        return Finding(NOTE, f"{at} ({kind}) looks local to this machine", "other nodes must see the study; `ditscale doctor --job` tries")
+        return Finding(
+            NOTE,
+            f"{at} ({kind}) looks local to this machine",
+            "other nodes must see the study; `ditscale doctor --job` tries",
+        )
     return Finding(OK, f"{at} is on {kind}")
 
 
@@ -140,8 +190,16 @@ def _locks(scratch: Path) -> Finding:
             code = f"import fcntl; fcntl.flock(open({str(path)!r}), fcntl.LOCK_SH | fcntl.LOCK_NB)"
             seen = subprocess.run([sys.executable, "-c", code], capture_output=True).returncode != 0
     except OSError as error:
-        return Finding(NOTE, f"no file locks here ({error.strerror})", "launching from two places at once is then not refused; runs still are claimed by one attempt")
-    return Finding(OK, "file locks work between processes") if seen else Finding(NOTE, "file locks are not seen by other processes", "do not launch from two places at once")
+        return Finding(
+            NOTE,
+            f"no file locks here ({error.strerror})",
+            "launching from two places at once is then not refused; runs still are claimed by one attempt",
+        )
+    return (
+        Finding(OK, "file locks work between processes")
+        if seen
+        else Finding(NOTE, "file locks are not seen by other processes", "do not launch from two places at once")
+    )
 
 
 def _renames(scratch: Path) -> Finding:
@@ -162,13 +220,21 @@ def _clock(scratch: Path) -> Finding:
     (scratch / "now").write_text("")
     skew = (scratch / "now").stat().st_mtime - time.time()
     if abs(skew) > SKEW_S:
-        return Finding(NOTE, f"the file system's clock is {skew:+.0f} s off this machine's", "heartbeats may look old or new by that; ask for NTP")
+        return Finding(
+            NOTE,
+            f"the file system's clock is {skew:+.0f} s off this machine's",
+            "heartbeats may look old or new by that; ask for NTP",
+        )
     return Finding(OK, "the file system's clock agrees with this machine's")
 
 
 def _space(at: Path) -> Finding:
     free = shutil.disk_usage(at).free / 2**30
-    return Finding(OK, f"{free:.0f} GiB free") if free > 10 else Finding(NOTE, f"only {free:.1f} GiB free", "`ditscale plan` says how much a study takes")
+    return (
+        Finding(OK, f"{free:.0f} GiB free")
+        if free > 10
+        else Finding(NOTE, f"only {free:.1f} GiB free", "`ditscale plan` says how much a study takes")
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- a node
@@ -178,7 +244,9 @@ def _on_a_node(root: Path, cluster: Cluster) -> list[Finding]:
     """The same directory, the GPUs, torch and the clock as a node sees them: by one job of a minute, waited for."""
     at = next(path for path in (Path(root).absolute(), *Path(root).absolute().parents) if path.is_dir())
     answer = at / f".ditscale-doctor-{os.getpid()}"
-    words = [f"--{name}={value}" for name in ("partition", "account", "constraint") if (value := getattr(cluster, name))]
+    words = [
+        f"--{name}={value}" for name in ("partition", "account", "constraint") if (value := getattr(cluster, name))
+    ]
     words += [f"--{name}={value}" if value else f"--{name}" for name, value in cluster.sbatch.items()]
     gpus = max((size.gpus for size in cluster.sizes), default=0)
     if gpus:
@@ -188,25 +256,51 @@ def _on_a_node(root: Path, cluster: Cluster) -> list[Finding]:
         "import os, time, torch; gpus = torch.cuda.device_count();"
         f"open({str(answer)!r}, 'w').write(f\"{{os.environ.get('SLURMD_NODENAME')}} {{gpus}} {{time.time()}} {{torch.__version__}}\")"
     )
-    command = ["srun", "--ntasks=1", "--time=2", "--quiet", "--job-name=ditscale-doctor", *words, sys.executable, "-c", code]
+    command = [
+        "srun",
+        "--ntasks=1",
+        "--time=2",
+        "--quiet",
+        "--job-name=ditscale-doctor",
+        *words,
+        sys.executable,
+        "-c",
+        code,
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=at)
     except subprocess.TimeoutExpired:
         return [Finding(NOTE, "no node was free within 10 minutes", "try again later")]
     try:
         if done.returncode:
-            return [Finding(BAD, f"a job fails: {(done.stderr.strip().splitlines() or ['no output'])[-1]}", "nodes need this Python environment under the same path")]
+            return [
+                Finding(
+                    BAD,
+                    f"a job fails: {(done.stderr.strip().splitlines() or ['no output'])[-1]}",
+                    "nodes need this Python environment under the same path",
+                )
+            ]
         if not answer.exists():
-            return [Finding(BAD, f"a node writes {at} elsewhere", "put the study on a file system that all nodes share")]
+            return [
+                Finding(BAD, f"a node writes {at} elsewhere", "put the study on a file system that all nodes share")
+            ]
         node, seen, unix, version = answer.read_text().split()
     finally:
         answer.unlink(missing_ok=True)
     skew = float(unix) - time.time()
     found = [Finding(OK, f"{node} sees {at} and has torch {version}")]
     if int(seen) < gpus:
-        found.append(Finding(BAD, f"{node} gives a task {seen} of {gpus} GPUs asked for", "check cluster.gpu_option and that this torch is built for CUDA"))
+        found.append(
+            Finding(
+                BAD,
+                f"{node} gives a task {seen} of {gpus} GPUs asked for",
+                "check cluster.gpu_option and that this torch is built for CUDA",
+            )
+        )
     elif gpus:
         found.append(Finding(OK, f"{node} gives a task {seen} GPUs"))
     if abs(skew) > 60:
-        found.append(Finding(NOTE, f"{node}'s clock is {skew:+.0f} s off", "ask for NTP; heartbeats look old or new by that"))
+        found.append(
+            Finding(NOTE, f"{node}'s clock is {skew:+.0f} s off", "ask for NTP; heartbeats look old or new by that")
+        )
     return found

@@ -31,7 +31,9 @@ def element(root: Path | str, index: int) -> tuple[Path, Path]:
         write_once(paths, Submission(number, number, runs, str(snapshot(paths.code)), time.time()))
     mine = next(s for s in read_all(paths) if s.token == number)
     if index >= len(mine.runs):
-        raise UserError(f"{root}: there is no run {index}; the study has {len(mine.runs)}: sbatch --array=0-{len(mine.runs) - 1}")
+        raise UserError(
+            f"{root}: there is no run {index}; the study has {len(mine.runs)}: sbatch --array=0-{len(mine.runs) - 1}"
+        )
     return paths.run(mine.runs[index]).root, Path(mine.code)
 
 

@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..files import make_directory, write_text
 from ..naming import RunPaths
 from ..store.record import read_state
+from ..train.heartbeat import Fenced
 from . import attempt as attempts
 from . import queue
 
@@ -30,9 +31,6 @@ def execute(run_dir: str) -> str:
     record, never the job's exit, says whether it succeeded; under Slurm a failed run is a failed job too."""
     # A request to stop that comes before the loop listens waits for it (train/signals.py unblocks), instead of killing us.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    from ..train.heartbeat import Fenced
-    from ..train.ranks import Closed, close
-
     at, mine = RunPaths(run_dir), None
     try:
         _link_log(at)
@@ -45,9 +43,10 @@ def execute(run_dir: str) -> str:
         state = _train(at)
     except attempts.Busy as reason:
         print(reason, flush=True)
-        close(at.rendezvous)
-        return "busy"
-    except Closed:
+        if attempts.world() > 1:
+            from ..train.ranks import close
+
+            close(at.rendezvous)
         return "busy"
     except Fenced:
         if mine:
@@ -72,9 +71,12 @@ def execute(run_dir: str) -> str:
 def _train(at: RunPaths) -> str:
     _caches_on_this_node()
     from ..train.loop import Stopped, train
+    from ..train.ranks import Closed
 
     try:
         return train(at.root)
+    except Closed:
+        return "busy"
     except Stopped as reason:
         print(reason, flush=True)
         return "stopped"
@@ -104,7 +106,11 @@ def _requeue():
         return
     print(f"requeueing job {job}", flush=True)
     if problem := queue.requeue(job):
-        print(f"ditscale: error: job {job} cannot be requeued ({problem}); launch again to go on", file=sys.stderr, flush=True)
+        print(
+            f"ditscale: error: job {job} cannot be requeued ({problem}); launch again to go on",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _caches_on_this_node():

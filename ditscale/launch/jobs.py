@@ -26,7 +26,9 @@ def jobs_of(paths: StudyPaths) -> dict[str, list[Job]] | None:
     found = defaultdict(list)
     for job in everything:
         submission, first = known.get(job.array), _first(job, paths)
-        if submission and job.name == submission.name:  # a number alone may be a stranger's: Slurm starts again after a while
+        if (
+            submission and job.name == submission.name
+        ):  # a number alone may be a stranger's: Slurm starts again after a while
             runs, index = submission.runs, job.index or 0
         elif first is not None:
             runs, index = submission.runs if submission else planned, first + (job.index or 0)

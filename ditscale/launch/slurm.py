@@ -45,7 +45,9 @@ def launch(paths: StudyPaths, cluster: Cluster) -> list[Submission]:
         statuses = study_status(paths)
         live = jobs_of(paths)
         if live is None:
-            raise UserError("squeue gives no answer, so what already waits or runs is not known; launch again when it does")
+            raise UserError(
+                "squeue gives no answer, so what already waits or runs is not known; launch again when it does"
+            )
         _report_orphans({s.run.run_id: s.state for s in statuses}, live)
         # a job that completes was cancelled, say, and saves; the next attempt waits for it (launch/attempt.py)
         kept = {run_id for run_id, jobs in live.items() if any(job.state != "COMPLETING" for job in jobs)}
@@ -53,19 +55,29 @@ def launch(paths: StudyPaths, cluster: Cluster) -> list[Submission]:
         done = sum(s.state in DONE for s in statuses)
         missing = [s.run for s in statuses if s.state not in DONE and s.run.run_id not in kept]
         print(f"{len(missing)} runs to submit, {len(statuses) - len(missing) - done} waiting or running, {done} done")
-        chunks = [(what, runs[i : i + limit]) for what, runs in classes(missing, cluster).items() for i in range(0, len(runs), limit)]
+        chunks = [
+            (what, runs[i : i + limit])
+            for what, runs in classes(missing, cluster).items()
+            for i in range(0, len(runs), limit)
+        ]
         for what, _ in chunks:
             _check_time(what, cluster, partitions)
         if 0 < cluster.parallel < len(chunks):
-            print(f"cluster.parallel is {cluster.parallel}, but {len(chunks)} arrays run at least {len(chunks)} at once")
+            print(
+                f"cluster.parallel is {cluster.parallel}, but {len(chunks)} arrays run at least {len(chunks)} at once"
+            )
         code = snapshot(paths.code)
         submitted = []
         for (what, runs), at_once in zip(chunks, shares(cluster.parallel, [len(runs) for _, runs in chunks])):
             try:
                 submitted.append(_submit(paths, cluster, what, runs, at_once, code))
             except UserError as error:
-                done = f"; submitted before it: {', '.join(s.job for s in submitted)}" if submitted else "; nothing was submitted"
-                raise UserError(f"{error}{done}") from None
+                before = (
+                    f"submitted before it: {', '.join(s.job for s in submitted)}"
+                    if submitted
+                    else "nothing was submitted"
+                )
+                raise UserError(f"{error}; {before}") from None
             print(f"job {submitted[-1].job}: {len(runs)} runs, {what}{f', {at_once} at once' if at_once else ''}")
         return submitted
 
@@ -79,7 +91,9 @@ def _array_limit() -> int:
         raise UserError("sbatch is not on the PATH; run on a login node of the cluster, or take cluster=local")
     settings = queue.ask("scontrol", "show", "config")
     if settings is None:
-        raise UserError("`scontrol show config` gives no answer; is the controller up (`scontrol ping`), and SLURM_CONF right?")
+        raise UserError(
+            "`scontrol show config` gives no answer; is the controller up (`scontrol ping`), and SLURM_CONF right?"
+        )
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", settings, re.M)
     return int(found.group(1)) if found else 1000
 
@@ -111,7 +125,9 @@ def _check_time(what: Resources, cluster: Cluster, partitions: dict[str, float])
     if not partitions or "," in cluster.partition or "partition" in cluster.sbatch:
         return  # sbatch itself will say
     if cluster.partition not in partitions:
-        wrong = f"{cluster.partition!r} is not known" if cluster.partition else "missing, and this cluster has no default"
+        wrong = (
+            f"{cluster.partition!r} is not known" if cluster.partition else "missing, and this cluster has no default"
+        )
         raise UserError(f"cluster.partition: {wrong}; choose one of: {names}")
     allowed = partitions[cluster.partition]
     if what.minutes > 60 * allowed:
@@ -125,7 +141,9 @@ def _check_time(what: Resources, cluster: Cluster, partitions: dict[str, float])
 # ------------------------------------------------------------------------------------------------------------- submission
 
 
-def _submit(paths: StudyPaths, cluster: Cluster, what: Resources, runs: list[Run], at_once: int, code: Path) -> Submission:
+def _submit(
+    paths: StudyPaths, cluster: Cluster, what: Resources, runs: list[Run], at_once: int, code: Path
+) -> Submission:
     """One array. Its record is there before sbatch is called, without the job's number."""
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -140,10 +158,14 @@ def _submit(paths: StudyPaths, cluster: Cluster, what: Resources, runs: list[Run
             started = executor.map_array(execute, [str(paths.run(run.run_id).root.resolve()) for run in runs])
     except (FailedJobError, FailedSubmissionError) as error:
         shutil.rmtree(folder(paths, token), ignore_errors=True)
-        reason = next((line for line in str(error).splitlines() if "error:" in line), str(error).strip().splitlines()[-1])
+        reason = next(
+            (line for line in str(error).splitlines() if "error:" in line), str(error).strip().splitlines()[-1]
+        )
         raise UserError(f"sbatch refuses {len(runs)} runs: {reason.split('error:')[-1].strip()}") from None
     except OSError as error:
-        raise UserError(f"{folder(paths, token)}: cannot be written ({error.strerror}); free space on the disk and launch again") from None
+        raise UserError(
+            f"{folder(paths, token)}: cannot be written ({error.strerror}); free space on the disk and launch again"
+        ) from None
     submission = replace(submission, job=started[0].job_id.split("_")[0])
     write(paths, submission)
     return submission
@@ -222,7 +244,9 @@ def _recover(paths: StudyPaths):
         time.sleep(max(0.0, min(SETTLE_S, submission.unix + SETTLE_S - time.time())))
         found = queue.jobs(submission.name)
         if found is None:
-            raise UserError("squeue gives no answer, so what an interrupted launch has submitted is not known; launch again when it does")
+            raise UserError(
+                "squeue gives no answer, so what an interrupted launch has submitted is not known; launch again when it does"
+            )
         at = folder(paths, submission.token)
         if not found:
             shutil.rmtree(at, ignore_errors=True)

@@ -83,7 +83,7 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
     heart = _json(at.heartbeat)
     images, loss, reason = heart.get("images", 0), heart.get("loss"), ""
     last = last_attempt(at)
-    who = {"ranks": heart.get("ranks", 1), "attempt": last.number if last else 0, "job": last.job if last else ""}
+    who = {"ranks": last.ranks, "attempt": last.number, "job": last.job} if last else {}
     if is_locked(at.lock) or (last and not last.ended and last.host != HERE and heartbeat_age(at) < LIVE_S):
         host = last.node if last and last.node else heart.get("host", "")
         return RunStatus(run, "running", images, loss, heart.get("images_per_s"), host, heart.get("phase", ""), **who)

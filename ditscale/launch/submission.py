@@ -78,4 +78,6 @@ def _read(path: Path) -> Submission:
         found = json.loads(path.read_text())
         return Submission(**found | {"runs": tuple(found["runs"])})
     except (OSError, ValueError, TypeError, KeyError):
-        raise UserError(f"{path}: is damaged; move its directory away (jobs it tells of are then seen as strangers)") from None
+        raise UserError(
+            f"{path}: is damaged; move its directory away (jobs it tells of are then seen as strangers)"
+        ) from None

@@ -39,7 +39,9 @@ def _merge(s: RunStatus, jobs: list[Job]) -> RunStatus:
         reason = f"{job.reason}; `scontrol release {job.id}` lets it go" if job.reason in HELD else job.reason
         return replace(s, state="queued", job=job.id, images_per_s=None, reason=reason)
     if s.state == "running" and s.job:  # by its heartbeat or lock, but Slurm has no such job any more
-        return replace(s, state="interrupted", images_per_s=None, reason=f"job {s.job} is gone; launching again resumes it")
+        return replace(
+            s, state="interrupted", images_per_s=None, reason=f"job {s.job} is gone; launching again resumes it"
+        )
     return s
 
 
@@ -47,6 +49,13 @@ def _ended(jobs: set[str]) -> dict[str, str]:
     """How jobs ended, by sacct, where it answers."""
     if not jobs:
         return {}
-    printed = queue.ask("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(sorted(jobs))}")
+    printed = queue.ask(
+        "sacct",
+        "--allocations",
+        "--noheader",
+        "--parsable2",
+        "--format=JobID,State",
+        f"--jobs={','.join(sorted(jobs))}",
+    )
     rows = [line.split("|") for line in (printed or "").splitlines()]
     return {row[0]: row[1] for row in rows if len(row) == 2 and row[0] in jobs}

@@ -8,8 +8,6 @@ import socket
 import time
 from pathlib import Path
 
-import torch.distributed as dist
-
 from ..files import write_text
 
 EVERY_S = 1.0
@@ -47,7 +45,6 @@ class Heartbeat:
                 "flops_per_s": rate * flops_per_image if rate else None,
                 "unix": now,
                 "pid": os.getpid(),
-                "ranks": dist.get_world_size() if dist.is_initialized() else 1,
                 "host": socket.gethostname(),
             }
         )

@@ -26,14 +26,21 @@ def at(tmp_path, monkeypatch):
 
 
 def in_slurm(monkeypatch, array, index, restart=0):
-    for name, value in (("JOB_ID", array + index), ("ARRAY_JOB_ID", array), ("ARRAY_TASK_ID", index), ("RESTART_COUNT", restart)):
+    for name, value in (
+        ("JOB_ID", array + index),
+        ("ARRAY_JOB_ID", array),
+        ("ARRAY_TASK_ID", index),
+        ("RESTART_COUNT", restart),
+    ):
         monkeypatch.setenv(f"SLURM_{name}", str(value))
 
 
 def test_numbers_go_up_and_only_one_gets_each(at):
     code = f"from ditscale.launch.attempt import claim; from ditscale.naming import RunPaths; print(claim(RunPaths({str(at.root)!r})).number)"
     env = {**os.environ, "PYTHONPATH": os.getcwd()}
-    racing = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    racing = [
+        subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) for _ in range(6)
+    ]
     numbers = sorted(int(process.communicate()[0]) for process in racing)
     assert numbers == [1, 2, 3, 4, 5, 6]  # nobody held the lock, so each could follow the one before
     assert [a.number for a in read_attempts(at)] == numbers and last_attempt(at).number == 6

@@ -12,9 +12,21 @@ from ditscale.store.lock import RunLock
 
 def start(run_dir, rank, ranks, **more):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SUBMITIT_"))}
-    env |= {"PYTHONPATH": os.getcwd(), "PATH": "/nowhere", "OMP_NUM_THREADS": "1", "SLURM_JOB_ID": "5", "SLURM_PROCID": str(rank)}
+    env |= {
+        "PYTHONPATH": os.getcwd(),
+        "PATH": "/nowhere",
+        "OMP_NUM_THREADS": "1",
+        "SLURM_JOB_ID": "5",
+        "SLURM_PROCID": str(rank),
+    }
     env |= {"SLURM_NTASKS": str(ranks), "SLURM_LOCALID": str(rank), **more}
-    return subprocess.Popen([sys.executable, "-m", "ditscale.launch.job", str(run_dir)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "ditscale.launch.job", str(run_dir)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_all_ranks_leave_a_run_that_another_process_trains(one_run):
@@ -22,7 +34,9 @@ def test_all_ranks_leave_a_run_that_another_process_trains(one_run):
     claim(at)
     lock = RunLock(at.lock)
     processes = [start(at.root, rank, 2) for rank in (0, 1)]
-    (said, _), (_, trouble) = [process.communicate(timeout=100) for process in processes]  # rank 1 is told: it would wait 120 s
+    (said, _), (_, trouble) = [
+        process.communicate(timeout=100) for process in processes
+    ]  # rank 1 is told: it would wait 120 s
     assert [process.returncode for process in processes] == [0, 0], trouble
     assert f"process {os.getpid()} on" in said and "nothing to do" in said
     assert len(read_attempts(at)) == 1 and not at.failure.exists()

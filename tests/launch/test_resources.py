@@ -37,14 +37,26 @@ def test_refusals(runs):
     with pytest.raises(UserError, match="sizes: missing"):
         build(Cluster, {"name": "slurm"}, "cluster")
     with pytest.raises(UserError, match="must rise"):
-        build(Cluster, {"sizes": [{"up_to_params": 2, "flops_per_s": 1}, {"up_to_params": 1, "flops_per_s": 1}]}, "cluster")
+        build(
+            Cluster,
+            {"sizes": [{"up_to_params": 2, "flops_per_s": 1}, {"up_to_params": 1, "flops_per_s": 1}]},
+            "cluster",
+        )
     with pytest.raises(UserError, match="gpu_option.*gpus-per-node, gres"):
         build(Cluster, {"gpu_option": "gpus"}, "cluster")
 
 
 @pytest.mark.parametrize(
     "total, counts, expected",
-    [(0, [5, 5], [0, 0]), (10, [5, 5], [5, 5]), (4, [6, 2], [3, 1]), (5, [6, 2], [4, 1]), (1, [3, 3], [1, 1]), (100, [3, 2], [3, 2]), (7, [1, 1, 50], [1, 1, 5])],
+    [
+        (0, [5, 5], [0, 0]),
+        (10, [5, 5], [5, 5]),
+        (4, [6, 2], [3, 1]),
+        (5, [6, 2], [4, 1]),
+        (1, [3, 3], [1, 1]),
+        (100, [3, 2], [3, 2]),
+        (7, [1, 1, 50], [1, 1, 5]),
+    ],
 )
 def test_shares_of_what_may_run_at_once(total, counts, expected):
     assert shares(total, counts) == expected

@@ -38,7 +38,13 @@ class Slurm:
     def __init__(self, directory: Path):
         self.directory = directory
         outside = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
-        self.env = {**outside, "SLURM_CONF": str(directory / "etc" / "slurm.conf"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
+        self.env = {
+            **outside,
+            "SLURM_CONF": str(directory / "etc" / "slurm.conf"),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "PYTHON": sys.executable,
+        }
 
     @property
     def gpus(self) -> bool:
@@ -47,7 +53,9 @@ class Slurm:
 
     def call(self, *words, cwd=None, check=True, timeout=120) -> str:
         """Run a command against this cluster; returns what it printed."""
-        done = subprocess.run(list(map(str, words)), env=self.env, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            list(map(str, words)), env=self.env, cwd=cwd, capture_output=True, text=True, timeout=timeout
+        )
         assert not check or done.returncode == 0, (words, done.stdout, done.stderr)
         return done.stdout
 
@@ -60,7 +68,14 @@ class Slurm:
 
     def jobs(self, number: str) -> dict[str, Job]:
         """The elements of an array (or the one job) that the controller knows, by name."""
-        rows = self.call("squeue", "--noheader", "--states=all", f"--jobs={number}", "--array", "--Format=JobArrayID:|,State:|,NodeList:|,Reason:|,RestartCnt:|")
+        rows = self.call(
+            "squeue",
+            "--noheader",
+            "--states=all",
+            f"--jobs={number}",
+            "--array",
+            "--Format=JobArrayID:|,State:|,NodeList:|,Reason:|,RestartCnt:|",
+        )
         cells = [line.strip().split("|") for line in rows.splitlines() if line.strip()]
         return {c[0]: Job(c[0], c[1], c[2], c[3], int(c[4])) for c in cells}
 
@@ -69,7 +84,9 @@ class Slurm:
         until = time.monotonic() + seconds
         while not true():
             if time.monotonic() > until:
-                raise AssertionError(f"never: {what}\n{self.call('squeue', '--states=all', check=False)}\n{self.call('sinfo', '-N', check=False)}")
+                raise AssertionError(
+                    f"never: {what}\n{self.call('squeue', '--states=all', check=False)}\n{self.call('sinfo', '-N', check=False)}"
+                )
             time.sleep(0.2)
 
     def ended(self, number: str) -> bool:
@@ -97,13 +114,29 @@ def records(root: Path) -> dict[str, dict]:
         with h5py.File(path, "r", locking=False) as file:
             assert file["state"][()] == b"finished", (path, file["state"][()])
             steps = file["steps"][:]
-            found[path.parent.name] = {k: steps[k].tobytes() for k in ("images", "loss", "loss_ema", "grad_norm")} | {"samples": file["samples"][:].tobytes()}
+            found[path.parent.name] = {k: steps[k].tobytes() for k in ("images", "loss", "loss_ema", "grad_norm")} | {
+                "samples": file["samples"][:].tobytes()
+            }
     return found
 
 
 # Six runs of a second or less, and two that last long enough to be disturbed and checkpoint only when they are asked to.
-SMALL = ("study=mini", "budgets=[5e9,1e10]", "widths=[16,24,32]", "probe_budget=3e10", "recipe.min_steps=20", "validation.n=128")
-LONG = ("study=mini", "budgets=[2e11]", "widths=[40,48]", "recipe.min_steps=20", "validation.n=128", "cluster.checkpoint_s=600")
+SMALL = (
+    "study=mini",
+    "budgets=[5e9,1e10]",
+    "widths=[16,24,32]",
+    "probe_budget=3e10",
+    "recipe.min_steps=20",
+    "validation.n=128",
+)
+LONG = (
+    "study=mini",
+    "budgets=[2e11]",
+    "widths=[40,48]",
+    "recipe.min_steps=20",
+    "validation.n=128",
+    "cluster.checkpoint_s=600",
+)
 
 
 @pytest.fixture
@@ -161,7 +194,9 @@ def call(slurm, ditscale):
 
 def read_submissions(root) -> list[dict]:
     """What `ditscale launch` and plain arrays have noted in a study, oldest first."""
-    return sorted((json.loads(path.read_text()) for path in root.glob("jobs/*/submission.json")), key=lambda s: s["unix"])
+    return sorted(
+        (json.loads(path.read_text()) for path in root.glob("jobs/*/submission.json")), key=lambda s: s["unix"]
+    )
 
 
 @pytest.fixture
@@ -172,7 +207,9 @@ def submissions():
 @pytest.fixture
 def settled(slurm):
     """Wait until all jobs of a study have ended."""
-    return lambda root: slurm.wait(lambda: all(slurm.ended(s["job"]) for s in read_submissions(root)), 240, "all jobs of the study end")
+    return lambda root: slurm.wait(
+        lambda: all(slurm.ended(s["job"]) for s in read_submissions(root)), 240, "all jobs of the study end"
+    )
 
 
 @pytest.fixture
@@ -190,7 +227,9 @@ def status(call):
 @pytest.fixture
 def attempts():
     """A run's attempts, oldest first."""
-    return lambda root, run: [json.loads(path.read_text()) for path in sorted((root / "runs" / run / "attempts").glob("[0-9]*.json"))]
+    return lambda root, run: [
+        json.loads(path.read_text()) for path in sorted((root / "runs" / run / "attempts").glob("[0-9]*.json"))
+    ]
 
 
 @pytest.fixture(name="records")

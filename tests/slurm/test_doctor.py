@@ -14,8 +14,19 @@ pytestmark = pytest.mark.slow
 def test_a_sound_cluster(slurm, ditscale, tmp_path):
     done = ditscale("doctor", tmp_path / "study", "cluster=slurm-cpu", "--job", env=slurm.env)
     assert done.returncode == 0 and "bad" not in done.stdout, done.stdout + done.stderr
-    for part in ("Slurm 22", "arrays of up to 1001 runs", "has 6 s to save (KillWait)", "announces itself", "sbatch takes a job without partition",
-                 "sacct answers", "file locks work", "rename and exclusive creation work", "clock agrees", "GiB free", f"sees {tmp_path} and has torch"):
+    for part in (
+        "Slurm 22",
+        "arrays of up to 1001 runs",
+        "has 6 s to save (KillWait)",
+        "announces itself",
+        "sbatch takes a job without partition",
+        "sacct answers",
+        "file locks work",
+        "rename and exclusive creation work",
+        "clock agrees",
+        "GiB free",
+        f"sees {tmp_path} and has torch",
+    ):
         assert part in done.stdout, part
     assert not list(tmp_path.iterdir()) and not slurm.call("squeue", "--noheader")
 
@@ -23,9 +34,17 @@ def test_a_sound_cluster(slurm, ditscale, tmp_path):
 def test_troubles(slurm, ditscale, tmp_path):
     said = lambda *words, **env: ditscale("doctor", tmp_path, *words, env={**slurm.env, **env})  # noqa: E731
     wrong = said("cluster=slurm-cpu", "cluster.partition=nowhere", "--job")
-    assert wrong.returncode == 1 and "sbatch refuses --partition=nowhere" in wrong.stdout and "invalid partition" in wrong.stdout.lower()
+    assert (
+        wrong.returncode == 1
+        and "sbatch refuses --partition=nowhere" in wrong.stdout
+        and "invalid partition" in wrong.stdout.lower()
+    )
     gone = said("cluster=slurm-cpu", SLURM_CONF="/nowhere/slurm.conf")
-    assert gone.returncode == 1 and "the controller gives no answer" in gone.stdout and "SLURM_CONF is /nowhere/slurm.conf" in gone.stdout
+    assert (
+        gone.returncode == 1
+        and "the controller gives no answer" in gone.stdout
+        and "SLURM_CONF is /nowhere/slurm.conf" in gone.stdout
+    )
     bare = said("cluster=slurm-cpu", PATH=str(Path(sys.executable).parent))
     assert bare.returncode == 1 and "not on the PATH: sbatch, squeue" in bare.stdout
     slurm.kill("slurmdbd")
@@ -33,16 +52,22 @@ def test_troubles(slurm, ditscale, tmp_path):
     if not slurm.gpus:
         return
     gpus = said("cluster=slurm-cpu", "cluster.sizes=[{up_to_params: 1e9, gpus: 1, flops_per_s: 1e10}]", "--job")
-    assert gpus.returncode == 1 and "gives a task 0 of 1 GPUs asked for" in gpus.stdout, gpus.stdout  # the rehearsal's GPUs are not real
+    assert gpus.returncode == 1 and "gives a task 0 of 1 GPUs asked for" in gpus.stdout, (
+        gpus.stdout
+    )  # the rehearsal's GPUs are not real
 
 
 def test_settings_of_other_clusters(slurm):
     text = slurm.call("scontrol", "show", "config")
     levels = lambda text: {f.what: f.level for f in settings(text)}  # noqa: E731
-    other = text.replace("MaxArraySize            = 1001", "MaxArraySize            = 0").replace("preempt_send_user_signal", "(null)")
+    other = text.replace("MaxArraySize            = 1001", "MaxArraySize            = 0").replace(
+        "preempt_send_user_signal", "(null)"
+    )
     other = other.replace("JobRequeue              = 1", "JobRequeue              = 0")
     assert levels(other)["this cluster allows no job arrays"] == "bad"
-    assert any("SIGTERM only" in what for what in levels(other)) and any("not requeued unless" in what for what in levels(other))
+    assert any("SIGTERM only" in what for what in levels(other)) and any(
+        "not requeued unless" in what for what in levels(other)
+    )
     assert "bad" not in levels(text).values()
 
 
@@ -55,6 +80,8 @@ def test_directories(tmp_path):
         pytest.skip("mounting a tmpfs needs root")
     try:
         found = [f.what for f in directory(held)]
-        assert any("(tmpfs) looks local" in what for what in found) and any("only 0.0 GiB free" in what for what in found)
+        assert any("(tmpfs) looks local" in what for what in found) and any(
+            "only 0.0 GiB free" in what for what in found
+        )
     finally:
         subprocess.run(["umount", str(held)], check=True)

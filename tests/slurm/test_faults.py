@@ -12,7 +12,14 @@ import time
 import pytest
 
 pytestmark = pytest.mark.slow
-FOUR = ("study=mini", "budgets=[1e11]", "widths=[32,40,48,56]", "recipe.min_steps=20", "validation.n=128", "cluster.checkpoint_s=0.3")
+FOUR = (
+    "study=mini",
+    "budgets=[1e11]",
+    "widths=[32,40,48,56]",
+    "recipe.min_steps=20",
+    "validation.n=128",
+    "cluster.checkpoint_s=0.3",
+)
 ON_CLUSTER = "cluster=slurm-cpu"
 USR2_PENDING = 1 << (signal.SIGUSR2 - 1)
 
@@ -24,7 +31,7 @@ def half_way(slurm, plan, call, tmp_path, attempts, submissions, heartbeat):
     plan(root, *FOUR)
     done = call("launch", root, ON_CLUSTER, "cluster.checkpoint_s=0.3", "cluster.sbatch={}", '+cluster.sbatch.mem="5G"')
     assert done.returncode == 0, done.stderr
-    submission, = submissions(root)
+    (submission,) = submissions(root)
     freeze_when_training(slurm, root, submission["runs"], attempts, heartbeat, 1)
     yield root, submission["job"], submission["runs"]
     for run in submission["runs"]:
@@ -64,7 +71,9 @@ def pending_signals(pid: int) -> int:
     return int(re.search(r"^ShdPnd:\s*(\w+)", text, re.M).group(1), 16)
 
 
-def test_nodes_lost_requeue_and_a_damaged_checkpoint(slurm, half_way, attempts, status, records, quiet, log, call, settled):
+def test_nodes_lost_requeue_and_a_damaged_checkpoint(
+    slurm, half_way, attempts, status, records, quiet, log, call, settled
+):
     root, array, runs = half_way
     cut, powerless, split, calm = runs
     node = {run: attempts(root, run)[0]["node"] for run in runs}
@@ -80,7 +89,9 @@ def test_nodes_lost_requeue_and_a_damaged_checkpoint(slurm, half_way, attempts, 
     newest.write_bytes(newest.read_bytes()[:1000])
     assert status(root)[cut]["state"] == "queued"
 
-    slurm.wait(lambda: len(attempts(root, split)) == 2 and len(attempts(root, powerless)) == 2, 90, "lost runs start elsewhere")
+    slurm.wait(
+        lambda: len(attempts(root, split)) == 2 and len(attempts(root, powerless)) == 2, 90, "lost runs start elsewhere"
+    )
     os.kill(zombie, signal.SIGCONT)  # the process that Slurm thinks dead goes on
     slurm.wait(lambda: attempts(root, split)[0]["ended"], 30, "it sees that it is fenced")
     settled(root)
@@ -94,7 +105,9 @@ def test_nodes_lost_requeue_and_a_damaged_checkpoint(slurm, half_way, attempts, 
     assert "4 runs collected, 0 left out" in call("collect", root).stdout
 
 
-def test_preempted_timed_out_and_cancelled(slurm, half_way, attempts, heartbeat, status, records, quiet, call, settled, tmp_path):
+def test_preempted_timed_out_and_cancelled(
+    slurm, half_way, attempts, heartbeat, status, records, quiet, call, settled, tmp_path
+):
     root, array, runs = half_way
     for run in runs:
         thaw(attempts(root, run))
@@ -114,9 +127,17 @@ def test_preempted_timed_out_and_cancelled(slurm, half_way, attempts, heartbeat,
     slurm.wait(lambda: pending_signals(pid) & USR2_PENDING, 120, "Slurm announces the time limit")
     os.kill(pid, signal.SIGCONT)
     settled(root)
-    assert [slurm.jobs(array)[f"{array}_{i}"].state for i in range(4)] == ["COMPLETED", "CANCELLED", "COMPLETED", "COMPLETED"]
+    assert [slurm.jobs(array)[f"{array}_{i}"].state for i in range(4)] == [
+        "COMPLETED",
+        "CANCELLED",
+        "COMPLETED",
+        "COMPLETED",
+    ]
     assert [a["ended"] for a in attempts(root, late)][1:] == ["stopped", "finished"]
-    assert status(root)[gone]["state"] in ("stopped", "interrupted")  # the latter when it was killed before it could save
+    assert status(root)[gone]["state"] in (
+        "stopped",
+        "interrupted",
+    )  # the latter when it was killed before it could save
 
     again = call("launch", root)
     assert "1 runs to submit, 0 waiting or running, 3 done" in again.stdout, again
@@ -131,14 +152,20 @@ def test_without_accounting_and_controller(slurm, half_way, attempts, status, re
         thaw(attempts(root, run))
     slurm.kill("slurmdbd")
     found = status(root)
-    assert {found[run]["state"] for run in runs[2:]} == {"running"} and {s["job"].split("_")[0] for s in found.values()} == {array}
+    assert {found[run]["state"] for run in runs[2:]} == {"running"} and {
+        s["job"].split("_")[0] for s in found.values()
+    } == {array}
     os.kill(attempts(root, runs[3])[0]["pid"], signal.SIGKILL)  # a crash that nobody accounts for
     slurm.wait(lambda: slurm.jobs(array)[f"{array}_3"].state == "FAILED", 60, "the crash is a failed job")
     found = status(root)[runs[3]]
     assert found["state"] == "interrupted" and "launching again resumes it" in found["reason"]
 
     failed_at = time.time()  # a controller that is killed forgets what it has not saved
-    slurm.wait(lambda: (slurm.directory / "state" / "job_state").stat().st_mtime > failed_at, 30, "the controller saves its state")
+    slurm.wait(
+        lambda: (slurm.directory / "state" / "job_state").stat().st_mtime > failed_at,
+        30,
+        "the controller saves its state",
+    )
     slurm.kill("slurmctld")
     found = status(root)
     assert found[runs[2]]["state"] == "running" and found[runs[3]]["state"] == "interrupted"

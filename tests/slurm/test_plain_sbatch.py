@@ -17,7 +17,10 @@ def test_an_array_and_its_aggregate(slurm, plan, tmp_path, quiet, records, small
     slurm.wait(lambda: slurm.ended(after), 180, "the aggregate ends")
     states = [job.state for _, job in sorted(slurm.jobs(array).items())]
     assert states == ["COMPLETED"] * 6 + ["FAILED"]
-    assert "there is no run 6; the study has 6: sbatch --array=0-5" in (tmp_path / f"ditscale-train-{array}.log").read_text()
+    assert (
+        "there is no run 6; the study has 6: sbatch --array=0-5"
+        in (tmp_path / f"ditscale-train-{array}.log").read_text()
+    )
     assert records(root) == quiet(*small) and sorted(records(root)) == runs
     said = (tmp_path / f"ditscale-aggregate-{after}.log").read_text()
     assert "6 runs collected, 0 left out" in said and (root / "report" / "index.html").exists(), said
@@ -28,7 +31,9 @@ def test_an_array_and_its_aggregate(slurm, plan, tmp_path, quiet, records, small
     assert records(root) == quiet(*small)
 
 
-def test_a_signal_saves_and_requeues_this_element_only(slurm, plan, tmp_path, quiet, records, long, heartbeat, log, attempts):
+def test_a_signal_saves_and_requeues_this_element_only(
+    slurm, plan, tmp_path, quiet, records, long, heartbeat, log, attempts
+):
     root = tmp_path / "study"
     runs = plan(root, *long)
     array = slurm.sbatch("--array=0-1", TEMPLATES / "train_array.sbatch", root, cwd=tmp_path)
