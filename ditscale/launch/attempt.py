@@ -27,7 +27,7 @@ IDLE_ATTEMPTS = 5  # so many attempts of one job from the same checkpoint are a 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Content of attempts/NNNN.json, written by the attempt itself. `job` is the Slurm job ("123_4"), "" without Slurm."""
+    """Content of attempts/NNNN.json, by the attempt itself. `job` is the Slurm job ("123_4"), "" without Slurm."""
 
     number: int
     job: str
@@ -71,7 +71,8 @@ def claim(at: RunPaths) -> Attempt:
         if me.job and idle >= IDLE_ATTEMPTS:
             reached = f"checkpoint {me.checkpoint}" if me.checkpoint else "its first checkpoint"
             raise Exhausted(
-                f"{at.root}: {idle} attempts of job {me.job} got no further than {reached}; see its log, then launch again"
+                f"{at.root}: {idle} attempts of job {me.job} got no further than {reached}; "
+                "see its log, then launch again"
             )
         try:
             with open(_file(at, me.number), "x") as file:

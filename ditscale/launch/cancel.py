@@ -13,8 +13,8 @@ AT_ONCE = 500  # names on one command line
 
 
 def cancel(paths: StudyPaths) -> str:
-    """Cancel every waiting or running job of the study; says what it did. Runs save within the cluster's KillWait and stay
-    resumable. Raises UserError when Slurm gives no answer."""
+    """Cancel every waiting or running job of the study; says what it did. Runs save within the cluster's KillWait and
+    stay resumable. Raises UserError when Slurm gives no answer."""
     live = jobs_of(paths)
     if live is None:
         raise UserError(

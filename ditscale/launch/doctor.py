@@ -1,4 +1,4 @@
-"""What may go wrong on the cluster a user stands on, each finding with what to do about it. It submits nothing unless asked."""
+"""What may go wrong on the cluster a user stands on, each finding with what to do. It submits nothing unless asked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SKEW_S = 5.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `level`: ok, note (works, but know it) or bad; `what` says what was found, `remedy` what to do."""
+    """One thing looked at. `level`: ok, note (works, but know it) or bad; `what` was found, `remedy` is what to do."""
 
     level: str
     what: str
@@ -33,14 +33,14 @@ class Finding:
 
 
 def examine(root: Path, cluster: Cluster, job: bool = False) -> list[Finding]:
-    """All findings about the cluster, the study's (or any) directory, and with `job` about a node, from a job of a minute."""
+    """All findings about the cluster, the study's (or any) directory, and with `job` about a node, by a short job."""
     found = [*_slurm(cluster), *directory(root)]
     if job and not any(f.level == BAD for f in found):
         found += _on_a_node(root, cluster)
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------------ Slurm
+# ---------------------------------------------------------------------------------------------------------------- Slurm
 
 
 def _slurm(cluster: Cluster) -> list[Finding]:
@@ -142,7 +142,7 @@ def _accounting() -> Finding:
     return Finding(NOTE, "sacct gives no answer", "status then does not say how a job ended; nothing else needs it")
 
 
-# -------------------------------------------------------------------------------------------------------------- directory
+# ------------------------------------------------------------------------------------------------------------ directory
 
 
 def directory(root: Path) -> list[Finding]:
@@ -237,7 +237,7 @@ def _space(at: Path) -> Finding:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------- a node
+# --------------------------------------------------------------------------------------------------------------- a node
 
 
 def _on_a_node(root: Path, cluster: Cluster) -> list[Finding]:

@@ -2,8 +2,8 @@
 
     python -m ditscale.launch.job RUN_DIR
 
-Under Slurm, SIGUSR2 (the time limit is near, or a preemption) and SIGTERM let the run finish its step and save; then this array
-element alone is put back into the queue, unless Slurm has done so or the job is cancelled.
+Under Slurm, SIGUSR2 (the time limit is near, or a preemption) and SIGTERM let the run finish its step and save; then this
+array element alone is put back into the queue, unless Slurm has done so or the job is cancelled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STOPS = {signal.SIGTERM, signal.SIGUSR2}
 def execute(run_dir: str) -> str:
     """Train the run; returns how it ended. Errors of the user or the run go to the log in one line: the run's own
     record, never the job's exit, says whether it succeeded; under Slurm a failed run is a failed job too."""
-    # A request to stop that comes before the loop listens waits for it (train/signals.py unblocks), instead of killing us.
+    # A request to stop that comes before the loop listens waits for it (train/signals.py unblocks) and does not kill us.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     at, mine = RunPaths(run_dir), None
     try:

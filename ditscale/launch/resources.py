@@ -33,7 +33,7 @@ class Resources:
 
 
 def resources(run: Run, cluster: Cluster) -> Resources:
-    """The class of a run. Raises UserError when the table has no row for it, or its batch does not divide over the ranks."""
+    """The class of a run. Raises UserError when no row holds it, or its batch does not divide over the ranks."""
     size = next((s for s in cluster.sizes if run.n_params <= s.up_to_params), None)
     if size is None:
         raise UserError(
@@ -60,7 +60,7 @@ def classes(runs: list[Run], cluster: Cluster) -> dict[Resources, list[Run]]:
 
 
 def shares(total: int, counts: list[int]) -> list[int]:
-    """Split "at most `total` at once" over arrays of so many runs, in proportion, but at least 1 each; 0 is no limit."""
+    """Split "at most `total` at once" over arrays of so many runs: in proportion, at least 1 each; 0 is no limit."""
     if not total:
         return [0] * len(counts)
     given = [1] * len(counts)

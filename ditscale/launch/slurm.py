@@ -1,6 +1,6 @@
-"""Runs as Slurm arrays, submitted by submitit: one array for each resource class, in chunks that the cluster's MaxArraySize allows.
+"""Runs as Slurm arrays, submitted by submitit: one array for each resource class, in chunks as MaxArraySize allows.
 
-Launching starts what is missing, keeps what waits or runs and leaves what is done. It returns at once; `ditscale status` watches.
+Launching starts what is missing, keeps what waits or runs and leaves what is done. It returns at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NOT_OURS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "L
 
 
 def launch(paths: StudyPaths, cluster: Cluster) -> list[Submission]:
-    """Submit every run that is neither done, nor waiting, nor running; prints what it does. Returns the new submissions.
+    """Submit every run that is neither done, nor waiting, nor running; says what it does. Returns the new submissions.
 
     Raises UserError, before anything is submitted, where the cluster cannot take what is asked for.
     """
@@ -82,7 +82,7 @@ def launch(paths: StudyPaths, cluster: Cluster) -> list[Submission]:
         return submitted
 
 
-# ------------------------------------------------------------------------------------------------------- what the cluster is
+# -------------------------------------------------------------------------------------------------- what the cluster is
 
 
 def _array_limit() -> int:
@@ -138,7 +138,7 @@ def _check_time(what: Resources, cluster: Cluster, partitions: dict[str, float])
         )
 
 
-# ------------------------------------------------------------------------------------------------------------- submission
+# ----------------------------------------------------------------------------------------------------------- submission
 
 
 def _submit(
@@ -204,7 +204,7 @@ def _parameters(submission: Submission, cluster: Cluster, what: Resources, at_on
 
 @contextmanager
 def _clean_environment():
-    """What a job of ours inherits does not tell of a job that we may be in ourselves; SLURM_CONF stays, it names the cluster."""
+    """What our jobs inherit tells nothing of a job that we may be in ourselves; SLURM_CONF stays, it names the cluster."""
     before = dict(os.environ)
     for name in before:
         if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF" or name in NOT_OURS:
@@ -245,7 +245,8 @@ def _recover(paths: StudyPaths):
         found = queue.jobs(submission.name)
         if found is None:
             raise UserError(
-                "squeue gives no answer, so what an interrupted launch has submitted is not known; launch again when it does"
+                "squeue gives no answer, so what an interrupted launch has submitted is not known; "
+                "launch again when it does"
             )
         at = folder(paths, submission.token)
         if not found:

@@ -1,6 +1,6 @@
 """What was submitted to Slurm: jobs/<token>/submission.json, written before sbatch and completed after it.
 
-The token is in the job's name, so a submission that was cut short between sbatch and its record is found again in squeue.
+The token is in the job's name, so a submission cut short between sbatch and its record is found again in squeue.
 """
 
 from __future__ import annotations

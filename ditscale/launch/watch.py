@@ -1,7 +1,7 @@
 """What Slurm adds to what a study's files tell: which runs wait and why, on which node, and how jobs ended.
 
-Files come first: progress and loss are always theirs. squeue, when it answers, knows which jobs live; sacct why one ended. Without
-either, the status is what the files say.
+Files come first: progress and loss are always theirs. squeue, when it answers, knows which jobs live; sacct why one
+ended. Without either, the status is what the files say.
 """
 
 from __future__ import annotations
