@@ -60,8 +60,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dry-run", action="store_true", help="print only, write nothing")
     settings(sub)
 
-    sub = verb("launch", launch, "Train the study's runs that are missing, several at once.")
+    sub = verb("launch", launch, "Train the study's runs that are missing: here, several at once, or as Slurm arrays (cluster=slurm).")
     sub.add_argument("dir", metavar="DIR")
+    settings(sub)
+
+    sub = verb("cancel", cancel, "End the study's Slurm jobs, and only those; runs save first.")
+    sub.add_argument("dir", metavar="DIR")
+
+    sub = verb("doctor", doctor, "Look for what may go wrong on this cluster, and say what to do about it.")
+    sub.add_argument("dir", metavar="DIR", help="a study, or where one is to be")
+    sub.add_argument("--job", action="store_true", help="also look at a node, by a job of a minute")
+    settings(sub)
 
     sub = verb("status", status, "One row a run: state, progress, loss, speed, time left.")
     sub.add_argument("dir", metavar="DIR")
@@ -142,24 +151,78 @@ def plan(options):
 def launch(options):
     from .pipeline import launch_study
 
-    return launch_study(options.dir)
+    cluster = _cluster(options)
+    if cluster.name == "local":
+        return launch_study(options.dir)
+    from .launch.slurm import launch as submit
+    from .naming import StudyPaths
+
+    submitted = submit(StudyPaths(options.dir), cluster)
+    print(f"`ditscale status {options.dir} --watch` follows the runs")
+    if submitted:
+        print(f"after them: sbatch --dependency=afterany:{':'.join(s.job for s in submitted)} slurm/aggregate.sbatch {options.dir}")
+
+
+def _cluster(options):
+    """The study's cluster; settings at launch replace it, for this launch and those that follow."""
+    from dataclasses import replace
+
+    from .config import compose
+    from .plan.study import read_study, write_study
+
+    study = read_study(options.dir)
+    if not options.settings:
+        return study.cluster
+    names = [word.split("=")[0].lstrip("+~") for word in options.settings]
+    if "cluster" not in names or any(name.split(".")[0] != "cluster" for name in names):
+        raise UserError("launch: a study is settled when it is planned; only the cluster may change here: cluster=slurm cluster.partition=NAME ...")
+    study = replace(study, cluster=compose(options.settings, options.configs).cluster)
+    write_study(options.dir, study)
+    return study.cluster
+
+
+def doctor(options):
+    """Exit status 1 when something is bad."""
+    from .config import Cluster, compose
+    from .launch.doctor import examine
+    from .naming import StudyPaths
+    from .plan.study import read_study
+
+    if options.settings:
+        cluster = compose(options.settings, options.configs).cluster
+    else:
+        cluster = read_study(options.dir).cluster if StudyPaths(options.dir).study.is_file() else Cluster()
+    found = examine(Path(options.dir), cluster, options.job)
+    print(*found, sep="\n")
+    return int(any(finding.level == "bad" for finding in found))
+
+
+def cancel(options):
+    from .launch.cancel import cancel as end
+    from .naming import StudyPaths
+    from .plan.study import read_study
+
+    read_study(options.dir)
+    print(end(StudyPaths(options.dir)))
 
 
 def status(options):
     import time
 
     from .launch.status import DONE, study_status, table
+    from .launch.watch import with_slurm
     from .naming import StudyPaths
     from .plan.study import read_study
 
-    read_study(options.dir)
+    peak = read_study(options.dir).cluster.peak_flops_per_s
+    paths, known = StudyPaths(options.dir), {}
     while True:
-        found = study_status(StudyPaths(options.dir))
+        found = with_slurm(paths, study_status(paths, known))
         if options.json:
-            keys = ("state", "images", "loss", "images_per_s", "eta_s", "host", "reason")
+            keys = ("state", "images", "loss", "images_per_s", "eta_s", "attempt", "job", "host", "reason")
             print(json.dumps([{"run_id": s.run.run_id, "n_images": s.run.n_images} | {k: getattr(s, k) for k in keys} for s in found]))
         else:
-            print(("\x1b[H\x1b[2J" if options.watch and sys.stdout.isatty() else "") + table(found), flush=True)
+            print(("\x1b[H\x1b[2J" if options.watch and sys.stdout.isatty() else "") + table(found, peak), flush=True)
         if not options.watch or all(s.state in DONE for s in found):
             return
         time.sleep(2)

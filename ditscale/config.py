@@ -8,6 +8,7 @@ resolved study.yaml and run.yaml, so a compute node needs neither Hydra nor the 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import types
 import typing
@@ -123,19 +124,57 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """Where runs execute. `local`: processes on this machine."""
+class Size:
+    """What runs of up to so many parameters ask of Slurm, and how fast they go: a row of the throughput table."""
 
-    name: str = "local"
-    workers: int = 0  # runs at once; 0: one per core
-    threads: int = 1  # threads of each rank
-    probe_ranks: int = 0  # data-parallel ranks of the probe; 0: as many as workers
-    checkpoint_s: float = 20.0  # seconds between checkpoints
+    up_to_params: float
+    flops_per_s: float  # of one rank, sustained; measure it: `ditscale status` shows images/s
+    nodes: int = 1
+    ranks: int = 1  # of each node
+    gpus: int = 0  # of each node
 
     def check(self, where: str):
-        one_of(self.name, ("local",), f"{where}.name")
-        for name, low in (("workers", 0), ("threads", 1), ("probe_ranks", 0)):
+        for name in ("up_to_params", "flops_per_s"):
+            units.number(getattr(self, name), f"{where}.{name}", above=0)
+        for name, low in (("nodes", 1), ("ranks", 1), ("gpus", 0)):
             units.whole(getattr(self, name), f"{where}.{name}", low=low)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where runs execute. `local`: processes on this machine. `slurm`: arrays of Slurm; no partition or account is assumed."""
+
+    name: str = "local"
+    workers: int = 0  # local: runs at once; 0: one per core
+    threads: int = 1  # threads of each rank
+    probe_ranks: int = 0  # local: data-parallel ranks of the probe; 0: as many as workers
+    checkpoint_s: float = 20.0  # seconds between checkpoints
+    sizes: tuple[Size, ...] = ()  # slurm: by up_to_params, rising; a run takes the first row that holds it
+    peak_flops_per_s: float = 0.0  # of one rank, for the MFU in `ditscale status`; 0: not shown
+    parallel: int = 0  # slurm: runs at once, over all arrays; 0: as many as Slurm starts
+    margin: float = 2.0  # slurm: time asked for, over the time the throughput table gives
+    max_time_h: float = 24.0  # slurm: a longer run is requeued, and goes on, so often as it takes
+    signal_s: int = 120  # slurm: seconds before the time limit when a run is told to save
+    partition: str = ""
+    account: str = ""
+    constraint: str = ""
+    gpu_option: str = "gpus-per-node"  # how this cluster wants GPUs asked for: gpus-per-node or gres
+    gpu_type: str = ""  # as in gpus-per-node=a100:4
+    sbatch: dict[str, str] = field(default_factory=dict)  # any further option of sbatch, verbatim: {qos: long, exclusive: ""}
+    setup: tuple[str, ...] = ()  # shell lines before the run, as in "module load cuda"
+
+    def check(self, where: str):
+        one_of(self.name, ("local", "slurm"), f"{where}.name")
+        one_of(self.gpu_option, ("gpus-per-node", "gres"), f"{where}.gpu_option")
+        for name, low in (("workers", 0), ("threads", 1), ("probe_ranks", 0), ("parallel", 0), ("signal_s", 1)):
+            units.whole(getattr(self, name), f"{where}.{name}", low=low)
+        units.number(self.peak_flops_per_s, f"{where}.peak_flops_per_s", low=0)
+        for name in ("margin", "max_time_h"):
+            units.number(getattr(self, name), f"{where}.{name}", above=0)
+        if self.name == "slurm" and not self.sizes:
+            raise UserError(f"{where}.sizes: missing; give rows such as {{up_to_params: 1e9, gpus: 1, flops_per_s: 1e14}}")
+        if [s.up_to_params for s in self.sizes] != sorted({s.up_to_params for s in self.sizes}):
+            raise UserError(f"{where}.sizes: up_to_params must rise from row to row")
         units.number(self.checkpoint_s, f"{where}.checkpoint_s", above=0)
 
 
@@ -220,7 +259,7 @@ def build(cls, mapping, where: str):
     """
     if not isinstance(mapping, dict):
         raise UserError(f"{where}: expected keys ({', '.join(f.name for f in dataclasses.fields(cls))}), got {mapping!r}")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for key in mapping:
         if key not in hints:
             raise UserError(f"{where}: unknown key {key!r}{nearest(key, hints)}; valid keys: {', '.join(hints)}")
@@ -234,6 +273,11 @@ def build(cls, mapping, where: str):
     if hasattr(made, "check"):
         made.check(where)
     return made
+
+
+@functools.cache  # they are evaluated from text, which takes most of the time of reading thousands of runs
+def _hints(cls) -> dict:
+    return typing.get_type_hints(cls)
 
 
 def _cast(hint, value, where: str):

@@ -41,6 +41,8 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[
     """
     from submitit import LocalExecutor
 
+    if cluster.name != "local":
+        raise UserError(f"{paths.root}: its runs are for cluster={cluster.name}; `ditscale launch {paths.root}` submits them, and cluster=local trains here")
     jobs: dict[str, object] = {}  # run_id to the job started by this call
     known: dict[str, RunStatus] = {}
     slots = workers(cluster)

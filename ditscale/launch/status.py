@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-import time
+import socket
 from dataclasses import dataclass
 
 from .. import units
 from ..naming import RunPaths, StudyPaths
-from ..plan.run import Run, read_run
-from ..store.record import Damaged, open_record, read_state
+from ..plan.run import Run
 from ..store.lock import is_locked
+from ..store.record import Damaged, open_record, read_state
+from .attempt import LIVE_S, heartbeat_age, last_attempt
+from .seen import Seen
 
+HERE = socket.gethostname()
 DONE = ("finished", "diverged", "damaged")  # nothing more will happen to these by themselves
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run. `state`: planned, running, interrupted, stopped, failed, diverged, damaged or finished."""
+    """One run. `state`: planned, queued (in Slurm), running, interrupted, stopped, failed, diverged, damaged or finished."""
 
     run: Run
     state: str
@@ -26,6 +29,9 @@ class RunStatus:
     images_per_s: float | None
     host: str
     reason: str
+    ranks: int = 1
+    attempt: int = 0  # number of the newest; 0 before the first
+    job: str = ""  # of Slurm, as 123_4
 
     @property
     def done_flops(self) -> float:
@@ -43,16 +49,32 @@ class RunStatus:
         return (self.run.n_images - self.images) / self.images_per_s
 
 
+    def mfu(self, peak_flops_per_s: float) -> float | None:
+        """Model FLOP/s over what its ranks could do at most."""
+        if self.state != "running" or not self.images_per_s or not peak_flops_per_s:
+            return None
+        return self.images_per_s * self.run.flops_per_image / (self.ranks * peak_flops_per_s)
+
+
 def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> list[RunStatus]:
     """Every planned run, grid first, by budget and size.
 
     `known`, this function's own earlier findings, saves a watcher the reading of what cannot have changed; it is updated.
     """
-    known = {} if known is None else known
+    known, seen = {} if known is None else known, None
     for at in paths.run_dirs():
         before = known.get(at.name)
-        if before is None or before.state != "finished":
-            known[at.name] = run_status(at, before.run if before else read_run(at.run))
+        if before is None:
+            seen = seen or Seen(paths.jobs / "seen.json")
+            run = seen.run(at)
+            end = seen.end(at)
+            known[at.name] = RunStatus(run, "finished", run.n_images, reason="", images_per_s=None, **end) if end else run_status(at, run)
+            if known[at.name].state == "finished" and not end:
+                seen.note_end(at, {name: getattr(known[at.name], name) for name in ("loss", "host", "ranks", "attempt", "job")})
+        elif before.state != "finished":
+            known[at.name] = run_status(at, before.run)
+    if seen:
+        seen.save()
     return sorted(known.values(), key=lambda s: (s.run.role, s.run.budget_flops, s.run.n_params, s.run.seed))
 
 
@@ -60,8 +82,11 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
     """One run's status."""
     heart = _json(at.heartbeat)
     images, loss, reason = heart.get("images", 0), heart.get("loss"), ""
-    if is_locked(at.lock):
-        return RunStatus(run, "running", images, loss, heart.get("images_per_s"), heart.get("host", ""), heart.get("phase", ""))
+    last = last_attempt(at)
+    who = {"ranks": last.ranks, "attempt": last.number, "job": last.job} if last else {}
+    if is_locked(at.lock) or (last and not last.ended and last.host != HERE and heartbeat_age(at) < LIVE_S):
+        host = last.node if last and last.node else heart.get("host", "")
+        return RunStatus(run, "running", images, loss, heart.get("images_per_s"), host, heart.get("phase", ""), **who)
     try:
         state = read_state(at.metrics)
     except Damaged as error:
@@ -77,16 +102,18 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
         state, reason = "failed", failure["reason"]
     elif state == "running":
         state, reason = "interrupted", "its process is gone; launching again resumes it"
-    return RunStatus(run, state, images, loss, None, heart.get("host", ""), reason)
+    return RunStatus(run, state, images, loss, None, heart.get("host", ""), reason, **who)
 
 
-def table(statuses: list[RunStatus]) -> str:
-    """One row a run."""
-    lines = [f"{'run':<34} {'state':<11} {'done':>5} {'loss':>8} {'images/s':>9} {'left':>7}  note"]
+def table(statuses: list[RunStatus], peak_flops_per_s: float = 0.0) -> str:
+    """One row a run; MFU where the peak is known."""
+    mfu = f" {'MFU':>4}" if peak_flops_per_s else ""
+    lines = [f"{'run':<34} {'state':<11} {'done':>5} {'loss':>8} {'images/s':>9}{mfu} {'left':>7} {'try':>3} {'node':<10}  note"]
     for s in statuses:
+        share = f" {_or(s.mfu(peak_flops_per_s), '.0%'):>4}" if mfu else ""
         lines.append(
-            f"{s.run.run_id:<34} {s.state:<11} {s.images / s.run.n_images:>5.0%} {_or(s.loss, '.4f'):>8} "
-            f"{_or(s.images_per_s, '.0f'):>9} {units.duration(s.eta_s) if s.eta_s else '':>7}  {s.reason}"
+            f"{s.run.run_id:<34} {s.state:<11} {s.images / s.run.n_images:>5.0%} {_or(s.loss, '.4f'):>8} {_or(s.images_per_s, '.0f'):>9}{share} "
+            f"{units.duration(s.eta_s) if s.eta_s else '':>7} {s.attempt or '':>3} {s.host if s.state == 'running' else '':<10}  {s.reason}"
         )
     states = [s.state for s in statuses]
     lines.append(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))

@@ -13,8 +13,12 @@ from ..files import write_text
 EVERY_S = 1.0
 
 
+class Fenced(SystemExit):
+    """A newer attempt is the writer of this run (launch/attempt.py). Not an error of the run: nothing is noted."""
+
+
 class Heartbeat:
-    """Writes heartbeat.json; `beat` is cheap to call often."""
+    """Writes heartbeat.json; `beat` is cheap to call often. It raises Fenced once a newer attempt is there."""
 
     def __init__(self, path: Path, n_images: int):
         self.path, self.n_images, self.last, self.seen = path, n_images, 0.0, None
@@ -24,6 +28,7 @@ class Heartbeat:
         now = time.time()
         if not force and now - self.last < EVERY_S:
             return
+        self._check_fence()
         rate = None
         if self.seen and images > self.seen[1]:
             rate = (images - self.seen[1]) / (now - self.seen[0])
@@ -44,3 +49,8 @@ class Heartbeat:
             }
         )
         write_text(self.path, text)
+
+    def _check_fence(self):
+        mine = int(os.environ.get("DITSCALE_ATTEMPT", 0))
+        if mine and (self.path.parent / "attempts" / f"{mine + 1:04d}.json").exists():
+            raise Fenced(f"{self.path.parent}: attempt {mine} ends, for attempt {mine + 1} has taken over")

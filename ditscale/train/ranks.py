@@ -22,7 +22,7 @@ LAUNCHERS = (  # rank, world size, local rank: torchrun, submitit's local execut
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
 )
 # What all ranks of one attempt share and no other attempt has.
-ATTEMPT = ("TORCHELASTIC_RUN_ID", "SUBMITIT_LOCAL_JOB_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
+ATTEMPT = ("TORCHELASTIC_RUN_ID", "SUBMITIT_LOCAL_JOB_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
 TIMEOUT_S = 120
 
 
@@ -51,6 +51,15 @@ class Ranks:
     def close(self):
         if self.world > 1:
             dist.destroy_process_group()
+
+
+class Closed(UserError):
+    """Rank 0 has nothing to do here; nor have the others."""
+
+
+def close(rendezvous: Path):
+    """Rank 0 tells the others, who wait for its address, that there will be none."""
+    write_text(rendezvous, json.dumps({"attempt": _attempt()}))
 
 
 def start(run_dir: Path, rendezvous: Path) -> Ranks:
@@ -85,8 +94,12 @@ def start(run_dir: Path, rendezvous: Path) -> Ranks:
     return Ranks(rank, world, device)
 
 
+def _attempt() -> str:
+    return "-".join(os.environ.get(name, "") for name in ATTEMPT)
+
+
 def _meet(rank: int, world: int, rendezvous: Path, timeout: timedelta) -> dist.TCPStore:
-    attempt = "-".join(os.environ.get(name, "") for name in ATTEMPT)
+    attempt = _attempt()
     if rank == 0:
         store = dist.TCPStore("0.0.0.0", 0, world, is_master=True, timeout=timeout, wait_for_workers=False)
         write_text(rendezvous, json.dumps({"attempt": attempt, "host": socket.gethostname(), "port": store.port}))
@@ -98,6 +111,8 @@ def _meet(rank: int, world: int, rendezvous: Path, timeout: timedelta) -> dist.T
         except (OSError, ValueError):
             found = {}
         if found.get("attempt") == attempt:
+            if "port" not in found:
+                raise Closed("rank 0 has nothing to do")
             host = "127.0.0.1" if found["host"] == socket.gethostname() else found["host"]
             return dist.TCPStore(host, found["port"], world, is_master=False, timeout=timeout)
         time.sleep(0.05)

@@ -1,0 +1,173 @@
+"""Attempts: which execution of a run is its writer, and when to stop trying.
+
+Each attempt takes the next number by creating attempts/NNNN.json, which only one process can; the highest number is the
+writer. An older attempt that still lives (its node was lost to Slurm, not to power) sees the newer file at its next
+heartbeat and ends. What it may still write until then is harmless: its record has lost its name (store/record.py), and
+checkpoints are equal, being functions of (seed, position).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import make_directory, write_text
+from ..naming import RunPaths
+from ..store.lock import is_locked
+from . import queue
+
+LIVE_S = 120.0  # a heartbeat younger than this is a sign of life where nothing better is known
+IDLE_ATTEMPTS = 5  # so many attempts of one job from the same checkpoint are a crash loop
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Content of attempts/NNNN.json, by the attempt itself. `job` is the Slurm job ("123_4"), "" without Slurm."""
+
+    number: int
+    job: str
+    restart: int
+    host: str
+    node: str  # Slurm's name for the host, "" without Slurm
+    pid: int
+    ranks: int
+    started_unix: float
+    checkpoint: str  # the newest when it started, "" for none
+    ended: str = ""  # how it ended; "" while it lives, and for ever if it was killed
+
+
+class Busy(UserError):
+    """Another process is at this run."""
+
+
+class Exhausted(UserError):
+    """The run's attempts make no progress."""
+
+
+def claim(at: RunPaths) -> Attempt:
+    """Become the run's writer. Raises Busy while another attempt lives, Exhausted at the end of a crash loop."""
+    make_directory(_file(at, 0).parent)
+    patience = time.monotonic() + LIVE_S
+    while True:
+        history = read_attempts(at)
+        last = history[-1] if history else None
+        if last and _alive(at, last):
+            if last.job and queue.state(last.job) == "COMPLETING" and time.monotonic() < patience:
+                time.sleep(1)  # cancelled or requeued a moment ago: it is saving
+                continue
+            raise Busy(f"{at.root}: {_who(last)} is running it; nothing to do")
+        me = _me((last.number if last else 0) + 1, _newest_checkpoint(at))
+        idle = 0
+        while idle < len(history) and (history[-1 - idle].job, history[-1 - idle].checkpoint) == (
+            me.job,
+            me.checkpoint,
+        ):
+            idle += 1
+        if me.job and idle >= IDLE_ATTEMPTS:
+            reached = f"checkpoint {me.checkpoint}" if me.checkpoint else "its first checkpoint"
+            raise Exhausted(
+                f"{at.root}: {idle} attempts of job {me.job} got no further than {reached}; "
+                "see its log, then launch again"
+            )
+        try:
+            with open(_file(at, me.number), "x") as file:
+                json.dump(asdict(me), file)
+        except FileExistsError:
+            continue  # another was faster; look at it
+        except OSError as error:
+            raise UserError(f"{_file(at, me.number)}: cannot be written ({error.strerror})") from None
+        if is_locked(at.lock):  # by a fenced attempt: it keeps the file it has open, the name is ours
+            at.lock.unlink(missing_ok=True)
+        return me
+
+
+def end(at: RunPaths, attempt: Attempt, state: str):
+    """Note how an attempt ended."""
+    try:
+        write_text(_file(at, attempt.number), json.dumps(asdict(replace(attempt, ended=state))))
+    except UserError:
+        pass  # a full disk: the run has said so itself
+
+
+def read_attempts(at: RunPaths) -> list[Attempt]:
+    """All attempts of a run that can be read, oldest first."""
+    found = [_read(path) for path in sorted((at.root / "attempts").glob("[0-9]*.json"))]
+    return [attempt for attempt in found if attempt]
+
+
+def last_attempt(at: RunPaths) -> Attempt | None:
+    """The newest attempt, or None."""
+    try:
+        names = [name for name in os.listdir(at.root / "attempts") if name.endswith(".json") and name[0] != "."]
+    except OSError:
+        return None
+    return _read(at.root / "attempts" / max(names)) if names else None
+
+
+def _read(path: Path) -> Attempt | None:
+    try:
+        return Attempt(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return Attempt(int(path.stem), "", 0, "", "", 0, 1, 0.0, "")  # made, and cut short by a kill or a full disk
+
+
+def _file(at: RunPaths, number: int) -> Path:
+    return at.root / "attempts" / f"{number:04d}.json"
+
+
+def _me(number: int, checkpoint: str) -> Attempt:
+    return Attempt(
+        number,
+        queue.this_job(),
+        _restart(),
+        socket.gethostname(),
+        os.environ.get("SLURMD_NODENAME", ""),
+        os.getpid(),
+        world(),
+        time.time(),
+        checkpoint,
+    )
+
+
+def world() -> int:
+    """How many ranks this process's run has, by whichever launcher started it."""
+    names = ("WORLD_SIZE", "SUBMITIT_LOCAL_NTASKS", "SLURM_NTASKS")
+    return int(next((os.environ[name] for name in names if name in os.environ), 1))
+
+
+def _restart() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0))
+
+
+def _newest_checkpoint(at: RunPaths) -> str:
+    return max((path.stem for path in at.checkpoint.glob("images-*.pt")), default="")
+
+
+def _alive(at: RunPaths, other: Attempt) -> bool:
+    """Whether another attempt may still be at work, by the best witness there is."""
+    if other.ended:
+        return False
+    if other.job and other.job == queue.this_job() and other.restart < _restart():
+        return False  # Slurm has restarted this very job, so to Slurm the other is gone
+    if other.job and other.job != queue.this_job():
+        state = queue.state(other.job)
+        if state is not None:
+            return state in queue.AT_WORK
+    return is_locked(at.lock) or (other.host != socket.gethostname() and heartbeat_age(at) < LIVE_S)
+
+
+def heartbeat_age(at: RunPaths) -> float:
+    """Seconds since the last sign of life, by the file system's clock; infinite without one."""
+    try:
+        return time.time() - at.heartbeat.stat().st_mtime
+    except OSError:
+        return float("inf")
+
+
+def _who(other: Attempt) -> str:
+    return f"job {other.job} on {other.node}" if other.job else f"process {other.pid} on {other.host}"

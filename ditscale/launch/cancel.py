@@ -1,0 +1,33 @@
+"""Ending a study's Slurm jobs, and no others."""
+
+from __future__ import annotations
+
+import subprocess
+
+from ..errors import UserError
+from ..naming import StudyPaths
+from . import queue
+from .jobs import jobs_of
+
+AT_ONCE = 500  # names on one command line
+
+
+def cancel(paths: StudyPaths) -> str:
+    """Cancel every waiting or running job of the study; says what it did. Runs save within the cluster's KillWait and
+    stay resumable. Raises UserError when Slurm gives no answer."""
+    live = jobs_of(paths)
+    if live is None:
+        raise UserError(
+            "squeue gives no answer, so the study's jobs are not known; is this a login node, and the controller up?"
+        )
+    names = sorted({job.id for jobs in live.values() for job in jobs})
+    for first in range(0, len(names), AT_ONCE):
+        some = names[first : first + AT_ONCE]
+        try:
+            done = subprocess.run(["scancel", *some], capture_output=True, text=True, timeout=60 * queue.ANSWER_S)
+        except (OSError, subprocess.TimeoutExpired):
+            raise UserError("scancel gives no answer; call it again") from None
+        if done.returncode:
+            raise UserError(f"scancel: {done.stderr.strip() or 'failed'}")
+    arrays = sorted({name.split("_")[0] for name in names})
+    return f"cancelled {len(names)} jobs ({', '.join(arrays)})" if names else "no job of this study waits or runs"

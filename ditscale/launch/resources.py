@@ -1,0 +1,70 @@
+"""What each run asks of Slurm: runs that ask the same share an array."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+from .. import units
+from ..config import Cluster, Size
+from ..errors import UserError
+from ..plan.run import Run
+
+START_S = 300  # loading Python, torch and the data, on a slow file system
+HOURS = (0.25, 0.5, 1, 2, 4, 8, 12, 24, 48, 72, 96, 168)  # few lengths make few arrays
+
+
+@dataclass(frozen=True)
+class Resources:
+    """A resource class: a row of the cluster's table, and a time limit in minutes."""
+
+    size: Size
+    minutes: int
+
+    @property
+    def ranks(self) -> int:
+        return self.size.nodes * self.size.ranks
+
+    def __str__(self) -> str:
+        nodes = f"{self.size.nodes} nodes, " if self.size.nodes > 1 else ""
+        gpus = f"{self.size.gpus * self.size.nodes} GPU, " if self.size.gpus else ""
+        return f"{nodes}{gpus}{self.ranks} rank{'s'[: self.ranks > 1]}, {units.duration(60 * self.minutes)}"
+
+
+def resources(run: Run, cluster: Cluster) -> Resources:
+    """The class of a run. Raises UserError when no row holds it, or its batch does not divide over the ranks."""
+    size = next((s for s in cluster.sizes if run.n_params <= s.up_to_params), None)
+    if size is None:
+        raise UserError(
+            f"run {run.run_id} has {units.count(run.n_params)} parameters, and cluster.sizes ends at "
+            f"{units.count(cluster.sizes[-1].up_to_params)}; add a row for it"
+        )
+    ranks = size.nodes * size.ranks
+    if run.recipe.batch_size % ranks:
+        raise UserError(
+            f"run {run.run_id}: a batch of {run.recipe.batch_size} images does not divide over the {ranks} ranks that "
+            f"cluster.sizes gives it; change nodes or ranks of that row"
+        )
+    seconds = START_S + cluster.margin * run.n_images * run.flops_per_image / (ranks * size.flops_per_s)
+    hours = min(next((h for h in HOURS if 3600 * h >= seconds), HOURS[-1]), cluster.max_time_h)
+    return Resources(size, max(1, math.ceil(60 * hours)))
+
+
+def classes(runs: list[Run], cluster: Cluster) -> dict[Resources, list[Run]]:
+    """Runs by what they ask for; the longest class first, and in a class the longest run."""
+    found = defaultdict(list)
+    for run in sorted(runs, key=lambda r: -r.n_images * r.flops_per_image):
+        found[resources(run, cluster)].append(run)
+    return dict(found)
+
+
+def shares(total: int, counts: list[int]) -> list[int]:
+    """Split "at most `total` at once" over arrays of so many runs: in proportion, at least 1 each; 0 is no limit."""
+    if not total:
+        return [0] * len(counts)
+    given = [1] * len(counts)
+    while sum(given) < min(total, sum(counts)):
+        needy = max((i for i in range(len(counts)) if given[i] < counts[i]), key=lambda i: counts[i] / given[i])
+        given[needy] += 1
+    return given

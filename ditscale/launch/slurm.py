@@ -1,0 +1,279 @@
+"""Runs as Slurm arrays, submitted by submitit: one array for each resource class, in chunks as MaxArraySize allows.
+
+Launching starts what is missing, keeps what waits or runs and leaves what is done. It returns at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import re
+import shlex
+import shutil
+import time
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import Cluster
+from ..errors import UserError
+from ..files import make_directory
+from ..naming import StudyPaths
+from ..plan.run import Run
+from . import queue
+from .job import execute
+from .jobs import jobs_of
+from .resources import Resources, classes, shares
+from .snapshot import snapshot
+from .status import DONE, study_status
+from .submission import Submission, folder, new_token, read_all, write
+
+SETTLE_S = 10  # an sbatch whose launcher was killed has reached the controller after this
+NOT_OURS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+def launch(paths: StudyPaths, cluster: Cluster) -> list[Submission]:
+    """Submit every run that is neither done, nor waiting, nor running; says what it does. Returns the new submissions.
+
+    Raises UserError, before anything is submitted, where the cluster cannot take what is asked for.
+    """
+    limit = _array_limit()
+    partitions = _partitions()
+    with _only_launcher(paths):
+        _recover(paths)
+        statuses = study_status(paths)
+        live = jobs_of(paths)
+        if live is None:
+            raise UserError(
+                "squeue gives no answer, so what already waits or runs is not known; launch again when it does"
+            )
+        _report_orphans({s.run.run_id: s.state for s in statuses}, live)
+        # a job that completes was cancelled, say, and saves; the next attempt waits for it (launch/attempt.py)
+        kept = {run_id for run_id, jobs in live.items() if any(job.state != "COMPLETING" for job in jobs)}
+        kept |= {s.run.run_id for s in statuses if s.state == "running" and s.run.run_id not in live}
+        done = sum(s.state in DONE for s in statuses)
+        missing = [s.run for s in statuses if s.state not in DONE and s.run.run_id not in kept]
+        print(f"{len(missing)} runs to submit, {len(statuses) - len(missing) - done} waiting or running, {done} done")
+        chunks = [
+            (what, runs[i : i + limit])
+            for what, runs in classes(missing, cluster).items()
+            for i in range(0, len(runs), limit)
+        ]
+        for what, _ in chunks:
+            _check_time(what, cluster, partitions)
+        if 0 < cluster.parallel < len(chunks):
+            print(
+                f"cluster.parallel is {cluster.parallel}, but {len(chunks)} arrays run at least {len(chunks)} at once"
+            )
+        code = snapshot(paths.code)
+        submitted = []
+        for (what, runs), at_once in zip(chunks, shares(cluster.parallel, [len(runs) for _, runs in chunks])):
+            try:
+                submitted.append(_submit(paths, cluster, what, runs, at_once, code))
+            except UserError as error:
+                before = (
+                    f"submitted before it: {', '.join(s.job for s in submitted)}"
+                    if submitted
+                    else "nothing was submitted"
+                )
+                raise UserError(f"{error}; {before}") from None
+            print(f"job {submitted[-1].job}: {len(runs)} runs, {what}{f', {at_once} at once' if at_once else ''}")
+        return submitted
+
+
+# -------------------------------------------------------------------------------------------------- what the cluster is
+
+
+def _array_limit() -> int:
+    """Elements that one array may have."""
+    if shutil.which("sbatch") is None:
+        raise UserError("sbatch is not on the PATH; run on a login node of the cluster, or take cluster=local")
+    settings = queue.ask("scontrol", "show", "config")
+    if settings is None:
+        raise UserError(
+            "`scontrol show config` gives no answer; is the controller up (`scontrol ping`), and SLURM_CONF right?"
+        )
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", settings, re.M)
+    return int(found.group(1)) if found else 1000
+
+
+def _partitions() -> dict[str, float]:
+    """Hours that each partition allows, the default one under "" too."""
+    found = {}
+    for line in (queue.ask("sinfo", "--noheader", "--format=%P|%l") or "").splitlines():
+        name, _, limit = line.partition("|")
+        found[name.rstrip("*")] = _hours(limit)
+        if name.endswith("*"):
+            found[""] = _hours(limit)
+    return found
+
+
+def _hours(limit: str) -> float:
+    """Slurm's [days-]hours:minutes:seconds."""
+    if not re.match(r"[\d:-]+$", limit):
+        return float("inf")
+    days, _, clock = limit.rpartition("-")
+    seconds = 0
+    for part in clock.split(":"):
+        seconds = 60 * seconds + int(part)
+    return 24 * int(days or 0) + seconds / 3600
+
+
+def _check_time(what: Resources, cluster: Cluster, partitions: dict[str, float]):
+    names = ", ".join(sorted(filter(None, partitions)))
+    if not partitions or "," in cluster.partition or "partition" in cluster.sbatch:
+        return  # sbatch itself will say
+    if cluster.partition not in partitions:
+        wrong = (
+            f"{cluster.partition!r} is not known" if cluster.partition else "missing, and this cluster has no default"
+        )
+        raise UserError(f"cluster.partition: {wrong}; choose one of: {names}")
+    allowed = partitions[cluster.partition]
+    if what.minutes > 60 * allowed:
+        where = f"partition {cluster.partition}" if cluster.partition else "the default partition"
+        raise UserError(
+            f"runs of this study ask for {what.minutes / 60:g} h, and {where} allows {allowed:g} h; set "
+            f"cluster.max_time_h={allowed:g} (longer runs are requeued and go on) or choose another of: {names}"
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------- submission
+
+
+def _submit(
+    paths: StudyPaths, cluster: Cluster, what: Resources, runs: list[Run], at_once: int, code: Path
+) -> Submission:
+    """One array. Its record is there before sbatch is called, without the job's number."""
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    token = new_token()
+    submission = Submission(token, "", tuple(run.run_id for run in runs), str(code.resolve()), time.time())
+    write(paths, submission)
+    try:
+        with _clean_environment(), redirect_stderr(io.StringIO()):  # submitit shows what sbatch says twice
+            executor = SlurmExecutor(folder=folder(paths, token).resolve(), max_num_timeout=10**6)
+            executor.update_parameters(**_parameters(submission, cluster, what, at_once or len(runs)))
+            started = executor.map_array(execute, [str(paths.run(run.run_id).root.resolve()) for run in runs])
+    except (FailedJobError, FailedSubmissionError) as error:
+        shutil.rmtree(folder(paths, token), ignore_errors=True)
+        reason = next(
+            (line for line in str(error).splitlines() if "error:" in line), str(error).strip().splitlines()[-1]
+        )
+        raise UserError(f"sbatch refuses {len(runs)} runs: {reason.split('error:')[-1].strip()}") from None
+    except OSError as error:
+        raise UserError(
+            f"{folder(paths, token)}: cannot be written ({error.strerror}); free space on the disk and launch again"
+        ) from None
+    submission = replace(submission, job=started[0].job_id.split("_")[0])
+    write(paths, submission)
+    return submission
+
+
+def _parameters(submission: Submission, cluster: Cluster, what: Resources, at_once: int) -> dict:
+    """submitit's parameters. Only what is set is passed: Slurm's own defaults stay."""
+    gpus = f"{cluster.gpu_type}:{what.size.gpus}" if cluster.gpu_type else str(what.size.gpus)
+    further = {"requeue": True, "signal": f"USR2@{cluster.signal_s}"}
+    if what.size.gpus:
+        further |= {"gres": f"gpu:{gpus}"} if cluster.gpu_option == "gres" else {"gpus-per-node": gpus}
+    further |= {name: value or True for name, value in cluster.sbatch.items()}
+    import_path = os.pathsep.join(filter(None, [submission.code, os.environ.get("PYTHONPATH")]))
+    return {
+        "job_name": submission.name,
+        "nodes": what.size.nodes,
+        "ntasks_per_node": what.size.ranks,
+        "cpus_per_task": cluster.threads,
+        "time": what.minutes,
+        "partition": cluster.partition or None,
+        "account": cluster.account or None,
+        "constraint": cluster.constraint or None,
+        "wckey": None,
+        "array_parallelism": at_once,
+        "additional_parameters": further,
+        "stderr_to_stdout": True,
+        "srun_args": ["--kill-on-bad-exit=1"],
+        # to stop is for the run, which saves first and asks for its own requeue; srun would end it at once
+        "setup": [
+            "trap '' USR2 TERM",
+            f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(import_path)} SRUN_CPUS_PER_TASK={cluster.threads}",
+            *cluster.setup,
+        ],
+    }
+
+
+@contextmanager
+def _clean_environment():
+    """What our jobs inherit tells nothing of a job that we may be in ourselves; SLURM_CONF stays, it names the cluster."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF" or name in NOT_OURS:
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _only_launcher(paths: StudyPaths):
+    """One launcher at a time on a study."""
+    make_directory(paths.jobs)
+    try:
+        file = open(paths.jobs / "lock", "w")
+    except OSError as error:
+        raise UserError(f"{paths.jobs}: cannot be written ({error.strerror})") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{paths.root}: another launch is at work on this study; wait for it") from None
+        except OSError:
+            pass  # a file system without locks: claims keep runs from being trained twice
+        yield
+
+
+def _recover(paths: StudyPaths):
+    """Settle submissions whose launcher died between sbatch and the record: take up the job, or forget the token."""
+    from submitit.core.utils import DelayedSubmission, JobPaths
+
+    for submission in read_all(paths):
+        if submission.job:
+            continue
+        time.sleep(max(0.0, min(SETTLE_S, submission.unix + SETTLE_S - time.time())))
+        found = queue.jobs(submission.name)
+        if found is None:
+            raise UserError(
+                "squeue gives no answer, so what an interrupted launch has submitted is not known; "
+                "launch again when it does"
+            )
+        at = folder(paths, submission.token)
+        if not found:
+            shutil.rmtree(at, ignore_errors=True)
+            continue
+        number = found[0].array
+        for index, run_id in enumerate(submission.runs):  # submitit names its pickles by the job's number, after sbatch
+            name = number if found[0].index is None else f"{number}_{index}"
+            pickle = JobPaths(at.resolve(), name).submitted_pickle
+            if not pickle.exists():
+                delayed = DelayedSubmission(execute, str(paths.run(run_id).root.resolve()))
+                delayed.set_timeout(60, 10**6)
+                delayed.dump(pickle)
+        write(paths, replace(submission, job=number))
+        print(f"job {number}: taken up from an interrupted launch, {len(submission.runs)} runs")
+
+
+def _report_orphans(states: dict[str, str], live: dict):
+    """Say which jobs have nothing to do: their run left the study or is done, or has another job too."""
+    for run_id, jobs in live.items():
+        if run_id not in states:
+            why = "which is not in this study any more"
+        elif states[run_id] in DONE:  # one that runs is about to end
+            jobs, why = [job for job in jobs if job.state == "PENDING"], f"which is {states[run_id]}"
+        elif len(jobs) > 1:
+            jobs, why = jobs[1:], f"which has job {jobs[0].id} already"
+        else:
+            continue
+        for job in jobs:
+            print(f"orphaned: job {job.id} is for run {run_id}, {why}; `scancel {job.id}` removes it")

@@ -1,0 +1,36 @@
+"""A plain array is known by its command, before any of its elements has started."""
+
+import pytest
+
+from ditscale.launch.jobs import _first
+from ditscale.launch.queue import Job
+from ditscale.naming import StudyPaths
+
+
+@pytest.mark.parametrize(
+    "command, first",
+    [
+        ("/x/slurm/train_array.sbatch study", 0),
+        ("train_array.sbatch study", 0),
+        ("/x/train_array.sbatch ./study/ 1001", 1001),
+        ("/x/train_array.sbatch {root}", 0),
+        ("/a b/train_array.sbatch {root} 7", 7),
+        ("/x/train_array.sbatch other", None),
+        ("/x/train_array.sbatch study more", None),
+        ("/x/my_train_array.sbatch study", None),
+        ("/x/aggregate.sbatch study", None),
+        ("(null)", None),
+    ],
+)
+def test_the_command_names_the_study(tmp_path, command, first):
+    root = tmp_path / "a study" / "study"
+    root.mkdir(parents=True)
+    job = Job("5", 3, "PENDING", "None", "", "ditscale-train", str(root.parent), command.format(root=root))
+    assert _first(job, StudyPaths(root)) == first
+
+
+def test_a_study_whose_name_ends_in_a_number(tmp_path):
+    root = tmp_path / "study 2"
+    root.mkdir()
+    job = Job("5", 3, "PENDING", "None", "", "x", str(tmp_path), "/x/train_array.sbatch study 2")
+    assert _first(job, StudyPaths(root)) == 0

@@ -1,0 +1,210 @@
+"""What befalls runs on a cluster. After each fault the study completes, and every run equals an undisturbed one to the bit.
+
+Runs are frozen (SIGSTOP) while a fault is prepared, so that it hits them half-way on any machine.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+pytestmark = pytest.mark.slow
+FOUR = (
+    "study=mini",
+    "budgets=[1e11]",
+    "widths=[32,40,48,56]",
+    "recipe.min_steps=20",
+    "validation.n=128",
+    "cluster.checkpoint_s=0.3",
+)
+ON_CLUSTER = "cluster=slurm-cpu"
+USR2_PENDING = 1 << (signal.SIGUSR2 - 1)
+
+
+@pytest.fixture
+def half_way(slurm, plan, call, tmp_path, attempts, submissions, heartbeat):
+    """Launch the four runs, one on each node; freezes them half-way. Returns root, the array's number, run ids by index."""
+    root = tmp_path / "study"
+    plan(root, *FOUR)
+    done = call("launch", root, ON_CLUSTER, "cluster.checkpoint_s=0.3", "cluster.sbatch={}", '+cluster.sbatch.mem="5G"')
+    assert done.returncode == 0, done.stderr
+    (submission,) = submissions(root)
+    freeze_when_training(slurm, root, submission["runs"], attempts, heartbeat, 1)
+    yield root, submission["job"], submission["runs"]
+    for run in submission["runs"]:
+        thaw(attempts(root, run))
+
+
+def freeze_when_training(slurm, root, runs, attempts, heartbeat, number):
+    """SIGSTOP to each run once its attempt of this number trains and two checkpoints are there."""
+    left = set(runs)
+
+    def all_frozen():
+        for run in sorted(left):
+            tries = attempts(root, run)
+            saved = len(list((root / "runs" / run / "checkpoint").glob("images-*.pt")))
+            if len(tries) == number and not tries[-1]["ended"] and saved == 2 and heartbeat(root, run) > 100:
+                try:
+                    os.kill(tries[-1]["pid"], signal.SIGSTOP)
+                except ProcessLookupError:
+                    continue
+                left.discard(run)
+        return not left
+
+    slurm.wait(all_frozen, 120, "all runs train")
+
+
+def thaw(tries):
+    for each in tries:
+        if not each["ended"]:
+            try:
+                os.kill(each["pid"], signal.SIGCONT)
+            except ProcessLookupError:
+                pass
+
+
+def pending_signals(pid: int) -> int:
+    text = open(f"/proc/{pid}/status").read()
+    return int(re.search(r"^ShdPnd:\s*(\w+)", text, re.M).group(1), 16)
+
+
+def test_nodes_lost_requeue_and_a_damaged_checkpoint(
+    slurm, half_way, attempts, status, records, quiet, log, call, settled
+):
+    root, array, runs = half_way
+    cut, powerless, split, calm = runs
+    node = {run: attempts(root, run)[0]["node"] for run in runs}
+    assert len(set(node.values())) == 4
+    zombie = attempts(root, split)[0]["pid"]
+
+    slurm.script("break", node[powerless])
+    slurm.script("break", "--network", node[split])
+    slurm.call("scontrol", "requeue", f"{array}_0")
+    thaw(attempts(root, calm))
+    slurm.wait(lambda: slurm.jobs(array)[f"{array}_0"].state == "PENDING", 30, "the requeued element waits")
+    newest = max((root / "runs" / cut / "checkpoint").glob("images-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert status(root)[cut]["state"] == "queued"
+
+    slurm.wait(
+        lambda: len(attempts(root, split)) == 2 and len(attempts(root, powerless)) == 2, 90, "lost runs start elsewhere"
+    )
+    os.kill(zombie, signal.SIGCONT)  # the process that Slurm thinks dead goes on
+    slurm.wait(lambda: attempts(root, split)[0]["ended"], 30, "it sees that it is fenced")
+    settled(root)
+    assert records(root) == quiet(*FOUR)
+    assert [a["ended"] for a in attempts(root, powerless)] == ["", "finished"]
+    assert [a["ended"] for a in attempts(root, split)] == ["fenced", "finished"]
+    assert len(attempts(root, calm)) == 1 and len(attempts(root, cut)) == 2
+    assert "attempt 1 ends, for attempt 2 has taken over" in log(root, split)
+    assert "cannot be read; resuming from" in log(root, cut)
+    assert {s["state"] for s in status(root).values()} == {"finished"}
+    assert "4 runs collected, 0 left out" in call("collect", root).stdout
+
+
+def test_preempted_timed_out_and_cancelled(
+    slurm, half_way, attempts, heartbeat, status, records, quiet, call, settled, tmp_path
+):
+    root, array, runs = half_way
+    for run in runs:
+        thaw(attempts(root, run))
+    urgent = slurm.sbatch("--partition=urgent", "--nodes=4", "--exclusive", "--time=1", "--wrap=sleep 1", cwd=tmp_path)
+    slurm.wait(lambda: slurm.ended(urgent), 60, "the urgent job ends")
+    assert slurm.jobs(urgent)[urgent].state == "COMPLETED"
+    freeze_when_training(slurm, root, runs, attempts, heartbeat, 2)
+    assert {attempts(root, run)[0]["ended"] for run in runs} == {"stopped"}
+
+    late, gone, *calm = runs
+    minutes = int(slurm.call("squeue", "-h", "-j", f"{array}_0", "-o", "%M").strip().split(":")[0])
+    slurm.call("scontrol", "update", f"jobid={array}_0", f"timelimit={minutes + 2}")
+    slurm.call("scancel", f"{array}_1")
+    for run in calm:
+        thaw(attempts(root, run))
+    pid = attempts(root, late)[1]["pid"]
+    slurm.wait(lambda: pending_signals(pid) & USR2_PENDING, 120, "Slurm announces the time limit")
+    os.kill(pid, signal.SIGCONT)
+    settled(root)
+    assert [slurm.jobs(array)[f"{array}_{i}"].state for i in range(4)] == [
+        "COMPLETED",
+        "CANCELLED",
+        "COMPLETED",
+        "COMPLETED",
+    ]
+    assert [a["ended"] for a in attempts(root, late)][1:] == ["stopped", "finished"]
+    assert status(root)[gone]["state"] in (
+        "stopped",
+        "interrupted",
+    )  # the latter when it was killed before it could save
+
+    again = call("launch", root)
+    assert "1 runs to submit, 0 waiting or running, 3 done" in again.stdout, again
+    settled(root)
+    assert records(root) == quiet(*FOUR)
+
+
+def test_without_accounting_and_controller(slurm, half_way, attempts, status, records, quiet, call, settled):
+    """slurmdbd dies, then slurmctld: status goes on from the files; the controller comes back and nothing was lost."""
+    root, array, runs = half_way
+    for run in runs[:2]:
+        thaw(attempts(root, run))
+    slurm.kill("slurmdbd")
+    found = status(root)
+    assert {found[run]["state"] for run in runs[2:]} == {"running"} and {
+        s["job"].split("_")[0] for s in found.values()
+    } == {array}
+    os.kill(attempts(root, runs[3])[0]["pid"], signal.SIGKILL)  # a crash that nobody accounts for
+    slurm.wait(lambda: slurm.jobs(array)[f"{array}_3"].state == "FAILED", 60, "the crash is a failed job")
+    found = status(root)[runs[3]]
+    assert found["state"] == "interrupted" and "launching again resumes it" in found["reason"]
+
+    failed_at = time.time()  # a controller that is killed forgets what it has not saved
+    slurm.wait(
+        lambda: (slurm.directory / "state" / "job_state").stat().st_mtime > failed_at,
+        30,
+        "the controller saves its state",
+    )
+    slurm.kill("slurmctld")
+    found = status(root)
+    assert found[runs[2]]["state"] == "running" and found[runs[3]]["state"] == "interrupted"
+    refused = call("launch", root)
+    assert refused.returncode == 2 and "gives no answer" in refused.stderr
+    slurm.script("up")
+    thaw(attempts(root, runs[2]))
+    again = call("launch", root)
+    assert "1 runs to submit" in again.stdout, again
+    settled(root)
+    assert records(root) == quiet(*FOUR)
+
+
+def test_a_full_disk(slurm, call, plan, tmp_path, small, few, quiet, records, status, settled, submissions):
+    """The jobs fail and say why; with room again, launching goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        root = disk / "study"
+        runs = plan(root, *few)
+        slurm.call("scontrol", "update", "partitionname=main", "state=down")
+        assert call("launch", root, ON_CLUSTER).returncode == 0
+        with pytest.raises(OSError):
+            with open(disk / "ballast", "wb") as ballast:
+                while True:
+                    ballast.write(b"x" * 4096)
+                    ballast.flush()
+        slurm.call("scontrol", "update", "partitionname=main", "state=up")
+        settled(root)
+        array = submissions(root)[0]["job"]
+        assert {job.state for job in slurm.jobs(array).values()} == {"FAILED"}
+        assert {s["state"] for s in status(root).values()} <= {"failed", "planned", "interrupted"}
+        os.unlink(disk / "ballast")
+        again = call("launch", root)
+        assert "3 runs to submit" in again.stdout, again
+        settled(root)
+        assert records(root) == {run: quiet(*small)[run] for run in runs}
+    finally:
+        slurm.call("scontrol", "update", "partitionname=main", "state=up")
+        subprocess.run(["umount", "-l", str(disk)], check=True)
