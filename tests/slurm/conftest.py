@@ -21,6 +21,15 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "slurm" / "local"
 
 
+def pytest_collection_modifyitems(items):
+    """They take up to 20 minutes on 2 cores, so they run when asked for."""
+    if os.environ.get("DITSCALE_TEST_SLURM"):
+        return
+    for item in items:
+        if Path(__file__).parent in Path(item.fspath).parents:
+            item.add_marker(pytest.mark.skip(reason="needs a real Slurm: tools/test --slurm brings one up"))
+
+
 @dataclass(frozen=True)
 class Job:
     """One row of squeue."""
