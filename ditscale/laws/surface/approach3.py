@@ -156,8 +156,8 @@ def fit_approach3(
 def _widening(surface: Surface, strata) -> float:
     """The factor by which residuals are scaled before they are drawn from.
 
-    Where the objective is quadratic they are too small: fitting p parameters shrinks them by the leverage, p / n in the
-    mean (MacKinnon and White 1985, HC3), drawing within strata of m runs loses (m - 1) / m of the variance (Rao and Wu
+    Where the objective is quadratic they are too small: fitting p parameters shrinks their variance by (n - p) / n,
+    drawing within strata of m runs that of their sum by (m - 1) / m (Davison and Hinkley 1997, section 6.3; Rao and Wu
     1988), and a percentile interval knows nothing of Student's t. In the linear zone of the Huber loss it is the other
     way round: there the fit passes through about p of the runs, and the pairs bootstrap of such a fit is too wide, in
     simulations with 32 to 336 runs by 1 to 2 p / n. The factor goes by the mean weight the Huber loss leaves a run.
@@ -167,7 +167,7 @@ def _widening(surface: Surface, strata) -> float:
     if n <= p or m < 2:
         return 1.0
     tail = (1 + LEVEL) / 2
-    quadratic = n / (n - p) * np.sqrt(m / (m - 1)) * t_quantile(tail, n - p) / t_quantile(tail, 1e9)
+    quadratic = np.sqrt(n / (n - p) * m / (m - 1)) * t_quantile(tail, n - p) / t_quantile(tail, 1e9)
     linear = 1 / (1 + 2 * p / n)
     weight = 1.0
     if surface.objective == "huber":
