@@ -111,7 +111,7 @@ def descend(
         moved = trial - p[active]
         new = _evaluate(trial, x, y[active], w, delta, raw)
         # Rounding: near the minimum the objective no longer resolves the step, so equal within rounding counts as down.
-        better = new[0] <= value[active] * (1 + 1e-15)
+        better = new[0] <= value[active] * (1 + 1e-13)
         change = np.sqrt(np.maximum((moved[:, None, :] @ (majoriser @ moved[..., None]))[:, 0, 0], 0) / n)
         done = (change < tolerance) & better | (damping[active] > 1e12)
         rows = active[better]
