@@ -97,7 +97,7 @@ def main() -> None:
             hits = tally(name, np.geomspace(*ends, count), sizes, noise, replicates)
             cells = [f"{np.mean(hits[k]):.3f}" if hits[k] else "-" for k in ("a2", "N2", "a3", "N3", "L3")]
             given = f"{100 * len(hits['a3']) / replicates:.0f} %"
-            probe = f"**{np.mean(hits['probe']):.3f}**"
+            probe = f"{np.mean(hits['probe']):.3f}"
             half = f"{100 * hits['half-width'][0]:.2g} %"
             print(
                 "| "
