@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -128,13 +129,17 @@ def _sorted(overrides: list[str]) -> Words:
                 "study, in a directory of its own"
             )
         elif key.startswith(("hydra/sweeper", "hydra.sweeper")):
-            raise UserError(f"{each.input_line}: all points are known before the first starts; Hydra's own sweeper does")
+            raise UserError(
+                f"{each.input_line}: all points are known before the first starts; Hydra's own sweeper does"
+            )
         elif key in OURS:
             values[key] = each.value()
         else:
             (hydra if about_hydra else settings).append(each.input_line)
     if "study_dir" not in values:
-        raise UserError("study_dir: missing; name the study's directory, as in study_dir=DIR budget=1e10,2e10 width=16,24")
+        raise UserError(
+            "study_dir: missing; name the study's directory, as in study_dir=DIR budget=1e10,2e10 width=16,24"
+        )
     if not isinstance(values.setdefault("wait", True), bool):
         raise UserError(f"wait: {values['wait']!r} is not true or false")
     points = {key: values[key] for key in POINT if key in values}
@@ -146,6 +151,8 @@ def _plan(words: Words, configs: Path | None) -> tuple[StudyPaths, Study, Plan]:
     paths = StudyPaths(words.root)
     given = words.settings or not paths.study.exists()
     study = config.compose(words.settings, configs) if given else read_study(paths.root)
+    if given and paths.study.exists() and not any(word.lstrip("+~").startswith("cluster") for word in words.settings):
+        study = replace(study, cluster=read_study(paths.root).cluster)  # the other ways settle it
     budgets, widths, seeds = _points(words.points, study)
     if budgets[-1] >= study.probe_budget:
         raise UserError(
@@ -210,9 +217,10 @@ def _hydra_errors(words: list[str]):
         yield
     except (HydraException, OmegaConfBaseException) as error:
         wanted = next((word for word in words if word.startswith("hydra/launcher=")), "")
-        if wanted.split("=")[-1].startswith("submitit") and "Could not find" in str(error):
+        if wanted and "Could not find" in str(error):
             raise UserError(
-                f"{wanted}: the plugin is not installed; `pip install 'ditscale[sweep]'` (hydra-submitit-launcher)"
+                f"{wanted}: Hydra has no such launcher here; submitit_slurm and submitit_local come with "
+                "`pip install 'ditscale[sweep]'` (hydra-submitit-launcher)"
             ) from None
         raise UserError(str(error).split("Available options")[0]) from None
 
@@ -225,7 +233,11 @@ def _launcher(words: list[str], configs: Path | None) -> dict:
     _store()
     if configs is not None and not configs.is_dir():
         raise UserError(f"--config-dir {configs}: there is no such directory")
-    start = initialize_config_dir(str(configs.resolve()), version_base="1.3") if configs else initialize(None, version_base="1.3")
+    start = (
+        initialize_config_dir(str(configs.resolve()), version_base="1.3")
+        if configs
+        else initialize(None, version_base="1.3")
+    )
     with _hydra_errors(words), start:
         composed = compose("sweep", words, return_hydra_config=True)
         # those of its values that depend on the directory of the sweep are ours, and not needed here
@@ -335,13 +347,15 @@ def _submit(paths: StudyPaths, study: Study, submission: Submission, launcher: d
             _multirun(paths, at, list(submission.runs), _slurm_words(at, study, submission, launcher, words), configs)
     except _Submitted:
         pass
-    except BaseException as error:
-        if not pickles():
+    except Exception as error:
+        if not any(at.glob("*_submission.sh")):  # submitit names it so once sbatch has answered
             shutil.rmtree(at, ignore_errors=True)
         if isinstance(error, (FailedJobError, FailedSubmissionError)):
             raise UserError(f"sbatch refuses {len(submission.runs)} runs: {refusal(error)}") from None
         if isinstance(error, OSError):
-            raise UserError(f"{at}: cannot be written ({error.strerror}); free space on the disk and sweep again") from None
+            raise UserError(
+                f"{at}: cannot be written ({error.strerror}); free space on the disk and sweep again"
+            ) from None
         raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -357,7 +371,7 @@ def _slurm_words(at: Path, study: Study, submission: Submission, launcher: dict,
         # to stop is for the run, which saves first and asks for its own requeue; srun would end it at once
         "trap '' USR2 TERM",
         f"export PYTHONSAFEPATH=1 SLURM_KILL_BAD_EXIT=1 SRUN_CPUS_PER_TASK={threads}",
-        f'export PYTHONPATH="{import_path}"',
+        f"export PYTHONPATH={shlex.quote(import_path)}",
         *(launcher["setup"] or []),
     ]
     return [
