@@ -3,10 +3,10 @@
     python -m ditscale.sweep --multirun study_dir=DIR budget=1e10,2e10 width=16,24,32 [KEY=VALUE ...]
     ... hydra/launcher=submitit_slurm hydra.launcher.partition=gpu [wait=false]
 
-`depth` may be swept instead of `width`, `seed` too; other keys are settings of the study, as in `ditscale plan`. The points
-become runs of the study before Hydra starts: study.yaml and each run.yaml are written here, and Hydra sweeps over the ids
-of the runs that are missing. So a job composes nothing of the study, what is impossible is refused at once, and whoever
-looks at the study (`ditscale status`, another launch) knows the points while they wait.
+`depth` may be swept instead of `width`, `seed` too; other keys are settings of the study, as in `ditscale plan`. The
+points become runs of the study before Hydra starts: study.yaml and each run.yaml are written here, and Hydra sweeps
+over the ids of the runs that are missing. A job composes nothing of the study, what is impossible is refused at once, and
+whoever looks at the study (`ditscale status`, another launch) knows the points while they wait.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def job(composed) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0 when all points are trained (or submitted, with wait=false), 1 when one failed, 2 at a user's mistake."""
+    """Returns 0 when all points are trained (or submitted, with wait=false), 1 when one failed, 2 at a mistake."""
     parser = argparse.ArgumentParser(
         prog="python -m ditscale.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -204,7 +204,7 @@ def _store():
         "run": "???",
         "hydra": quiet,
     }
-    ConfigStore.instance().store("sweep", node)
+    ConfigStore.instance().store("ditscale-sweep", node)
 
 
 @contextmanager
@@ -239,7 +239,7 @@ def _launcher(words: list[str], configs: Path | None) -> dict:
         else initialize(None, version_base="1.3")
     )
     with _hydra_errors(words), start:
-        composed = compose("sweep", words, return_hydra_config=True)
+        composed = compose("ditscale-sweep", words, return_hydra_config=True)
         # those of its values that depend on the directory of the sweep are ours, and not needed here
         return OmegaConf.to_container(composed.hydra.launcher, resolve=False)
 
@@ -259,7 +259,7 @@ def _multirun(paths: StudyPaths, at: Path, runs: list[str], words: list[str], co
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
     try:
         with _hydra_errors(words), clean_environment():
-            hydra.main(version_base="1.3", config_path=None, config_name="sweep")(job)()
+            hydra.main(version_base="1.3", config_path=None, config_name="ditscale-sweep")(job)()
     finally:
         sys.argv = before
 
@@ -270,7 +270,7 @@ def _quoted(value) -> str:
     return f"'{text}'"
 
 
-# ------------------------------------------------------------------------------------------------------------- launching
+# ------------------------------------------------------------------------------------------------------------ launching
 
 
 def _here(paths: StudyPaths, points: tuple[Run, ...], launcher: dict, words: Words, configs: Path | None) -> int:
@@ -281,11 +281,16 @@ def _here(paths: StudyPaths, points: tuple[Run, ...], launcher: dict, words: Wor
     done = sum(s.state in DONE for s in statuses)
     print(f"{len(missing)} runs to train, {len(ids) - len(missing) - done} waiting or running, {done} done", flush=True)
     if missing:
+        from submitit.core.utils import UncompletedJobError
+
         at = folder(paths, new_token())
         told = words.hydra
         if launcher["_target_"].startswith(SUBMITIT):
             told = [*told, f"hydra.launcher.submitit_folder={_quoted(at.resolve())}"]
-        _multirun(paths, at, missing, told, configs)
+        try:
+            _multirun(paths, at, missing, told, configs)
+        except UncompletedJobError:
+            pass  # a process that was killed: the report goes by the runs
     return _report(paths, ids)
 
 
@@ -294,7 +299,7 @@ class _Submitted(BaseException):
 
 
 def _on_slurm(paths: StudyPaths, study: Study, points, launcher: dict, words: Words, configs: Path | None) -> int:
-    """One array through hydra-submitit-launcher. Its record is there before sbatch is called, as of every submission."""
+    """One array through hydra-submitit-launcher. As always, its record is there before sbatch is called."""
     limit, ranks = array_limit(), launcher["nodes"] * launcher["tasks_per_node"]
     if study.recipe.batch_size % ranks:
         raise UserError(
@@ -327,8 +332,8 @@ def _on_slurm(paths: StudyPaths, study: Study, points, launcher: dict, words: Wo
 def _submit(paths: StudyPaths, study: Study, submission: Submission, launcher: dict, words: Words, configs) -> str:
     """Let Hydra submit; returns the job's number.
 
-    Hydra's launcher would wait for results, with jobs that are requeued or killed for long or for ever. It has done its part
-    once submitit has put each element's pickle in its place, so we leave it then.
+    Hydra's launcher would wait for results, with jobs that are requeued or killed for long or for ever. It has done its
+    part once submitit has put each element's pickle in its place, so we leave it then.
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 

@@ -36,10 +36,10 @@ def test_a_signal_and_a_failure(
     (mine,) = submissions(root)
     calm = next(run for run in mine["runs"] if run != victim)
     element = f"{mine['job']}_{mine['runs'].index(calm)}"
-    slurm.wait(lambda: heartbeat(root, calm) > 500, 90, "it trains")
+    slurm.wait(lambda: heartbeat(root, calm) > 500, 240, "it trains")
     slurm.call("scancel", "--signal=USR2", element)
-    slurm.wait(lambda: slurm.jobs(mine["job"])[element].restarts == 1, 60, "it is requeued")
-    out, err = waiting.communicate(timeout=240)
+    slurm.wait(lambda: slurm.jobs(mine["job"])[element].restarts == 1, 120, "it is requeued")
+    out, err = waiting.communicate(timeout=600)
     assert waiting.returncode == 1 and "1 of 2 runs are finished" in out and "Traceback" not in err, out + err
     jobs = slurm.jobs(mine["job"])
     assert {name: (job.state, job.restarts) for name, job in jobs.items()} == {
@@ -53,7 +53,7 @@ def test_a_signal_and_a_failure(
 
     (root / "runs" / victim / "checkpoint").unlink()
     alone = sweep(root, "budget=2e11", "width=40,48", ON_SLURM)  # one element is no array
-    out, err = alone.communicate(timeout=240)
+    out, err = alone.communicate(timeout=600)
     assert alone.returncode == 0 and "1 runs to submit, 0 waiting or running, 1 done" in out, out + err
     assert records(root) == quiet(*long)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study"]
@@ -62,13 +62,13 @@ def test_a_signal_and_a_failure(
 def test_three_ways_at_once(
     slurm, sweep, call, plan, tmp_path, quiet, records, small, status, attempts, submissions, settled
 ):
-    """A sweep, a plain array that has one of its runs too, and a launch, all waiting together; each run is trained once."""
+    """A sweep, a plain array with one of its runs too, and a launch, all waiting together; each run is trained once."""
     root = tmp_path / "study"
     runs = plan(root, *small)  # the three of 1e10 come first
     slurm.call("scontrol", "update", "partitionname=main", "state=down")  # nothing starts yet
     try:
         words = ("budget=5e9,1e10", "width=16", ON_SLURM, "hydra.launcher.timeout_min=20", "wait=false")
-        out, err = sweep(root, *words).communicate(timeout=120)
+        out, err = sweep(root, *words).communicate(timeout=300)
         assert "2 runs to submit" in out and f"job {submissions(root)[0]['job']}: 2 runs" in out, out + err
         swept = submissions(root)[0]["runs"]
         plain = slurm.sbatch("--array=0-1", TEMPLATES / "train_array.sbatch", "study", cwd=tmp_path)
@@ -81,7 +81,7 @@ def test_three_ways_at_once(
         assert {s["state"] for s in found.values()} == {"queued"} and found[swept[0]]["job"].startswith(
             submissions(root)[0]["job"]
         )
-        out, err = sweep(root, *words).communicate(timeout=120)
+        out, err = sweep(root, *words).communicate(timeout=300)
         assert "0 runs to submit, 2 waiting or running" in out and len(submissions(root)) == 2, out + err
     finally:
         slurm.call("scontrol", "update", "partitionname=main", "state=up")
@@ -96,7 +96,7 @@ def test_two_ranks(slurm, sweep, tmp_path, small, attempts, records):
     """nodes x tasks_per_node run the job once for each rank; they are one attempt of one run."""
     root = tmp_path / "study"
     words = (*small, "budget=5e9", "width=24", ON_SLURM)
-    out, err = sweep(root, *words, "hydra.launcher.nodes=2").communicate(timeout=180)
+    out, err = sweep(root, *words, "hydra.launcher.nodes=2").communicate(timeout=300)
     assert "1 of 1 runs are finished" in out, out + err
     (run,) = records(root)
     assert [a["ranks"] for a in attempts(root, run)] == [2]
@@ -108,7 +108,7 @@ def test_refusals(slurm, sweep, call, plan, tmp_path, few, status, submissions):
 
     def refused(*words):
         process = sweep(root, "budget=5e9", "width=16", ON_SLURM, *words)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
         (line,) = err.strip().splitlines()
         assert process.returncode == 2 and line.startswith("ditscale: error: "), out + err
         return line
@@ -122,7 +122,7 @@ def test_refusals(slurm, sweep, call, plan, tmp_path, few, status, submissions):
 
     slurm.call("scontrol", "update", "partitionname=main", "state=down")
     try:
-        out, err = sweep(root, "budget=5e9", "width=16,24", ON_SLURM, "wait=false").communicate(timeout=120)
+        out, err = sweep(root, "budget=5e9", "width=16,24", ON_SLURM, "wait=false").communicate(timeout=300)
         assert "2 runs to submit" in out, out + err
         assert "cancelled 2 jobs" in call("cancel", root).stdout
     finally:
