@@ -5,8 +5,8 @@
 
 `depth` may be swept instead of `width`, `seed` too; other keys are settings of the study, as in `ditscale plan`. The
 points become runs of the study before Hydra starts: study.yaml and each run.yaml are written here, and Hydra sweeps
-over the ids of the runs that are missing. A job composes nothing of the study, what is impossible is refused at once, and
-whoever looks at the study (`ditscale status`, another launch) knows the points while they wait.
+over the ids of the runs that are missing. A job composes nothing of the study, what is impossible is refused at once,
+and whoever looks at the study (`ditscale status`, another launch) knows the points while they wait.
 """
 
 from __future__ import annotations
