@@ -112,10 +112,15 @@ def _sorted(overrides: list[str]) -> Words:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        raise UserError(f"{error}") from None
+    parser, parsed = OverridesParser.create(), []
+    for word in overrides:
+        try:
+            parsed += parser.parse_overrides([word])
+        except HydraException:
+            raise UserError(
+                f"{word}: Hydra cannot read this; close what is open, and quote a value of unusual signs for Hydra too: "
+                "'key=\"my value\"'"
+            ) from None
     values, settings, hydra = {}, [], []
     for each in parsed:
         key = each.key_or_group
