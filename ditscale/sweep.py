@@ -118,7 +118,7 @@ def _sorted(overrides: list[str]) -> Words:
             parsed += parser.parse_overrides([word])
         except HydraException:
             raise UserError(
-                f"{word}: Hydra cannot read this; close what is open, and quote a value of unusual signs for Hydra too: "
+                f"{word}: Hydra cannot read this; close what is open, quote a value of unusual signs twice: "
                 "'key=\"my value\"'"
             ) from None
     values, settings, hydra = {}, [], []

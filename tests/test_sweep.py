@@ -37,6 +37,7 @@ def records(root):
     return found
 
 
+@pytest.mark.slow
 def test_equals_launch_and_repeats(sweep, ditscale, tmp_path):
     swept, launched = tmp_path / "it's swept", tmp_path / "launched"
     assert ditscale("plan", launched, *STUDY, "budgets=[5e9]", "widths=[16,24]").returncode == 0
@@ -62,6 +63,7 @@ def test_equals_launch_and_repeats(sweep, ditscale, tmp_path):
     assert len(listed) == 4 and {s["state"] for s in listed} == {"finished"}
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_failed_and_the_others_end(sweep, ditscale, tmp_path):
     root = tmp_path / "study"
     assert ditscale("plan", root, *STUDY, "budgets=[5e9]", "widths=[16,24]").returncode == 0
