@@ -21,16 +21,16 @@ def jobs_of(paths: StudyPaths) -> dict[str, list[Job]] | None:
     everything = queue.jobs()
     if everything is None:
         return None
-    known = {s.job: s for s in read_all(paths) if s.job}
+    submissions = read_all(paths)
+    named, numbered = {s.name: s for s in submissions}, {s.job: s for s in submissions}
     planned = tuple(at.name for at in paths.run_dirs())
     found = defaultdict(list)
     for job in everything:
-        submission, first = known.get(job.array), _first(job, paths)
-        if (
-            submission and job.name == submission.name
-        ):  # a number alone may be a stranger's: Slurm starts again after a while
+        submission, first = named.get(job.name), _first(job, paths)
+        if submission:  # the name holds the token, and is known before the number is
             runs, index = submission.runs, job.index or 0
         elif first is not None:
+            submission = numbered.get(job.array)
             runs, index = submission.runs if submission else planned, first + (job.index or 0)
         else:
             continue

@@ -38,23 +38,10 @@ def launch(paths: StudyPaths, cluster: Cluster) -> list[Submission]:
 
     Raises UserError, before anything is submitted, where the cluster cannot take what is asked for.
     """
-    limit = _array_limit()
+    limit = array_limit()
     partitions = _partitions()
-    with _only_launcher(paths):
-        _recover(paths)
-        statuses = study_status(paths)
-        live = jobs_of(paths)
-        if live is None:
-            raise UserError(
-                "squeue gives no answer, so what already waits or runs is not known; launch again when it does"
-            )
-        _report_orphans({s.run.run_id: s.state for s in statuses}, live)
-        # a job that completes was cancelled, say, and saves; the next attempt waits for it (launch/attempt.py)
-        kept = {run_id for run_id, jobs in live.items() if any(job.state != "COMPLETING" for job in jobs)}
-        kept |= {s.run.run_id for s in statuses if s.state == "running" and s.run.run_id not in live}
-        done = sum(s.state in DONE for s in statuses)
-        missing = [s.run for s in statuses if s.state not in DONE and s.run.run_id not in kept]
-        print(f"{len(missing)} runs to submit, {len(statuses) - len(missing) - done} waiting or running, {done} done")
+    with only_launcher(paths):
+        missing = missing_runs(paths)
         chunks = [
             (what, runs[i : i + limit])
             for what, runs in classes(missing, cluster).items()
@@ -82,10 +69,29 @@ def launch(paths: StudyPaths, cluster: Cluster) -> list[Submission]:
         return submitted
 
 
+def missing_runs(paths: StudyPaths, among: set[str] | None = None) -> list[Run]:
+    """Runs (of these ids, or all) that are neither done, nor waiting, nor running; says how many, and which jobs are
+    orphaned. To be called under `only_launcher`. Raises UserError when squeue gives no answer."""
+    _recover(paths)
+    statuses = study_status(paths)
+    live = jobs_of(paths)
+    if live is None:
+        raise UserError("squeue gives no answer, so what already waits or runs is not known; launch again when it does")
+    _report_orphans({s.run.run_id: s.state for s in statuses}, live)
+    # a job that completes was cancelled, say, and saves; the next attempt waits for it (launch/attempt.py)
+    kept = {run_id for run_id, jobs in live.items() if any(job.state != "COMPLETING" for job in jobs)}
+    kept |= {s.run.run_id for s in statuses if s.state == "running" and s.run.run_id not in live}
+    mine = [s for s in statuses if among is None or s.run.run_id in among]
+    done = sum(s.state in DONE for s in mine)
+    missing = [s.run for s in mine if s.state not in DONE and s.run.run_id not in kept]
+    print(f"{len(missing)} runs to submit, {len(mine) - len(missing) - done} waiting or running, {done} done")
+    return missing
+
+
 # -------------------------------------------------------------------------------------------------- what the cluster is
 
 
-def _array_limit() -> int:
+def array_limit() -> int:
     """Elements that one array may have."""
     if shutil.which("sbatch") is None:
         raise UserError("sbatch is not on the PATH; run on a login node of the cluster, or take cluster=local")
@@ -152,16 +158,13 @@ def _submit(
     submission = Submission(token, "", tuple(run.run_id for run in runs), str(code.resolve()), time.time())
     write(paths, submission)
     try:
-        with _clean_environment(), redirect_stderr(io.StringIO()):  # submitit shows what sbatch says twice
+        with clean_environment(), redirect_stderr(io.StringIO()):  # submitit shows what sbatch says twice
             executor = SlurmExecutor(folder=folder(paths, token).resolve(), max_num_timeout=10**6)
             executor.update_parameters(**_parameters(submission, cluster, what, at_once or len(runs)))
             started = executor.map_array(execute, [str(paths.run(run.run_id).root.resolve()) for run in runs])
     except (FailedJobError, FailedSubmissionError) as error:
         shutil.rmtree(folder(paths, token), ignore_errors=True)
-        reason = next(
-            (line for line in str(error).splitlines() if "error:" in line), str(error).strip().splitlines()[-1]
-        )
-        raise UserError(f"sbatch refuses {len(runs)} runs: {reason.split('error:')[-1].strip()}") from None
+        raise UserError(f"sbatch refuses {len(runs)} runs: {refusal(error)}") from None
     except OSError as error:
         raise UserError(
             f"{folder(paths, token)}: cannot be written ({error.strerror}); free space on the disk and launch again"
@@ -169,6 +172,12 @@ def _submit(
     submission = replace(submission, job=started[0].job_id.split("_")[0])
     write(paths, submission)
     return submission
+
+
+def refusal(error: Exception) -> str:
+    """sbatch's own reason in an error of submitit."""
+    lines = str(error).strip().splitlines()
+    return next((line for line in lines if "error:" in line), lines[-1]).split("error:")[-1].strip()
 
 
 def _parameters(submission: Submission, cluster: Cluster, what: Resources, at_once: int) -> dict:
@@ -203,7 +212,7 @@ def _parameters(submission: Submission, cluster: Cluster, what: Resources, at_on
 
 
 @contextmanager
-def _clean_environment():
+def clean_environment():
     """What our jobs inherit tells nothing of a job that we may be in ourselves; SLURM_CONF stays, it names the cluster."""
     before = dict(os.environ)
     for name in before:
@@ -217,7 +226,7 @@ def _clean_environment():
 
 
 @contextmanager
-def _only_launcher(paths: StudyPaths):
+def only_launcher(paths: StudyPaths):
     """One launcher at a time on a study."""
     make_directory(paths.jobs)
     try:
