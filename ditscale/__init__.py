@@ -2,7 +2,7 @@
 
 The package is layered; a file imports only from its own floor or below (tests/test_floors.py enforces it):
 
-    5  cli, report/                  verbs; figures and the HTML page
+    5  cli, report/, rehearsal/      verbs; figures and the HTML page; a study with known losses and faults
     4  launch/                       starting runs and watching them
     3  train/  evaluate/             the loop; validation loss and samples
     2  model/  diffusion/  data/     torch: transformers, rectified flow, data sets
