@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..laws.synthetic import Truth
 from ..plan.grid import Plan, plan_grid
 
-E, ALPHA, BETA = 0.5, 0.35, 0.35
+E, ALPHA, BETA = 0.2, 0.35, 0.35
 LOSS = 0.65  # at the optimum of the middle budget
 SAVES = 4  # checkpoints in a run's time
 
