@@ -218,7 +218,7 @@ def cancel(options):
 def status(options):
     import time
 
-    from .launch.status import DONE, study_status, table
+    from .launch.status import DONE, table
     from .launch.watch import with_slurm
     from .naming import StudyPaths
     from .plan.study import read_study
@@ -226,7 +226,7 @@ def status(options):
     study = read_study(options.dir)
     paths, known = StudyPaths(options.dir), {}
     while True:
-        found = with_slurm(paths, study_status(paths, known))
+        found = with_slurm(paths, known)
         if options.json:
             keys = ("state", "images", "loss", "images_per_s", "eta_s", "attempt", "job", "host", "reason")
             print(json.dumps([{"run_id": s.run.run_id, "n_images": s.run.n_images} | {k: getattr(s, k) for k in keys} for s in found]))

@@ -28,7 +28,7 @@ from .faults import Injector, check_nodes
 from .surface import rehearsal_of
 
 LAUNCHES = 20  # more than that is no progress
-LOOK_S = 2.0
+LOOK_S, LONGEST_S = 2.0, 10.0  # between two looks: longer where a look takes long, not to be in the way
 
 
 def rehearse(
@@ -83,12 +83,12 @@ def _launch(paths: StudyPaths, study: Study, watcher: Watcher):
     known: dict[str, RunStatus] = {}
     while True:
         started = time.monotonic()
-        found = with_slurm(paths, study_status(paths, known))
+        found = with_slurm(paths, known)
         took = time.monotonic() - started
         watcher.look(found, took)
         if not any(s.state in ("running", "queued") for s in found) and jobs_of(paths) == {}:
             return
-        time.sleep(max(LOOK_S, 5 * took))
+        time.sleep(min(max(LOOK_S, 5 * took), LONGEST_S))
 
 
 class Watcher:
