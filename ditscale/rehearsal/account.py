@@ -19,7 +19,7 @@ from ..plan.run import Run, read_run
 from ..plan.study import read_study
 from ..store.record import Damaged, open_record
 from ..train.rehearsed import expected_loss, expected_steps
-from .faults import KINDS, read_faults
+from .faults import KINDS, disturbed, read_faults
 from .surface import truth_of
 
 WIDER = 2.0  # the intervals are of 95 %; twice as wide they miss a truth about once in ten thousand times
@@ -55,7 +55,8 @@ class Account:
 
     lost: rows missing from a finished record, or told of in a heartbeat and missing after a fault, and finished runs
     missing from study.h5. duplicated: steps or runs that are there twice, and runs finished by two attempts.
-    unaccounted: runs that did not finish. status_s: the slowest look at all runs while they ran.
+    unaccounted: runs that did not finish. faults: by kind, those that ended an attempt; too_late: those whose run finished
+    before they came through. status_s: the slowest look at all runs while they ran.
     """
 
     runs: int
@@ -64,6 +65,7 @@ class Account:
     attempts: int
     launches: int
     faults: dict[str, int]
+    too_late: int
     runs_hit: int
     rows: int
     lost: int
@@ -93,7 +95,7 @@ class Account:
             "runs": str(self.runs),
             "attempts": str(self.attempts),
             "launches": str(self.launches),
-            "faults injected": f"{sum(self.faults.values())}: {faults}",
+            "faults injected": f"{sum(self.faults.values())}: {faults} (and {self.too_late} too late to be felt)",
             "runs hit": str(self.runs_hit),
             "runs finished": str(self.finished),
             "runs unaccounted for": str(len(self.unaccounted)),
@@ -111,7 +113,8 @@ class Account:
 def account(paths: StudyPaths, laws: Laws, launches: int, wall_s: float, status_s: float) -> Account:
     """Count everything of a rehearsal that was collected into study.h5 and fitted."""
     faults = read_faults(paths.root / "faults.jsonl")
-    counted = Counter(fault.kind for fault in faults)
+    hit = {fault: disturbed(paths, fault) for fault in faults}
+    counted = Counter(fault.kind for fault in faults if hit[fault])
     lost = sum(fault.lost for fault in faults)
     found = [_examine(at) for at in paths.run_dirs()]
     unfinished = tuple(f["run"].run_id for f in found if not f["finished"])
@@ -124,7 +127,8 @@ def account(paths: StudyPaths, laws: Laws, launches: int, wall_s: float, status_
         attempts=sum(f["attempts"] for f in found),
         launches=launches,
         faults={kind: counted.get(kind, 0) for kind in (*KINDS["slurm"], "node")},
-        runs_hit=len({run for fault in faults for run in fault.runs}),
+        too_late=sum(not runs for runs in hit.values()),
+        runs_hit=len({run for runs in hit.values() for run in runs}),
         rows=sum(f["rows"] for f in found),
         lost=lost + sum(f["lost"] for f in found) + max(0, finished - in_table),
         duplicated=twice + sum(f["duplicated"] for f in found),

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..launch import queue
-from ..launch.attempt import last_attempt
+from ..launch.attempt import Attempt, last_attempt, read_attempts
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import read_run
 from ..store.lock import is_locked
@@ -34,11 +34,12 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "slurm" / "local"
 
 @dataclass(frozen=True)
 class Fault:
-    """A line of faults.jsonl. `runs` are those at work on what was hit; `lost` counts rows that they had told of in their
-    heartbeat and that their record did not hold afterwards."""
+    """A line of faults.jsonl. `runs` are those at work on what was hit, `attempts` the numbers of their attempts; `lost`
+    counts rows that they had told of in their heartbeat and that their record did not hold afterwards."""
 
     kind: str
     runs: tuple[str, ...]
+    attempts: tuple[int, ...]
     unix: float
     images: int  # that the run had seen; 0 for a node
     lost: int
@@ -53,7 +54,14 @@ def read_faults(path: Path) -> list[Fault]:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
         return []
-    return [Fault(**json.loads(line) | {"runs": tuple(json.loads(line)["runs"])}) for line in lines]
+    found = map(json.loads, lines)
+    return [Fault(**f | {"runs": tuple(f["runs"]), "attempts": tuple(f["attempts"])}) for f in found]
+
+
+def disturbed(paths: StudyPaths, fault: Fault) -> list[str]:
+    """The runs whose attempt the fault ended: not those that finished before it came through."""
+    ends = {name: {a.number: a.ended for a in read_attempts(paths.run(name))} for name in fault.runs}
+    return [name for name, number in zip(fault.runs, fault.attempts) if ends[name].get(number) != "finished"]
 
 
 def local_cluster() -> Path | None:
@@ -69,7 +77,7 @@ def local_cluster() -> Path | None:
 class Injector(threading.Thread):
     """Hits a share of the runs, each once, while `with` it they run; and loses `nodes` nodes, one after the other.
 
-    A run that ends before it can be hit passes its fault on to one that has not begun.
+    A run that finishes before its fault comes through passes it on to one that has not begun.
     """
 
     def __init__(self, paths: StudyPaths, cluster: str, share: float, nodes: int, seed: int):
@@ -77,7 +85,7 @@ class Injector(threading.Thread):
         self.paths, self.log = paths, paths.root / "faults.jsonl"
         draw = random.Random(seed)
         before = read_faults(self.log)
-        hit = {run for fault in before if fault.kind != "node" for run in fault.runs}
+        hit = {run for fault in before if fault.kind != "node" for run in disturbed(paths, fault)}
         names = [at.name for at in paths.run_dirs()]
         draw.shuffle(names)
         n = round(share * len(names))
@@ -85,6 +93,7 @@ class Injector(threading.Thread):
         kinds = [KINDS[cluster][i % len(KINDS[cluster])] for i in range(n)]
         plan = [(kind, draw.uniform(0.1, 0.8)) for kind in kinds]
         self.due = {name: fault for name, fault in zip(names, plan) if name not in hit}
+        self.aimed: dict[str, tuple] = {}  # fault and attempt number of runs that were hit, until that attempt has ended
         self.reserve = names[n:]
         self.by_slurm = cluster == "slurm"
         self.nodes = nodes - sum(fault.kind == "node" for fault in before)
@@ -106,6 +115,8 @@ class Injector(threading.Thread):
         while not self.done.wait(LOOK_S):
             for name, (kind, share) in list(self.due.items()):
                 self._look(self.paths.run(name), kind, share)
+            for name, (fault, number) in list(self.aimed.items()):
+                self._settle(name, fault, number)
         if nodes:
             nodes.join()
 
@@ -115,31 +126,36 @@ class Injector(threading.Thread):
             return
         seen = heart["images"] / heart["n_images"]
         if heart["phase"] == "validating" or seen >= 1:
-            self._pass_on(at.name)
+            self._pass_on(self.due.pop(at.name))
         elif heart["phase"] == "training" and seen >= share and (kind != "truncate" or _checkpoints(at)):
             attempt = last_attempt(at)
             if not attempt or attempt.ended or not (attempt.host != socket.gethostname() or is_locked(at.lock)):
                 return  # between two attempts
-            del self.due[at.name]
+            self.aimed[at.name] = (self.due.pop(at.name), attempt.number)
             self._inject(at, kind, heart["images"], attempt)
 
-    def _pass_on(self, name: str):
-        fault = self.due.pop(name)
+    def _settle(self, name: str, fault: tuple, number: int):
+        """Whether a fault came in time."""
+        last = last_attempt(self.paths.run(name))
+        if last.number > number or last.ended:
+            del self.aimed[name]
+            if last.number == number and last.ended == "finished":
+                self._pass_on(fault)
+
+    def _pass_on(self, fault: tuple):
         while self.reserve:
             other = self.reserve.pop(0)
             if not self.paths.run(other).heartbeat.exists():
                 self.due[other] = fault
                 return
 
-    def _inject(self, at: RunPaths, kind: str, images: int, attempt):
+    def _inject(self, at: RunPaths, kind: str, images: int, attempt: Attempt):
         if kind == "requeue":
-            done = not queue.requeue(attempt.job)
+            queue.requeue(attempt.job)
         elif kind == "stop":
-            done = self._signal(attempt, self.draw.choice((signal.SIGTERM, signal.SIGUSR2)))
+            self._signal(attempt, self.draw.choice((signal.SIGTERM, signal.SIGUSR2)))
         else:
-            done = self._signal(attempt, signal.SIGKILL)
-        if not done:
-            return  # it has ended meanwhile
+            self._signal(attempt, signal.SIGKILL)
         if kind == "truncate":
             until = time.monotonic() + 5
             while is_locked(at.lock) and time.monotonic() < until:
@@ -149,51 +165,53 @@ class Injector(threading.Thread):
                     os.truncate(newest, newest.stat().st_size // 2)
                 except FileNotFoundError:
                     pass
-        self._note(kind, (at.name,), images, lost_rows(at, images))
+        self._note(Fault(kind, (at.name,), (attempt.number,), time.time(), images, lost_rows(at, images)))
 
-    def _signal(self, attempt, number: signal.Signals) -> bool:
-        """Signal an attempt's process, through Slurm where Slurm started it."""
-        if attempt.job:
-            return queue.ask("scancel", f"--signal={number.name[3:]}", f"{attempt.job}.0") is not None
-        if attempt.host != socket.gethostname():
-            return False
+    def _signal(self, attempt: Attempt, number: signal.Signals):
+        """Signal an attempt's process: through Slurm where Slurm started it, but for a kill on this very machine, which is
+        to come unannounced."""
+        if attempt.job and (number != signal.SIGKILL or attempt.host != socket.gethostname()):
+            queue.ask("scancel", f"--signal={number.name[3:]}", f"{attempt.job}.0")
+            return
         try:
             os.kill(attempt.pid, number)
         except ProcessLookupError:
-            return False
-        return True
+            pass  # it has ended meanwhile
 
-    def _note(self, kind: str, runs: tuple[str, ...], images: int, lost: int):
+    def _note(self, fault: Fault):
         with open(self.log, "a") as file:
-            file.write(Fault(kind, runs, time.time(), images, lost).text())
+            file.write(fault.text())
 
     # ------------------------------------------------------------------------------------------------------- nodes
 
     def _lose_nodes(self):
         directory = local_cluster()
-        names = queue.ask("sinfo", "--noheader", "--Node", "--format=%N") or ""
         for share in self.lose_at:
-            while self._ended_share() < share:
-                if self.done.wait(1):
+            while self._ended_share() < share or not (at_work := self._at_work()):
+                if self.done.wait(LOOK_S):
                     return
-            at_work = {}  # by node
-            for at in self.paths.run_dirs():
-                attempt = last_attempt(at)
-                if attempt and not attempt.ended and is_locked(at.lock):
-                    at_work.setdefault(attempt.node, []).append(at)
-            node = max(at_work, key=lambda n: len(at_work[n]), default=min(names.split(), default=""))
-            if not node:
-                return
-            told = {at.name: _heart(at).get("images", 0) for at in at_work.get(node, [])}
+            node, hit = max(at_work.items(), key=lambda item: len(item[1]))
+            told = {at.name: _heart(at)["images"] for at, _ in hit}
             subprocess.run([SCRIPTS / "break", node, directory], capture_output=True)
             lost = sum(lost_rows(self.paths.run(name), images) for name, images in told.items())
-            self._note("node", tuple(told), 0, lost)
+            self._note(Fault("node", tuple(told), tuple(number for _, number in hit), time.time(), 0, lost))
             until = time.monotonic() + 120
             while "down" not in (queue.ask("sinfo", "--noheader", f"--nodes={node}", "--format=%T") or ""):
                 if time.monotonic() > until:
                     break
                 time.sleep(1)
             subprocess.run([SCRIPTS / "mend", node, directory], capture_output=True)
+
+    def _at_work(self) -> dict[str, list[tuple[RunPaths, int]]]:
+        """By node, the runs that are in the first half of their steps there, and the numbers of their attempts."""
+        found = {}
+        for at in self.paths.run_dirs():
+            heart = _heart(at)
+            if heart.get("phase") in ("starting", "training") and heart["images"] < heart["n_images"] / 2:
+                attempt = last_attempt(at)
+                if not attempt.ended and is_locked(at.lock):
+                    found.setdefault(attempt.node, []).append((at, attempt.number))
+        return found
 
     def _ended_share(self) -> float:
         return sum(at.checkpoint.joinpath("final.pt").exists() for at in self.paths.run_dirs()) / self.size
