@@ -48,7 +48,7 @@ class Heartbeat:
                 "host": socket.gethostname(),
             }
         )
-        write_text(self.path, text)
+        write_text(self.path, text, to_disk=False)
 
     def _check_fence(self):
         mine = int(os.environ.get("DITSCALE_ATTEMPT", 0))
