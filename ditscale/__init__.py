@@ -3,6 +3,7 @@
 The package is layered; a file imports only from its own floor or below (tests/test_floors.py enforces it):
 
     5  cli, sweep, report/           verbs; Hydra multirun; figures and the HTML page
+       rehearsal/                    a study with known losses and faults
     4  launch/                       starting runs and watching them
     3  train/  evaluate/             the loop; validation loss and samples
     2  model/  diffusion/  data/     torch: transformers, rectified flow, data sets

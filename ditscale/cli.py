@@ -119,6 +119,15 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("report", report, "Write report/index.html and its figures.")
     sub.add_argument("dir", metavar="DIR")
 
+    sub = verb("rehearse", rehearse, "Go through a whole study with known losses instead of training, and with faults, then account for every run.")
+    sub.add_argument("dir", metavar="DIR", help="a study, or where one is planned by the settings; the rehearsal goes to DIR/rehearsal")
+    sub.add_argument("--faults", default="0.2", metavar="SHARE", help="of the runs to kill, stop, requeue or damage (0.2)")
+    sub.add_argument("--nodes", metavar="N", help="nodes to lose, on the cluster of slurm/local alone (1 there)")
+    sub.add_argument("--seconds", default="1", metavar="S", help="that the steps of a run take (1)")
+    sub.add_argument("--noise", default="0.002", help="log-normal scatter of a loss (0.002)")
+    sub.add_argument("--seed", default="0", help="of the noise and of the faults (0)")
+    settings(sub)
+
     sub = verb("study", study, "The whole study: plan, launch, collect, fit, forecast, probe, verdict, report.")
     sub.add_argument("dir", metavar="DIR")
     settings(sub)
@@ -209,30 +218,33 @@ def cancel(options):
 def status(options):
     import time
 
-    from .launch.status import DONE, study_status, table
+    from .launch.status import DONE, table
     from .launch.watch import with_slurm
     from .naming import StudyPaths
     from .plan.study import read_study
 
-    peak = read_study(options.dir).cluster.peak_flops_per_s
+    study = read_study(options.dir)
     paths, known = StudyPaths(options.dir), {}
     while True:
-        found = with_slurm(paths, study_status(paths, known))
+        found = with_slurm(paths, known)
         if options.json:
             keys = ("state", "images", "loss", "images_per_s", "eta_s", "attempt", "job", "host", "reason")
             print(json.dumps([{"run_id": s.run.run_id, "n_images": s.run.n_images} | {k: getattr(s, k) for k in keys} for s in found]))
         else:
-            print(("\x1b[H\x1b[2J" if options.watch and sys.stdout.isatty() else "") + table(found, peak), flush=True)
+            print(("\x1b[H\x1b[2J" if options.watch and sys.stdout.isatty() else "") + table(found, study.cluster.peak_flops_per_s), flush=True)
+            if study.rehearsal:
+                print(f"REHEARSAL: {study.rehearsal}", flush=True)
         if not options.watch or all(s.state in DONE for s in found):
             return
         time.sleep(2)
 
 
 def run(options):
-    from .train.loop import Stopped, train
+    from .train.run import execute
+    from .train.writer import Stopped
 
     try:
-        print(train(options.run_dir))
+        print(execute(options.run_dir))
     except Stopped as reason:
         print(reason)
         return 130
@@ -346,6 +358,44 @@ def report(options):
     from .report.page import write_report
 
     print(write_report(options.dir))
+
+
+def rehearse(options):
+    """Exit status 1 when something was lost, doubled or left over, or the fit misses the truth."""
+    from . import units
+    from .rehearsal.rehearse import rehearse as go
+
+    rates = {
+        "faults": units.number(options.faults, "--faults", low=0, high=1),
+        "nodes": None if options.nodes is None else units.whole(options.nodes, "--nodes", low=0, high=100),
+        "seconds": units.number(options.seconds, "--seconds", low=0, high=86400),
+        "noise": units.number(options.noise, "--noise", low=0, high=0.1),
+        "seed": units.whole(options.seed, "--seed", low=0),
+    }
+    made = go(options.dir, _to_rehearse(options), **rates)
+    print(made.table())
+    print("everything is accounted for" if made.good else "NOT everything is accounted for, or the fit misses the truth")
+    return 0 if made.good else 1
+
+
+def _to_rehearse(options):
+    """The study of a directory, planned there by the settings if they say more than a cluster. One given for a planned
+    study is the rehearsal's alone."""
+    from dataclasses import replace
+
+    from .config import compose
+    from .naming import StudyPaths
+    from .pipeline import plan_study
+    from .plan.study import read_study
+
+    cluster_only = all(word.split("=")[0].lstrip("+~").split(".")[0] == "cluster" for word in options.settings)
+    if options.settings and not cluster_only:
+        paths, _ = plan_study(options.dir, options.settings, options.configs)
+        return read_study(paths.root)
+    study = read_study(options.dir)
+    if not StudyPaths(options.dir).run_dirs():
+        raise UserError(f"{options.dir}: holds no runs; `ditscale plan {options.dir}` writes them")
+    return replace(study, cluster=compose(options.settings, options.configs).cluster) if options.settings else study
 
 
 def study(options):

@@ -179,6 +179,38 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class Rehearsal:
+    """The mark of a rehearsed study and of each of its runs: losses come from L(N, D) = E + A N^-alpha + B D^-beta."""
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    noise: float = 0.002  # standard deviation of the log-normal scatter of a run's final loss
+    seconds: float = 1.0  # that the steps of a run take
+    seed: int = 0
+
+    def check(self, where: str):
+        units.number(self.E, f"{where}.E", low=0)
+        for name in ("A", "B", "alpha", "beta"):
+            units.number(getattr(self, name), f"{where}.{name}", above=0)
+        units.number(self.noise, f"{where}.noise", low=0, high=0.1)
+        units.number(self.seconds, f"{where}.seconds", low=0, high=86400)
+        units.whole(self.seed, f"{where}.seed", low=0)
+
+    def loss_at(self, n_params, n_tokens):
+        """L(N, D), broadcast over both."""
+        return self.E + self.A * n_params**-self.alpha + self.B * n_tokens**-self.beta
+
+    def __str__(self) -> str:
+        return (
+            f"losses drawn from L(N, D) = {self.E:.6g} + {self.A:.6g} N^-{self.alpha:g} + {self.B:.6g} D^-{self.beta:g} "
+            f"with {self.noise:.2%} noise; nothing was trained"
+        )
+
+
+@dataclass(frozen=True)
 class Study:
     """An isoFLOP study: budgets x widths x seeds, and the budget of the probe that the forecast is tested on."""
 
@@ -195,6 +227,7 @@ class Study:
     flops: str = "exact"  # what a budget counts: every matrix product, or 6 N D
     params: str = "matmul"  # what N counts: weights of all matrix products, all parameters, or the blocks only
     layout: int = 1
+    rehearsal: Rehearsal | None = None  # None: its runs are trained
 
     def check(self, where: str):
         one_of(self.flops, COUNTS_FLOPS, "study.flops")
@@ -316,13 +349,13 @@ def _cast(hint, value, where: str):
 
 
 def plain(made) -> dict:
-    """A dataclass as the nested dicts and lists that YAML and JSON hold; `build` reads it back."""
+    """A dataclass as the nested dicts and lists that YAML and JSON hold; `build` reads it back. What is None is left out."""
     return _plain(dataclasses.asdict(made))
 
 
 def _plain(value):
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _plain(v) for k, v in value.items() if v is not None}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return value

@@ -8,19 +8,23 @@ from pathlib import Path
 from .errors import UserError
 
 
-def write_text(path: Path, text: str):
+def write_text(path: Path, text: str, to_disk: bool = True):
     """write_bytes of text."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), to_disk)
 
 
-def write_bytes(path: Path, content: bytes):
-    """Write a file whole or not at all: beside, to disk, then renamed. Raises UserError on a full or read-only disk."""
+def write_bytes(path: Path, content: bytes, to_disk: bool = True):
+    """Write a file whole or not at all: beside, to disk, then renamed. Raises UserError on a full or read-only disk.
+
+    to_disk: False for what need not survive the machine; a busy disk takes a fifth of a second for it.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(beside, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if to_disk:
+                os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)

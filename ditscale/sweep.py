@@ -281,7 +281,7 @@ def _quoted(value) -> str:
 def _here(paths: StudyPaths, points: tuple[Run, ...], launcher: dict, words: Words, configs: Path | None) -> int:
     """Train through a launcher that waits: Hydra's basic one, or another that is not Slurm's."""
     ids = {run.run_id for run in points}
-    statuses = [s for s in with_slurm(paths, study_status(paths)) if s.run.run_id in ids]
+    statuses = [s for s in with_slurm(paths) if s.run.run_id in ids]
     missing = [s.run.run_id for s in statuses if s.state not in (*DONE, "running", "queued")]
     done = sum(s.state in DONE for s in statuses)
     print(f"{len(missing)} runs to train, {len(ids) - len(missing) - done} waiting or running, {done} done", flush=True)
@@ -398,7 +398,7 @@ def _slurm_words(at: Path, study: Study, submission: Submission, launcher: dict,
 
 def _report(paths: StudyPaths, ids: set[str]) -> int:
     """Say what became of these runs, by their records; 1 when one can still be mended."""
-    statuses = [s for s in with_slurm(paths, study_status(paths)) if s.run.run_id in ids]
+    statuses = [s for s in with_slurm(paths) if s.run.run_id in ids]
     for s in statuses:
         if s.state not in ("finished", "running", "queued"):
             print(f"{s.run.run_id}: {s.state}: {s.reason}")

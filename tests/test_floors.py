@@ -14,7 +14,7 @@ FLOORS = [
     {"model", "diffusion", "data"},
     {"train", "evaluate"},
     {"launch"},
-    {"pipeline", "cli", "report", "sweep", "__main__", "__init__"},
+    {"pipeline", "cli", "report", "sweep", "rehearsal", "__main__", "__init__"},
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))

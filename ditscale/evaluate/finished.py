@@ -18,6 +18,8 @@ def load(run_dir: Path | str, device: torch.device) -> tuple[Run, nn.Module]:
     """The run and its model with EMA weights. Raises UserError when the run is unfinished or its checkpoint does not fit."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
+    if run.rehearsal:
+        raise UserError(f"{at.root}: was rehearsed, so there is no model to evaluate")
     content = checkpoint.load_final(at.checkpoint, run.run_id, device)
     model = DiT(run.shape).to(device).eval().requires_grad_(False)
     try:

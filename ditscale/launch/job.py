@@ -18,6 +18,7 @@ import time
 from ..errors import UserError
 from ..files import make_directory, write_text
 from ..naming import RunPaths
+from ..plan.run import read_run
 from ..store.record import read_state
 from ..train.heartbeat import Fenced
 from . import attempt as attempts
@@ -27,8 +28,8 @@ STOPS = {signal.SIGTERM, signal.SIGUSR2}
 
 
 def execute(run_dir: str) -> str:
-    """Train the run; returns how it ended. Errors of the user or the run go to the log in one line: the run's own
-    record, never the job's exit, says whether it succeeded; under Slurm a failed run is a failed job too."""
+    """Train the run, or rehearse it; returns how it ended. Errors of the user or the run go to the log in one line: the
+    run's own record, never the job's exit, says whether it succeeded; under Slurm a failed run is a failed job too."""
     # A request to stop that comes before the loop listens waits for it (train/signals.py unblocks) and does not kill us.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     at, mine = RunPaths(run_dir), None
@@ -40,7 +41,7 @@ def execute(run_dir: str) -> str:
         if _first():
             mine = attempts.claim(at)
             os.environ["DITSCALE_ATTEMPT"] = str(mine.number)
-        state = _train(at)
+        state = _rehearse(at) if read_run(at.run).rehearsal else _train(at)
     except attempts.Busy as reason:
         print(reason, flush=True)
         if attempts.world() > 1:
@@ -77,6 +78,19 @@ def _train(at: RunPaths) -> str:
         return train(at.root)
     except Closed:
         return "busy"
+    except Stopped as reason:
+        print(reason, flush=True)
+        return "stopped"
+
+
+def _rehearse(at: RunPaths) -> str:
+    if not _first():
+        return "rehearsed by rank 0"
+    from ..train.rehearsed import rehearse
+    from ..train.writer import Stopped
+
+    try:
+        return rehearse(at.root)
     except Stopped as reason:
         print(reason, flush=True)
         return "stopped"

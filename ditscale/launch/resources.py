@@ -46,7 +46,8 @@ def resources(run: Run, cluster: Cluster) -> Resources:
             f"run {run.run_id}: a batch of {run.recipe.batch_size} images does not divide over the {ranks} ranks that "
             f"cluster.sizes gives it; change nodes or ranks of that row"
         )
-    seconds = START_S + cluster.margin * run.n_images * run.flops_per_image / (ranks * size.flops_per_s)
+    takes = run.n_images * run.flops_per_image / (ranks * size.flops_per_s)
+    seconds = START_S + cluster.margin * (run.rehearsal.seconds if run.rehearsal else takes)
     hours = min(next((h for h in HOURS if 3600 * h >= seconds), HOURS[-1]), cluster.max_time_h)
     return Resources(size, max(1, math.ceil(60 * hours)))
 

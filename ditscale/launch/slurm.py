@@ -73,10 +73,10 @@ def missing_runs(paths: StudyPaths, among: set[str] | None = None) -> list[Run]:
     """Runs (of these ids, or all) that are neither done, nor waiting, nor running; says how many, and which jobs are
     orphaned. To be called under `only_launcher`. Raises UserError when squeue gives no answer."""
     _recover(paths)
-    statuses = study_status(paths)
-    live = jobs_of(paths)
+    live = jobs_of(paths)  # before the files: a run that ends between the two looks is then seen as ended
     if live is None:
         raise UserError("squeue gives no answer, so what already waits or runs is not known; launch again when it does")
+    statuses = study_status(paths)
     _report_orphans({s.run.run_id: s.state for s in statuses}, live)
     # a job that completes was cancelled, say, and saves; the next attempt waits for it (launch/attempt.py)
     kept = {run_id for run_id, jobs in live.items() if any(job.state != "COMPLETING" for job in jobs)}

@@ -12,14 +12,16 @@ from ..naming import StudyPaths
 from . import queue
 from .jobs import jobs_of
 from .queue import Job
-from .status import DONE, RunStatus
+from .status import DONE, RunStatus, study_status
 
 HELD = ("JobHeldUser", "JobHeldAdmin", "launch failed requeued held")
 
 
-def with_slurm(paths: StudyPaths, statuses: list[RunStatus]) -> list[RunStatus]:
-    """The statuses with Slurm's knowledge, in the same order."""
+def with_slurm(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> list[RunStatus]:
+    """`study_status` (status.py, `known` as there) with Slurm's knowledge. Slurm is asked first: a job that ends between
+    the two looks is then seen as what its files say, not as one that never was."""
     live = jobs_of(paths)
+    statuses = study_status(paths, known)
     if live is None:
         return statuses
     merged = [_merge(s, live.get(s.run.run_id, [])) for s in statuses]

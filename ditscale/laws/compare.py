@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import UserError
 from ..units import compact, number
 from .checks.findings import Finding
-from .checks.runs import refuse_units
+from .checks.runs import check_rehearsal, refuse_units
 from .intervals.uncertainty import Estimate, estimate
 from .minima.approach2 import Approach2, fit_approach2
 from .surface.approach3 import Approach3, fit_approach3
@@ -171,6 +171,9 @@ def compare(
     if len(set(metrics.values())) > 1:
         shown = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
         raise UserError(f"compare: the tables were read for different metrics ({shown}); read the same one")
+    rehearsed = [name for name, table in tables.items() if table.rehearsal]
+    if 0 < len(rehearsed) < len(tables):
+        raise UserError(f"compare: {', '.join(rehearsed)} was rehearsed, not trained, so it compares with nothing trained")
     budget = number(target, "target", above=0)
     fits, grids = {}, {name: table.grid() for name, table in tables.items()}
     for k, (name, grid) in enumerate(grids.items()):
@@ -194,7 +197,7 @@ def compare(
         pairs,
         ranking,
         sentence,
-        tuple(_uneven(grids, budget)),
+        tuple(check_rehearsal(next(iter(tables.values()))) + _uneven(grids, budget)),
     )
 
 

@@ -14,7 +14,7 @@ from .checks.checklist import checklist
 from .checks.findings import Finding
 from .checks.form import check_lines, check_surface
 from .checks.grid import Bias, check_bias, check_drift, parabola_bias
-from .checks.runs import check_units, find_outliers, refuse_units
+from .checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
 from .intervals.delta import slice_intervals, surface_intervals
 from .intervals.uncertainty import INTERVALS, RESAMPLE, Estimate
 from .minima.approach2 import Approach2, fit_approach2
@@ -187,7 +187,7 @@ def fit(
     budgets = {t if isinstance(t, str) else compact_key(t): number(t, "target", above=0) for t in targets}
     kappa = None if kappa is None else number(kappa, "kappa", above=0)
     grid = table.grid()
-    findings = []
+    findings = check_rehearsal(table)
     if len(grid) < len(table):
         held = tuple(str(r) for r in table.run_id[table.role == "probe"])
         findings.append(Finding("probe_left_out", f"{len(held)} probe run(s) took no part in the fit", held))

@@ -34,7 +34,8 @@ def summarise(laws) -> str:
     head = f"{describe(laws.table)}, metric {laws.table.metric}"
     findings = ["Findings" if laws.findings else "Findings: none"]
     findings += [f"  {f.severity}: {f.code}: {f.message}" for f in laws.findings]
-    lines = [head]
+    lines = [f"REHEARSAL: {laws.table.rehearsal}"] if laws.table.rehearsal else []
+    lines += [head]
     for part in (*parts, findings, lines_of(checklist(laws))):
         lines += ["", *part] if part else []
     return "\n".join(lines)

@@ -85,6 +85,11 @@ class Table:
         kept = self.take(~np.isin(self.run_id, run_ids))
         return dataclasses.replace(kept, exclusions=self.exclusions + tuple((name, reason) for name in run_ids))
 
+    @property
+    def rehearsal(self) -> str:
+        """Where the losses come from, if they were rehearsed (`ditscale rehearse`); "" for runs that were trained."""
+        return dict(self.recorded).get("rehearsal", "")
+
     def grid(self) -> Table:
         """The rows that may enter a fit: everything but held-out probes."""
         return self.take(self.role != "probe")

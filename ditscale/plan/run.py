@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import config, flops, naming
-from ..config import Data, Design, Recipe, Study, Validation
+from ..config import Data, Design, Recipe, Rehearsal, Study, Validation
 from ..errors import UserError
 
 
@@ -48,6 +48,7 @@ class Run:
     validation: Validation
     execution: Execution
     layout: int = 1
+    rehearsal: Rehearsal | None = None  # None: it is trained
 
     @property
     def shape(self) -> flops.Shape:
@@ -110,6 +111,7 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> R
         recipe=recipe,
         validation=study.validation,
         execution=Execution(1, study.cluster.threads, study.cluster.checkpoint_s),
+        rehearsal=study.rehearsal,
     )
     if abs(made.deviation) > 0.005:
         raise UserError(f"{steps} steps miss the budget by {made.deviation:+.2%}, more than 0.5 %; use a smaller batch")

@@ -51,7 +51,7 @@ def write_report(root: Path | str) -> Path:
 
 def html(material: Material, shown: list[tuple[Plot, list[str]]]) -> str:
     """The whole page."""
-    title = f"{material.study.name}: {sentences.title(material)}"
+    title = f"{'REHEARSAL of ' if material.study.rehearsal else ''}{material.study.name}: {sentences.title(material)}"
     style = Path(__file__).with_name("style.css").read_text()
     light, dark = css_variables(False), css_variables(True)
     body = [_head(material), _missing(material)]
@@ -83,6 +83,9 @@ def _head(material: Material) -> str:
         f'<header><p class="kicker">Scaling study {escape(material.study.name)}</p>'
         f"<h1>{superscripts(sentences.title(material))}</h1></header>"
     ]
+    if material.study.rehearsal:
+        said = escape(str(material.study.rehearsal))
+        out.append(f'<section class="verdict failed"><h2>REHEARSAL, not a measurement</h2><p>{said}.</p></section>')
     two = material.laws and material.laws["approach2"]
     if two:
         tiles = []

@@ -1,7 +1,7 @@
 """All finished runs of a study in one table: study.h5 and study.csv. Every run left out is listed with its reason.
 
 study.h5 (attributes: `layout` = 1, `study` = text of study.yaml, and in words what laws must say of their runs: `design`,
-`recipe`, `seeds`, `version`, `n_params`, `n_tokens`, `budget_flops` (how each is counted), `data`, `evaluation`):
+`recipe`, `seeds`, `version`, `n_params`, `n_tokens`, `budget_flops` (how each is counted), `data`, `evaluation`; of a rehearsal `rehearsal`, and in study.csv a line `# rehearsal:`):
     points/<column>      one entry a run, columns as below; captions of units are in the names
     excluded/run_id, excluded/reason
     curves/<run_id>      training curve, at most 500 rows: images, loss, loss_ema
@@ -41,9 +41,11 @@ class Collected:
 
     rows: tuple[dict, ...]
     excluded: tuple[tuple[str, str], ...]  # (run_id, reason)
+    rehearsal: str = ""  # where the losses come from, if the study is a rehearsal
 
     def summary(self) -> str:
-        lines = [f"{len(self.rows)} runs collected, {len(self.excluded)} left out"]
+        lines = [f"REHEARSAL: {self.rehearsal}"] if self.rehearsal else []
+        lines += [f"{len(self.rows)} runs collected, {len(self.excluded)} left out"]
         lines += [f"  left out {run_id}: {reason}" for run_id, reason in self.excluded]
         return "\n".join(lines)
 
@@ -57,11 +59,13 @@ def collect(root: Path | str) -> Collected:
     run_dirs = paths.run_dirs()
     if not run_dirs:
         raise UserError(f"{root}: holds no runs; `ditscale plan {root} study=mini` plans them")
+    study = read_study(root) if paths.study.exists() else None
+    mark = _mark(study)
     rows, curves, samples, excluded = [], {}, [], []
     for at in run_dirs:
         try:
             run = read_run(at.run)
-            row, curve, triples = _read(at, run)
+            row, curve, triples = _read(at, run, mark)
         except _LeftOut as reason:
             excluded.append((at.name, str(reason)))
         except UserError as error:
@@ -73,20 +77,28 @@ def collect(root: Path | str) -> Collected:
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["role"], rows[i]["budget_flops"], rows[i]["n_params"], rows[i]["seed"]))
     rows = [rows[i] for i in order]
     noise = covariance(np.stack([samples[i] for i in order])) if order else np.zeros((0, 0))
-    _write_h5(paths, rows, excluded, curves, noise)
-    write_text(paths.csv, _csv(rows))
-    return Collected(tuple(rows), tuple(excluded))
+    _write_h5(paths, study, rows, excluded, curves, noise)
+    write_text(paths.csv, (f"# rehearsal: {mark}\n" if mark else "") + _csv(rows))
+    return Collected(tuple(rows), tuple(excluded), mark)
 
 
 class _LeftOut(Exception):
     pass
 
 
-def _read(at: RunPaths, run: Run) -> tuple[dict, np.ndarray, np.ndarray]:
-    """One run's row, curve and per-triple losses."""
+def _mark(made: Study | Run | None) -> str:
+    return str(made.rehearsal) if made and made.rehearsal else ""
+
+
+def _read(at: RunPaths, run: Run, mark: str) -> tuple[dict, np.ndarray, np.ndarray]:
+    """One run's row, curve and per-triple losses. Rehearsed and trained runs never share a table: `mark` is the study's."""
+    if _mark(run) != mark:
+        raise _LeftOut("the study is a rehearsal and the run is not" if mark else "was planned for a rehearsal")
     if not at.metrics.exists():
         raise _LeftOut("not started")
     with open_record(at.metrics) as file:
+        if file.attrs.get("rehearsal", "") != mark:
+            raise _LeftOut("its record is not of this rehearsal" if mark else "its record was rehearsed, not trained")
         state = file["state"][()].decode()
         steps, validation, attempts = read_steps(file), read_validation(file), read_attempts(file)
         triples = file["samples"][0]
@@ -114,14 +126,16 @@ def _read(at: RunPaths, run: Run) -> tuple[dict, np.ndarray, np.ndarray]:
     return row, curve, triples
 
 
-def _write_h5(paths: StudyPaths, rows: list[dict], excluded: list, curves: dict, noise: np.ndarray):
+def _write_h5(paths: StudyPaths, study: Study | None, rows: list[dict], excluded: list, curves: dict, noise: np.ndarray):
     text = h5py.string_dtype()
     memory = io.BytesIO()  # built in memory, then written whole: a reader never sees half a table
     with h5py.File(memory, "w") as file:
         file.attrs["layout"] = 1
-        file.attrs["study"] = paths.study.read_text() if paths.study.exists() else ""
-        if paths.study.exists():
-            file.attrs.update(provenance(read_study(paths.root)))
+        file.attrs["study"] = paths.study.read_text() if study else ""
+        if study:
+            file.attrs.update(provenance(study))
+            if study.rehearsal:
+                file.attrs["rehearsal"] = _mark(study)
         points = file.create_group("points")
         for name in _columns(rows):
             values = [row.get(name, np.nan) for row in rows]

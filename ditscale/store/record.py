@@ -8,7 +8,7 @@ the rows it repeats, so no row is ever there twice.
 Fencing: an attempt opens the record by copying it, then renames the copy over the original. A process of an older attempt
 that still lives (on a lost node, say) keeps writing to a file that no longer has a name.
 
-Layout (attribute `layout` = 1, `run` = text of run.yaml):
+Layout (attributes `layout` = 1, `run` = text of run.yaml, and, of a rehearsed run alone, `rehearsal`):
     steps        [steps]        images, loss, loss_ema, grad_norm, lr, elapsed_s
     validation   [sets]         dataset, images, loss, loss_se, raw_loss, elapsed_s
     samples      [sets, n]      each validation triple's loss with EMA weights, for paired differences of runs
@@ -42,15 +42,20 @@ MAX_ATTEMPTS = 1000
 class Record:
     """The writer. One process at a time holds it (lock.py); errors of the disk surface as UserError."""
 
-    def __init__(self, path: Path, run_text: str, steps: int, datasets: list[str], n_validation: int):
-        """Open the record for a new attempt, making it when there is none. Raises UserError when it is damaged."""
+    def __init__(
+        self, path: Path, run_text: str, steps: int, datasets: list[str], n_validation: int, rehearsal: str = ""
+    ):
+        """Open the record for a new attempt, making it when there is none. Raises UserError when it is damaged.
+
+        rehearsal: where the losses come from, if not from training.
+        """
         self.path, self.beside = Path(path), Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
         try:
             if self.path.exists():
                 read_state(self.path)  # a damaged file is an error here, not after hours of training
                 shutil.copyfile(self.path, self.beside)
             else:
-                self._make(run_text, steps, datasets, n_validation)
+                self._make(run_text, steps, datasets, n_validation, rehearsal)
             with open(self.beside, "rb+") as file:
                 os.fsync(file.fileno())
             self.file = h5py.File(self.beside, "r+", locking=False)
@@ -60,10 +65,12 @@ class Record:
             raise _full(self.path, error) from None
         self.attempt = min(int(np.count_nonzero(self.file["attempts"]["started_unix"])), MAX_ATTEMPTS - 1)
 
-    def _make(self, run_text: str, steps: int, datasets: list[str], n_validation: int):
+    def _make(self, run_text: str, steps: int, datasets: list[str], n_validation: int, rehearsal: str):
         with h5py.File(self.beside, "w") as file:
             file.attrs["layout"] = LAYOUT
             file.attrs["run"] = run_text
+            if rehearsal:
+                file.attrs["rehearsal"] = rehearsal
             _fixed(file, "steps", (steps,), STEP)
             _fixed(file, "validation", (len(datasets),), VALIDATION)
             _fixed(file, "samples", (len(datasets), n_validation), np.dtype("f4"))

@@ -2,29 +2,54 @@
 
     checkpoint/images-<images, 15 digits>.pt    to resume: model, ema, optimizer, loss_ema, images, run_id
     checkpoint/final.pt                         of a finished run: model, ema, images, run_id
-Read with weights_only, so no checkpoint runs code.
+Read with weights_only, so no checkpoint runs code. A rehearsed run's have JSON inside.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import BinaryIO, Callable
 
 from ..errors import UserError
 
 KEEP = 2
 
 
-def save(directory: Path, state: dict, name: str | None = None):
+@dataclass(frozen=True)
+class Form:
+    """How a state becomes bytes, and comes back: write(state, file), read(path, device)."""
+
+    write: Callable[[dict, BinaryIO], None]
+    read: Callable[[Path, object], dict]
+
+
+def _torch_write(state: dict, file: BinaryIO):
+    import torch  # here: rehearsed runs and their tools go without
+
+    torch.save(state, file)
+
+
+def _torch_read(path: Path, device) -> dict:
+    import torch
+
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+TORCH = Form(_torch_write, _torch_read)
+JSON = Form(lambda state, file: file.write(json.dumps(state).encode()), lambda path, device: json.loads(path.read_bytes()))
+
+
+def save(directory: Path, state: dict, name: str | None = None, form: Form = TORCH):
     """Write `state` under its images (or `name`), then delete all but the KEEP newest. Raises UserError on a full disk."""
     directory.mkdir(exist_ok=True)
     target = directory / (name or f"images-{state['images']:015d}.pt")
     beside = target.with_suffix(f".tmp-{os.getpid()}")
     try:
         with open(beside, "wb") as file:
-            torch.save(state, file)
+            form.write(state, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)
@@ -36,7 +61,7 @@ def save(directory: Path, state: dict, name: str | None = None):
         old.unlink(missing_ok=True)
 
 
-def load_newest(directory: Path, run_id: str, device) -> dict | None:
+def load_newest(directory: Path, run_id: str, device=None, form: Form = TORCH) -> dict | None:
     """The newest checkpoint that can be read, or None. A damaged one is skipped, and deleted once an older one has loaded.
 
     Raises UserError when a checkpoint is of another run.
@@ -45,7 +70,7 @@ def load_newest(directory: Path, run_id: str, device) -> dict | None:
         leftover.unlink(missing_ok=True)
     damaged = []
     for path in reversed(_resumable(directory)):
-        state = _read(path, device)
+        state = _read(path, device, form)
         if state is None:
             damaged.append(path)
             continue
@@ -61,12 +86,12 @@ def load_newest(directory: Path, run_id: str, device) -> dict | None:
     return None
 
 
-def load_final(directory: Path, run_id: str, device) -> dict:
+def load_final(directory: Path, run_id: str, device=None) -> dict:
     """The final checkpoint. Raises UserError when the run has none yet, or it is damaged or of another run."""
     path = directory / "final.pt"
     if not path.is_file():
         raise UserError(f"{directory.parent}: the run is not finished; `ditscale run {directory.parent}` goes on with it")
-    state = _read(path, device)
+    state = _read(path, device, TORCH)
     if state is None:
         raise UserError(f"{path}: cannot be read; delete it and `ditscale run {directory.parent}`")
     if state["run_id"] != run_id:
@@ -84,8 +109,8 @@ def _resumable(directory: Path) -> list[Path]:
     return sorted(directory.glob("images-*.pt"))
 
 
-def _read(path: Path, device) -> dict | None:
+def _read(path: Path, device, form: Form) -> dict | None:
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return form.read(path, device)
     except Exception:  # a cut file raises any of half a dozen types, from zipfile to pickle
         return None

@@ -20,19 +20,19 @@ class Fenced(SystemExit):
 class Heartbeat:
     """Writes heartbeat.json; `beat` is cheap to call often. It raises Fenced once a newer attempt is there."""
 
-    def __init__(self, path: Path, n_images: int):
-        self.path, self.n_images, self.last, self.seen = path, n_images, 0.0, None
+    def __init__(self, path: Path, n_images: int, every_s: float = EVERY_S):
+        self.path, self.n_images, self.every_s, self.last, self.seen = path, n_images, every_s, 0.0, None
 
     def beat(self, phase: str, images: int, loss: float | None, flops_per_image: int, force: bool = False):
         """phase: "starting", "training", "validating"; `loss` is the EMA of the training loss."""
         now = time.time()
-        if not force and now - self.last < EVERY_S:
+        if not force and now - self.last < self.every_s:
             return
         self._check_fence()
         rate = None
         if self.seen and images > self.seen[1]:
             rate = (images - self.seen[1]) / (now - self.seen[0])
-        if phase == "training" and (self.seen is None or now - self.seen[0] > 5 * EVERY_S):
+        if phase == "training" and (self.seen is None or now - self.seen[0] > 5 * self.every_s):
             self.seen = (now, images)
         self.last = now
         text = json.dumps(
@@ -48,7 +48,7 @@ class Heartbeat:
                 "host": socket.gethostname(),
             }
         )
-        write_text(self.path, text)
+        write_text(self.path, text, to_disk=False)
 
     def _check_fence(self):
         mine = int(os.environ.get("DITSCALE_ATTEMPT", 0))

@@ -6,11 +6,10 @@ One clock, images seen, drives schedule, EMA, checkpoints and resume. Data, nois
 
 from __future__ import annotations
 
-import json
 import math
-import socket
 import time
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,38 +17,25 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..config import dump_yaml, plain
 from ..data.open import open_source
 from ..diffusion.rectified_flow import Noise, losses
 from ..errors import UserError
 from ..evaluate.validation import triple_losses, triples
-from ..files import write_text
 from ..model.dit import DiT
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
-from ..store.record import STEP, VALIDATION, Record, read_state
-from ..store.strata import standard_error
+from ..store.record import STEP, VALIDATION, read_state
 from . import checkpoint
 from .ema import EMA
-from .heartbeat import Heartbeat
-from ..store.lock import RunLock
 from .ranks import Ranks, start
 from .replicate import Gradients
 from .schedule import rate_factor
 from .signals import StopFlag
 from .stream import stream
+from .writer import Diverged, Stopped, Writer, holding, smoothed
 
 REPORT_STEPS = 16  # steps between looks at the device: losses, stop requests and checkpoints wait for one
-LOSS_EMA = 0.9  # the paper smooths the training loss with this coefficient
 EXPLODED = 10.0  # a smoothed loss above this is a diverged run: an untrained model starts near 1
-
-
-class Stopped(Exception):
-    """The run was asked to stop; it resumes from its checkpoint."""
-
-
-class Diverged(UserError):
-    """The loss became NaN or exploded."""
 
 
 def train(run_dir: Path | str) -> str:
@@ -61,30 +47,17 @@ def train(run_dir: Path | str) -> str:
     run = read_run(at.run)
     torch.set_num_threads(run.execution.threads)
     ranks = start(at.root, at.rendezvous)
-    lock = None
     try:
-        lock = RunLock(at.lock) if ranks.first else None
-        state = _attempt(at, run, ranks)
-        ranks.meet()
-        return state
-    except Stopped:
-        ranks.meet()
-        raise
-    except Exception as error:
-        if lock:  # without it the directory is another process's
-            _note_failure(at, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
-        raise
+        with holding(at) if ranks.first else nullcontext():
+            try:
+                state = _attempt(at, run, ranks)
+            except Stopped:
+                ranks.meet()
+                raise
+            ranks.meet()
+            return state
     finally:
-        if lock:
-            lock.release()
         ranks.close()
-
-
-def _note_failure(at: RunPaths, reason: str):
-    try:
-        write_text(at.failure, json.dumps({"reason": " ".join(reason.split()), "unix": time.time(), "host": socket.gethostname()}))
-    except UserError:
-        pass  # a full disk: the error itself is on its way to the log
 
 
 @dataclass
@@ -138,7 +111,6 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
 
     # ---- data, model, and where an earlier attempt left off
     source = open_source(run.data)
-    datasets = [run.data, *run.validation.also.values()]
     state = build(run, ranks.device)
     found = checkpoint.load_newest(at.checkpoint, run.run_id, ranks.device) if ranks.first else None
     if ranks.world > 1:
@@ -147,33 +119,19 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
         state.load(found)
 
     # ---- the record: only rank 0 writes
-    record = heart = None
-    if ranks.first:
-        heart = Heartbeat(at.heartbeat, run.n_images)
-        heart.beat("starting", state.images, None, run.flops_per_image, force=True)
-        run_text = dump_yaml(plain(run))
-        record = Record(at.metrics, run_text, run.steps, [d.name for d in datasets], run.validation.n)
-        record.begin(time.time(), state.images, ranks.world, socket.gethostname())
     try:
-        _train(at, run, ranks, state, source, record, heart, stop)
-        _validate(run, ranks, state, datasets, record, heart)
-        if ranks.first:
-            final = {"run_id": run.run_id, "images": state.images, "model": state.model.state_dict(), "ema": state.ema.averages}
-            checkpoint.save(at.checkpoint, final, "final.pt")
-            record.end("finished", time.time())
-            checkpoint.clear(at.checkpoint)
+        with Writer(at, run, state.images, ranks.world) if ranks.first else nullcontext() as writer:
+            _train(at, run, ranks, state, source, writer, stop)
+            _validate(run, ranks, state, writer)
+            if writer:
+                final = {"run_id": run.run_id, "images": state.images, "model": state.model.state_dict(), "ema": state.ema.averages}
+                writer.finish(lambda: checkpoint.save(at.checkpoint, final, "final.pt"))
         return "finished"
-    except (Stopped, Diverged) as reason:
-        if ranks.first:
-            record.end("stopped" if isinstance(reason, Stopped) else "diverged", time.time())
-        raise
     finally:
         stop.restore()
-        if record:
-            record.close()
 
 
-def _train(at: RunPaths, run: Run, ranks: Ranks, state: State, source, record, heart, stop: StopFlag):
+def _train(at: RunPaths, run: Run, ranks: Ranks, state: State, source, writer: Writer | None, stop: StopFlag):
     """Optimiser steps from where `state` is to the run's last image."""
     recipe, device = run.recipe, ranks.device
     parameters = list(state.model.parameters())
@@ -182,7 +140,7 @@ def _train(at: RunPaths, run: Run, ranks: Ranks, state: State, source, record, h
     batches = stream(source, noise, state.images, run.n_images, recipe.batch_size, ranks.rank, ranks.world, device)
     pending = torch.zeros(REPORT_STEPS, 2, device=device)  # loss and gradient norm of steps not yet looked at
     rates, filled = [], 0
-    elapsed_before = _elapsed(record, state.images, recipe.batch_size)
+    elapsed_before = writer.elapsed_before if writer else 0.0
     began = last_save = time.monotonic()
 
     for x0, text, eps, t in batches:
@@ -217,9 +175,8 @@ def _train(at: RunPaths, run: Run, ranks: Ranks, state: State, source, record, h
         rows["elapsed_s"] = elapsed_before + time.monotonic() - began
         healthy = math.isfinite(state.loss_ema) and state.loss_ema < EXPLODED
         rates, filled = [], 0
-        if ranks.first:
-            record.write_steps(step - len(rows), rows)
-            heart.beat("training", state.images, state.loss_ema, run.flops_per_image)
+        if writer:
+            writer.write_steps(step - len(rows), rows)
         if not healthy:
             raise Diverged(
                 f"{at.root}: the loss reached {state.loss_ema:.3g} at {state.images} images; the run has diverged "
@@ -230,7 +187,7 @@ def _train(at: RunPaths, run: Run, ranks: Ranks, state: State, source, record, h
         if save_due:
             last_save = time.monotonic()
         if stop_asked and state.images < run.n_images:
-            raise Stopped(f"{at.root}: stopped at {state.images} of {run.n_images} images; the same command goes on from there")
+            raise Stopped(at, state.images, run.n_images)
     if ranks.first:
         state.save(run, at.checkpoint)
 
@@ -239,16 +196,9 @@ def _rows(values: list, rates: list[float], first_step: int, batch_size: int, st
     """Record rows of finished steps; advances the loss's EMA (the first loss starts it)."""
     rows = np.zeros(len(values), STEP)
     for i, (loss, norm) in enumerate(values):
-        state.loss_ema = loss if math.isnan(state.loss_ema) and first_step + i == 0 else LOSS_EMA * state.loss_ema + (1 - LOSS_EMA) * loss
+        state.loss_ema = smoothed(state.loss_ema, loss, first_step + i)
         rows[i] = ((first_step + i + 1) * batch_size, loss, state.loss_ema, norm, rates[i], 0)
     return rows
-
-
-def _elapsed(record: Record | None, images: int, batch_size: int) -> float:
-    """Training seconds that earlier attempts spent on the images the run keeps."""
-    if record is None or images == 0:
-        return 0.0
-    return float(record.file["steps"][images // batch_size - 1]["elapsed_s"])
 
 
 def _from_first(found: dict | None, ranks: Ranks) -> dict | None:
@@ -258,11 +208,11 @@ def _from_first(found: dict | None, ranks: Ranks) -> dict | None:
     return holder[0]
 
 
-def _validate(run: Run, ranks: Ranks, state: State, datasets: list, record, heart):
+def _validate(run: Run, ranks: Ranks, state: State, writer: Writer | None):
     """Measure EMA and live weights on every validation set."""
-    if ranks.first:
-        heart.beat("validating", state.images, state.loss_ema, run.flops_per_image, force=True)
-    for i, data in enumerate(datasets):
+    if writer:
+        writer.beat("validating", state.images, state.loss_ema, force=True)
+    for i, data in enumerate([run.data, *run.validation.also.values()]):
         began = time.monotonic()
         fixed = triples(data, run.validation, run.recipe.timesteps)
         measure = lambda: triple_losses(state.model, fixed, run.validation.batch_size, ranks, run.recipe.precision)  # noqa: E731
@@ -272,8 +222,8 @@ def _validate(run: Run, ranks: Ranks, state: State, datasets: list, record, hear
         state.ema.swap()
         if not np.isfinite(samples).all():
             raise Diverged(f"{run.run_id}: the validation loss on {data.name} is not finite; the run has diverged")
-        if ranks.first:
+        if writer:
             row = np.zeros((), VALIDATION)
             row["dataset"], row["images"], row["loss"] = data.name.encode(), state.images, samples.mean()
-            row["loss_se"], row["raw_loss"], row["elapsed_s"] = standard_error(samples), raw, time.monotonic() - began
-            record.write_validation(i, row, samples)
+            row["raw_loss"], row["elapsed_s"] = raw, time.monotonic() - began
+            writer.write_validation(i, row, samples)

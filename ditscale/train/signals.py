@@ -15,12 +15,15 @@ class StopFlag:
         self.raised = False
         heard = [s for s in signals if signal.getsignal(s) is not signal.SIG_IGN]
         self._before = {s: signal.signal(s, self._raise) for s in heard}
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)  # a launcher may have blocked them for our parent's sake
+        # a launcher may have blocked them: until we listen, and for what it asks Slurm afterwards
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
     def _raise(self, *_):
         self.raised = True
 
     def restore(self):
-        """Put back the handlers found."""
+        """Put back what was blocked, then the handlers found. Slurm signals every process of a step, more than once: where
+        the job blocks these, the squeue that it starts to requeue itself inherits that and is not killed half-way."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for s, handler in self._before.items():
             signal.signal(s, handler)

@@ -1,5 +1,10 @@
 """Schedule, EMA and the standard error against closed forms."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +13,7 @@ from ditscale.config import Recipe
 from ditscale.store.strata import standard_error
 from ditscale.train.ema import EMA
 from ditscale.train.schedule import rate_factor
+from ditscale.train.signals import StopFlag
 
 
 def recipe(**kw):
@@ -55,3 +61,18 @@ def test_standard_error_of_strata():
     truth = draws.mean(1).std()
     assert np.mean([standard_error(d) for d in draws]) == pytest.approx(truth, rel=0.05)
     assert truth == pytest.approx(sd / np.sqrt(n), rel=0.05)
+
+
+def test_a_child_outlives_the_signals_that_a_launcher_blocks():
+    """Before and after the flag listens they stay blocked, for us and for the squeue that a job starts; meanwhile not."""
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('alive')"
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
+    try:
+        flag = StopFlag()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert flag.raised
+        assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGTERM
+        flag.restore()
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "alive\n"
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -17,6 +17,7 @@ CODES = {
     "metric_not_positive": "refused",
     "parameter_on_bound": "refused",
     "not_converged": "refused",
+    "rehearsal": "warning",
     "parabola_flat": "warning",
     "minimum_at_edge": "warning",
     "one_sided_grid": "warning",

@@ -33,6 +33,12 @@ def refuse_units(table: Table, kappa: float | None = None) -> None:
         )
 
 
+def check_rehearsal(table: Table) -> list[Finding]:
+    """`rehearsal`, for runs that were rehearsed instead of trained."""
+    text = f"REHEARSAL, not a measurement: {table.rehearsal}"
+    return [Finding("rehearsal", text)] if table.rehearsal else []
+
+
 def check_units(table: Table) -> list[Finding]:
     """`units_mixed` and `budget_mismatch`: C against N D, and the FLOPs that were spent against those planned."""
     findings = []

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...units import compact, count, number, whole
-from ..checks.runs import check_units, find_outliers, refuse_units
+from ..checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
 from ..intervals.uncertainty import LEVEL, Estimate
 from ..minima.approach2 import fit_approach2
 from ..surface.approach3 import fit_approach3
@@ -88,8 +88,9 @@ class Forecast:
             return f"{form(e.value)} ({' .. '.join('?' if x is None else form(x) for x in (e.low, e.high))})"
 
         short = "{:.4g}".format
+        rehearsed = any(f["code"] == "rehearsal" for f in self.findings)
         lines = [
-            f"Forecast for {compact(self.target_budget_flops)} FLOPs, {self.factor:.3g}x beyond the largest of "
+            f"{'REHEARSAL: forecast' if rehearsed else 'Forecast'} for {compact(self.target_budget_flops)} FLOPs, {self.factor:.3g}x beyond the largest of "
             f"{self.inputs['n_runs']} runs' budgets",
             f"  N*    {span(self.n_params, count)}",
             f"  D*    {span(self.n_tokens, count)}",
@@ -142,7 +143,7 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
     else:
         place = laws.predict(target)
     refuse_units(grid)
-    findings = check_units(grid)
+    findings = check_rehearsal(grid) + check_units(grid)
     if usable(fitted.surface):
         findings += find_outliers(grid, fitted.surface.residuals, 5)
     budgets = [budget for budget, _ in grid.slices()]

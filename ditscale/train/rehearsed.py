@@ -1,0 +1,110 @@
+"""A rehearsed run: the records, checkpoints, heartbeats and signals of a training, with losses from a known surface.
+
+Everything but `elapsed_s` is a function of run.yaml, so an interrupted run must end with the same rows as a quiet one,
+and whoever has run.yaml can say what they must be. Without torch, which takes longer to load than a rehearsed run lasts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ..naming import RunPaths
+from ..plan.run import Run, read_run
+from ..store.record import STEP, VALIDATION, read_state
+from . import checkpoint
+from .schedule import rate_factor
+from .signals import StopFlag
+from .writer import Stopped, Writer, holding, smoothed
+
+CHUNKS = 10  # of a run's steps: after each, rows, a sign of life, and a look at signals and the checkpoint's clock
+
+
+def rehearse(run_dir: Path | str) -> str:
+    """Rehearse the run of a directory to its end; returns "finished". Raises as `train` does (loop.py)."""
+    at = RunPaths(run_dir)
+    run = read_run(at.run)
+    with holding(at):
+        if read_state(at.metrics) == "finished":
+            return "finished"
+        stop = StopFlag()
+        try:
+            at.failure.unlink(missing_ok=True)
+            found = checkpoint.load_newest(at.checkpoint, run.run_id, form=checkpoint.JSON)
+            images = found["images"] if found else 0
+            with Writer(at, run, images, ranks=1, beat_s=min(1.0, run.rehearsal.seconds / CHUNKS)) as writer:
+                _steps(at, run, images, writer, stop)
+                _measure(run, writer)
+                writer.finish(lambda: _save(at, run, run.n_images, "final.pt"))
+        finally:
+            stop.restore()
+    return "finished"
+
+
+def expected_steps(run: Run) -> np.ndarray:
+    """All rows of the run's record, dtype STEP, but for `elapsed_s`: the surface at the tokens so far, with noise."""
+    rows = np.zeros(run.steps, STEP)
+    images = np.arange(1, run.steps + 1) * run.recipe.batch_size
+    rows["images"] = images
+    tokens = images.astype(float) * run.tokens_per_image
+    rows["loss"] = run.rehearsal.loss_at(run.n_params, tokens) * _noise(run, run.steps + 1)[1:]
+    rows["grad_norm"] = 1
+    rows["lr"] = [run.lr * rate_factor(run.recipe, i - run.recipe.batch_size, run.n_images) for i in images.tolist()]
+    smooth = math.nan
+    for step, loss in enumerate(rows["loss"].tolist()):
+        smooth = smoothed(smooth, loss, step)
+        rows["loss_ema"][step] = smooth
+    return rows
+
+
+def expected_loss(run: Run) -> float:
+    """The validation loss of the run: the surface at its N and D, with noise."""
+    return float(run.rehearsal.loss_at(run.n_params, run.n_tokens) * _noise(run, 1)[0])
+
+
+def _noise(run: Run, n: int) -> np.ndarray:
+    """n log-normal factors that depend on the run and the rehearsal's seed alone; the first is the final loss's."""
+    seed = hashlib.sha256(f"{run.run_id} {run.rehearsal.seed}".encode()).digest()
+    return np.exp(run.rehearsal.noise * np.random.default_rng(list(seed)).standard_normal(n))
+
+
+def _steps(at: RunPaths, run: Run, images: int, writer: Writer, stop: StopFlag):
+    """From where the checkpoint is to the last image, in the time that part of the run's `seconds` is."""
+    rows, batch = expected_steps(run), run.recipe.batch_size
+    ends = [round(run.steps * chunk / CHUNKS) for chunk in range(1, CHUNKS + 1)]
+    first = images // batch
+    began = last_save = time.monotonic()
+    for end in sorted({end for end in ends if end > first}):
+        time.sleep(run.rehearsal.seconds * (end - first) / run.steps)
+        part = rows[first:end]
+        part["elapsed_s"] = writer.elapsed_before + time.monotonic() - began
+        writer.write_steps(first, part)
+        first, images = end, end * batch
+        due = time.monotonic() - last_save > run.execution.checkpoint_s
+        if due or stop.raised or end == run.steps:
+            _save(at, run, images)
+            last_save = time.monotonic()
+        if stop.raised and end < run.steps:
+            raise Stopped(at, images, run.n_images)
+
+
+def _save(at: RunPaths, run: Run, images: int, name: str | None = None):
+    state = {"run_id": run.run_id, "images": images, "rehearsal": str(run.rehearsal)}
+    checkpoint.save(at.checkpoint, state, name, checkpoint.JSON)
+
+
+def _measure(run: Run, writer: Writer):
+    """The final loss as validation loss, 10 % higher on each further data set. The triples scatter about it so that its
+    standard error is a tenth of the noise."""
+    writer.beat("validating", run.n_images, None, force=True)
+    n = run.validation.n
+    scatter = run.rehearsal.noise / 10 * math.sqrt(n / 2) * np.where(np.arange(n) % 2, 1.0, -1.0)
+    for i, data in enumerate((run.data, *run.validation.also.values())):
+        row = np.zeros((), VALIDATION)
+        row["dataset"], row["images"] = data.name.encode(), run.n_images
+        row["loss"] = row["raw_loss"] = expected_loss(run) * 1.1**i
+        writer.write_validation(i, row, row["loss"] * (1 + scatter))
