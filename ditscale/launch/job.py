@@ -18,29 +18,30 @@ import time
 from ..errors import UserError
 from ..files import make_directory, write_text
 from ..naming import RunPaths
+from ..plan.run import read_run
 from ..store.record import read_state
-from ..train.heartbeat import Fenced
+from ..train.ends import Closed, Diverged, Stopped
 from . import attempt as attempts
 from . import queue
 
 STOPS = {signal.SIGTERM, signal.SIGUSR2}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_MODE": "offline"}
 
 
 def execute(run_dir: str) -> str:
-    """Train the run; returns how it ended. Errors of the user or the run go to the log in one line: the run's own
-    record, never the job's exit, says whether it succeeded; under Slurm a failed run is a failed job too."""
-    # A request to stop that comes before the loop listens waits for it (train/signals.py unblocks) and does not kill us.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    at, mine = RunPaths(run_dir), None
+    """Train the run as a job; returns how it ended. Errors of the user or the run go to the log in one line: the run's own
+    record, never the job's exit, says whether it succeeded; under Slurm a failed run is a failed job too. A diverged run
+    is none: that is its result."""
+    _hold_stops()
+    at = RunPaths(run_dir)
     try:
+        read_run(at.run)  # before anything is written: the run may have left the study while its job waited
         _link_log(at)
-        if read_state(at.metrics) == "finished":  # without torch: an array may be submitted again over all runs
-            print(f"{at.name}: finished already", flush=True)
-            return "finished"
-        if _first():
-            mine = attempts.claim(at)
-            os.environ["DITSCALE_ATTEMPT"] = str(mine.number)
-        state = _train(at)
+        state = read_state(at.metrics)
+        if state in ("finished", "diverged"):  # without torch: an array may be submitted again over all runs
+            print(f"{at.name}: {state} already", flush=True)
+            return state
+        state = run(at)
     except attempts.Busy as reason:
         print(reason, flush=True)
         if attempts.world() > 1:
@@ -48,38 +49,59 @@ def execute(run_dir: str) -> str:
 
             close(at.rendezvous)
         return "busy"
-    except Fenced:
-        if mine:
-            attempts.end(at, mine, "fenced")
-        raise
+    except Closed:
+        return "busy"
+    except (Stopped, Diverged) as reason:
+        print(reason, flush=True)
+        state = reason.state
     except UserError as error:
         print(f"ditscale: error: {error}", file=sys.stderr, flush=True)
         if isinstance(error, attempts.Exhausted):
             _note_failure(at, error)
         state = "failed"
-    if mine:
-        attempts.end(at, mine, state)
+    if _first():
         print(f"{at.name}: {state}", flush=True)
     if queue.this_job():
-        if state == "stopped" and mine:
+        if state == "stopped" and _first():
             _requeue()
         if state == "failed":
             raise SystemExit(1)
     return state
 
 
-def _train(at: RunPaths) -> str:
-    _caches_on_this_node()
-    from ..train.loop import Stopped, train
-    from ..train.ranks import Closed
+def run(at: RunPaths) -> str:
+    """One attempt at a run, from its claim to the note of how it ended; returns "finished".
 
-    try:
+    Raises UserError on a user's mistake, Busy while another process is at the run, Exhausted at the end of a crash loop,
+    and what may end an attempt early (train/ends.py).
+    """
+    _hold_stops()
+    read_run(at.run)
+    if read_state(at.metrics) == "finished":
+        return "finished"
+    _environment()
+    if not _first():
+        from ..train.loop import train
+
         return train(at.root)
-    except Closed:
-        return "busy"
-    except Stopped as reason:
-        print(reason, flush=True)
-        return "stopped"
+    mine, lock = attempts.claim(at)
+    os.environ["DITSCALE_ATTEMPT"] = str(mine.number)
+    try:
+        from ..train.loop import train  # torch: seconds, after the claim
+
+        state = train(at.root, lock)
+    except BaseException as error:
+        state = getattr(error, "state", "failed")
+        raise
+    finally:
+        lock.release()
+        attempts.end(at, mine, state)
+    return state
+
+
+def _hold_stops():
+    """A request to stop that comes before the loop listens waits for it (train/signals.py unblocks) and does not kill us."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 
 
 def _first() -> bool:
@@ -113,8 +135,11 @@ def _requeue():
         )
 
 
-def _caches_on_this_node():
-    """Compiled kernels go to the node's own disk: on a shared one, jobs trip over each other's."""
+def _environment():
+    """Compiled kernels go to the node's own disk: on a shared one, jobs trip over each other's. And no library that a user
+    adds looks for weights or data on the network: nodes often have none, and runs would depend on it."""
+    for name, value in OFFLINE.items():
+        os.environ.setdefault(name, value)
     cache = os.path.join(tempfile.gettempdir(), f"ditscale-{os.getuid()}")
     os.environ.setdefault("TRITON_CACHE_DIR", os.path.join(cache, "triton"))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache, "inductor"))

@@ -27,12 +27,13 @@ from ..files import write_text
 from ..model.dit import DiT
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
+from ..store.lock import RunLock
 from ..store.record import STEP, VALIDATION, Record, read_state
 from ..store.strata import standard_error
-from . import checkpoint
+from . import checkpoint, fence
 from .ema import EMA
+from .ends import Diverged, Stopped
 from .heartbeat import Heartbeat
-from ..store.lock import RunLock
 from .ranks import Ranks, start
 from .replicate import Gradients
 from .schedule import rate_factor
@@ -44,26 +45,19 @@ LOSS_EMA = 0.9  # the paper smooths the training loss with this coefficient
 EXPLODED = 10.0  # a smoothed loss above this is a diverged run: an untrained model starts near 1
 
 
-class Stopped(Exception):
-    """The run was asked to stop; it resumes from its checkpoint."""
-
-
-class Diverged(UserError):
-    """The loss became NaN or exploded."""
-
-
-def train(run_dir: Path | str) -> str:
+def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
     """Train the run of a directory to its end and measure it; returns the record's state, "finished".
 
-    Raises UserError on a user's mistake, Diverged on a diverged run, Stopped when a signal asked for a stop.
+    `lock` is the run's, where the caller holds it already. Raises UserError on a user's mistake, Diverged on a diverged
+    run, Stopped when a signal asked for a stop.
     """
     at = RunPaths(run_dir)
     run = read_run(at.run)
     torch.set_num_threads(run.execution.threads)
     ranks = start(at.root, at.rendezvous)
-    lock = None
     try:
-        lock = RunLock(at.lock) if ranks.first else None
+        if ranks.first and lock is None:
+            lock = RunLock(at.lock)
         state = _attempt(at, run, ranks)
         ranks.meet()
         return state
@@ -72,7 +66,10 @@ def train(run_dir: Path | str) -> str:
         raise
     except Exception as error:
         if lock:  # without it the directory is another process's
+            fence.check(at.root)
             _note_failure(at, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        if isinstance(error, Diverged):
+            ranks.meet()
         raise
     finally:
         if lock:
