@@ -2,8 +2,8 @@
 
     python -m ditscale.launch.job RUN_DIR
 
-Under Slurm, SIGUSR2 (the time limit is near, or a preemption) and SIGTERM let the run finish its step and save; then this
-array element alone is put back into the queue, unless Slurm has done so or the job is cancelled.
+Under Slurm, SIGUSR2 (the time limit is near, or a preemption) and SIGTERM (also: the limit is reached) let the run finish
+its step and save; then this array element alone is put back into the queue, unless Slurm has done so or the job is cancelled.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _link_log(at: RunPaths):
 def _requeue():
     job = queue.this_job()
     state = queue.state(job)
-    if state != "RUNNING":  # cancelled: it is to end; pending: Slurm has requeued it already
+    if state != "RUNNING" and not queue.out_of_time(job):  # cancelled: it is to end; pending: Slurm has requeued it already
         print(f"job {job} is {state or 'not known to squeue'}; it is not requeued from here", flush=True)
         return
     print(f"requeueing job {job}", flush=True)

@@ -155,6 +155,15 @@ def read_state(path: Path) -> str:
         return file["state"][()].decode()
 
 
+def read_end(path: Path) -> tuple[str, float | None]:
+    """One of STATES, and of a finished run the loss in domain: all that a status wants of a record, in one opening."""
+    if not Path(path).exists():
+        return "planned", None
+    with open_record(path) as file:
+        state = file["state"][()].decode()
+        return state, float(file["validation"][0]["loss"]) if state == "finished" else None
+
+
 def read_steps(file: h5py.File) -> np.ndarray:
     """The rows reached so far, dtype STEP."""
     rows = file["steps"][:]
