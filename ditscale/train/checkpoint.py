@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
+from ..files import remove
 from . import fence
 
 KEEP = 2
@@ -37,7 +38,7 @@ def save(directory: Path, state: dict, name: str | None = None):
         reason = getattr(error, "strerror", None) or "the disk did not take all of it"
         raise UserError(f"{target}: cannot be written ({reason}); the checkpoint before it is untouched; free space, run again") from None
     finally:
-        beside.unlink(missing_ok=True)
+        remove(beside)
     _delete(directory, _resumable(directory)[:-KEEP])
 
 
