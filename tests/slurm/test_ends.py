@@ -41,10 +41,11 @@ def test_the_time_limit_without_warning_and_a_crash_loop(
     again = call("launch", loop)  # somebody has mended what was wrong
     assert "1 runs to submit" in again.stdout, again
 
-    slurm.wait(lambda: slurm.ended(array) and len(attempts(limit, late)) == 2, 180, "the late run ends")
+    slurm.wait(lambda: slurm.ended(array) and attempts(limit, late)[-1]["ended"] == "finished", 240, "the late run ends")
     assert f"requeueing job {array}_0" in log(limit, late)
-    assert slurm.jobs(array)[f"{array}_0"].state == "COMPLETED" and slurm.jobs(array)[f"{array}_0"].restarts == 1
-    assert [a["ended"] for a in attempts(limit, late)] == ["stopped", "finished"]
+    *cut, _ = attempts(limit, late)  # a slow machine needs more than two minutes for it
+    assert cut and {a["ended"] for a in cut} == {"stopped"}
+    assert slurm.jobs(array)[f"{array}_0"].state == "COMPLETED" and slurm.jobs(array)[f"{array}_0"].restarts == len(cut)
     rest = call("launch", limit, ON_CLUSTER)
     assert "1 runs to submit, 0 waiting or running, 1 done" in rest.stdout, rest
     settled(limit)
