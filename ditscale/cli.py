@@ -193,15 +193,15 @@ def _cluster(options):
 def doctor(options):
     """Exit status 1 when something is bad."""
     from .config import Cluster, compose
-    from .launch.doctor import examine
+    from .launch.doctor import examine, files_of
     from .naming import StudyPaths
     from .plan.study import read_study
 
-    if options.settings:
-        cluster = compose(options.settings, options.configs).cluster
-    else:
-        cluster = read_study(options.dir).cluster if StudyPaths(options.dir).study.is_file() else Cluster()
-    found = examine(Path(options.dir), cluster, options.job)
+    planned = read_study(options.dir) if StudyPaths(options.dir).study.is_file() else None
+    composed = compose(options.settings, options.configs) if options.settings else None
+    cluster = (composed or planned).cluster if composed or planned else Cluster()
+    files = files_of(planned or composed) if planned or composed else []
+    found = examine(Path(options.dir), cluster, files, options.job)
     print(*found, sep="\n")
     return int(any(finding.level == "bad" for finding in found))
 
@@ -240,11 +240,12 @@ def status(options):
 
 
 def run(options):
-    from .train.run import execute
-    from .train.writer import Stopped
+    from .launch.job import run as attempt
+    from .naming import RunPaths
+    from .train.ends import Stopped
 
     try:
-        print(execute(options.run_dir))
+        print(attempt(RunPaths(options.run_dir)))
     except Stopped as reason:
         print(reason)
         return 130

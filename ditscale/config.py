@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -390,7 +391,7 @@ def read_yaml(path: Path) -> dict:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        mapping = yaml.load(text, Loader=_Loader)
+        mapping = _by_blocks(text) or yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -398,6 +399,27 @@ def read_yaml(path: Path) -> dict:
     if not isinstance(mapping, dict):
         raise UserError(f"{path}: holds no keys")
     return mapping
+
+
+def _by_blocks(text: str) -> dict | None:
+    """A file of top-level keys, block by block; None where it is not that simple, or wrong.
+
+    The runs of a study differ in a few numbers, while their design, data, recipe and so on are the same text: it is read
+    once, which halves the time of reading thousands of runs.
+    """
+    mapping = {}
+    try:
+        for block in re.split(r"^(?=\w)", text, flags=re.M):
+            if block:
+                mapping |= _block(block)
+    except (yaml.YAMLError, TypeError, ValueError):
+        return None
+    return _plain(mapping)  # a copy: a caller may change it
+
+
+@functools.lru_cache(maxsize=4096)
+def _block(text: str) -> dict:
+    return yaml.load(text, Loader=_Loader)
 
 
 def dump_yaml(mapping: dict) -> str:

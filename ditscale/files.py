@@ -27,8 +27,16 @@ def write_bytes(path: Path, content: bytes, to_disk: bool = True):
                 os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        remove(beside)
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def remove(path: Path):
+    """Delete a file where that can be done: on a read-only disk even one that is not there cannot be."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass
 
 
 def make_directory(path: Path):

@@ -71,3 +71,28 @@ def test_users_own_configs(tmp_path):
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         compose([]).recipe.clip = 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 1\nb: {c: 2, d: [1, 2]}\ne:\n  f: x\n  g: [1.0e+9, two]\n# said\nh: null\n",
+        "a: &one {b: 1}\nc: *one\n",  # read as a whole: a block alone means nothing
+        "a: |\n  text\n  b: no key\n'quoted': 1\n",
+        "---\na: 1\nb: 2\n",
+        "a:\n- 1\n- b: 2\n",
+        "a: 1\na: 2\n",
+    ],
+)
+def test_files_read_block_by_block_say_what_yaml_says(tmp_path, text):
+    from ditscale.config import read_yaml
+
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    expected = yaml.safe_load(text)
+    for _ in range(2):
+        found = read_yaml(path)
+        assert found == expected
+        for value in found.values():  # what a caller does to it stays with the caller
+            if isinstance(value, dict):
+                value.clear()

@@ -104,7 +104,7 @@ def test_an_interrupted_run_has_the_rows_of_a_quiet_one(rough, copy):
     before = curves(copy)[run.name]
     for name in ("metrics.h5", "heartbeat.json"):
         (run / name).unlink()
-    code = f"import sys; from ditscale.train.run import execute; print(execute({str(run)!r}), 'torch' in sys.modules)"
+    code = f"import sys; from ditscale.naming import RunPaths; from ditscale.launch.job import run; print(run(RunPaths({str(run)!r})), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "finished False\n", done.stderr
     assert curves(copy)[run.name] == before

@@ -1,9 +1,10 @@
 """Attempts: which execution of a run is its writer, and when to stop trying.
 
-Each attempt takes the next number by creating attempts/NNNN.json, which only one process can; the highest number is the
-writer. An older attempt that still lives (its node was lost to Slurm, not to power) sees the newer file at its next
-heartbeat and ends. What it may still write until then is harmless: its record has lost its name (store/record.py), and
-checkpoints are equal, being functions of (seed, position).
+Each attempt takes the run's lock and the next number, by creating attempts/NNNN.json, which only one process can; the
+highest number is the writer. An older attempt that still lives (its node was lost to Slurm, not to power) sees the newer
+file at its next heartbeat, or before it saves or deletes a checkpoint, and ends (train/fence.py). What it may still write
+until then is harmless: its record has lost its name (store/record.py), and checkpoints are equal, being functions of
+(seed, position).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import make_directory, write_text
 from ..naming import RunPaths
-from ..store.lock import is_locked
+from ..store.lock import Held, RunLock, is_locked
 from . import queue
 
 LIVE_S = 120.0  # a heartbeat younger than this is a sign of life where nothing better is known
@@ -49,8 +50,11 @@ class Exhausted(UserError):
     """The run's attempts make no progress."""
 
 
-def claim(at: RunPaths) -> Attempt:
-    """Become the run's writer. Raises Busy while another attempt lives, Exhausted at the end of a crash loop."""
+def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
+    """Become the run's writer; returns the attempt and the run's lock.
+
+    Raises Busy while another attempt lives, Exhausted at the end of a crash loop.
+    """
     make_directory(_file(at, 0).parent)
     patience = time.monotonic() + LIVE_S
     while True:
@@ -62,28 +66,35 @@ def claim(at: RunPaths) -> Attempt:
                 continue
             raise Busy(f"{at.root}: {_who(last)} is running it; nothing to do")
         me = _me((last.number if last else 0) + 1, _newest_checkpoint(at))
-        idle = 0
-        while idle < len(history) and (history[-1 - idle].job, history[-1 - idle].checkpoint) == (
-            me.job,
-            me.checkpoint,
-        ):
-            idle += 1
-        if me.job and idle >= IDLE_ATTEMPTS:
-            reached = f"checkpoint {me.checkpoint}" if me.checkpoint else "its first checkpoint"
-            raise Exhausted(
-                f"{at.root}: {idle} attempts of job {me.job} got no further than {reached}; "
-                "see its log, then launch again"
-            )
+        _check_progress(at, history, me)
+        try:
+            lock = RunLock(at.lock)
+        except Held as holder:
+            if last_attempt(at) != last:
+                continue  # another was faster; look at it
+            if not (last and last.job and not last.ended):
+                raise Busy(str(holder)) from None
+            at.lock.unlink(missing_ok=True)  # of an attempt that is gone to Slurm: it keeps the file it has open, the name is ours
+            continue
         try:
             with open(_file(at, me.number), "x") as file:
                 json.dump(asdict(me), file)
         except FileExistsError:
-            continue  # another was faster; look at it
+            lock.release()
+            continue
         except OSError as error:
             raise UserError(f"{_file(at, me.number)}: cannot be written ({error.strerror})") from None
-        if is_locked(at.lock):  # by a fenced attempt: it keeps the file it has open, the name is ours
-            at.lock.unlink(missing_ok=True)
-        return me
+        return me, lock
+
+
+def _check_progress(at: RunPaths, history: list[Attempt], me: Attempt):
+    """Raise Exhausted when this job's attempts up to now all began where `me` would."""
+    idle = 0
+    while idle < len(history) and (history[-1 - idle].job, history[-1 - idle].checkpoint) == (me.job, me.checkpoint):
+        idle += 1
+    if me.job and idle >= IDLE_ATTEMPTS:
+        reached = f"checkpoint {me.checkpoint}" if me.checkpoint else "its first checkpoint"
+        raise Exhausted(f"{at.root}: {idle} attempts of job {me.job} got no further than {reached}; see its log, then launch again")
 
 
 def end(at: RunPaths, attempt: Attempt, state: str):

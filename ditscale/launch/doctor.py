@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -13,11 +14,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import Cluster
+from ..config import Cluster, Study
 from . import queue
+from .job import OFFLINE
+from .snapshot import PACKAGE
 
 OK, NOTE, BAD = "ok", "note", "bad"
 SKEW_S = 5.0
+NODE_SKEW_S = 60.0  # a job takes seconds to answer
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,12 @@ class Finding:
         return f"{self.level:<4}  {self.what}{f'; {self.remedy}' if self.remedy else ''}"
 
 
-def examine(root: Path, cluster: Cluster, job: bool = False) -> list[Finding]:
-    """All findings about the cluster, the study's (or any) directory, and with `job` about a node, by a short job."""
-    found = [*_slurm(cluster), *directory(root)]
+def examine(root: Path, cluster: Cluster, files: list[str] = (), job: bool = False) -> list[Finding]:
+    """All findings about the cluster, the study's (or any) directory, the files its runs read, and with `job` about a node,
+    by a short job."""
+    found = [*_slurm(cluster), *directory(root), *local_files(files)]
     if job and not any(f.level == BAD for f in found):
-        found += _on_a_node(root, cluster)
+        found += _on_a_node(root, cluster, files)
     return found
 
 
@@ -78,7 +83,7 @@ def settings(text: str) -> list[Finding]:
     if size > 1:
         found.append(Finding(OK, f"arrays of up to {size} runs (larger studies are split), {jobs} jobs in all"))
     else:
-        found.append(Finding(BAD, "this cluster allows no job arrays", "submit `srun ditscale run RUN_DIR` run by run"))
+        found.append(Finding(BAD, "this cluster allows no job arrays", "submit `srun python -m ditscale.launch.job RUN_DIR` run by run"))
     if value.get("JobRequeue") == "0":
         found.append(
             Finding(
@@ -119,10 +124,7 @@ def _partition(cluster: Cluster) -> list[Finding]:
         return [
             Finding(NOTE, "this study's cluster is local", "`ditscale launch DIR cluster=slurm ...` settles another")
         ]
-    words = [
-        f"--{name}={value}" for name in ("partition", "account", "constraint") if (value := getattr(cluster, name))
-    ]
-    words += [f"--{name}={value}" if value else f"--{name}" for name, value in cluster.sbatch.items()]
+    words = _options(cluster)
     done = subprocess.run(["sbatch", "--test-only", *words, "--wrap=true"], capture_output=True, text=True, timeout=60)
     said = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["sbatch says nothing"]
     if done.returncode:
@@ -237,70 +239,91 @@ def _space(at: Path) -> Finding:
     )
 
 
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def files_of(study: Study) -> list[str]:
+    """The files that the study's runs read: data and held-out images."""
+    named = [study.data.path, study.validation.path, *(data.path for data in study.validation.also.values())]
+    return list(dict.fromkeys(filter(None, named)))
+
+
+def local_files(files: list[str]) -> list[Finding]:
+    """Findings about files that runs read, which must be there beforehand: runs never fetch anything."""
+    found = []
+    for path in files:
+        if not Path(path).is_file():
+            found.append(Finding(BAD, f"{path} is not there", "jobs fetch nothing: put it there first, or set data.path, validation.path"))
+        elif not os.access(path, os.R_OK):
+            found.append(Finding(BAD, f"{path} cannot be read", "give yourself the right to read it"))
+        elif not os.path.isabs(path):
+            found.append(Finding(NOTE, f"{path} is a relative path", "jobs start where they were submitted from; give an absolute one"))
+        else:
+            found.append(Finding(OK, f"{path} is there and can be read"))
+    return [*found, Finding(OK, f"runs are told to stay offline ({', '.join(f'{name}={value}' for name, value in OFFLINE.items())})")]
+
+
 # --------------------------------------------------------------------------------------------------------------- a node
 
 
-def _on_a_node(root: Path, cluster: Cluster) -> list[Finding]:
-    """The same directory, the GPUs, torch and the clock as a node sees them: by one job of a minute, waited for."""
+def _on_a_node(root: Path, cluster: Cluster, files: list[str]) -> list[Finding]:
+    """The same directory and files, the GPUs, torch and the clock as a node sees them: by one short job, waited for."""
     at = next(path for path in (Path(root).absolute(), *Path(root).absolute().parents) if path.is_dir())
-    answer = at / f".ditscale-doctor-{os.getpid()}"
-    words = [
-        f"--{name}={value}" for name in ("partition", "account", "constraint") if (value := getattr(cluster, name))
-    ]
-    words += [f"--{name}={value}" if value else f"--{name}" for name, value in cluster.sbatch.items()]
+    scratch = Path(tempfile.mkdtemp(prefix=".ditscale-doctor-", dir=at))
     gpus = max((size.gpus for size in cluster.sizes), default=0)
+    words = _options(cluster)
     if gpus:
         kind = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
         words.append(f"--gres=gpu:{kind}{gpus}" if cluster.gpu_option == "gres" else f"--gpus-per-node={kind}{gpus}")
-    code = (
-        "import os, time, torch; gpus = torch.cuda.device_count();"
-        f"open({str(answer)!r}, 'w').write(f\"{{os.environ.get('SLURMD_NODENAME')}} {{gpus}} {{time.time()}} {{torch.__version__}}\")"
-    )
-    command = [
-        "srun",
-        "--ntasks=1",
-        "--time=2",
-        "--quiet",
-        "--job-name=ditscale-doctor",
-        *words,
-        sys.executable,
-        "-c",
-        code,
-    ]
+    command = ["srun", "--ntasks=1", "--time=2", "--quiet", "--job-name=ditscale-doctor", *words]
+    command += [sys.executable, "-m", "ditscale.launch.node", str(scratch), *(os.path.abspath(path) for path in files)]
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=at)
+        with open(scratch / "lock", "w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                pass  # _locks has said it
+            (scratch / "answer.json").write_text("{}")
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=at, env={**os.environ, "PYTHONPATH": path})
+        answer = json.loads((scratch / "answer.json").read_text())
     except subprocess.TimeoutExpired:
         return [Finding(NOTE, "no node was free within 10 minutes", "try again later")]
-    try:
-        if done.returncode:
-            return [
-                Finding(
-                    BAD,
-                    f"a job fails: {(done.stderr.strip().splitlines() or ['no output'])[-1]}",
-                    "nodes need this Python environment under the same path",
-                )
-            ]
-        if not answer.exists():
-            return [
-                Finding(BAD, f"a node writes {at} elsewhere", "put the study on a file system that all nodes share")
-            ]
-        node, seen, unix, version = answer.read_text().split()
     finally:
-        answer.unlink(missing_ok=True)
-    skew = float(unix) - time.time()
-    found = [Finding(OK, f"{node} sees {at} and has torch {version}")]
-    if int(seen) < gpus:
-        found.append(
-            Finding(
-                BAD,
-                f"{node} gives a task {seen} of {gpus} GPUs asked for",
-                "check cluster.gpu_option and that this torch is built for CUDA",
-            )
-        )
+        shutil.rmtree(scratch, ignore_errors=True)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        if str(scratch) in said:
+            return [Finding(BAD, f"a node does not see {at}", "put the study on a file system that all nodes share")]
+        return [Finding(BAD, f"a job fails: {said}", "nodes need this Python environment under the same path")]
+    if not answer:
+        return [Finding(BAD, f"a node writes {at} elsewhere", "put the study on a file system that all nodes share")]
+    return seen_by_a_node(at, answer, gpus)
+
+
+def seen_by_a_node(at: Path, answer: dict, gpus: int) -> list[Finding]:
+    """Findings about what a node has answered (launch/node.py); `gpus` were asked for."""
+    node, seen, skew = answer["node"], answer["gpus"], answer["unix"] - time.time()
+    found = [Finding(OK, f"{node} sees {at} and has torch {answer['torch']}")]
+    if not answer["locked"]:
+        found.append(Finding(NOTE, f"{node} does not see a lock that is held here", "do not launch from two places at once; claims keep runs apart"))
+    else:
+        found.append(Finding(OK, f"{node} sees a lock that is held here, and a rename is seen here"))
+    for path in answer["unreadable"]:
+        found.append(Finding(BAD, f"{node} cannot read {path}", "put it on a file system that all nodes share"))
+    if seen < gpus:
+        remedy = "check cluster.gpu_option and that this torch is built for CUDA"
+        found.append(Finding(BAD, f"{node} gives a task {seen} of {gpus} GPUs asked for", remedy))
     elif gpus:
         found.append(Finding(OK, f"{node} gives a task {seen} GPUs"))
-    if abs(skew) > 60:
-        found.append(
-            Finding(NOTE, f"{node}'s clock is {skew:+.0f} s off", "ask for NTP; heartbeats look old or new by that")
-        )
+    if abs(skew) > NODE_SKEW_S:
+        found.append(Finding(NOTE, f"{node}'s clock is {skew:+.0f} s off", "ask for NTP; heartbeats look old or new by that"))
+    else:
+        found.append(Finding(OK, f"{node}'s clock agrees with this machine's to {NODE_SKEW_S:.0f} s"))
     return found
+
+
+def _options(cluster: Cluster) -> list[str]:
+    """The cluster's own options, for sbatch and srun."""
+    words = [f"--{name}={value}" for name in ("partition", "account", "constraint") if (value := getattr(cluster, name))]
+    return words + [f"--{name}={value}" if value else f"--{name}" for name, value in cluster.sbatch.items()]

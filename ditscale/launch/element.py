@@ -34,7 +34,10 @@ def element(root: Path | str, index: int) -> tuple[Path, Path]:
         raise UserError(
             f"{root}: there is no run {index}; the study has {len(mine.runs)}: sbatch --array=0-{len(mine.runs) - 1}"
         )
-    return paths.run(mine.runs[index]).root, Path(mine.code)
+    at = paths.run(mine.runs[index])
+    if not at.run.is_file():
+        raise UserError(f"{root}: run {at.name} is not in this study any more; `scancel` this job, or plan the run again")
+    return at.root, Path(mine.code)
 
 
 if __name__ == "__main__":

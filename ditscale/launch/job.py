@@ -2,8 +2,8 @@
 
     python -m ditscale.launch.job RUN_DIR
 
-Under Slurm, SIGUSR2 (the time limit is near, or a preemption) and SIGTERM let the run finish its step and save; then this
-array element alone is put back into the queue, unless Slurm has done so or the job is cancelled.
+Under Slurm, SIGUSR2 (the time limit is near, or a preemption) and SIGTERM (also: the limit is reached) let the run finish
+its step and save; then this array element alone is put back into the queue, unless Slurm has done so or the job is cancelled.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from ..files import make_directory, write_text
 from ..naming import RunPaths
 from ..plan.run import read_run
 from ..store.record import read_state
-from ..train.heartbeat import Fenced
+from ..train.ends import Closed, Diverged, Stopped
 from . import attempt as attempts
 from . import queue
 
 STOPS = {signal.SIGTERM, signal.SIGUSR2}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_MODE": "offline"}
 
 
 def execute(run_dir: str) -> str:
-    """Train the run, or rehearse it; returns how it ended. Errors of the user or the run go to the log in one line: the
-    run's own record, never the job's exit, says whether it succeeded; under Slurm a failed run is a failed job too."""
-    # A request to stop that comes before the loop listens waits for it (train/signals.py unblocks) and does not kill us.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    at, mine = RunPaths(run_dir), None
+    """Train the run, or rehearse it, as a job; returns how it ended. Errors of the user or the run go to the log in one
+    line: the run's own record, never the job's exit, says whether it succeeded; under Slurm a failed run is a failed job
+    too. A diverged run is none: that is its result."""
+    _hold_stops()
+    at = RunPaths(run_dir)
     try:
+        read_run(at.run)  # before anything is written: the run may have left the study while its job waited
         _link_log(at)
-        if read_state(at.metrics) == "finished":  # without torch: an array may be submitted again over all runs
-            print(f"{at.name}: finished already", flush=True)
-            return "finished"
-        if _first():
-            mine = attempts.claim(at)
-            os.environ["DITSCALE_ATTEMPT"] = str(mine.number)
-        state = _rehearse(at) if read_run(at.run).rehearsal else _train(at)
+        state = read_state(at.metrics)
+        if state in ("finished", "diverged"):  # without torch: an array may be submitted again over all runs
+            print(f"{at.name}: {state} already", flush=True)
+            return state
+        state = run(at)
     except attempts.Busy as reason:
         print(reason, flush=True)
         if attempts.world() > 1:
@@ -49,51 +49,66 @@ def execute(run_dir: str) -> str:
 
             close(at.rendezvous)
         return "busy"
-    except Fenced:
-        if mine:
-            attempts.end(at, mine, "fenced")
-        raise
+    except Closed:
+        return "busy"
+    except (Stopped, Diverged) as reason:
+        print(reason, flush=True)
+        state = reason.state
     except UserError as error:
         print(f"ditscale: error: {error}", file=sys.stderr, flush=True)
         if isinstance(error, attempts.Exhausted):
             _note_failure(at, error)
         state = "failed"
-    if mine:
-        attempts.end(at, mine, state)
+    if _first():
         print(f"{at.name}: {state}", flush=True)
     if queue.this_job():
-        if state == "stopped" and mine:
+        if state == "stopped" and _first():
             _requeue()
         if state == "failed":
             raise SystemExit(1)
     return state
 
 
-def _train(at: RunPaths) -> str:
-    _caches_on_this_node()
-    from ..train.loop import Stopped, train
-    from ..train.ranks import Closed
+def run(at: RunPaths) -> str:
+    """One attempt at a run, from its claim to the note of how it ended; returns "finished".
 
-    try:
-        return train(at.root)
-    except Closed:
-        return "busy"
-    except Stopped as reason:
-        print(reason, flush=True)
-        return "stopped"
-
-
-def _rehearse(at: RunPaths) -> str:
+    Raises UserError on a user's mistake, Busy while another process is at the run, Exhausted at the end of a crash loop,
+    and what may end an attempt early (train/ends.py).
+    """
+    _hold_stops()
+    read_run(at.run)
+    if read_state(at.metrics) == "finished":
+        return "finished"
+    _environment()
     if not _first():
-        return "rehearsed by rank 0"
-    from ..train.rehearsed import rehearse
-    from ..train.writer import Stopped
-
+        return "rehearsed by rank 0" if read_run(at.run).rehearsal else _loop(at)(at.root)
+    mine, lock = attempts.claim(at)
+    os.environ["DITSCALE_ATTEMPT"] = str(mine.number)
     try:
-        return rehearse(at.root)
-    except Stopped as reason:
-        print(reason, flush=True)
-        return "stopped"
+        state = _loop(at)(at.root, lock)
+    except BaseException as error:
+        state = getattr(error, "state", "failed")
+        raise
+    finally:
+        lock.release()
+        attempts.end(at, mine, state)
+    return state
+
+
+def _hold_stops():
+    """A request to stop that comes before the loop listens waits for it (train/signals.py unblocks) and does not kill us."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+
+def _loop(at: RunPaths):
+    """What the run asks for, to be trained or to be rehearsed. Only training loads torch: seconds, after the claim."""
+    if read_run(at.run).rehearsal:
+        from ..train.rehearsed import rehearse
+
+        return rehearse
+    from ..train.loop import train
+
+    return train
 
 
 def _first() -> bool:
@@ -115,7 +130,7 @@ def _link_log(at: RunPaths):
 def _requeue():
     job = queue.this_job()
     state = queue.state(job)
-    if state != "RUNNING":  # cancelled: it is to end; pending: Slurm has requeued it already
+    if state != "RUNNING" and not queue.out_of_time(job):  # cancelled: it is to end; pending: Slurm has requeued it already
         print(f"job {job} is {state or 'not known to squeue'}; it is not requeued from here", flush=True)
         return
     print(f"requeueing job {job}", flush=True)
@@ -127,8 +142,11 @@ def _requeue():
         )
 
 
-def _caches_on_this_node():
-    """Compiled kernels go to the node's own disk: on a shared one, jobs trip over each other's."""
+def _environment():
+    """Compiled kernels go to the node's own disk: on a shared one, jobs trip over each other's. And no library that a user
+    adds looks for weights or data on the network: nodes often have none, and runs would depend on it."""
+    for name, value in OFFLINE.items():
+        os.environ.setdefault(name, value)
     cache = os.path.join(tempfile.gettempdir(), f"ditscale-{os.getuid()}")
     os.environ.setdefault("TRITON_CACHE_DIR", os.path.join(cache, "triton"))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache, "inductor"))

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Callable
 
 from ..config import Cluster
@@ -45,6 +46,7 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[
         raise UserError(f"{paths.root}: its runs are for cluster={cluster.name}; `ditscale launch {paths.root}` submits them, and cluster=local trains here")
     jobs: dict[str, object] = {}  # run_id to the job started by this call
     known: dict[str, RunStatus] = {}
+    source = None  # one copy for all that this call starts, taken when something is to start
     slots = workers(cluster)
     with _terminated_as_interrupt():
         try:
@@ -58,7 +60,8 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[
                 for s in sorted(waiting, key=lambda s: (-s.run.budget_flops, -s.run.n_images)):
                     if busy and busy + s.run.execution.ranks > slots:
                         break
-                    jobs[s.run.run_id] = _submit(LocalExecutor, paths, s)
+                    source = source or snapshot(paths.code)
+                    jobs[s.run.run_id] = _submit(LocalExecutor, paths, s, source)
                     busy += s.run.execution.ranks
                 if not busy:
                     return study_status(paths)
@@ -68,8 +71,8 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[
             raise Interrupted("interrupted; every run saved a checkpoint; the same command goes on from there") from None
 
 
-def _submit(executor_class, paths: StudyPaths, status: RunStatus):
-    """One attempt of a run as a submitit job, with a log directory of its own: submitit's job numbers are process ids,
+def _submit(executor_class, paths: StudyPaths, status: RunStatus, source: Path):
+    """One attempt of a run, importing from `source`, as a submitit job, with a log directory of its own: submitit's job numbers are process ids,
     which return, and a result found under a number is believed."""
     at = paths.run(status.run.run_id)
     attempt = len(list(at.log.glob("attempt-*"))) if at.log.is_dir() else 0
@@ -77,7 +80,6 @@ def _submit(executor_class, paths: StudyPaths, status: RunStatus):
     # save; they unblock it (train/signals.py). For us it stays pending, not lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        source = snapshot(paths.code)
         executor = executor_class(folder=at.log / f"attempt-{attempt + 1:03d}")
         executor.update_parameters(timeout_min=60 * 24 * 365, tasks_per_node=status.run.execution.ranks)
         with _importing_from(source):

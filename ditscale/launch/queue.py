@@ -59,8 +59,14 @@ def state(job: str) -> str | None:
     return done.stdout.strip().splitlines()[0] if done.stdout.strip() else ""
 
 
+def out_of_time(job: str) -> bool:
+    """Whether a job is being ended because its time limit is reached: unlike a cancelled one, it may be requeued still."""
+    printed = ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r")
+    return "COMPLETING|TimeLimit" in (printed or "").split()
+
+
 def requeue(job: str) -> str:
-    """Put a running job, this array element alone, back into the queue; returns why not, or ""."""
+    """Put a running job, or one at its time limit, this array element alone, back into the queue; returns why not, or ""."""
     done = _run("scontrol", "requeue", job)
     if done is None:
         return "scontrol gives no answer"

@@ -1,35 +1,97 @@
 """The exact source that runs execute: a copy in the study directory, so that edits never reach a run that waits.
 
-code/<hash>/ditscale, where the hash is of the source; made in a staging directory and renamed when complete.
+code/<hash>/ditscale holds the whole installed package, its configs/ inside as in a wheel; the hash is of all names and
+contents. A copy is staged beside, marked complete by a file of its own, then renamed; it is made once and never changed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
+from ..config import configs_dir
 from ..errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
+MARK = "complete"
+LIMIT = 100 * 2**20  # bytes; the package itself is about 1 MiB, so what exceeds this strayed into it
+
+# What a checkout may have collected and a study directory, which others read, must not: keys, logins, tokens.
+SECRETS = (".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "id_rsa*", "id_ed25519*", "*credentials*", ".netrc", "*.token", "token")
+PRIVATE_KEY = re.compile(rb"^-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----", re.M)  # PEM, whatever the file is called
 
 
 def snapshot(code: Path) -> Path:
-    """Copy the package's source under `code`, unless that very source is there; returns the directory to import from."""
-    sources = sorted(PACKAGE.rglob("*.py"))
-    content = {path.relative_to(PACKAGE.parent): path.read_bytes() for path in sources}
-    digest = hashlib.sha256(b"".join(str(name).encode() + text for name, text in content.items())).hexdigest()[:12]
+    """Copy the package under `code`, unless that very copy is there; returns the directory to import from.
+
+    Raises UserError where the package holds something like a secret or more than 100 MiB, the copy cannot be written, or
+    the copy that is there has been changed.
+    """
+    content = _content()
+    digest = _digest(content)
     target, staging = code / digest, code / f".{digest}.{os.getpid()}"
-    if target.is_dir():
-        return target
+    if (target / MARK).is_file():
+        return _unchanged(target, digest)
     try:
         for name, text in content.items():
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).write_bytes(text)
+            (staging / name).chmod(0o444)
+        (staging / MARK).write_text(f"{len(content)} files\n")
+        if target.is_dir():  # without its mark: a copy that was cut short
+            shutil.rmtree(target, ignore_errors=True)
         os.rename(staging, target)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
-        if not target.is_dir():  # another launcher may have finished the same copy first
+        if not (target / MARK).is_file():  # another launcher may have finished the same copy first
             raise UserError(f"{target}: cannot be written ({error.strerror}); free space on the disk and launch again") from None
+    return target
+
+
+def _content() -> dict[str, bytes]:
+    """What to copy, by its name in the copy. Refused before anything is read: what is too much."""
+    files = _files(PACKAGE) | {f"configs/{name}": path for name, path in _files(configs_dir()).items()}
+    for path in files.values():
+        if pattern := next((p for p in SECRETS if fnmatch(path.name.lower(), p)), None):
+            raise _secret(path, f"its name is like {pattern}")
+    sizes = {path: path.stat().st_size for path in files.values()}
+    if sum(sizes.values()) > LIMIT:
+        largest = max(sizes, key=sizes.get)
+        raise UserError(
+            f"{PACKAGE}: holds {sum(sizes.values()) / 2**20:.0f} MiB, and a study keeps a copy of at most {LIMIT / 2**20:.0f}; move away "
+            f"what is no source (the largest is {largest}, {sizes[largest] / 2**20:.0f} MiB) and launch again"
+        )
+    content = {f"ditscale/{name}": files[name].read_bytes() for name in sorted(files)}
+    for name, text in content.items():
+        if PRIVATE_KEY.search(text):
+            raise _secret(files[name.removeprefix("ditscale/")], "it holds a private key")
+    return content
+
+
+def _secret(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: looks like a secret ({why}), and a study keeps a copy of the package; move it elsewhere and launch again")
+
+
+def _files(root: Path) -> dict[str, Path]:
+    """Regular files under a directory, by their names in it; not what Python compiled."""
+    found = {path.relative_to(root): path for path in root.rglob("*") if path.is_file()}
+    return {name.as_posix(): path for name, path in found.items() if "__pycache__" not in name.parts}
+
+
+def _digest(content: dict[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(content):
+        digest.update(f"{name}\0{len(content[name])}\0".encode() + content[name])
+    return digest.hexdigest()[:12]
+
+
+def _unchanged(target: Path, digest: str) -> Path:
+    """The copy, if it is what its name says: all of it is read, which takes milliseconds."""
+    files = _files(target / "ditscale")
+    if _digest({f"ditscale/{name}": path.read_bytes() for name, path in files.items()}) != digest:
+        raise UserError(f"{target}: was changed after it was made, and runs import it; delete it once none of them waits or runs, then launch again")
     return target

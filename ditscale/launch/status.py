@@ -10,7 +10,7 @@ from .. import units
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import Run
 from ..store.lock import is_locked
-from ..store.record import Damaged, open_record, read_state
+from ..store.record import Damaged, read_end
 from .attempt import LIVE_S, heartbeat_age, last_attempt
 from .seen import Seen
 
@@ -88,14 +88,12 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
         host = last.node if last and last.node else heart.get("host", "")
         return RunStatus(run, "running", images, loss, heart.get("images_per_s"), host, heart.get("phase", ""), **who)
     try:
-        state = read_state(at.metrics)
+        state, measured = read_end(at.metrics)
     except Damaged as error:
         return RunStatus(run, "damaged", images, loss, None, "", str(error))
     failure = _json(at.failure)
     if state == "finished":
-        images = run.n_images
-        with open_record(at.metrics) as file:
-            loss = float(file["validation"][0]["loss"])
+        images, loss = run.n_images, measured
     elif state == "diverged":
         reason = failure.get("reason", "")
     elif failure:

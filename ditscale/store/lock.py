@@ -6,13 +6,21 @@ import fcntl
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 from ..errors import UserError
 
+PATIENCE_S = 1.0  # is_locked holds a lock of its own for microseconds; a run that starts then tries again
+
+
+class Held(UserError):
+    """Another process has the lock."""
+
 
 class RunLock:
-    """Held from construction to `release`. Raises UserError, naming the holder, when another process has it."""
+    """Held from construction to `release`. Raises Held, naming the holder, when another process has it for longer than
+    a look takes. On a file system without locks it holds nothing: there claims (launch/attempt.py) must do."""
 
     def __init__(self, path: Path):
         path = Path(path)
@@ -20,20 +28,27 @@ class RunLock:
             self.file = open(path, "a+")
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _within(PATIENCE_S, self._take):
             self.file.seek(0)
-            holder = self.file.read().strip() or "{}"
+            holder = self.file.read().strip()
             self.file.close()
-            who = json.loads(holder) if holder.startswith("{") else {}
-            raise UserError(
+            who = json.loads(holder) if holder.startswith("{") and holder.endswith("}") else {}
+            raise Held(
                 f"{path.parent}: process {who.get('pid', '?')} on {who.get('host', '?')} is running it; "
                 f"wait for it, or end it first"
-            ) from None
+            )
         self.file.truncate(0)
         self.file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         self.file.flush()
+
+    def _take(self) -> bool:
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # no locks here
+        return True
 
     def release(self):
         self.file.close()
@@ -44,8 +59,17 @@ def is_locked(path: Path) -> bool:
     try:
         with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # there is no such file, or no locks here
+        return False
     return False
+
+
+def _within(seconds: float, true) -> bool:
+    until = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.005)
+    return True

@@ -2,7 +2,9 @@
 
     checkpoint/images-<images, 15 digits>.pt    to resume: model, ema, optimizer, loss_ema, images, run_id
     checkpoint/final.pt                         of a finished run: model, ema, images, run_id
-Read with weights_only, so no checkpoint runs code. A rehearsed run's have JSON inside.
+Read with weights_only, so no checkpoint runs code. Nothing is written or deleted by a fenced attempt (fence.py), and a file
+that one deletes an instant after its fence is passed over. A rehearsed run's have JSON
+inside.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import BinaryIO, Callable
 
 from ..errors import UserError
+from ..files import remove
+from . import fence
 
 KEEP = 2
 
@@ -44,6 +48,7 @@ JSON = Form(lambda state, file: file.write(json.dumps(state).encode()), lambda p
 
 def save(directory: Path, state: dict, name: str | None = None, form: Form = TORCH):
     """Write `state` under its images (or `name`), then delete all but the KEEP newest. Raises UserError on a full disk."""
+    fence.check(directory.parent)
     directory.mkdir(exist_ok=True)
     target = directory / (name or f"images-{state['images']:015d}.pt")
     beside = target.with_suffix(f".tmp-{os.getpid()}")
@@ -52,13 +57,15 @@ def save(directory: Path, state: dict, name: str | None = None, form: Form = TOR
             form.write(state, file)
             file.flush()
             os.fsync(file.fileno())
+        fence.check(directory.parent)
         os.replace(beside, target)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        beside.unlink(missing_ok=True)
+        fence.check(directory.parent)  # a newer attempt clears away what older ones have begun
         reason = getattr(error, "strerror", None) or "the disk did not take all of it"
         raise UserError(f"{target}: cannot be written ({reason}); the checkpoint before it is untouched; free space, run again") from None
-    for old in _resumable(directory)[:-KEEP]:
-        old.unlink(missing_ok=True)
+    finally:
+        remove(beside)
+    _delete(directory, _resumable(directory)[:-KEEP])
 
 
 def load_newest(directory: Path, run_id: str, device=None, form: Form = TORCH) -> dict | None:
@@ -68,22 +75,21 @@ def load_newest(directory: Path, run_id: str, device=None, form: Form = TORCH) -
     """
     for leftover in directory.glob("*.tmp-*"):
         leftover.unlink(missing_ok=True)
-    damaged = []
-    for path in reversed(_resumable(directory)):
+    damaged, state = [], None
+    while waiting := [path for path in _resumable(directory) if path not in damaged]:
+        path = waiting[-1]
         state = _read(path, device, form)
-        if state is None:
+        if state is not None:
+            break
+        if path.exists():
             damaged.append(path)
-            continue
-        if state["run_id"] != run_id:
-            raise UserError(f"{path}: is of run {state['run_id']}, not {run_id}; move it away")
-        for other in damaged:
-            print(f"{other.name} cannot be read; resuming from {path.name}", flush=True)
-            other.unlink()
-        return state
+    if state is not None and state["run_id"] != run_id:
+        raise UserError(f"{path}: is of run {state['run_id']}, not {run_id}; move it away")
     for other in damaged:
-        print(f"{other.name} cannot be read and no older checkpoint is there; starting again", flush=True)
-        other.unlink()
-    return None
+        rest = f"resuming from {path.name}" if state else "no older checkpoint is there; starting again"
+        print(f"{other.name} cannot be read; {rest}", flush=True)
+        other.unlink(missing_ok=True)
+    return state
 
 
 def load_final(directory: Path, run_id: str, device=None) -> dict:
@@ -101,7 +107,12 @@ def load_final(directory: Path, run_id: str, device=None) -> dict:
 
 def clear(directory: Path):
     """Delete what only serves to resume."""
-    for path in _resumable(directory):
+    _delete(directory, _resumable(directory))
+
+
+def _delete(directory: Path, paths: list[Path]):
+    for path in paths:
+        fence.check(directory.parent)
         path.unlink(missing_ok=True)
 
 

@@ -9,12 +9,9 @@ import time
 from pathlib import Path
 
 from ..files import write_text
+from . import fence
 
 EVERY_S = 1.0
-
-
-class Fenced(SystemExit):
-    """A newer attempt is the writer of this run (launch/attempt.py). Not an error of the run: nothing is noted."""
 
 
 class Heartbeat:
@@ -28,7 +25,7 @@ class Heartbeat:
         now = time.time()
         if not force and now - self.last < self.every_s:
             return
-        self._check_fence()
+        fence.check(self.path.parent)
         rate = None
         if self.seen and images > self.seen[1]:
             rate = (images - self.seen[1]) / (now - self.seen[0])
@@ -49,8 +46,3 @@ class Heartbeat:
             }
         )
         write_text(self.path, text, to_disk=False)
-
-    def _check_fence(self):
-        mine = int(os.environ.get("DITSCALE_ATTEMPT", 0))
-        if mine and (self.path.parent / "attempts" / f"{mine + 1:04d}.json").exists():
-            raise Fenced(f"{self.path.parent}: attempt {mine} ends, for attempt {mine + 1} has taken over")

@@ -24,34 +24,37 @@ from ..evaluate.validation import triple_losses, triples
 from ..model.dit import DiT
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
+from ..store.lock import RunLock
 from ..store.record import STEP, VALIDATION, read_state
 from . import checkpoint
 from .ema import EMA
+from .ends import Diverged, Stopped
 from .ranks import Ranks, start
 from .replicate import Gradients
 from .schedule import rate_factor
 from .signals import StopFlag
 from .stream import stream
-from .writer import Diverged, Stopped, Writer, holding, smoothed
+from .writer import Writer, holding, smoothed
 
 REPORT_STEPS = 16  # steps between looks at the device: losses, stop requests and checkpoints wait for one
 EXPLODED = 10.0  # a smoothed loss above this is a diverged run: an untrained model starts near 1
 
 
-def train(run_dir: Path | str) -> str:
+def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
     """Train the run of a directory to its end and measure it; returns the record's state, "finished".
 
-    Raises UserError on a user's mistake, Diverged on a diverged run, Stopped when a signal asked for a stop.
+    `lock` is the run's, where the caller holds it already. Raises UserError on a user's mistake, Diverged on a diverged
+    run, Stopped when a signal asked for a stop.
     """
     at = RunPaths(run_dir)
     run = read_run(at.run)
     torch.set_num_threads(run.execution.threads)
     ranks = start(at.root, at.rendezvous)
     try:
-        with holding(at) if ranks.first else nullcontext():
+        with holding(at, lock) if ranks.first else nullcontext():
             try:
                 state = _attempt(at, run, ranks)
-            except Stopped:
+            except (Stopped, Diverged):
                 ranks.meet()
                 raise
             ranks.meet()

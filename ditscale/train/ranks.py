@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from ..errors import UserError
 from ..files import write_text
+from .ends import Closed
 
 LAUNCHERS = (  # rank, world size, local rank: torchrun, submitit's local executor, Slurm
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -51,10 +52,6 @@ class Ranks:
     def close(self):
         if self.world > 1:
             dist.destroy_process_group()
-
-
-class Closed(UserError):
-    """Rank 0 has nothing to do here; nor have the others."""
 
 
 def close(rendezvous: Path):

@@ -15,20 +15,22 @@ import numpy as np
 
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
+from ..store.lock import RunLock
 from ..store.record import STEP, VALIDATION, read_state
 from . import checkpoint
+from .ends import Stopped
 from .schedule import rate_factor
 from .signals import StopFlag
-from .writer import Stopped, Writer, holding, smoothed
+from .writer import Writer, holding, smoothed
 
 CHUNKS = 10  # of a run's steps: after each, rows, a sign of life, and a look at signals and the checkpoint's clock
 
 
-def rehearse(run_dir: Path | str) -> str:
-    """Rehearse the run of a directory to its end; returns "finished". Raises as `train` does (loop.py)."""
+def rehearse(run_dir: Path | str, lock: RunLock | None = None) -> str:
+    """Rehearse the run of a directory to its end; returns "finished". `lock` and what is raised as of `train` (loop.py)."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
-    with holding(at):
+    with holding(at, lock):
         if read_state(at.metrics) == "finished":
             return "finished"
         stop = StopFlag()

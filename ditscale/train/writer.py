@@ -22,35 +22,27 @@ from ..plan.run import Run
 from ..store.lock import RunLock
 from ..store.record import Record
 from ..store.strata import standard_error
-from . import checkpoint
+from . import checkpoint, fence
+from .ends import Diverged, Stopped
 from .heartbeat import EVERY_S, Heartbeat
 
 LOSS_EMA = 0.9  # the paper smooths the training loss with this coefficient
 
 
-class Stopped(Exception):
-    """The run was asked to stop; it resumes from its checkpoint."""
-
-    def __init__(self, at: RunPaths, images: int, n_images: int):
-        super().__init__(f"{at.root}: stopped at {images} of {n_images} images; the same command goes on from there")
-
-
-class Diverged(UserError):
-    """The loss became NaN or exploded."""
-
-
 @contextmanager
-def holding(at: RunPaths):
-    """Hold the run's lock; what goes wrong inside, but for a request to stop, is noted in failure.json.
+def holding(at: RunPaths, lock: RunLock | None = None):
+    """Hold the run's lock, or take over `lock`; what goes wrong inside, but for a request to stop, is noted in failure.json.
 
-    Raises UserError when another process has the lock: then nothing is noted, for the directory is that one's.
+    Raises UserError when another process has the lock, and Fenced when a newer attempt is the writer: then nothing is
+    noted, for the directory is the other's.
     """
-    lock = RunLock(at.lock)
+    lock = lock or RunLock(at.lock)
     try:
         yield
     except Stopped:
         raise
     except Exception as error:
+        fence.check(at.root)
         _note_failure(at, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         raise
     finally:

@@ -12,7 +12,8 @@ from ditscale.launch import attempt as module
 from ditscale.launch.attempt import Busy, Exhausted, claim, end, last_attempt, read_attempts
 from ditscale.naming import RunPaths
 from ditscale.store.lock import RunLock, is_locked
-from ditscale.train.heartbeat import Fenced, Heartbeat
+from ditscale.train.ends import Fenced
+from ditscale.train.heartbeat import Heartbeat
 
 
 @pytest.fixture
@@ -35,42 +36,61 @@ def in_slurm(monkeypatch, array, index, restart=0):
         monkeypatch.setenv(f"SLURM_{name}", str(value))
 
 
+CLAIM = """
+from ditscale.launch.attempt import Busy, claim
+from ditscale.naming import RunPaths
+while True:
+    try:
+        me, lock = claim(RunPaths({root!r}))
+        break
+    except Busy:
+        pass
+print(me.number)
+"""
+
+
 def test_numbers_go_up_and_only_one_gets_each(at):
-    code = f"from ditscale.launch.attempt import claim; from ditscale.naming import RunPaths; print(claim(RunPaths({str(at.root)!r})).number)"
+    """Six processes race; each holds the run from its claim to its end, so the others wait for that."""
+    command = [sys.executable, "-c", CLAIM.format(root=str(at.root))]
     env = {**os.environ, "PYTHONPATH": os.getcwd()}
-    racing = [
-        subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) for _ in range(6)
-    ]
+    racing = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(6)]
     numbers = sorted(int(process.communicate()[0]) for process in racing)
-    assert numbers == [1, 2, 3, 4, 5, 6]  # nobody held the lock, so each could follow the one before
+    assert numbers == [1, 2, 3, 4, 5, 6]
     assert [a.number for a in read_attempts(at)] == numbers and last_attempt(at).number == 6
 
 
 def test_a_living_process_keeps_its_run_and_a_dead_one_does_not(at):
-    first = claim(at)
-    lock = RunLock(at.lock)
+    first, lock = claim(at)
     with pytest.raises(Busy, match=f"process {os.getpid()} on .* is running it"):
         claim(at)
     lock.release()
-    assert claim(at).number == first.number + 1
+    assert claim(at)[0].number == first.number + 1
     end(at, first, "stopped")
     assert [a.ended for a in read_attempts(at)] == ["stopped", ""]
+
+
+def test_a_lock_without_an_attempt_is_respected(at):
+    """Someone trains from a notebook, say, or an older version does."""
+    lock = RunLock(at.lock)
+    with pytest.raises(Busy, match=f"process {os.getpid()} on .* is running it"):
+        claim(at)
+    assert not read_attempts(at)
+    lock.release()
 
 
 def test_the_restart_of_a_job_takes_over_from_a_process_that_lives_on(at, monkeypatch):
     """Its node was lost to Slurm: the old process holds the lock, beats its heart, and is fenced."""
     in_slurm(monkeypatch, 7, 3)
-    old = claim(at)
-    held = RunLock(at.lock)
+    old, held = claim(at)
     monkeypatch.setenv("DITSCALE_ATTEMPT", str(old.number))
     heart = Heartbeat(at.heartbeat, 100)
     heart.beat("training", 10, 0.5, 1, force=True)
 
     in_slurm(monkeypatch, 7, 3, restart=1)
-    new = claim(at)
+    new, lock = claim(at)
     assert (new.number, new.job, new.restart) == (2, "7_3", 1)
-    assert not is_locked(at.lock)
-    RunLock(at.lock).release()  # the name is the new attempt's, while the old one has its lock still
+    lock.release()
+    assert not is_locked(at.lock)  # the name is the new attempt's, while the old one has its lock still
     before = at.heartbeat.read_text()
     with pytest.raises(Fenced, match="attempt 1 ends, for attempt 2 has taken over"):
         heart.beat("training", 20, 0.5, 1, force=True)
@@ -89,7 +109,7 @@ def test_another_job_is_believed_alive_by_its_heartbeat_where_squeue_is_silent(a
         claim(at)
     old = time.time() - 2 * module.LIVE_S
     os.utime(at.heartbeat, (old, old))
-    assert claim(at).number == 2
+    assert claim(at)[0].number == 2
 
 
 def test_attempts_without_progress_end_and_progress_or_a_new_launch_starts_again(at, monkeypatch):
@@ -111,4 +131,4 @@ def test_attempts_without_progress_end_and_progress_or_a_new_launch_starts_again
 def test_an_attempt_whose_file_was_cut_short_is_none(at):
     claim(at)
     (at.root / "attempts" / "0001.json").write_text("")
-    assert claim(at).number == 2
+    assert claim(at)[0].number == 2

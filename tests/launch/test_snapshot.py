@@ -1,34 +1,103 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ditscale.config import configs_dir
 from ditscale.errors import UserError
 from ditscale.launch import snapshot as module
 from ditscale.launch.local import _importing_from
 from ditscale.launch.snapshot import snapshot
 
 
+@pytest.fixture
+def edited(tmp_path, monkeypatch):
+    """A checkout of the user's own, whose package is copied instead of this one."""
+    package = tmp_path / "checkout" / "ditscale"
+    shutil.copytree(module.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(module, "PACKAGE", package)
+    return package
+
+
+def contents(root: Path) -> dict:
+    return {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+
+
 def test_the_copy_is_whole_and_is_what_gets_imported(tmp_path):
     source = snapshot(tmp_path / "code")
-    originals = {p.relative_to(module.PACKAGE.parent): p.read_bytes() for p in module.PACKAGE.rglob("*.py")}
-    assert {p.relative_to(source): p.read_bytes() for p in source.rglob("*.py")} == originals
+    wanted = contents(module.PACKAGE) | {Path("configs") / name: text for name, text in contents(configs_dir()).items()}
+    assert contents(source / "ditscale") == wanted and Path("report/style.css") in wanted
+    assert not list(source.rglob("__pycache__"))
     assert snapshot(tmp_path / "code") == source and len(os.listdir(tmp_path / "code")) == 1
+    code = "import ditscale; from ditscale.config import compose, configs_dir; compose(['study=paper']); print(ditscale.__file__); print(configs_dir())"
     with _importing_from(source):  # even from the checkout itself
-        found = subprocess.run([sys.executable, "-c", "import ditscale; print(ditscale.__file__)"], cwd=module.PACKAGE.parent, capture_output=True, text=True)
-    assert Path(found.stdout.strip()) == source.resolve() / "ditscale" / "__init__.py"
+        env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        found = subprocess.run([sys.executable, "-c", code], cwd=module.PACKAGE.parent, env=env, capture_output=True, text=True)
+    at = source.resolve() / "ditscale"
+    assert found.stdout.splitlines() == [str(at / "__init__.py"), str(at / "configs")], found.stderr
     assert os.environ.get("PYTHONSAFEPATH") is None
+    assert list(source.rglob("__pycache__")) and snapshot(tmp_path / "code") == source  # what Python compiles is no change
 
 
-def test_other_source_is_another_copy(tmp_path, monkeypatch):
+def test_other_source_is_another_copy_and_leaves_the_first_alone(tmp_path, edited):
     first = snapshot(tmp_path / "code")
-    other = tmp_path / "ditscale"
-    other.mkdir()
-    (other / "__init__.py").write_text("edited = True\n")
-    monkeypatch.setattr(module, "PACKAGE", other)
-    assert snapshot(tmp_path / "code") != first
+    before = contents(first)
+    (edited / "report" / "style.css").write_text("body {}")
+    second = snapshot(tmp_path / "code")
+    assert second != first and contents(first) == before
+    assert (second / "ditscale/report/style.css").read_text() == "body {}"
+
+
+def test_a_copy_without_its_mark_is_made_again(tmp_path):
+    source = snapshot(tmp_path / "code")
+    whole = contents(source)
+    (source / "complete").unlink()
+    (source / "ditscale" / "cli.py").unlink()
+    assert snapshot(tmp_path / "code") == source and contents(source) == whole
+    assert len(os.listdir(tmp_path / "code")) == 1
+
+
+def test_the_mark_is_the_last_file_written(tmp_path):
+    source = snapshot(tmp_path / "code")
+    assert max((p for p in source.rglob("*") if p.is_file()), key=lambda p: p.stat().st_mtime_ns).name == "complete"
+
+
+def test_a_changed_copy_is_refused(tmp_path):
+    source = snapshot(tmp_path / "code")
+    victim = source / "ditscale" / "units.py"
+    assert victim.stat().st_mode & 0o222 == 0
+    text = victim.read_bytes()
+    victim.unlink()
+    victim.write_bytes(text.replace(b"1", b"2", 1))  # of the same length
+    with pytest.raises(UserError, match="was changed after it was made"):
+        snapshot(tmp_path / "code")
+
+
+@pytest.mark.parametrize("name", [".env", "train/server.pem", "id_rsa", "data/aws_credentials.json", "hub.token"])
+def test_names_of_secrets_are_refused(tmp_path, edited, name):
+    (edited / name).write_text("x")
+    with pytest.raises(UserError, match=f"{Path(name).name}: looks like a secret .its name is like"):
+        snapshot(tmp_path / "code")
+    assert not (tmp_path / "code").exists()
+
+
+@pytest.mark.parametrize("kind", ["", "RSA ", "OPENSSH ", "ENCRYPTED "])
+def test_private_keys_are_refused_whatever_they_are_called(tmp_path, edited, kind):
+    (edited / "launch" / "notes.txt").write_text(f"for the cluster:\n-----BEGIN {kind}PRIVATE KEY-----\nabc\n")
+    with pytest.raises(UserError, match="notes.txt: looks like a secret .it holds a private key"):
+        snapshot(tmp_path / "code")
+    assert not (tmp_path / "code").exists()
+
+
+def test_more_than_100_mib_is_refused(tmp_path, edited):
+    with open(edited / "model" / "weights.pt", "wb") as file:
+        file.truncate(110 * 2**20)
+    with pytest.raises(UserError, match="holds 11[01] MiB.* at most 100.*weights.pt, 110 MiB"):
+        snapshot(tmp_path / "code")
+    assert not (tmp_path / "code").exists()
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

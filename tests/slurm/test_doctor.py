@@ -1,12 +1,16 @@
 """`ditscale doctor` on a real cluster, on a broken one, and without any."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from ditscale.launch.doctor import directory, file_system, settings
+from ditscale.config import compose
+from ditscale.launch.doctor import directory, file_system, files_of, local_files, seen_by_a_node, settings
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +30,9 @@ def test_a_sound_cluster(slurm, ditscale, tmp_path):
         "clock agrees",
         "GiB free",
         f"sees {tmp_path} and has torch",
+        "sees a lock that is held here",
+        "clock agrees with this machine's to 60 s",
+        "HF_HUB_OFFLINE=1",
     ):
         assert part in done.stdout, part
     assert not list(tmp_path.iterdir()) and not slurm.call("squeue", "--noheader")
@@ -55,6 +62,39 @@ def test_troubles(slurm, ditscale, tmp_path):
     assert gpus.returncode == 1 and "gives a task 0 of 1 GPUs asked for" in gpus.stdout, (
         gpus.stdout
     )  # the rehearsal's GPUs are not real
+
+
+def test_a_directory_that_nodes_do_not_share(slurm, ditscale, tmp_path):
+    """node1's slurmd gets a file system of its own there, as on a cluster where the study lies on a login node's disk."""
+    os.kill(int((slurm.directory / "pid" / "slurmd.node1.pid").read_text()), signal.SIGKILL)
+    hide = f"mount -t tmpfs tmpfs {tmp_path} && exec slurmd -N node1 -f {slurm.env['SLURM_CONF']}"
+    env = {**slurm.env, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    try:
+        apart = subprocess.run(["unshare", "--mount", "sh", "-c", hide], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if apart.returncode:
+            pytest.skip(f"no mount namespaces here: {apart.stderr.strip()}")
+        slurm.wait(lambda: slurm.call("sinfo", "-h", "-n", "node1", "-p", "main", "-o", "%t").strip() == "idle", 60, "node1 is back")
+        done = ditscale("doctor", tmp_path / "study", "cluster=slurm-cpu", "+cluster.sbatch={nodelist: node1}", "--job", env=slurm.env)
+        assert done.returncode == 1 and f"a node does not see {tmp_path}; put the study on" in done.stdout, done.stdout + done.stderr
+    finally:
+        pid = slurm.directory / "pid" / "slurmd.node1.pid"
+        if pid.exists():
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+        slurm.script("up")
+
+
+def test_files_that_runs_read(tmp_path):
+    (tmp_path / "train.h5").write_text("x")
+    data = [str(tmp_path / name) for name in ("train.h5", "held-out.h5")]
+    study = compose(["study=paper", f"data.path={data[0]}", f"validation.path={data[1]}"])
+    assert files_of(study)[:2] == data
+    here, missing, offline = local_files(files_of(study)[:2])
+    assert (here.level, missing.level, offline.level) == ("ok", "bad", "ok")
+    assert "held-out.h5 is not there" in missing.what and "HF_HUB_OFFLINE=1" in offline.what
+    answer = {"node": "node1", "gpus": 1, "torch": "2", "unix": time.time() - 300, "locked": False, "unreadable": [data[0]]}
+    said = {f.what: f.level for f in seen_by_a_node(tmp_path, answer, 4)}
+    assert said[f"node1 cannot read {data[0]}"] == "bad" and said["node1 gives a task 1 of 4 GPUs asked for"] == "bad"
+    assert said["node1 does not see a lock that is held here"] == "note" and said["node1's clock is -300 s off"] == "note"
 
 
 def test_settings_of_other_clusters(slurm):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -20,6 +21,7 @@ FOUR = (
     "validation.n=128",
     "cluster.checkpoint_s=0.3",
 )
+BATCH = 16  # images of a step
 ON_CLUSTER = "cluster=slurm-cpu"
 USR2_PENDING = 1 << (signal.SIGUSR2 - 1)
 
@@ -177,6 +179,28 @@ def test_without_accounting_and_controller(slurm, half_way, attempts, status, re
     assert "1 runs to submit" in again.stdout, again
     settled(root)
     assert records(root) == quiet(*FOUR)
+
+
+def test_four_runs_go_on_with_two_ranks_each(slurm, half_way, attempts, records, quiet, call, settled):
+    """Cancelled half-way on one rank, launched again with two: all four at once, on nodes that share one machine's ports."""
+    root, array, runs = half_way
+    assert "cancelled 4 jobs" in call("cancel", root).stdout  # Slurm lets the frozen go on, to save
+    settled(root)
+    row = "cluster.sizes=[{up_to_params: 1e9, ranks: 2, flops_per_s: 1e10}]"
+    again = call("launch", root, ON_CLUSTER, row, "cluster.sbatch={}", '+cluster.sbatch.mem="5G"')
+    assert "4 runs to submit" in again.stdout and "2 ranks" in again.stdout, again
+    settled(root)
+    for run, found in records(root).items():
+        first, second = attempts(root, run)
+        assert (first["ranks"], second["ranks"], second["ended"]) == (1, 2, "finished")
+        ours, theirs = (np.frombuffer(r["loss"], "f4") for r in (found, quiet(*FOUR)[run]))
+        begun = int(second["checkpoint"].split("-")[1]) // BATCH
+        assert begun > 0 and (ours[:begun] == theirs[:begun]).all()
+        np.testing.assert_allclose(ours[begun : begun + 50], theirs[begun : begun + 50], rtol=1e-5)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    started = [attempts(root, run)[1]["started_unix"] for run in runs]
+    ended = [os.stat(root / "runs" / run / "attempts" / "0002.json").st_mtime for run in runs]
+    assert max(started) < min(ended)  # they did run at once
 
 
 def test_a_full_disk(slurm, call, plan, tmp_path, small, few, quiet, records, status, settled, submissions):

@@ -1,0 +1,33 @@
+"""How an attempt may end before its run does. `state` is what attempts/NNNN.json then says; without torch, for launchers."""
+
+from __future__ import annotations
+
+from ..errors import UserError
+from ..naming import RunPaths
+
+
+class Stopped(Exception):
+    """The run was asked to stop; it resumes from its checkpoint."""
+
+    state = "stopped"
+
+    def __init__(self, at: RunPaths, images: int, n_images: int):
+        super().__init__(f"{at.root}: stopped at {images} of {n_images} images; the same command goes on from there")
+
+
+class Diverged(UserError):
+    """The loss became NaN or exploded: a result, not a failure."""
+
+    state = "diverged"
+
+
+class Fenced(SystemExit):
+    """A newer attempt is the writer of this run. Not an error of the run: nothing is noted."""
+
+    state = "fenced"
+
+
+class Closed(UserError):
+    """Rank 0 has nothing to do here; nor have the others."""
+
+    state = "busy"

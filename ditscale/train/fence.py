@@ -1,0 +1,16 @@
+"""The fence between attempts of a run: an older one that still lives (its node was lost to Slurm, not to power) may not
+write any more. DITSCALE_ATTEMPT is the number that launch/attempt.py claimed for this process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .ends import Fenced
+
+
+def check(run_dir: Path):
+    """Raise Fenced once a newer attempt is there."""
+    mine = int(os.environ.get("DITSCALE_ATTEMPT", 0))
+    if mine and (run_dir / "attempts" / f"{mine + 1:04d}.json").exists():
+        raise Fenced(f"{run_dir}: attempt {mine} ends, for attempt {mine + 1} has taken over")
