@@ -7,6 +7,7 @@ resolved study.yaml and run.yaml, so a compute node needs neither Hydra nor the 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import os
@@ -414,7 +415,7 @@ def _by_blocks(text: str) -> dict | None:
                 mapping |= _block(block)
     except (yaml.YAMLError, TypeError, ValueError):
         return None
-    return _plain(mapping)  # a copy: a caller may change it
+    return copy.deepcopy(mapping)  # a caller may change it
 
 
 @functools.lru_cache(maxsize=4096)
