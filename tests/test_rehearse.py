@@ -16,6 +16,7 @@ from ditscale.laws import fit, read_table
 from ditscale.naming import StudyPaths
 from ditscale.rehearsal.account import account
 
+pytestmark = pytest.mark.slow
 TWELVE = (
     "study=mini",
     "budgets=[5e9,1e10,2e10]",

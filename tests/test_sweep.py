@@ -84,6 +84,7 @@ def test_a_failed_run_is_failed_and_the_others_end(sweep, ditscale, tmp_path):
     assert len(records(root)) == 2
 
 
+@pytest.mark.slow
 def test_refusals(sweep, tmp_path, one_line_error):
     root = tmp_path / "study"
     here = (f"study_dir={root}", *STUDY)

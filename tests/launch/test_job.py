@@ -36,6 +36,7 @@ def start(run_dir, rank, ranks, **more):
     )
 
 
+@pytest.mark.slow
 def test_all_ranks_leave_a_run_that_another_process_trains(one_run):
     at = RunPaths(one_run())
     _, lock = claim(at)
@@ -49,6 +50,7 @@ def test_all_ranks_leave_a_run_that_another_process_trains(one_run):
     lock.release()
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_loop_listens_is_not_lost(one_run):
     """SIGTERM while Python still imports torch: the run starts, stops at its first look and can be resumed."""
     at = RunPaths(one_run("budgets=[1e11]"))

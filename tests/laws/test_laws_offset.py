@@ -77,6 +77,7 @@ def test_trend_against_weighted_regression_of_scipy():
     assert found.ratio is None and found.difference.dof == 6
 
 
+@pytest.mark.slow
 def test_the_constancy_test_rejects_a_constant_offset_at_its_level():
     """200 studies: at 6 %, more than 22 rejections have a chance of 1 in 400; and a growing offset is seen."""
     rejected = sum(fit_offset(two_metrics(constant, 0.003, 0.01, s), "ood").difference.p < 0.05 for s in range(200))

@@ -141,6 +141,7 @@ def test_epoch_without_exclusion_is_near_what_was_published():
     assert s.objective_value <= theirs and [s.alpha, s.beta] == pytest.approx([want["alpha"], want["beta"]], abs=5e-3)
 
 
+@pytest.mark.slow
 def test_epoch_bootstrap_spread():
     want = accepted()["epoch_240"]["bootstrap4000_own"]
     draws = fit_approach3(epoch(True), "huber", 4000, 0, resample="pairs").draws

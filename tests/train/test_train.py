@@ -140,6 +140,7 @@ def test_a_diverged_run_says_so(one_run, ditscale, one_line_error):
     assert "diverged" in ditscale("status", study).stdout
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_in_one_line(one_run, ditscale, one_line_error):
     run_dir = one_run()
     cut, = copies(run_dir, ["cut"])
