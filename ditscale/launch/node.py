@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from ..errors import UserError
 from ..files import write_text
 
 
@@ -45,4 +46,7 @@ def _locked(path: Path) -> bool:
 
 if __name__ == "__main__":
     there = Path(sys.argv[1])
-    write_text(there / "answer.json", json.dumps(look(there, sys.argv[2:])))  # renamed over the one that asks
+    try:
+        write_text(there / "answer.json", json.dumps(look(there, sys.argv[2:])))  # renamed over the one that asks
+    except UserError as error:
+        sys.exit(f"ditscale: error: {error}")

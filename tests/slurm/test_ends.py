@@ -22,9 +22,9 @@ def test_the_time_limit_without_warning_and_a_crash_loop(
     """Slurm sends SIGTERM at the limit: the run saves and asks for its requeue. Beside it a run dies at once, six times."""
     limit, loop = tmp_path / "limit", tmp_path / "loop"
     late, _ = plan(limit, *long)
-    array = slurm.sbatch("--array=0-0", "--time=1", "--signal=URG@1", TEMPLATES / "train_array.sbatch", limit, cwd=tmp_path)
+    array = slurm.sbatch("--array=0-0", "--time=1", "--signal=B:URG@1", TEMPLATES / "train_array.sbatch", limit, cwd=tmp_path)
     slurm.wait(lambda: heartbeat(limit, late) > 500, 60, "it trains")
-    os.kill(attempts(limit, late)[0]["pid"], signal.SIGSTOP)  # else it might finish; Slurm's SIGCONT at the limit lets it go
+    os.kill(attempts(limit, late)[0]["pid"], signal.SIGSTOP)  # else it might finish; SIGCONT at the limit lets it go
 
     (crashing, *_) = plan(loop, *few, "widths=[16]", "recipe.min_steps=10")
     assert call("launch", loop, ON_CLUSTER).returncode == 0
