@@ -12,7 +12,7 @@ from .errors import UserError
 from .files import write_text
 from .naming import StudyPaths
 from .plan.grid import Plan, plan_grid, plan_probe
-from .plan.run import Run, read_run
+from .plan.run import read_run
 from .plan.study import read_study, write_run, write_study
 
 

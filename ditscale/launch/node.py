@@ -8,7 +8,6 @@ DIRECTORY/lock, whether rename works between the two, and which of the files it 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import write_text
+from ..store.lock import is_locked
 
 
 def look(directory: Path, files: list[str]) -> dict:
@@ -28,20 +28,9 @@ def look(directory: Path, files: list[str]) -> dict:
         "gpus": torch.cuda.device_count(),
         "torch": torch.__version__,
         "unix": time.time(),
-        "locked": _locked(directory / "lock"),
+        "locked": is_locked(directory / "lock"),
         "unreadable": [path for path in files if not os.access(path, os.R_OK)],
     }
-
-
-def _locked(path: Path) -> bool:
-    try:
-        with open(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 if __name__ == "__main__":

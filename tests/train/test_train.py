@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from ditscale.errors import UserError
 from ditscale.plan.run import read_run
 from ditscale.store.record import read_state
 
