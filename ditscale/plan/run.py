@@ -123,7 +123,7 @@ def read_run(path: Path | str) -> Run:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; a run directory holds run.yaml (`ditscale plan` writes it)")
-    run = config.build(Run, config.read_yaml(path), str(path))
+    run = config.read(Run, path)
     if run.layout != 1:
         raise UserError(f"{path}: layout {run.layout} is of another version of ditscale; this one reads layout 1")
     return run

@@ -17,7 +17,7 @@ def read_study(root: Path | str) -> Study:
     paths = StudyPaths(root)
     if not paths.study.is_file():
         raise UserError(f"{root}: holds no study.yaml; `ditscale plan {root} study=mini` makes a study there")
-    return config.build(Study, config.read_yaml(paths.study), str(paths.study))
+    return config.read(Study, paths.study)
 
 
 def write_study(root: Path | str, study: Study) -> StudyPaths:
