@@ -13,7 +13,7 @@ from .files import write_text
 from .naming import StudyPaths
 from .plan.grid import Plan, plan_grid, plan_probe
 from .plan.run import read_run
-from .plan.study import read_study, write_run, write_study
+from .plan.study import plan_run, read_study, write_study
 
 
 def plan_study(root: str, settings: list[str], configs: Path | None = None) -> tuple[StudyPaths, Plan]:
@@ -27,16 +27,18 @@ def plan_study(root: str, settings: list[str], configs: Path | None = None) -> t
         study = read_study(root)
         planned = plan_grid(study)
     for run in planned.runs:
-        write_run(paths, run)
+        plan_run(paths, run)
     return paths, planned
 
 
 def launch_study(root: str, role: str | None = None) -> int:
-    """Train what is missing: the grid, and the probe once it is planned. Returns 0, or 1 when a run can still be mended.
+    """Train what is missing, here or as Slurm jobs, and wait for it: the grid, and the probe once it is planned. Returns
+    0, or 1 when a run can still be mended.
 
     A diverged run is said but no failure: it is a result, which `collect` leaves out with its reason.
     """
-    from .launch.local import launch, workers
+    from .launch.follow import bring_to_end
+    from .launch.local import workers
     from .launch.progress import Progress
 
     paths, study = StudyPaths(root), read_study(root)
@@ -44,12 +46,12 @@ def launch_study(root: str, role: str | None = None) -> int:
     if not runs:
         raise UserError(f"{root}: holds no runs; `ditscale plan {root}` writes them")
     roles = [role] if role else sorted({r.role for r in runs})
-    n = workers(study.cluster)
+    n = workers(study.cluster) if study.cluster.name == "local" else study.cluster.parallel
     extra = 0.0 if any(r.role == "probe" for r in runs) or role is None else study.probe_budget
     progress = Progress(n, extra)
     unfinished = []
     for each in roles:
-        ended = launch(paths, study.cluster, each, progress.show)
+        ended = bring_to_end(paths, study.cluster, each, progress.show)
         unfinished += [s for s in ended if s.run.role == each and s.state != "finished"]
     for s in unfinished:
         print(f"{s.run.run_id}: {s.state}: {s.reason}")
@@ -58,7 +60,6 @@ def launch_study(root: str, role: str | None = None) -> int:
 
 def seal_forecast(root: str, budget: float | None = None):
     """Collect, seal the forecast at the probe's budget, and plan the probe at the size the law gives."""
-    from .launch.local import workers
     from .laws import forecast, read_table, seal
     from .store.collect import collect
 
@@ -70,9 +71,8 @@ def seal_forecast(root: str, budget: float | None = None):
         )
     collect(root)
     sealed = seal(paths.forecast, forecast(read_table(root), study.probe_budget))
-    ranks = study.cluster.probe_ranks or workers(study.cluster)
-    probe = plan_probe(study, sealed.n_params.value, ranks)
-    write_run(paths, probe)
+    probe = plan_probe(study, sealed.n_params.value)
+    plan_run(paths, probe)
     return sealed, probe
 
 
@@ -117,7 +117,7 @@ def whole_study(root: str, settings: list[str], configs: Path | None = None) -> 
         return 3
     sealed, probe = seal_forecast(root)
     print(sealed.summary())
-    print(f"probe {probe.run_id}: {units.count(probe.n_params)} parameters, {units.count(probe.n_images)} images, {probe.execution.ranks} ranks")
+    print(f"probe {probe.run_id}: {units.count(probe.n_params)} parameters, {units.count(probe.n_images)} images")
     if launch_study(root, "probe"):
         return 1
     print(give_verdict(root).summary())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .. import units
 from ..config import Study
@@ -51,7 +51,7 @@ def plan_grid(study: Study) -> Plan:
     return Plan(tuple(runs), tuple(dropped))
 
 
-def plan_probe(study: Study, n_params: float, ranks: int) -> Run:
+def plan_probe(study: Study, n_params: float) -> Run:
     """The probe: the recipe's size nearest (in log N) to the forecast's optimum `n_params`, at the probe's budget."""
     head, best = study.design.head_size, None
     for width in range(head, 1024 * head, head):
@@ -66,9 +66,7 @@ def plan_probe(study: Study, n_params: float, ranks: int) -> Run:
         best = run
     if best is None:
         raise UserError(f"study.probe_budget: no model of this recipe trains at {units.compact(study.probe_budget)}")
-    while study.recipe.batch_size % ranks:
-        ranks -= 1
-    return replace(best, execution=replace(best.execution, ranks=ranks))
+    return best
 
 
 def _distance(run: Run, n_params: float) -> float:

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import config, flops, naming
-from ..config import Data, Design, Recipe, Rehearsal, Study, Validation
+from ..config import Cluster, Data, Design, Recipe, Rehearsal, Study, Validation
 from ..errors import UserError
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the run uses its machine. Not part of what defines the run: it changes no result beyond rounding."""
+    """How the run uses its machine: settled when it is launched. Not part of what defines the run: it changes no result
+    beyond rounding."""
 
     ranks: int
     threads: int
@@ -110,12 +111,21 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> R
         data=study.data,
         recipe=recipe,
         validation=study.validation,
-        execution=Execution(1, study.cluster.threads, study.cluster.checkpoint_s),
+        execution=_execution(study.cluster, 1),
         rehearsal=study.rehearsal,
     )
     if abs(made.deviation) > 0.005:
         raise UserError(f"{steps} steps miss the budget by {made.deviation:+.2%}, more than 0.5 %; use a smaller batch")
     return replace(made, run_id=naming.run_id(budget, depth, width, seed, made.defines()))
+
+
+def executed(run: Run, cluster: Cluster, ranks: int) -> Run:
+    """The run as it is executed on a cluster, by so many ranks."""
+    return replace(run, execution=_execution(cluster, ranks))
+
+
+def _execution(cluster: Cluster, ranks: int) -> Execution:
+    return Execution(ranks, cluster.threads, cluster.checkpoint_s)
 
 
 def read_run(path: Path | str) -> Run:

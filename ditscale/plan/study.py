@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from .. import config
@@ -9,7 +10,7 @@ from ..config import Study
 from ..errors import UserError
 from ..files import make_directory, write_text
 from ..naming import RunPaths, StudyPaths
-from .run import Run
+from .run import Run, read_run
 
 
 def read_study(root: Path | str) -> Study:
@@ -41,6 +42,15 @@ def write_study(root: Path | str, study: Study) -> StudyPaths:
     make_directory(paths.root)
     write_text(paths.study, config.dump_yaml(config.plain(study)))
     return paths
+
+
+def plan_run(paths: StudyPaths, run: Run) -> RunPaths:
+    """Write runs/<run_id>/run.yaml, or find the run there: how it is executed then stays as a launch has settled it."""
+    try:
+        there = read_run(paths.run(run.run_id).run)
+    except UserError:  # none, or damaged
+        return write_run(paths, run)
+    return write_run(paths, replace(run, execution=there.execution))
 
 
 def write_run(paths: StudyPaths, run: Run) -> RunPaths:
