@@ -1,4 +1,5 @@
-"""A real Slurm of four nodes for the tests of this directory: brought up once by slurm/local/up, taken down at the end.
+"""A real Slurm of four nodes for the tests of this directory: brought up once (by each of pytest-xdist's workers) by
+slurm/local/up, taken down at the end.
 
 With DITSCALE_SLURM_DIR set, the cluster in that directory is used and left running.
 """
@@ -19,15 +20,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "slurm" / "local"
-
-
-def pytest_collection_modifyitems(items):
-    """They take up to 20 minutes on 2 cores, so they run when asked for."""
-    if os.environ.get("DITSCALE_TEST_SLURM"):
-        return
-    for item in items:
-        if Path(__file__).parent in Path(item.fspath).parents:
-            item.add_marker(pytest.mark.skip(reason="needs a real Slurm: tools/test --slurm brings one up"))
 
 
 @dataclass(frozen=True)
@@ -266,6 +258,8 @@ def quiet(ditscale, tmp_path_factory):
 @pytest.fixture(scope="session")
 def cluster():
     given = os.environ.get("DITSCALE_SLURM_DIR")
+    if given and "PYTEST_XDIST_WORKER" in os.environ:
+        given = f"{given}-{os.environ['PYTEST_XDIST_WORKER']}"
     directory = Path(given or tempfile.mkdtemp(prefix="ditscale-slurm-", dir="/tmp"))
     up = subprocess.run([SCRIPTS / "up", directory], capture_output=True, text=True, timeout=600)
     if up.returncode == 3:
