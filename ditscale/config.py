@@ -153,6 +153,7 @@ class Cluster:
     sizes: tuple[Size, ...] = ()  # slurm: by up_to_params, rising; a run takes the first row that holds it
     peak_flops_per_s: float = 0.0  # of one rank, for the MFU in `ditscale status`; 0: not shown
     parallel: int = 0  # slurm: runs at once, over all arrays; 0: as many as Slurm starts
+    max_queued: int = 0  # slurm: runs that wait or run, where an account may queue no more; the rest is for the next launch
     margin: float = 2.0  # slurm: time asked for, over the time the throughput table gives
     max_time_h: float = 24.0  # slurm: a longer run is requeued, and goes on, so often as it takes
     signal_s: int = 120  # slurm: seconds before the time limit when a run is told to save
@@ -167,7 +168,7 @@ class Cluster:
     def check(self, where: str):
         one_of(self.name, ("local", "slurm"), f"{where}.name")
         one_of(self.gpu_option, ("gpus-per-node", "gres"), f"{where}.gpu_option")
-        for name, low in (("workers", 0), ("threads", 1), ("probe_ranks", 0), ("parallel", 0), ("signal_s", 1)):
+        for name, low in (("workers", 0), ("threads", 1), ("probe_ranks", 0), ("parallel", 0), ("max_queued", 0), ("signal_s", 1)):
             units.whole(getattr(self, name), f"{where}.{name}", low=low)
         units.number(self.peak_flops_per_s, f"{where}.peak_flops_per_s", low=0)
         for name in ("margin", "max_time_h"):

@@ -121,19 +121,25 @@ def whole_study(root: str, settings: list[str], configs: Path | None = None) -> 
     if launch_study(root, "probe"):
         return 1
     print(give_verdict(root).summary())
-    _draw_samples(paths)
+    _draw_samples(paths, study)
     print(f"the study is complete; report: {write_report(root)}")
     return 0
 
 
-def _draw_samples(paths: StudyPaths):
-    """Samples of the run with the lowest loss, unless they are there."""
+def _draw_samples(paths: StudyPaths, study: Study):
+    """Samples of the run with the lowest loss, unless they are there; but not on a cluster's login node."""
     import h5py
+
+    from .launch import queue
 
     with h5py.File(paths.table, "r") as file:
         best = file["points/run_id"][int(file["points/loss"][:].argmin())].decode()
     at = paths.run(best)
-    if not at.evaluation.exists():
+    if at.evaluation.exists():
+        return
+    if study.cluster.name == "slurm" and not queue.this_job():
+        print(f"samples can be drawn on a node: `srun ditscale evaluate {at.root}`, then `ditscale report {paths.root}`")
+    else:
         from .evaluate.run import evaluate
 
         print(evaluate(at.root).summary())

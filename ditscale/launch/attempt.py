@@ -39,6 +39,7 @@ class Attempt:
     ranks: int
     started_unix: float
     checkpoint: str  # the newest when it started, "" for none
+    gpus: str = ""  # those that Slurm has given it: CUDA_VISIBLE_DEVICES, which nothing here ever sets
     ended: str = ""  # how it ended; "" while it lives, and for ever if it was killed
 
 
@@ -142,6 +143,7 @@ def _me(number: int, checkpoint: str) -> Attempt:
         world(),
         time.time(),
         checkpoint,
+        os.environ.get("CUDA_VISIBLE_DEVICES", ""),
     )
 
 

@@ -29,8 +29,11 @@ def bring_to_end(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> 
         return launch(paths, cluster, role, show)
     from .slurm import launch as submit
 
-    submit(paths, cluster, role)
-    return follow(paths, show)
+    while True:
+        submit(paths, cluster, role)
+        ended = follow(paths, show)
+        if not any(s.run.role == role and s.state == "planned" and not s.job for s in ended):  # for those there was no room
+            return ended
 
 
 def follow(paths: StudyPaths, show: Show) -> list[RunStatus]:

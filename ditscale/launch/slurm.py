@@ -23,6 +23,7 @@ from ..files import make_directory
 from ..naming import StudyPaths
 from ..plan.run import Run
 from . import queue
+from .doctor import OK, shared
 from .job import execute
 from .jobs import jobs_of
 from .resources import Resources, classes, shares
@@ -44,7 +45,7 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list
     limit = array_limit()
     partitions = _partitions()
     with only_launcher(paths):
-        missing = missing_runs(paths, lambda run: role in (None, run.role))
+        missing = _with_room(missing_runs(paths, lambda run: role in (None, run.role)), cluster)
         chunks = [
             (what, runs[i : i + limit])
             for what, runs in classes(missing, cluster).items()
@@ -56,6 +57,8 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list
             print(
                 f"cluster.parallel is {cluster.parallel}, but {len(chunks)} arrays run at least {len(chunks)} at once"
             )
+        if chunks and (finding := shared(paths.root)).level != OK:
+            print(finding)
         code = snapshot(paths.code)
         submitted = []
         for (what, runs), at_once in zip(chunks, shares(cluster.parallel, [len(runs) for _, runs in chunks])):
@@ -90,6 +93,19 @@ def missing_runs(paths: StudyPaths, among: Callable[[Run], bool]) -> list[Run]:
     missing = [s.run for s in mine if s.state not in DONE and s.run.run_id not in kept]
     print(f"{len(missing)} runs to submit, {len(mine) - len(missing) - done} waiting or running, {done} done")
     return missing
+
+
+def _with_room(missing: list[Run], cluster: Cluster) -> list[Run]:
+    """As many of the runs as may be queued, the longest first."""
+    if not cluster.max_queued:
+        return missing
+    there = queue.jobs()
+    if there is None:
+        raise UserError("squeue gives no answer, so the room under cluster.max_queued is not known; launch again when it does")
+    room = max(0, cluster.max_queued - len(there))
+    if len(missing) > room:
+        print(f"{len(missing) - room} runs are left for the next launch: cluster.max_queued is {cluster.max_queued}, {len(there)} jobs are queued")
+    return sorted(missing, key=lambda run: -run.n_images * run.flops_per_image)[:room]
 
 
 # -------------------------------------------------------------------------------------------------- what the cluster is
@@ -181,7 +197,9 @@ def _submit(
 def refusal(error: Exception) -> str:
     """sbatch's own reason in an error of submitit."""
     lines = str(error).strip().splitlines()
-    return next((line for line in lines if "error:" in line), lines[-1]).split("error:")[-1].strip()
+    reason = next((line for line in lines if "error:" in line), lines[-1]).split("error:")[-1].strip()
+    limited = "QOS" in reason or "submit limit" in reason
+    return reason + (" (where an account may queue fewer jobs, set cluster.max_queued)" if limited else "")
 
 
 def _parameters(submission: Submission, cluster: Cluster, what: Resources, at_once: int) -> dict:

@@ -4,6 +4,8 @@ slurm/local/up, taken down at the end.
 With DITSCALE_SLURM_DIR set, the cluster in that directory is used and left running.
 """
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -240,17 +242,20 @@ def records_fixture():
 
 @pytest.fixture(scope="session")
 def quiet(ditscale, tmp_path_factory):
-    """The undisturbed twin of a study: planned alike, trained here. Made once for all tests with the same settings."""
-    made = {}
+    """The undisturbed twin of a study: planned alike, trained here. Made once for all tests, and all of pytest-xdist's
+    workers, with the same settings."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def twin(*settings) -> dict[str, dict]:
-        if settings not in made:
-            root = tmp_path_factory.mktemp("quiet") / "study"
-            for words in (("plan", root, *settings), ("launch", root)):
-                done = ditscale(*words)
+        root = base / f"quiet-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+        with open(root.with_suffix(".lock"), "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for words in (("plan", root, *settings), ("launch", root)) if not lock.tell() else ():
+                done = ditscale(*words, timeout=600)
                 assert done.returncode == 0, done.stdout + done.stderr
-            made[settings] = records(root)
-        return made[settings]
+            lock.write("trained")
+        return records(root)
 
     return twin
 
