@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("rehearse", rehearse, "Go through a whole study with known losses instead of training, and with faults, then account for every run.")
     sub.add_argument("dir", metavar="DIR", help="a study, or where one is planned by the settings; the rehearsal goes to DIR/rehearsal")
     sub.add_argument("--faults", default="0.2", metavar="SHARE", help="of the runs to kill, stop, requeue or damage (0.2)")
-    sub.add_argument("--nodes", metavar="N", help="nodes to lose, on the cluster of slurm/local alone (1 there)")
+    sub.add_argument("--nodes", metavar="N", help="nodes to lose, and the controller once, on the cluster of slurm/local alone (1 there)")
     sub.add_argument("--seconds", default="1", metavar="S", help="that the steps of a run take (1)")
     sub.add_argument("--noise", default="0.002", help="log-normal scatter of a loss (0.002)")
     sub.add_argument("--seed", default="0", help="of the noise and of the faults (0)")

@@ -138,7 +138,8 @@ def test_preempted_timed_out_and_cancelled(
         "COMPLETED",
         "COMPLETED",
     ]
-    assert [a["ended"] for a in attempts(root, late)][1:] == ["stopped", "finished"]
+    *cut, last = [a["ended"] for a in attempts(root, late)][1:]  # a slow machine reaches the limit again
+    assert cut and set(cut) == {"stopped"} and last == "finished"
     assert status(root)[gone]["state"] in (
         "stopped",
         "interrupted",
