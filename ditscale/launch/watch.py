@@ -76,4 +76,13 @@ def _ended(jobs: set[str]) -> dict[str, str]:
         f"--jobs={','.join(sorted({job.split('_')[0] for job in jobs}))}",
     )
     rows = [line.split("|") for line in (printed or "").splitlines()]
-    return {row[0]: row[1] for row in rows if len(row) == 2 and row[0] in jobs}
+    return {name: row[1] for row in rows if len(row) == 2 for name in elements(row[0]) if name in jobs}
+
+
+def elements(job: str) -> list[str]:
+    """The names of what sacct has in one row: an array whose elements never started is 123_[0-2,7%4]."""
+    array, bracket, listed = job.partition("_[")
+    if not bracket:
+        return [job]
+    spans = [part.partition("-") for part in listed.rstrip("]").split("%")[0].split(",")]
+    return [f"{array}_{i}" for first, _, last in spans for i in range(int(first), int(last or first) + 1)]

@@ -85,8 +85,8 @@ def test_a_directory_that_nodes_do_not_share(slurm, ditscale, tmp_path, plan, ca
         launched = call("launch", tmp_path / "study", "cluster=slurm-cpu", "+cluster.sbatch={nodelist: node1}")
         assert launched.returncode == 0 and "looks local to this machine; other nodes must see the study" in launched.stdout, launched
         settled(tmp_path / "study")
-        for told in status(tmp_path / "study").values():
-            assert told["state"] == "failed" and "its node may not see this directory" in told["reason"], told
+        slurm.wait(lambda: {s["state"] for s in status(tmp_path / "study").values()} == {"failed"}, 30, "sacct knows how they ended")
+        assert all("its node may not see this directory" in s["reason"] for s in status(tmp_path / "study").values())
     finally:
         pid = slurm.directory / "pid" / "slurmd.node1.pid"
         if pid.exists():

@@ -209,8 +209,8 @@ def test_gpus_and_jobs_that_end_before_their_run_begins(slurm, call, plan, tmp_p
     assert call("launch", root, *ON_CLUSTER, size, "cluster.setup=[exit 3]", CUDA_VISIBLE_DEVICES="7").returncode == 0
     settled(root)
     (failed,) = submissions(root)
+    slurm.wait(lambda: {s["state"] for s in status(root).values()} == {"failed"}, 30, "sacct knows how they ended")
     told = status(root)
-    assert {s["state"] for s in told.values()} == {"failed"}
     for i, run in enumerate(failed["runs"]):
         assert f"job {failed['job']}_{i}: FAILED before the run began; see {root}/jobs/" in told[run]["reason"], told[run]
     slurm.kill("slurmdbd")  # and where sacct does not know
