@@ -53,6 +53,13 @@ def _follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
         found = with_slurm(paths, known)
         took = time.monotonic() - looked
         show(found, took)
-        if not any(s.state in ("running", "queued") for s in found) and jobs_of(paths) == {}:
+        if not any(s.state in ("running", "queued") for s in found) and _at_work(paths) is False:
             return found
         time.sleep(min(max(LOOK_S, 5 * took, (looked - began) / 60), LONGEST_S))
+
+
+def _at_work(paths: StudyPaths) -> bool | None:
+    """Whether a job of the study runs, or is about to end; None when squeue gives no answer. One that waits for a run that is
+    done is nobody's business here: a controller that was killed may start such a job again, and hold it."""
+    live = jobs_of(paths)
+    return None if live is None else any(job.state != "PENDING" for jobs in live.values() for job in jobs)
