@@ -139,13 +139,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def plan(options):
     from .config import compose
-    from .plan.grid import plan_grid, table
+    from .plan.grid import table
+    from .plan.rates import plan_runs
 
     if options.dir and "=" in options.dir:  # `ditscale plan study=paper --dry-run`
         options.settings.insert(0, options.dir)
         options.dir = None
     if options.dry_run:
-        print(table(plan_grid(compose(options.settings, options.configs))))
+        print(table(plan_runs(compose(options.settings, options.configs))))
         print("dry run: nothing was written")
         return
     if options.dir is None:

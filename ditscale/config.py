@@ -28,6 +28,7 @@ TIMESTEPS = ("logit-normal", "uniform")
 COUNTS_FLOPS = ("exact", "6nd")
 COUNTS_PARAMS = ("matmul", "total", "blocks")
 PRECISIONS = ("fp32", "bf16")
+GROUPS = ("design", "data", "recipe", "validation", "cluster")  # of configs/, and keys of Study
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,8 @@ class Study:
     params: str = "matmul"  # what N counts: weights of all matrix products, all parameters, or the blocks only
     layout: int = 1
     rehearsal: Rehearsal | None = None  # None: its runs are trained
+    rates: tuple[float, ...] = ()  # learning rates to sweep, as multiples of the recipe's; the grid's own runs are the 1
+    rate_budgets: tuple[float, ...] = ()  # budgets of the grid to sweep them at; empty: the smallest alone
 
     def check(self, where: str):
         one_of(self.flops, COUNTS_FLOPS, "study.flops")
@@ -263,6 +266,7 @@ class Study:
                 )
         for seed in self.seeds:
             units.whole(seed, "study.seeds", low=0)
+        self._check_rates()
         if self.data.source == "latents" and not self.validation.path:
             raise UserError("study.validation.path: missing; give the file of held-out images that runs are measured on")
         for data in (self.data, *self.validation.also.values()):
@@ -277,6 +281,23 @@ class Study:
                         f"validation data {data.name}: {name} is {getattr(data, name)}, but the runs train on "
                         f"{getattr(self.data, name)}; a model is evaluated on images and captions of its own shape"
                     )
+
+    def _check_rates(self):
+        for i, rate in enumerate(self.rates):
+            units.number(rate, f"study.rates[{i}]", above=0)
+        if list(self.rates) != sorted(set(self.rates)):
+            raise UserError("study.rates: give each multiple once, from small to large, as in [0.25,0.5,1,2,4]")
+        if len({*self.rates, 1.0}) == 2:
+            raise UserError(f"study.rates: {self.rates[0]:g} and the recipe's own are two rates; a minimum takes three or more")
+        for budget in self.rate_budgets:
+            if budget not in self.budgets:
+                known = ", ".join(map(units.compact, self.budgets))
+                raise UserError(
+                    f"study.rate_budgets: {units.compact(budget)} is not a budget of the grid, whose runs are the sweep's "
+                    f"multiple 1; choose of: {known}"
+                )
+        if self.rate_budgets and not self.rates:
+            raise UserError("study.rate_budgets: there are no rates to sweep; give rates, as in rates=[0.25,0.5,1,2,4]")
 
     def widths_of(self, budget: float) -> tuple[int, ...]:
         """The widths planned at a budget."""
@@ -461,7 +482,7 @@ def compose(overrides: list[str], search: Path | None = None) -> Study:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    overrides = list(overrides)
+    overrides = [_settable(o) for o in overrides]
     if search is not None:
         if not Path(search).is_dir():
             raise UserError(f"--configs {search}: there is no such directory")
@@ -486,6 +507,12 @@ def _hydra_line(error: Exception, overrides: list[str]) -> str:
         key = text.split("'")[1]
         return f"{key}: there is no such setting{nearest(key, _settings())}; settings are keys of study.yaml, as in recipe.batch_size=32"
     return text.split("Available options")[0]
+
+
+def _settable(override: str) -> str:
+    """A setting that no file of `configs/` mentions, since its default does, may be set like the others."""
+    key = override.split("=")[0]
+    return f"++{override}" if key in _settings() and key not in GROUPS else override
 
 
 def _settings() -> list[str]:

@@ -11,21 +11,20 @@ from .config import Study, compose
 from .errors import UserError
 from .files import write_text
 from .naming import StudyPaths
-from .plan.grid import Plan, plan_grid, plan_probe
+from .plan.grid import Plan, plan_probe
+from .plan.rates import plan_runs
 from .plan.run import read_run
 from .plan.study import plan_run, read_study, write_study
 
 
 def plan_study(root: str, settings: list[str], configs: Path | None = None) -> tuple[StudyPaths, Plan]:
-    """Write the study and its grid's runs, or find them there. Without settings an existing study is taken as it is."""
+    """Write the study and its runs of grid and sweep, or find them there. Without settings an existing study is taken as it is."""
     paths = StudyPaths(root)
     if settings or not paths.study.exists():
         study = compose(settings, configs)
-        planned = plan_grid(study)  # an impossible study is refused before anything is written
+        plan_runs(study)  # an impossible study is refused before anything is written
         write_study(root, study)
-    else:
-        study = read_study(root)
-        planned = plan_grid(study)
+    planned = plan_runs(read_study(root))
     for run in planned.runs:
         plan_run(paths, run)
     return paths, planned

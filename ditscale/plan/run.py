@@ -26,7 +26,7 @@ class Run:
 
     run_id: str
     study: str
-    role: str  # "grid" or "probe"
+    role: str  # "grid", "probe", or "rate": of the learning-rate sweep
     budget_flops: float
     achieved_flops: float  # counted as the budget is: `flops`
     flops: str
@@ -65,8 +65,9 @@ class Run:
         return {k: v for k, v in config.plain(self).items() if k not in ("run_id", "execution", "study", "role")}
 
 
-def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> Run:
-    """The run of a width at a budget: depth, rate and length by the recipe. Raises UserError when it would not fit.
+def make_run(study: Study, role: str, budget: float, width: int, seed: int, multiple: float = 1.0) -> Run:
+    """The run of a width at a budget: depth, length and `multiple` times the rate by the recipe. Raises UserError when it
+    would not fit.
 
     Steps are rounded to the budget, so a run misses it by at most half a step; more than 0.5 % is refused.
     """
@@ -86,7 +87,7 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> R
         )
     n_images = steps * recipe.batch_size
     n_tokens = n_images * shape.tokens_per_image
-    rate = recipe.lr_scale * width**recipe.lr_width * n**recipe.lr_params * n_tokens**recipe.lr_tokens
+    rate = multiple * recipe.lr_scale * width**recipe.lr_width * n**recipe.lr_params * n_tokens**recipe.lr_tokens
     made = Run(
         run_id="",
         study=study.name,
