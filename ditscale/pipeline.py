@@ -132,7 +132,8 @@ def _draw_samples(paths: StudyPaths, study: Study):
     from .launch import queue
 
     with h5py.File(paths.table, "r") as file:
-        best = file["points/run_id"][int(file["points/loss"][:].argmin())].decode()
+        ours = file["points/role"].asstr()[:] != "rate"  # samples are of a run that the laws are about
+        best = file["points/run_id"][ours][int(file["points/loss"][ours].argmin())].decode()
     at = paths.run(best)
     if at.evaluation.exists():
         return

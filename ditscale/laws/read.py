@@ -29,7 +29,8 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
     """Read a table of runs from a CSV file, an HDF5 file or a study directory (its study.h5).
 
     metric: the column that is fitted. exclude {run_id: reason}: rows left out before they are checked, and listed in
-    `Table.exclusions`. columns {our name: the file's name}: for a file with other names, such as
+    `Table.exclusions`. Rows of role "rate", a learning-rate sweep, are never read: a slice holds each size at the recipe's
+    rate alone. columns {our name: the file's name}: for a file with other names, such as
     {"n_params": "Model Size"}. kappa: where the file lacks one of n_params (N), n_tokens (D) and budget_flops (C),
     compute it from C = kappa N D. also: further numeric columns, kept in `Table.columns`; their cells may be nan or
     empty. only {the file's name: value}: read the rows with that value alone, as of one experiment in a table of many.
@@ -62,9 +63,13 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
     keep = [i for i in chosen if run_id[i] not in exclude]
     if not keep:
         raise UserError(f"{path}: every run is excluded")
+    role = np.array(cells.get("role", ["grid"] * count), dtype=object)
+    swept = [i for i in keep if role[i] == "rate"]
+    keep = [i for i in keep if role[i] != "rate"]
+    if not keep:
+        raise UserError(f"{path}: holds a sweep of learning rates and no other run; `ditscale rates` fits it")
     if "run_id" not in cells:
         _refuse_same_rows(path, found, where, keep)
-    role = np.array(cells.get("role", ["grid"] * count), dtype=object)
     numeric = {}
     for ours, column in cells.items():
         if ours not in TEXT:
@@ -74,6 +79,7 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
     recorded += [(f"column {ours}", f"{theirs!r} in the file") for ours, theirs in names.items() if ours != theirs]
     recorded += _complete(numeric, kappa)
     recorded += [("rows", f"{column} = {value}: {len(chosen)} of {count}") for column, value in (only or {}).items()]
+    recorded += [("rows", f"{len(swept)} of role rate, a learning-rate sweep, left to `ditscale rates`")] if swept else []
     table = Table(
         run_id[keep],
         *(numeric[name] for name in REQUIRED),
