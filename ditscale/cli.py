@@ -368,15 +368,16 @@ def rates(options):
     from . import units
     from .laws import fit_rates, read_trials
 
-    if Path(options.table).is_dir() and options.columns:
-        raise UserError(f"--columns is for tables; {options.table} is a study directory")
-    trials, left_out = read_trials(options.table, _columns(options))
     replicates = units.whole(options.bootstrap, "--bootstrap", low=0, high=100_000)
-    law = fit_rates(trials, replicates, units.whole(options.seed, "--seed", low=0), str(options.table), left_out)
+    seed = units.whole(options.seed, "--seed", low=0)
     if Path(options.table).is_dir():
-        from .pipeline import write_json
+        from .pipeline import fit_sweep
 
-        write_json(Path(options.table) / "rates.json", law.to_dict())
+        if options.columns:
+            raise UserError(f"--columns is for tables; {options.table} is a study directory")
+        law = fit_sweep(options.table, replicates, seed)
+    else:
+        law = fit_rates(read_trials(options.table, _columns(options))[0], replicates, seed, options.table)
     _show(options, law, law.to_dict())
     return 0 if law.ok else 3
 

@@ -57,6 +57,16 @@ def launch_study(root: str, role: str | None = None) -> int:
     return 1 if any(s.state != "diverged" for s in unfinished) else 0
 
 
+def fit_sweep(root: str, bootstrap: int = 1000, seed: int = 0):
+    """The learning-rate law of a study's sweep; written to rates.json."""
+    from .laws import fit_rates, read_trials
+
+    trials, left_out = read_trials(root)
+    law = fit_rates(trials, bootstrap, seed, str(root), left_out)
+    write_json(StudyPaths(root).rates, law.to_dict())
+    return law
+
+
 def seal_forecast(root: str, budget: float | None = None):
     """Collect, seal the forecast at the probe's budget, and plan the probe at the size the law gives."""
     from .laws import forecast, read_table, seal
@@ -107,6 +117,10 @@ def whole_study(root: str, settings: list[str], configs: Path | None = None) -> 
     if launch_study(root, "grid"):
         print("some runs failed; mend what they say and run the same command again")
         return 1
+    if any(run.role == "rate" for run in planned.runs):
+        if launch_study(root, "rate"):
+            return 1
+        print(fit_sweep(root).summary())
     print(collect(root).summary())
     laws = fit(read_table(root), targets=(units.compact(study.probe_budget),))
     write_json(paths.laws, laws.to_dict())

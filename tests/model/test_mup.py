@@ -18,20 +18,20 @@ MUP = Recipe(aspect=16, batch_size=8, lr_scale=1, width_scaling="mup", base_widt
 STANDARD = Recipe(aspect=16, batch_size=8, lr_scale=1)
 
 
-def dit(width, design="incontext", dtype=torch.float32):
+def dit(width, design="incontext"):
     torch.manual_seed(1)
-    return DiT(Shape(design, 2, width, 8, 4, True, 16, 16, 12, 3, 11, 0)).to(dtype)
+    return DiT(Shape(design, 2, width, 8, 4, True, 16, 16, 12, 3, 11, 0))
 
 
-def batch(dtype=torch.float32):
+def batch():
     torch.manual_seed(2)
-    x, t, text = torch.randn(8, 3, 8, 8, dtype=dtype), torch.rand(8, dtype=dtype), torch.randint(11, (8, 3))
-    return x, t, text, torch.randn(8, 3, 8, 8, dtype=dtype)
+    x, t, text = torch.randn(8, 3, 8, 8), torch.rand(8), torch.randint(11, (8, 3))
+    return x, t, text, torch.randn(8, 3, 8, 8)
 
 
 def trained(model, groups, rate, steps, eps=1e-8):
     """The model after AdamW steps on one batch."""
-    x, t, text, target = batch(next(model.parameters()).dtype)
+    x, t, text, target = batch()
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), eps=eps)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate_factor"]
@@ -78,19 +78,19 @@ def test_table_3_and_table_8_train_the_same_function():
         def forward(self, x):
             return F.linear(x, self.weight * (BASE / 128), self.bias)
 
-    ours = trained(
-        ours := dit(128, dtype=torch.float64), parameter_groups(ours.named_parameters(), MUP, 128), 1e-2, 5, eps=1e-30
-    )
-    other = dit(128, dtype=torch.float64)
-    final = Multiplied(128, 12).double()
+    ours, other = dit(128), dit(128)  # m = 4: a power of two, so that the two agree to the bit where nothing else differs
+    trained(ours, parameter_groups(ours.named_parameters(), MUP, 128), 1e-2, 5, eps=1e-30)
+    final = Multiplied(128, 12)
     nn.init.zeros_(final.weight), nn.init.zeros_(final.bias)
     other.final = final
     groups = parameter_groups(((n, p) for n, p in other.named_parameters() if n != "final.weight"), MUP, 128)
     groups.append({"params": [final.weight], "rate_factor": 1.0, "weight_decay": 0.0})
-    other = trained(other, groups, 1e-2, 5, eps=1e-30)
-    x, t, text, _ = batch(torch.float64)
-    torch.testing.assert_close(ours(x, t, text), other(x, t, text), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(ours.final.weight, other.final.weight * (BASE / 128), rtol=1e-9, atol=1e-14)
+    trained(other, groups, 1e-2, 5, eps=1e-30)
+    with torch.no_grad():
+        x, t, text, _ = batch()
+        torch.testing.assert_close(ours(x, t, text), other(x, t, text), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.final.weight, other.final.weight * (BASE / 128), rtol=1e-4, atol=1e-6)
+    assert ours.final.weight.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("design", ["incontext", "crossattention"])
@@ -103,7 +103,7 @@ def test_initial_weights_are_those_of_the_table(design):
             assert not weight.any() and not large[name].any()
         elif name.endswith("weight") and weight.ndim == 2:
             want = 0.5 if grows_in and name != "text.weight" else 1.0
-            assert float(large[name].std() / weight.std()) == pytest.approx(want, rel=0.1), name
+            assert float((large[name].std() / weight.std()).detach()) == pytest.approx(want, rel=0.1), name
 
 
 def test_groups_hold_every_parameter_once():
