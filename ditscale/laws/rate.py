@@ -38,10 +38,10 @@ class Trial:
 class BestRate:
     """The best rate at one size and budget: the minimum of a parabola of the loss in log rate.
 
-    rate, loss: the minimum, None when refused (`reasons`); curvature: per unit of (log rate)^2, relative to the loss.
-    lowest: the best (rate, loss) that was tried, a mean over seeds. recipe_rate: what the recipe gives; factor: that over
-    the best rate; excess: how much higher the parabola is there than at its minimum, relative. diverged: rates at which a
-    run diverged. swept: the runs that are no runs of the grid.
+    rate, loss: the minimum, None when refused (`reasons`); curvature: per unit of (log rate)^2, relative to the mean
+    loss; residual_rms: relative too. lowest: the best (rate, loss) that was tried, a mean over seeds. recipe_rate: what
+    the recipe gives; factor: that over the best rate; excess: how much higher the parabola is there than at its
+    minimum, relative. diverged: rates at which a run diverged.
     """
 
     n_params: float
@@ -111,10 +111,11 @@ class RateLaw:
         if not self.ok:
             return ""
         b, c = (0.0 if e is None else e.value for e in (self.params, self.tokens))
-        return f"recipe.lr_scale={self.scale.value:.6g} recipe.lr_width=0 recipe.lr_params={b:.6g} recipe.lr_tokens={c:.6g}"
+        scale = f"recipe.lr_scale={self.scale.value:.6g} recipe.lr_width=0"
+        return f"{scale} recipe.lr_params={b:.6g} recipe.lr_tokens={c:.6g}"
 
     def to_dict(self) -> dict:
-        numbers = {k: e and e.to_dict() for k, e in (("scale", self.scale), ("params", self.params), ("tokens", self.tokens))}
+        numbers = {name: e and e.to_dict() for name in ("scale", "params", "tokens") for e in [getattr(self, name)]}
         return {
             "status": self.status,
             "reasons": list(self.reasons),
@@ -130,18 +131,23 @@ class RateLaw:
     def summary(self) -> str:
         """The law, a row a size, and the settings to paste."""
         good = [c for c in self.cells if c.ok]
-        lines = [f"Learning rate: {sum(c.n_runs for c in self.cells)} runs, {len(good)} of {len(self.cells)} sizes with a best rate"]
+        runs = sum(c.n_runs for c in self.cells)
+        lines = [f"Learning rate: {runs} runs, {len(good)} of {len(self.cells)} sizes with a best rate"]
         if self.ok:
-            lines.append(f"  best rate = {self.formula()}, scatter about it {math.exp(self.scatter) - 1:.1%}")
+            lines.append(f"  best rate = {self.formula()}, scatter about it {math.expm1(self.scatter):.1%}")
             for symbol, e in (("N", self.params), ("D", self.tokens)):
                 if e is not None:
                     lines.append(f"  exponent of {symbol}: {e.value:.3f}{ends(e)}, by {self.resample} bootstrap")
         lines += [f"  {'' if self.ok else 'refused: '}{reason}" for reason in self.reasons]
-        lines.append(f"{'N':>8} {'D':>8} {'budget':>9} {'best rate':>10} {'95 %':>19} {'recipe':>9} {'recipe/best':>11} {'loss above':>10}")
+        lines.append(
+            f"{'N':>8} {'D':>8} {'budget':>9} {'best rate':>10} {'95 %':>19} {'recipe':>9} {'recipe/best':>11} "
+            f"{'loss above':>10}"
+        )
         for c in self.cells:
             best = (f"{c.rate.value:.3g}", ends(c.rate, "").strip(" ()")) if c.ok else ("refused", "")
             lines.append(
-                f"{count(c.n_params):>8} {count(c.n_tokens):>8} {compact(c.budget_flops):>9} {best[0]:>10} {best[1]:>19} "
+                f"{count(c.n_params):>8} {count(c.n_tokens):>8} {compact(c.budget_flops):>9} {best[0]:>10} "
+                f"{best[1]:>19} "
                 f"{'' if c.recipe_rate is None else format(c.recipe_rate, '.3g'):>9} "
                 f"{'' if c.factor is None else format(c.factor, '.2f'):>11} "
                 f"{'' if c.excess is None else format(c.excess, '.2%'):>10}"
@@ -159,7 +165,8 @@ def ends(e: Estimate, before: str = " ") -> str:
     """' (0.1 .. 0.2)', or '' where there is no interval."""
     if e.low is None and e.high is None:
         return ""
-    return f"{before}({'?' if e.low is None else format(e.low, '.3g')} .. {'?' if e.high is None else format(e.high, '.3g')})"
+    low, high = ("?" if x is None else format(x, ".3g") for x in (e.low, e.high))
+    return f"{before}({low} .. {high})"
 
 
 def fit_rates(trials, bootstrap: int = 1000, seed: int = 0, source: str = "", exclusions=()) -> RateLaw:
@@ -174,7 +181,7 @@ def fit_rates(trials, bootstrap: int = 1000, seed: int = 0, source: str = "", ex
     for t in trials:
         cells.setdefault((t.budget_flops, t.n_params, t.n_tokens), []).append(t)
     if not cells:
-        raise UserError(f"{source or 'sweep'}: no run of a learning-rate sweep has ended; give rates, as in rates=[0.25,0.5,1,2,4]")
+        raise UserError(f"{source or 'sweep'}: no run of a learning-rate sweep has ended; `ditscale launch` trains them")
     groups = [sorted(cells[key], key=lambda t: t.lr) for key in sorted(cells)]
     noise = _noise(groups)
     best = tuple(_best(group, noise) for group in groups)
@@ -214,9 +221,10 @@ def _best(group: list[Trial], noise: tuple[float, int]) -> BestRate:
     lowest = min(range(len(rates)), key=means.__getitem__, default=None)
     own = next((t.lr for t in group if t.recipe), None)
     found = dict(
-        n_params=group[0].n_params, n_tokens=group[0].n_tokens, budget_flops=group[0].budget_flops, n_runs=len(group),
-        lowest=None if lowest is None else (rates[lowest], means[lowest]), recipe_rate=own, diverged=diverged,
-        trials=tuple(group), rate=None, loss=None, curvature=None, residual_rms=None, factor=None, excess=None,
+        n_params=group[0].n_params, n_tokens=group[0].n_tokens, budget_flops=group[0].budget_flops,
+        n_runs=len(group), lowest=None if lowest is None else (rates[lowest], means[lowest]), recipe_rate=own,
+        diverged=diverged, trials=tuple(group), rate=None, loss=None, curvature=None, residual_rms=None, factor=None,
+        excess=None,
     )  # fmt: skip
     below = f", below {limit:.3g} where a run diverged" if diverged else ""
 
@@ -224,33 +232,39 @@ def _best(group: list[Trial], noise: tuple[float, int]) -> BestRate:
         return BestRate(status="refused", reasons=(reason,), **found)
 
     if len(rates) < 3:
-        return refused(f"{len(rates)} rate{'s' * (len(rates) != 1)} finished{below}; a parabola takes three: extend rates")
-    if lowest == 0:
-        return refused(f"the lowest loss is at the lowest rate tried ({rates[0]:.3g}), so there may be a better one below: extend rates downward")
-    if lowest == len(rates) - 1 and not diverged:
-        return refused(f"the lowest loss is at the highest rate tried ({rates[-1]:.3g}), so there may be a better one above: extend rates upward")
+        some = f"{len(rates)} rate{'s' * (len(rates) != 1)}"
+        return refused(f"{some} finished{below}; a parabola takes three: extend rates")
+    if lowest == 0 or lowest == len(rates) - 1 and not diverged:
+        which, way = ("lowest", "down") if lowest == 0 else ("highest", "up")
+        return refused(
+            f"the loss is lowest at the {which} rate tried ({rates[lowest]:.3g}), so a better one may lie beyond: "
+            f"extend rates {way}ward"
+        )
     center, mean, basis, scaled, coefficients = _parabola(runs)
     residuals = scaled - basis @ coefficients
     found |= {"curvature": float(coefficients[2]), "residual_rms": float(np.sqrt(np.mean(residuals**2)))}
     if coefficients[2] <= 0:
-        return refused("the loss is not convex in log rate, so the parabola has no minimum: repeat its runs, or extend rates")
+        return refused("the loss is not convex in log rate, so the parabola has no minimum: more seeds, or extend rates")
     x, height, _ = (float(v) for v in vertex(coefficients, "raw"))
     rate = math.exp(min(center + x, 700.0))
     if not rates[0] < rate < min(limit, math.inf if diverged else rates[-1]):
-        edge = "downward" if rate <= rates[0] else "upward"
-        return refused(f"the parabola's minimum ({rate:.3g}) lies outside the rates tried ({rates[0]:.3g} to {rates[-1]:.3g}){below}: extend rates {edge}")
+        way = "down" if rate <= rates[0] else "up"
+        return refused(
+            f"the parabola's minimum ({rate:.3g}) lies outside the rates tried ({rates[0]:.3g} to {rates[-1]:.3g})"
+            f"{below}: extend rates {way}ward"
+        )
     interval = Estimate(rate)
     if dof:
         covariance = variance * np.linalg.inv(basis.T @ basis)
         if coefficients[2] < MIN_CURVATURE_T * math.sqrt(covariance[2, 2]):
-            return refused("the loss changes with the rate by no more than its noise: repeat with more seeds, or extend rates")
+            return refused("the loss changes with the rate by no more than its noise: more seeds, or extend rates")
         half = t_quantile(0.975, dof) * math.sqrt(vertex_covariance_of(coefficients, covariance, "raw")[0, 0])
         interval = Estimate(rate, rate * math.exp(-half), rate * math.exp(half))
     found |= {"rate": interval, "loss": height * mean}
     if own is not None:
         found |= {"factor": own / rate, "excess": float(coefficients[2]) * math.log(own / rate) ** 2 / height}
-    notes = (f"rates from {limit:.3g} on diverge; they bound the best rate from above and are in no parabola",) if diverged else ()
-    return BestRate(status="ok", reasons=notes, **found)
+    note = f"rates from {limit:.3g} on diverge; they bound the best rate from above and are in no parabola"
+    return BestRate(status="ok", reasons=(note,) * bool(diverged), **found)
 
 
 def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int, source: str, exclusions) -> RateLaw:
@@ -259,15 +273,18 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int, source: str, ex
     sizes = _distinct([c.n_params for c in good], 1.01)
     with_n, with_d = sizes > 1, budgets > 1
     needed = 2 + with_n + with_d
-    none = dict(scale=None, params=None, tokens=None, scatter=None, resample="")
+
+    def refused(reason: str) -> RateLaw:
+        return RateLaw("refused", (reason,), cells, None, None, None, None, "", source, exclusions)
+
     if not (with_n or with_d) or len(good) < needed:
-        reason = f"{len(good)} of {len(cells)} sizes have a best rate, at {budgets} budget{'s' * (budgets != 1)}; a law takes {max(needed, 3)}"
-        return RateLaw("refused", (reason,), cells, **none, source=source, exclusions=exclusions)
+        at = f"at {budgets} budget{'s' * (budgets != 1)}"
+        return refused(f"{len(good)} of {len(cells)} sizes have a best rate, {at}; a law takes {max(needed, 3)}")
     reasons = []
     if not with_d:
         reasons.append(
-            "at one budget D = C / (kappa N), so the exponents of N and D cannot be told apart: the one of N stands for both, "
-            "and holds at this budget alone; sweep a second budget (rate_budgets) to have both"
+            "at one budget D = C / (kappa N), so the exponents of N and D cannot be told apart: the one of N stands for "
+            "both, and holds at this budget alone; sweep a second budget (rate_budgets) to have both"
         )
     if not with_n:
         reasons.append("all best rates are of one size, so the exponent of N is not known: the one of D stands alone")
@@ -275,10 +292,7 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int, source: str, ex
     y = np.log([c.rate.value for c in good])
     basis = np.column_stack([np.ones(len(y)), x - x.mean(axis=0)])
     if np.linalg.cond(basis / np.linalg.norm(basis, axis=0)) > 100:
-        return RateLaw(
-            "refused", ("N and D rise together in these runs, so their exponents cannot be told apart: sweep more sizes",),
-            cells, **none, source=source, exclusions=exclusions,
-        )  # fmt: skip
+        return refused("N and D change together in these runs, so their exponents cannot be told apart: sweep more sizes")
     solved = np.linalg.lstsq(basis, y, rcond=None)[0]
     fitted = basis @ solved
     how = "pairs" if len(good) >= PAIRS_FROM else "residual"
@@ -290,9 +304,17 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int, source: str, ex
     exponents = [estimate(v, d) for v, d in zip(solved[1:], draws[:, 1:].T, strict=True)]
     named = dict(zip([n for n, there in (("params", with_n), ("tokens", with_d)) if there], exponents, strict=True))
     return RateLaw(
-        "ok", tuple(reasons), cells, estimate(math.exp(solved[0] - solved[1:] @ x.mean(axis=0)), scale), named.get("params"),
-        named.get("tokens"), float(np.sqrt(np.mean((y - fitted) ** 2))), how, source, exclusions,
-    )  # fmt: skip
+        status="ok",
+        reasons=tuple(reasons),
+        cells=cells,
+        scale=estimate(math.exp(solved[0] - solved[1:] @ x.mean(axis=0)), scale),
+        params=named.get("params"),
+        tokens=named.get("tokens"),
+        scatter=float(np.sqrt(np.mean((y - fitted) ** 2))),
+        resample=how,
+        source=source,
+        exclusions=exclusions,
+    )
 
 
 def _by_pairs(basis: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -15,8 +15,9 @@ NEEDED = ("n_params", "n_tokens", "lr", "loss")
 def read_trials(path: Path | str, columns=None) -> tuple[list[Trial], list[tuple[str, str]]]:
     """(trials, [(run_id, reason) of runs left out]) of a study, or of a CSV or HDF5 table.
 
-    A table has the columns n_params, n_tokens, lr and loss, and may have budget_flops (else 6 N D), run_id and role (grid:
-    its rate is the recipe's); `columns` {our name: the table's name}. A diverged run has an empty, nan or infinite loss.
+    A table has the columns n_params, n_tokens, lr and loss, and may have budget_flops (else 6 N D), run_id and role
+    (grid: its rate is the recipe's); `columns` {our name: the table's name}. A diverged run has an empty, nan or
+    infinite loss.
     Raises UserError, of one line, at a mistake in it.
     """
     path = Path(path)
@@ -24,7 +25,7 @@ def read_trials(path: Path | str, columns=None) -> tuple[list[Trial], list[tuple
 
 
 def _of_study(root: Path) -> tuple[list[Trial], list[tuple[str, str]]]:
-    """The sweep's runs, and those of the grid at its budgets: from the runs' own records, for a diverged one is in no table."""
+    """The sweep's runs and the grid's at its budgets, from their own records: a diverged run is in no table."""
     from ..naming import StudyPaths  # here, since a table needs neither these nor h5py
     from ..plan.run import read_run
     from ..store.record import Damaged, read_end
@@ -33,7 +34,8 @@ def _of_study(root: Path) -> tuple[list[Trial], list[tuple[str, str]]]:
     runs = [(at, read_run(at.run)) for at in paths.run_dirs()]
     budgets = {run.budget_flops for _, run in runs if run.role == "rate"}
     if not budgets:
-        raise UserError(f"{root}: plans no sweep; `ditscale plan {root} SETTINGS rates=[0.25,0.5,1,2,4]` adds one to its settings")
+        more = f"`ditscale plan {root} SETTINGS rates=[0.25,0.5,1,2,4]`"
+        raise UserError(f"{root}: plans no sweep; {more}, with the settings it was planned by, adds one")
     trials, left_out = [], []
     for at, run in runs:
         if run.budget_flops not in budgets or run.role not in ("grid", "rate"):

@@ -47,7 +47,8 @@ def sentences(rates: dict) -> list[str]:
             for name, e in (("N", number(rates["params"])), ("D", number(rates["tokens"])))
             if e
         ]
-        out.append(f"Line: the law through {plural(len(ok), 'best rate')}, {number(rates['scale']).value:.3g} {' '.join(parts)}.")
+        scale = number(rates["scale"]).value
+        out.append(f"Line: the law through {plural(len(ok), 'best rate')}, {scale:.3g} {' '.join(parts)}.")
         out += [f"{reason[0].upper()}{reason[1:]}." for reason in rates["reasons"]]
         out.append(f"As settings: {rates['overrides']}.")
     else:
@@ -85,7 +86,8 @@ def _sweep(rates: dict):
                 at = np.geomspace(usable.min(), usable.max(), 100)
                 bend = cell["curvature"] * np.mean(y[x < min(cell["diverged"], default=np.inf)]) / base
                 axes.plot(at, 100 * bend * np.log(at / cell["rate"]["value"]) ** 2, color=colour, lw=1.2)
-        log_axis(axes.xaxis, *limits([t["lr"] for c in rates["cells"] for t in c["trials"]]), "learning rate", compact, 6)
+        tried = [t["lr"] for c in rates["cells"] for t in c["trials"]]
+        log_axis(axes.xaxis, *limits(tried), "learning rate", compact, 6)
         axes.axhline(0, color=MUTED, lw=0.8)
         axes.set_ylabel("loss above the lowest of its size, %")
         axes.set_title("The sweep", fontsize=10)
@@ -94,7 +96,7 @@ def _sweep(rates: dict):
 
 
 def _best(rates: dict):
-    """A function that draws the best rate of each size with its interval, the recipe's, and the law where D is tied to N."""
+    """A function that draws the best rate of each size with its interval, the recipe's, and the law along each budget."""
     ok = [c for c in rates["cells"] if c["status"] == "ok"]
     given = [c for c in rates["cells"] if c["recipe_rate"] is not None]
     colours = _colours(rates)
@@ -110,13 +112,15 @@ def _best(rates: dict):
         for c in ok:
             e = number(c["rate"])
             bars = [[e.value - (e.low or e.value)], [(e.high or e.value) - e.value]]
-            axes.errorbar(c["n_params"], e.value, bars, fmt="o", ms=6, color=colours[c["n_params"]], elinewidth=1.4, zorder=4)
+            colour = colours[c["n_params"]]
+            axes.errorbar(c["n_params"], e.value, bars, fmt="o", ms=6, color=colour, elinewidth=1.4, zorder=4)
         for budget in sorted({c["budget_flops"] for c in rates["cells"]}):
             row = sorted((c for c in rates["cells"] if c["budget_flops"] == budget), key=lambda c: c["n_params"])
             if rates["status"] == "ok":
                 axes.plot([c["n_params"] for c in row], [law(c) for c in row], color=INK, lw=1.4, zorder=3)
-            own = [c for c in row if c["recipe_rate"] is not None]
-            axes.plot([c["n_params"] for c in own], [c["recipe_rate"] for c in own], "x--", color=ACCENT, lw=1, ms=6, zorder=2)
+            own = [(c["n_params"], c["recipe_rate"]) for c in row if c["recipe_rate"] is not None]
+            if own:
+                axes.plot(*zip(*own, strict=True), "x--", color=ACCENT, lw=1, ms=6, zorder=2)
         log_axis(axes.xaxis, *limits([c["n_params"] for c in rates["cells"]]), "model size N", count, 6)
         shown = [v for c in ok for v in c["rate"].values() if v] + [c["recipe_rate"] for c in given]
         log_axis(axes.yaxis, *limits(shown or [1e-3, 1e-2]), "learning rate", compact, 6)

@@ -98,8 +98,8 @@ def first_cell(losses):
 
 
 @pytest.mark.parametrize("losses, says", [
-    ((0.2, 0.3, 0.4, 0.5, 0.6), "lowest rate tried"),
-    ((0.6, 0.5, 0.4, 0.3, 0.2), "highest rate tried"),
+    ((0.2, 0.3, 0.4, 0.5, 0.6), "lowest at the lowest rate tried"),
+    ((0.6, 0.5, 0.4, 0.3, 0.2), "lowest at the highest rate tried"),
     ((0.3, 0.4, 0.29, 0.4, 0.3), "not convex"),
     ((0.5, 0.4, None, 0.4, 0.5), "2 rates finished, below"),
     ((None, None, None, None, None), "0 rates finished"),
