@@ -67,7 +67,7 @@ def collect(root: Path | str) -> Collected:
             run = read_run(at.run)
             row, curve, triples = _read(at, run, mark)
         except _LeftOut as reason:
-            excluded.append((at.name, str(reason)))
+            excluded.append((at.name, f"{'learning-rate sweep: ' if run.role == 'rate' else ''}{reason}"))
         except UserError as error:
             excluded.append((at.name, str(error)))
         else:

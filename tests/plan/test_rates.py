@@ -7,12 +7,13 @@ import pytest
 
 from ditscale.config import compose, plain
 from ditscale.errors import UserError
-from ditscale.laws import fit, read_table
+from ditscale.laws import fit, read_table, read_trials
 from ditscale.pipeline import plan_study
 from ditscale.plan.grid import plan_grid, table
 from ditscale.plan.rates import plan_runs
 from ditscale.plan.run import read_run
 from ditscale.plan.study import read_study
+from ditscale.store.collect import collect
 
 RATES = "rates=[0.25,0.5,1,2,4]"
 
@@ -64,6 +65,14 @@ def test_a_sweep_is_added_to_a_planned_study(tmp_path):
     assert sorted(read_run(at.run).run_id for at in paths.run_dirs()) == sorted(r.run_id for r in after.runs)
     with pytest.raises(UserError, match="holds another study"):
         plan_study(root, ["study=mini", RATES, "recipe.clip=2"])
+
+
+def test_what_is_left_out_says_that_it_is_of_the_sweep(tmp_path):
+    plan_study(str(tmp_path / "s"), ["study=mini", RATES])
+    reasons = [reason for _, reason in collect(tmp_path / "s").excluded]
+    assert sorted(reasons) == ["learning-rate sweep: not started"] * 24 + ["not started"] * 18
+    trials, left_out = read_trials(tmp_path / "s")  # the sweep, and the grid at its budget alone
+    assert not trials and [why for _, why in left_out] == ["not started"] * 30
 
 
 def write(path, rows):
