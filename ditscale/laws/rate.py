@@ -66,12 +66,19 @@ class BestRate:
         return self.status == "ok"
 
     @property
+    def measured_excess(self) -> float | None:
+        """How much higher the recipe's loss was than the lowest that was tried, relative; no curve enters it."""
+        own = [t.loss for t in self.trials if t.recipe and t.loss is not None]
+        return float(np.mean(own)) / self.lowest[1] - 1 if own and self.lowest else None
+
+    @property
     def name(self) -> str:
         return f"N = {count(self.n_params)} at {compact(self.budget_flops)} FLOPs"
 
     def to_dict(self) -> dict:
         out = asdict(self) | {"reasons": list(self.reasons), "diverged": list(self.diverged)}
         out["lowest"] = self.lowest and {"rate": self.lowest[0], "loss": self.lowest[1]}
+        out["measured_excess"] = self.measured_excess
         out["swept"] = [t.run_id for t in self.trials if not t.recipe]
         return out | {"trials": [asdict(t) for t in self.trials]}
 
@@ -141,7 +148,7 @@ class RateLaw:
         lines += [f"  {'' if self.ok else 'refused: '}{reason}" for reason in self.reasons]
         lines.append(
             f"{'N':>8} {'D':>8} {'budget':>9} {'best rate':>10} {'95 %':>19} {'recipe':>9} {'recipe/best':>11} "
-            f"{'loss above':>10}"
+            f"{'loss above':>10} {'measured':>9}"
         )
         for c in self.cells:
             best = (f"{c.rate.value:.3g}", ends(c.rate, "").strip(" ()")) if c.ok else ("refused", "")
@@ -150,7 +157,8 @@ class RateLaw:
                 f"{best[1]:>19} "
                 f"{'' if c.recipe_rate is None else format(c.recipe_rate, '.3g'):>9} "
                 f"{'' if c.factor is None else format(c.factor, '.2f'):>11} "
-                f"{'' if c.excess is None else format(c.excess, '.2%'):>10}"
+                f"{'' if c.excess is None else format(c.excess, '.2%'):>10} "
+                f"{'' if c.measured_excess is None else format(c.measured_excess, '.2%'):>9}"
             )
         lines += [f"  {c.name}: {reason}" for c in self.cells for reason in c.reasons]
         lines += [f"  left out {run_id}: {reason}" for run_id, reason in self.exclusions]

@@ -48,6 +48,9 @@ def test_both_exponents_are_recovered(rates):
         best = 3.0 * cell.n_params**-0.5 * cell.n_tokens**0.1
         assert cell.rate.value == pytest.approx(best, rel=1e-8) and cell.factor == pytest.approx(1.2, rel=1e-8)
         assert cell.excess == pytest.approx(0.02 * math.log(1.2) ** 2, rel=1e-6)
+        own = 0.02 * math.log(1.2) ** 2
+        tried = min(0.02 * math.log(1.2 * m) ** 2 for m in rates)
+        assert cell.measured_excess == pytest.approx((1 + own) / (1 + tried) - 1, abs=1e-12)
         assert cell.loss == pytest.approx(0.3 + cell.n_params**-0.3, rel=1e-9)
         assert law.rate_at(cell.n_params, cell.n_tokens) == pytest.approx(best, rel=1e-7)
 
