@@ -139,7 +139,7 @@ class RateLaw:
         """The law, a row a size, and the settings to paste."""
         good = [c for c in self.cells if c.ok]
         runs = sum(c.n_runs for c in self.cells)
-        lines = [f"Learning rate: {runs} runs, {len(good)} of {len(self.cells)} sizes with a best rate"]
+        lines = [f"Learning rate: {runs} runs, {len(good)} of {len(self.cells)} cells (size, budget) with a best rate"]
         if self.ok:
             lines.append(f"  best rate = {self.formula()}, scatter about it {math.expm1(self.scatter):.1%}")
             for symbol, e in (("N", self.params), ("D", self.tokens)):
@@ -287,7 +287,7 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int, source: str, ex
 
     if not (with_n or with_d) or len(good) < needed:
         at = f"at {budgets} budget{'s' * (budgets != 1)}"
-        return refused(f"{len(good)} of {len(cells)} sizes have a best rate, {at}; a law takes {max(needed, 3)}")
+        return refused(f"{len(good)} of {len(cells)} cells (size, budget) have a best rate, {at}; a law takes {max(needed, 3)}")
     reasons = []
     if not with_d:
         reasons.append(
