@@ -42,6 +42,7 @@ class StudyPaths:
     laws = _In("laws.json")
     forecast = _In("forecast.json")
     verdict = _In("verdict.json")
+    rates = _In("rates.json")
     report = _In("report")
 
     def __init__(self, root: Path | str):

@@ -11,21 +11,20 @@ from .config import Study, compose
 from .errors import UserError
 from .files import write_text
 from .naming import StudyPaths
-from .plan.grid import Plan, plan_grid, plan_probe
+from .plan.grid import Plan, plan_probe
+from .plan.rates import plan_runs
 from .plan.run import read_run
 from .plan.study import plan_run, read_study, write_study
 
 
 def plan_study(root: str, settings: list[str], configs: Path | None = None) -> tuple[StudyPaths, Plan]:
-    """Write the study and its grid's runs, or find them there. Without settings an existing study is taken as it is."""
+    """Write the study and its runs of grid and sweep, or find them there. Without settings an existing study is taken as it is."""
     paths = StudyPaths(root)
     if settings or not paths.study.exists():
         study = compose(settings, configs)
-        planned = plan_grid(study)  # an impossible study is refused before anything is written
+        plan_runs(study)  # an impossible study is refused before anything is written
         write_study(root, study)
-    else:
-        study = read_study(root)
-        planned = plan_grid(study)
+    planned = plan_runs(read_study(root))
     for run in planned.runs:
         plan_run(paths, run)
     return paths, planned
@@ -56,6 +55,16 @@ def launch_study(root: str, role: str | None = None) -> int:
     for s in unfinished:
         print(f"{s.run.run_id}: {s.state}: {s.reason}")
     return 1 if any(s.state != "diverged" for s in unfinished) else 0
+
+
+def fit_sweep(root: str, bootstrap: int = 1000, seed: int = 0):
+    """The learning-rate law of a study's sweep; written to rates.json."""
+    from .laws import fit_rates, read_trials
+
+    trials, left_out = read_trials(root)
+    law = fit_rates(trials, bootstrap, seed, str(root), left_out)
+    write_json(StudyPaths(root).rates, law.to_dict())
+    return law
 
 
 def seal_forecast(root: str, budget: float | None = None):
@@ -108,6 +117,10 @@ def whole_study(root: str, settings: list[str], configs: Path | None = None) -> 
     if launch_study(root, "grid"):
         print("some runs failed; mend what they say and run the same command again")
         return 1
+    if any(run.role == "rate" for run in planned.runs):
+        if launch_study(root, "rate"):
+            return 1
+        print(fit_sweep(root).summary())
     print(collect(root).summary())
     laws = fit(read_table(root), targets=(units.compact(study.probe_budget),))
     write_json(paths.laws, laws.to_dict())
@@ -133,7 +146,8 @@ def _draw_samples(paths: StudyPaths, study: Study):
     from .launch import queue
 
     with h5py.File(paths.table, "r") as file:
-        best = file["points/run_id"][int(file["points/loss"][:].argmin())].decode()
+        ours = file["points/role"].asstr()[:] != "rate"  # samples are of a run that the laws are about
+        best = file["points/run_id"][ours][int(file["points/loss"][ours].argmin())].decode()
     at = paths.run(best)
     if at.evaluation.exists():
         return

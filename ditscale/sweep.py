@@ -307,9 +307,10 @@ class _Submitted(BaseException):
 def _on_slurm(paths: StudyPaths, study: Study, points, launcher: dict, words: Words, configs: Path | None) -> int:
     """One array through hydra-submitit-launcher. As always, its record is there before sbatch is called."""
     limit, ranks = array_limit(), launcher["nodes"] * launcher["tasks_per_node"]
-    if study.recipe.batch_size % ranks:
+    uneven = next((run.recipe.batch_size for run in points if run.recipe.batch_size % ranks), None)
+    if uneven:
         raise UserError(
-            f"a batch of {study.recipe.batch_size} images does not divide over {ranks} ranks; change "
+            f"a batch of {uneven} images does not divide over {ranks} ranks; change "
             "hydra.launcher.nodes or hydra.launcher.tasks_per_node"
         )
     ids = {run.run_id for run in points}

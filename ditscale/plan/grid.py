@@ -85,5 +85,7 @@ def table(plan: Plan) -> str:
         )
     for d in plan.dropped:
         lines.append(f"dropped: budget {units.compact(d.budget_flops)}, width {d.width}: {d.reason}")
-    lines.append(f"{len(plan.runs)} runs, {units.compact(plan.flops)} FLOPs of training")
+    swept = sum(r.role == "rate" for r in plan.runs)
+    of_them = f", {swept} of them a sweep of the learning rate" if swept else ""
+    lines.append(f"{len(plan.runs)} runs{of_them}, {units.compact(plan.flops)} FLOPs of training")
     return "\n".join(lines)

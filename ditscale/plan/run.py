@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
 from .. import config, flops, naming
 from ..config import Cluster, Data, Design, Recipe, Rehearsal, Study, Validation
 from ..errors import UserError
+from .recipe import batch_of, resolved
+
+
+LATER = ("width_scaling", "base_width")  # keys of Recipe
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Run:
 
     run_id: str
     study: str
-    role: str  # "grid" or "probe"
+    role: str  # "grid", "probe", or "rate": of the learning-rate sweep
     budget_flops: float
     achieved_flops: float  # counted as the budget is: `flops`
     flops: str
@@ -45,7 +49,7 @@ class Run:
     lr: float
     design: Design
     data: Data
-    recipe: Recipe
+    recipe: Recipe  # as it comes to at this size: laws of batch, warm-up and weight decay have become numbers
     validation: Validation
     execution: Execution
     layout: int = 1
@@ -61,12 +65,20 @@ class Run:
         return self.achieved_flops / self.budget_flops - 1
 
     def defines(self) -> dict:
-        """What decides the outcome: the run's identity is the hash of this."""
-        return {k: v for k, v in config.plain(self).items() if k not in ("run_id", "execution", "study", "role")}
+        """What decides the outcome: the run's identity is the hash of this.
+
+        Keys that a recipe gained after the first runs count only where they differ from their default: earlier runs keep
+        their identity.
+        """
+        content = {k: v for k, v in config.plain(self).items() if k not in ("run_id", "execution", "study", "role")}
+        usual = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
+        content["recipe"] = {k: v for k, v in content["recipe"].items() if k not in LATER or v != usual[k]}
+        return content
 
 
-def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> Run:
-    """The run of a width at a budget: depth, rate and length by the recipe. Raises UserError when it would not fit.
+def make_run(study: Study, role: str, budget: float, width: int, seed: int, multiple: float = 1.0) -> Run:
+    """The run of a width at a budget: depth, length and `multiple` times the rate by the recipe. Raises UserError when it
+    would not fit.
 
     Steps are rounded to the budget, so a run misses it by at most half a step; more than 0.5 % is refused.
     """
@@ -77,6 +89,7 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> R
     n = counts[study.params]
     exact = flops.training_flops(shape)
     per_image = exact if study.flops == "exact" else 6 * n * shape.tokens_per_image
+    recipe = batch_of(recipe, n, budget / per_image * shape.tokens_per_image)
     steps = round(budget / (per_image * recipe.batch_size))
     least = max(1, recipe.min_steps)
     if steps < least:
@@ -86,7 +99,8 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> R
         )
     n_images = steps * recipe.batch_size
     n_tokens = n_images * shape.tokens_per_image
-    rate = recipe.lr_scale * width**recipe.lr_width * n**recipe.lr_params * n_tokens**recipe.lr_tokens
+    recipe = resolved(recipe, n, n_images, n_tokens)
+    rate = multiple * recipe.lr_scale * width**recipe.lr_width * n**recipe.lr_params * n_tokens**recipe.lr_tokens
     made = Run(
         run_id="",
         study=study.name,

@@ -13,6 +13,9 @@ from ..naming import RunPaths, StudyPaths
 from .run import Run, read_run
 
 
+BESIDE = ("cluster", "rates", "rate_budgets")  # what may change in a planned study, since its grid stays the same
+
+
 def read_study(root: Path | str) -> Study:
     """The study of a directory. Raises UserError when there is none."""
     paths = StudyPaths(root)
@@ -22,20 +25,24 @@ def read_study(root: Path | str) -> Study:
 
 
 def write_study(root: Path | str, study: Study) -> StudyPaths:
-    """Write study.yaml, or find the same study there (the cluster section may differ: it is replaced).
+    """Write study.yaml, or find the same study there. The cluster section may differ: it is replaced. So may the sweep of
+    rates, which is beside the grid: a new one is added, and settings that say nothing of it leave the old one.
 
     Raises UserError when the directory holds another study, or other files and no study.
     """
     paths = StudyPaths(root)
     if paths.study.exists():
-        there, here = config.plain(read_study(root)), config.plain(study)
-        same_cluster = there.pop("cluster") == here.pop("cluster")
+        old = read_study(root)
+        if not study.rates:
+            study = replace(study, rates=old.rates, rate_budgets=old.rate_budgets)
+        there, here = config.plain(old), config.plain(study)
+        same_beside = [there.pop(key) for key in BESIDE] == [here.pop(key) for key in BESIDE]
         if there != here:
             raise UserError(
                 f"{root} holds another study ({_difference(there, here)}); "
                 f"use another directory, or leave the settings out to continue that one"
             )
-        if same_cluster:
+        if same_beside:
             return paths
     elif paths.root.exists() and (not paths.root.is_dir() or any(paths.root.iterdir())):
         raise UserError(f"{root} exists and is not a study; give a new or an empty directory")
