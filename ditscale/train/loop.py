@@ -22,6 +22,7 @@ from ..diffusion.rectified_flow import Noise, losses
 from ..errors import UserError
 from ..evaluate.validation import triple_losses, triples
 from ..model.dit import DiT
+from ..model.mup import parameter_groups
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
 from ..store.lock import RunLock
@@ -97,9 +98,8 @@ def build(run: Run, device: torch.device) -> State:
     model = DiT(run.shape).to(device)
     parameters = list(model.parameters())
     recipe = run.recipe
-    optimizer = torch.optim.AdamW(
-        parameters, lr=run.lr, betas=(recipe.beta1, recipe.beta2), weight_decay=recipe.weight_decay, fused=True
-    )
+    groups = parameter_groups(model.named_parameters(), recipe, run.width)
+    optimizer = torch.optim.AdamW(groups, lr=run.lr, betas=(recipe.beta1, recipe.beta2), fused=True)
     return State(model, optimizer, EMA(parameters, recipe.ema))
 
 
@@ -149,7 +149,7 @@ def _train(at: RunPaths, run: Run, ranks: Ranks, state: State, source, writer: W
     for x0, text, eps, t in batches:
         rate = run.lr * rate_factor(recipe, state.images, run.n_images)
         for group in state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_factor"]
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             loss = losses(state.model, x0, text, eps, t).mean()
         loss.backward()
