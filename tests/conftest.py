@@ -11,16 +11,6 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = ["study=mini", "budgets=[5e9,1e10]", "widths=[16,24,32]", "probe_budget=3e10", "recipe.min_steps=20", "validation.n=256"]
 
 
-def pytest_collection_modifyitems(items):
-    """For pytest-xdist: tests on a real Slurm, which wait more than they compute, come first and go to any worker; those of
-    any other file stay together, for what they share was trained."""
-    on_slurm = [item for item in items if item.path.parent.name == "slurm"]
-    others = [item for item in items if item.path.parent.name != "slurm"]
-    for item in others:
-        item.add_marker(pytest.mark.xdist_group(item.path.name))
-    items[:] = on_slurm + others
-
-
 @pytest.fixture(scope="session")
 def ditscale():
     """Run the command line in a process of its own; returns the finished process."""

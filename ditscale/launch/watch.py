@@ -76,7 +76,9 @@ def _ended(jobs: set[str]) -> dict[str, str]:
         f"--jobs={','.join(sorted({job.split('_')[0] for job in jobs}))}",
     )
     rows = [line.split("|") for line in (printed or "").splitlines()]
-    return {name: row[1] for row in rows if len(row) == 2 for name in elements(row[0]) if name in jobs}
+    found = {name: row[1] for row in rows if len(row) == 2 for name in elements(row[0])}
+    # elements that were cancelled before any had started are in the array's own row
+    return {job: found.get(job) or found[job.split("_")[0]] for job in jobs if job in found or job.split("_")[0] in found}
 
 
 def elements(job: str) -> list[str]:

@@ -230,9 +230,14 @@ def status(call):
 @pytest.fixture
 def attempts():
     """A run's attempts, oldest first."""
-    return lambda root, run: [
-        json.loads(path.read_text()) for path in sorted((root / "runs" / run / "attempts").glob("[0-9]*.json"))
-    ]
+
+    def read(path: Path) -> dict:
+        until = time.monotonic() + 5
+        while not (text := path.read_text()).endswith("}") and time.monotonic() < until:
+            time.sleep(0.05)  # it is being written
+        return json.loads(text)
+
+    return lambda root, run: [read(path) for path in sorted((root / "runs" / run / "attempts").glob("[0-9]*.json"))]
 
 
 @pytest.fixture(name="records")
