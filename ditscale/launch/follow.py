@@ -30,10 +30,12 @@ def bring_to_end(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> 
     from .slurm import launch as submit
 
     while True:
-        submit(paths, cluster, role)
+        submitted = submit(paths, cluster, role)
         ended = follow(paths, show)
         if not any(s.run.role == role and s.state == "planned" and not s.job for s in ended):  # for those there was no room
             return ended
+        if not submitted:  # jobs of other studies take all the room
+            time.sleep(LONGEST_S)
 
 
 def follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
