@@ -222,7 +222,8 @@ def test_a_disk_that_fills_in_mid_run(
     for run, state in status(root).items():
         assert state["state"] in ("failed", "interrupted"), state
         assert "cannot be written (No space left on device)" in log(root, run) and "Traceback" not in log(root, run)
-        assert saved[run].exists() and not list((root / "runs" / run).rglob("*.tmp*"))
+        # perhaps a newer one: to delete an old checkpoint makes room
+        assert max((root / "runs" / run / "checkpoint").glob("images-*")) >= saved[run] and not list((root / "runs" / run).rglob("*.tmp*"))
     ballast.unlink()
     again = call("launch", root)
     assert "4 runs to submit" in again.stdout, again
