@@ -80,10 +80,23 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("run", run, "Train one run from its directory; the only thing a job executes.")
     sub.add_argument("run_dir", metavar="RUN_DIR")
 
-    sub = verb("evaluate", evaluate, "Measure a finished run and draw samples.")
+    sub = verb("evaluate", evaluate, "Measure a finished run, and draw samples: what is there with the same settings is not measured again.")
     sub.add_argument("run_dir", metavar="RUN_DIR")
-    sub.add_argument("--samples", default="16", metavar="N", help="images to draw (16)")
-    sub.add_argument("--steps", default="32", metavar="N", help="steps of the Heun sampler (32)")
+    sub.add_argument("--metrics", default="val_loss", metavar="NAME,...", help="of val_loss, vlb, likelihood, fid (val_loss)")
+    sub.add_argument("--dataset", action="append", default=[], metavar="NAME", help="the run's own data or a label of validation.also; may be repeated (all)")
+    sub.add_argument("--n", "--images", metavar="N", help="held-out images (the study's validation.n); torchrun takes --n for its own")
+    sub.add_argument("--batch-size", metavar="N", help="images in memory at a time (the study's validation.batch_size)")
+    sub.add_argument("--seed", metavar="N", help="of the noise (the study's validation.seed, so that runs share it)")
+    sub.add_argument("--t-min", default="0.01", metavar="T", help="the data's end of the variational bound (0.01)")
+    sub.add_argument("--trace", default="hutchinson", metavar="HOW", help="divergence of the likelihood: hutchinson or exact (hutchinson)")
+    sub.add_argument("--probes", default="1", metavar="N", help="of the trace, for each image (1)")
+    sub.add_argument("--tolerance", default="1e-3", metavar="X", help="of the likelihood's solver (1e-3)")
+    sub.add_argument("--samples", default="16", metavar="N", help="images to draw to look at (16)")
+    sub.add_argument("--sampler", default="heun", metavar="NAME", help="heun or euler (heun)")
+    sub.add_argument("--steps", default="32", metavar="N", help="of the sampler (32)")
+    sub.add_argument("--extractor", default="caption-reader", metavar="NAME", help="of FID's features (caption-reader, which is trained here)")
+    sub.add_argument("--weights", default="", metavar="FILE", help="of the extractor, where it is not ours")
+    sub.add_argument("--few", action="store_true", help="an FID of fewer than 2048 images")
 
     sub = verb("collect", collect, "Read every run's record into study.h5 and study.csv; list what is left out and why.")
     sub.add_argument("dir", metavar="DIR")
@@ -262,9 +275,17 @@ def run(options):
 def evaluate(options):
     from . import units
     from .evaluate.run import evaluate as measure
+    from .evaluate.settings import Settings
 
-    n = units.whole(options.samples, "--samples", low=1, high=10000)
-    print(measure(options.run_dir, n, units.whole(options.steps, "--steps", low=1, high=10000)).summary())
+    whole = {name: getattr(options, name) for name in ("n", "batch_size", "seed", "probes", "samples", "steps")}
+    whole = {name: units.whole(text, f"--{name.replace('_', '-')}") for name, text in whole.items() if text is not None}
+    real = {"t_min": units.number(options.t_min, "--t-min"), "tolerance": units.number(options.tolerance, "--tolerance")}
+    names = tuple(options.metrics.split(","))
+    plain = {name: getattr(options, name) for name in ("trace", "sampler", "extractor", "weights", "few")}
+    asked = Settings(names, tuple(options.dataset), **whole, **real, **plain)
+    made = measure(options.run_dir, asked)
+    if made.first:
+        print(made.summary())
 
 
 def collect(options):

@@ -67,6 +67,8 @@ class RunPaths:
     run = _In("run.yaml")
     metrics = _In("metrics.h5")
     evaluation = _In("evaluation.h5")
+    evaluation_parts = _In("evaluation.parts")  # what an evaluation has done before its end
+    evaluation_lock = _In("evaluation.lock")
     checkpoint = _In("checkpoint")
     log = _In("log")
     lock = _In("lock")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,19 +15,41 @@ from ..naming import RunPaths
 from ..plan.run import Run, read_run
 from ..train import checkpoint
 
+FINGERPRINT_VALUES = 64  # of each parameter
 
-def load(run_dir: Path | str, device: torch.device) -> tuple[Run, nn.Module]:
-    """The run and its model with EMA weights. Raises UserError when the run is unfinished or its checkpoint does not fit."""
+
+@dataclass(frozen=True)
+class Finished:
+    """A run and its models: with the EMA weights, which are the run's result, and with those of its last step."""
+
+    run: Run
+    ema: nn.Module
+    raw: nn.Module
+
+    def fingerprint(self) -> str:
+        """Equal for equal weights, whatever the device: of the first values of each parameter."""
+        sums = hashlib.sha256()
+        for parameter in [*self.ema.parameters(), *self.raw.parameters()]:
+            sums.update(parameter.detach().flatten()[:FINGERPRINT_VALUES].float().cpu().numpy().tobytes())
+        return sums.hexdigest()[:12]
+
+    def to(self, device: torch.device) -> Finished:
+        return Finished(self.run, self.ema.to(device), self.raw.to(device))
+
+
+def load(run_dir: Path | str) -> Finished:
+    """Read a run's models to the CPU. Raises UserError when the run is unfinished or its checkpoint does not fit."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
     if run.rehearsal:
         raise UserError(f"{at.root}: was rehearsed, so there is no model to evaluate")
-    content = checkpoint.load_final(at.checkpoint, run.run_id, device)
-    model = DiT(run.shape).to(device).eval().requires_grad_(False)
+    content = checkpoint.load_final(at.checkpoint, run.run_id, torch.device("cpu"))
+    ema, raw = (DiT(run.shape).eval().requires_grad_(False) for _ in range(2))
     try:
-        model.load_state_dict(content["model"])
-        for parameter, average in zip(model.parameters(), content["ema"], strict=True):
+        ema.load_state_dict(content["model"])
+        raw.load_state_dict(content["model"])
+        for parameter, average in zip(ema.parameters(), content["ema"], strict=True):
             parameter.copy_(average)
     except (RuntimeError, ValueError):
         raise UserError(f"{at.checkpoint}/final.pt: is of another design or size than run.yaml says") from None
-    return run, model
+    return Finished(run, ema, raw)

@@ -6,17 +6,22 @@ triples, most of the Monte-Carlo noise cancels in the difference of two runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..config import Data, Validation
+from ..config import TIMESTEPS, Data, Validation
 from ..data import draws
 from ..data.open import open_source
 from ..diffusion.rectified_flow import losses, timestep
 from ..errors import UserError
+from ..store.strata import standard_error
+from .held_out import HeldOut, held_out
+
+STREAM = "validation noise"
+BINS = 10  # noise levels, of equal width in t
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,14 @@ def triples(data: Data, validation: Validation, distribution: str) -> Triples:
 
     Raises UserError when a data file has fewer than n images.
     """
-    held_out = replace(data, seed=validation.seed, path=validation.path or data.path)
-    source = open_source(held_out)
+    data = held_out(data, validation)
+    source = open_source(data)
     n = validation.n
     if source.n_images is not None and source.n_images < n:
-        raise UserError(f"validation.n: {n} images, but {held_out.path} holds {source.n_images}; set validation.n={source.n_images}")
+        raise UserError(f"validation.n: {n} images, but {data.path} holds {source.n_images}; set validation.n={source.n_images}")
     index = torch.arange(n)
     x0, text = source.batch(index)
-    eps = draws.normal(draws.key(validation.seed, "validation noise"), index, x0[0].numel()).view(x0.shape)
+    eps = draws.normal(draws.key(validation.seed, STREAM), index, x0[0].numel()).view(x0.shape)
     return Triples(x0, text, eps, timestep((index + 0.5) / n, distribution))
 
 
@@ -58,3 +63,47 @@ def triple_losses(model, fixed: Triples, batch_size: int, ranks, precision: str)
             found[part] = losses(model, x0, text, eps, t).double()
     ranks.all_reduce(found)
     return found.cpu().numpy()
+
+
+class ValidationLoss:
+    """The loss under both weightings of the timestep, by noise level, of EMA and of raw weights.
+
+    Two designs on the same images and noise: t at the quantiles of the logit-normal, and of the uniform distribution
+    (the unweighted loss). One design with importance weights would need fewer evaluations, but p_uniform / p_logit-normal
+    has no bound at t = 0 and 1, and so the mean's error none either; and each design here repeats the record's triples.
+    The noise levels are BINS slices of the uniform design, stratified in themselves.
+    """
+
+    name = "val_loss"
+
+    def __init__(self, models: dict[str, nn.Module], data: HeldOut, weighting: str, precision: str):
+        """models: by kind of weights, "ema" first. weighting: of the runs' training, the one that `value` has."""
+        self.models, self.data, self.precision = models, data, precision
+        self.columns = [(weights, of) for weights in models for of in sorted(TIMESTEPS, key=lambda of: of != weighting)]
+        self.settings = {"weights": list(models), "weighting": weighting, "precision": precision}
+
+    @torch.no_grad()
+    def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
+        """Losses float64 [B, columns] of the triples at positions index [B], and model evaluations of an image."""
+        x0, text = self.data.images(index)
+        eps = self.data.noise(STREAM, index, x0)
+        u = (index + 0.5) / self.data.n
+        with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            found = [losses(self.models[w], x0, text, eps, timestep(u, of).to(x0.device)) for w, of in self.columns]
+        return torch.stack(found, 1).double().cpu().numpy(), len(found) * len(index)
+
+    def result(self, rows: np.ndarray) -> dict:
+        """value, se, unit and samples [n] of the EMA weights under the training's weighting; and the rest by name."""
+        made = {"value": float(rows[:, 0].mean()), "se": standard_error(rows[:, 0]), "unit": "squared velocity", "samples": rows[:, 0]}
+        for (weights, of), column in zip(self.columns, rows.T):
+            made[f"{weights} {of}"] = np.array([column.mean(), standard_error(column)])
+            if of == "uniform":
+                made[f"{weights} bins"] = by_noise_level(column)
+        return made
+
+
+def by_noise_level(losses: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """Mean and standard error [bins, 2] of stratified losses [n] with uniform t, in slices of equal width of t."""
+    t = (np.arange(len(losses)) + 0.5) / len(losses)
+    parts = [losses[np.minimum((t * bins).astype(int), bins - 1) == k] for k in range(bins)]
+    return np.array([(part.mean(), standard_error(part)) if len(part) > 1 else (np.nan, np.nan) for part in parts])

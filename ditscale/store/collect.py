@@ -25,6 +25,8 @@ from ..files import write_bytes, write_text
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import Run, read_run
 from ..plan.study import read_study
+from .evaluated import evaluated
+from .evaluation import read_results
 from .record import Damaged, open_record, read_attempts, read_steps, read_validation
 from .strata import covariance
 
@@ -37,17 +39,19 @@ CURVE_ROWS = 500
 
 @dataclass(frozen=True)
 class Collected:
-    """What `collect` found: rows (one dict a run, COLUMNS and one `loss_<label>` per out-of-domain set) and exclusions."""
+    """What `collect` found: rows (one dict a run: COLUMNS, `loss_<data set>` of each further data set, and what was evaluated)
+    and exclusions."""
 
     rows: tuple[dict, ...]
     excluded: tuple[tuple[str, str], ...]  # (run_id, reason)
     rehearsal: str = ""  # where the losses come from, if the study is a rehearsal
+    notes: tuple[str, ...] = ()  # of evaluations that only some runs have
 
     def summary(self) -> str:
         lines = [f"REHEARSAL: {self.rehearsal}"] if self.rehearsal else []
         lines += [f"{len(self.rows)} runs collected, {len(self.excluded)} left out"]
         lines += [f"  left out {run_id}: {reason}" for run_id, reason in self.excluded]
-        return "\n".join(lines)
+        return "\n".join(lines + [f"  {note}" for note in self.notes])
 
 
 def collect(root: Path | str) -> Collected:
@@ -61,11 +65,12 @@ def collect(root: Path | str) -> Collected:
         raise UserError(f"{root}: holds no runs; `ditscale plan {root} study=mini` plans them")
     study = read_study(root) if paths.study.exists() else None
     mark = _mark(study)
-    rows, curves, samples, excluded = [], {}, [], []
+    rows, curves, samples, excluded, results, own = [], {}, [], [], [], ""
     for at in run_dirs:
         try:
             run = read_run(at.run)
             row, curve, triples = _read(at, run, mark)
+            measured = read_results(at.evaluation)
         except _LeftOut as reason:
             excluded.append((at.name, f"{'learning-rate sweep: ' if run.role == 'rate' else ''}{reason}"))
         except UserError as error:
@@ -74,12 +79,16 @@ def collect(root: Path | str) -> Collected:
             rows.append(row)
             curves[run.run_id] = curve
             samples.append(triples)
+            results.append(measured)
+            own = run.data.name
+    further, notes = evaluated(own, results)
+    rows = [row | more for row, more in zip(rows, further, strict=True)]
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["role"], rows[i]["budget_flops"], rows[i]["n_params"], rows[i]["seed"]))
     rows = [rows[i] for i in order]
     noise = covariance(np.stack([samples[i] for i in order])) if order else np.zeros((0, 0))
     _write_h5(paths, study, rows, excluded, curves, noise)
     write_text(paths.csv, (f"# rehearsal: {mark}\n" if mark else "") + _csv(rows))
-    return Collected(tuple(rows), tuple(excluded), mark)
+    return Collected(tuple(rows), tuple(excluded), mark, tuple(notes))
 
 
 class _LeftOut(Exception):

@@ -20,3 +20,19 @@ def covariance(samples: np.ndarray) -> np.ndarray:
 def standard_error(samples: np.ndarray) -> float:
     """Standard error of the mean of one run's stratified samples [n]."""
     return float(np.sqrt(covariance(samples[None])[0, 0]))
+
+
+def controlled(samples: np.ndarray, control: np.ndarray, window: int = 64) -> np.ndarray:
+    """Stratified samples [n] less what a control [n] of known mean 0 explains of them: the same mean, less noise.
+
+    A regression estimator (Cochran, chapter 7) whose slopes follow the strata: each sample takes its slope from the samples of
+    the other parity in its window, of which it is independent, so no bias comes in.
+    """
+    made = np.array(samples, dtype=float)
+    if len(made) < 8:
+        return made
+    for block in np.array_split(np.arange(len(made)), max(1, len(made) // window)):
+        for own, other in ((block[::2], block[1::2]), (block[1::2], block[::2])):
+            y, z = samples[other], control[other]
+            made[own] -= (y - y.mean()) @ z / (z @ z) * control[own]
+    return made

@@ -1,23 +1,35 @@
-"""Evaluation of a finished run, and what the shared triples buy."""
+"""Evaluation of a finished run by the command, and what the shared triples buy."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from ditscale.config import compose
+from ditscale.cli import main
+from ditscale.config import Validation, compose
+from ditscale.diffusion.likelihood import exact_divergence, hutchinson_divergence
+from ditscale.diffusion.rectified_flow import interpolate
+from ditscale.errors import UserError
+from ditscale.evaluate.finished import load
+from ditscale.evaluate.held_out import HeldOut, held_out
+from ditscale.evaluate.likelihood import Likelihood
 from ditscale.evaluate.validation import triples
+from ditscale.laws import read_table
+from ditscale.store.evaluation import read_results
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory, ditscale):
-    """Two trained runs of different size."""
-    root = tmp_path_factory.mktemp("evaluate") / "s"
-    settings = ["study=mini", "budgets=[2e10]", "widths=[24,32]", "probe_budget=1e11", "recipe.min_steps=20", "validation.n=1024"]
-    assert ditscale("plan", root, *settings).returncode == 0
-    assert ditscale("launch", root).returncode == 0
-    assert ditscale("collect", root).returncode == 0
-    return root
+def results(run_dir):
+    return {(r.metric, r.dataset): r for r in read_results(run_dir / "evaluation.h5")}
 
 
 @pytest.mark.slow
@@ -29,19 +41,97 @@ def test_evaluation_repeats_the_records_losses(study, ditscale):
         assert file["samples/generated"].shape == (5, *file["samples/reference"].shape[1:])
         assert file["samples/generated"].dtype == np.uint8 and file["samples/generated"][:].std() > 5
         assert all(" on " in c for c in file["samples/captions"].asstr()[:])
-        assert file["validation"]["dataset"].tolist() == [b"scenes", b"scenes-ood"]
-        np.testing.assert_allclose(file["validation"]["loss"], record["validation"]["loss"], rtol=1e-6)
+        recorded = record["validation"][:]
+    found = results(run_dir)
+    for row in recorded:
+        result = found["val_loss", row["dataset"].decode()]
+        assert result.n == 1024 and result.value == pytest.approx(row["loss"], rel=1e-6)
+        assert result.se == pytest.approx(row["loss_se"], rel=1e-4)
+    assert found["val_loss", "scenes"].arrays["raw logit-normal"][0] == pytest.approx(recorded["raw_loss"][0], rel=1e-6)
 
 
 @pytest.mark.slow
 def test_the_same_captions_and_noise_for_every_run(study, ditscale):
-    for run_dir in study.glob("runs/*"):
-        assert ditscale("evaluate", run_dir, "--samples", "4", "--steps", "2").returncode == 0
     with_captions = []
     for run_dir in study.glob("runs/*"):
+        assert ditscale("evaluate", run_dir, "--samples", "4", "--steps", "2", "--sampler", "euler", "--n", "64").returncode == 0
         with h5py.File(run_dir / "evaluation.h5") as file:
             with_captions.append((file["samples/captions"].asstr()[:].tolist(), file["samples/reference"][:].tobytes()))
     assert with_captions[0] == with_captions[1]
+
+
+@pytest.mark.slow
+def test_likelihood_is_resumed_shared_and_not_repeated(study, ditscale):
+    """Killed, then gone on with by two ranks: the numbers of an undisturbed process; then nothing is left to do."""
+    killed, calm = (study.parent / f"{name}" for name in ("killed", "calm"))
+    run_dir = sorted(study.glob("runs/*"))[0]
+    for copy in (killed, calm):
+        shutil.copytree(run_dir, copy)
+        (copy / "evaluation.h5").unlink(missing_ok=True)
+    words = ["--metrics", "likelihood,vlb", "--dataset", "ood", "--images", "96", "--batch-size", "16", "--samples", "0"]
+    assert ditscale("evaluate", calm, *words).returncode == 0
+    command = [sys.executable, "-m", "ditscale", "evaluate", killed, *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment)
+    while process.poll() is None and len(list(killed.glob("evaluation.parts/*/*.npz"))) < 2:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (killed / "evaluation.h5").exists() and list(killed.glob("evaluation.parts/*/*.npz"))
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command[1:]]
+    done = subprocess.run(two, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("likelihood") == 1  # rank 0 alone speaks
+    assert not (killed / "evaluation.parts").exists()
+    a, b = results(killed), results(calm)
+    for key in (("likelihood", "scenes-ood"), ("vlb", "scenes-ood")):
+        np.testing.assert_allclose(a[key].arrays["samples"], b[key].arrays["samples"], rtol=1e-5)
+        assert a[key].settings == b[key].settings and a[key].n == 96
+        assert a[key].wall_s > 0 and a[key].evaluations == pytest.approx(b[key].evaluations)
+    before = (killed / "evaluation.h5").read_bytes()
+    again = ditscale("evaluate", killed, *words)
+    assert "2 of 2 results were there" in again.stdout
+    assert (killed / "evaluation.h5").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_exact_and_hutchinson_traces_agree_on_a_trained_model(study):
+    finished = load(sorted(study.glob("runs/*"))[1])
+    data = HeldOut(finished.run.data, finished.run.validation, 64, 3, torch.device("cpu"))
+    index = torch.arange(6)
+    x0, text = data.images(index)
+    t = torch.tensor([0.01, 0.05, 0.2, 0.4, 0.7, 0.95])
+    x = interpolate(x0, data.noise("any", index, x0), t)
+    v, exact = exact_divergence(finished.ema, x, t, text)
+    drawn = []
+    for k in range(100):
+        v_too, found = hutchinson_divergence(finished.ema, x, t, text, data.signs(f"probe {k}", index, x0)[None])
+        drawn.append(found)
+    torch.testing.assert_close(v, v_too, rtol=1e-4, atol=1e-5)
+    mean, se = torch.stack(drawn).mean(0), torch.stack(drawn).std(0) / 10
+    assert ((mean - exact).abs() < 4 * se).all() and exact.abs().max() > 20 * se.max()
+    one = torch.arange(1)
+    whole = Likelihood(finished.ema, data, "exact", tolerance=1e-2).rows(one)[0][0, 0]
+    estimates = [Likelihood(finished.ema, data, "hutchinson", k, 1e-2).rows(one)[0][0, 0] for k in (64, 65)]
+    assert abs(estimates[0] - whole) < 4 * 0.15 / 8 and estimates[0] != estimates[1]
+
+
+@pytest.mark.slow
+def test_collect_gives_laws_their_columns(study, capsys):
+    run_dirs = sorted(study.glob("runs/*"))
+    for run_dir in run_dirs:
+        assert main(["evaluate", str(run_dir), "--metrics", "vlb", "--n", "64", "--samples", "0"]) == 0
+    assert main(["collect", str(study)]) == 0
+    for path in (study / "study.csv", study / "study.h5"):
+        table = read_table(path, metric="vlb", also=("vlb_se", "vlb_scenes-ood", "vlb_se_scenes-ood"))
+        for i, run_id in enumerate(table.run_id):
+            found = results(study / "runs" / run_id)
+            assert table.loss[i] == pytest.approx(found["vlb", "scenes"].value, rel=1e-9)
+            assert table.columns["vlb_se_scenes-ood"][i] == pytest.approx(found["vlb", "scenes-ood"].se, rel=1e-9)
+    capsys.readouterr()
+    assert main(["evaluate", str(run_dirs[0]), "--metrics", "vlb", "--n", "32", "--dataset", "scenes", "--samples", "0"]) == 0
+    assert main(["collect", str(study)]) == 0
+    assert "vlb: 1 of 2 runs have it; 1 were measured with other settings" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -56,25 +146,38 @@ def test_the_difference_of_two_runs_is_precise(study):
 
 
 @pytest.mark.slow
-def test_refusals(study, ditscale, one_line_error, tmp_path):
+def test_refusals(study, capsys):
+    """One line each, and nothing is written."""
     run_dir = sorted(study.glob("runs/*"))[0]
     final = run_dir / "checkpoint" / "final.pt"
-    content = torch.load(final, weights_only=True)
-    whole = final.read_bytes()
-    before = (run_dir / "evaluation.h5").read_bytes() if (run_dir / "evaluation.h5").exists() else None
+    content, whole, before = torch.load(final, weights_only=True), final.read_bytes(), files(run_dir)
+
+    def refused(*words):
+        assert main(["evaluate", str(run_dir), *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("ditscale: error: ")
+        return line
+
+    assert "choose one of: val_loss, vlb, likelihood, fid" in refused("--metrics", "val_loss,bpd")
+    assert "choose of: scenes, scenes-ood, ood" in refused("--dataset", "coco")
+    for option, value in (("--tolerance", "0"), ("--trace", "guess"), ("--n", "1"), ("--sampler", "ddim"), ("--t-min", "x")):
+        assert option in refused(option, value)
     try:
         torch.save({**content, "run_id": "another"}, final)
-        assert "is of run another" in one_line_error(ditscale("evaluate", run_dir))
+        assert "is of run another" in refused()
         torch.save({**content, "ema": content["ema"][1:]}, final)
-        assert "another design or size" in one_line_error(ditscale("evaluate", run_dir))
+        assert "another design or size" in refused()
         final.write_bytes(whole[:999])
-        assert "cannot be read" in one_line_error(ditscale("evaluate", run_dir))
+        assert "cannot be read" in refused()
         final.unlink()
-        assert "the run is not finished" in one_line_error(ditscale("evaluate", run_dir))
+        assert "the run is not finished" in refused()
     finally:
         final.write_bytes(whole)
-    after = (run_dir / "evaluation.h5").read_bytes() if (run_dir / "evaluation.h5").exists() else None
-    assert before == after
+    assert files(run_dir) == before
+
+
+def files(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_triples_are_fixed_stratified_and_held_out():
@@ -88,3 +191,18 @@ def test_triples_are_fixed_stratified_and_held_out():
 
     training, _ = open_source(study.data).batch(torch.arange(n))
     assert (torch.cdist(a.x0.flatten(1), training.flatten(1)).min() > 0).item()
+
+
+def test_held_out_data_of_each_data_set(gaussian_file):
+    """The validation's file holds the study's own images; a data set out of domain keeps its own file."""
+    own = compose(["study=mini"]).data
+    coco = replace(own, name="coco", path="coco.h5")
+    validation = Validation(path="held-out.h5", seed=7, also={"coco": coco})
+    assert held_out(replace(own, path="train.h5"), validation).path == "held-out.h5"
+    assert held_out(coco, validation).path == "coco.h5" and held_out(coco, validation).seed == 7
+
+
+def test_more_images_than_there_are(gaussian):
+    _, data = gaussian
+    with pytest.raises(UserError, match="--n 20001: gaussian holds 20000 images; use --n 20000"):
+        data(20_001)

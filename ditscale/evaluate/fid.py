@@ -1,0 +1,118 @@
+"""FID, KID, precision and recall of a run's samples against the held-out images of the same captions.
+
+Samples are drawn at the captions of positions 0 .. n - 1 and compared with the images there, so every run of a study has the
+same captions, noise and reference. Pictures reach the extractor as uint8 at native size. FID is ours (frechet.py), held
+equal to torch-fidelity's to 1e-6 by a test; KID (Binkowski et al., arXiv 1801.01401), precision and recall (Kynkaanniemi et al., arXiv
+1904.06991) are torch-fidelity's.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..config import Data, plain
+from ..diffusion.sampler import model_evaluations, sample
+from ..errors import UserError
+from ..files import make_directory, write_bytes
+from ..naming import digest
+from ..train.ranks import Ranks
+from . import frechet
+from .extractor import check_weights, extractor
+from .fidelity import torch_fidelity
+from .held_out import HeldOut
+from .measure import clear, measure
+from .reader import as_bytes, cache
+from .samples import STREAM
+from .settings import Settings
+
+LEAST = 2048  # fewer give an FID that says more about n than about the run
+RESAMPLES = 100
+SUBSETS, SUBSET = 100, 1000  # of KID: torch-fidelity's own
+
+
+class FID:
+    """Its rows are the features of generated images. `check` says where there can be none."""
+
+    name = "fid"
+
+    def __init__(self, model: nn.Module, data: HeldOut, asked: Settings, own: Data, ranks: Ranks):
+        """own: the run's own data set, whatever it is measured on."""
+        self.model, self.data, self.sampler, self.steps, self.ranks = model, data, asked.sampler, asked.steps, ranks
+        self.features, full_name, width = extractor(asked.extractor, asked.weights, own, ranks)
+        self.columns = list(range(width))
+        self.settings = {"extractor": full_name, "sampler": asked.sampler, "steps": asked.steps, "guidance": 1.0, "pictures": "uint8, native size"}
+
+    def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
+        """Features float64 [B, F] of images generated at positions index [B]."""
+        x0, text = self.data.images(index)
+        made = sample(self.model, self.data.noise(STREAM, index, x0), text, self.steps, self.sampler)
+        return self.features(as_bytes(made)).double().cpu().numpy(), model_evaluations(self.steps, self.sampler) * len(index)
+
+    def result(self, rows: np.ndarray) -> dict:
+        reference = self.reference()
+        value, half = frechet.distance(rows, reference), frechet.half_distance(rows, reference)
+        se, extrapolated_se = frechet.standard_errors(rows, reference, RESAMPLES, self.data.seed)
+        made = {"value": value, "se": se, "unit": "squared feature", "half": np.array([half, len(rows) // 2])}
+        made["extrapolated"] = np.array([frechet.extrapolated(value, half), extrapolated_se])
+        return made | kid_and_recall(rows, reference)
+
+    def reference(self) -> np.ndarray:
+        """Features [n, F] of the held-out images, from the cache or extracted now by all ranks."""
+        kind = {"data": plain(self.data.described), "n": self.data.n, "extractor": self.settings["extractor"]}
+        path = cache() / f"reference-{digest(kind)[:12]}.npz"
+        found = torch.zeros(self.data.n, len(self.columns) + 1, dtype=torch.float64)
+        if self.ranks.first and path.is_file():
+            try:
+                found[:, 1:], found[:, 0] = torch.from_numpy(np.load(path)["features"]), 1
+            except Exception:  # a cut file raises any of several types
+                pass
+        self.ranks.all_reduce(found)
+        if found[0, 0]:
+            return found[:, 1:].numpy()
+        parts = path.with_suffix(".parts")
+        rows, _, _ = measure(_Reference(self), self.data.n, 256, parts, self.ranks)
+        if self.ranks.first:
+            memory = io.BytesIO()
+            np.savez(memory, features=rows.astype(np.float32))
+            make_directory(path.parent)
+            write_bytes(path, memory.getvalue())
+            clear(parts)
+        return rows
+
+
+class _Reference:
+    name, settings = "reference features", {}
+
+    def __init__(self, fid: FID):
+        self.fid, self.columns = fid, fid.columns
+
+    def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
+        return self.fid.features(as_bytes(self.fid.data.images(index)[0])).double().cpu().numpy(), 0
+
+
+def check(data: HeldOut, asked: Settings):
+    """Raise UserError where there can be no FID, before anything is drawn."""
+    if not data.pixels:
+        raise UserError(f"fid: {data.name} is latents, and an extractor wants pictures; decode and measure them outside ditscale")
+    if data.n < LEAST and not asked.few:
+        raise UserError(f"fid: {data.n} images are too few for a number that means something; use --n {LEAST} or more, or add --few")
+    check_weights(asked.extractor, asked.weights)
+
+
+def kid_and_recall(generated: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:
+    """KID with its standard deviation over subsets, precision and recall, of features [n, F], by torch-fidelity."""
+    torch_fidelity()
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    pair = [torch.from_numpy(np.asarray(rows, dtype=np.float32)) for rows in (generated, reference)]
+    size = min(SUBSET, *map(len, pair))
+    kid = kid_features_to_metric(*pair, kid_subsets=SUBSETS, kid_subset_size=size, verbose=False)
+    prc = prc_features_to_metric(*pair, save_cpu_ram=True, verbose=False)
+    spread = [kid[f"kernel_inception_distance_{which}"] for which in ("mean", "std")]
+    return {"kid": np.array(spread), "precision": np.float64(prc["precision"]), "recall": np.float64(prc["recall"])}

@@ -1,0 +1,83 @@
+"""The held-out images that a run is measured on: a data set's own, or those of another data set of the same shapes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..config import Data, Validation
+from ..data import draws
+from ..data.open import open_source
+from ..errors import UserError
+from ..plan.run import Run
+
+BIN = 2 / 255  # width of one of 256 levels of a pixel on [-1, 1]
+
+
+def held_out(data: Data, validation: Validation) -> Data:
+    """Where a data set's held-out images are: drawn under the validation's seed, and for the study's own data in the
+    validation's file. A data set out of domain is held out as a whole and stays in its own file."""
+    own = data not in validation.also.values()
+    return replace(data, seed=validation.seed, path=own and validation.path or data.path)
+
+
+def data_sets(run: Run) -> dict[str, Data]:
+    """The data sets a run can be measured on, by name: its own, then its study's `validation.also`."""
+    return {run.data.name: run.data, **run.validation.also}
+
+
+class HeldOut:
+    """n held-out images of a data set, read by position; nothing is kept in memory.
+
+    seed: of all noise. Raises UserError when the data set holds fewer than n images, or its shapes are not the described.
+    """
+
+    def __init__(self, data: Data, validation: Validation, n: int, seed: int, device: torch.device):
+        self.name, self.n, self.seed, self.device = data.name, n, seed, device
+        self.described = held_out(data, validation)
+        self.source = open_source(self.described)
+        if self.source.n_images is not None and self.source.n_images < n:
+            raise UserError(f"--n {n}: {data.name} holds {self.source.n_images} images; use --n {self.source.n_images}")
+
+    @property
+    def pixels(self) -> bool:
+        """Whether the images are pictures: one or three channels of 8-bit levels. Otherwise they are latents."""
+        return self.source.channels in (1, 3)
+
+    @property
+    def dims(self) -> int:
+        """Values of an image."""
+        return self.source.channels * self.source.height * self.source.width
+
+    @property
+    def unit(self) -> str:
+        return "bits per dimension" if self.pixels else "nats per dimension"
+
+    def in_unit(self, nats):
+        """Nats per dimension, in the unit of this data set."""
+        return nats / math.log(2) if self.pixels else nats
+
+    def images(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [B, C, R, R] and texts at positions index [B], on the device."""
+        x0, text = self.source.batch(index)
+        return x0.to(self.device), text.to(self.device)
+
+    def levels(self, x0: Tensor) -> Tensor:
+        """Pictures rounded to their 8-bit levels, and back to [-1, 1]. What lies beyond black and white keeps its level,
+        for the models are trained on it."""
+        return ((x0 + 1) / BIN).round() * BIN - 1
+
+    def noise(self, stream: str, index: Tensor, like: Tensor) -> Tensor:
+        """Standard normal of the shape of `like` [B, ...], a function of (seed, stream, position)."""
+        return draws.normal(draws.key(self.seed, stream), index, like[0].numel()).view(like.shape).to(self.device)
+
+    def uniform(self, stream: str, index: Tensor, like: Tensor) -> Tensor:
+        """Uniform in (0, 1), likewise."""
+        return draws.uniform(draws.key(self.seed, stream), index, like[0].numel()).view(like.shape).to(self.device)
+
+    def signs(self, stream: str, index: Tensor, like: Tensor) -> Tensor:
+        """-1 or 1 with equal chance, likewise."""
+        return self.uniform(stream, index, like).sub_(0.5).sign_()

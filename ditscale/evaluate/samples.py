@@ -1,0 +1,35 @@
+"""Samples of a run for people to look at: the same captions and the same noise for every run of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.sampler import sample
+from ..store.evaluation import has_samples, write_samples
+from .held_out import HeldOut
+
+STREAM = "sampling noise"
+
+
+def draw(path: Path, run_id: str, model: nn.Module, data: HeldOut, n: int, steps: int, sampler: str):
+    """Write n samples beside the held-out images that bear their captions, unless they are there."""
+    settings = {"sampler": sampler, "steps": steps, "seed": data.seed}
+    if not n or has_samples(path, n, settings):
+        return
+    index = torch.arange(n)
+    reference, text = data.images(index)
+    generated = sample(model, data.noise(STREAM, index, reference), text, steps, sampler)
+    captions = [data.source.caption(row) for row in text.cpu()]
+    write_samples(path, run_id, pictures(generated), pictures(reference), captions, settings)
+
+
+def pictures(x_BCRR: Tensor) -> np.ndarray:
+    """[B, C, R, R] in about [-1, 1] to pixels [B, R, R, C] in 0..255; latents stay floats."""
+    x = x_BCRR.permute(0, 2, 3, 1).float().cpu()
+    if x.shape[-1] not in (1, 3):
+        return x.numpy()
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()

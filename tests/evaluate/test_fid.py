@@ -1,0 +1,100 @@
+"""FID for real: our extractor trained by its recipe, torch-fidelity's own numbers, and a trained run."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from ditscale.cli import main
+from ditscale.config import compose
+from ditscale.data.open import open_source
+from ditscale.errors import UserError
+from ditscale.evaluate import fid, frechet
+from ditscale.evaluate.extractor import check_weights, registered
+from ditscale.evaluate.fidelity import torch_fidelity
+from ditscale.evaluate.reader import CaptionReader, as_bytes, caption_reader
+from ditscale.store.evaluation import read_results
+from ditscale.train.ranks import Ranks
+
+ONE = Ranks(0, 1, torch.device("cpu"))
+
+
+class Pictures(Dataset):
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache of this module's own."""
+    patch = pytest.MonkeyPatch()
+    path = tmp_path_factory.mktemp("cache")
+    patch.setenv("DITSCALE_CACHE", str(path))
+    yield path
+    patch.undo()
+
+
+def test_the_same_numbers_as_torch_fidelity():
+    """Random pictures through one extractor: FID, KID, precision and recall, end to end by its calculate_metrics."""
+    g = torch.Generator().manual_seed(0)
+    a, b = ((torch.randn(600, 3, 12, 12, generator=g) * s + m).clamp(0, 255).byte() for s, m in ((40, 128), (50, 120)))
+    reader = CaptionReader(3, 7, 34).eval()
+    theirs = registered(reader)
+    features = [theirs(x)[0].detach().numpy() for x in (a, b)]
+    said = torch_fidelity().calculate_metrics(
+        input1=Pictures(a), input2=Pictures(b), cuda=False, fid=True, kid=True, prc=True, feature_extractor="caption-reader",
+        kid_subset_size=600, save_cpu_ram=True, cache=False, verbose=False,
+    )  # fmt: skip
+    ours = fid.kid_and_recall(*features)
+    assert frechet.distance(*features) == pytest.approx(said["frechet_inception_distance"], abs=1e-6)
+    assert ours["kid"][0] == pytest.approx(said["kernel_inception_distance_mean"], abs=1e-6)
+    assert (ours["precision"], ours["recall"]) == (said["precision"], said["recall"])
+
+
+@pytest.mark.slow
+def test_the_reader_reads(cache):
+    """Trained by the recipe, on pictures it has not seen: the ground always, colours and places several times as often as by
+    chance (1/7 and 1/9), shapes twice (1/16; two icons of a few pixels that cover each other). Then cached."""
+    data = compose(["study=mini"]).data
+    reader, name = caption_reader(data, ONE)
+    x, text = open_source(data).batch(torch.arange(1000))
+    right = (reader.words(reader.last(reader(as_bytes(x)))).argmax(-1) == text).float().mean(0)
+    assert right[6] > 0.97 and right[[0, 3, 2, 5]].min() > 0.38 and right[[1, 4]].min() > 0.11
+    (path,) = cache.glob("caption-reader-*.pt")
+    before = path.stat().st_mtime_ns
+    again, same = caption_reader(data, ONE)
+    assert same == name and path.stat().st_mtime_ns == before
+    assert torch.equal(again(as_bytes(x[:9])), reader(as_bytes(x[:9])))
+
+
+@pytest.mark.slow
+def test_fid_of_a_trained_run(study, cache, capsys):
+    run_dir = sorted(study.glob("runs/*"))[1]
+    words = ["evaluate", str(run_dir), "--metrics", "fid", "--dataset", "scenes", "--n", "256", "--steps", "4", "--samples", "0"]
+    assert main(words) == 2 and "too few" in capsys.readouterr().err
+    found = {}
+    for sampler in ("euler", "heun"):
+        assert main([*words, "--few", "--sampler", sampler]) == 0
+        (found[sampler],) = [r for r in read_results(run_dir / "evaluation.h5") if r.metric == "fid"]
+    heun = found["heun"]
+    assert heun.n == 256 and heun.evaluations == 7 and found["euler"].evaluations == 4
+    assert heun.settings["extractor"].startswith("caption-reader ") and heun.settings["steps"] == 4
+    assert 0 < heun.se < heun.value and heun.value != found["euler"].value
+    assert heun.arrays["half"][0] > heun.value > heun.arrays["extrapolated"][0]
+    assert 0 <= heun.arrays["precision"] <= 1 and 0 <= heun.arrays["recall"] <= 1
+    assert len(list(cache.glob("reference-*.npz"))) == 1  # both samplers were held against the same features
+    noise = np.load(next(cache.glob("reference-*.npz")))["features"]
+    assert frechet.distance(noise, noise) == pytest.approx(0, abs=1e-4)
+
+
+def test_weights_are_named_and_never_looked_for():
+    with pytest.raises(UserError, match="--weights FILE"):
+        check_weights("inception-v3-compat", "")
+    with pytest.raises(UserError, match="not there"):
+        check_weights("clip-vit-l-14", "nowhere.pt")
