@@ -22,6 +22,7 @@ def extractor(name: str, weights: str, data: Data, ranks: Ranks) -> tuple[Callab
     data: of the run, for our own extractor learns from it. Raises UserError as `check_weights` does.
     """
     check_weights(name, weights)
+    torch_fidelity()
     if name == NAME:
         reader, full_name = caption_reader(data, ranks)
         made = registered(reader)
