@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from .. import config, flops, naming
-from ..config import Data, Design, Recipe, Rehearsal, Study, Validation
-from ..errors import UserError
+from .. import config, flops, naming, units
+from ..config import Cluster, Data, Design, Recipe, Rehearsal, Study, Validation
+from ..errors import UserError, one_of
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the run uses its machine. Not part of what defines the run: it changes no result beyond rounding."""
+    """How the run uses its machine, as `Cluster` says. Not part of what defines the run: it changes no result beyond rounding."""
 
     ranks: int
     threads: int
     checkpoint_s: float
+    sharding: str = "auto"
+    micro_batch: int = 0
+    recompute: str = "none"
+    compile: bool | None = None
+    peak_flops_per_s: float = 0.0
+
+    @classmethod
+    def on(cls, cluster: Cluster) -> Execution:
+        """On one rank of a cluster."""
+        shared = {f.name: getattr(cluster, f.name) for f in fields(cls) if f.name != "ranks"}
+        return cls(ranks=1, **shared)
+
+    def check(self, where: str):
+        one_of(self.sharding, config.SHARDINGS, f"{where}.sharding")
+        one_of(self.recompute, config.RECOMPUTES, f"{where}.recompute")
+        units.whole(self.micro_batch, f"{where}.micro_batch", low=0)
 
 
 @dataclass(frozen=True)
@@ -81,7 +97,7 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> R
     if steps < least:
         raise UserError(
             f"{steps} steps of {recipe.batch_size} images, fewer than the recipe's min_steps {least}; "
-            f"use a budget of at least {config.units.compact(least * per_image * recipe.batch_size)} or a smaller width"
+            f"use a budget of at least {units.compact(least * per_image * recipe.batch_size)} or a smaller width"
         )
     n_images = steps * recipe.batch_size
     n_tokens = n_images * shape.tokens_per_image
@@ -110,7 +126,7 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> R
         data=study.data,
         recipe=recipe,
         validation=study.validation,
-        execution=Execution(1, study.cluster.threads, study.cluster.checkpoint_s),
+        execution=Execution.on(study.cluster),
         rehearsal=study.rehearsal,
     )
     if abs(made.deviation) > 0.005:
