@@ -14,6 +14,7 @@ import torch
 
 from ditscale.plan.run import read_run
 from ditscale.store.record import read_state
+from ditscale.train.checkpoint import resumable
 
 
 def content(run_dir):
@@ -106,12 +107,12 @@ def test_a_damaged_newest_checkpoint_falls_back(one_run, ditscale):
     quiet, hurt = copies(run_dir, ["quiet", "hurt"])
     assert ditscale("run", quiet).returncode == 0
     process = start(hurt)
-    while len(list((hurt / "checkpoint").glob("images-*.pt"))) < 2:
+    while len(resumable(hurt / "checkpoint")) < 2:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.kill()
     process.wait()
-    newest = max((hurt / "checkpoint").glob("images-*.pt"))
+    newest = resumable(hurt / "checkpoint")[-1] / "__0_0.distcp"
     newest.write_bytes(newest.read_bytes()[:1000])
     again = ditscale("run", hurt)
     assert "cannot be read; resuming from" in again.stdout
