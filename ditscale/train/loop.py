@@ -98,6 +98,7 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
                 writer.finish(lambda: checkpoint.save_final(at.checkpoint, lambda file: torch.save(final, file)))
         return "finished"
     finally:
+        shards.close()
         stop.restore()
 
 

@@ -26,6 +26,7 @@ from .shard import Sharded
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # DCP, of a run on one rank
 
+CLOSE_S = 30.0  # for a checkpoint to come to its end when the run does: where a rank is gone it never will
 METADATA = {  # what a DCP checkpoint's .metadata, a pickle, may name: dataclasses of plain values
     (kinds.__name__, name): getattr(kinds, name)
     for name in ("ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING")
@@ -89,6 +90,11 @@ class Shards:
         except CheckpointException as error:  # the same on all ranks: which of them failed, and how
             first = next(iter(error.failures.values()))[0]
             raise first if isinstance(first, OSError) else RuntimeError(str(first)) from None
+
+    def close(self):
+        """However the run ends: let what is being written come to its end, good or bad."""
+        if self.thread:
+            self.thread.join(CLOSE_S)
 
     @property
     def failed(self) -> bool:
