@@ -37,7 +37,7 @@ class MicroBatches:
         while True:
             try:
                 return self._accumulate(batch)
-            except RuntimeError as error:  # OutOfMemoryError is one; the CPU's allocator has none of its own
+            except RuntimeError as error:  # OutOfMemoryError is one
                 if not _is_memory(error):
                     raise
             self._halve()
@@ -92,4 +92,6 @@ class MicroBatches:
 
 
 def _is_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """The CPU's allocator and oneDNN say it in words alone."""
+    words = ("can't allocate memory", "could not create a primitive")
+    return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in words)
