@@ -116,13 +116,20 @@ def _parser() -> argparse.ArgumentParser:
     fitting(sub, ("huber", "ls", "ls_log"))
     reading(sub, of="[NAME:]")
 
+    sub = verb("rates", rates, "Fit the learning-rate law from a sweep: how far from its best rate each size runs, and the settings to paste.")
+    sub.add_argument("table", metavar="DIR|TABLE", help="a study with rates, or a table of n_params, n_tokens, lr, loss (empty: diverged)")
+    sub.add_argument("--columns", action="append", default=[], metavar="OURS=THEIRS,...", help="where a table names its columns otherwise")
+    sub.add_argument("--bootstrap", default="1000", metavar="N", help="resamples for the intervals (1000)")
+    sub.add_argument("--seed", default="0", help="of the resampling (0)")
+    sub.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
+
     sub = verb("report", report, "Write report/index.html and its figures.")
     sub.add_argument("dir", metavar="DIR")
 
     sub = verb("rehearse", rehearse, "Go through a whole study with known losses instead of training, and with faults, then account for every run.")
     sub.add_argument("dir", metavar="DIR", help="a study, or where one is planned by the settings; the rehearsal goes to DIR/rehearsal")
     sub.add_argument("--faults", default="0.2", metavar="SHARE", help="of the runs to kill, stop, requeue or damage (0.2)")
-    sub.add_argument("--nodes", metavar="N", help="nodes to lose, on the cluster of slurm/local alone (1 there)")
+    sub.add_argument("--nodes", metavar="N", help="nodes to lose, and the controller once, on the cluster of slurm/local alone (1 there)")
     sub.add_argument("--seconds", default="1", metavar="S", help="that the steps of a run take (1)")
     sub.add_argument("--noise", default="0.002", help="log-normal scatter of a loss (0.002)")
     sub.add_argument("--seed", default="0", help="of the noise and of the faults (0)")
@@ -139,13 +146,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def plan(options):
     from .config import compose
-    from .plan.grid import plan_grid, table
+    from .plan.grid import table
+    from .plan.rates import plan_runs
 
     if options.dir and "=" in options.dir:  # `ditscale plan study=paper --dry-run`
         options.settings.insert(0, options.dir)
         options.dir = None
     if options.dry_run:
-        print(table(plan_grid(compose(options.settings, options.configs))))
+        print(table(plan_runs(compose(options.settings, options.configs))))
         print("dry run: nothing was written")
         return
     if options.dir is None:
@@ -355,6 +363,25 @@ def compare(options):
     return 0 if any(pair.law for pair in found.pairs) else 3
 
 
+def rates(options):
+    """Exit status 3 when there is no law."""
+    from . import units
+    from .laws import fit_rates, read_trials
+
+    replicates = units.whole(options.bootstrap, "--bootstrap", low=0, high=100_000)
+    seed = units.whole(options.seed, "--seed", low=0)
+    if Path(options.table).is_dir():
+        from .pipeline import fit_sweep
+
+        if options.columns:
+            raise UserError(f"--columns is for tables; {options.table} is a study directory")
+        law = fit_sweep(options.table, replicates, seed)
+    else:
+        law = fit_rates(read_trials(options.table, _columns(options))[0], replicates, seed, options.table)
+    _show(options, law, law.to_dict())
+    return 0 if law.ok else 3
+
+
 def report(options):
     from .report.page import write_report
 
@@ -424,17 +451,23 @@ def _read(path: str, options, metric: str | None = None, also=(), name: str = ""
     """The table of a path, read as the options say; `name` is which of the tables `named` it is, where there are several."""
     from .laws import read_table
 
+    columns = _columns(options)
+    exclude = _pairs("--exclude", options.exclude, "run-17=diverged", name, named)
+    if len(named) > 1 and any(_of(text, named) is None for text in options.exclude):
+        raise UserError(f"--exclude: say of which table each run is, as in {name}:run-17=diverged")
+    only = _pairs("--only", options.only, "experiment=second", name, named)
+    return read_table(path, metric or options.metric, exclude, columns=columns, kappa=options.kappa, also=also, only=only)
+
+
+def _columns(options) -> dict[str, str]:
+    """{our name: the table's name} of --columns."""
     columns = {}
     for part in ",".join(options.columns).split(",") if options.columns else ():
         ours, equals, theirs = part.partition("=")
         if not (ours.strip() and equals and theirs.strip()):
             raise UserError(f"--columns {part}: write our name, =, and the table's name, as in n_params=size,n_tokens=tokens")
         columns[ours.strip()] = theirs.strip()
-    exclude = _pairs("--exclude", options.exclude, "run-17=diverged", name, named)
-    if len(named) > 1 and any(_of(text, named) is None for text in options.exclude):
-        raise UserError(f"--exclude: say of which table each run is, as in {name}:run-17=diverged")
-    only = _pairs("--only", options.only, "experiment=second", name, named)
-    return read_table(path, metric or options.metric, exclude, columns=columns, kappa=options.kappa, also=also, only=only)
+    return columns
 
 
 def _of(text: str, named) -> str | None:

@@ -7,7 +7,6 @@ resolved study.yaml and run.yaml, so a compute node needs neither Hydra nor the 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import os
@@ -31,6 +30,8 @@ COUNTS_PARAMS = ("matmul", "total", "blocks")
 PRECISIONS = ("fp32", "bf16")
 SHARDINGS = ("auto", "replicate", "full", "hybrid")
 RECOMPUTES = ("none", "blocks")
+WIDTH_SCALINGS = ("none", "mup")
+GROUPS = ("design", "data", "recipe", "validation", "cluster")  # of configs/, and keys of Study
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,34 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Law:
+    """A hyper-parameter by the size of model and data: scale * N^params * D^tokens, D in tokens, N as `study.params` counts."""
+
+    scale: float
+    params: float = 0.0
+    tokens: float = 0.0
+    quantum: float = 0.0  # values are the nearest multiple of this, at least one; 0: no such rounding
+
+    def check(self, where: str):
+        units.number(self.scale, f"{where}.scale", above=0)
+        units.number(self.quantum, f"{where}.quantum", low=0)
+
+    def __str__(self) -> str:
+        powers = "".join(f" {name}^{power:g}" for name, power in (("N", self.params), ("D", self.tokens)) if power)
+        return f"{self.scale:g}{powers}{f' to multiples of {self.quantum:g}' if self.quantum else ''}"
+
+    def at(self, n_params: float, n_tokens: float, quantum: float = 0.0) -> float:
+        """The value at a size, to six digits or the nearest multiple of the law's quantum, else of `quantum`, but never 0."""
+        value = self.scale * n_params**self.params * n_tokens**self.tokens
+        quantum = self.quantum or quantum
+        return max(1, round(value / quantum)) * quantum if quantum else float(f"{value:.6g}")
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """How a model of given size is trained. Rates follow lr = lr_scale * width^lr_width * N^lr_params * D^lr_tokens."""
+    """How a model of given size is trained. Rates follow lr = lr_scale * width^lr_width * N^lr_params * D^lr_tokens; batch,
+    warm-up and weight decay are the same for all sizes, or follow laws of their own. A run holds what they come to (plan/recipe.py).
+    """
 
     aspect: float  # width / depth
     batch_size: int  # images of one step, over all ranks
@@ -95,8 +122,15 @@ class Recipe:
     ema: float = 0.1  # EMA weights average over about this fraction of the run so far (train/ema.py)
     timesteps: str = "logit-normal"
     precision: str = "fp32"
+    batch_law: Law | None = None  # in the place of batch_size, in images; its quantum is what a batch must divide by
+    warmup_law: Law | None = None  # in the place of warmup_images, rounded to whole batches
+    weight_decay_law: Law | None = None  # in the place of weight_decay
+    width_scaling: str = "none"  # mup: the rate of each weight falls with the inputs it sums over (model/mup.py)
+    base_width: int = 0  # mup: the width at which every weight has the run's own rate
 
     def check(self, where: str):
+        one_of(self.width_scaling, WIDTH_SCALINGS, f"{where}.width_scaling")
+        self._check_width(where)
         one_of(self.schedule, SCHEDULES, f"{where}.schedule")
         one_of(self.timesteps, TIMESTEPS, f"{where}.timesteps")
         one_of(self.precision, PRECISIONS, f"{where}.precision")
@@ -110,6 +144,21 @@ class Recipe:
         for name in ("beta1", "beta2"):
             units.number(getattr(self, name), f"{where}.{name}", low=0, high=0.99999)
         units.number(self.weight_decay, f"{where}.weight_decay", low=0)
+        if self.batch_law:
+            units.whole(self.batch_law.quantum, f"{where}.batch_law.quantum", low=0)
+
+    def _check_width(self, where: str):
+        units.whole(self.base_width, f"{where}.base_width", low=0)
+        if self.width_scaling == "none" and self.base_width:
+            raise UserError(f"{where}.base_width: {self.base_width} is of no use without {where}.width_scaling=mup")
+        if self.width_scaling == "mup" and not self.base_width:
+            raise UserError(f"{where}.base_width: missing; give the width whose rate was tuned, as in {where}.base_width=256")
+        if self.width_scaling == "mup" and self.lr_width:
+            same = self.lr_scale * self.base_width**self.lr_width
+            raise UserError(
+                f"{where}.lr_width: {self.lr_width:g}, but mup scales rates with the width already; recipe.lr_width=0 "
+                f"recipe.lr_scale={same:.6g} keeps the rate of width {self.base_width}"
+            )
 
 
 @dataclass(frozen=True)
@@ -160,6 +209,7 @@ class Cluster:
     sizes: tuple[Size, ...] = ()  # slurm: by up_to_params, rising; a run takes the first row that holds it
     peak_flops_per_s: float = 0.0  # of one rank, for the MFU; 0: unknown
     parallel: int = 0  # slurm: runs at once, over all arrays; 0: as many as Slurm starts
+    max_queued: int = 0  # slurm: runs that wait or run, where an account may queue no more; the rest is for the next launch
     margin: float = 2.0  # slurm: time asked for, over the time the throughput table gives
     max_time_h: float = 24.0  # slurm: a longer run is requeued, and goes on, so often as it takes
     signal_s: int = 120  # slurm: seconds before the time limit when a run is told to save
@@ -174,7 +224,7 @@ class Cluster:
     def check(self, where: str):
         one_of(self.name, ("local", "slurm"), f"{where}.name")
         one_of(self.gpu_option, ("gpus-per-node", "gres"), f"{where}.gpu_option")
-        for name, low in (("workers", 0), ("threads", 1), ("probe_ranks", 0), ("parallel", 0), ("signal_s", 1)):
+        for name, low in (("workers", 0), ("threads", 1), ("probe_ranks", 0), ("parallel", 0), ("max_queued", 0), ("signal_s", 1)):
             units.whole(getattr(self, name), f"{where}.{name}", low=low)
         units.number(self.peak_flops_per_s, f"{where}.peak_flops_per_s", low=0)
         one_of(self.sharding, SHARDINGS, f"{where}.sharding")
@@ -239,6 +289,8 @@ class Study:
     params: str = "matmul"  # what N counts: weights of all matrix products, all parameters, or the blocks only
     layout: int = 1
     rehearsal: Rehearsal | None = None  # None: its runs are trained
+    rates: tuple[float, ...] = ()  # learning rates to sweep, as multiples of the recipe's; the grid's own runs are the 1
+    rate_budgets: tuple[float, ...] = ()  # budgets of the grid to sweep them at; empty: the smallest alone
 
     def check(self, where: str):
         one_of(self.flops, COUNTS_FLOPS, "study.flops")
@@ -272,6 +324,7 @@ class Study:
                 )
         for seed in self.seeds:
             units.whole(seed, "study.seeds", low=0)
+        self._check_rates()
         if self.data.source == "latents" and not self.validation.path:
             raise UserError("study.validation.path: missing; give the file of held-out images that runs are measured on")
         for data in (self.data, *self.validation.also.values()):
@@ -286,6 +339,23 @@ class Study:
                         f"validation data {data.name}: {name} is {getattr(data, name)}, but the runs train on "
                         f"{getattr(self.data, name)}; a model is evaluated on images and captions of its own shape"
                     )
+
+    def _check_rates(self):
+        for i, rate in enumerate(self.rates):
+            units.number(rate, f"study.rates[{i}]", above=0)
+        if list(self.rates) != sorted(set(self.rates)):
+            raise UserError("study.rates: give each multiple once, from small to large, as in [0.25,0.5,1,2,4]")
+        if len({*self.rates, 1.0}) == 2:
+            raise UserError(f"study.rates: {self.rates[0]:g} and the recipe's own are two rates; a minimum takes three or more")
+        for budget in self.rate_budgets:
+            if budget not in self.budgets:
+                known = ", ".join(map(units.compact, self.budgets))
+                raise UserError(
+                    f"study.rate_budgets: {units.compact(budget)} is not a budget of the grid, whose runs are the sweep's "
+                    f"multiple 1; choose of: {known}"
+                )
+        if self.rate_budgets and not self.rates:
+            raise UserError("study.rate_budgets: there are no rates to sweep; give rates, as in rates=[0.25,0.5,1,2,4]")
 
     def widths_of(self, budget: float) -> tuple[int, ...]:
         """The widths planned at a budget."""
@@ -394,14 +464,41 @@ def _represent_float(dumper, x: float):
 _Dumper.add_representer(float, _represent_float)
 
 
+def read(cls, path: Path):
+    """The dataclass `cls` from a YAML file, as strictly as `build`. Raises UserError when there is none, or it is wrong.
+
+    The runs of a study differ in a few numbers while their design, data, recipe and so on are the same text. So each
+    top-level key is read, checked and made immutable once for all files of a process that say the same.
+    """
+    text = _text(path)
+    try:
+        values = {}
+        for block in re.split(r"^(?=\w)", text, flags=re.M):
+            if block:
+                name, value = _field(cls, block)
+                values[name] = value
+        made = cls(**values)
+    except (yaml.YAMLError, UserError, LookupError, AttributeError, TypeError, ValueError):
+        return build(cls, read_yaml(path), str(path))  # not that simple, or wrong: this says what
+    if hasattr(made, "check"):
+        made.check(str(path))
+    return made
+
+
+@functools.lru_cache(maxsize=4096)
+def _field(cls, block: str) -> tuple[str, object]:
+    """A top-level key with its value as `cls` has it."""
+    plain_number = re.fullmatch(r"(\w+): ([\d.e+]+)\n", block)
+    if plain_number and _hints(cls)[plain_number[1]] in (int, float):  # YAML's reader takes twenty times as long for it
+        return plain_number[1], _cast(_hints(cls)[plain_number[1]], plain_number[2], "")
+    ((name, value),) = yaml.load(block, Loader=_Loader).items()
+    return name, _cast(_hints(cls)[name], value, "")
+
+
 def read_yaml(path: Path) -> dict:
     """The mapping in a YAML file; UserError when there is none, or it is not a mapping."""
     try:
-        text = Path(path).read_text()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        mapping = _by_blocks(text) or yaml.load(text, Loader=_Loader)
+        mapping = yaml.load(_text(path), Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -411,25 +508,12 @@ def read_yaml(path: Path) -> dict:
     return mapping
 
 
-def _by_blocks(text: str) -> dict | None:
-    """A file of top-level keys, block by block; None where it is not that simple, or wrong.
-
-    The runs of a study differ in a few numbers, while their design, data, recipe and so on are the same text: it is read
-    once, which halves the time of reading thousands of runs.
-    """
-    mapping = {}
+def _text(path: Path) -> str:
     try:
-        for block in re.split(r"^(?=\w)", text, flags=re.M):
-            if block:
-                mapping |= _block(block)
-    except (yaml.YAMLError, TypeError, ValueError):
-        return None
-    return copy.deepcopy(mapping)  # a caller may change it
-
-
-@functools.lru_cache(maxsize=4096)
-def _block(text: str) -> dict:
-    return yaml.load(text, Loader=_Loader)
+        with open(path) as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def dump_yaml(mapping: dict) -> str:
@@ -456,7 +540,7 @@ def compose(overrides: list[str], search: Path | None = None) -> Study:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    overrides = list(overrides)
+    overrides = [_settable(o) for o in overrides]
     if search is not None:
         if not Path(search).is_dir():
             raise UserError(f"--configs {search}: there is no such directory")
@@ -481,6 +565,13 @@ def _hydra_line(error: Exception, overrides: list[str]) -> str:
         key = text.split("'")[1]
         return f"{key}: there is no such setting{nearest(key, _settings())}; settings are keys of study.yaml, as in recipe.batch_size=32"
     return text.split("Available options")[0]
+
+
+def _settable(override: str) -> str:
+    """A setting that no file of `configs/` mentions, since its default does, may be set like the others."""
+    key = override.split("=")[0]
+    known = [name for name in _settings() if name not in GROUPS]
+    return f"++{override}" if any(key == name or key.startswith(f"{name}.") for name in known) else override
 
 
 def _settings() -> list[str]:

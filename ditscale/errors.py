@@ -28,3 +28,9 @@ def nearest(word: str, valid) -> str:
 
     close = difflib.get_close_matches(str(word), [str(v) for v in valid], n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+class Interrupted(UserError):
+    """Ctrl-C or SIGTERM while runs were going; nothing is lost."""
+
+    status = 130

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from . import units
@@ -19,46 +20,63 @@ def run_id(budget_flops: float, depth: int, width: int, seed: int, defines: dict
     return f"c{units.compact(budget_flops)}-d{depth}-w{width}-s{seed}-{digest(defines)[:6]}"
 
 
+class _In:
+    """A file or directory of a fixed name inside `root`; made when asked for, since a study has thousands."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __get__(self, at, _=None) -> Path:
+        return at.root / self.name
+
+
 class StudyPaths:
     """The study directory."""
 
+    study = _In("study.yaml")
+    code = _In("code")
+    runs = _In("runs")
+    jobs = _In("jobs")  # the launcher's own files
+    table = _In("study.h5")
+    csv = _In("study.csv")
+    laws = _In("laws.json")
+    forecast = _In("forecast.json")
+    verdict = _In("verdict.json")
+    rates = _In("rates.json")
+    report = _In("report")
+
     def __init__(self, root: Path | str):
         self.root = Path(root)
-        self.study = self.root / "study.yaml"
-        self.code = self.root / "code"
-        self.runs = self.root / "runs"
-        self.jobs = self.root / "jobs"  # the launcher's own files
-        self.table = self.root / "study.h5"
-        self.csv = self.root / "study.csv"
-        self.laws = self.root / "laws.json"
-        self.forecast = self.root / "forecast.json"
-        self.verdict = self.root / "verdict.json"
-        self.report = self.root / "report"
 
     def run(self, run_id: str) -> RunPaths:
         return RunPaths(self.runs / run_id)
 
     def run_dirs(self) -> list[RunPaths]:
         """All planned runs, by name."""
-        if not self.runs.is_dir():
+        runs = self.runs
+        try:
+            names = sorted(os.listdir(runs))
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return [RunPaths(d) for d in sorted(self.runs.iterdir()) if (d / "run.yaml").is_file()]
+        return [RunPaths(runs / name) for name in names if os.path.isfile(f"{runs}/{name}/run.yaml")]
 
 
 class RunPaths:
     """One run's directory, `runs/<run_id>`."""
 
+    run = _In("run.yaml")
+    metrics = _In("metrics.h5")
+    evaluation = _In("evaluation.h5")
+    checkpoint = _In("checkpoint")
+    log = _In("log")
+    lock = _In("lock")
+    heartbeat = _In("heartbeat.json")
+    failure = _In("failure.json")
+    attempts = _In("attempts")
+    rendezvous = _In("rendezvous.json")
+
     def __init__(self, root: Path | str):
         self.root = Path(root)
-        self.run = self.root / "run.yaml"
-        self.metrics = self.root / "metrics.h5"
-        self.evaluation = self.root / "evaluation.h5"
-        self.checkpoint = self.root / "checkpoint"
-        self.log = self.root / "log"
-        self.lock = self.root / "lock"
-        self.heartbeat = self.root / "heartbeat.json"
-        self.failure = self.root / "failure.json"
-        self.rendezvous = self.root / "rendezvous.json"
 
     @property
     def name(self) -> str:

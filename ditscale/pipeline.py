@@ -11,32 +11,33 @@ from .config import Study, compose
 from .errors import UserError
 from .files import write_text
 from .naming import StudyPaths
-from .plan.grid import Plan, plan_grid, plan_probe
+from .plan.grid import Plan, plan_probe
+from .plan.rates import plan_runs
 from .plan.run import read_run
-from .plan.study import read_study, write_run, write_study
+from .plan.study import plan_run, read_study, write_study
 
 
 def plan_study(root: str, settings: list[str], configs: Path | None = None) -> tuple[StudyPaths, Plan]:
-    """Write the study and its grid's runs, or find them there. Without settings an existing study is taken as it is."""
+    """Write the study and its runs of grid and sweep, or find them there. Without settings an existing study is taken as it is."""
     paths = StudyPaths(root)
     if settings or not paths.study.exists():
         study = compose(settings, configs)
-        planned = plan_grid(study)  # an impossible study is refused before anything is written
+        plan_runs(study)  # an impossible study is refused before anything is written
         write_study(root, study)
-    else:
-        study = read_study(root)
-        planned = plan_grid(study)
+    planned = plan_runs(read_study(root))
     for run in planned.runs:
-        write_run(paths, run)
+        plan_run(paths, run)
     return paths, planned
 
 
 def launch_study(root: str, role: str | None = None) -> int:
-    """Train what is missing: the grid, and the probe once it is planned. Returns 0, or 1 when a run can still be mended.
+    """Train what is missing, here or as Slurm jobs, and wait for it: the grid, and the probe once it is planned. Returns
+    0, or 1 when a run can still be mended.
 
     A diverged run is said but no failure: it is a result, which `collect` leaves out with its reason.
     """
-    from .launch.local import launch, workers
+    from .launch.follow import bring_to_end
+    from .launch.local import workers
     from .launch.progress import Progress
 
     paths, study = StudyPaths(root), read_study(root)
@@ -44,21 +45,30 @@ def launch_study(root: str, role: str | None = None) -> int:
     if not runs:
         raise UserError(f"{root}: holds no runs; `ditscale plan {root}` writes them")
     roles = [role] if role else sorted({r.role for r in runs})
-    n = workers(study.cluster)
+    n = workers(study.cluster) if study.cluster.name == "local" else study.cluster.parallel
     extra = 0.0 if any(r.role == "probe" for r in runs) or role is None else study.probe_budget
     progress = Progress(n, extra)
     unfinished = []
     for each in roles:
-        ended = launch(paths, study.cluster, each, progress.show)
+        ended = bring_to_end(paths, study.cluster, each, progress.show)
         unfinished += [s for s in ended if s.run.role == each and s.state != "finished"]
     for s in unfinished:
         print(f"{s.run.run_id}: {s.state}: {s.reason}")
     return 1 if any(s.state != "diverged" for s in unfinished) else 0
 
 
+def fit_sweep(root: str, bootstrap: int = 1000, seed: int = 0):
+    """The learning-rate law of a study's sweep; written to rates.json."""
+    from .laws import fit_rates, read_trials
+
+    trials, left_out = read_trials(root)
+    law = fit_rates(trials, bootstrap, seed, str(root), left_out)
+    write_json(StudyPaths(root).rates, law.to_dict())
+    return law
+
+
 def seal_forecast(root: str, budget: float | None = None):
     """Collect, seal the forecast at the probe's budget, and plan the probe at the size the law gives."""
-    from .launch.local import workers
     from .laws import forecast, read_table, seal
     from .store.collect import collect
 
@@ -70,9 +80,8 @@ def seal_forecast(root: str, budget: float | None = None):
         )
     collect(root)
     sealed = seal(paths.forecast, forecast(read_table(root), study.probe_budget))
-    ranks = study.cluster.probe_ranks or workers(study.cluster)
-    probe = plan_probe(study, sealed.n_params.value, ranks)
-    write_run(paths, probe)
+    probe = plan_probe(study, sealed.n_params.value)
+    plan_run(paths, probe)
     return sealed, probe
 
 
@@ -108,6 +117,10 @@ def whole_study(root: str, settings: list[str], configs: Path | None = None) -> 
     if launch_study(root, "grid"):
         print("some runs failed; mend what they say and run the same command again")
         return 1
+    if any(run.role == "rate" for run in planned.runs):
+        if launch_study(root, "rate"):
+            return 1
+        print(fit_sweep(root).summary())
     print(collect(root).summary())
     laws = fit(read_table(root), targets=(units.compact(study.probe_budget),))
     write_json(paths.laws, laws.to_dict())
@@ -117,23 +130,30 @@ def whole_study(root: str, settings: list[str], configs: Path | None = None) -> 
         return 3
     sealed, probe = seal_forecast(root)
     print(sealed.summary())
-    print(f"probe {probe.run_id}: {units.count(probe.n_params)} parameters, {units.count(probe.n_images)} images, {probe.execution.ranks} ranks")
+    print(f"probe {probe.run_id}: {units.count(probe.n_params)} parameters, {units.count(probe.n_images)} images")
     if launch_study(root, "probe"):
         return 1
     print(give_verdict(root).summary())
-    _draw_samples(paths)
+    _draw_samples(paths, study)
     print(f"the study is complete; report: {write_report(root)}")
     return 0
 
 
-def _draw_samples(paths: StudyPaths):
-    """Samples of the run with the lowest loss, unless they are there."""
+def _draw_samples(paths: StudyPaths, study: Study):
+    """Samples of the run with the lowest loss, unless they are there; but not on a cluster's login node."""
     import h5py
 
+    from .launch import queue
+
     with h5py.File(paths.table, "r") as file:
-        best = file["points/run_id"][int(file["points/loss"][:].argmin())].decode()
+        ours = file["points/role"].asstr()[:] != "rate"  # samples are of a run that the laws are about
+        best = file["points/run_id"][ours][int(file["points/loss"][ours].argmin())].decode()
     at = paths.run(best)
-    if not at.evaluation.exists():
+    if at.evaluation.exists():
+        return
+    if study.cluster.name == "slurm" and not queue.this_job():
+        print(f"samples can be drawn on a node: `srun ditscale evaluate {at.root}`, then `ditscale report {paths.root}`")
+    else:
         from .evaluate.run import evaluate
 
         print(evaluate(at.root).summary())

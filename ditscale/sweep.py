@@ -30,6 +30,7 @@ from .errors import UserError
 from .launch import queue
 from .launch.job import execute
 from .launch.progress import Progress
+from .launch.settle import settle
 from .launch.slurm import array_limit, clean_environment, missing_runs, only_launcher, refusal
 from .launch.snapshot import snapshot
 from .launch.status import DONE, study_status
@@ -38,7 +39,7 @@ from .launch.watch import with_slurm
 from .naming import StudyPaths
 from .plan.grid import Plan, plan_grid
 from .plan.run import Run
-from .plan.study import read_study, write_run, write_study
+from .plan.study import plan_run, read_study, write_study
 
 POINT = ("budget", "width", "depth", "seed")
 OURS = ("study_dir", "wait", *POINT)
@@ -169,7 +170,7 @@ def _plan(words: Words, configs: Path | None) -> tuple[StudyPaths, Study, Plan]:
     planned = plan_grid(swept)
     write_study(paths.root, study)
     for run in planned.runs:
-        write_run(paths, run)
+        plan_run(paths, run)
     return paths, study, planned
 
 
@@ -306,17 +307,21 @@ class _Submitted(BaseException):
 def _on_slurm(paths: StudyPaths, study: Study, points, launcher: dict, words: Words, configs: Path | None) -> int:
     """One array through hydra-submitit-launcher. As always, its record is there before sbatch is called."""
     limit, ranks = array_limit(), launcher["nodes"] * launcher["tasks_per_node"]
-    if study.recipe.batch_size % ranks:
+    uneven = next((run.recipe.batch_size for run in points if run.recipe.batch_size % ranks), None)
+    if uneven:
         raise UserError(
-            f"a batch of {study.recipe.batch_size} images does not divide over {ranks} ranks; change "
+            f"a batch of {uneven} images does not divide over {ranks} ranks; change "
             "hydra.launcher.nodes or hydra.launcher.tasks_per_node"
         )
     ids = {run.run_id for run in points}
     with only_launcher(paths):
-        runs = [run.run_id for run in missing_runs(paths, ids)]
+        missing = missing_runs(paths, lambda run: run.run_id in ids)
+        runs = [run.run_id for run in missing]
         if len(runs) > limit:
             raise UserError(f"{len(runs)} runs, and an array of this cluster has at most {limit}; sweep in parts")
         if runs:
+            threads = launcher["cpus_per_task"] or study.cluster.threads
+            settle(paths, missing, replace(study.cluster, threads=threads), ranks)
             code = str(snapshot(paths.code).resolve())
             submission = Submission(new_token(), "", tuple(runs), code, time.time())
             write(paths, submission)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_help_names_every_verb(ditscale):
     text = ditscale("--help").stdout
-    for verb in "plan launch status run evaluate collect fit forecast verdict compare report study".split():
+    for verb in "plan launch status run evaluate collect fit forecast verdict compare rates report study".split():
         assert f"\n    {verb} " in text or f"\n    {verb}\n" in text
         assert ditscale(verb, "--help").returncode == 0
 
@@ -51,6 +51,8 @@ def test_plan_twice_is_one_study(tmp_path, ditscale, one_line_error):
     (["forecast", "nowhere"], "holds no study.yaml"),
     (["verdict", "nowhere"], "holds no forecast.json"),
     (["compare", "nowhere"], "at least two"),
+    (["rates", "nowhere"], "no such file"),
+    (["plan", "s", "study=mini", "rates=[1,2]"], "a minimum takes three or more"),
     (["report", "nowhere"], "nowhere"),
 ], ids=lambda x: " ".join(x) if isinstance(x, list) else "")
 def test_bad_input_is_one_line(tmp_path, ditscale, one_line_error, words, says):

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import yaml
 
-from ditscale.config import Recipe, Study, build, compose, dump_yaml, plain, read_yaml
+from ditscale.config import Recipe, Size, Study, build, compose, dump_yaml, plain, read
 from ditscale.errors import UserError
 
 BAD = [  # overrides, and what the one line must say
@@ -40,7 +40,7 @@ def test_bad_settings_are_one_line(overrides, says):
 def test_a_study_survives_its_file(tmp_path):
     study = compose(["study=paper"])
     (tmp_path / "study.yaml").write_text(dump_yaml(plain(study)))
-    assert build(Study, read_yaml(tmp_path / "study.yaml"), "study") == study
+    assert read(Study, tmp_path / "study.yaml") == study
 
 
 @pytest.mark.parametrize("x", [1e17, 6e18, 1.5e21, 0.1 + 0.2, 1e-5, 123456789.0, 1.0, 0.0, -2.5e-7])
@@ -73,26 +73,47 @@ def test_settings_are_frozen():
         compose([]).recipe.clip = 2
 
 
+SIZE = "up_to_params: 1e9\nflops_per_s: {speed}\n"
+
+
 @pytest.mark.parametrize(
     "text",
     [
-        "a: 1\nb: {c: 2, d: [1, 2]}\ne:\n  f: x\n  g: [1.0e+9, two]\n# said\nh: null\n",
-        "a: &one {b: 1}\nc: *one\n",  # read as a whole: a block alone means nothing
-        "a: |\n  text\n  b: no key\n'quoted': 1\n",
-        "---\na: 1\nb: 2\n",
-        "a:\n- 1\n- b: 2\n",
-        "a: 1\na: 2\n",
+        SIZE.format(speed="1.0e+14"),
+        SIZE.format(speed="1e14") + "gpus: 8\n",  # text to YAML's reader, a number to ours
+        SIZE.format(speed='"1e14"  # measured') + "nodes:\n  2\n",
+        SIZE.format(speed="&fast 1.0e+14") + "gpus: 1\n",
+        "---\n" + SIZE.format(speed="1.0e+14"),
+        "{up_to_params: 1.0e+9, flops_per_s: 1.0e+14}\n",
+        SIZE.format(speed="2.0") + "flops_per_s: 1.0e+14\n",  # YAML's reader takes the last
     ],
 )
-def test_files_read_block_by_block_say_what_yaml_says(tmp_path, text):
-    from ditscale.config import read_yaml
+def test_files_read_key_by_key_say_what_yaml_says(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(text)
+    found = read(Size, tmp_path / "x.yaml")
+    assert found == build(Size, yaml.safe_load(text), "x") and found.flops_per_s == 1e14
+    assert type(found.gpus) is int and type(found.flops_per_s) is float
 
-    path = tmp_path / "x.yaml"
-    path.write_text(text)
-    expected = yaml.safe_load(text)
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        (SIZE.format(speed="fast"), "x.yaml.flops_per_s: 'fast' is not a number"),
+        (SIZE.format(speed="-1"), "x.yaml.flops_per_s: -1.0 is too small"),
+        (SIZE.format(speed="1e14") + "gpu: 1\n", "x.yaml: unknown key 'gpu'"),
+        (SIZE.format(speed="1e14") + "gpus: 1.5\n", "x.yaml.gpus: 1.5 is not a whole number"),
+        (SIZE.format(speed="1.2.3"), "x.yaml.flops_per_s: '1.2.3' is not a number"),
+        ("up_to_params: 1e9\n", "x.yaml: the key 'flops_per_s' is missing"),
+        (SIZE.format(speed="[1"), "x.yaml, line 3: not valid YAML"),
+        ("- 1\n", "x.yaml: holds no keys"),
+        ("", "x.yaml: holds no keys"),
+    ],
+)
+def test_a_wrong_file_says_where(tmp_path, text, says):
+    (tmp_path / "x.yaml").write_text(text)
     for _ in range(2):
-        found = read_yaml(path)
-        assert found == expected
-        for value in found.values():  # what a caller does to it stays with the caller
-            if isinstance(value, dict):
-                value.clear()
+        with pytest.raises(UserError) as error:
+            read(Size, tmp_path / "x.yaml")
+        assert says in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(UserError, match="nothing.yaml: cannot be read"):
+        read(Size, tmp_path / "nothing.yaml")

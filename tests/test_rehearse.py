@@ -73,7 +73,7 @@ def test_the_account(rough):
     told = json.loads((rough / "rehearsal" / "rehearsal.json").read_text())
     assert told["good"] and told["runs"] == told["finished"] == 12 and not told["unaccounted"]
     assert told["lost"] == told["duplicated"] == told["wrong"] == 0
-    assert told["faults"] == {"kill": 2, "stop": 2, "requeue": 0, "truncate": 2, "node": 0}
+    assert told["faults"] == {"kill": 2, "stop": 2, "requeue": 0, "truncate": 2, "node": 0, "controller": 0}
     assert told["attempts"] >= 12 + 6 and told["launches"] >= 2 and told["runs_hit"] == 6
     attempts = [list(path.glob("attempts/[0-9]*.json")) for path in (rough / "rehearsal").glob("runs/*")]
     assert sum(map(len, attempts)) == told["attempts"] and sum(len(a) > 1 for a in attempts) == 6

@@ -40,6 +40,7 @@ class Attempt:
     ranks: int
     started_unix: float
     checkpoint: str  # the newest when it started, "" for none
+    gpus: str = ""  # those that Slurm has given it: CUDA_VISIBLE_DEVICES, which nothing here ever sets
     ended: str = ""  # how it ended; "" while it lives, and for ever if it was killed
 
 
@@ -108,17 +109,17 @@ def end(at: RunPaths, attempt: Attempt, state: str):
 
 def read_attempts(at: RunPaths) -> list[Attempt]:
     """All attempts of a run that can be read, oldest first."""
-    found = [_read(path) for path in sorted((at.root / "attempts").glob("[0-9]*.json"))]
+    found = [_read(path) for path in sorted(at.attempts.glob("[0-9]*.json"))]
     return [attempt for attempt in found if attempt]
 
 
 def last_attempt(at: RunPaths) -> Attempt | None:
     """The newest attempt, or None."""
     try:
-        names = [name for name in os.listdir(at.root / "attempts") if name.endswith(".json") and name[0] != "."]
+        names = [name for name in os.listdir(at.attempts) if name.endswith(".json") and name[0] != "."]
     except OSError:
         return None
-    return _read(at.root / "attempts" / max(names)) if names else None
+    return _read(at.attempts / max(names)) if names else None
 
 
 def _read(path: Path) -> Attempt | None:
@@ -129,7 +130,7 @@ def _read(path: Path) -> Attempt | None:
 
 
 def _file(at: RunPaths, number: int) -> Path:
-    return at.root / "attempts" / f"{number:04d}.json"
+    return at.attempts / f"{number:04d}.json"
 
 
 def _me(number: int, checkpoint: str) -> Attempt:
@@ -143,6 +144,7 @@ def _me(number: int, checkpoint: str) -> Attempt:
         world(),
         time.time(),
         checkpoint,
+        os.environ.get("CUDA_VISIBLE_DEVICES", ""),
     )
 
 

@@ -7,7 +7,7 @@ import subprocess
 from ..errors import UserError
 from ..naming import StudyPaths
 from . import queue
-from .jobs import jobs_of
+from .jobs import drivers, jobs_of
 
 AT_ONCE = 500  # names on one command line
 
@@ -20,9 +20,10 @@ def cancel(paths: StudyPaths) -> str:
         raise UserError(
             "squeue gives no answer, so the study's jobs are not known; is this a login node, and the controller up?"
         )
-    names = sorted({job.id for jobs in live.values() for job in jobs})
-    for first in range(0, len(names), AT_ONCE):
-        some = names[first : first + AT_ONCE]
+    first = sorted(job.id for job in drivers(paths))  # else they would launch again what is cancelled
+    names = first + sorted({job.id for jobs in live.values() for job in jobs})
+    for start in range(0, len(names), AT_ONCE):
+        some = names[start : start + AT_ONCE]
         try:
             done = subprocess.run(["scancel", *some], capture_output=True, text=True, timeout=60 * queue.ANSWER_S)
         except (OSError, subprocess.TimeoutExpired):

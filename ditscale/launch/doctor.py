@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -67,7 +68,7 @@ def _slurm(cluster: Cluster) -> list[Finding]:
                 f"see `scontrol ping`; SLURM_CONF is {os.environ.get('SLURM_CONF', 'not set')}",
             )
         ]
-    return [*settings(text), *_partition(cluster), _accounting()]
+    return [*settings(text), *_partition(cluster), *_accounting(cluster)]
 
 
 def settings(text: str) -> list[Finding]:
@@ -138,10 +139,18 @@ def _partition(cluster: Cluster) -> list[Finding]:
     return [Finding(OK, f"sbatch takes {' '.join(words) or 'a job without partition and account'}")]
 
 
-def _accounting() -> Finding:
-    if queue.ask("sacct", "--allocations", "--noheader") is not None:
-        return Finding(OK, "sacct answers")
-    return Finding(NOTE, "sacct gives no answer", "status then does not say how a job ended; nothing else needs it")
+def _accounting(cluster: Cluster) -> list[Finding]:
+    if queue.ask("sacct", "--allocations", "--noheader") is None:
+        return [Finding(NOTE, "sacct gives no answer", "status then does not say how a job ended; nothing else needs it")]
+    user = pwd.getpwuid(os.getuid()).pw_name
+    printed = queue.ask("sacctmgr", "--noheader", "--parsable2", "show", "assoc", "where", f"user={user}", "format=account,maxsubmitjobs")
+    rows = [line.split("|") for line in (printed or "").splitlines()]
+    limits = {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+    found = [Finding(OK, "sacct answers")]
+    for account, limit in limits.items():
+        if cluster.account in ("", account) and not 0 < cluster.max_queued <= limit:
+            found.append(Finding(NOTE, f"account {account} may queue {limit} jobs", f"a larger study wants cluster.max_queued={limit}"))
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ directory
@@ -156,7 +165,7 @@ def directory(root: Path) -> list[Finding]:
     except OSError as error:
         return [Finding(BAD, f"{at} cannot be written ({error.strerror})", "put the study elsewhere")]
     try:
-        found = [_shared(at), _locks(scratch), _renames(scratch), _clock(scratch), _space(at)]
+        found = [shared(at), _locks(scratch), _renames(scratch), _clock(scratch), _space(at)]
     except OSError as error:
         found = [Finding(BAD, f"{at}: {error.strerror}", "put the study on another file system")]
     finally:
@@ -172,7 +181,8 @@ def file_system(at: Path) -> str:
     return max(holding)[1] if holding else "?"
 
 
-def _shared(at: Path) -> Finding:
+def shared(at: Path) -> Finding:
+    """Whether a directory looks as if other machines see it."""
     kind = file_system(at.resolve())
     if kind in ("tmpfs", "ramfs", "overlay") or f"{at.resolve()}/".startswith(("/tmp/", "/var/tmp/", "/dev/shm/")):
         return Finding(

@@ -8,9 +8,9 @@ from pathlib import Path
 from ..naming import StudyPaths
 from . import queue
 from .queue import Job
-from .submission import read_all
+from .submission import folder, read_all
 
-TEMPLATE = "train_array.sbatch"
+TEMPLATE, DRIVER = "train_array.sbatch", "study.sbatch"
 
 
 def jobs_of(paths: StudyPaths) -> dict[str, list[Job]] | None:
@@ -39,13 +39,38 @@ def jobs_of(paths: StudyPaths) -> dict[str, list[Job]] | None:
     return dict(found)
 
 
+def last_jobs(paths: StudyPaths) -> dict[str, tuple[str, Path]]:
+    """The job that each run was submitted in last, as "123_4", and the file that it printed to."""
+    found = {}
+    for s in read_all(paths):
+        for index, run_id in enumerate(s.runs):
+            alone = len(s.runs) == 1 and s.token != s.job  # to submitit one run is no array
+            name = s.job if alone else f"{s.job}_{index}"
+            log = paths.run(run_id).log / f"job-{name}.0.log" if s.token == s.job else folder(paths, s.token) / f"{name}_0_log.out"
+            found[run_id] = (name, log)
+    return found
+
+
+def drivers(paths: StudyPaths) -> list[Job]:
+    """Jobs that do the whole study (slurm/study.sbatch DIR [KEY=VALUE ...]) and launch the others."""
+    return [job for job in queue.jobs() or [] if any(True for _ in _arguments(job, DRIVER, paths))]
+
+
 def _first(job: Job, paths: StudyPaths) -> int | None:
     """The FIRST of a plain array of this study (slurm/train_array.sbatch DIR [FIRST]); None when the job is not one."""
-    script, _, rest = job.command.partition(f"{TEMPLATE} ")
-    if not rest or (script and not script.endswith("/")):
-        return None
-    directory, _, first = rest.rpartition(" ")
-    for name, number in ((rest, "0"), (directory, first)):
-        if name and number.isdigit() and Path(job.directory, name).resolve() == paths.root.resolve():
-            return int(number)
+    for further in _arguments(job, TEMPLATE, paths):
+        if not further or further.isdigit():
+            return int(further or 0)
     return None
+
+
+def _arguments(job: Job, script: str, paths: StudyPaths):
+    """What may follow the study's directory in a job's command `script DIR ...`; nothing where it is another command, or of
+    another study. squeue shows the words with a space between them, and a directory may have spaces too."""
+    before, _, rest = job.command.partition(f"{script} ")
+    if not rest or (before and not before.endswith("/")):
+        return
+    words = rest.split(" ")
+    for n in range(len(words), 0, -1):
+        if Path(job.directory, " ".join(words[:n])).resolve() == paths.root.resolve():
+            yield " ".join(words[n:])

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Callable
 
 from ..config import Cluster
-from ..errors import UserError
+from ..errors import Interrupted, UserError
 from ..naming import StudyPaths
+from ..plan.run import Run
 from .job import execute
+from .settle import settle
 from .snapshot import snapshot
 from .status import DONE, RunStatus, study_status
 
@@ -23,19 +25,20 @@ POLL_S = 0.5
 STOP_S = 60  # what a run gets to finish its step and save when we are interrupted
 
 
-class Interrupted(UserError):
-    """Ctrl-C or SIGTERM while runs were going; they have saved themselves."""
-
-    status = 130
-
-
 def workers(cluster: Cluster) -> int:
     """Runs at once: as configured, or one per core this process may use."""
     return cluster.workers or max(1, len(os.sched_getaffinity(0)) // cluster.threads)
 
 
-def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[RunStatus]], None]) -> list[RunStatus]:
-    """Bring every run of `role` ("grid" or "probe") to its end; `show` is called with the study's status meanwhile.
+def _ranks(run: Run, cluster: Cluster) -> int:
+    """Ranks of a run here: the probe, for which the others have ended, gets all that its batch divides over."""
+    ranks = (cluster.probe_ranks or workers(cluster)) if run.role == "probe" else 1
+    return next(n for n in range(ranks, 0, -1) if run.recipe.batch_size % n == 0)
+
+
+def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[RunStatus], float], None]) -> list[RunStatus]:
+    """Bring every run of `role` ("grid" or "probe") to its end; `show` is called meanwhile, with
+    the study's status and the seconds that it took to find.
 
     Longest runs start first, so that the workers end together. A run that fails is not tried again in this call. Returns
     the final status. Raises Interrupted on Ctrl-C or SIGTERM, after the runs have stopped at a checkpoint.
@@ -44,16 +47,20 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[
 
     if cluster.name != "local":
         raise UserError(f"{paths.root}: its runs are for cluster={cluster.name}; `ditscale launch {paths.root}` submits them, and cluster=local trains here")
+    for s in study_status(paths):
+        if s.run.role == role and s.state not in (*DONE, "running"):
+            settle(paths, [s.run], cluster, _ranks(s.run, cluster))
+    slots = workers(cluster)
     jobs: dict[str, object] = {}  # run_id to the job started by this call
     known: dict[str, RunStatus] = {}
     source = None  # one copy for all that this call starts, taken when something is to start
-    slots = workers(cluster)
     with _terminated_as_interrupt():
         try:
             while True:
+                looked = time.monotonic()
                 everything = study_status(paths, known)
                 mine = [s for s in everything if s.run.role == role]
-                show(everything)
+                show(everything, time.monotonic() - looked)
                 busy = sum(s.run.execution.ranks for s in mine if s.state == "running" or _alive(jobs.get(s.run.run_id)))
                 waiting = [s for s in mine if s.run.run_id not in jobs and s.state != "running" and s.state not in DONE]
                 # of equal FLOPs the run with more images takes longer: small models use a core less well

@@ -6,15 +6,18 @@ import math
 import shutil
 import sys
 import time
+from collections import Counter
 
 from .. import units
 from .status import DONE, RunStatus
 
 LINE_EVERY_S = 10.0
+SHOWN = 8  # runs with a line of their own
 
 
 class Progress:
-    """Shows a study's status; `extra_flops` is work that is not planned yet (the probe)."""
+    """Shows a study's status; `workers` run at once (0: as many as do), `extra_flops` is work that is not planned yet (the
+    probe)."""
 
     def __init__(self, workers: int, extra_flops: float = 0.0, out=sys.stdout):
         self.workers, self.extra_flops, self.out = workers, extra_flops, out
@@ -22,8 +25,8 @@ class Progress:
         self.drawn, self.last = 0, 0.0
         self.speed: dict[int, float] = {}  # FLOP/s of one rank, by n_params: small models use a core less well
 
-    def show(self, statuses: list[RunStatus]):
-        """Draw, if it is time to."""
+    def show(self, statuses: list[RunStatus], took_s: float = 0.0):
+        """Draw, if it is time to; how long it took to find them is not shown."""
         for s in statuses:
             if s.images_per_s:
                 self.speed[s.run.n_params] = s.images_per_s * s.run.flops_per_image / s.run.execution.ranks
@@ -49,21 +52,26 @@ class Progress:
         eta = self.eta_s(statuses)
         bar = "#" * round(24 * fraction)
         lines = [f"[{bar:<24}] {fraction:>4.0%}  {ended} of {len(statuses)} runs done  {f'about {units.duration(eta)} left' if eta else ''}".rstrip()]
-        for s in statuses:
-            if s.state == "running":
-                part = [f"  {s.run.role} {units.compact(s.run.budget_flops)} {s.run.width}x{s.run.depth} {s.images / s.run.n_images:.0%}"]
-                part += [f"loss {s.loss:.4f}"] if s.loss is not None else []
-                part += [f"{s.images_per_s * s.run.flops_per_image / 1e9:.0f} GFLOP/s"] if s.images_per_s else [s.reason]
-                lines.append(" ".join(part))
+        running = [s for s in statuses if s.state == "running"]
+        waiting = Counter(s.reason for s in statuses if s.state == "queued")
+        for s in running[:SHOWN]:
+            part = [f"  {s.run.role} {units.compact(s.run.budget_flops)} {s.run.width}x{s.run.depth} {s.images / s.run.n_images:.0%}"]
+            part += [f"loss {s.loss:.4f}"] if s.loss is not None else []
+            part += [f"{s.images_per_s * s.run.flops_per_image / 1e9:.0f} GFLOP/s"] if s.images_per_s else [s.reason]
+            lines.append(" ".join(part))
+        if len(running) > SHOWN:
+            lines.append(f"  and {len(running) - SHOWN} runs more")
+        lines += [f"  {n} waiting ({reason})" for reason, n in waiting.most_common(3)]
         return lines
 
     def eta_s(self, statuses: list[RunStatus]) -> float | None:
         """Seconds left: the work over the workers' speed, but never less than the longest run alone needs."""
-        if not self.speed:
+        workers = self.workers or sum(s.run.execution.ranks for s in statuses if s.state == "running")
+        if not self.speed or not workers:
             return None
         alone = [s.left_flops / (self._speed_of(s.run.n_params) * s.run.execution.ranks) for s in statuses]
-        together = sum(s.left_flops / (self._speed_of(s.run.n_params) * self.workers) for s in statuses)
-        return max([together, *alone]) + self.extra_flops / (max(self.speed.values()) * self.workers)
+        together = sum(s.left_flops / (self._speed_of(s.run.n_params) * workers) for s in statuses)
+        return max([together, *alone]) + self.extra_flops / (max(self.speed.values()) * workers)
 
     def _speed_of(self, n_params: int) -> float:
         """Known FLOP/s of the size nearest in log N."""

@@ -15,6 +15,7 @@ import time
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
+from typing import Callable
 
 from ..config import Cluster
 from ..errors import UserError
@@ -22,9 +23,11 @@ from ..files import make_directory
 from ..naming import StudyPaths
 from ..plan.run import Run
 from . import queue
+from .doctor import OK, shared
 from .job import execute
 from .jobs import jobs_of
 from .resources import Resources, classes, shares
+from .settle import settle
 from .snapshot import snapshot
 from .status import DONE, study_status
 from .submission import Submission, folder, new_token, read_all, write
@@ -33,15 +36,16 @@ SETTLE_S = 10  # an sbatch whose launcher was killed has reached the controller 
 NOT_OURS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
-def launch(paths: StudyPaths, cluster: Cluster) -> list[Submission]:
-    """Submit every run that is neither done, nor waiting, nor running; says what it does. Returns the new submissions.
+def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list[Submission]:
+    """Submit every run (of `role`, or all) that is neither done, nor waiting, nor running; says what it does. Returns the
+    new submissions.
 
     Raises UserError, before anything is submitted, where the cluster cannot take what is asked for.
     """
     limit = array_limit()
     partitions = _partitions()
     with only_launcher(paths):
-        missing = missing_runs(paths)
+        missing = _with_room(missing_runs(paths, lambda run: role in (None, run.role)), cluster)
         chunks = [
             (what, runs[i : i + limit])
             for what, runs in classes(missing, cluster).items()
@@ -53,10 +57,13 @@ def launch(paths: StudyPaths, cluster: Cluster) -> list[Submission]:
             print(
                 f"cluster.parallel is {cluster.parallel}, but {len(chunks)} arrays run at least {len(chunks)} at once"
             )
+        if chunks and (finding := shared(paths.root)).level != OK:
+            print(finding)
         code = snapshot(paths.code)
         submitted = []
         for (what, runs), at_once in zip(chunks, shares(cluster.parallel, [len(runs) for _, runs in chunks])):
             try:
+                settle(paths, runs, cluster, what.ranks)
                 submitted.append(_submit(paths, cluster, what, runs, at_once, code))
             except UserError as error:
                 before = (
@@ -69,8 +76,8 @@ def launch(paths: StudyPaths, cluster: Cluster) -> list[Submission]:
         return submitted
 
 
-def missing_runs(paths: StudyPaths, among: set[str] | None = None) -> list[Run]:
-    """Runs (of these ids, or all) that are neither done, nor waiting, nor running; says how many, and which jobs are
+def missing_runs(paths: StudyPaths, among: Callable[[Run], bool]) -> list[Run]:
+    """Runs of those asked for that are neither done, nor waiting, nor running; says how many, and which jobs are
     orphaned. To be called under `only_launcher`. Raises UserError when squeue gives no answer."""
     _recover(paths)
     live = jobs_of(paths)  # before the files: a run that ends between the two looks is then seen as ended
@@ -81,11 +88,24 @@ def missing_runs(paths: StudyPaths, among: set[str] | None = None) -> list[Run]:
     # a job that completes was cancelled, say, and saves; the next attempt waits for it (launch/attempt.py)
     kept = {run_id for run_id, jobs in live.items() if any(job.state != "COMPLETING" for job in jobs)}
     kept |= {s.run.run_id for s in statuses if s.state == "running" and s.run.run_id not in live}
-    mine = [s for s in statuses if among is None or s.run.run_id in among]
+    mine = [s for s in statuses if among(s.run)]
     done = sum(s.state in DONE for s in mine)
     missing = [s.run for s in mine if s.state not in DONE and s.run.run_id not in kept]
     print(f"{len(missing)} runs to submit, {len(mine) - len(missing) - done} waiting or running, {done} done")
     return missing
+
+
+def _with_room(missing: list[Run], cluster: Cluster) -> list[Run]:
+    """As many of the runs as may be queued, the longest first."""
+    if not cluster.max_queued:
+        return missing
+    there = queue.jobs()
+    if there is None:
+        raise UserError("squeue gives no answer, so the room under cluster.max_queued is not known; launch again when it does")
+    room = max(0, cluster.max_queued - len(there))
+    if len(missing) > room:
+        print(f"{len(missing) - room} runs are left for the next launch: cluster.max_queued is {cluster.max_queued}, {len(there)} jobs are queued")
+    return sorted(missing, key=lambda run: -run.n_images * run.flops_per_image)[:room]
 
 
 # -------------------------------------------------------------------------------------------------- what the cluster is
@@ -177,7 +197,9 @@ def _submit(
 def refusal(error: Exception) -> str:
     """sbatch's own reason in an error of submitit."""
     lines = str(error).strip().splitlines()
-    return next((line for line in lines if "error:" in line), lines[-1]).split("error:")[-1].strip()
+    reason = next((line for line in lines if "error:" in line), lines[-1]).split("error:")[-1].strip()
+    limited = "QOS" in reason or "submit limit" in reason
+    return reason + (" (where an account may queue fewer jobs, set cluster.max_queued)" if limited else "")
 
 
 def _parameters(submission: Submission, cluster: Cluster, what: Resources, at_once: int) -> dict:

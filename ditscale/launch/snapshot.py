@@ -42,14 +42,24 @@ def snapshot(code: Path) -> Path:
             (staging / name).write_bytes(text)
             (staging / name).chmod(0o444)
         (staging / MARK).write_text(f"{len(content)} files\n")
-        if target.is_dir():  # without its mark: a copy that was cut short
-            shutil.rmtree(target, ignore_errors=True)
-        os.rename(staging, target)
+        _put(staging, target)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         if not (target / MARK).is_file():  # another launcher may have finished the same copy first
             raise UserError(f"{target}: cannot be written ({error.strerror}); free space on the disk and launch again") from None
     return target
+
+
+def _put(staging: Path, target: Path):
+    """Give the copy its name. Fails where another launcher was faster: its copy appeared whole and with the mark, and jobs
+    may run from it. What has no mark was cut short, and gives way."""
+    try:
+        os.rename(staging, target)
+    except OSError:
+        if (target / MARK).is_file():
+            raise
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(staging, target)
 
 
 def _content() -> dict[str, bytes]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from dataclasses import dataclass
 
 from .. import units
 from ..naming import RunPaths, StudyPaths
-from ..plan.run import Run
+from ..plan.run import Run, read_run
 from ..store.lock import is_locked
 from ..store.record import Damaged, read_end
 from .attempt import LIVE_S, heartbeat_age, last_attempt
 from .seen import Seen
 
 HERE = socket.gethostname()
+BEGUN = {"attempts", "metrics.h5", "heartbeat.json", "failure.json", "lock"}  # any of these is there once a run has begun
 DONE = ("finished", "diverged", "damaged")  # nothing more will happen to these by themselves
 
 
@@ -66,8 +68,7 @@ def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -
         before = known.get(at.name)
         if before is None:
             seen = seen or Seen(paths.jobs / "seen.json")
-            run = seen.run(at)
-            end = seen.end(at)
+            run, end = read_run(at.run), seen.end(at)
             known[at.name] = RunStatus(run, "finished", run.n_images, reason="", images_per_s=None, **end) if end else run_status(at, run)
             if known[at.name].state == "finished" and not end:
                 seen.note_end(at, {name: getattr(known[at.name], name) for name in ("loss", "host", "ranks", "attempt", "job")})
@@ -80,6 +81,8 @@ def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -
 
 def run_status(at: RunPaths, run: Run) -> RunStatus:
     """One run's status."""
+    if not BEGUN.intersection(os.listdir(at.root)):
+        return RunStatus(run, "planned", 0, None, None, "", "")
     heart = _json(at.heartbeat)
     images, loss, reason = heart.get("images", 0), heart.get("loss"), ""
     last = last_attempt(at)

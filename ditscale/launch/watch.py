@@ -7,10 +7,11 @@ ended. Without either, the status is what the files say.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from ..naming import StudyPaths
 from . import queue
-from .jobs import jobs_of
+from .jobs import jobs_of, last_jobs
 from .queue import Job
 from .status import DONE, RunStatus, study_status
 
@@ -25,9 +26,24 @@ def with_slurm(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> 
     if live is None:
         return statuses
     merged = [_merge(s, live.get(s.run.run_id, [])) for s in statuses]
-    ended = _ended({s.job for s in merged if s.state == "interrupted" and s.job})
-    explain = lambda s: replace(s, reason=f"job {s.job}: {ended[s.job]}; launching again resumes it")  # noqa: E731
-    return [explain(s) if s.state == "interrupted" and s.job in ended else s for s in merged]
+    last = last_jobs(paths) if any(s.state == "planned" for s in merged) else {}
+    unborn = {s.run.run_id: last[s.run.run_id] for s in merged if s.state == "planned" and s.run.run_id in last}
+    ended = _ended({s.job for s in merged if s.state == "interrupted" and s.job} | {job for job, _ in unborn.values()})
+    return [_explain(s, ended, unborn.get(s.run.run_id)) for s in merged]
+
+
+def _explain(s: RunStatus, ended: dict[str, str], unborn: tuple[str, Path] | None) -> RunStatus:
+    """Why a run's job ended, as sacct has it; `unborn`: the job, and its log, of a run that never began."""
+    if s.state == "interrupted" and s.job in ended:
+        return replace(s, reason=f"job {s.job}: {ended[s.job]}; launching again resumes it")
+    if not unborn:
+        return s
+    job, log = unborn
+    how = ended.get(job, "gone")
+    if how == "COMPLETED" or how.startswith("CANCELLED"):
+        return replace(s, job=job, reason=f"job {job}: {how} before the run began; launching again submits it")
+    see = f"see {log}" if log.exists() else "its node may not see this directory (`ditscale doctor DIR --job` tries)"
+    return replace(s, state="planned" if how == "gone" else "failed", job=job, reason=f"job {job}: {how} before the run began; {see}")
 
 
 def _merge(s: RunStatus, jobs: list[Job]) -> RunStatus:
@@ -57,7 +73,18 @@ def _ended(jobs: set[str]) -> dict[str, str]:
         "--noheader",
         "--parsable2",
         "--format=JobID,State",
-        f"--jobs={','.join(sorted(jobs))}",
+        f"--jobs={','.join(sorted({job.split('_')[0] for job in jobs}))}",
     )
     rows = [line.split("|") for line in (printed or "").splitlines()]
-    return {row[0]: row[1] for row in rows if len(row) == 2 and row[0] in jobs}
+    found = {name: row[1] for row in rows if len(row) == 2 for name in elements(row[0])}
+    # elements that were cancelled before any had started are in the array's own row
+    return {job: found.get(job) or found[job.split("_")[0]] for job in jobs if job in found or job.split("_")[0] in found}
+
+
+def elements(job: str) -> list[str]:
+    """The names of what sacct has in one row: an array whose elements never started is 123_[0-2,7%4]."""
+    array, bracket, listed = job.partition("_[")
+    if not bracket:
+        return [job]
+    spans = [part.partition("-") for part in listed.rstrip("]").split("%")[0].split(",")]
+    return [f"{array}_{i}" for first, _, last in spans for i in range(int(first), int(last or first) + 1)]

@@ -21,6 +21,7 @@ from .minima.metric_law import MetricLaw, metric_law
 from .minima.parabola import Parabola, fit_parabola
 from .minima.powerlaw import FloorLaw, PowerLaw, floor_law, power_law
 from .offset import Offset, fit_offset
+from .rate import BestRate, RateLaw, Trial, fit_rates
 from .read import read_table
 from .sealed.forecast import Forecast, forecast
 from .sealed.seal import load_forecast, seal
@@ -29,10 +30,12 @@ from .surface.approach3 import Approach3, fit_approach3
 from .surface.fit_surface import fit_surface
 from .surface.surface import ExtraTerm, Surface
 from .table import Table
+from .trials import read_trials
 
 __all__ = [
-    "Approach2", "Approach3", "Backtest", "CODES", "Comparison", "Criterion", "Estimate", "ExtraTerm", "Finding",
-    "FloorLaw", "Forecast", "Laws", "MetricLaw", "Offset", "Pair", "Parabola", "PowerLaw", "Surface", "Table",
-    "Verdict", "checklist", "compare", "fit", "fit_approach2", "fit_approach3", "fit_offset", "fit_parabola",
-    "fit_surface", "floor_law", "forecast", "load_forecast", "metric_law", "power_law", "read_table", "seal", "verdict",
+    "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate",
+    "ExtraTerm", "Finding", "FloorLaw", "Forecast", "Laws", "MetricLaw", "Offset", "Pair", "Parabola",
+    "PowerLaw", "RateLaw", "Surface", "Table", "Trial", "Verdict", "checklist", "compare", "fit",
+    "fit_approach2", "fit_approach3", "fit_offset", "fit_parabola", "fit_rates", "fit_surface", "floor_law",
+    "forecast", "load_forecast", "metric_law", "power_law", "read_table", "read_trials", "seal", "verdict",
 ]  # fmt: skip

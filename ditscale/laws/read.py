@@ -29,7 +29,8 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
     """Read a table of runs from a CSV file, an HDF5 file or a study directory (its study.h5).
 
     metric: the column that is fitted. exclude {run_id: reason}: rows left out before they are checked, and listed in
-    `Table.exclusions`. columns {our name: the file's name}: for a file with other names, such as
+    `Table.exclusions`. Rows of role "rate", a learning-rate sweep, are never read: a slice holds each size at the recipe's
+    rate alone. columns {our name: the file's name}: for a file with other names, such as
     {"n_params": "Model Size"}. kappa: where the file lacks one of n_params (N), n_tokens (D) and budget_flops (C),
     compute it from C = kappa N D. also: further numeric columns, kept in `Table.columns`; their cells may be nan or
     empty. only {the file's name: value}: read the rows with that value alone, as of one experiment in a table of many.
@@ -62,9 +63,13 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
     keep = [i for i in chosen if run_id[i] not in exclude]
     if not keep:
         raise UserError(f"{path}: every run is excluded")
+    role = np.array(cells.get("role", ["grid"] * count), dtype=object)
+    swept = [i for i in keep if role[i] == "rate"]
+    keep = [i for i in keep if role[i] != "rate"]
+    if not keep:
+        raise UserError(f"{path}: holds a sweep of learning rates and no other run; `ditscale rates` fits it")
     if "run_id" not in cells:
         _refuse_same_rows(path, found, where, keep)
-    role = np.array(cells.get("role", ["grid"] * count), dtype=object)
     numeric = {}
     for ours, column in cells.items():
         if ours not in TEXT:
@@ -74,6 +79,7 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
     recorded += [(f"column {ours}", f"{theirs!r} in the file") for ours, theirs in names.items() if ours != theirs]
     recorded += _complete(numeric, kappa)
     recorded += [("rows", f"{column} = {value}: {len(chosen)} of {count}") for column, value in (only or {}).items()]
+    recorded += [("rows", f"{len(swept)} of role rate, a learning-rate sweep, left to `ditscale rates`")] if swept else []
     table = Table(
         run_id[keep],
         *(numeric[name] for name in REQUIRED),
@@ -88,6 +94,37 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
     )
     check(table, [where[i] for i in keep])
     return table
+
+
+def read_columns(path, needed, optional, columns=None) -> tuple[dict[str, list], list[str]]:
+    """({our name: values}, [where each row is]) of a table's columns: run_id and role as text, all others as floats.
+
+    columns {our name: the file's name}; `needed` ones must be there. Of the metric, loss, an empty cell is nan. Raises
+    UserError as `read_table` does.
+    """
+    path, columns = _existing(path), dict(columns or {})
+    with _opened(path) as handle:
+        head = handle.read(8)
+    found, lines, _ = (_read_hdf5 if head == b"\x89HDF\r\n\x1a\n" else _read_csv)(path)
+    for ours, theirs in columns.items():
+        if ours not in (*needed, *optional):
+            raise UserError(f"columns: {ours!r} is not a name of ours; they are: {', '.join((*needed, *optional))}")
+        if theirs not in found:
+            raise UserError(f"{path}: there is no column {theirs!r}{nearest(theirs, found)}; {_listed(tuple(found))}")
+    names = {n: columns.get(n, n) for n in (*needed, *optional) if columns.get(n, n) in found}
+    missing = [n for n in needed if n not in names]
+    if missing:
+        raise UserError(f"{path}: {_missing(missing, tuple(found), names, kappa=False)}; {_listed(tuple(found))}")
+    count = len(found[names[needed[0]]])
+    if not count:
+        raise UserError(f"{path}: no rows; a table needs one row per run")
+    where = [f"row {line}" for line in lines] if lines else [f"row {i + 1}" for i in range(count)]
+    keep = range(count)
+    return {
+        ours: [str(v) for v in found[theirs]] if ours in TEXT
+        else _floats(found[theirs], keep, [ours == "loss"] * count, where, path, theirs).tolist()
+        for ours, theirs in names.items()
+    }, where  # fmt: skip
 
 
 def _chosen(path, found: dict, only: dict, count: int) -> list[int]:
@@ -149,7 +186,7 @@ def _names(path, there: tuple[str, ...], metric: str, columns: dict, kappa, also
     return names
 
 
-def _missing(missing: list[str], there: tuple[str, ...], names: dict[str, str]) -> str:
+def _missing(missing: list[str], there: tuple[str, ...], names: dict[str, str], kappa: bool = True) -> str:
     """What is missing, the columns that were probably meant, and how to say so."""
     text = f"there is no column {', '.join(map(repr, missing))}"
     free = [name for name in there if name not in names.values()]
@@ -166,7 +203,7 @@ def _missing(missing: list[str], there: tuple[str, ...], names: dict[str, str]) 
         are = "are" if len(meant) > 1 else "is"
         text += f"; if {', '.join(map(repr, meant.values()))} {are} meant, rename or add --columns {mapping}"
     lost = [name for name in missing if name in REQUIRED and name not in meant]
-    if len(lost) == 1:
+    if len(lost) == 1 and kappa:
         text += f"; --kappa 6 computes {lost[0]} from C = 6 N D"
     return text
 

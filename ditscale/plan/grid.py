@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .. import units
 from ..config import Study
@@ -51,7 +51,7 @@ def plan_grid(study: Study) -> Plan:
     return Plan(tuple(runs), tuple(dropped))
 
 
-def plan_probe(study: Study, n_params: float, ranks: int) -> Run:
+def plan_probe(study: Study, n_params: float) -> Run:
     """The probe: the recipe's size nearest (in log N) to the forecast's optimum `n_params`, at the probe's budget."""
     head, best = study.design.head_size, None
     for width in range(head, 1024 * head, head):
@@ -66,9 +66,7 @@ def plan_probe(study: Study, n_params: float, ranks: int) -> Run:
         best = run
     if best is None:
         raise UserError(f"study.probe_budget: no model of this recipe trains at {units.compact(study.probe_budget)}")
-    while study.recipe.batch_size % ranks:
-        ranks -= 1
-    return replace(best, execution=replace(best.execution, ranks=ranks))
+    return best
 
 
 def _distance(run: Run, n_params: float) -> float:
@@ -87,5 +85,7 @@ def table(plan: Plan) -> str:
         )
     for d in plan.dropped:
         lines.append(f"dropped: budget {units.compact(d.budget_flops)}, width {d.width}: {d.reason}")
-    lines.append(f"{len(plan.runs)} runs, {units.compact(plan.flops)} FLOPs of training")
+    swept = sum(r.role == "rate" for r in plan.runs)
+    of_them = f", {swept} of them a sweep of the learning rate" if swept else ""
+    lines.append(f"{len(plan.runs)} runs{of_them}, {units.compact(plan.flops)} FLOPs of training")
     return "\n".join(lines)

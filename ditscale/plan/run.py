@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
 from .. import config, flops, naming, units
 from ..config import Cluster, Data, Design, Recipe, Rehearsal, Study, Validation
 from ..errors import UserError, one_of
+from .recipe import batch_of, resolved
+
+LATER = ("width_scaling", "base_width")  # keys of Recipe
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the run uses its machine, as `Cluster` says. Not part of what defines the run: it changes no result beyond rounding."""
+    """How the run uses its machine, as `Cluster` says: settled when it is launched. Not part of what defines the run: it
+    changes no result beyond rounding."""
 
     ranks: int
     threads: int
@@ -24,10 +28,9 @@ class Execution:
     peak_flops_per_s: float = 0.0
 
     @classmethod
-    def on(cls, cluster: Cluster) -> Execution:
-        """On one rank of a cluster."""
-        shared = {f.name: getattr(cluster, f.name) for f in fields(cls) if f.name != "ranks"}
-        return cls(ranks=1, **shared)
+    def on(cls, cluster: Cluster, ranks: int) -> Execution:
+        """On so many ranks of a cluster."""
+        return cls(ranks, **{f.name: getattr(cluster, f.name) for f in fields(cls) if f.name != "ranks"})
 
     def check(self, where: str):
         one_of(self.sharding, config.SHARDINGS, f"{where}.sharding")
@@ -41,7 +44,7 @@ class Run:
 
     run_id: str
     study: str
-    role: str  # "grid" or "probe"
+    role: str  # "grid", "probe", or "rate": of the learning-rate sweep
     budget_flops: float
     achieved_flops: float  # counted as the budget is: `flops`
     flops: str
@@ -60,7 +63,7 @@ class Run:
     lr: float
     design: Design
     data: Data
-    recipe: Recipe
+    recipe: Recipe  # as it comes to at this size: laws of batch, warm-up and weight decay have become numbers
     validation: Validation
     execution: Execution
     layout: int = 1
@@ -76,12 +79,20 @@ class Run:
         return self.achieved_flops / self.budget_flops - 1
 
     def defines(self) -> dict:
-        """What decides the outcome: the run's identity is the hash of this."""
-        return {k: v for k, v in config.plain(self).items() if k not in ("run_id", "execution", "study", "role")}
+        """What decides the outcome: the run's identity is the hash of this.
+
+        Keys that a recipe gained after the first runs count only where they differ from their default: earlier runs keep
+        their identity.
+        """
+        content = {k: v for k, v in config.plain(self).items() if k not in ("run_id", "execution", "study", "role")}
+        usual = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
+        content["recipe"] = {k: v for k, v in content["recipe"].items() if k not in LATER or v != usual[k]}
+        return content
 
 
-def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> Run:
-    """The run of a width at a budget: depth, rate and length by the recipe. Raises UserError when it would not fit.
+def make_run(study: Study, role: str, budget: float, width: int, seed: int, multiple: float = 1.0) -> Run:
+    """The run of a width at a budget: depth, length and `multiple` times the rate by the recipe. Raises UserError when it
+    would not fit.
 
     Steps are rounded to the budget, so a run misses it by at most half a step; more than 0.5 % is refused.
     """
@@ -92,6 +103,7 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> R
     n = counts[study.params]
     exact = flops.training_flops(shape)
     per_image = exact if study.flops == "exact" else 6 * n * shape.tokens_per_image
+    recipe = batch_of(recipe, n, budget / per_image * shape.tokens_per_image)
     steps = round(budget / (per_image * recipe.batch_size))
     least = max(1, recipe.min_steps)
     if steps < least:
@@ -101,7 +113,8 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> R
         )
     n_images = steps * recipe.batch_size
     n_tokens = n_images * shape.tokens_per_image
-    rate = recipe.lr_scale * width**recipe.lr_width * n**recipe.lr_params * n_tokens**recipe.lr_tokens
+    recipe = resolved(recipe, n, n_images, n_tokens)
+    rate = multiple * recipe.lr_scale * width**recipe.lr_width * n**recipe.lr_params * n_tokens**recipe.lr_tokens
     made = Run(
         run_id="",
         study=study.name,
@@ -126,7 +139,7 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> R
         data=study.data,
         recipe=recipe,
         validation=study.validation,
-        execution=Execution.on(study.cluster),
+        execution=Execution.on(study.cluster, 1),
         rehearsal=study.rehearsal,
     )
     if abs(made.deviation) > 0.005:
@@ -134,12 +147,17 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int) -> R
     return replace(made, run_id=naming.run_id(budget, depth, width, seed, made.defines()))
 
 
+def executed(run: Run, cluster: Cluster, ranks: int) -> Run:
+    """The run as it is executed on a cluster, by so many ranks."""
+    return replace(run, execution=Execution.on(cluster, ranks))
+
+
 def read_run(path: Path | str) -> Run:
     """Read run.yaml. Raises UserError when it is missing, damaged or of another layout."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; a run directory holds run.yaml (`ditscale plan` writes it)")
-    run = config.build(Run, config.read_yaml(path), str(path))
+    run = config.read(Run, path)
     if run.layout != 1:
         raise UserError(f"{path}: layout {run.layout} is of another version of ditscale; this one reads layout 1")
     return run

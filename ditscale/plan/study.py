@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from .. import config
@@ -9,7 +10,10 @@ from ..config import Study
 from ..errors import UserError
 from ..files import make_directory, write_text
 from ..naming import RunPaths, StudyPaths
-from .run import Run
+from .run import Run, read_run
+
+
+BESIDE = ("cluster", "rates", "rate_budgets")  # what may change in a planned study, since its grid stays the same
 
 
 def read_study(root: Path | str) -> Study:
@@ -17,30 +21,43 @@ def read_study(root: Path | str) -> Study:
     paths = StudyPaths(root)
     if not paths.study.is_file():
         raise UserError(f"{root}: holds no study.yaml; `ditscale plan {root} study=mini` makes a study there")
-    return config.build(Study, config.read_yaml(paths.study), str(paths.study))
+    return config.read(Study, paths.study)
 
 
 def write_study(root: Path | str, study: Study) -> StudyPaths:
-    """Write study.yaml, or find the same study there (the cluster section may differ: it is replaced).
+    """Write study.yaml, or find the same study there. The cluster section may differ: it is replaced. So may the sweep of
+    rates, which is beside the grid: a new one is added, and settings that say nothing of it leave the old one.
 
     Raises UserError when the directory holds another study, or other files and no study.
     """
     paths = StudyPaths(root)
     if paths.study.exists():
-        there, here = config.plain(read_study(root)), config.plain(study)
-        same_cluster = there.pop("cluster") == here.pop("cluster")
+        old = read_study(root)
+        if not study.rates:
+            study = replace(study, rates=old.rates, rate_budgets=old.rate_budgets)
+        there, here = config.plain(old), config.plain(study)
+        same_beside = [there.pop(key) for key in BESIDE] == [here.pop(key) for key in BESIDE]
         if there != here:
             raise UserError(
                 f"{root} holds another study ({_difference(there, here)}); "
                 f"use another directory, or leave the settings out to continue that one"
             )
-        if same_cluster:
+        if same_beside:
             return paths
     elif paths.root.exists() and (not paths.root.is_dir() or any(paths.root.iterdir())):
         raise UserError(f"{root} exists and is not a study; give a new or an empty directory")
     make_directory(paths.root)
     write_text(paths.study, config.dump_yaml(config.plain(study)))
     return paths
+
+
+def plan_run(paths: StudyPaths, run: Run) -> RunPaths:
+    """Write runs/<run_id>/run.yaml, or find the run there: how it is executed then stays as a launch has settled it."""
+    try:
+        there = read_run(paths.run(run.run_id).run)
+    except UserError:  # none, or damaged
+        return write_run(paths, run)
+    return write_run(paths, replace(run, execution=there.execution))
 
 
 def write_run(paths: StudyPaths, run: Run) -> RunPaths:

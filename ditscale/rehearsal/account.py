@@ -19,7 +19,7 @@ from ..plan.run import Run, read_run
 from ..plan.study import read_study
 from ..store.record import Damaged, open_record
 from ..train.rehearsed import expected_loss, expected_steps
-from .faults import KINDS, disturbed, read_faults
+from .faults import KINDS, MACHINES, disturbed, read_faults
 from .surface import truth_of
 
 WIDER = 2.0  # the intervals are of 95 %; twice as wide they miss a truth about once in ten thousand times
@@ -114,7 +114,7 @@ def account(paths: StudyPaths, laws: Laws, launches: int, wall_s: float, status_
     """Count everything of a rehearsal that was collected into study.h5 and fitted."""
     faults = read_faults(paths.root / "faults.jsonl")
     hit = {fault: disturbed(paths, fault) for fault in faults}
-    counted = Counter(fault.kind for fault in faults if hit[fault])
+    counted = Counter(fault.kind for fault in faults if hit[fault] or fault.kind == "controller")
     lost = sum(fault.lost for fault in faults)
     found = [_examine(at) for at in paths.run_dirs()]
     unfinished = tuple(f["run"].run_id for f in found if not f["finished"])
@@ -126,8 +126,8 @@ def account(paths: StudyPaths, laws: Laws, launches: int, wall_s: float, status_
         unaccounted=unfinished,
         attempts=sum(f["attempts"] for f in found),
         launches=launches,
-        faults={kind: counted.get(kind, 0) for kind in (*KINDS["slurm"], "node")},
-        too_late=sum(not runs for runs in hit.values()),
+        faults={kind: counted.get(kind, 0) for kind in (*KINDS["slurm"], *MACHINES)},
+        too_late=len(faults) - counted.total(),
         runs_hit=len({run for runs in hit.values() for run in runs}),
         rows=sum(f["rows"] for f in found),
         lost=lost + sum(f["lost"] for f in found) + max(0, finished - in_table),

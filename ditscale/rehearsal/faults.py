@@ -1,7 +1,9 @@
-"""Faults that befall a rehearsal while it runs: kills, requests to stop, requeues, damaged checkpoints, lost nodes.
+"""Faults that befall a rehearsal while it runs: kills, requests to stop, requeues, damaged checkpoints, lost nodes, a killed
+controller.
 
 Which run is hit, how, and how far it must have come, is drawn beforehand from a seed. Every fault is written down in
-faults.jsonl before it is done. Only jobs of the study are touched; nodes are lost on the cluster of slurm/local alone.
+faults.jsonl. Only jobs of the study are touched; nodes and the controller are lost on the cluster of
+slurm/local alone.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +32,9 @@ from ..store.record import Damaged, open_record
 from ..train.checkpoint import FACTS, resumable
 
 KINDS = {"local": ("kill", "stop", "truncate"), "slurm": ("kill", "stop", "requeue", "truncate")}
+MACHINES = ("node", "controller")  # faults of the cluster rather than of a run
 LOOK_S = 0.1
+AWAY_S = 5.0  # that a killed controller stays away
 SCRIPTS = Path(__file__).resolve().parents[2] / "slurm" / "local"
 
 
@@ -38,7 +43,7 @@ class Fault:
     """A line of faults.jsonl. `runs` are those at work on what was hit, `attempts` the numbers of their attempts; `lost`
     counts rows that they had told of in their heartbeat and that their record did not hold afterwards."""
 
-    kind: str
+    kind: str  # of KINDS, or of MACHINES; the controller has no runs
     runs: tuple[str, ...]
     attempts: tuple[int, ...]
     unix: float
@@ -76,7 +81,8 @@ def local_cluster() -> Path | None:
 
 
 class Injector(threading.Thread):
-    """Hits a share of the runs, each once, while `with` it they run; and loses `nodes` nodes, one after the other.
+    """Hits a share of the runs, each once, while `with` it they run; and loses `nodes` nodes, one after the other, then, if
+    any, the controller.
 
     A run that finishes before its fault comes through passes it on to one that has not begun.
     """
@@ -86,7 +92,7 @@ class Injector(threading.Thread):
         self.paths, self.log = paths, paths.root / "faults.jsonl"
         draw = random.Random(seed)
         before = read_faults(self.log)
-        hit = {run for fault in before if fault.kind != "node" for run in disturbed(paths, fault)}
+        hit = {run for fault in before if fault.kind not in MACHINES for run in disturbed(paths, fault)}
         names = [at.name for at in paths.run_dirs()]
         draw.shuffle(names)
         n = round(share * len(names))
@@ -97,8 +103,9 @@ class Injector(threading.Thread):
         self.aimed: dict[str, tuple] = {}  # fault and attempt number of runs that were hit, until that attempt has ended
         self.reserve = names[n:]
         self.by_slurm = cluster == "slurm"
-        self.nodes = nodes - sum(fault.kind == "node" for fault in before)
-        self.lose_at = sorted(draw.uniform(0.2, 0.6) for _ in range(max(0, self.nodes)))
+        left = Counter({"node": nodes, "controller": int(nodes > 0)}) - Counter(fault.kind for fault in before)
+        # at shares of the runs that have ended
+        self.lose_at = sorted(draw.uniform(0.2, 0.5) for _ in range(left["node"])), left["controller"] * [draw.uniform(0.5, 0.7)]
         self.draw, self.size, self.done = draw, len(names), threading.Event()
 
     def __enter__(self) -> Injector:
@@ -110,16 +117,14 @@ class Injector(threading.Thread):
         self.join()
 
     def run(self):
-        nodes = threading.Thread(target=self._lose_nodes, daemon=True) if self.nodes > 0 else None
-        if nodes:
-            nodes.start()
+        machines = threading.Thread(target=self._lose_machines, daemon=True)
+        machines.start()
         while not self.done.wait(LOOK_S):
             for name, (kind, share) in list(self.due.items()):
                 self._look(self.paths.run(name), kind, share)
             for name, (fault, number) in list(self.aimed.items()):
                 self._settle(name, fault, number)
-        if nodes:
-            nodes.join()
+        machines.join()
 
     def _look(self, at: RunPaths, kind: str, share: float):
         heart = _heart(at)
@@ -184,11 +189,26 @@ class Injector(threading.Thread):
         with open(self.log, "a") as file:
             file.write(fault.text())
 
-    # ------------------------------------------------------------------------------------------------------- nodes
+    # ---------------------------------------------------------------------------------------------------- machines
 
-    def _lose_nodes(self):
-        directory = local_cluster()
-        for share in self.lose_at:
+    def _lose_machines(self):
+        nodes, controllers = self.lose_at
+        self._lose_nodes(nodes, local_cluster())
+        for share in controllers:
+            while self._ended_share() < share:
+                if self.done.wait(LOOK_S):
+                    return
+            self._lose_controller(local_cluster())
+
+    def _lose_controller(self, directory: Path):
+        """SIGKILL: it forgets what it has not saved. Jobs go on; then it comes back."""
+        os.kill(int((directory / "pid" / "slurmctld.pid").read_text()), signal.SIGKILL)
+        self._note(Fault("controller", (), (), time.time(), 0, 0))
+        time.sleep(AWAY_S)
+        subprocess.run([SCRIPTS / "up", directory], capture_output=True)
+
+    def _lose_nodes(self, shares: list[float], directory: Path):
+        for share in shares:
             while self._ended_share() < share or not (at_work := self._at_work()):
                 if self.done.wait(LOOK_S):
                     return

@@ -13,14 +13,13 @@ from pathlib import Path
 from .. import units
 from ..config import Study
 from ..errors import UserError
-from ..launch.jobs import jobs_of
-from ..launch.status import DONE, RunStatus, study_status
-from ..launch.watch import with_slurm
+from ..launch.follow import bring_to_end
+from ..launch.status import DONE, RunStatus
 from ..laws import fit, read_table
 from ..naming import StudyPaths
 from ..pipeline import write_json
 from ..plan.grid import plan_grid
-from ..plan.study import write_run, write_study
+from ..plan.study import plan_run, write_study
 from ..report.page import write_report
 from ..store.collect import collect
 from .account import Account, account, write
@@ -28,7 +27,6 @@ from .faults import Injector, check_nodes
 from .surface import rehearsal_of
 
 LAUNCHES = 20  # more than that is no progress
-LOOK_S, LONGEST_S = 2.0, 10.0  # between two looks: longer where a look takes long, not to be in the way
 
 
 def rehearse(
@@ -50,13 +48,13 @@ def rehearse(
     planned = plan_grid(marked)
     write_study(paths.root, marked)
     for run in planned.runs:
-        write_run(paths, run)
+        plan_run(paths, run)
     print(f"REHEARSAL in {paths.root}: {len(planned.runs)} runs, {marked.rehearsal}", flush=True)
     watcher = Watcher(paths, began)
     with Injector(paths, study.cluster.name, faults, nodes, seed):
         while not watcher.done and watcher.launches < LAUNCHES:
             watcher.launches += 1
-            _launch(paths, marked, watcher)
+            watcher.look(bring_to_end(paths, marked.cluster, "grid", watcher.look), 0.0)
     wall_s = time.time() - began
 
     print(collect(paths.root).summary())
@@ -69,28 +67,6 @@ def rehearse(
     return made
 
 
-def _launch(paths: StudyPaths, study: Study, watcher: Watcher):
-    """Launch once what is missing, and follow it to its end."""
-    if study.cluster.name == "local":
-        from ..launch.local import launch
-
-        launch(paths, study.cluster, "grid", watcher.look)
-        watcher.look(study_status(paths))
-        return
-    from ..launch.slurm import launch as submit
-
-    submit(paths, study.cluster)
-    known: dict[str, RunStatus] = {}
-    while True:
-        started = time.monotonic()
-        found = with_slurm(paths, known)
-        took = time.monotonic() - started
-        watcher.look(found, took)
-        if not any(s.state in ("running", "queued") for s in found) and jobs_of(paths) == {}:
-            return
-        time.sleep(min(max(LOOK_S, 5 * took), LONGEST_S))
-
-
 class Watcher:
     """What the rehearsal has come to: a line now and then, the slowest status, whether every run is done."""
 
@@ -100,7 +76,7 @@ class Watcher:
         self.paths, self.began = paths, began
         self.launches, self.done, self.slowest_s, self.last = 0, False, 0.0, 0.0
 
-    def look(self, statuses: list[RunStatus], took_s: float = 0.0):
+    def look(self, statuses: list[RunStatus], took_s: float):
         """Take note of a study's status, which took so long to find."""
         self.done = all(s.state in DONE for s in statuses)
         self.slowest_s = max(self.slowest_s, took_s)

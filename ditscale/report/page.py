@@ -12,6 +12,7 @@ from ..naming import StudyPaths
 from . import sentences, tables
 from .domains import domains_plot
 from .powerlaws import powerlaws_plot
+from .rates import rates_plot
 from .read import Material, number, read_material
 from .samples import data_uri, pairs, samples_plot
 from .slices import slices_plot
@@ -19,7 +20,7 @@ from .style import Plot, css_variables, render
 from .tables import code, superscripts
 from .training import training_plot
 
-PLOTS = (slices_plot, powerlaws_plot, training_plot, domains_plot, samples_plot)
+PLOTS = (slices_plot, powerlaws_plot, training_plot, domains_plot, rates_plot, samples_plot)
 
 
 def write_report(root: Path | str) -> Path:

@@ -39,8 +39,9 @@ class Missing:
 class Material:
     """All that a report shows.
 
-    points: columns of study.h5, arrays of one entry a run; curves: run id to rows (images, loss, loss_ema); laws,
-    forecast, verdict: the JSON objects, None when absent; missing: what is not there yet.
+    points: columns of study.h5, arrays of one entry a run, but for the runs of a learning-rate sweep, which `rates` tells
+    of; curves: run id to rows (images, loss, loss_ema); laws, forecast, verdict, rates: the JSON objects, None when
+    absent; missing: what is not there yet.
     """
 
     root: Path
@@ -53,6 +54,7 @@ class Material:
     verdict: dict | None
     samples: Samples | None
     missing: tuple[Missing, ...]
+    rates: dict | None = None
 
     def __len__(self) -> int:
         return len(self.points["run_id"])
@@ -100,9 +102,14 @@ def read_material(root: Path | str) -> Material:
     if not paths.table.is_file():
         raise UserError(f"{root}: holds no study.h5; `ditscale collect {root}` makes it from the runs")
     points, excluded, curves = _read_table(paths.table)
+    swept = points["role"] == "rate"
+    sweep = set(points["run_id"][swept])
+    points = {name: column[~swept] for name, column in points.items()}
     if not len(points["run_id"]):
         raise UserError(f"{root}: study.h5 holds no finished run; `ditscale launch {root}` trains them")
-    laws, forecast, verdict = (_read_json(p) for p in (paths.laws, paths.forecast, paths.verdict))
+    laws, forecast, verdict, rates = (
+        _read_json(p) for p in (paths.laws, paths.forecast, paths.verdict, paths.rates)
+    )
     best = str(points["run_id"][int(np.argmin(points["loss"]))])
     samples = _read_samples(paths.run(best).evaluation, best)
     probed = bool((points["role"] == "probe").any())
@@ -123,7 +130,13 @@ def read_material(root: Path | str) -> Material:
         missing.append(Missing("The verdict on the forecast (verdict.json)", f"{first}`ditscale verdict DIR`"))
     if samples is None:
         missing.append(Missing(f"Samples of the best run ({best})", f"`ditscale evaluate DIR/runs/{best}`"))
-    return Material(Path(root), study, points, excluded, curves, laws, forecast, verdict, samples, tuple(missing))
+    if sweep and sweep != {run for cell in (rates or {"cells": ()})["cells"] for run in cell["swept"]}:
+        what = "The learning-rate law of these runs: rates.json was made from others" if rates else "The learning-rate law"
+        missing.append(Missing(f"{what} (rates.json)", "`ditscale rates DIR`"))
+    curves = {name: rows for name, rows in curves.items() if name not in sweep}
+    return Material(
+        Path(root), study, points, excluded, curves, laws, forecast, verdict, samples, tuple(missing), rates
+    )
 
 
 def _read_table(path: Path):

@@ -67,7 +67,7 @@ def collect(root: Path | str) -> Collected:
             run = read_run(at.run)
             row, curve, triples = _read(at, run, mark)
         except _LeftOut as reason:
-            excluded.append((at.name, str(reason)))
+            excluded.append((at.name, f"{'learning-rate sweep: ' if run.role == 'rate' else ''}{reason}"))
         except UserError as error:
             excluded.append((at.name, str(error)))
         else:
@@ -154,13 +154,14 @@ def provenance(study: Study) -> dict[str, str]:
     design, data, recipe, validation = study.design, study.data, study.recipe, study.validation
     powers = {"width": recipe.lr_width, "N": recipe.lr_params, "D": recipe.lr_tokens}
     rate = " ".join([f"{recipe.lr_scale:g}", *(f"{name}^{power:g}" for name, power in powers.items() if power)])
+    mup = f" with mup from width {recipe.base_width}" if recipe.width_scaling == "mup" else ""
     sets = ", ".join([validation.path or data.name, *validation.also])
     return {
         "design": f"{design.name}, head size {design.head_size}, MLP ratio {design.mlp_ratio}, patch {design.patch}, "
         f"width / depth {recipe.aspect:g}",
-        "recipe": f"AdamW (beta {recipe.beta1:g}, {recipe.beta2:g}, weight decay {recipe.weight_decay:g}, clip {recipe.clip:g}), "
-        f"learning rate {rate}, batch {recipe.batch_size} images, {recipe.schedule} schedule, warm-up "
-        f"{recipe.warmup_images} images, EMA weights over {recipe.ema:g} of the run, {recipe.timesteps} timesteps, {recipe.precision}",
+        "recipe": f"AdamW (beta {recipe.beta1:g}, {recipe.beta2:g}, weight decay {recipe.weight_decay_law or format(recipe.weight_decay, 'g')}, clip {recipe.clip:g}), "
+        f"learning rate {rate}{mup}, batch {recipe.batch_law or recipe.batch_size} images, {recipe.schedule} schedule, warm-up "
+        f"{recipe.warmup_law or recipe.warmup_images} images, EMA weights over {recipe.ema:g} of the run, {recipe.timesteps} timesteps, {recipe.precision}",
         "seeds": ", ".join(map(str, study.seeds)),
         "version": f"ditscale {__version__}",
         "n_params": {

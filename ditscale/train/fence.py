@@ -6,11 +6,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..naming import RunPaths
 from .ends import Fenced
 
 
 def check(run_dir: Path):
     """Raise Fenced once a newer attempt is there."""
     mine = int(os.environ.get("DITSCALE_ATTEMPT", 0))
-    if mine and (run_dir / "attempts" / f"{mine + 1:04d}.json").exists():
+    if mine and (RunPaths(run_dir).attempts / f"{mine + 1:04d}.json").exists():
         raise Fenced(f"{run_dir}: attempt {mine} ends, for attempt {mine + 1} has taken over")

@@ -14,20 +14,22 @@ from torch import nn
 
 from ..errors import UserError
 from .ranks import Ranks
-from .replicate import Replicated
+from .replicate import Factor, Replicated
 from .shard import Sharded
 
 STATE_BYTES = 20  # of a parameter: weight, gradient, AdamW's two moments and EMA, fp32
 SMALL = 0.25  # of free memory: a state below it leaves room enough for activations
 
 
-def lay(model: nn.Module, sharding: str, precision: str, ranks: Ranks) -> Replicated | Sharded:
+def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: Ranks) -> Replicated | Sharded:
     """Lay the weights of `model` (on the CPU, equal on all ranks) over the ranks; it is on its device afterwards.
 
     Raises UserError when it cannot be done as `sharding` says.
     """
     kind = choose(sharding, sum(p.numel() for p in model.parameters()), ranks)
-    return Replicated(model.to(ranks.device), ranks) if kind == "replicate" else Sharded(model, kind, precision, ranks)
+    if kind == "replicate":
+        return Replicated(model.to(ranks.device), factor, ranks)
+    return Sharded(model, kind, precision, factor, ranks)
 
 
 def choose(sharding: str, n_params: int, ranks: Ranks) -> str:

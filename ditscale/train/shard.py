@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from .ranks import Ranks
+from .replicate import Factor
 
 
 class Sharded:
@@ -21,7 +22,7 @@ class Sharded:
     Offers what Replicated (replicate.py) does. bf16: weights travel and compute in bf16, gradients are reduced in fp32.
     """
 
-    def __init__(self, model: nn.Module, kind: str, precision: str, ranks: Ranks):
+    def __init__(self, model: nn.Module, kind: str, precision: str, factor: Factor, ranks: Ranks):
         self.kind, self.model, self.ranks = kind, model, ranks
         self.scale = float(ranks.world)  # FSDP takes the mean over ranks
         self.shape_of_ranks = (ranks.world,) if kind == "full" else (ranks.world // ranks.per_node, ranks.per_node)
@@ -33,7 +34,7 @@ class Sharded:
         fully_shard(model, mesh=self.mesh)  # the rest: small, in fp32
         self._parameters: dict[str, DTensor] = dict(model.named_parameters())
         self.weights = [p.detach().to_local() for p in self._parameters.values()]
-        self.gradients: list[Tensor] = []
+        self.factors = [factor(name, p) for name, p in self._parameters.items()]
 
     def mesh_on(self, device_type: str) -> DeviceMesh:
         """The ranks as a mesh, the dimension over which weights are sharded last."""
@@ -44,10 +45,10 @@ class Sharded:
         self.model.set_is_last_backward(is_last)
 
     def reduce(self) -> Tensor:
-        self.gradients = [p.grad.to_local() for p in self._parameters.values()]
-        for weight, gradient in zip(self.weights, self.gradients):
+        gradients = [p.grad.to_local() for p in self._parameters.values()]
+        for weight, gradient in zip(self.weights, gradients):
             weight.grad = gradient
-        square = nn.utils.get_total_norm(self.gradients).square()
+        square = nn.utils.get_total_norm(gradients).square()
         torch.distributed.all_reduce(square, group=self.mesh.get_group("shards"))
         return square.sqrt()
 

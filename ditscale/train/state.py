@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from ..model.dit import DiT
+from ..model.mup import grouped, rate_factor
 from ..plan.run import Execution, Run
 from .ema import EMA
 from .parallel import lay
@@ -77,7 +78,7 @@ class State:
         norm = self.layout.reduce()
         skip = norm.isfinite().logical_not().float()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_factor"]
         self.optimizer.grad_scale = ((norm + 1e-6) / clip).clamp_(min=1)
         self.optimizer.found_inf = skip
         self.optimizer.step()
@@ -90,11 +91,11 @@ def build(run: Run, ranks: Ranks) -> State:
     """The untrained run: weights are a function of the run's seed alone."""
     torch.manual_seed(run.seed)
     model = DiT(run.shape)
-    layout = lay(model, run.execution.sharding, run.recipe.precision, ranks)
     recipe = run.recipe
-    optimizer = torch.optim.AdamW(
-        layout.weights, lr=run.lr, betas=(recipe.beta1, recipe.beta2), weight_decay=recipe.weight_decay, fused=True
-    )
+    factor = partial(rate_factor, recipe=recipe, width=run.width)
+    layout = lay(model, run.execution.sharding, recipe.precision, factor, ranks)
+    groups = grouped(zip(layout.factors, layout.weights), recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=run.lr, betas=(recipe.beta1, recipe.beta2), fused=True)
     for w in layout.weights:  # before the first step makes them: memory is as it will be, and a checkpoint has a place to go
         moments = {name: torch.zeros_like(w) for name in ("exp_avg", "exp_avg_sq")}
         optimizer.state[w] = {"step": torch.zeros((), device=w.device)} | moments

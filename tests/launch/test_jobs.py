@@ -1,9 +1,10 @@
-"""A plain array is known by its command, before any of its elements has started."""
+"""Names of jobs: a plain array is known by its command, before any of its elements has started."""
 
 import pytest
 
 from ditscale.launch.jobs import _first
 from ditscale.launch.queue import Job
+from ditscale.launch.watch import elements
 from ditscale.naming import StudyPaths
 
 
@@ -34,3 +35,17 @@ def test_a_study_whose_name_ends_in_a_number(tmp_path):
     root.mkdir()
     job = Job("5", 3, "PENDING", "None", "", "x", str(tmp_path), "/x/train_array.sbatch study 2")
     assert _first(job, StudyPaths(root)) == 0
+
+
+@pytest.mark.parametrize(
+    "row, names",
+    [
+        ("12", ["12"]),
+        ("12_3", ["12_3"]),
+        ("12_[0-2]", ["12_0", "12_1", "12_2"]),
+        ("12_[4]", ["12_4"]),
+        ("12_[0,3-4,7%2]", ["12_0", "12_3", "12_4", "12_7"]),
+    ],
+)
+def test_arrays_in_one_row_of_sacct(row, names):
+    assert elements(row) == names

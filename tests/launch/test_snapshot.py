@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,26 @@ def test_a_copy_without_its_mark_is_made_again(tmp_path):
 def test_the_mark_is_the_last_file_written(tmp_path):
     source = snapshot(tmp_path / "code")
     assert max((p for p in source.rglob("*") if p.is_file()), key=lambda p: p.stat().st_mtime_ns).name == "complete"
+
+
+def test_a_copy_that_is_used_is_never_replaced(tmp_path):
+    """Elements of an array start together and all want the copy. Each, once it has it, finds it whole, and the same one."""
+    look = """
+import os, sys, time
+from pathlib import Path
+from ditscale.launch.snapshot import snapshot
+for n in range(6):
+    time.sleep(max(0, float(sys.argv[2]) + 1.5 * n - time.time()))
+    target = snapshot(Path(sys.argv[1]) / str(n))
+    first = os.stat(target).st_ino
+    until = time.time() + 0.3
+    while time.time() < until:
+        assert os.stat(target).st_ino == first and (target / "ditscale" / "cli.py").is_file()
+"""
+    start = str(time.time() + 3)
+    racing = [subprocess.Popen([sys.executable, "-c", look, str(tmp_path), start], stderr=subprocess.PIPE) for _ in range(6)]
+    assert [(p.communicate()[1].decode(), p.returncode) for p in racing] == [("", 0)] * 6
+    assert all(len(list(code.iterdir())) == 1 for code in tmp_path.iterdir())
 
 
 def test_a_changed_copy_is_refused(tmp_path):

@@ -45,8 +45,8 @@ def test_a_budget_too_small_for_a_step():
 def test_the_probe_is_the_nearest_size():
     study = compose(["study=mini"])
     for target in (5e4, 2e5, 1e6):
-        probe = plan_probe(study, target, ranks=2)
-        assert probe.role == "probe" and probe.budget_flops == study.probe_budget and probe.execution.ranks == 2
+        probe = plan_probe(study, target)
+        assert probe.role == "probe" and probe.budget_flops == study.probe_budget
         off = abs(probe.n_params / target - 1)
         for width in (probe.width - 8, probe.width + 8):
             shape = flops.shape_of(study.design, study.data, max(1, round(width / study.recipe.aspect)), width)
@@ -77,3 +77,69 @@ def test_the_directory(tmp_path):
         write_study(tmp_path / "other", study)
     with pytest.raises(UserError, match="holds no study.yaml"):
         read_study(tmp_path / "other")
+
+
+# The first ids that were given. A study planned then must go on where it was, whatever settings recipes have gained since.
+FIRST = {
+    "mini": ("c2e11-d1-w32-s0-3b9319", "c8e11-d3-w80-s0-aa625f"),
+    "paper": ("c1e17-d2-w128-s0-19ac18", "c6e18-d15-w960-s0-b3ffcd"),
+}
+
+
+@pytest.mark.parametrize("study", FIRST)
+def test_runs_keep_their_identity(study):
+    runs = plan_grid(compose([f"study={study}"])).runs
+    assert (runs[0].run_id, runs[-1].run_id) == FIRST[study]
+    changed = plan_grid(compose([f"study={study}", "recipe.width_scaling=mup", "recipe.base_width=64", "recipe.lr_width=0"])).runs
+    assert not {r.run_id for r in runs} & {r.run_id for r in changed}
+
+
+def test_laws_of_the_recipe():
+    """Batch, warm-up and weight decay by laws: each run holds numbers, those of the formula, rounded as stated."""
+    laws = [
+        "recipe.batch_law={scale: 0.002, tokens: 0.7, quantum: 8}",
+        "recipe.warmup_law.scale=0.5", "recipe.warmup_law.params=0.6",
+        "recipe.weight_decay_law={scale: 30, params: -0.5, tokens: 0.1}",
+    ]  # fmt: skip
+    study = compose(["study=mini", *laws])
+    runs = plan_grid(study).runs
+    assert len({r.recipe.batch_size for r in runs}) > 3
+    for run in runs:
+        recipe, n, d = run.recipe, run.n_params, run.n_tokens
+        nominal = run.budget_flops / run.flops_per_image * run.tokens_per_image
+        assert recipe.batch_size % 8 == 0 and abs(recipe.batch_size - 0.002 * nominal**0.7) <= 4
+        assert run.n_images == run.steps * recipe.batch_size and abs(run.deviation) <= 0.005
+        assert recipe.warmup_images % recipe.batch_size == 0
+        assert abs(recipe.warmup_images - 0.5 * n**0.6) <= max(recipe.batch_size / 2, recipe.batch_size - 0.5 * n**0.6)
+        assert recipe.weight_decay == pytest.approx(30 * n**-0.5 * d**0.1, rel=1e-5)
+        assert (recipe.batch_law, recipe.warmup_law, recipe.weight_decay_law) == (None, None, None)
+        assert read_back(run) == run
+
+
+def read_back(run):
+    from ditscale.config import build, plain
+    from ditscale.plan.run import Run
+
+    return build(Run, plain(run), "run")
+
+
+def test_a_law_that_is_a_constant_plans_the_same_runs():
+    constant = plan_grid(compose(["study=mini"])).runs
+    assert plan_grid(compose(["study=mini", "recipe.batch_law={scale: 16}", "recipe.warmup_law={scale: 480}"])).runs == constant
+
+
+@pytest.mark.parametrize("settings, says", [
+    (["recipe.batch_law={scale: 0}"], "batch_law.scale: 0.0 is too small"),
+    (["recipe.batch_law={scale: 16, quantum: 2.5}"], "batch_law.quantum: 2.5 is not a whole number"),
+    (["recipe.batch_law={scale: 16, power: 2}"], "unknown key 'power'"),
+    (["recipe.batch_law=16"], "expected keys (scale, params, tokens, quantum)"),
+    (["recipe.warmup_law={scale: 1e9}"], "a warm-up of 1G images"),
+    (["recipe.width_scaling=mup"], "base_width: missing"),
+    (["recipe.width_scaling=mup", "recipe.base_width=64"], "recipe.lr_width=0 recipe.lr_scale=0.0046875"),
+    (["recipe.base_width=64"], "of no use without"),
+    (["recipe.width_scaling=up"], "choose one of: none, mup"),
+])
+def test_impossible_laws(settings, says):
+    with pytest.raises(UserError) as error:
+        plan_grid(compose(["study=mini", *settings]))
+    assert says in str(error.value) and "\n" not in str(error.value)

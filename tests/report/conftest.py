@@ -7,7 +7,7 @@ import pytest
 from ditscale import laws
 from ditscale.config import compose
 from ditscale.pipeline import give_verdict, seal_forecast, write_json
-from ditscale.plan.grid import plan_grid
+from ditscale.plan.rates import plan_runs
 from ditscale.plan.study import write_run, write_study
 from ditscale.store.collect import collect
 from ditscale.store.record import STEP, VALIDATION, Record
@@ -25,9 +25,14 @@ def surface(n_params, n_tokens):
     return E + A * n_params**-POWER + B * n_tokens**-POWER
 
 
+def best_rate(n_params):
+    return 4.0 * n_params**-0.58
+
+
 def train(at, run, rng, state="finished", noise=0.003, rows=150):
     """Write a run's record as training would, with far fewer rows than steps."""
-    loss = surface(run.n_params, run.n_tokens) * (1 + noise * rng.standard_normal())
+    off = np.log(run.lr / best_rate(run.n_params)) if run.role == "rate" else 0  # its best rate is near the recipe's
+    loss = surface(run.n_params, run.n_tokens) * (1 + 0.03 * off**2) * (1 + noise * rng.standard_normal())
     images = np.unique(np.geomspace(run.recipe.batch_size, run.n_images, rows).astype(int))
     steps = np.zeros(len(images), STEP)
     steps["images"] = images
@@ -64,7 +69,7 @@ def build(root, *settings, fit=True, forecast=True, probe=0.0, samples=True, unf
     rng = np.random.default_rng(1)
     study = compose([*GRID, *settings])
     paths = write_study(root, study)
-    runs = plan_grid(study).runs
+    runs = plan_runs(study).runs
     for i, run in enumerate(runs):
         train(write_run(paths, run), run, rng, "stopped" if i < unfinished else "finished")
     collect(root)

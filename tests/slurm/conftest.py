@@ -1,8 +1,11 @@
-"""A real Slurm of four nodes for the tests of this directory: brought up once by slurm/local/up, taken down at the end.
+"""A real Slurm of four nodes for the tests of this directory: brought up once (by each of pytest-xdist's workers) by
+slurm/local/up, taken down at the end.
 
 With DITSCALE_SLURM_DIR set, the cluster in that directory is used and left running.
 """
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -19,15 +22,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "slurm" / "local"
-
-
-def pytest_collection_modifyitems(items):
-    """They take up to 20 minutes on 2 cores, so they run when asked for."""
-    if os.environ.get("DITSCALE_TEST_SLURM"):
-        return
-    for item in items:
-        if Path(__file__).parent in Path(item.fspath).parents:
-            item.add_marker(pytest.mark.skip(reason="needs a real Slurm: tools/test --slurm brings one up"))
 
 
 @dataclass(frozen=True)
@@ -236,9 +230,14 @@ def status(call):
 @pytest.fixture
 def attempts():
     """A run's attempts, oldest first."""
-    return lambda root, run: [
-        json.loads(path.read_text()) for path in sorted((root / "runs" / run / "attempts").glob("[0-9]*.json"))
-    ]
+
+    def read(path: Path) -> dict:
+        until = time.monotonic() + 5
+        while not (text := path.read_text()).endswith("}") and time.monotonic() < until:
+            time.sleep(0.05)  # it is being written
+        return json.loads(text)
+
+    return lambda root, run: [read(path) for path in sorted((root / "runs" / run / "attempts").glob("[0-9]*.json"))]
 
 
 @pytest.fixture(name="records")
@@ -248,17 +247,20 @@ def records_fixture():
 
 @pytest.fixture(scope="session")
 def quiet(ditscale, tmp_path_factory):
-    """The undisturbed twin of a study: planned alike, trained here. Made once for all tests with the same settings."""
-    made = {}
+    """The undisturbed twin of a study: planned alike, trained here. Made once for all tests, and all of pytest-xdist's
+    workers, with the same settings."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def twin(*settings) -> dict[str, dict]:
-        if settings not in made:
-            root = tmp_path_factory.mktemp("quiet") / "study"
-            for words in (("plan", root, *settings), ("launch", root)):
-                done = ditscale(*words)
+        root = base / f"quiet-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+        with open(root.with_suffix(".lock"), "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for words in (("plan", root, *settings), ("launch", root)) if not lock.tell() else ():
+                done = ditscale(*words, timeout=600)
                 assert done.returncode == 0, done.stdout + done.stderr
-            made[settings] = records(root)
-        return made[settings]
+            lock.write("trained")
+        return records(root)
 
     return twin
 
@@ -266,6 +268,8 @@ def quiet(ditscale, tmp_path_factory):
 @pytest.fixture(scope="session")
 def cluster():
     given = os.environ.get("DITSCALE_SLURM_DIR")
+    if given and "PYTEST_XDIST_WORKER" in os.environ:
+        given = f"{given}-{os.environ['PYTEST_XDIST_WORKER']}"
     directory = Path(given or tempfile.mkdtemp(prefix="ditscale-slurm-", dir="/tmp"))
     up = subprocess.run([SCRIPTS / "up", directory], capture_output=True, text=True, timeout=600)
     if up.returncode == 3:

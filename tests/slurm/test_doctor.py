@@ -54,6 +54,10 @@ def test_troubles(slurm, ditscale, tmp_path):
     )
     bare = said("cluster=slurm-cpu", PATH=str(Path(sys.executable).parent))
     assert bare.returncode == 1 and "not on the PATH: sbatch, squeue" in bare.stdout
+    slurm.call("sacctmgr", "--immediate", "add", "account", "lab", check=False)
+    slurm.call("sacctmgr", "--immediate", "add", "user", slurm.call("id", "-un").strip(), "account=lab", "maxsubmitjobs=40", check=False)
+    assert "account lab may queue 40 jobs; a larger study wants cluster.max_queued=40" in said("cluster=slurm-cpu").stdout
+    assert "may queue" not in said("cluster=slurm-cpu", "cluster.max_queued=40").stdout
     slurm.kill("slurmdbd")
     assert "sacct gives no answer" in said("cluster=slurm-cpu").stdout
     if not slurm.gpus:
@@ -64,7 +68,7 @@ def test_troubles(slurm, ditscale, tmp_path):
     )  # the rehearsal's GPUs are not real
 
 
-def test_a_directory_that_nodes_do_not_share(slurm, ditscale, tmp_path):
+def test_a_directory_that_nodes_do_not_share(slurm, ditscale, tmp_path, plan, call, few, status, settled):
     """node1's slurmd gets a file system of its own there, as on a cluster where the study lies on a login node's disk."""
     os.kill(int((slurm.directory / "pid" / "slurmd.node1.pid").read_text()), signal.SIGKILL)
     hide = f"mount -t tmpfs tmpfs {tmp_path} && exec slurmd -N node1 -f {slurm.env['SLURM_CONF']}"
@@ -76,6 +80,13 @@ def test_a_directory_that_nodes_do_not_share(slurm, ditscale, tmp_path):
         slurm.wait(lambda: slurm.call("sinfo", "-h", "-n", "node1", "-p", "main", "-o", "%t").strip() == "idle", 60, "node1 is back")
         done = ditscale("doctor", tmp_path / "study", "cluster=slurm-cpu", "+cluster.sbatch={nodelist: node1}", "--job", env=slurm.env)
         assert done.returncode == 1 and f"a node does not see {tmp_path}; put the study on" in done.stdout, done.stdout + done.stderr
+
+        plan(tmp_path / "study", *few)  # who launches all the same is told, before and after
+        launched = call("launch", tmp_path / "study", "cluster=slurm-cpu", "+cluster.sbatch={nodelist: node1}")
+        assert launched.returncode == 0 and "looks local to this machine; other nodes must see the study" in launched.stdout, launched
+        settled(tmp_path / "study")
+        slurm.wait(lambda: {s["state"] for s in status(tmp_path / "study").values()} == {"failed"}, 30, "sacct knows how they ended")
+        assert all("its node may not see this directory" in s["reason"] for s in status(tmp_path / "study").values())
     finally:
         pid = slurm.directory / "pid" / "slurmd.node1.pid"
         if pid.exists():

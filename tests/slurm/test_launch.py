@@ -144,6 +144,47 @@ def test_two_ranks_on_two_nodes(slurm, call, plan, tmp_path, small, settled):
             np.testing.assert_allclose(b["steps"]["loss"], a["steps"]["loss"], rtol=1e-4)
 
 
+def test_two_ranks_stop_together_and_one_is_killed(slurm, call, plan, tmp_path, long, heartbeat, attempts, records, quiet, settled, submissions, status):
+    """Told to stop, both ranks save and are requeued as one; when one is killed, Slurm ends the other and the job fails."""
+    root = tmp_path / "study"
+    (run, *_) = plan(root, *long, "widths=[40]")
+    two = ("cluster.sizes=[{up_to_params: 1e9, nodes: 2, flops_per_s: 1e10}]", "cluster.checkpoint_s=0.5")
+    assert call("launch", root, *ON_CLUSTER, *two).returncode == 0
+    (mine,) = submissions(root)
+    job = mine["job"]
+    slurm.wait(lambda: heartbeat(root, run) > 500, 120, "it trains")
+    slurm.call("scancel", "--signal=USR2", job)
+    slurm.wait(lambda: slurm.jobs(job)[job].restarts == 1, 60, "it is requeued")
+    stopped_at = heartbeat(root, run)
+    slurm.wait(lambda: len(attempts(root, run)) == 2 and heartbeat(root, run) > stopped_at, 120, "it goes on")
+    others = [p for p in ranks_of(job) if p != attempts(root, run)[1]["pid"]]
+    assert len(others) == 1
+    os.kill(others[0], signal.SIGKILL)
+    slurm.wait(lambda: slurm.ended(job), 60, "the job ends")
+    assert slurm.jobs(job)[job].state == "FAILED" and status(root)[run]["state"] in ("failed", "interrupted")
+    again = call("launch", root)
+    assert "1 runs to submit" in again.stdout and "2 ranks" in again.stdout, again
+    settled(root)
+    assert [(a["ranks"], a["ended"]) for a in attempts(root, run)][::2] == [(2, "stopped"), (2, "finished")]
+    ours, theirs = (np.frombuffer(found[run]["loss"], "f4") for found in (records(root), quiet(*long)))
+    np.testing.assert_allclose(ours[:50], theirs[:50], rtol=1e-5)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+
+
+def ranks_of(job: str) -> list[int]:
+    """Processes of a job's ranks."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (process / "environ").read_bytes().split(b"\0")
+            command = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"SLURM_JOB_ID={job}".encode() in variables and b"submitit.core._submit" in command and b"srun" not in command:
+            found.append(int(process.name))
+    return found
+
+
 def test_a_failed_run_is_a_failed_job(slurm, call, plan, tmp_path, few, submissions, settled):
     root = tmp_path / "study"
     runs = plan(root, *few)
@@ -157,6 +198,41 @@ def test_a_failed_run_is_a_failed_job(slurm, call, plan, tmp_path, few, submissi
     (mine,) = submissions(root)
     states = {run: slurm.jobs(mine["job"])[f"{mine['job']}_{i}"].state for i, run in enumerate(mine["runs"])}
     assert states == {runs[1]: "FAILED", runs[2]: "COMPLETED"}
+
+
+def test_gpus_and_jobs_that_end_before_their_run_begins(slurm, call, plan, tmp_path, few, small, status, settled, attempts, records, quiet, submissions):
+    """Each task keeps the GPU that Slurm gives it, whatever was set where it was submitted. Before that, jobs fail in their
+    setup, and are cancelled while they wait: status says so."""
+    root = tmp_path / "study"
+    runs = plan(root, *few)
+    size = "cluster.sizes=[{up_to_params: 1e9, gpus: 1, flops_per_s: 1e10}]" if slurm.gpus else "cluster.threads=1"
+    assert call("launch", root, *ON_CLUSTER, size, "cluster.setup=[exit 3]", CUDA_VISIBLE_DEVICES="7").returncode == 0
+    settled(root)
+    (failed,) = submissions(root)
+    slurm.wait(lambda: {s["state"] for s in status(root).values()} == {"failed"}, 30, "sacct knows how they ended")
+    told = status(root)
+    for i, run in enumerate(failed["runs"]):
+        assert f"job {failed['job']}_{i}: FAILED before the run began; see {root}/jobs/" in told[run]["reason"], told[run]
+    slurm.kill("slurmdbd")  # and where sacct does not know
+    assert {s["state"] for s in status(root).values()} == {"planned"}
+    assert all("gone before the run began; see" in s["reason"] for s in status(root).values())
+    slurm.script("up")
+
+    slurm.call("scontrol", "update", "partitionname=main", "state=down")
+    try:
+        again = call("launch", root, *ON_CLUSTER, size, CUDA_VISIBLE_DEVICES="7")
+        assert "3 runs to submit" in again.stdout, again
+        assert "cancelled 3 jobs" in call("cancel", root).stdout
+        slurm.wait(lambda: all("launching again submits it" in s["reason"] for s in status(root).values()), 30, "status says so")
+        assert all("CANCELLED by" in s["reason"] for s in status(root).values())
+        last = call("launch", root, *ON_CLUSTER, size, CUDA_VISIBLE_DEVICES="7")
+        assert "3 runs to submit" in last.stdout, last
+    finally:
+        slurm.call("scontrol", "update", "partitionname=main", "state=up")
+    settled(root)
+    assert {s["reason"] for s in status(root).values()} == {""}
+    assert {attempts(root, run)[0]["gpus"] for run in runs} == {"0" if slurm.gpus else "7"}
+    assert records(root) == {run: quiet(*small)[run] for run in runs}
 
 
 def test_refusals(slurm, call, plan, tmp_path, small, one_line_error, status, submissions):

@@ -1,4 +1,4 @@
-"""Sixty runs through a real Slurm with kills, requeues, damaged checkpoints and a lost node: nothing is lost or doubled."""
+"""Sixty runs through a real Slurm with kills, requeues, damaged checkpoints, a lost node and a killed controller: nothing is lost or doubled."""
 
 import json
 
@@ -28,7 +28,9 @@ def test_sixty_runs(slurm, call, tmp_path, attempts, submissions):
     assert told["runs"] == told["finished"] == 60 and not told["unaccounted"]
     assert told["lost"] == told["duplicated"] == told["wrong"] == 0
     # 24 runs were to be hit, 6 in each way; on a crowded machine some faults come too late
-    assert told["faults"]["node"] == 1 and all(told["faults"][kind] >= 3 for kind in ("kill", "stop", "requeue", "truncate"))
+    kinds = [json.loads(line)["kind"] for line in (inside / "faults.jsonl").read_text().splitlines()]
+    assert kinds.count("node") == kinds.count("controller") == told["faults"]["controller"] == 1
+    assert all(told["faults"][kind] >= 3 for kind in ("kill", "stop", "requeue", "truncate"))
     assert told["attempts"] >= 60 + told["runs_hit"] and told["runs_hit"] >= 15
 
     tries = {path.name: attempts(inside, path.name) for path in inside.glob("runs/*")}

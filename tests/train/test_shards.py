@@ -33,7 +33,7 @@ def begun(one_run, tmp_path):
 
 
 def train_a_step(state, gradient, number):
-    state.layout.gradients[0].copy_(gradient)
+    state.layout.gradient.copy_(gradient)
     norm = state.step(number, 0.01, 1.0)
     state.images += 16
     return norm
@@ -49,7 +49,7 @@ def same(a, b):
 
 def saved(begun, steps=2):
     run, state, shards = begun()
-    gradient = torch.randn_like(state.layout.gradients[0])
+    gradient = torch.randn_like(state.layout.gradient)
     for number in range(steps):
         train_a_step(state, gradient, number + 1)
         shards.save(state.facts(run))
@@ -132,7 +132,7 @@ def test_the_pickle_would_have_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_without_a_finite_gradient_changes_nothing(begun, bad):
     _, state, shards = begun()
-    gradient = torch.randn_like(state.layout.gradients[0])
+    gradient = torch.randn_like(state.layout.gradient)
     train_a_step(state, gradient, 1)
     before = everything(state, shards)
     step = next(iter(state.optimizer.state.values()))["step"].clone()
@@ -180,7 +180,7 @@ batch = (x0, text, *Noise(0, "uniform").draw(index, x0.shape))
 micro = MicroBatches(run, state.model, state.layout, ranks)
 micro.size = 64
 micro.gradient(batch)
-expected = state.layout.gradients[0].clone()
+expected = state.layout.gradient.clone()
 state.layout.zero()
 micro.size = run.recipe.batch_size
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -190,7 +190,7 @@ try:
 except Exception as error:
     print("refused:", error)
 else:
-    off = (state.layout.gradients[0] - expected).norm() / expected.norm()
+    off = (state.layout.gradient - expected).norm() / expected.norm()
     print("size", micro.size, "halvings", micro.halvings, "off", float(off))
 """
 

@@ -184,3 +184,15 @@ def test_planning_on_a_full_disk_writes_no_half_file(small_disk, ditscale, one_l
     assert "no space" in one_line_error(ditscale("plan", small_disk / "study", "study=mini")).lower()
     for path in (small_disk / "study").rglob("*"):
         assert path.is_dir() or path.stat().st_size > 0
+
+
+def test_mup_is_trained(one_run):
+    """At the base width mup is nothing; at twice the base width the run is another one, from its second step on."""
+    mup = lambda base: ("recipe.width_scaling=mup", f"recipe.base_width={base}", "recipe.lr_width=0", "recipe.lr_scale=0.0125")  # noqa: E731
+    runs = [one_run("recipe.warmup_images=0"), *(one_run("recipe.warmup_images=0", *mup(base)) for base in (24, 12))]
+    for process in [start(run) for run in runs]:
+        assert process.wait(timeout=120) == 0, process.communicate()
+    plain, at_base, wider = map(content, runs)
+    assert same(plain, at_base)
+    assert wider["loss"][0] == plain["loss"][0] and np.array_equal(wider["lr"], plain["lr"])
+    assert np.abs(wider["loss"][2:20] / plain["loss"][2:20] - 1).max() > 1e-3

@@ -1,0 +1,65 @@
+"""Bringing a study's runs to their end, wherever its cluster is: what is missing is started, then all is watched."""
+
+from __future__ import annotations
+
+import time
+from typing import Callable
+
+from ..config import Cluster
+from ..errors import Interrupted
+from ..naming import StudyPaths
+from .jobs import jobs_of
+from .status import RunStatus
+from .watch import with_slurm
+
+Show = Callable[[list[RunStatus], float], None]  # a study's status, and the seconds that it took to find
+LOOK_S, LONGEST_S = 2.0, 30.0  # between two looks at Slurm's jobs: the longer, the longer one waits already
+
+
+def bring_to_end(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> list[RunStatus]:
+    """Start what is missing of the runs of `role` ("grid" or "probe") and wait until none waits or runs; `show` is called
+    meanwhile. Returns the final status.
+
+    On Slurm the runs need nobody who waits: whoever is interrupted calls again and takes up the waiting. Raises UserError
+    as launching does (local.py, slurm.py).
+    """
+    if cluster.name == "local":
+        from .local import launch
+
+        return launch(paths, cluster, role, show)
+    from .slurm import launch as submit
+
+    while True:
+        submit(paths, cluster, role)
+        ended = follow(paths, show)
+        if not any(s.run.role == role and s.state == "planned" and not s.job for s in ended):  # for those there was no room
+            return ended
+
+
+def follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
+    """Watch a study until none of its Slurm jobs waits or runs; returns its final status. Raises Interrupted on Ctrl-C."""
+    try:
+        return _follow(paths, show)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; the study's jobs go on by themselves (`ditscale cancel {paths.root}` ends them), and the same command waits for them again"
+        ) from None
+
+
+def _follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
+    began, known = time.monotonic(), {}
+    while True:
+        looked = time.monotonic()
+        found = with_slurm(paths, known)
+        took = time.monotonic() - looked
+        show(found, took)
+        if not any(s.state in ("running", "queued") for s in found) and _at_work(paths) is False:
+            return found
+        time.sleep(min(max(LOOK_S, 5 * took, (looked - began) / 60), LONGEST_S))
+
+
+def _at_work(paths: StudyPaths) -> bool | None:
+    """Whether a job of the study runs, or is about to end; None when squeue gives no answer. One that waits for a run that is
+    done is nobody's business here: a controller that was killed may start such a job again, and hold it."""
+    live = jobs_of(paths)
+    return None if live is None else any(job.state != "PENDING" for jobs in live.values() for job in jobs)

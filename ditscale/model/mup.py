@@ -1,0 +1,51 @@
+"""muP: which weights of a DiT take smaller steps as the width grows, so that one tuned rate serves every width.
+
+Yang et al., "Tensor Programs V" (arXiv 2203.03466), Table 3, its column for Adam; for diffusion transformers Zheng et al.
+(arXiv 2505.15270). With m = width / base_width:
+
+    weight                                                     initial variance     rate
+    input: patch, text, time in, positions; norms; biases      as at the base       1
+    hidden: time out, all matrices of the blocks               1 / inputs           1 / m
+    output: final                                              0                    1 / m
+
+The initial variances are those that a DiT has anyway (model/dit.py), and a final layer that starts at 0 needs no multiplier
+in the forward pass: Table 8 of that paper, with a multiplier 1 / m and rate 1 there, trains the same function (its Lemma
+J.1). Attention keeps 1 / sqrt(head size): heads have the same size at every width. Depth has no rule here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from ..config import Recipe
+
+SUMS_OVER_WIDTH = ("time_out", "blocks", "final")  # parts of a DiT whose matrices have inputs in proportion to the width
+
+
+def rate_factor(name: str, parameter: nn.Parameter, recipe: Recipe, width: int) -> float:
+    """Factor of the run's rate for the DiT's parameter `name`, as in "blocks.0.mlp.up.weight"; 1 without mup."""
+    if recipe.width_scaling == "none" or parameter.ndim < 2 or name.split(".")[0] not in SUMS_OVER_WIDTH:
+        return 1.0
+    return recipe.base_width / width
+
+
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], recipe: Recipe, width: int) -> list[dict]:
+    """The named parameters of a DiT as groups for AdamW, one a rate: `params`, `rate_factor` and `weight_decay`.
+
+    A group's rate is `rate_factor` times the run's, at every step. What AdamW takes off a weight is rate times decay, so
+    the decay is divided by the factor: every weight then forgets as fast, at every width.
+    """
+    return grouped(((rate_factor(name, p, recipe, width), p) for name, p in named), recipe.weight_decay)
+
+
+def grouped(tensors: Iterable[tuple[float, Tensor]], weight_decay: float) -> list[dict]:
+    """Tensors with the factors of their rates, as such groups."""
+    groups: dict[float, list] = {}
+    for factor, tensor in tensors:
+        groups.setdefault(factor, []).append(tensor)
+    return [
+        {"params": params, "rate_factor": factor, "weight_decay": weight_decay / factor}
+        for factor, params in groups.items()
+    ]

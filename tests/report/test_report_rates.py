@@ -1,0 +1,36 @@
+"""The sweep in the report: a section of its own, from rates.json; no other figure or table sees its runs."""
+
+import json
+
+import pytest
+
+from ditscale.pipeline import fit_sweep
+from ditscale.report.page import write_report
+from ditscale.report.read import read_material
+from ditscale.report.rates import sentences
+
+
+@pytest.fixture(scope="module")
+def swept(study):
+    return study("rates=[0.25,0.5,1,2,4]", forecast=False, samples=False, bootstrap=50)
+
+
+def test_the_section(swept):
+    before = read_material(swept.root)
+    assert [m.command for m in before.missing if "rates.json" in m.what] == ["`ditscale rates DIR`"]
+    assert set(before.points["role"]) == {"grid"} and len(before) == 15 and len(before.curves) == 15
+    law = fit_sweep(str(swept.root), bootstrap=200)
+    assert law.ok and law.params.covers(-0.58)
+    page = write_report(swept.root).read_text()
+    assert 'id="rates"' in page and (swept.report / "figures" / "rates.png").exists()
+    assert law.overrides() in page
+    after = read_material(swept.root)
+    assert not [m for m in after.missing if "rates.json" in m.what]
+    found = json.loads(swept.rates.read_text())
+    text = " ".join(sentences(found))
+    assert "25 runs at 1e11 FLOPs" in text and f"N^\u2212{-law.params.value:.3f}" in text
+    worst = max(100 * c["excess"] for c in found["cells"] if c["excess"] is not None)
+    assert f"to {worst:.2g} % above" in text
+    found["cells"] = found["cells"][1:]
+    swept.rates.write_text(json.dumps(found))
+    assert any("was made from others" in m.what for m in read_material(swept.root).missing)
