@@ -28,16 +28,16 @@ class Unsaved(UserError):
     """A checkpoint could not be written; all ranks of the run know it."""
 
 
-def staged(directory: Path, images: int, writer: int | str) -> Path:
+def staged(directory: Path, images: int, writer: int) -> Path:
     """Where a checkpoint is built by the process `writer` before it gets its name."""
     return directory / f"images-{images:015d}.tmp-{writer}"
 
 
-def save(directory: Path, facts: dict, fill: Callable[[Path], None] | None = None, writer: int | str = os.getpid()):
+def save(directory: Path, facts: dict, fill: Callable[[Path], None] | None = None, writer: int = 0):
     """Write a checkpoint of `facts` and of the files that `fill` puts into the directory it is given, then delete all but
-    the KEEP newest. Raises Unsaved on a full disk."""
+    the KEEP newest. `writer`: the process whose name it bears until then, if not this one. Raises Unsaved on a full disk."""
     fence.check(directory.parent)
-    beside = staged(directory, facts["images"], writer)
+    beside = staged(directory, facts["images"], writer or os.getpid())
     try:
         beside.mkdir(parents=True, exist_ok=True)
         if fill:

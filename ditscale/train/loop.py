@@ -61,7 +61,9 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
             except RuntimeError as error:
                 if not ranks.lost(error):
                     raise
-                raise UserError(f"{at.root}: a rank of this run has ended; the same command goes on from the last checkpoint") from None
+                raise UserError(
+                    f"{at.root}: a rank of this run has ended; the same command goes on from the last checkpoint"
+                ) from None
             ranks.meet()
             orderly = True
             return state
@@ -92,9 +94,9 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
             _train(at, run, ranks, state, shards, source, writer, stop)
             _validate(run, ranks, state, writer)
             shards.settle()
-            weights, averages = (state.layout.whole(parts) for parts in (state.layout.weights, state.ema.averages))
+            final = {"run_id": run.run_id, "images": state.images, "model": state.layout.whole(state.layout.weights)}
+            final["ema"] = list(state.layout.whole(state.ema.averages).values())
             if writer:
-                final = {"run_id": run.run_id, "images": state.images, "model": weights, "ema": list(averages.values())}
                 writer.finish(lambda: checkpoint.save_final(at.checkpoint, lambda file: torch.save(final, file)))
         return "finished"
     finally:
@@ -102,7 +104,9 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
         stop.restore()
 
 
-def _train(at: RunPaths, run: Run, ranks: Ranks, state: State, shards: Shards, source, writer: Writer | None, stop: StopFlag):
+def _train(
+    at: RunPaths, run: Run, ranks: Ranks, state: State, shards: Shards, source, writer: Writer | None, stop: StopFlag
+):
     """Optimiser steps from where `state` is to the run's last image."""
     recipe, device = run.recipe, ranks.device
     noise = Noise(run.seed, recipe.timesteps)
@@ -161,7 +165,10 @@ def _train(at: RunPaths, run: Run, ranks: Ranks, state: State, shards: Shards, s
         if writer and (stop_asked or save_due or done or _hopeless(state)):
             writer.measure(measured)
         if _hopeless(state):
-            raise Diverged(f"{at.root}: {_hopeless(state)} at {state.images} images; the run has diverged (rate {run.lr:.3g}); a smaller recipe.lr_scale makes another study")
+            raise Diverged(
+                f"{at.root}: {_hopeless(state)} at {state.images} images; the run has diverged (rate {run.lr:.3g}); a smaller "
+                "recipe.lr_scale makes another study"
+            )
         if failed:
             shards.settle()
         if save_due or stop_asked or done:

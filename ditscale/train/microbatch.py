@@ -56,9 +56,14 @@ class MicroBatches:
 
     def _halve(self):
         if self.size == 1:
-            raise UserError("out of memory with a single image; set cluster.recompute=blocks, cluster.sharding=full, or take a larger GPU")
+            raise UserError(
+                "out of memory with a single image; set cluster.recompute=blocks, cluster.sharding=full, or take a larger GPU"
+            )
         if self.layout.kind != "replicate":
-            raise UserError(f"out of memory with micro-batches of {self.size} images; set execution.micro_batch: {self.size // 2} in run.yaml, run again")
+            raise UserError(
+                f"out of memory with micro-batches of {self.size} images on shards; set execution.micro_batch: "
+                f"{self.size // 2} in run.yaml, run again"
+            )
         self.layout.zero()
         if self.ranks.device.type == "cuda":
             torch.cuda.empty_cache()

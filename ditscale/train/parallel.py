@@ -38,7 +38,10 @@ def choose(sharding: str, n_params: int, ranks: Ranks) -> str:
         return "replicate"
     nodes = ranks.world // ranks.per_node
     if sharding == "hybrid" and (nodes * ranks.per_node != ranks.world or nodes == 1 or ranks.per_node == 1):
-        raise UserError(f"execution.sharding: hybrid needs several nodes of several ranks, not {ranks.world} ranks, {ranks.per_node} to a node; choose full or replicate")
+        raise UserError(
+            f"execution.sharding: hybrid needs several nodes of several ranks, not {ranks.world} ranks, {ranks.per_node} to a "
+            "node; choose full or replicate"
+        )
     if sharding != "auto":
         return sharding
     size, free = STATE_BYTES * n_params, ranks.share(_free_bytes(ranks))

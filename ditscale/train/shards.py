@@ -7,6 +7,7 @@ stream, and the rest happens in a thread, while the run goes on.
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 import warnings
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import metadata as kinds
 from torch.distributed.checkpoint.api import CheckpointException
 
+from ..errors import UserError
 from . import checkpoint
 from .ranks import Ranks
 from .replicate import Replicated
@@ -29,7 +31,10 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # DC
 CLOSE_S = 30.0  # for a checkpoint to come to its end when the run does: where a rank is gone it never will
 METADATA = {  # what a DCP checkpoint's .metadata, a pickle, may name: dataclasses of plain values
     (kinds.__name__, name): getattr(kinds, name)
-    for name in ("ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING")
+    for name in (
+        "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    )
 } | {
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): dcp.filesystem._StorageInfo,
     ("torch", "Size"): torch.Size,
@@ -46,7 +51,9 @@ class Shards:
     def __init__(self, layout: Replicated | Sharded, parts: dict[str, list[Tensor]], directory: Path, ranks: Ranks):
         self.parts, self.directory, self.ranks = parts, directory, ranks
         cuda = ranks.device.type == "cuda"
-        self.host = {part: [torch.zeros_like(t, device="cpu", pin_memory=cuda) for t in tensors] for part, tensors in parts.items()}
+        self.host = {
+            part: [torch.zeros_like(t, device="cpu", pin_memory=cuda) for t in tensors] for part, tensors in parts.items()
+        }
         mesh = layout.mesh_on("cpu") if layout.kind != "replicate" and cuda else None
         self.named = {
             f"{part}.{name}": tensor
@@ -57,7 +64,7 @@ class Shards:
         self.copied = torch.cuda.Event() if cuda else None
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
-        self.writer = ranks.share(checkpoint.os.getpid())
+        self.writer = ranks.share(os.getpid())
 
     # ---- saving
 
@@ -120,7 +127,7 @@ class Shards:
         if self.ranks.first:
             try:
                 found = checkpoint.load_newest(self.directory, run_id, lambda path: self._load(self.ranks.share(path)))
-            except checkpoint.UserError as error:
+            except UserError as error:
                 self.ranks.share(error)
                 raise
             self.ranks.share(found)
