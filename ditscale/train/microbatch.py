@@ -27,6 +27,7 @@ class MicroBatches:
         self.share = self.batch // ranks.world
         self.size = min(run.execution.micro_batch or self.share, self.share)
         self.halvings = 0
+        self.weight = torch.tensor(layout.scale / self.batch, device=ranks.device)  # of an image's loss in the gradient
 
     def gradient(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Add the gradient over (x0, text, eps, t) of this rank's share; returns the sum of its losses, on the device.
@@ -43,15 +44,15 @@ class MicroBatches:
             self._halve()
 
     def _accumulate(self, batch: tuple[Tensor, ...]) -> Tensor:
-        parts = [part.split(self.size) for part in batch]
-        n, total = len(parts[0]), 0.0
-        for i, (x0, text, eps, t) in enumerate(zip(*parts)):
-            if n > 1:
-                self.layout.last(i == n - 1)
+        parts = [batch] if self.size >= len(batch[0]) else list(zip(*(part.split(self.size) for part in batch)))
+        total = None
+        for i, (x0, text, eps, t) in enumerate(parts):
+            if len(parts) > 1:
+                self.layout.last(i == len(parts) - 1)
             with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.half):
                 loss = losses(self.model, x0, text, eps, t).sum()
-            (loss * (self.layout.scale / self.batch)).backward()
-            total = total + loss.detach()
+            loss.backward(self.weight)
+            total = loss.detach() if total is None else total + loss.detach()
         return total
 
     def _halve(self):

@@ -186,7 +186,7 @@ def test_planning_on_a_full_disk_writes_no_half_file(small_disk, ditscale, one_l
         assert path.is_dir() or path.stat().st_size > 0
 
 
-def test_mup_is_trained(one_run):
+def test_mup_is_trained(one_run, content):
     """At the base width mup is nothing; at twice the base width the run is another one, from its second step on."""
     mup = lambda base: ("recipe.width_scaling=mup", f"recipe.base_width={base}", "recipe.lr_width=0", "recipe.lr_scale=0.0125")  # noqa: E731
     runs = [one_run("recipe.warmup_images=0"), *(one_run("recipe.warmup_images=0", *mup(base)) for base in (24, 12))]
