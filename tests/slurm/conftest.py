@@ -100,6 +100,13 @@ class Slurm:
         """SIGKILL to one of the cluster's daemons; `up` starts it again."""
         os.kill(int((self.directory / "pid" / f"{daemon}.pid").read_text()), signal.SIGKILL)
 
+    def restart(self):
+        """Stop the controller, which saves its state, and start it again."""
+        pid = int((self.directory / "pid" / "slurmctld.pid").read_text())
+        self.call("scontrol", "shutdown", "slurmctld")
+        self.wait(lambda: not alive(pid), 60, "the controller ends")
+        self.script("up")
+
     def mend(self):
         """Everything up, nothing queued: how each test finds the cluster."""
         self.script("up")
@@ -108,6 +115,14 @@ class Slurm:
             user = self.call("id", "-un").strip()
             self.call("scancel", f"--user={user}")
             self.wait(lambda: not self.call("squeue", "--noheader"), 60, "the queue empties")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def records(root: Path) -> dict[str, dict]:
