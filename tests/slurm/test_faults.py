@@ -215,7 +215,7 @@ def test_a_disk_that_fills_in_mid_run(
     """Four runs train when the disk is full: each ends in one line and keeps its checkpoint, and goes on with room again."""
     half_way = freeze_half_way(slurm, plan, call, small_disk("60m") / "study", attempts, submissions, heartbeat)
     root, array, runs = next(half_way)
-    saved = {run: max((root / "runs" / run / "checkpoint").glob("images-*")) for run in runs}
+    saved = {run: resumable(root / "runs" / run / "checkpoint")[-1] for run in runs}
     ballast = fill(root.parent)
     for run in runs:
         thaw(attempts(root, run))
