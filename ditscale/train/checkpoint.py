@@ -9,6 +9,7 @@ lacks one, or holds a part of one, is damaged. Nothing read here runs code. Noth
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from . import fence
 
 KEEP = 2
 FACTS = "state.json"
+FULL_BYTES = 2**20  # with less left than this, a disk is full
 
 
 class Unsaved(UserError):
@@ -80,7 +82,10 @@ def save_final(directory: Path, write: Callable[[BinaryIO], None]):
 
 def _unsaved(target: Path, error: Exception) -> Unsaved:
     fence.check(target.parent.parent)  # a newer attempt clears away what older ones have begun
-    reason = getattr(error, "strerror", None) or "the disk did not take all of it"
+    reason = getattr(error, "strerror", None)
+    if not reason:  # torch keeps it to itself
+        full = shutil.disk_usage(target.parent).free < FULL_BYTES
+        reason = os.strerror(errno.ENOSPC) if full else "the disk did not take all of it"
     return Unsaved(f"{target}: cannot be written ({reason}); the checkpoint before it is untouched; free space, run again")
 
 

@@ -96,7 +96,7 @@ class Shards:
             dcp.save(self.named, storage_writer=dcp.FileSystemWriter(beside), process_group=self.group)
         except CheckpointException as error:  # the same on all ranks: which of them failed, and how
             first = next(iter(error.failures.values()))[0]
-            raise first if isinstance(first, OSError) else RuntimeError(str(first)) from None
+            raise first if isinstance(first, Exception) else RuntimeError(str(first))
 
     def close(self):
         """However the run ends: let what is being written come to its end, good or bad."""
