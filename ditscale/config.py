@@ -28,6 +28,8 @@ TIMESTEPS = ("logit-normal", "uniform")
 COUNTS_FLOPS = ("exact", "6nd")
 COUNTS_PARAMS = ("matmul", "total", "blocks")
 PRECISIONS = ("fp32", "bf16")
+SHARDINGS = ("auto", "replicate", "full", "hybrid")
+RECOMPUTES = ("none", "blocks")
 WIDTH_SCALINGS = ("none", "mup")
 GROUPS = ("design", "data", "recipe", "validation", "cluster")  # of configs/, and keys of Study
 
@@ -200,8 +202,12 @@ class Cluster:
     threads: int = 1  # threads of each rank
     probe_ranks: int = 0  # local: data-parallel ranks of the probe; 0: as many as workers
     checkpoint_s: float = 20.0  # seconds between checkpoints
+    sharding: str = "auto"  # how weights lie over ranks: replicate, full, hybrid (train/parallel.py)
+    micro_batch: int = 0  # images that a rank puts through the model at once; 0: found from free memory
+    recompute: str = "none"  # activations that backward computes again instead of keeping them: none, or those of blocks
+    compile: bool | None = None  # torch.compile of the blocks; None: on GPUs alone
     sizes: tuple[Size, ...] = ()  # slurm: by up_to_params, rising; a run takes the first row that holds it
-    peak_flops_per_s: float = 0.0  # of one rank, for the MFU in `ditscale status`; 0: not shown
+    peak_flops_per_s: float = 0.0  # of one rank, for the MFU; 0: unknown
     parallel: int = 0  # slurm: runs at once, over all arrays; 0: as many as Slurm starts
     max_queued: int = 0  # slurm: runs that wait or run, where an account may queue no more; the rest is for the next launch
     margin: float = 2.0  # slurm: time asked for, over the time the throughput table gives
@@ -221,6 +227,9 @@ class Cluster:
         for name, low in (("workers", 0), ("threads", 1), ("probe_ranks", 0), ("parallel", 0), ("max_queued", 0), ("signal_s", 1)):
             units.whole(getattr(self, name), f"{where}.{name}", low=low)
         units.number(self.peak_flops_per_s, f"{where}.peak_flops_per_s", low=0)
+        one_of(self.sharding, SHARDINGS, f"{where}.sharding")
+        units.whole(self.micro_batch, f"{where}.micro_batch", low=0)
+        one_of(self.recompute, RECOMPUTES, f"{where}.recompute")
         for name in ("margin", "max_time_h"):
             units.number(getattr(self, name), f"{where}.{name}", above=0)
         if self.name == "slurm" and not self.sizes:

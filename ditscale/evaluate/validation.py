@@ -56,11 +56,15 @@ def triple_losses(model, fixed: Triples, batch_size: int, ranks, precision: str)
     n, device = len(fixed.t), ranks.device
     found = torch.zeros(n, dtype=torch.float64, device=device)
     share = range(ranks.rank * n // ranks.world, (ranks.rank + 1) * n // ranks.world)
-    for start in range(share.start, share.stop, batch_size):
-        part = slice(start, min(start + batch_size, share.stop))
-        x0, text, eps, t = (v[part].to(device) for v in (fixed.x0, fixed.text, fixed.eps, fixed.t))
+    for start in range(share.start, share.start + -(-n // ranks.world), batch_size):
+        part = range(start, min(start + batch_size, share.stop))
+        # where weights are sharded, ranks compute in step: one whose share has ended goes on with a triple that does not count
+        at = slice(part.start, part.stop) if len(part) else slice(0, 1)
+        x0, text, eps, t = (v[at].to(device) for v in (fixed.x0, fixed.text, fixed.eps, fixed.t))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            found[part] = losses(model, x0, text, eps, t).double()
+            values = losses(model, x0, text, eps, t).double()
+        if len(part):
+            found[at] = values
     ranks.all_reduce(found)
     return found.cpu().numpy()
 

@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..files import make_directory, write_text
 from ..naming import RunPaths
 from ..store.lock import Held, RunLock, is_locked
+from ..train import checkpoint
 from . import queue
 
 LIVE_S = 120.0  # a heartbeat younger than this is a sign of life where nothing better is known
@@ -158,7 +159,7 @@ def _restart() -> int:
 
 
 def _newest_checkpoint(at: RunPaths) -> str:
-    return max((path.stem for path in at.checkpoint.glob("images-*.pt")), default="")
+    return max((path.name for path in checkpoint.resumable(at.checkpoint)), default="")
 
 
 def _alive(at: RunPaths, other: Attempt) -> bool:

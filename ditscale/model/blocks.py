@@ -6,12 +6,20 @@ LayerNorm has no bias and, unlike RMSNorm, a fused backward on every device; GEL
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def norm(width: int) -> nn.LayerNorm:
-    return nn.LayerNorm(width, eps=1e-6, bias=False)
+class Norm(nn.LayerNorm):
+    """Over the last dimension, without bias."""
+
+    def __init__(self, width: int):
+        super().__init__(width, eps=1e-6, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.to(x.dtype) if x.dtype == torch.float32 else self.weight  # shards gather theirs in bf16
+        return F.layer_norm(x, self.normalized_shape, weight, None, self.eps)
 
 
 def projection(n_in: int, n_out: int) -> nn.Linear:
@@ -26,8 +34,8 @@ class SelfAttention(nn.Module):
         self.heads = width // head_size
         self.qkv = projection(width, 3 * width)
         self.out = projection(width, width)
-        self.norm_q = norm(head_size) if qk_norm else nn.Identity()
-        self.norm_k = norm(head_size) if qk_norm else nn.Identity()
+        self.norm_q = Norm(head_size) if qk_norm else nn.Identity()
+        self.norm_k = Norm(head_size) if qk_norm else nn.Identity()
 
     def forward(self, x_BSW: Tensor) -> Tensor:
         B, S, W = x_BSW.shape
@@ -45,8 +53,8 @@ class CrossAttention(nn.Module):
         self.q = projection(width, width)
         self.kv = projection(width, 2 * width)
         self.out = projection(width, width)
-        self.norm_q = norm(head_size) if qk_norm else nn.Identity()
-        self.norm_k = norm(head_size) if qk_norm else nn.Identity()
+        self.norm_q = Norm(head_size) if qk_norm else nn.Identity()
+        self.norm_k = Norm(head_size) if qk_norm else nn.Identity()
 
     def forward(self, x_BSW: Tensor, context_BCW: Tensor) -> Tensor:
         B, S, W = x_BSW.shape
@@ -73,12 +81,12 @@ class Block(nn.Module):
 
     def __init__(self, width: int, head_size: int, mlp_ratio: int, qk_norm: bool, cross: bool):
         super().__init__()
-        self.norm_attention = norm(width)
+        self.norm_attention = Norm(width)
         self.attention = SelfAttention(width, head_size, qk_norm)
         if cross:
-            self.norm_cross = norm(width)
+            self.norm_cross = Norm(width)
             self.cross = CrossAttention(width, head_size, qk_norm)
-        self.norm_mlp = norm(width)
+        self.norm_mlp = Norm(width)
         self.mlp = MLP(width, mlp_ratio)
 
     def forward(self, x_BSW: Tensor, context_BCW: Tensor | None = None) -> Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..flops import Shape
-from .blocks import Block, norm
+from .blocks import Block, Norm
 
 
 class DiT(nn.Module):
@@ -33,11 +33,11 @@ class DiT(nn.Module):
         self.position_text = nn.Parameter(torch.empty(s.text_length, W))
         self.time_in = nn.Linear(s.time_features, W)
         self.time_out = nn.Linear(W, W)
-        self.norm_context = norm(W) if cross else None
+        self.norm_context = Norm(W) if cross else None
         self.blocks = nn.ModuleList(
             Block(W, s.head_size, s.mlp_ratio, s.qk_norm, cross) for _ in range(s.depth)
         )
-        self.norm_final = norm(W)
+        self.norm_final = Norm(W)
         self.final = nn.Linear(W, s.patch_values)
         self.initialise()
 

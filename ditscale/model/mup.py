@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import Recipe
 
@@ -37,10 +37,15 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], recipe: Recipe, 
     A group's rate is `rate_factor` times the run's, at every step. What AdamW takes off a weight is rate times decay, so
     the decay is divided by the factor: every weight then forgets as fast, at every width.
     """
+    return grouped(((rate_factor(name, p, recipe, width), p) for name, p in named), recipe.weight_decay)
+
+
+def grouped(tensors: Iterable[tuple[float, Tensor]], weight_decay: float) -> list[dict]:
+    """Tensors with the factors of their rates, as such groups."""
     groups: dict[float, list] = {}
-    for name, parameter in named:
-        groups.setdefault(rate_factor(name, parameter, recipe, width), []).append(parameter)
+    for factor, tensor in tensors:
+        groups.setdefault(factor, []).append(tensor)
     return [
-        {"params": params, "rate_factor": factor, "weight_decay": recipe.weight_decay / factor}
+        {"params": params, "rate_factor": factor, "weight_decay": weight_decay / factor}
         for factor, params in groups.items()
     ]

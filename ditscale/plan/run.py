@@ -5,23 +5,37 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
-from .. import config, flops, naming
+from .. import config, flops, naming, units
 from ..config import Cluster, Data, Design, Recipe, Rehearsal, Study, Validation
-from ..errors import UserError
+from ..errors import UserError, one_of
 from .recipe import batch_of, resolved
-
 
 LATER = ("width_scaling", "base_width")  # keys of Recipe
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the run uses its machine: settled when it is launched. Not part of what defines the run: it changes no result
-    beyond rounding."""
+    """How the run uses its machine, as `Cluster` says: settled when it is launched. Not part of what defines the run: it
+    changes no result beyond rounding."""
 
     ranks: int
     threads: int
     checkpoint_s: float
+    sharding: str = "auto"
+    micro_batch: int = 0
+    recompute: str = "none"
+    compile: bool | None = None
+    peak_flops_per_s: float = 0.0
+
+    @classmethod
+    def on(cls, cluster: Cluster, ranks: int) -> Execution:
+        """On so many ranks of a cluster."""
+        return cls(ranks, **{f.name: getattr(cluster, f.name) for f in fields(cls) if f.name != "ranks"})
+
+    def check(self, where: str):
+        one_of(self.sharding, config.SHARDINGS, f"{where}.sharding")
+        one_of(self.recompute, config.RECOMPUTES, f"{where}.recompute")
+        units.whole(self.micro_batch, f"{where}.micro_batch", low=0)
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int, mult
     if steps < least:
         raise UserError(
             f"{steps} steps of {recipe.batch_size} images, fewer than the recipe's min_steps {least}; "
-            f"use a budget of at least {config.units.compact(least * per_image * recipe.batch_size)} or a smaller width"
+            f"use a budget of at least {units.compact(least * per_image * recipe.batch_size)} or a smaller width"
         )
     n_images = steps * recipe.batch_size
     n_tokens = n_images * shape.tokens_per_image
@@ -125,7 +139,7 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int, mult
         data=study.data,
         recipe=recipe,
         validation=study.validation,
-        execution=_execution(study.cluster, 1),
+        execution=Execution.on(study.cluster, 1),
         rehearsal=study.rehearsal,
     )
     if abs(made.deviation) > 0.005:
@@ -135,11 +149,7 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int, mult
 
 def executed(run: Run, cluster: Cluster, ranks: int) -> Run:
     """The run as it is executed on a cluster, by so many ranks."""
-    return replace(run, execution=_execution(cluster, ranks))
-
-
-def _execution(cluster: Cluster, ranks: int) -> Execution:
-    return Execution(ranks, cluster.threads, cluster.checkpoint_s)
+    return replace(run, execution=Execution.on(cluster, ranks))
 
 
 def read_run(path: Path | str) -> Run:

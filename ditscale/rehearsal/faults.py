@@ -29,6 +29,7 @@ from ..naming import RunPaths, StudyPaths
 from ..plan.run import read_run
 from ..store.lock import is_locked
 from ..store.record import Damaged, open_record
+from ..train.checkpoint import FACTS, resumable
 
 KINDS = {"local": ("kill", "stop", "truncate"), "slurm": ("kill", "stop", "requeue", "truncate")}
 MACHINES = ("node", "controller")  # faults of the cluster rather than of a run
@@ -132,7 +133,7 @@ class Injector(threading.Thread):
         seen = heart["images"] / heart["n_images"]
         if heart["phase"] == "validating" or seen >= 1:
             self._pass_on(self.due.pop(at.name))
-        elif heart["phase"] == "training" and seen >= share and (kind != "truncate" or _checkpoints(at)):
+        elif heart["phase"] == "training" and seen >= share and (kind != "truncate" or resumable(at.checkpoint)):
             attempt = last_attempt(at)
             if not attempt or attempt.ended or not (attempt.host != socket.gethostname() or is_locked(at.lock)):
                 return  # between two attempts
@@ -165,9 +166,10 @@ class Injector(threading.Thread):
             until = time.monotonic() + 5
             while is_locked(at.lock) and time.monotonic() < until:
                 time.sleep(0.01)
-            for newest in _checkpoints(at)[-1:]:
+            for newest in resumable(at.checkpoint)[-1:]:
+                facts = newest / FACTS
                 try:
-                    os.truncate(newest, newest.stat().st_size // 2)
+                    os.truncate(facts, facts.stat().st_size // 2)
                 except FileNotFoundError:
                     pass
         self._note(Fault(kind, (at.name,), (attempt.number,), time.time(), images, lost_rows(at, images)))
@@ -254,10 +256,6 @@ def _heart(at: RunPaths) -> dict:
         return json.loads(at.heartbeat.read_text())
     except (OSError, ValueError):
         return {}
-
-
-def _checkpoints(at: RunPaths) -> list[Path]:
-    return sorted(at.checkpoint.glob("images-*.pt"))
 
 
 def check_nodes(nodes: int | None, cluster: str) -> int:

@@ -8,12 +8,13 @@ the rows it repeats, so no row is ever there twice.
 Fencing: an attempt opens the record by copying it, then renames the copy over the original. A process of an older attempt
 that still lives (on a lost node, say) keeps writing to a file that no longer has a name.
 
-Layout (attributes `layout` = 1, `run` = text of run.yaml, and, of a rehearsed run alone, `rehearsal`):
+Layout (attributes `layout` = 2, `run` = text of run.yaml, and, of a rehearsed run alone, `rehearsal`):
     steps        [steps]        images, loss, loss_ema, grad_norm, lr, elapsed_s
     validation   [sets]         dataset, images, loss, loss_se, raw_loss, elapsed_s
     samples      [sets, n]      each validation triple's loss with EMA weights, for paired differences of runs
-    attempts     [1000]         started_unix, ended_unix, from_images, pid, ranks, host, ended
+    attempts     [1000]         started_unix, ended_unix, from_images, pid, ranks, host, ended, and what was MEASURED
     state        scalar         planned, running, stopped, diverged, finished
+Layout 1 lacks what was measured: it is read like 2, and the next attempt at the run makes it 2.
 """
 
 from __future__ import annotations
@@ -28,13 +29,30 @@ import numpy as np
 from ..errors import UserError
 from ..files import remove
 
-LAYOUT = 1
+LAYOUT, LAYOUTS = 2, (1, 2)  # what is written, and what is read
 STEP = np.dtype([("images", "i8"), ("loss", "f4"), ("loss_ema", "f4"), ("grad_norm", "f4"), ("lr", "f4"), ("elapsed_s", "f4")])
 VALIDATION = np.dtype(
     [("dataset", "S64"), ("images", "i8"), ("loss", "f8"), ("loss_se", "f8"), ("raw_loss", "f8"), ("elapsed_s", "f8")]
 )
+MEASURED = np.dtype(  # of one attempt's training steps, all ranks together; 0 or "" is unknown
+    [
+        ("device", "S48"),
+        ("sharding", "S9"),  # how weights lay over ranks
+        ("micro_batch", "i4"),  # images that a rank put through the model at once
+        ("halvings", "i4"),  # of the micro-batch, for want of memory
+        ("skipped", "i4"),  # steps whose gradient was not finite
+        ("images_per_s", "f4"),
+        ("tokens_per_s", "f4"),
+        ("flops_per_s", "f4"),  # of the model, exact, recomputation not counted
+        ("mfu", "f4"),  # of the ranks' stated peak
+        ("data_wait_s", "f4"),  # of the slowest rank
+        ("peak_memory_bytes", "i8"),  # of the fullest rank: of its GPU, or of the process
+        ("energy_j", "f4"),  # of the GPUs
+    ]
+)
 ATTEMPT = np.dtype(
     [("started_unix", "f8"), ("ended_unix", "f8"), ("from_images", "i8"), ("pid", "i8"), ("ranks", "i4"), ("host", "S64"), ("ended", "S16")]
+    + MEASURED.descr
 )
 STATES = ("planned", "running", "stopped", "diverged", "finished")
 MAX_ATTEMPTS = 1000
@@ -60,6 +78,8 @@ class Record:
             with open(self.beside, "rb+") as file:
                 os.fsync(file.fileno())
             self.file = h5py.File(self.beside, "r+", locking=False)
+            if self.file.attrs["layout"] < LAYOUT:
+                self._renew()
             os.replace(self.beside, self.path)
         except OSError as error:
             remove(self.beside)
@@ -79,6 +99,15 @@ class Record:
             _fixed(file, "state", (), np.dtype("S16"))
             file["state"][()] = b"planned"
 
+    def _renew(self):
+        """A record of layout 1 gets the fields that it lacks."""
+        before = self.file["attempts"][:]
+        del self.file["attempts"]
+        _fixed(self.file, "attempts", (MAX_ATTEMPTS,), ATTEMPT)
+        self.file["attempts"][:] = _with_all_fields(before)
+        self.file.attrs["layout"] = LAYOUT
+        self.file.flush()
+
     def begin(self, started_unix: float, from_images: int, ranks: int, host: str):
         """Open a row for this attempt; the state is then `running`."""
         row = np.zeros((), ATTEMPT)
@@ -86,6 +115,13 @@ class Record:
         row["host"] = host.encode()[:64]
         self._write("attempts", self.attempt, row)
         self.set_state("running")
+
+    def measure(self, measured: dict):
+        """Values of this attempt, by the names of MEASURED; what was given before and is not given now stays."""
+        row = self.file["attempts"][self.attempt]
+        for name, value in measured.items():
+            row[name] = value
+        self._write("attempts", self.attempt, row)
 
     def end(self, state: str, ended_unix: float):
         """Close this attempt's row with the state it leaves the run in."""
@@ -119,6 +155,14 @@ class Record:
         self.file.close()
 
 
+def _with_all_fields(rows: np.ndarray) -> np.ndarray:
+    """Rows of dtype ATTEMPT, from those of any layout."""
+    made = np.zeros(len(rows), ATTEMPT)
+    for name in rows.dtype.names:
+        made[name] = rows[name]
+    return made
+
+
 def _fixed(file, name: str, shape: tuple, dtype: np.dtype):
     """A contiguous dataset whose space is taken, and zeroed, now."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -149,7 +193,7 @@ def open_record(path: Path) -> h5py.File:
         file = h5py.File(path, "r", locking=False)
     except OSError:
         raise Damaged(f"{path}: is truncated or not HDF5; {remedy}") from None
-    if file.attrs.get("layout") != LAYOUT or any(name not in file for name in ("steps", "validation", "attempts", "state")):
+    if file.attrs.get("layout") not in LAYOUTS or any(name not in file for name in ("steps", "validation", "attempts", "state")):
         file.close()
         raise Damaged(f"{path}: is not a run record of layout {LAYOUT}; {remedy}")
     return file
@@ -208,5 +252,5 @@ def read_validation(file: h5py.File) -> np.ndarray:
 
 def read_attempts(file: h5py.File) -> np.ndarray:
     """The attempts so far, dtype ATTEMPT."""
-    rows = file["attempts"][:]
+    rows = _with_all_fields(file["attempts"][:])
     return rows[rows["started_unix"] > 0]

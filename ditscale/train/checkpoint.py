@@ -1,17 +1,19 @@
-"""Checkpoints of a run: written beside and renamed, the newest readable one wins, the one before is kept.
+"""Checkpoints of a run, as directories: written beside and renamed, the newest readable one wins, the one before is kept.
 
-    checkpoint/images-<images, 15 digits>.pt    to resume: model, ema, optimizer, loss_ema, images, run_id
-    checkpoint/final.pt                         of a finished run: model, ema, images, run_id
-Read with weights_only, so no checkpoint runs code. Nothing is written or deleted by a fenced attempt (fence.py), and a file
-that one deletes an instant after its fence is passed over. A rehearsed run's have JSON
-inside.
+    checkpoint/images-<images, 15 digits>/    to resume: state.json, and of a trained run its tensors (shards.py)
+    checkpoint/final.pt                       of a finished run: model, ema, images, run_id; of a rehearsed one JSON
+state.json holds run_id, images and what else its writer needs to go on, and the size of every other file: a directory that
+lacks one, or holds a part of one, is damaged. Nothing read here runs code. Nothing is written or deleted by a fenced attempt
+(fence.py), and a checkpoint that one deletes an instant after its fence is passed over. Without torch, for rehearsed runs.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from dataclasses import dataclass
+import re
+import shutil
 from pathlib import Path
 from typing import BinaryIO, Callable
 
@@ -20,108 +22,152 @@ from ..files import remove
 from . import fence
 
 KEEP = 2
+FACTS = "state.json"
+FULL_BYTES = 2**20  # with less left than this, a disk is full
 
 
-@dataclass(frozen=True)
-class Form:
-    """How a state becomes bytes, and comes back: write(state, file), read(path, device)."""
-
-    write: Callable[[dict, BinaryIO], None]
-    read: Callable[[Path, object], dict]
+class Unsaved(UserError):
+    """A checkpoint could not be written; all ranks of the run know it."""
 
 
-def _torch_write(state: dict, file: BinaryIO):
-    import torch  # here: rehearsed runs and their tools go without
-
-    torch.save(state, file)
-
-
-def _torch_read(path: Path, device) -> dict:
-    import torch
-
-    return torch.load(path, map_location=device, weights_only=True)
+def staged(directory: Path, images: int, writer: int) -> Path:
+    """Where a checkpoint is built by the process `writer` before it gets its name."""
+    return directory / f"images-{images:015d}.tmp-{writer}"
 
 
-TORCH = Form(_torch_write, _torch_read)
-JSON = Form(lambda state, file: file.write(json.dumps(state).encode()), lambda path, device: json.loads(path.read_bytes()))
-
-
-def save(directory: Path, state: dict, name: str | None = None, form: Form = TORCH):
-    """Write `state` under its images (or `name`), then delete all but the KEEP newest. Raises UserError on a full disk."""
+def save(directory: Path, facts: dict, fill: Callable[[Path], None] | None = None, writer: int = 0):
+    """Write a checkpoint of `facts` and of the files that `fill` puts into the directory it is given, then delete all but
+    the KEEP newest. `writer`: the process whose name it bears until then, if not this one. Raises Unsaved on a full disk."""
     fence.check(directory.parent)
-    directory.mkdir(exist_ok=True)
-    target = directory / (name or f"images-{state['images']:015d}.pt")
-    beside = target.with_suffix(f".tmp-{os.getpid()}")
+    beside = staged(directory, facts["images"], writer or os.getpid())
     try:
+        beside.mkdir(parents=True, exist_ok=True)
+        if fill:
+            fill(beside)
+        sizes = {path.name: path.stat().st_size for path in beside.iterdir()}
+        with open(beside / FACTS, "w") as file:
+            json.dump(facts | {"files": sizes}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _to_disk(beside)
+        fence.check(directory.parent)
+        if not (target := beside.with_suffix("")).exists():  # else from an attempt before us: with the same content
+            os.rename(beside, target)
+            _to_disk(directory)
+    except Exception as error:
+        raise _unsaved(beside.with_suffix(""), error) from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    _delete(directory, resumable(directory)[:-KEEP])
+
+
+def save_final(directory: Path, write: Callable[[BinaryIO], None]):
+    """Write final.pt whole or not at all. Raises Unsaved on a full disk."""
+    fence.check(directory.parent)
+    target = directory / "final.pt"
+    beside = directory / f"final.tmp-{os.getpid()}"
+    try:
+        directory.mkdir(exist_ok=True)
         with open(beside, "wb") as file:
-            form.write(state, file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         fence.check(directory.parent)
         os.replace(beside, target)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        fence.check(directory.parent)  # a newer attempt clears away what older ones have begun
-        reason = getattr(error, "strerror", None) or "the disk did not take all of it"
-        raise UserError(f"{target}: cannot be written ({reason}); the checkpoint before it is untouched; free space, run again") from None
+        raise _unsaved(target, error) from None
     finally:
         remove(beside)
-    _delete(directory, _resumable(directory)[:-KEEP])
 
 
-def load_newest(directory: Path, run_id: str, device=None, form: Form = TORCH) -> dict | None:
-    """The newest checkpoint that can be read, or None. A damaged one is skipped, and deleted once an older one has loaded.
+def _unsaved(target: Path, error: Exception) -> Unsaved:
+    fence.check(target.parent.parent)  # a newer attempt clears away what older ones have begun
+    reason = getattr(error, "strerror", None)
+    if not reason:  # torch keeps it to itself
+        full = shutil.disk_usage(target.parent).free < FULL_BYTES
+        reason = os.strerror(errno.ENOSPC) if full else "the disk did not take all of it"
+    return Unsaved(f"{target}: cannot be written ({reason}); the checkpoint before it is untouched; free space, run again")
 
-    Raises UserError when a checkpoint is of another run.
+
+def load_newest(directory: Path, run_id: str, load: Callable[[Path], bool] | None = None) -> dict | None:
+    """The facts of the newest checkpoint that can be read, or None. A damaged one is skipped, and deleted once it is known
+    where to go on.
+
+    load: called with a directory that is complete by its facts; whether all of it could be read. Raises UserError when a
+    checkpoint is of another run.
     """
     for leftover in directory.glob("*.tmp-*"):
-        leftover.unlink(missing_ok=True)
-    damaged, state = [], None
-    while waiting := [path for path in _resumable(directory) if path not in damaged]:
+        remove(leftover) if leftover.is_file() else shutil.rmtree(leftover, ignore_errors=True)
+    damaged, facts = [], None
+    while waiting := [path for path in resumable(directory) if path not in damaged]:
         path = waiting[-1]
-        state = _read(path, device, form)
-        if state is not None:
+        facts = _read(path)
+        if facts is not None and facts["run_id"] != run_id:
+            raise UserError(f"{path}: is of run {facts['run_id']}, not {run_id}; move it away")
+        if facts is not None and (load is None or load(path)):
             break
+        facts = None
         if path.exists():
             damaged.append(path)
-    if state is not None and state["run_id"] != run_id:
-        raise UserError(f"{path}: is of run {state['run_id']}, not {run_id}; move it away")
     for other in damaged:
-        rest = f"resuming from {path.name}" if state else "no older checkpoint is there; starting again"
+        rest = f"resuming from {path.name}" if facts else "no older checkpoint is there; starting again"
         print(f"{other.name} cannot be read; {rest}", flush=True)
-        other.unlink(missing_ok=True)
-    return state
+    _delete(directory, damaged)
+    return facts
 
 
 def load_final(directory: Path, run_id: str, device=None) -> dict:
     """The final checkpoint. Raises UserError when the run has none yet, or it is damaged or of another run."""
+    import torch  # here: rehearsed runs and their tools go without
+
     path = directory / "final.pt"
     if not path.is_file():
         raise UserError(f"{directory.parent}: the run is not finished; `ditscale run {directory.parent}` goes on with it")
-    state = _read(path, device, TORCH)
-    if state is None:
-        raise UserError(f"{path}: cannot be read; delete it and `ditscale run {directory.parent}`")
-    if state["run_id"] != run_id:
-        raise UserError(f"{path}: is of run {state['run_id']}, not {run_id}; move it away")
-    return state
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception:  # a cut file raises any of half a dozen types, from zipfile to pickle
+        raise UserError(f"{path}: cannot be read; delete it and `ditscale run {directory.parent}`") from None
+    if content["run_id"] != run_id:
+        raise UserError(f"{path}: is of run {content['run_id']}, not {run_id}; move it away")
+    return content
 
 
 def clear(directory: Path):
     """Delete what only serves to resume."""
-    _delete(directory, _resumable(directory))
+    _delete(directory, resumable(directory))
+
+
+def resumable(directory: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(path for path in directory.glob("images-*") if re.fullmatch(r"images-\d{15}", path.name))
+
+
+def _read(path: Path) -> dict | None:
+    """The facts of a complete checkpoint, None of a damaged one."""
+    try:
+        facts = json.loads((path / FACTS).read_text())
+        sizes = facts.pop("files")
+        whole = all("/" not in name and (path / name).stat().st_size == size for name, size in sizes.items())
+        return facts if whole and isinstance(facts["images"], int) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _delete(directory: Path, paths: list[Path]):
     for path in paths:
         fence.check(directory.parent)
-        path.unlink(missing_ok=True)
+        going = path.with_name(f"{path.name}.tmp-{os.getpid()}")  # so that no half of it is ever taken for a checkpoint
+        try:
+            os.rename(path, going)
+        except OSError:
+            continue  # an older attempt was faster, or the disk is read-only
+        shutil.rmtree(going, ignore_errors=True)
 
 
-def _resumable(directory: Path) -> list[Path]:
-    return sorted(directory.glob("images-*.pt"))
-
-
-def _read(path: Path, device, form: Form) -> dict | None:
+def _to_disk(directory: Path):
+    """What was made or renamed in a directory survives a loss of power."""
+    handle = os.open(directory, os.O_RDONLY)
     try:
-        return form.read(path, device)
-    except Exception:  # a cut file raises any of half a dozen types, from zipfile to pickle
-        return None
+        os.fsync(handle)
+    finally:
+        os.close(handle)

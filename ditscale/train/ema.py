@@ -8,26 +8,29 @@ every moment of a run it is the right average for a run that ends there.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor
 
 
 class EMA:
-    """Averages of a module's parameters, beside it in memory. window 0 keeps a plain copy."""
+    """Averages of a rank's weights, beside them in memory. window 0 keeps a plain copy."""
 
-    def __init__(self, parameters: list[nn.Parameter], window: float):
-        self.live, self.window = parameters, window
-        self.averages = [p.detach().clone() for p in parameters]
+    def __init__(self, weights: list[Tensor], window: float):
+        self.live, self.window = [w.detach() for w in weights], window
+        self.averages = [w.clone() for w in self.live]
 
     @torch.no_grad()
-    def update(self, step: int):
-        """After optimiser step number `step`, counted from 1."""
+    def update(self, step: int, skip: Tensor | None = None):
+        """After optimiser step number `step`, counted from 1. `skip`: a scalar, 1 where the step was skipped, else 0."""
         beta = (1 - 1 / step) ** (1 / self.window) if self.window else 0.0
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self.live], 1 - beta)
+        if skip is None:
+            torch._foreach_lerp_(self.averages, self.live, 1 - beta)
+        else:  # on the device: whether it was skipped is not known here
+            torch._foreach_lerp_(self.averages, self.live, [(1 - beta) * (1 - skip)] * len(self.live))
 
     @torch.no_grad()
     def swap(self):
         """Exchange averages and live weights; twice is the identity."""
-        for p, average in zip(self.live, self.averages):
-            held = p.detach().clone()
-            p.copy_(average)
+        for weight, average in zip(self.live, self.averages):
+            held = weight.clone()
+            weight.copy_(average)
             average.copy_(held)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,24 +17,29 @@ import torch.distributed as dist
 from ..errors import UserError
 from ..files import write_text
 from .ends import Closed
+from .lifeline import GRACE_S, Lifeline
 
 LAUNCHERS = (  # rank, world size, local rank: torchrun, submitit's local executor, Slurm
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID"),
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
 )
+PER_NODE = ("LOCAL_WORLD_SIZE", "SUBMITIT_LOCAL_NTASKS", "SLURM_NTASKS_PER_NODE")
 # What all ranks of one attempt share and no other attempt has.
 ATTEMPT = ("TORCHELASTIC_RUN_ID", "SUBMITIT_LOCAL_JOB_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
-TIMEOUT_S = 120
+MEET_S = 120
+TIMEOUT_S = 600  # of a collective: ranks may differ in how long they compile or read; their death is noticed at once (lifeline.py)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place: rank in 0..world-1, and its device."""
+    """This process's place: rank in 0..world-1, its device, and how many ranks a node has (nodes are filled one by one)."""
 
     rank: int
     world: int
     device: torch.device
+    per_node: int = 1
+    lifeline: Lifeline | None = None
 
     @property
     def first(self) -> bool:
@@ -44,14 +50,39 @@ class Ranks:
         if self.world > 1:
             dist.all_reduce(values, op=op)
 
+    def share(self, value):
+        """Rank 0's value, on every rank."""
+        holder = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
+        return holder[0]
+
+    def agree(self, good: bool) -> bool:
+        """Whether it is good on every rank."""
+        flag = torch.tensor(float(good), device=self.device)
+        self.all_reduce(flag, dist.ReduceOp.MIN)
+        return bool(flag)
+
     def meet(self):
         """Wait for all ranks. A process that leaves while others still talk to it can abort in gloo's threads."""
         if self.world > 1:
             dist.barrier()
 
-    def close(self):
+    def lost(self, error: Exception) -> bool:
+        """Whether an error of a collective comes from the end of another rank."""
+        return self.world > 1 and isinstance(error, RuntimeError) and self.lifeline.lost(within_s=5)
+
+    def close(self, orderly: bool):
+        """Leave. `orderly`: all ranks have met since they last computed together."""
         if self.world > 1:
+            self.lifeline.close(orderly)
+            if not orderly:  # with NCCL, the next line may wait for a collective that never ends
+                timer = threading.Timer(GRACE_S, os._exit, (1,))
+                timer.daemon = True
+                timer.start()
             dist.destroy_process_group()
+            if not orderly:
+                timer.cancel()
 
 
 def close(rendezvous: Path):
@@ -72,6 +103,7 @@ def start(run_dir: Path, rendezvous: Path) -> Ranks:
             break
     else:
         rank, world, local = 0, 1, 0
+    per_node = next((int(os.environ[name]) for name in PER_NODE if name in os.environ), world)
     cuda = torch.cuda.is_available()
     if cuda:
         local %= torch.cuda.device_count()  # one GPU visible per task, or all of them: both are usual on Slurm
@@ -84,8 +116,10 @@ def start(run_dir: Path, rendezvous: Path) -> Ranks:
             if "RANK" in os.environ:
                 dist.init_process_group(backend, timeout=timeout)
             else:
-                store = _meet(rank, world, rendezvous, timeout)
+                store = _meet(rank, world, rendezvous, timedelta(seconds=MEET_S))
                 dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+            ranks = Ranks(rank, world, device, min(per_node, world))
+            return replace(ranks, lifeline=Lifeline(rank, world, ranks.share))
         except (dist.DistError, RuntimeError) as error:
             raise UserError(f"{run_dir}: rank {rank} of {world} could not meet the others ({str(error).splitlines()[0]})") from None
     return Ranks(rank, world, device)
@@ -113,4 +147,4 @@ def _meet(rank: int, world: int, rendezvous: Path, timeout: timedelta) -> dist.T
             host = "127.0.0.1" if found["host"] == socket.gethostname() else found["host"]
             return dist.TCPStore(host, found["port"], world, is_master=False, timeout=timeout)
         time.sleep(0.05)
-    raise RuntimeError(f"no address from rank 0 within {TIMEOUT_S} s")
+    raise RuntimeError(f"no address from rank 0 within {MEET_S} s")

@@ -7,6 +7,7 @@ and whoever has run.yaml can say what they must be. Without torch, which takes l
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from pathlib import Path
@@ -36,12 +37,12 @@ def rehearse(run_dir: Path | str, lock: RunLock | None = None) -> str:
         stop = StopFlag()
         try:
             at.failure.unlink(missing_ok=True)
-            found = checkpoint.load_newest(at.checkpoint, run.run_id, form=checkpoint.JSON)
+            found = checkpoint.load_newest(at.checkpoint, run.run_id)
             images = found["images"] if found else 0
             with Writer(at, run, images, ranks=1, beat_s=min(1.0, run.rehearsal.seconds / CHUNKS)) as writer:
                 _steps(at, run, images, writer, stop)
                 _measure(run, writer)
-                writer.finish(lambda: _save(at, run, run.n_images, "final.pt"))
+                writer.finish(lambda: checkpoint.save_final(at.checkpoint, _final(run)))
         finally:
             stop.restore()
     return "finished"
@@ -58,7 +59,7 @@ def expected_steps(run: Run) -> np.ndarray:
     rows["lr"] = [run.lr * rate_factor(run.recipe, i - run.recipe.batch_size, run.n_images) for i in images.tolist()]
     smooth = math.nan
     for step, loss in enumerate(rows["loss"].tolist()):
-        smooth = smoothed(smooth, loss, step)
+        smooth = smoothed(smooth, loss)
         rows["loss_ema"][step] = smooth
     return rows
 
@@ -94,9 +95,16 @@ def _steps(at: RunPaths, run: Run, images: int, writer: Writer, stop: StopFlag):
             raise Stopped(at, images, run.n_images)
 
 
-def _save(at: RunPaths, run: Run, images: int, name: str | None = None):
-    state = {"run_id": run.run_id, "images": images, "rehearsal": str(run.rehearsal)}
-    checkpoint.save(at.checkpoint, state, name, checkpoint.JSON)
+def _save(at: RunPaths, run: Run, images: int):
+    checkpoint.save(at.checkpoint, _facts(run, images))
+
+
+def _final(run: Run):
+    return lambda file: file.write(json.dumps(_facts(run, run.n_images)).encode())
+
+
+def _facts(run: Run, images: int) -> dict:
+    return {"run_id": run.run_id, "images": images, "rehearsal": str(run.rehearsal)}
 
 
 def _measure(run: Run, writer: Writer):

@@ -94,6 +94,10 @@ class Writer:
         self.record.write_steps(first, rows)
         self.beat("training", int(rows["images"][-1]), float(rows["loss_ema"][-1]))
 
+    def measure(self, measured: dict):
+        """What the attempt has measured so far, by the names of MEASURED (store/record.py)."""
+        self.record.measure(measured)
+
     def write_validation(self, index: int, row: np.ndarray, samples: np.ndarray):
         """A data set's row of dtype VALIDATION, its standard error filled in from the per-triple losses `samples`."""
         row["loss_se"] = standard_error(samples)
@@ -106,6 +110,6 @@ class Writer:
         checkpoint.clear(self.at.checkpoint)
 
 
-def smoothed(before: float, loss: float, step: int) -> float:
-    """The loss's EMA after a step (counted from 0); the first loss starts it."""
-    return loss if math.isnan(before) and step == 0 else LOSS_EMA * before + (1 - LOSS_EMA) * loss
+def smoothed(before: float, loss: float) -> float:
+    """The loss's EMA after a step; NaN before the first, which starts it."""
+    return loss if math.isnan(before) else LOSS_EMA * before + (1 - LOSS_EMA) * loss

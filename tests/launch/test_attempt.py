@@ -123,7 +123,7 @@ def test_attempts_without_progress_end_and_progress_or_a_new_launch_starts_again
     in_slurm(monkeypatch, 9, 0)
     claim(at)  # another job: somebody has launched again
     for restart in range(3 * module.IDLE_ATTEMPTS):
-        (at.checkpoint / f"images-{restart:015d}.pt").touch()
+        (at.checkpoint / f"images-{restart:015d}").mkdir()
         in_slurm(monkeypatch, 9, 0, restart)
         claim(at)
 

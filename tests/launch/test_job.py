@@ -15,6 +15,7 @@ from ditscale.launch.attempt import claim, read_attempts
 from ditscale.naming import RunPaths
 from ditscale.plan.run import read_run
 from ditscale.store.record import read_state
+from ditscale.train.checkpoint import resumable
 
 
 def start(run_dir, rank, ranks, **more):
@@ -101,7 +102,7 @@ def test_a_fenced_attempt_writes_and_deletes_nothing(one_run):
     read anything: the checkpoints it would clear away are what that one resumes from."""
     at = RunPaths(one_run("budgets=[1e10]", "validation.n=20000"))
     first = start(at.root, 0, 1)
-    wait_until(lambda: phase(at) == "validating", first)
+    wait_until(lambda: phase(at) == "validating" and resumable(at.checkpoint), first)  # it is saved meanwhile
     os.kill(first.pid, signal.SIGSTOP)
     saved = sorted(os.listdir(at.checkpoint))
     assert saved and "final.pt" not in saved

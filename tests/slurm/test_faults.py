@@ -12,6 +12,8 @@ import time
 import numpy as np
 import pytest
 
+from ditscale.train.checkpoint import resumable
+
 pytestmark = pytest.mark.slow
 FOUR = (
     "study=mini",
@@ -50,7 +52,7 @@ def freeze_when_training(slurm, root, runs, attempts, heartbeat, number):
     def all_frozen():
         for run in sorted(left):
             tries = attempts(root, run)
-            saved = len(list((root / "runs" / run / "checkpoint").glob("images-*.pt")))
+            saved = len(resumable(root / "runs" / run / "checkpoint"))
             if len(tries) == number and not tries[-1]["ended"] and saved == 2 and heartbeat(root, run) > 100:
                 try:
                     os.kill(tries[-1]["pid"], signal.SIGSTOP)
@@ -90,7 +92,7 @@ def test_nodes_lost_requeue_and_a_damaged_checkpoint(
     slurm.call("scontrol", "requeue", f"{array}_0")
     thaw(attempts(root, calm))
     slurm.wait(lambda: slurm.jobs(array)[f"{array}_0"].state == "PENDING", 30, "the requeued element waits")
-    newest = max((root / "runs" / cut / "checkpoint").glob("images-*.pt"))
+    newest = resumable(root / "runs" / cut / "checkpoint")[-1] / "__0_0.distcp"
     newest.write_bytes(newest.read_bytes()[:1000])
     assert status(root)[cut]["state"] == "queued"
 
@@ -213,7 +215,7 @@ def test_a_disk_that_fills_in_mid_run(
     """Four runs train when the disk is full: each ends in one line and keeps its checkpoint, and goes on with room again."""
     half_way = freeze_half_way(slurm, plan, call, small_disk("60m") / "study", attempts, submissions, heartbeat)
     root, array, runs = next(half_way)
-    saved = {run: max((root / "runs" / run / "checkpoint").glob("images-*")) for run in runs}
+    saved = {run: resumable(root / "runs" / run / "checkpoint")[-1] for run in runs}
     ballast = fill(root.parent)
     for run in runs:
         thaw(attempts(root, run))

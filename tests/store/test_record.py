@@ -10,7 +10,18 @@ import h5py
 import numpy as np
 import pytest
 
-from ditscale.store.record import ATTEMPT, STEP, VALIDATION, Damaged, Record, open_record, read_state, read_steps
+from ditscale.store.record import (
+    ATTEMPT,
+    MEASURED,
+    STEP,
+    VALIDATION,
+    Damaged,
+    Record,
+    open_record,
+    read_attempts,
+    read_state,
+    read_steps,
+)
 
 WRITER = """
 import sys, numpy as np
@@ -124,3 +135,29 @@ def test_attempt_rows(tmp_path):
         found = file["attempts"][:3]
     assert found.dtype == ATTEMPT
     assert found["from_images"].tolist() == [0, 16, 32] and (found["ended"] == b"stopped").all()
+
+
+def test_measured_and_a_record_of_layout_1(tmp_path):
+    """What an attempt measures is in its row; a record from before it was kept is read, and renewed by the next attempt."""
+    path = tmp_path / "metrics.h5"
+    r = record(path)
+    r.begin(10.0, 0, 1, "host")
+    r.measure({"images_per_s": 5.0, "sharding": b"full"})
+    r.measure({"skipped": 3})
+    r.end("stopped", 11.0)
+    r.close()
+    old = [name for name in ATTEMPT.names if name not in MEASURED.names]
+    with h5py.File(path, "r+") as file:
+        rows = file["attempts"][:]
+        assert rows[0][["images_per_s", "sharding", "skipped"]].tolist() == (5.0, b"full", 3)
+        del file["attempts"]
+        file["attempts"] = rows[old]
+        file.attrs["layout"] = 1
+    with open_record(path) as file:
+        assert read_attempts(file)[["ended", "images_per_s"]].tolist() == [(b"stopped", 0.0)]
+    r = record(path)
+    r.begin(12.0, 16, 1, "host")
+    r.close()
+    with open_record(path) as file:
+        assert file.attrs["layout"] == 2 and file["attempts"].dtype == ATTEMPT
+        assert read_attempts(file)["from_images"].tolist() == [0, 16]

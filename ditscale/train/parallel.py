@@ -1,0 +1,58 @@
+"""How a model's weights lie over the ranks of a run: whole on each (replicate.py), or in shards (shard.py).
+
+    replicate   fastest while it fits: one reduction a step
+    full        a shard on each rank
+    hybrid      a shard on each rank of a node, the same on every node: only gradients cross the network between nodes
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from .ranks import Ranks
+from .replicate import Factor, Replicated
+from .shard import Sharded
+
+STATE_BYTES = 20  # of a parameter: weight, gradient, AdamW's two moments and EMA, fp32
+SMALL = 0.25  # of free memory: a state below it leaves room enough for activations
+
+
+def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: Ranks) -> Replicated | Sharded:
+    """Lay the weights of `model` (on the CPU, equal on all ranks) over the ranks; it is on its device afterwards.
+
+    Raises UserError when it cannot be done as `sharding` says.
+    """
+    kind = choose(sharding, sum(p.numel() for p in model.parameters()), ranks)
+    if kind == "replicate":
+        return Replicated(model.to(ranks.device), factor, ranks)
+    return Sharded(model, kind, precision, factor, ranks)
+
+
+def choose(sharding: str, n_params: int, ranks: Ranks) -> str:
+    """replicate, full or hybrid. One rank has nothing to shard; "auto" shards what is not small, inside nodes if it fits there."""
+    if ranks.world == 1:
+        return "replicate"
+    nodes = ranks.world // ranks.per_node
+    if sharding == "hybrid" and (nodes * ranks.per_node != ranks.world or nodes == 1 or ranks.per_node == 1):
+        raise UserError(
+            f"execution.sharding: hybrid needs several nodes of several ranks, not {ranks.world} ranks, {ranks.per_node} to a "
+            "node; choose full or replicate"
+        )
+    if sharding != "auto":
+        return sharding
+    size, free = STATE_BYTES * n_params, ranks.share(_free_bytes(ranks))
+    if size < SMALL * free:
+        return "replicate"
+    inside = nodes > 1 and ranks.per_node > 1 and nodes * ranks.per_node == ranks.world
+    return "hybrid" if inside and size < 2 * SMALL * free * ranks.per_node else "full"
+
+
+def _free_bytes(ranks: Ranks) -> int:
+    """That a rank may use: of its GPU, or its part of the node's."""
+    if ranks.device.type == "cuda":
+        return torch.cuda.mem_get_info(ranks.device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks.per_node

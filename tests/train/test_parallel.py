@@ -1,0 +1,128 @@
+"""The same run however its weights lie, on however many real ranks, in whatever micro-batches."""
+
+import csv
+import os
+import signal
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from ditscale.plan.run import read_run
+from ditscale.train.checkpoint import resumable
+from ditscale.train.parallel import choose
+from ditscale.train.ranks import Ranks
+
+GOLDEN = Path(__file__).parent / "golden"
+SHORT = ("budgets=[1.2e9]", "validation.n=129", "validation.batch_size=16")
+LAYOUTS = [  # world, ranks of a node, execution
+    (2, 2, {"sharding": "replicate"}),
+    (4, 4, {"sharding": "replicate", "micro_batch": 3}),
+    (2, 2, {"sharding": "full"}),
+    (4, 4, {"sharding": "full"}),
+    (4, 2, {"sharding": "hybrid"}),
+    (2, 2, {"sharding": "full", "micro_batch": 3, "recompute": "blocks"}),
+    (1, 1, {"micro_batch": 5}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("design", ["incontext", "crossattention"])
+def test_every_layout_gives_the_same_curve(one_run, on_ranks, copy_of, content, design):
+    """Within 1e-5 in fp32 over 50 steps, as the issue asks; validation and final weights too."""
+    run_dir = one_run(f"design={design}", "design.head_size=8", "design.patch=3", *SHORT)
+    assert read_run(run_dir / "run.yaml").steps >= 50
+    alone = copy_of(run_dir, "alone")
+    assert on_ranks(alone, 1).wait() == [(0, "finished\n")]
+    expected, weights = content(alone), torch.load(alone / "checkpoint" / "final.pt", weights_only=True)
+    for number, (world, per_node, execution) in enumerate(LAYOUTS):
+        other = copy_of(run_dir, f"layout{number}")
+        ends = on_ranks(other, world, per_node, **execution).wait()
+        assert ends == [(0, "finished\n")] * world, (execution, ends)
+        found = content(other)
+        for name, tolerance in (("loss", 1e-5), ("grad_norm", 1e-4), ("samples", 1e-3)):
+            np.testing.assert_allclose(found[name][:50], expected[name][:50], rtol=tolerance, err_msg=f"{world} {execution}")
+        made = torch.load(other / "checkpoint" / "final.pt", weights_only=True)
+        assert list(made["model"]) == list(weights["model"])
+        for name, whole in weights["model"].items():
+            torch.testing.assert_close(made["model"][name], whole, rtol=1e-3, atol=1e-4)
+        with h5py.File(other / "metrics.h5") as file:
+            row = file["attempts"][0]
+        assert row["sharding"].decode() == execution.get("sharding", "replicate") and row["ranks"] == world
+        assert row["micro_batch"] == execution.get("micro_batch", 16 // world)
+        assert row["peak_memory_bytes"] > 1e7 and row["images_per_s"] > 0 and row["tokens_per_s"] == pytest.approx(row["images_per_s"] * 24 if design == "incontext" else row["images_per_s"] * 16, rel=0.2)
+
+    with open(GOLDEN / f"{design}.csv") as file:
+        golden = list(csv.DictReader(file))
+    for name, tolerance in (("loss", 1e-3), ("grad_norm", 1e-2)):  # other machines and versions of torch round otherwise
+        column = np.array([float(row[name]) for row in golden])
+        assert len(column) >= 50
+        np.testing.assert_allclose(expected[name][: len(column)], column, rtol=tolerance)
+
+
+@pytest.mark.slow
+def test_bf16_is_near_fp32_and_alike_in_every_layout(one_run, on_ranks, copy_of, content):
+    run_dir = one_run("recipe.precision=bf16", *SHORT)
+    whole, shards = (copy_of(run_dir, name) for name in ("whole", "shards"))
+    assert on_ranks(whole, 1).wait() == [(0, "finished\n")]
+    assert on_ranks(shards, 2, sharding="full").wait() == [(0, "finished\n")] * 2
+    np.testing.assert_allclose(content(shards)["loss"][:50], content(whole)["loss"][:50], rtol=2e-2)
+
+
+@pytest.mark.slow
+def test_saved_on_some_ranks_and_resumed_on_others(one_run, on_ranks, copy_of, content):
+    """On the same ranks to the bit, on others within rounding; a shard that was cut falls back to the checkpoint before."""
+    run_dir = one_run("budgets=[3e9]", "cluster.checkpoint_s=0.05")
+    images = read_run(run_dir / "run.yaml").n_images
+    quiet, stopped = copy_of(run_dir, "quiet"), copy_of(run_dir, "stopped")
+    assert on_ranks(quiet, 2, sharding="full").wait() == [(0, "finished\n")] * 2
+    going = on_ranks(stopped, 2, sharding="full")
+    going.reached(0.5 * images)
+    os.kill(going.pids[1], signal.SIGTERM)  # asking any one of them stops all
+    assert [end for end, _ in going.wait()] == [130, 130]
+    assert len(resumable(stopped / "checkpoint")) == 2 and not list((stopped / "checkpoint").glob("*.tmp-*"))
+    expected = content(quiet)
+    for name, world, sharding, cut in (
+        ("same", 2, "full", False), ("one", 1, "auto", False), ("four", 4, "full", False), ("whole", 2, "replicate", True),
+    ):  # fmt: skip
+        other = copy_of(stopped, name)
+        if cut:
+            shard = resumable(other / "checkpoint")[-1] / "__1_0.distcp"
+            os.truncate(shard, shard.stat().st_size - 100)
+        ends = on_ranks(other, world, sharding=sharding).wait()
+        assert [end for end, _ in ends] == [0] * world, ends
+        assert ("cannot be read; resuming from" in ends[0][1]) == cut
+        found = content(other)
+        if name == "same":
+            assert all(np.array_equal(found[k], expected[k]) for k in expected)
+        np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_rank_is_killed_the_others_end_and_the_run_resumes(one_run, on_ranks, copy_of, content, victim):
+    run_dir = one_run("budgets=[3e9]", "cluster.checkpoint_s=0.05")
+    quiet, hurt = copy_of(run_dir, "quiet"), copy_of(run_dir, "hurt")
+    going = on_ranks(hurt, 2, sharding="full")
+    going.reached(0.3 * read_run(run_dir / "run.yaml").n_images)
+    os.kill(going.pids[victim], signal.SIGKILL)
+    began = time.monotonic()
+    ends = going.wait()
+    assert time.monotonic() - began < 60
+    end, text = ends[1 - victim]
+    assert ends[victim][0] == -signal.SIGKILL and end in (1, 2) and "has ended" in text and "Traceback" not in text, ends
+    assert on_ranks(hurt, 1).wait()[0][0] == 0
+    assert on_ranks(quiet, 1).wait()[0][0] == 0
+    np.testing.assert_allclose(content(hurt)["loss"], content(quiet)["loss"], rtol=1e-4)
+
+
+def test_choice_of_layout():
+    """By the state's size against free memory; ranks that all see the same decide the same."""
+    cpu = torch.device("cpu")
+    assert choose("full", 10, Ranks(0, 1, cpu)) == "replicate"  # nothing to shard
+    with pytest.raises(Exception, match="hybrid needs several nodes"):
+        choose("hybrid", 10, Ranks(0, 4, cpu, per_node=4))
+    assert choose("hybrid", 10, Ranks(0, 4, cpu, per_node=2)) == "hybrid"
