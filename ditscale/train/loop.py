@@ -37,6 +37,7 @@ from .writer import Writer, holding, smoothed
 
 REPORT_STEPS = 16  # steps between looks at the device: losses, stop requests and checkpoints wait for one
 EXPLODED = 10.0  # a smoothed loss above this is a diverged run: an untrained model starts near 1
+WORTH_S = 10.0  # of training: less is not saved once more before validation
 HOPELESS = 10  # so many steps in a row without a finite gradient are a diverged run too
 
 
@@ -137,7 +138,7 @@ def _train(
 
         # ---- every REPORT_STEPS steps, the only place where the loop waits for the device and the other ranks
         done = state.images >= run.n_images
-        due = time.monotonic() - last_save > run.execution.checkpoint_s
+        due = time.monotonic() - last_save > (min(WORTH_S, run.execution.checkpoint_s) if done else run.execution.checkpoint_s)
         mine = (stop.raised, due, shards.failed, micro.halvings, -micro.size, gauges.waited_s, gauges.peak_memory_bytes())
         most = torch.tensor(mine, dtype=torch.float64, device=device)
         ranks.all_reduce(most, dist.ReduceOp.MAX)
@@ -171,7 +172,7 @@ def _train(
             )
         if failed:
             shards.settle()
-        if save_due or stop_asked or done:
+        if save_due or stop_asked:
             shards.save(state.facts(run))
             last_save = time.monotonic()
         if stop_asked and not done:

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from ..diffusion.rectified_flow import losses
 from ..errors import UserError
 from ..plan.run import Run
+from .parallel import Layout
 from .ranks import Ranks
-from .replicate import Replicated
-from .shard import Sharded
 
 ROOM = 0.92  # of the memory that is left: the rest is for fragments and the collectives
 
@@ -21,7 +20,7 @@ ROOM = 0.92  # of the memory that is left: the rest is for fragments and the col
 class MicroBatches:
     """How a run's gradients are computed. `size`: images of a micro-batch; `halvings`: how often memory did not suffice."""
 
-    def __init__(self, run: Run, model: nn.Module, layout: Replicated | Sharded, ranks: Ranks):
+    def __init__(self, run: Run, model: nn.Module, layout: Layout, ranks: Ranks):
         self.model, self.layout, self.ranks = model, layout, ranks
         self.batch, self.half = run.recipe.batch_size, run.recipe.precision == "bf16"
         self.share = self.batch // ranks.world

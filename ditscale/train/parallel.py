@@ -8,20 +8,48 @@
 from __future__ import annotations
 
 import os
+from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UserError
 from .ranks import Ranks
 from .replicate import Factor, Replicated
-from .shard import Sharded
 
 STATE_BYTES = 20  # of a parameter: weight, gradient, AdamW's two moments and EMA, fp32
 SMALL = 0.25  # of free memory: a state below it leaves room enough for activations
 
 
-def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: Ranks) -> Replicated | Sharded:
+class Layout(Protocol):
+    """A model's weights, laid over ranks. Tensors that lie as `weights` do: optimizer's moments, EMA."""
+
+    kind: str
+    shape_of_ranks: tuple[int, ...]  # over which weights are sharded
+    scale: float  # of a rank's loss, so that what reduce() makes is the gradient of the sum over ranks
+    weights: list[Tensor]  # what this rank holds, fp32
+    factors: list[float]  # of the run's rate, for each of the weights
+
+    def last(self, is_last: bool):
+        """Before a backward pass: whether it is the step's last. Gradients add up where they are in any case."""
+
+    def reduce(self) -> Tensor:
+        """After a step's backward passes: gradients become the sum over ranks. Returns their norm, a scalar on the device."""
+
+    def zero(self):
+        """Before a step's backward passes, which add to what is there."""
+
+    def changed(self):
+        """After the weights were changed from outside."""
+
+    def named(self, parts: list[Tensor], mesh=None) -> dict[str, Tensor]:
+        """Tensors that lie as `weights` do, by the parameters' names; mesh: of where they are, if not on the model's device."""
+
+    def whole(self, parts: list[Tensor]) -> dict[str, Tensor]:
+        """`named` on the CPU, gathered from all ranks; rank 0 gets copies, others nothing."""
+
+
+def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: Ranks) -> Layout:
     """Lay the weights of `model` (on the CPU, equal on all ranks) over the ranks; it is on its device afterwards.
 
     Raises UserError when it cannot be done as `sharding` says.
@@ -29,6 +57,8 @@ def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: 
     kind = choose(sharding, sum(p.numel() for p in model.parameters()), ranks)
     if kind == "replicate":
         return Replicated(model.to(ranks.device), factor, ranks)
+    from .shard import Sharded  # here: FSDP takes a second to import
+
     return Sharded(model, kind, precision, factor, ranks)
 
 

@@ -1,9 +1,8 @@
 """Data parallelism of whole models: every rank holds all weights and adds its gradients to the others'.
 
 All weights are views of one buffer and all gradients of another, ordered by the factors of their rates (model/mup.py). So
-reducing and clipping are a call each, AdamW and EMA one a factor. For the
-small models of a miniature a call's latency is what counts: at width 48 on a CPU core these took 0.63 ms of a step parameter by
-parameter, and 0.18 ms in one buffer.
+reducing and clipping are a call each, AdamW and EMA one a factor. For the small models of a miniature a call's latency is
+what counts: at width 48 on a CPU core these took 0.63 ms of a step parameter by parameter, and 0.18 ms in one buffer.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ ALIGN = 16  # values: each weight starts on a cache line
 
 
 class Replicated:
-    """A model's weights on every rank. `weights` are what this rank holds of them, fp32, and `factors` those of their rates."""
+    """A model's weights on every rank: a Layout (parallel.py)."""
 
     kind = "replicate"
-    scale = 1.0  # of a rank's loss, so that what reduce() makes is the gradient of the sum over ranks
+    scale = 1.0
     shape_of_ranks = ()
 
     def __init__(self, model: nn.Module, factor: Factor, ranks: Ranks):
@@ -45,24 +44,20 @@ class Replicated:
             weight.grad = gradient
 
     def last(self, is_last: bool):
-        """Before a backward pass: whether it is the step's last. Gradients add up where they are in any case."""
+        pass
 
     def reduce(self) -> Tensor:
-        """After a step's backward passes: gradients become the sum over ranks. Returns their norm, a scalar on the device."""
         self.ranks.all_reduce(self.gradient)
         return torch.linalg.vector_norm(self.gradient)
 
     def zero(self):
-        """Before a step's backward passes, which add to what is there."""
         self.gradient.zero_()
 
     def changed(self):
-        """After the weights were changed from outside."""
+        pass
 
     def named(self, parts: list[Tensor], mesh=None) -> dict[str, Tensor]:
-        """Tensors that lie as `weights` do, by the parameters' names and in their shapes: views."""
         return {name: parts[i][at : at + shape.numel()].view(shape) for name, (i, at, shape) in self._places.items()}
 
     def whole(self, parts: list[Tensor]) -> dict[str, Tensor]:
-        """`named` on the CPU, gathered from all ranks; rank 0 gets copies, others nothing."""
         return {name: part.detach().cpu().clone() for name, part in self.named(parts).items()} if self.ranks.first else {}

@@ -17,9 +17,8 @@ from .replicate import Factor
 
 
 class Sharded:
-    """A model's weights in shards: "full" over all ranks, "hybrid" over the ranks of each node, the nodes being replicas.
-
-    Offers what Replicated (replicate.py) does. bf16: weights travel and compute in bf16, gradients are reduced in fp32.
+    """A model's weights in shards: "full" over all ranks, "hybrid" over the ranks of each node, the nodes being replicas: a Layout
+    (parallel.py). bf16: weights travel and compute in bf16, gradients are reduced in fp32.
     """
 
     def __init__(self, model: nn.Module, kind: str, precision: str, factor: Factor, ranks: Ranks):

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint: sharded files of torch.distributed.checkpoint (DCP), written and read by all ranks together.
+"""The tensors of a run's checkpoints, written and read by all ranks together.
 
     <part>.<parameter>      part: model, ema, exp_avg, exp_avg_sq (AdamW's); whole tensors, in pieces wherever they were saved
 Saved on n ranks they load on m, sharded in any way. A save copies the tensors to the host, in the order of the device's own
@@ -8,47 +8,25 @@ stream, and the rest happens in a thread, while the run goes on.
 from __future__ import annotations
 
 import os
-import pickle
 import threading
-import warnings
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import metadata as kinds
-from torch.distributed.checkpoint.api import CheckpointException
 
 from ..errors import UserError
 from . import checkpoint
+from .parallel import Layout
 from .ranks import Ranks
-from .replicate import Replicated
-from .shard import Sharded
-
-warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # DCP, of a run on one rank
 
 CLOSE_S = 30.0  # for a checkpoint to come to its end when the run does: where a rank is gone it never will
-METADATA = {  # what a DCP checkpoint's .metadata, a pickle, may name: dataclasses of plain values
-    (kinds.__name__, name): getattr(kinds, name)
-    for name in (
-        "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties", "TensorStorageMetadata",
-        "_MEM_FORMAT_ENCODING",
-    )
-} | {
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): dcp.filesystem._StorageInfo,
-    ("torch", "Size"): torch.Size,
-    ("torch", "float32"): torch.float32,
-    ("torch.serialization", "_get_layout"): lambda name: torch.strided,
-    ("pathlib", "PosixPath"): PurePosixPath,
-    ("pathlib._local", "PosixPath"): PurePosixPath,
-}  # fmt: skip
 
 
 class Shards:
     """A run's checkpoints: `parts` are tensors that lie as the layout's weights do. Made by all ranks together."""
 
-    def __init__(self, layout: Replicated | Sharded, parts: dict[str, list[Tensor]], directory: Path, ranks: Ranks):
+    def __init__(self, layout: Layout, parts: dict[str, list[Tensor]], directory: Path, ranks: Ranks):
         self.parts, self.directory, self.ranks = parts, directory, ranks
         cuda = ranks.device.type == "cuda"
         self.host = {
@@ -77,6 +55,8 @@ class Shards:
                 host.copy_(tensor, non_blocking=True)
         if self.copied:
             self.copied.record()
+        from . import pieces  # noqa: F401  here, for in the thread it would take turns with the loop
+
         self.thread = threading.Thread(target=self._write, args=(facts,), daemon=True)
         self.thread.start()
 
@@ -92,11 +72,9 @@ class Shards:
             self.error = error
 
     def _fill(self, beside: Path):
-        try:
-            dcp.save(self.named, storage_writer=dcp.FileSystemWriter(beside), process_group=self.group)
-        except CheckpointException as error:  # the same on all ranks: which of them failed, and how
-            first = next(iter(error.failures.values()))[0]
-            raise first if isinstance(first, Exception) else RuntimeError(str(first))
+        from . import pieces
+
+        pieces.save(self.named, beside, self.group)
 
     def close(self):
         """However the run ends: let what is being written come to its end, good or bad."""
@@ -144,31 +122,11 @@ class Shards:
 
     def _load(self, path: Path) -> bool:
         """Read a checkpoint into the host's tensors; whether every rank could."""
+        from . import pieces
+
         try:
-            dcp.load(self.named, storage_reader=Reader(path), process_group=self.group)
+            pieces.load(self.named, path, self.group)
             good = True
-        except (Exception, CheckpointException):  # a cut or altered file raises whatever it comes to
+        except (Exception, pieces.CheckpointException):  # a cut or altered file raises whatever it comes to
             good = False
         return self.ranks.agree(good)
-
-
-class Reader(dcp.FileSystemReader):
-    """DCP's reader, but that unpickling its metadata runs no code, and that it reads tensors only, from its directory only."""
-
-    def read_metadata(self, *args, **kwargs) -> kinds.Metadata:
-        with open(Path(self.path) / ".metadata", "rb") as file:
-            found = _Unpickler(file).load()
-        entries, places = found.state_dict_metadata.values(), found.storage_data.values()
-        if not all(isinstance(entry, kinds.TensorStorageMetadata) for entry in entries):
-            raise pickle.UnpicklingError("an entry is no tensor")
-        if any("/" in place.relative_path for place in places):
-            raise pickle.UnpicklingError("an entry lies elsewhere")
-        return found
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str):
-        try:
-            return METADATA[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of a checkpoint's metadata") from None

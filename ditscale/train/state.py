@@ -15,10 +15,8 @@ from ..model.dit import DiT
 from ..model.mup import grouped, rate_factor
 from ..plan.run import Execution, Run
 from .ema import EMA
-from .parallel import lay
+from .parallel import Layout, lay
 from .ranks import Ranks
-from .replicate import Replicated
-from .shard import Sharded
 from .shards import Shards
 
 
@@ -27,7 +25,7 @@ class State:
     """What a checkpoint holds, alive. Tensors are this rank's: whole, or its shards."""
 
     model: nn.Module
-    layout: Replicated | Sharded
+    layout: Layout
     optimizer: torch.optim.Optimizer
     ema: EMA
     images: int = 0
