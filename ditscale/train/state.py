@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from ..model.dit import DiT
 from ..model.mup import grouped, rate_factor
 from ..plan.run import Execution, Run
+from .adamw import AdamW
 from .ema import EMA
 from .parallel import Layout, lay
 from .ranks import Ranks
@@ -26,7 +27,7 @@ class State:
 
     model: nn.Module
     layout: Layout
-    optimizer: torch.optim.Optimizer
+    optimizer: AdamW
     ema: EMA
     images: int = 0
     loss_ema: float = math.nan
@@ -35,12 +36,12 @@ class State:
 
     def shards(self, directory: Path, ranks: Ranks) -> Shards:
         """The checkpoints in a run's directory, to save to and to load from."""
-        moments = [self.optimizer.state[w] for w in self.layout.weights]
+        weights, optimizer = self.layout.weights, self.optimizer
         parts = {
-            "model": self.layout.weights,
+            "model": weights,
             "ema": self.ema.averages,
-            "exp_avg": [m["exp_avg"] for m in moments],
-            "exp_avg_sq": [m["exp_avg_sq"] for m in moments],
+            "exp_avg": [optimizer.exp_avg[w] for w in weights],
+            "exp_avg_sq": [optimizer.exp_avg_sq[w] for w in weights],
         }
         return Shards(self.layout, parts, directory, ranks)
 
@@ -58,8 +59,7 @@ class State:
         """Go on from facts, once the tensors are loaded."""
         self.images, self.loss_ema = facts["images"], facts["loss_ema"]
         self.skipped, self.skipped_in_row = facts["skipped"], facts["skipped_in_row"]
-        for moments in self.optimizer.state.values():
-            moments["step"].fill_(self.images // batch_size - self.skipped)
+        self.optimizer.steps.fill_(self.images // batch_size - self.skipped)
         self.layout.changed()
 
     def swap(self):
@@ -75,11 +75,7 @@ class State:
         """
         norm = self.layout.reduce()
         skip = norm.isfinite().logical_not().float()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["rate_factor"]
-        self.optimizer.grad_scale = ((norm + 1e-6) / clip).clamp_(min=1)
-        self.optimizer.found_inf = skip
-        self.optimizer.step()
+        self.optimizer.step(rate, ((norm + 1e-6) / clip).clamp_(min=1), skip)
         self.layout.zero()
         self.ema.update(number, skip)
         return norm
@@ -93,10 +89,7 @@ def build(run: Run, ranks: Ranks) -> State:
     factor = partial(rate_factor, recipe=recipe, width=run.width)
     layout = lay(model, run.execution.sharding, recipe.precision, factor, ranks)
     groups = grouped(zip(layout.factors, layout.weights), recipe.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=run.lr, betas=(recipe.beta1, recipe.beta2), fused=True)
-    for w in layout.weights:  # before the first step makes them: memory is as it will be, and a checkpoint has a place to go
-        moments = {name: torch.zeros_like(w) for name in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[w] = {"step": torch.zeros((), device=w.device)} | moments
+    optimizer = AdamW(groups, recipe.beta1, recipe.beta2)
     return State(model, layout, optimizer, EMA(layout.weights, recipe.ema))
 
 
