@@ -149,7 +149,7 @@ SMALL = (
 )
 LONG = (
     "study=mini",
-    "budgets=[2e11]",
+    "budgets=[8e10]",
     "widths=[40,48]",
     "recipe.min_steps=20",
     "validation.n=128",

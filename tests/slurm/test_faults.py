@@ -17,8 +17,8 @@ from ditscale.train.checkpoint import resumable
 pytestmark = pytest.mark.slow
 FOUR = (
     "study=mini",
-    "budgets=[1e11]",
-    "widths=[32,40,48,56]",
+    "budgets=[4e10]",
+    "widths=[40,48,56,64]",
     "recipe.min_steps=20",
     "validation.n=128",
     "cluster.checkpoint_s=0.3",
