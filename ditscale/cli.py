@@ -82,20 +82,20 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("evaluate", evaluate, "Measure a finished run, and draw samples: what is there with the same settings is not measured again.")
     sub.add_argument("run_dir", metavar="RUN_DIR")
-    sub.add_argument("--metrics", default="val_loss", metavar="NAME,...", help="of val_loss, vlb, likelihood, fid (val_loss)")
+    sub.add_argument("--metrics", metavar="NAME,...", help="of val_loss, vlb, likelihood, fid (those of the study's evaluation, or val_loss); the options below are taken from there too")
     sub.add_argument("--dataset", action="append", default=[], metavar="NAME", help="the run's own data or a label of validation.also; may be repeated (all)")
     sub.add_argument("--n", "--images", metavar="N", help="held-out images (the study's validation.n); torchrun takes --n for its own")
     sub.add_argument("--batch-size", metavar="N", help="images in memory at a time (the study's validation.batch_size)")
     sub.add_argument("--seed", metavar="N", help="of the noise (the study's validation.seed, so that runs share it)")
-    sub.add_argument("--t-min", default="0.01", metavar="T", help="the data's end of the variational bound (0.01)")
-    sub.add_argument("--trace", default="hutchinson", metavar="HOW", help="divergence of the likelihood: hutchinson or exact (hutchinson)")
-    sub.add_argument("--probes", default="1", metavar="N", help="of the trace, for each image (1)")
-    sub.add_argument("--tolerance", default="1e-3", metavar="X", help="of the likelihood's solver (1e-3)")
-    sub.add_argument("--samples", default="16", metavar="N", help="images to draw to look at (16)")
-    sub.add_argument("--sampler", default="heun", metavar="NAME", help="heun or euler (heun)")
-    sub.add_argument("--steps", default="32", metavar="N", help="of the sampler (32)")
-    sub.add_argument("--extractor", default="caption-reader", metavar="NAME", help="of FID's features (caption-reader, which is trained here)")
-    sub.add_argument("--weights", default="", metavar="FILE", help="of the extractor, where it is not ours")
+    sub.add_argument("--t-min", metavar="T", help="the data's end of the variational bound (0.01)")
+    sub.add_argument("--trace", metavar="HOW", help="divergence of the likelihood: hutchinson or exact (hutchinson)")
+    sub.add_argument("--probes", metavar="N", help="of the trace, for each image (1)")
+    sub.add_argument("--tolerance", metavar="X", help="of the likelihood's solver (1e-3)")
+    sub.add_argument("--samples", metavar="N", help="images to draw to look at (16)")
+    sub.add_argument("--sampler", metavar="NAME", help="heun or euler (heun)")
+    sub.add_argument("--steps", metavar="N", help="of the sampler (32)")
+    sub.add_argument("--extractor", metavar="NAME", help="of FID's features (caption-reader, which is trained here)")
+    sub.add_argument("--weights", metavar="FILE", help="of the extractor, where it is not ours")
     sub.add_argument("--few", action="store_true", help="an FID of fewer than 2048 images")
 
     sub = verb("collect", collect, "Read every run's record into study.h5 and study.csv; list what is left out and why.")
@@ -273,17 +273,29 @@ def run(options):
 
 
 def evaluate(options):
+    from dataclasses import replace
+
     from . import units
+    from .config import Evaluation
+    from .naming import RunPaths
+    from .plan.run import read_run
+
+    whole = {name: getattr(options, name) for name in ("n", "probes", "steps")}
+    given = {name: units.whole(text, f"--{name}") for name, text in whole.items() if text is not None}
+    real = {name: getattr(options, name) for name in ("t_min", "tolerance")}
+    given |= {name: units.number(text, f"--{name.replace('_', '-')}") for name, text in real.items() if text is not None}
+    given |= {name: value for name in ("trace", "sampler", "extractor", "weights", "few") if (value := getattr(options, name))}
+    if given.get("n") == 0:
+        raise UserError("--n: 0 is too small; use 2 or more")
+    more = {name: getattr(options, name) for name in ("batch_size", "seed", "samples")}
+    more = {name: units.whole(text, f"--{name.replace('_', '-')}") for name, text in more.items() if text is not None}
+    asked = read_run(RunPaths(options.run_dir).run).evaluation
+    names = options.metrics.split(",") if options.metrics else asked or ["val_loss"]
+    metrics = {name: replace(asked.get(name, Evaluation()), **given) for name in names}
     from .evaluate.run import evaluate as measure
     from .evaluate.settings import Settings
 
-    whole = {name: getattr(options, name) for name in ("n", "batch_size", "seed", "probes", "samples", "steps")}
-    whole = {name: units.whole(text, f"--{name.replace('_', '-')}") for name, text in whole.items() if text is not None}
-    real = {"t_min": units.number(options.t_min, "--t-min"), "tolerance": units.number(options.tolerance, "--tolerance")}
-    names = tuple(options.metrics.split(","))
-    plain = {name: getattr(options, name) for name in ("trace", "sampler", "extractor", "weights", "few")}
-    asked = Settings(names, tuple(options.dataset), **whole, **real, **plain)
-    made = measure(options.run_dir, asked)
+    made = measure(options.run_dir, Settings(metrics, tuple(options.dataset), **more))
     if made.first:
         print(made.summary())
 
@@ -311,9 +323,10 @@ def fit(options):
     )
     found = laws.to_dict()
     if Path(options.table).is_dir():
+        from .naming import StudyPaths
         from .pipeline import write_json
 
-        write_json(Path(options.table) / "laws.json", found)
+        write_json(StudyPaths(options.table).laws_of(options.metric), found)
     _show(options, laws, found)
     return 0 if laws.given else 3
 

@@ -31,6 +31,11 @@ PRECISIONS = ("fp32", "bf16")
 SHARDINGS = ("auto", "replicate", "full", "hybrid")
 RECOMPUTES = ("none", "blocks")
 WIDTH_SCALINGS = ("none", "mup")
+METRICS = ("val_loss", "vlb", "likelihood", "fid")
+TRACES = ("hutchinson", "exact")
+SAMPLERS = ("heun", "euler")
+EXTRACTORS = ("caption-reader", "inception-v3-compat", "clip-vit-l-14", "vgg16")  # the first is ours (evaluate/reader.py)
+FEWEST = 2048  # images of an FID: fewer give one that says more about their number than about the run
 GROUPS = ("design", "data", "recipe", "validation", "cluster")  # of configs/, and keys of Study
 
 
@@ -177,6 +182,34 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """How a metric is measured on a finished run (docs/evaluation.md). What does not concern the metric has no effect on it."""
+
+    n: int = 0  # held-out images; 0: validation.n
+    t_min: float = 0.01  # vlb: the data's end of the bound
+    trace: str = "hutchinson"  # likelihood: how the divergence is computed
+    probes: int = 1  # likelihood: of the trace, for each image
+    tolerance: float = 1e-3  # likelihood: of the solver
+    sampler: str = "heun"
+    steps: int = 32  # of the sampler
+    extractor: str = EXTRACTORS[0]  # fid: of the features
+    weights: str = ""  # fid: the file with the extractor's weights, but for ours
+    few: bool = False  # fid: of fewer than FEWEST images, whatever it is worth
+
+    def check(self, where: str):
+        """`where`: the place of the keys in a study; "" where they are options of a command."""
+        at = {f.name: f"{where}.{f.name}" if where else f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(self)}
+        for name, low in (("n", 0), ("probes", 1), ("steps", 1)):
+            units.whole(getattr(self, name), at[name], low=low)
+        if self.n == 1:
+            raise UserError(f"{at['n']}: 1 image has no standard error; use 2 or more")
+        for name, names in (("trace", TRACES), ("sampler", SAMPLERS), ("extractor", EXTRACTORS)):
+            one_of(getattr(self, name), names, at[name])
+        units.number(self.t_min, at["t_min"], low=1e-6, high=0.5)
+        units.number(self.tolerance, at["tolerance"], low=1e-9, high=0.1)
+
+
+@dataclass(frozen=True)
 class Size:
     """What runs of up to so many parameters ask of Slurm, and how fast they go: a row of the throughput table."""
 
@@ -291,6 +324,7 @@ class Study:
     rehearsal: Rehearsal | None = None  # None: its runs are trained
     rates: tuple[float, ...] = ()  # learning rates to sweep, as multiples of the recipe's; the grid's own runs are the 1
     rate_budgets: tuple[float, ...] = ()  # budgets of the grid to sweep them at; empty: the smallest alone
+    evaluation: dict[str, Evaluation] = field(default_factory=dict)  # what runs of grid and probe are measured by at their end
 
     def check(self, where: str):
         one_of(self.flops, COUNTS_FLOPS, "study.flops")
@@ -325,6 +359,7 @@ class Study:
         for seed in self.seeds:
             units.whole(seed, "study.seeds", low=0)
         self._check_rates()
+        self._check_evaluation()
         if self.data.source == "latents" and not self.validation.path:
             raise UserError("study.validation.path: missing; give the file of held-out images that runs are measured on")
         for data in (self.data, *self.validation.also.values()):
@@ -356,6 +391,18 @@ class Study:
                 )
         if self.rate_budgets and not self.rates:
             raise UserError("study.rate_budgets: there are no rates to sweep; give rates, as in rates=[0.25,0.5,1,2,4]")
+
+    def _check_evaluation(self):
+        for name in self.evaluation:
+            one_of(name, METRICS, "study.evaluation")
+        fid = self.evaluation.get("fid")
+        if fid and self.data.channels not in (1, 3):
+            raise UserError(f"study.evaluation.fid: {self.data.name} is latents, and FID wants pictures; ~evaluation.fid leaves it out")
+        if fid and not fid.few and (fid.n or self.validation.n) < FEWEST:
+            raise UserError(
+                f"study.evaluation.fid.n: {fid.n or self.validation.n} images are too few for a number that means something; use "
+                f"{FEWEST} or more, or add study.evaluation.fid.few=true"
+            )
 
     def widths_of(self, budget: float) -> tuple[int, ...]:
         """The widths planned at a budget."""

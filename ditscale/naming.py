@@ -48,6 +48,10 @@ class StudyPaths:
     def __init__(self, root: Path | str):
         self.root = Path(root)
 
+    def laws_of(self, metric: str) -> Path:
+        """The laws fitted to a metric's own minima."""
+        return self.laws if metric == "loss" else self.root / f"laws-{metric}.json"
+
     def run(self, run_id: str) -> RunPaths:
         return RunPaths(self.runs / run_id)
 

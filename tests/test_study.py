@@ -10,7 +10,7 @@ import time
 import h5py
 import pytest
 
-SETTINGS = ["study=mini", "budgets=[4e10,8e10]", "widths=[16,32,40,48,56,64]", "probe_budget=1.6e11", "recipe.min_steps=10", "validation.n=512"]
+SETTINGS = ["study=mini", "budgets=[4e10,8e10]", "widths=[16,32,40,48,56,64]", "probe_budget=1.6e11", "recipe.min_steps=10", "validation.n=512", "evaluation.vlb.n=64", "evaluation.likelihood.n=8", "evaluation.fid.steps=4"]
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_whole_study(tmp_path, ditscale):
 def test_aggregate_without_a_law(tmp_path, ditscale):
     """Two runs give no law: the reasons are said, the status is not 0, and the report still stands."""
     root = tmp_path / "s"
-    assert ditscale("plan", root, "study=mini", "budgets=[5e9]", "widths=[16,24]", "recipe.min_steps=10", "validation.n=64").returncode == 0
+    assert ditscale("plan", root, "study=mini", "~evaluation", "budgets=[5e9]", "widths=[16,24]", "recipe.min_steps=10", "validation.n=64").returncode == 0
     assert ditscale("launch", root).returncode == 0
     shim = tmp_path / "bin"
     shim.mkdir()

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 
 
-SAMPLERS = ("heun", "euler")
-
 
 @torch.no_grad()
 def sample(model, noise: Tensor, text: Tensor, steps: int = 32, sampler: str = "heun") -> Tensor:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import Data, plain
+from ..config import FEWEST, Data, Evaluation, plain
 from ..diffusion.sampler import model_evaluations, sample
 from ..errors import UserError
 from ..files import make_directory, write_bytes
@@ -28,9 +29,7 @@ from .held_out import HeldOut
 from .measure import clear, measure
 from .reader import as_bytes, cache
 from .samples import STREAM
-from .settings import Settings
 
-LEAST = 2048  # fewer give an FID that says more about n than about the run
 RESAMPLES = 100
 SUBSETS, SUBSET = 100, 1000  # of KID: torch-fidelity's own
 
@@ -40,8 +39,9 @@ class FID:
 
     name = "fid"
 
-    def __init__(self, model: nn.Module, data: HeldOut, asked: Settings, own: Data, ranks: Ranks):
+    def __init__(self, model: nn.Module, data: HeldOut, asked: Evaluation, own: Data, ranks: Ranks, tick: Callable[[], None]):
         """own: the run's own data set, whatever it is measured on."""
+        self.tick = tick
         self.model, self.data, self.sampler, self.steps, self.ranks = model, data, asked.sampler, asked.steps, ranks
         self.features, full_name, width = extractor(asked.extractor, asked.weights, own, ranks)
         self.columns = list(range(width))
@@ -75,7 +75,7 @@ class FID:
         if found[0, 0]:
             return found[:, 1:].numpy()
         parts = path.with_suffix(".parts")
-        rows, _, _ = measure(_Reference(self), self.data.n, 256, parts, self.ranks)
+        rows, _, _ = measure(_Reference(self), self.data.n, 256, parts, self.ranks, self.tick)
         if self.ranks.first:
             memory = io.BytesIO()
             np.savez(memory, features=rows.astype(np.float32))
@@ -95,12 +95,12 @@ class _Reference:
         return self.fid.features(as_bytes(self.fid.data.images(index)[0])).double().cpu().numpy(), 0
 
 
-def check(data: HeldOut, asked: Settings):
+def check(data: HeldOut, asked: Evaluation):
     """Raise UserError where there can be no FID, before anything is drawn."""
     if not data.pixels:
         raise UserError(f"fid: {data.name} is latents, and an extractor wants pictures; decode and measure them outside ditscale")
-    if data.n < LEAST and not asked.few:
-        raise UserError(f"fid: {data.n} images are too few for a number that means something; use --n {LEAST} or more, or add --few")
+    if data.n < FEWEST and not asked.few:
+        raise UserError(f"fid: {data.n} images are too few for a number that means something; use --n {FEWEST} or more, or add --few")
     check_weights(asked.extractor, asked.weights)
 
 

@@ -17,9 +17,9 @@ from ..diffusion.likelihood import log_likelihood
 from ..diffusion.ode import Stiff
 from ..errors import UserError
 from .held_out import BIN, HeldOut
+from .measure import Unmeasurable
 
 MOST_DIMS = 4096  # for the exact trace, which takes as many backward passes
-TRACES = ("hutchinson", "exact")
 
 
 class Likelihood:
@@ -50,7 +50,7 @@ class Likelihood:
         try:
             log_p, path = log_likelihood(self.model, x0, text, probes, self.tolerance)
         except Stiff:
-            raise UserError(f"likelihood: the flow is too stiff for a tolerance of {self.tolerance:g}; use a larger --tolerance") from None
+            raise Unmeasurable(f"likelihood: the flow is too stiff for a tolerance of {self.tolerance:g}; use a larger --tolerance") from None
         nll = -log_p - (math.log(BIN) if self.data.pixels else 0.0)
         evaluations = path.evaluations.double()
         return torch.stack([nll, evaluations], 1).cpu().numpy(), int(evaluations.sum())

@@ -18,7 +18,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Protocol
+from typing import Callable, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,10 @@ from ..train.ranks import Ranks
 PROGRESS_S = 10.0
 
 
+class Unmeasurable(UserError):
+    """A metric of a model has no finite value, or takes no finite time. All ranks know it."""
+
+
 class Metric(Protocol):
     name: str
     columns: list
@@ -42,11 +46,14 @@ class Metric(Protocol):
     def result(self, rows: np.ndarray) -> dict: ...
 
 
-def measure(metric: Metric, n: int, chunk: int, parts: Path, ranks: Ranks) -> tuple[np.ndarray, float, float]:
+def measure(
+    metric: Metric, n: int, chunk: int, parts: Path, ranks: Ranks, tick: Callable[[], None] = lambda: None
+) -> tuple[np.ndarray, float, float]:
     """Rows [n, columns] of all images, known to every rank; seconds of computing; model evaluations of an image.
 
     parts: the directory of finished chunks, by whichever rank of whichever attempt. All ranks meet after each round of
-    chunks, so none waits longer than one takes. Raises UserError when an image's numbers are not finite.
+    chunks, so none waits longer than one takes, and call `tick`. Raises Unmeasurable, on
+    all of them, when an image's numbers are not finite or its metric says so.
     """
     starts = list(range(0, n, chunk))
     rows = torch.zeros(n, len(metric.columns), dtype=torch.float64)
@@ -65,14 +72,20 @@ def measure(metric: Metric, n: int, chunk: int, parts: Path, ranks: Ranks) -> tu
     told = time.monotonic()
     for first in range(0, len(missing), ranks.world):
         mine = missing[first : first + ranks.world][ranks.rank : ranks.rank + 1]
+        error = None
         for start in mine:
             began = time.monotonic()
             index = torch.arange(start, min(start + chunk, n))
-            values, evaluations = metric.rows(index)
-            made = np.array([time.monotonic() - began, evaluations], dtype=float)
-            rows[index], sums = torch.from_numpy(values), sums + torch.from_numpy(made)
-            _write(parts / f"{start}.npz", values, made)
-        ranks.meet()
+            try:
+                values, evaluations = metric.rows(index)
+                made = np.array([time.monotonic() - began, evaluations], dtype=float)
+                rows[index], sums = torch.from_numpy(values), sums + torch.from_numpy(made)
+                _write(parts / f"{start}.npz", values, made)
+            except UserError as trouble:
+                error = trouble
+        if not ranks.agree(error is None):
+            raise error or Unmeasurable(f"{metric.name}: another rank cannot measure it, and says why")
+        tick()
         if ranks.first and time.monotonic() - told > PROGRESS_S:
             told = time.monotonic()
             print(f"  {metric.name}: {units.count(min(n, n - len(missing[first + ranks.world:]) * chunk))} of {n} images", file=sys.stderr, flush=True)
@@ -94,7 +107,7 @@ def clear(parts: Path):
 
 def _write(path: Path, rows: np.ndarray, sums: np.ndarray):
     if not np.isfinite(rows).all():
-        raise UserError(f"{path.parent.name}: image {path.stem} and following give numbers that are not finite; the model has diverged")
+        raise Unmeasurable(f"{path.parent.name}: image {path.stem} and following give numbers that are not finite; the model has diverged")
     memory = io.BytesIO()
     np.savez(memory, rows=rows, sums=sums)
     write_bytes(path, memory.getvalue(), to_disk=False)

@@ -8,9 +8,11 @@ cannot be compared, nor can these with Inception's.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,13 +62,16 @@ def caption_reader(data: Data, ranks: Ranks) -> tuple[CaptionReader, str]:
         raise UserError(f"{NAME}: {data.name} is not pictures with words as captions; name another --extractor, with --weights FILE")
     path = cache() / f"{NAME}-{digest({**RECIPE, 'data': plain(replace(data, name='', seed=0))})[:12]}.pt"
     reader = CaptionReader(data.channels, data.text_length, data.text_vocab)
-    if not _load(reader, path):
-        train(reader, data)
-        made = io.BytesIO()
-        torch.save(reader.state_dict(), made)
-        if ranks.first:
-            make_directory(path.parent)
-            write_bytes(path, made.getvalue())
+    if ranks.first:
+        make_directory(path.parent)
+        with open(path.with_suffix(".lock"), "a") as lock:
+            with suppress(OSError):  # no locks here: then each trains it, and comes to the same
+                fcntl.flock(lock, fcntl.LOCK_EX)  # of runs that end at once, one trains it and the others wait
+            if not _load(reader, path):
+                train(reader, data)
+                made = io.BytesIO()
+                torch.save(reader.state_dict(), made)
+                write_bytes(path, made.getvalue())
     for weights in reader.state_dict().values():  # those of rank 0, should two machines round differently
         if not ranks.first:
             weights.zero_()

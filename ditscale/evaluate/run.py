@@ -1,6 +1,7 @@
-"""Evaluation of a finished run: metrics on its held-out images and on other data sets, and samples, into evaluation.h5.
+"""Evaluation of a trained run: metrics on its held-out images and on other data sets, and samples, into evaluation.h5.
 
-What is there with the same settings is not measured again. Whoever starts this with several ranks shares the work among them.
+At the end of a run (train/loop.py) as its study asks, or on demand. What is there with the same settings is not measured again. Whoever
+starts this with several ranks shares the work among them.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Callable
 
 import torch
 
-from ..config import Data
+from ..config import Data, Evaluation
 from ..errors import UserError, nearest
 from ..naming import RunPaths, digest
 from ..plan.run import Run
@@ -24,13 +26,13 @@ from .bound import Bound
 from .finished import Finished, load
 from .held_out import HeldOut, data_sets
 from .likelihood import Likelihood
-from .measure import Metric, clear, measure
+from .measure import Metric, Unmeasurable, clear, measure
 from .settings import Settings
 from .validation import ValidationLoss
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Measured:
     """What is known of a run now: results asked for, whether measured now or before."""
 
     run: Run
@@ -50,45 +52,68 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def evaluate(run_dir: Path | str, settings: Settings = Settings()) -> Evaluation:
-    """Measure a finished run and draw samples. Raises UserError, and writes nothing, at what cannot be measured."""
+def evaluate(run_dir: Path | str, settings: Settings | None = None) -> Measured:
+    """Measure a finished run and draw samples; without settings as its study asks, or else its validation loss.
+
+    Raises UserError, and writes nothing, at what cannot be measured.
+    """
     at = RunPaths(run_dir)
     finished = load(at.root)
-    run = finished.run
-    chosen = _chosen(run, settings.datasets)
-    for data in [*chosen, run.data]:  # what cannot be measured is said before anything is written
-        held_out = _held_out(run, data, settings, torch.device("cpu"))
-        if "fid" in settings.metrics and data in chosen:
-            fid.check(held_out, settings)
+    settings = settings or Settings(finished.run.evaluation or {"val_loss": Evaluation()})
+    check(finished.run, settings)
     read_results(at.evaluation)
-    ranks = start(at.root, at.rendezvous)
+    ranks, orderly = start(at.root, at.rendezvous), False
     try:
         with ExitStack() as held:
             if ranks.first:
                 held.callback(RunLock(at.evaluation_lock).release)
             ranks.meet()
-            made = _evaluate(at, finished.to(ranks.device), chosen, settings, ranks)
+            made = measure_all(at, finished.to(ranks.device), settings, ranks)
             ranks.meet()
+            orderly = True
             return made
+    except RuntimeError as error:
+        if not ranks.lost(error):
+            raise
+        raise UserError(f"{at.root}: a rank has ended; the same command goes on where this one was") from None
     finally:
-        ranks.close()
+        ranks.close(orderly)
 
 
-def _evaluate(at: RunPaths, finished: Finished, chosen: list[Data], settings: Settings, ranks: Ranks) -> Evaluation:
-    run, known, results, measured = finished.run, read_results(at.evaluation), [], 0
+def check(run: Run, settings: Settings):
+    """Raise UserError at what cannot be measured, before there is anything to measure it on."""
+    chosen = _chosen(run, settings.datasets)
+    for name, how in settings.metrics.items():
+        for data in [*chosen, run.data]:
+            held_out = _held_out(run, data, how.n, settings.seed, torch.device("cpu"))
+            if name == "fid" and data in chosen:
+                fid.check(held_out, how)
+
+
+def measure_all(at: RunPaths, finished: Finished, settings: Settings, ranks: Ranks, tick: Callable[[], None] = lambda: None) -> Measured:
+    """All that is asked for, by all ranks together. `tick` is called by each of them, in step, every chunk of images.
+
+    Raises Unmeasurable where a metric has no finite value, once all others are measured.
+    """
+    run, known, results, measured, trouble = finished.run, read_results(at.evaluation), [], 0, []
     weights, chunk = finished.fingerprint(), settings.batch_size or run.validation.batch_size
-    for data in chosen:
-        held_out = _held_out(run, data, settings, ranks.device)
-        for name in settings.metrics:
-            metric = _metric(name, finished, held_out, settings, ranks)
+    for data in _chosen(run, settings.datasets):
+        for name, how in settings.metrics.items():
+            held_out = _held_out(run, data, how.n, settings.seed, ranks.device)
+            metric = _metric(name, finished, held_out, how, ranks, tick)
             result = _asked(metric, held_out, weights)
             there = next((r for r in known if r.same(result)), None)
+            try:
+                results.append(there or _measured(at, result, metric, chunk, ranks, tick))
+            except Unmeasurable as error:
+                trouble.append(f"{data.name}: {error}")
             measured += there is None
-            results.append(there or _measured(at, result, metric, chunk, ranks))
     if ranks.first:
-        own = _held_out(run, run.data, settings, ranks.device)
-        samples.draw(at.evaluation, run.run_id, finished.ema, own, settings.samples, settings.steps, settings.sampler)
-    return Evaluation(run, tuple(results), measured, settings.samples, ranks.first)
+        own, how = _held_out(run, run.data, settings.samples, settings.seed, ranks.device), settings.drawn
+        samples.draw(at.evaluation, run.run_id, finished.ema, own, settings.samples, how.steps, how.sampler)
+    if trouble:
+        raise Unmeasurable("; ".join(trouble))
+    return Measured(run, tuple(results), measured, settings.samples, ranks.first)
 
 
 def _chosen(run: Run, names: tuple[str, ...]) -> list[Data]:
@@ -105,21 +130,19 @@ def _chosen(run: Run, names: tuple[str, ...]) -> list[Data]:
     return [by_name[name] for name in names] or list(known.values())
 
 
-def _held_out(run: Run, data: Data, settings: Settings, device: torch.device) -> HeldOut:
-    n = settings.n or run.validation.n
-    seed = run.validation.seed if settings.seed is None else settings.seed
-    return HeldOut(data, run.validation, n, seed, device)
+def _held_out(run: Run, data: Data, n: int, seed: int | None, device: torch.device) -> HeldOut:
+    return HeldOut(data, run.validation, n or run.validation.n, run.validation.seed if seed is None else seed, device)
 
 
-def _metric(name: str, finished: Finished, data: HeldOut, settings: Settings, ranks: Ranks) -> Metric:
+def _metric(name: str, finished: Finished, data: HeldOut, how: Evaluation, ranks: Ranks, tick: Callable[[], None]) -> Metric:
     run, recipe = finished.run, finished.run.recipe
     if name == "val_loss":
         return ValidationLoss({"ema": finished.ema, "raw": finished.raw}, data, recipe.timesteps, recipe.precision)
     if name == "vlb":
-        return Bound(finished.ema, data, recipe.precision, settings.t_min)
+        return Bound(finished.ema, data, recipe.precision, how.t_min)
     if name == "likelihood":
-        return Likelihood(finished.ema, data, settings.trace, settings.probes, settings.tolerance)
-    return fid.FID(finished.ema, data, settings, run.data, ranks)
+        return Likelihood(finished.ema, data, how.trace, how.probes, how.tolerance)
+    return fid.FID(finished.ema, data, how, run.data, ranks, tick)
 
 
 def _asked(metric: Metric, data: HeldOut, weights: str) -> Result:
@@ -127,11 +150,11 @@ def _asked(metric: Metric, data: HeldOut, weights: str) -> Result:
     return Result(metric.name, data.name, math.nan, math.nan, "", data.n, data.seed, metric.settings | {"model": weights})
 
 
-def _measured(at: RunPaths, asked: Result, metric: Metric, chunk: int, ranks: Ranks) -> Result:
+def _measured(at: RunPaths, asked: Result, metric: Metric, chunk: int, ranks: Ranks, tick: Callable[[], None]) -> Result:
     """Measure by all ranks together; rank 0 writes."""
     name = digest({"chunk": chunk, "n": asked.n, "seed": asked.seed, "dataset": asked.dataset, **asked.settings})[:12]
     parts = at.evaluation_parts / f"{asked.metric}-{name}"
-    rows, wall_s, evaluations = measure(metric, asked.n, chunk, parts, ranks)
+    rows, wall_s, evaluations = measure(metric, asked.n, chunk, parts, ranks, tick)
     found = metric.result(rows)
     value, se, unit = (found.pop(key) for key in ("value", "se", "unit"))
     result = replace(asked, value=value, se=se, unit=unit, wall_s=wall_s, evaluations=evaluations, arrays=found)

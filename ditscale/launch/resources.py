@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from .. import units
 from ..config import Cluster, Size
 from ..errors import UserError
+from ..plan.price import evaluation_flops
 from ..plan.run import Run
 
 START_S = 300  # loading Python, torch and the data, on a slow file system
@@ -46,7 +47,7 @@ def resources(run: Run, cluster: Cluster) -> Resources:
             f"run {run.run_id}: a batch of {run.recipe.batch_size} images does not divide over the {ranks} ranks that "
             f"cluster.sizes gives it; change nodes or ranks of that row"
         )
-    takes = run.n_images * run.flops_per_image / (ranks * size.flops_per_s)
+    takes = (run.n_images * run.flops_per_image + evaluation_flops(run)) / (ranks * size.flops_per_s)
     seconds = START_S + cluster.margin * (run.rehearsal.seconds if run.rehearsal else takes)
     hours = min(next((h for h in HOURS if 3600 * h >= seconds), HOURS[-1]), cluster.max_time_h)
     return Resources(size, max(1, math.ceil(60 * hours)))

@@ -10,6 +10,7 @@ minima/ is Approach 2, surface/ Approach 3; intervals/ draws and carries errors 
 fit; sealed/ forecasts and judges.
 """
 
+from .along import Along, fit_along
 from .checks.backtest import Backtest
 from .checks.checklist import checklist
 from .checks.findings import CODES, Finding
@@ -33,9 +34,9 @@ from .table import Table
 from .trials import read_trials
 
 __all__ = [
-    "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate",
+    "Along", "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate",
     "ExtraTerm", "Finding", "FloorLaw", "Forecast", "Laws", "MetricLaw", "Offset", "Pair", "Parabola",
     "PowerLaw", "RateLaw", "Surface", "Table", "Trial", "Verdict", "checklist", "compare", "fit",
-    "fit_approach2", "fit_approach3", "fit_offset", "fit_parabola", "fit_rates", "fit_surface", "floor_law",
+    "fit_along", "fit_approach2", "fit_approach3", "fit_offset", "fit_parabola", "fit_rates", "fit_surface", "floor_law",
     "forecast", "load_forecast", "metric_law", "power_law", "read_table", "read_trials", "seal", "verdict",
 ]  # fmt: skip

@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..errors import UserError
 from ..units import compact
-from .checks.findings import Finding, names_of, some
-from .intervals.uncertainty import Estimate, t_quantile
-from .minima.approach2 import fit_approach2
+from .checks.findings import Finding
+from .intervals.uncertainty import Estimate
+from .optimum import at_optimum, interval_of, usable
 from .table import Table
 
 LAYOUT = 1
@@ -102,69 +101,28 @@ def fit_offset(table: Table, against: str) -> Offset:
     Slices without a usable optimum, and runs without a value of `against`, take no part and are listed. Raises
     UserError when the column is not there, and with status 3 when fewer than 2 slices are left.
     """
-    if against not in table.columns:
-        raise UserError(
-            f"{table.source or 'table'}: it was read without {against!r}; read_table(..., also=({against!r},))"
-        )
-    grid = table.grid()
-    findings = []
-    lost = ~np.isfinite(grid.columns[against])
-    if lost.any():
-        text = f"{some(grid.run_id[lost])} have no {against} and take no part"
-        findings.append(Finding("excluded_runs", text, names_of(grid.run_id[lost])))
-        grid = grid.take(~lost)
-    laws = fit_approach2(grid, bootstrap=0) if len(grid) else None
-    slices = laws.accepted if laws else []
-    findings += [f for f in laws.findings if f.severity == "refused"] if laws else []
-    if len(slices) < 2:
-        why = "; ".join(f.message for f in findings) or f"{len(slices)} slices"
-        raise UserError(f"{table.source or 'table'}: no offset can be given, it needs 2 usable slices: {why}", status=3)
+    grid, slices, findings = usable(table, against)
     inside, outside = grid.loss, grid.columns[against]
     positive = bool((inside > 0).all() and (outside > 0).all())
     # Losses scatter by a share of themselves, so a metric that spans decades has to be weighed by its own size.
     size = np.hypot(inside, outside) if positive else np.ones(len(grid))
     log_c = np.log([p.budget_flops for p in slices])
-    at, se, dof = _at_optimum(grid, slices, outside - inside, size)
+    at, se, dof = at_optimum(grid, slices, outside - inside, size)
     difference = _trend(log_c, at, se, dof)
     ratio = ratios = None
     if positive:
-        log_at, log_se, _ = _at_optimum(grid, slices, np.log(outside / inside), np.ones(len(grid)))
+        log_at, log_se, _ = at_optimum(grid, slices, np.log(outside / inside), np.ones(len(grid)))
         ratio = _trend(log_c, log_at, log_se, dof)
         ratio = Trend(_exp(ratio.mean), ratio.slope, ratio.p, dof)
-        ratios = [_exp(_interval(v, s, dof)) for v, s in zip(log_at, log_se, strict=True)]
+        ratios = [_exp(interval_of(v, s, dof)) for v, s in zip(log_at, log_se, strict=True)]
     found = tuple(
-        SliceOffset(p.budget_flops, p.n_runs, p.n_params, _interval(v, s, dof), ratios and ratios[k])
+        SliceOffset(p.budget_flops, p.n_runs, p.n_params, interval_of(v, s, dof), ratios and ratios[k])
         for k, (p, v, s) in enumerate(zip(slices, at, se, strict=True))
     )
     growths = _growths(log_c, at, se, dof)
     law = min(growths, key=lambda g: g.aicc).form if difference.p < 0.05 else None
     sentence = _sentence(grid.metric, against, found, difference, ratio, growths, law)
     return Offset(grid.metric, against, found, difference, ratio, growths, law, tuple(findings), sentence)
-
-
-def _at_optimum(table: Table, slices, values: np.ndarray, size: np.ndarray):
-    """(values at N* (K,), standard errors (K,), dof) from a quadratic in log N per slice, noise pooled over slices.
-
-    size (n,): the scatter of a run's value is taken to be proportional to it.
-    """
-    fits, squares, dof = [], 0.0, 0
-    for p in slices:
-        x, scale = np.log(table.n_params[p.rows] / p.n_params), float(np.median(size[p.rows]))
-        basis = np.stack([np.ones_like(x), x, x * x], axis=1)
-        c = np.linalg.lstsq(basis, values[p.rows], rcond=None)[0]
-        squares += float(np.sum((values[p.rows] - basis @ c) ** 2)) / scale**2
-        dof += len(x) - 3
-        fits.append((c, scale, np.linalg.inv(basis.T @ basis)[0, 0], p.log_n_se or 0.0))
-    noise = max(math.sqrt(squares / dof), 1e-9)  # a noise-free table has no intervals of width zero to weigh by
-    at = np.array([c[0] for c, *_ in fits])
-    # The place of the optimum is uncertain too; that matters where the values are steep in N.
-    se = np.array([math.hypot(noise * scale * math.sqrt(v), c[1] * log_n_se) for c, scale, v, log_n_se in fits])
-    return at, se, dof
-
-
-def _interval(value: float, se: float, dof: int) -> Estimate:
-    half = t_quantile(0.975, dof) * float(se)
-    return Estimate(float(value), float(value) - half, float(value) + half)
 
 
 def _exp(e: Estimate) -> Estimate:
@@ -180,7 +138,7 @@ def _trend(log_c: np.ndarray, at: np.ndarray, se: np.ndarray, dof: int) -> Trend
     slope_se = 1 / math.sqrt(np.sum(weight * x * x))
     p = 2 * float(stdtr(dof, -abs(slope) / slope_se))
     return Trend(
-        _interval(mean, np.sum(weight) ** -0.5, dof), _interval(slope * DECADE, slope_se * DECADE, dof), p, dof
+        interval_of(mean, np.sum(weight) ** -0.5, dof), interval_of(slope * DECADE, slope_se * DECADE, dof), p, dof
     )
 
 
@@ -238,7 +196,7 @@ def _judged(residuals, jacobian, se, dof, rate, value, gradient) -> tuple[Estima
     covariance = np.linalg.inv(weighted.T @ weighted)
     spread = math.sqrt(gradient @ covariance @ gradient)
     misfit = float(np.sum((residuals / se) ** 2))
-    return _interval(rate, math.sqrt(covariance[1, 1]), dof), _interval(value, spread, dof), misfit
+    return interval_of(rate, math.sqrt(covariance[1, 1]), dof), interval_of(value, spread, dof), misfit
 
 
 def _aicc(misfit: float, n: int) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .. import units
 from ..config import Study
 from ..errors import UserError
+from .price import evaluation_flops
 from .run import Run, make_run
 
 
@@ -87,5 +88,7 @@ def table(plan: Plan) -> str:
         lines.append(f"dropped: budget {units.compact(d.budget_flops)}, width {d.width}: {d.reason}")
     swept = sum(r.role == "rate" for r in plan.runs)
     of_them = f", {swept} of them a sweep of the learning rate" if swept else ""
-    lines.append(f"{len(plan.runs)} runs{of_them}, {units.compact(plan.flops)} FLOPs of training")
+    measured = sum(evaluation_flops(r) for r in plan.runs)
+    then = f", and {units.compact(measured)} ({measured / plan.flops:.1%}) of evaluation" if measured else ""
+    lines.append(f"{len(plan.runs)} runs{of_them}, {units.compact(plan.flops)} FLOPs of training{then}")
     return "\n".join(lines)

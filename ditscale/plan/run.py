@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 
 from .. import config, flops, naming, units
-from ..config import Cluster, Data, Design, Recipe, Rehearsal, Study, Validation
+from ..config import Cluster, Data, Design, Evaluation, Recipe, Rehearsal, Study, Validation
 from ..errors import UserError, one_of
 from .recipe import batch_of, resolved
 
@@ -68,6 +68,7 @@ class Run:
     execution: Execution
     layout: int = 1
     rehearsal: Rehearsal | None = None  # None: it is trained
+    evaluation: dict[str, Evaluation] = field(default_factory=dict)  # what it is measured by at its end, beside the validation loss
 
     @property
     def shape(self) -> flops.Shape:
@@ -84,7 +85,7 @@ class Run:
         Keys that a recipe gained after the first runs count only where they differ from their default: earlier runs keep
         their identity.
         """
-        content = {k: v for k, v in config.plain(self).items() if k not in ("run_id", "execution", "study", "role")}
+        content = {k: v for k, v in config.plain(self).items() if k not in ("run_id", "execution", "study", "role", "evaluation")}
         usual = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
         content["recipe"] = {k: v for k, v in content["recipe"].items() if k not in LATER or v != usual[k]}
         return content
@@ -141,6 +142,7 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int, mult
         validation=study.validation,
         execution=Execution.on(study.cluster, 1),
         rehearsal=study.rehearsal,
+        evaluation={} if study.rehearsal or role == "rate" else study.evaluation,
     )
     if abs(made.deviation) > 0.005:
         raise UserError(f"{steps} steps miss the budget by {made.deviation:+.2%}, more than 0.5 %; use a smaller batch")

@@ -9,18 +9,19 @@ from pathlib import Path
 from .. import __version__
 from ..files import make_directory, write_bytes, write_text
 from ..naming import StudyPaths
-from . import sentences, tables
+from . import metrics, sentences, tables
 from .domains import domains_plot
+from .metrics import metrics_plot
 from .powerlaws import powerlaws_plot
 from .rates import rates_plot
 from .read import Material, number, read_material
-from .samples import data_uri, pairs, samples_plot
+from .samples import data_uri, grids_plot, pairs, samples_plot
 from .slices import slices_plot
 from .style import Plot, css_variables, render
 from .tables import code, superscripts
 from .training import training_plot
 
-PLOTS = (slices_plot, powerlaws_plot, training_plot, domains_plot, rates_plot, samples_plot)
+PLOTS = (slices_plot, powerlaws_plot, training_plot, domains_plot, metrics_plot, rates_plot, samples_plot, grids_plot)
 
 
 def write_report(root: Path | str) -> Path:
@@ -61,6 +62,10 @@ def html(material: Material, shown: list[tuple[Plot, list[str]]]) -> str:
         body.append(
             f"<h2>The laws in numbers</h2>{tables.laws_table(material)}<p>{escape(sentences.backtest(material))}</p>"
         )
+        if rows := metrics.rows(material):
+            head = ["metric", "data set", "form in C", "exponent of C (95 %)", "forecast at the probe (95 %)", "measured there"]
+            said = "".join(f"<p>{escape(s)}</p>" for s in metrics.sentences(material))
+            body.append(f"<h2>Other metrics at the loss's optimum</h2>{tables.table(head, [[escape(c) for c in r] for r in rows], left=3)}{said}")
         body.append(f"<h2>Slices</h2>{tables.slices_table(material)}")
         body.append(f"<h2>Findings</h2>{tables.findings_list(material)}")
     body.append(_runs(material))

@@ -53,6 +53,7 @@ class Material:
     forecast: dict | None
     verdict: dict | None
     samples: Samples | None
+    grids: dict[float, Samples]  # by budget, of its run with the lowest loss, where runs have the same captions and sampler
     missing: tuple[Missing, ...]
     rates: dict | None = None
 
@@ -112,6 +113,7 @@ def read_material(root: Path | str) -> Material:
     )
     best = str(points["run_id"][int(np.argmin(points["loss"]))])
     samples = _read_samples(paths.run(best).evaluation, best)
+    grids = _grids(paths, points, samples)
     probed = bool((points["role"] == "probe").any())
     missing = []
     if laws is None:
@@ -135,7 +137,7 @@ def read_material(root: Path | str) -> Material:
         missing.append(Missing(f"{what} (rates.json)", "`ditscale rates DIR`"))
     curves = {name: rows for name, rows in curves.items() if name not in sweep}
     return Material(
-        Path(root), study, points, excluded, curves, laws, forecast, verdict, samples, tuple(missing), rates
+        Path(root), study, points, excluded, curves, laws, forecast, verdict, samples, grids, tuple(missing), rates
     )
 
 
@@ -184,6 +186,18 @@ def _read_samples(path: Path, run_id: str) -> Samples | None:
             return Samples(run_id, made["generated"][()], made["reference"][()], captions, settings)
     except (OSError, KeyError):
         raise UserError(f"{path}: is damaged; move it away, then `ditscale evaluate {path.parent}`") from None
+
+
+def _grids(paths: StudyPaths, points: dict, best: Samples | None) -> dict[float, Samples]:
+    """Samples of each budget's best run, as far as they are drawn like those of the best of all."""
+    found = {}
+    for budget in sorted({float(b) for b in points["budget_flops"]}) if best else ():
+        there = np.flatnonzero(points["budget_flops"] == budget)
+        run = str(points["run_id"][there[np.argmin(points["loss"][there])]])
+        samples = _read_samples(paths.run(run).evaluation, run)
+        if samples and (samples.captions, samples.settings) == (best.captions, best.settings):
+            found[budget] = samples
+    return found
 
 
 def _same_runs(laws: dict, points: dict, excluded) -> bool:

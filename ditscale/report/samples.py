@@ -1,4 +1,4 @@
-"""Figure 5: pictures of the best run beside held-out pictures of the same captions."""
+"""Figures of pictures: the best run beside held-out pictures of the same captions, and the best of each budget."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import numpy as np
 from matplotlib.image import imsave
 
+from ..units import compact
 from .read import Material
 from .style import Panel, Plot
 
@@ -72,3 +73,33 @@ def samples_plot(material: Material) -> Plot | None:
         text,
         (Panel(draw, 2.1 * columns, 1.35 * rows + 0.2, "Generated and held-out pictures"),),
     )
+
+
+COLUMNS = 8  # captions of the grid
+
+
+def grids_plot(material: Material) -> Plot | None:
+    """A row of samples a budget, at the same captions and from the same noise, and the held-out pictures last; None where
+    fewer than two budgets have samples."""
+    if len(material.grids) < 2:
+        return None
+    rows = {compact(budget): pictures(s.generated[:COLUMNS], s.reference) for budget, s in material.grids.items()}
+    last = next(iter(material.grids.values()))
+    rows["held out"] = pictures(last.reference[:COLUMNS], last.reference)
+
+    def draw(figure):
+        axes = figure.subplots(len(rows), min(COLUMNS, len(last.captions)), squeeze=False)
+        for line, (name, shown) in zip(axes, rows.items(), strict=True):
+            for cell, picture in zip(line, shown, strict=False):
+                cell.imshow(picture, interpolation="nearest")
+                cell.set_xticks([])
+                cell.set_yticks([])
+                cell.grid(False)
+                cell.spines[:].set_visible(False)
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+
+    text = (
+        f"The run with the lowest loss of each budget, FLOPs at the left, at the same captions and from the same noise ({last.settings}); "
+        "the last row shows the held-out pictures of these captions. Not chosen: the first of the validation set."
+    )
+    return Plot("grids", "Samples over compute", text, (Panel(draw, 6.6, 0.72 * len(rows) + 0.2, "Samples by budget"),))

@@ -18,6 +18,10 @@ import torch.distributed as dist
 from ..data.open import open_source
 from ..diffusion.rectified_flow import Noise, losses
 from ..errors import UserError
+from ..evaluate import run as evaluation
+from ..evaluate.finished import load
+from ..evaluate.measure import Unmeasurable
+from ..evaluate.settings import Settings
 from ..evaluate.validation import triple_losses, triples
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
@@ -81,6 +85,9 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
     stop = StopFlag()
     at.failure.unlink(missing_ok=True)
 
+    if run.evaluation:
+        evaluation.check(run, Settings(run.evaluation))  # now, not after a week of training
+
     # ---- data, model, and where an earlier attempt left off
     source = open_source(run.data)
     state = build(run, ranks)
@@ -98,7 +105,11 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
             final = {"run_id": run.run_id, "images": state.images, "model": state.layout.whole(state.layout.weights)}
             final["ema"] = list(state.layout.whole(state.ema.averages).values())
             if writer:
-                writer.finish(lambda: checkpoint.save_final(at.checkpoint, lambda file: torch.save(final, file)))
+                checkpoint.save_final(at.checkpoint, lambda file: torch.save(final, file))
+            if run.evaluation:
+                _evaluate(at, run, ranks, state, writer, stop)
+            if writer:
+                writer.finish()
         return "finished"
     finally:
         shards.close()
@@ -218,3 +229,25 @@ def _validate(run: Run, ranks: Ranks, state: State, writer: Writer | None):
             row["dataset"], row["images"], row["loss"] = data.name.encode(), state.images, samples.mean()
             row["raw_loss"], row["elapsed_s"] = raw, time.monotonic() - began
             writer.write_validation(i, row, samples)
+
+
+def _evaluate(at: RunPaths, run: Run, ranks: Ranks, state: State, writer: Writer | None, stop: StopFlag):
+    """Measure what the study asks for. What has no finite value is said in the log and stays out: the run is finished."""
+
+    def tick():
+        if writer:
+            writer.beat("evaluating", state.images, state.loss_ema)
+        if not ranks.agree(not stop.raised):
+            raise Stopped(at, state.images, run.n_images)
+
+    if writer:
+        writer.beat("evaluating", state.images, state.loss_ema, force=True)
+    ranks.meet()  # the final checkpoint is there
+    finished = load(at.root).to(ranks.device)
+    try:
+        made = evaluation.measure_all(at, finished, Settings(run.evaluation), ranks, tick)
+    except Unmeasurable as error:
+        print(f"not measured: {error}", flush=True)
+    else:
+        if writer:
+            print(made.summary(), flush=True)

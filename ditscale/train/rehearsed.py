@@ -42,7 +42,8 @@ def rehearse(run_dir: Path | str, lock: RunLock | None = None) -> str:
             with Writer(at, run, images, ranks=1, beat_s=min(1.0, run.rehearsal.seconds / CHUNKS)) as writer:
                 _steps(at, run, images, writer, stop)
                 _measure(run, writer)
-                writer.finish(lambda: checkpoint.save_final(at.checkpoint, _final(run)))
+                checkpoint.save_final(at.checkpoint, _final(run))
+                writer.finish()
         finally:
             stop.restore()
     return "finished"

@@ -10,7 +10,6 @@ import math
 import socket
 import time
 from contextlib import contextmanager
-from typing import Callable
 
 import numpy as np
 
@@ -103,9 +102,8 @@ class Writer:
         row["loss_se"] = standard_error(samples)
         self.record.write_validation(index, row, samples)
 
-    def finish(self, save: Callable[[], None]):
-        """Save the final checkpoint, say finished, and delete what only served to resume."""
-        save()
+    def finish(self):
+        """All is saved and measured: say finished, and delete what only served to resume."""
         self.record.end("finished", time.time())
         checkpoint.clear(self.at.checkpoint)
 

@@ -141,6 +141,7 @@ def records(root: Path) -> dict[str, dict]:
 # Six runs of a second or less, and two that last long enough to be disturbed and checkpoint only when they are asked to.
 SMALL = (
     "study=mini",
+    "~evaluation",
     "budgets=[5e9,1e10]",
     "widths=[16,24,32]",
     "probe_budget=3e10",
@@ -149,6 +150,7 @@ SMALL = (
 )
 LONG = (
     "study=mini",
+    "~evaluation",
     "budgets=[8e10]",
     "widths=[40,48]",
     "recipe.min_steps=20",

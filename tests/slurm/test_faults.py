@@ -17,6 +17,7 @@ from ditscale.train.checkpoint import resumable
 pytestmark = pytest.mark.slow
 FOUR = (
     "study=mini",
+    "~evaluation",
     "budgets=[4e10]",
     "widths=[40,48,56,64]",
     "recipe.min_steps=20",

@@ -31,7 +31,7 @@ def test_a_signal_and_a_failure(
     root = tmp_path / "study"
     victim = next(run for run in plan(root, *long) if "w48" in run)
     (root / "runs" / victim / "checkpoint").write_text("not a directory")
-    waiting = sweep(root, *long, "budget=2e11", "width=40,48", ON_SLURM)
+    waiting = sweep(root, *long, "budget=8e10", "width=40,48", ON_SLURM)
     slurm.wait(lambda: submissions(root) and submissions(root)[0]["job"], 60, "the array is submitted")
     (mine,) = submissions(root)
     calm = next(run for run in mine["runs"] if run != victim)
@@ -52,7 +52,7 @@ def test_a_signal_and_a_failure(
     assert [a["ended"] for a in attempts(root, calm)] == ["stopped", "finished"]
 
     (root / "runs" / victim / "checkpoint").unlink()
-    alone = sweep(root, "budget=2e11", "width=40,48", ON_SLURM)  # one element is no array
+    alone = sweep(root, "budget=8e10", "width=40,48", ON_SLURM)  # one element is no array
     out, err = alone.communicate(timeout=600)
     assert alone.returncode == 0 and "1 runs to submit, 0 waiting or running, 1 done" in out, out + err
     assert records(root) == quiet(*long)
