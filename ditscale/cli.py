@@ -98,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--weights", metavar="FILE", help="of the extractor, where it is not ours")
     sub.add_argument("--few", action="store_true", help="an FID of fewer than 2048 images")
 
+    sub = verb("fetch-weights", fetch_weights, "Download the weights of a feature extractor for FID, on a machine with internet: runs never do.")
+    sub.add_argument("extractor", metavar="NAME", help="clip-vit-l-14, inception-v3-compat or vgg16")
+    sub.add_argument("--to", type=Path, metavar="FILE", help="(the cache: DITSCALE_CACHE, or ~/.cache/ditscale)")
+    sub.add_argument("--url", default="", metavar="URL", help="of a mirror; the hash is checked all the same")
+
     sub = verb("collect", collect, "Read every run's record into study.h5 and study.csv; list what is left out and why.")
     sub.add_argument("dir", metavar="DIR")
 
@@ -298,6 +303,15 @@ def evaluate(options):
     made = measure(options.run_dir, Settings(metrics, tuple(options.dataset), **more))
     if made.first:
         print(made.summary())
+
+
+def fetch_weights(options):
+    from .errors import one_of
+    from .evaluate.weights import WEIGHTS
+    from .evaluate.weights import fetch_weights as fetch
+
+    one_of(options.extractor, tuple(WEIGHTS), "fetch-weights")
+    print(fetch(options.extractor, options.to, options.url))
 
 
 def collect(options):

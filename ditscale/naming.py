@@ -20,6 +20,11 @@ def run_id(budget_flops: float, depth: int, width: int, seed: int, defines: dict
     return f"c{units.compact(budget_flops)}-d{depth}-w{width}-s{seed}-{digest(defines)[:6]}"
 
 
+def cache() -> Path:
+    """Where things are kept that several studies use: DITSCALE_CACHE, or a directory in the user's home."""
+    return Path(os.environ.get("DITSCALE_CACHE") or Path.home() / ".cache" / "ditscale")
+
+
 class _In:
     """A file or directory of a fixed name inside `root`; made when asked for, since a study has thousands."""
 

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Callable
 
 import torch
 from torch import Tensor
 
-from ..config import Data
-from ..errors import UserError
+from ..config import Data, Evaluation
 from ..train.ranks import Ranks
 from .fidelity import torch_fidelity
 from .reader import NAME, RECIPE, caption_reader
+from .weights import check_weights, needed
 
 
-def extractor(name: str, weights: str, data: Data, ranks: Ranks) -> tuple[Callable[[Tensor], Tensor], str, int]:
+def extractor(how: Evaluation, data: Data, ranks: Ranks) -> tuple[Callable[[Tensor], Tensor], str, int]:
     """features(uint8 [B, C, R, R]) float32 [B, F]; the name with the hash of the weights; and F.
 
     data: of the run, for our own extractor learns from it. Raises UserError as `check_weights` does.
     """
-    check_weights(name, weights)
+    check_weights(how)
     torch_fidelity()
+    name, weights = how.extractor, needed(how)
     if name == NAME:
         reader, full_name = caption_reader(data, ranks)
         made = registered(reader)
     else:
-        full_name = f"{name} {hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:12]}"
+        full_name = f"{name} {hashlib.sha256(weights.read_bytes()).hexdigest()[:12]}"
         from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
         layer = FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")
-        made = _create(name, layer, feature_extractor_weights_path=weights).to(ranks.device)
+        made = _create(name, layer, feature_extractor_weights_path=str(weights)).to(ranks.device)
 
     @torch.no_grad()
     def features(x: Tensor) -> Tensor:
@@ -39,13 +39,6 @@ def extractor(name: str, weights: str, data: Data, ranks: Ranks) -> tuple[Callab
 
     width = features(torch.zeros(1, data.channels, data.resolution, data.resolution, dtype=torch.uint8, device=ranks.device)).shape[1]
     return features, full_name, width
-
-
-def check_weights(name: str, weights: str):
-    """Raise UserError without the file of an extractor's weights: nothing is looked for on a network."""
-    if name != NAME and not Path(weights).is_file():
-        said = f"{weights} is not there" if weights else "its weights are not given"
-        raise UserError(f"--extractor {name}: {said}; save them on a machine with internet and name the file with --weights FILE")
 
 
 def registered(reader: torch.nn.Module):

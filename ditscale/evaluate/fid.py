@@ -20,15 +20,16 @@ from ..config import FEWEST, Data, Evaluation, plain
 from ..diffusion.sampler import model_evaluations, sample
 from ..errors import UserError
 from ..files import make_directory, write_bytes
-from ..naming import digest
+from ..naming import cache, digest
 from ..train.ranks import Ranks
 from . import frechet
-from .extractor import check_weights, extractor
+from .extractor import extractor
 from .fidelity import torch_fidelity
 from .held_out import HeldOut
 from .measure import clear, measure
-from .reader import as_bytes, cache
+from .reader import as_bytes
 from .samples import STREAM
+from .weights import check_weights
 
 RESAMPLES = 100
 SUBSETS, SUBSET = 100, 1000  # of KID: torch-fidelity's own
@@ -43,7 +44,7 @@ class FID:
         """own: the run's own data set, whatever it is measured on."""
         self.tick = tick
         self.model, self.data, self.sampler, self.steps, self.ranks = model, data, asked.sampler, asked.steps, ranks
-        self.features, full_name, width = extractor(asked.extractor, asked.weights, own, ranks)
+        self.features, full_name, width = extractor(asked, own, ranks)
         self.columns = list(range(width))
         self.settings = {"extractor": full_name, "sampler": asked.sampler, "steps": asked.steps, "guidance": 1.0, "pictures": "uint8, native size"}
 
@@ -101,7 +102,7 @@ def check(data: HeldOut, asked: Evaluation):
         raise UserError(f"fid: {data.name} is latents, and an extractor wants pictures; decode and measure them outside ditscale")
     if data.n < FEWEST and not asked.few:
         raise UserError(f"fid: {data.n} images are too few for a number that means something; use --n {FEWEST} or more, or add --few")
-    check_weights(asked.extractor, asked.weights)
+    check_weights(asked)
 
 
 def kid_and_recall(generated: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
-import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from ..config import Data, plain
 from ..data.open import open_source
 from ..errors import UserError
 from ..files import make_directory, write_bytes
-from ..naming import digest
+from ..naming import cache, digest
 from ..train.ranks import Ranks
 
 NAME = "caption-reader"
@@ -101,10 +100,6 @@ def train(reader: CaptionReader, data: Data):
 def as_bytes(x_BCRR: Tensor) -> Tensor:
     """Pictures in about [-1, 1] as uint8 [B, C, R, R]: what an extractor sees, at native size; beyond white is white."""
     return ((x_BCRR.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def cache() -> Path:
-    return Path(os.environ.get("DITSCALE_CACHE") or Path.home() / ".cache" / "ditscale")
 
 
 def _load(reader: CaptionReader, path: Path) -> bool:

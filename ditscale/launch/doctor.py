@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Cluster, Study
+from ..evaluate.weights import WEIGHTS, needed
 from . import queue
 from .job import OFFLINE
 from .snapshot import PACKAGE
@@ -253,8 +254,10 @@ def _space(at: Path) -> Finding:
 
 
 def files_of(study: Study) -> list[str]:
-    """The files that the study's runs read: data and held-out images."""
+    """The files that the study's runs read: data, held-out images, and weights of what FID looks through."""
     named = [study.data.path, study.validation.path, *(data.path for data in study.validation.also.values())]
+    if "fid" in study.evaluation:
+        named.append(str(needed(study.evaluation["fid"]) or ""))
     return list(dict.fromkeys(filter(None, named)))
 
 
@@ -263,7 +266,9 @@ def local_files(files: list[str]) -> list[Finding]:
     found = []
     for path in files:
         if not Path(path).is_file():
-            found.append(Finding(BAD, f"{path} is not there", "jobs fetch nothing: put it there first, or set data.path, validation.path"))
+            extractor = next((name for name, weights in WEIGHTS.items() if weights.name == Path(path).name), "")
+            remedy = f"`ditscale fetch-weights {extractor}` gets it on a machine with internet" if extractor else "put it there first, or change the path"
+            found.append(Finding(BAD, f"{path} is not there", f"jobs fetch nothing: {remedy}"))
         elif not os.access(path, os.R_OK):
             found.append(Finding(BAD, f"{path} cannot be read", "give yourself the right to read it"))
         elif not os.path.isabs(path):

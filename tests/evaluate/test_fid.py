@@ -6,11 +6,10 @@ import torch
 from torch.utils.data import Dataset
 
 from ditscale.cli import main
-from ditscale.config import compose
+from ditscale.config import Evaluation, compose
 from ditscale.data.open import open_source
-from ditscale.errors import UserError
 from ditscale.evaluate import fid, frechet
-from ditscale.evaluate.extractor import check_weights, registered
+from ditscale.evaluate.extractor import extractor, registered
 from ditscale.evaluate.fidelity import torch_fidelity
 from ditscale.evaluate.reader import CaptionReader, as_bytes, caption_reader
 from ditscale.store.evaluation import read_results
@@ -83,8 +82,24 @@ def test_fid_of_a_trained_run(study, cache, capsys):
     assert frechet.distance(noise, noise) == pytest.approx(0, abs=1e-4)
 
 
-def test_weights_are_named_and_never_looked_for():
-    with pytest.raises(UserError, match="--weights FILE"):
-        check_weights("inception-v3-compat", "")
-    with pytest.raises(UserError, match="not there"):
-        check_weights("clip-vit-l-14", "nowhere.pt")
+@pytest.mark.slow
+def test_a_named_extractor_from_a_file_of_weights(tmp_path):
+    """Inception of random weights from a local file: its features are torch-fidelity's own, and grey pictures will do."""
+    torch_fidelity()
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    file = tmp_path / "weights.pth"
+    made = FeatureExtractorInceptionV3.__new__(FeatureExtractorInceptionV3)
+    load = torch.nn.Module.load_state_dict
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:  # its constructor loads a file; here it is to leave what it has drawn
+        patch.setattr(torch, "load", lambda *_, **__: {})
+        patch.setattr(torch.nn.Module, "load_state_dict", lambda self, state, **more: load(self, self.state_dict()))
+        FeatureExtractorInceptionV3.__init__(made, "inception-v3-compat", ["2048"], feature_extractor_weights_path="any", cuda=False)
+    torch.save(made.state_dict(), file)
+    data = compose(["study=mini"]).data
+    features, name, width = extractor(Evaluation(extractor="inception-v3-compat", weights=str(file)), data, ONE)
+    x = torch.randint(0, 256, (4, 3, 12, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    assert width == 2048 and name.startswith("inception-v3-compat ")
+    torch.testing.assert_close(features(x), made.eval()(x)[0])
+    torch.testing.assert_close(features(x[:, :1]), made(x[:, :1].repeat(1, 3, 1, 1))[0])
