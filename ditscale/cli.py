@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--samples", metavar="N", help="images to draw to look at (16)")
     sub.add_argument("--sampler", metavar="NAME", help="heun or euler (heun)")
     sub.add_argument("--steps", metavar="N", help="of the sampler (32)")
+    sub.add_argument("--guidance", metavar="G", help="classifier-free, of the sampler; 1 is none (1)")
     sub.add_argument("--extractor", metavar="NAME", help="of FID's features (caption-reader, which is trained here)")
     sub.add_argument("--weights", metavar="FILE", help="of the extractor, where it is not ours")
     sub.add_argument("--few", action="store_true", help="an FID of fewer than 2048 images")
@@ -287,7 +288,7 @@ def evaluate(options):
 
     whole = {name: getattr(options, name) for name in ("n", "probes", "steps")}
     given = {name: units.whole(text, f"--{name}") for name, text in whole.items() if text is not None}
-    real = {name: getattr(options, name) for name in ("t_min", "tolerance")}
+    real = {name: getattr(options, name) for name in ("t_min", "tolerance", "guidance")}
     given |= {name: units.number(text, f"--{name.replace('_', '-')}") for name, text in real.items() if text is not None}
     given |= {name: value for name in ("trace", "sampler", "extractor", "weights", "few") if (value := getattr(options, name))}
     if given.get("n") == 0:

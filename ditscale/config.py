@@ -132,6 +132,7 @@ class Recipe:
     weight_decay_law: Law | None = None  # in the place of weight_decay
     width_scaling: str = "none"  # mup: the rate of each weight falls with the inputs it sums over (model/mup.py)
     base_width: int = 0  # mup: the width at which every weight has the run's own rate
+    caption_dropout: float = 0.0  # share of images trained without their caption: classifier-free guidance needs it
 
     def check(self, where: str):
         one_of(self.width_scaling, WIDTH_SCALINGS, f"{where}.width_scaling")
@@ -144,7 +145,7 @@ class Recipe:
         for name in ("batch_size", "min_steps"):
             units.whole(getattr(self, name), f"{where}.{name}", low=1)
         units.whole(self.warmup_images, f"{where}.warmup_images", low=0)
-        for name in ("decay", "ema"):
+        for name in ("decay", "ema", "caption_dropout"):
             units.number(getattr(self, name), f"{where}.{name}", low=0, high=1)
         for name in ("beta1", "beta2"):
             units.number(getattr(self, name), f"{where}.{name}", low=0, high=0.99999)
@@ -192,6 +193,7 @@ class Evaluation:
     tolerance: float = 1e-3  # likelihood: of the solver
     sampler: str = "heun"
     steps: int = 32  # of the sampler
+    guidance: float = 1.0  # of the sampler, classifier-free: 1 is none
     extractor: str = EXTRACTORS[0]  # fid: of the features
     weights: str = ""  # fid: the file with the extractor's weights, but for ours
     few: bool = False  # fid: of fewer than FEWEST images, whatever it is worth
@@ -205,6 +207,7 @@ class Evaluation:
             raise UserError(f"{at['n']}: 1 image has no standard error; use 2 or more")
         for name, names in (("trace", TRACES), ("sampler", SAMPLERS), ("extractor", EXTRACTORS)):
             one_of(getattr(self, name), names, at[name])
+        units.number(self.guidance, at["guidance"], low=0, high=100)
         units.number(self.t_min, at["t_min"], low=1e-6, high=0.5)
         units.number(self.tolerance, at["tolerance"], low=1e-9, high=0.1)
 
@@ -395,6 +398,12 @@ class Study:
     def _check_evaluation(self):
         for name in self.evaluation:
             one_of(name, METRICS, "study.evaluation")
+        for name, how in self.evaluation.items():
+            if how.guidance != 1 and not self.recipe.caption_dropout:
+                raise UserError(
+                    f"study.evaluation.{name}.guidance: {how.guidance:g} needs runs that know images without a caption; add "
+                    "recipe.caption_dropout=0.1"
+                )
         fid = self.evaluation.get("fid")
         if fid and self.data.channels not in (1, 3):
             raise UserError(f"study.evaluation.fid: {self.data.name} is latents, and FID wants pictures; ~evaluation.fid leaves it out")

@@ -17,18 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from ..config import FEWEST, Data, Evaluation, plain
-from ..diffusion.sampler import model_evaluations, sample
+from ..diffusion.sampler import model_evaluations
 from ..errors import UserError
 from ..files import make_directory, write_bytes
 from ..naming import cache, digest
 from ..train.ranks import Ranks
-from . import frechet
+from . import frechet, samples
 from .extractor import extractor
 from .fidelity import torch_fidelity
 from .held_out import HeldOut
 from .measure import clear, measure
 from .reader import as_bytes
-from .samples import STREAM
 from .weights import check_weights
 
 RESAMPLES = 100
@@ -43,16 +42,17 @@ class FID:
     def __init__(self, model: nn.Module, data: HeldOut, asked: Evaluation, own: Data, ranks: Ranks, tick: Callable[[], None]):
         """own: the run's own data set, whatever it is measured on."""
         self.tick = tick
-        self.model, self.data, self.sampler, self.steps, self.ranks = model, data, asked.sampler, asked.steps, ranks
+        self.model, self.data, self.how, self.ranks = model, data, asked, ranks
         self.features, full_name, width = extractor(asked, own, ranks)
         self.columns = list(range(width))
-        self.settings = {"extractor": full_name, "sampler": asked.sampler, "steps": asked.steps, "guidance": 1.0, "pictures": "uint8, native size"}
+        self.settings = {"extractor": full_name, "sampler": asked.sampler, "steps": asked.steps, "guidance": asked.guidance, "pictures": "uint8, native size"}
 
     def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
         """Features float64 [B, F] of images generated at positions index [B]."""
         x0, text = self.data.images(index)
-        made = sample(self.model, self.data.noise(STREAM, index, x0), text, self.steps, self.sampler)
-        return self.features(as_bytes(made)).double().cpu().numpy(), model_evaluations(self.steps, self.sampler) * len(index)
+        made = samples.generate(self.model, self.data, index, x0, text, self.how)
+        evaluations = model_evaluations(self.how.steps, self.how.sampler, self.how.guidance)
+        return self.features(as_bytes(made)).double().cpu().numpy(), evaluations * len(index)
 
     def result(self, rows: np.ndarray) -> dict:
         reference = self.reference()

@@ -84,6 +84,10 @@ def check(run: Run, settings: Settings):
     """Raise UserError at what cannot be measured, before there is anything to measure it on."""
     chosen = _chosen(run, settings.datasets)
     for name, how in settings.metrics.items():
+        if how.guidance != 1 and not run.recipe.caption_dropout:
+            raise UserError(
+                f"--guidance {how.guidance:g}: run {run.run_id} always saw captions; guidance needs a study with recipe.caption_dropout=0.1"
+            )
         for data in [*chosen, run.data]:
             held_out = _held_out(run, data, how.n, settings.seed, torch.device("cpu"))
             if name == "fid" and data in chosen:
@@ -109,8 +113,8 @@ def measure_all(at: RunPaths, finished: Finished, settings: Settings, ranks: Ran
                 trouble.append(f"{data.name}: {error}")
             measured += there is None
     if ranks.first:
-        own, how = _held_out(run, run.data, settings.samples, settings.seed, ranks.device), settings.drawn
-        samples.draw(at.evaluation, run.run_id, finished.ema, own, settings.samples, how.steps, how.sampler)
+        own = _held_out(run, run.data, settings.samples, settings.seed, ranks.device)
+        samples.draw(at.evaluation, run.run_id, finished.ema, own, settings.samples, settings.drawn)
     if trouble:
         raise Unmeasurable("; ".join(trouble))
     return Measured(run, tuple(results), measured, settings.samples, ranks.first)

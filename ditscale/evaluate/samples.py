@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..config import Evaluation
+from ..data.captions import no_caption
 from ..diffusion.sampler import sample
 from ..store.evaluation import has_samples, write_samples
 from .held_out import HeldOut
@@ -15,14 +17,19 @@ from .held_out import HeldOut
 STREAM = "sampling noise"
 
 
-def draw(path: Path, run_id: str, model: nn.Module, data: HeldOut, n: int, steps: int, sampler: str):
+def generate(model: nn.Module, data: HeldOut, index: Tensor, like: Tensor, text: Tensor, how: Evaluation) -> Tensor:
+    """Images [B, C, R, R], shaped as `like`, at captions `text` and with the noise of positions index [B]."""
+    return sample(model, data.noise(STREAM, index, like), text, how.steps, how.sampler, how.guidance, no_caption(text))
+
+
+def draw(path: Path, run_id: str, model: nn.Module, data: HeldOut, n: int, how: Evaluation):
     """Write n samples beside the held-out images that bear their captions, unless they are there."""
-    settings = {"sampler": sampler, "steps": steps, "seed": data.seed}
+    settings = {"sampler": how.sampler, "steps": how.steps, "guidance": how.guidance, "seed": data.seed}
     if not n or has_samples(path, n, settings):
         return
     index = torch.arange(n)
     reference, text = data.images(index)
-    generated = sample(model, data.noise(STREAM, index, reference), text, steps, sampler)
+    generated = generate(model, data, index, reference, text, how)
     captions = [data.source.caption(row) for row in text.cpu()]
     write_samples(path, run_id, pictures(generated), pictures(reference), captions, settings)
 

@@ -23,4 +23,4 @@ def passes(metric: str, how: Evaluation) -> float:
         return 1
     if metric == "likelihood":  # a forward pass and a backward one, of twice its cost, for each probe
         return LIKELIHOOD_EVALUATIONS * (1 + 2 * how.probes)
-    return 2 * how.steps - 1 if how.sampler == "heun" else how.steps
+    return (2 * how.steps - 1 if how.sampler == "heun" else how.steps) * (2 if how.guidance != 1 else 1)

@@ -10,7 +10,7 @@ from ..config import Cluster, Data, Design, Evaluation, Recipe, Rehearsal, Study
 from ..errors import UserError, one_of
 from .recipe import batch_of, resolved
 
-LATER = ("width_scaling", "base_width")  # keys of Recipe
+LATER = ("width_scaling", "base_width", "caption_dropout")  # keys of Recipe
 
 
 @dataclass(frozen=True)

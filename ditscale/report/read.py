@@ -180,8 +180,8 @@ def _read_samples(path: Path, run_id: str) -> Samples | None:
             made = file["samples"]
             captions = tuple(c.decode() for c in made["captions"][()])
             settings = (
-                f"{file.attrs.get('sampler', '?')} sampler, {file.attrs.get('steps', '?')} steps, seed"
-                f" {file.attrs.get('seed', '?')}"
+                f"{file.attrs.get('sampler', '?')} sampler, {file.attrs.get('steps', '?')} steps, guidance"
+                f" {file.attrs.get('guidance', 1.0):g}, seed {file.attrs.get('seed', '?')}"
             )
             return Samples(run_id, made["generated"][()], made["reference"][()], captions, settings)
     except (OSError, KeyError):

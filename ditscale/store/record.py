@@ -199,6 +199,14 @@ def open_record(path: Path) -> h5py.File:
     return file
 
 
+def is_full(path: Path) -> bool:
+    """Whether a record holds all steps and validation losses of its run, whatever its state. Raises as open_record does."""
+    if not Path(path).is_file():
+        return False
+    with open_record(path) as file:
+        return bool(file["steps"][-1]["images"] and (file["validation"]["images"] > 0).all())
+
+
 def read_state(path: Path) -> str:
     """One of STATES; "planned" when there is no record yet."""
     if not Path(path).exists():

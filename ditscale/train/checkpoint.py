@@ -116,6 +116,16 @@ def load_newest(directory: Path, run_id: str, load: Callable[[Path], bool] | Non
     return facts
 
 
+def has_final(directory: Path, run_id: str) -> bool:
+    """Whether the run's final checkpoint is there and can be read."""
+    import torch
+
+    try:
+        return torch.load(directory / "final.pt", mmap=True, weights_only=True)["run_id"] == run_id
+    except Exception:  # there is none, or see below
+        return False
+
+
 def load_final(directory: Path, run_id: str, device=None) -> dict:
     """The final checkpoint. Raises UserError when the run has none yet, or it is damaged or of another run."""
     import torch  # here: rehearsed runs and their tools go without

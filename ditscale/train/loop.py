@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ..data.captions import Dropout
 from ..data.open import open_source
 from ..diffusion.rectified_flow import Noise, losses
 from ..errors import UserError
@@ -26,7 +27,7 @@ from ..evaluate.validation import triple_losses, triples
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
 from ..store.lock import RunLock
-from ..store.record import STEP, VALIDATION, read_state
+from ..store.record import STEP, VALIDATION, is_full, read_state
 from . import checkpoint
 from .ends import Diverged, Stopped
 from .gauges import Gauges, device_name
@@ -89,30 +90,37 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
         evaluation.check(run, Settings(run.evaluation))  # now, not after a week of training
 
     # ---- data, model, and where an earlier attempt left off
-    source = open_source(run.data)
-    state = build(run, ranks)
-    shards = state.shards(at.checkpoint, ranks)
-    found = shards.load_newest(run.run_id)
-    if found:
-        state.restore(found, recipe.batch_size)
+    shards, images = None, run.n_images
+    trained = ranks.first and is_full(at.metrics) and checkpoint.has_final(at.checkpoint, run.run_id)
+    trained = ranks.share(trained)  # then its evaluation was interrupted
+    if not trained:
+        source = open_source(run.data)
+        state = build(run, ranks)
+        shards = state.shards(at.checkpoint, ranks)
+        found = shards.load_newest(run.run_id)
+        if found:
+            state.restore(found, recipe.batch_size)
+        images = state.images
 
     # ---- the record: only rank 0 writes
     try:
-        with Writer(at, run, state.images, ranks.world) if ranks.first else nullcontext() as writer:
-            _train(at, run, ranks, state, shards, source, writer, stop)
-            _validate(run, ranks, state, writer)
-            shards.settle()
-            final = {"run_id": run.run_id, "images": state.images, "model": state.layout.whole(state.layout.weights)}
-            final["ema"] = list(state.layout.whole(state.ema.averages).values())
-            if writer:
-                checkpoint.save_final(at.checkpoint, lambda file: torch.save(final, file))
+        with Writer(at, run, images, ranks.world) if ranks.first else nullcontext() as writer:
+            if not trained:
+                _train(at, run, ranks, state, shards, source, writer, stop)
+                _validate(run, ranks, state, writer)
+                shards.settle()
+                final = {"run_id": run.run_id, "images": state.images, "model": state.layout.whole(state.layout.weights)}
+                final["ema"] = list(state.layout.whole(state.ema.averages).values())
+                if writer:
+                    checkpoint.save_final(at.checkpoint, lambda file: torch.save(final, file))
             if run.evaluation:
-                _evaluate(at, run, ranks, state, writer, stop)
+                _evaluate(at, run, ranks, writer, stop)
             if writer:
                 writer.finish()
         return "finished"
     finally:
-        shards.close()
+        if shards:
+            shards.close()
         stop.restore()
 
 
@@ -128,7 +136,8 @@ def _train(
         x0, text = (part.to(device) for part in source.batch(index))
         micro.fit((x0, text, *noise.draw(index.to(device), x0.shape)))
     speed_up(state.model, run.execution, device)
-    batches = stream(source, noise, state.images, run.n_images, recipe.batch_size, ranks.rank, ranks.world, device)
+    captions = Dropout(run.seed, recipe.caption_dropout)
+    batches = stream(source, noise, captions, state.images, run.n_images, recipe.batch_size, ranks.rank, ranks.world, device)
     gauges = Gauges(run, state.images, ranks)
     pending = torch.zeros(REPORT_STEPS + 1, 2, device=device)  # loss and gradient norm of steps not yet looked at; energy
     rates, filled, skipped_before = [], 0, state.skipped
@@ -231,17 +240,17 @@ def _validate(run: Run, ranks: Ranks, state: State, writer: Writer | None):
             writer.write_validation(i, row, samples)
 
 
-def _evaluate(at: RunPaths, run: Run, ranks: Ranks, state: State, writer: Writer | None, stop: StopFlag):
+def _evaluate(at: RunPaths, run: Run, ranks: Ranks, writer: Writer | None, stop: StopFlag):
     """Measure what the study asks for. What has no finite value is said in the log and stays out: the run is finished."""
 
     def tick():
         if writer:
-            writer.beat("evaluating", state.images, state.loss_ema)
+            writer.beat("evaluating", run.n_images, None)
         if not ranks.agree(not stop.raised):
-            raise Stopped(at, state.images, run.n_images)
+            raise Stopped(at, run.n_images, run.n_images)
 
     if writer:
-        writer.beat("evaluating", state.images, state.loss_ema, force=True)
+        writer.beat("evaluating", run.n_images, None, force=True)
     ranks.meet()  # the final checkpoint is there
     finished = load(at.root).to(ranks.device)
     try:

@@ -167,7 +167,7 @@ def small():
 @pytest.fixture
 def few():
     """The three smallest runs of `small`."""
-    return (SMALL[0], "budgets=[5e9]", *SMALL[2:])
+    return (*SMALL, "budgets=[5e9]")
 
 
 @pytest.fixture

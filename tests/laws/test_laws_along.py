@@ -1,0 +1,57 @@
+"""A metric along the optimum of the loss, against metrics whose law is known."""
+
+import numpy as np
+import pytest
+from laws_synthetic import MINIATURE, best, loss_of
+
+from ditscale.errors import UserError
+from ditscale.laws import Table, fit_along
+
+BUDGETS = (1e11, 3e11, 9e11, 2.7e12, 8.1e12)
+
+
+def with_metric(metric, noise=0.0, seed=0, sizes=8, width=4.0):
+    """Runs of a known surface, and a metric(N / N*(C), C) of each, with a log-normal scatter of its own."""
+    rng = np.random.default_rng(seed)
+    ratio = np.tile(np.geomspace(1 / width, width, sizes), len(BUDGETS))
+    n = np.concatenate([best(MINIATURE, c)[0] * np.geomspace(1 / width, width, sizes) for c in BUDGETS])
+    c = np.repeat(BUDGETS, sizes)
+    values = metric(ratio, c) * np.exp(noise * rng.standard_normal(len(n)))
+    return Table.of(n, c / 6 / n, c, loss_of(MINIATURE, n, c / 6 / n), columns={"fid": values})
+
+
+def tilted(ratio, c):
+    """A power law in C that falls with N as well: its own optimum is not the loss's."""
+    return 30 * (c / 1e11) ** -0.2 * np.exp(-0.3 * np.log(ratio) + 0.05 * np.log(ratio) ** 2)
+
+
+def test_a_noise_free_law_is_found():
+    found = fit_along(with_metric(tilted), "fid")
+    assert found.exponent.value == pytest.approx(-0.2, abs=2e-3)  # the slices' minima are a parabola's, near the surface's own
+    assert [e.value for e in found.at] == pytest.approx(30 * (np.array(BUDGETS) / 1e11) ** -0.2, rel=0.02)
+    assert found.law.chosen == "power_law"
+    assert found.predict(1e14).value == pytest.approx(30 * 1e3**-0.2, rel=0.05)
+    assert "C^-0.2" in found.sentence
+
+
+def test_intervals_cover():
+    hits = []
+    for seed in range(60):
+        found = fit_along(with_metric(tilted, 0.05, seed), "fid")
+        hits.append(found.exponent.low <= -0.2 <= found.exponent.high)
+    assert 0.85 <= np.mean(hits) <= 1.0
+
+
+def test_a_line_in_log_c_and_values_of_either_sign():
+    found = fit_along(with_metric(lambda ratio, c: 1 - 0.3 * np.log(c / 1e11)), "fid")
+    assert found.exponent is None and found.law.chosen == "linear_in_log_c"
+    assert found.law.at(1e14) == pytest.approx(1 - 0.3 * np.log(1e3), abs=0.01)
+
+
+def test_refusals():
+    table = with_metric(tilted)
+    with pytest.raises(UserError, match="read_table"):
+        fit_along(table, "vlb")
+    table.columns["fid"][8:] = np.nan
+    with pytest.raises(UserError, match="2 usable slices"):
+        fit_along(table, "fid")
