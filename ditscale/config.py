@@ -328,6 +328,7 @@ class Study:
     rates: tuple[float, ...] = ()  # learning rates to sweep, as multiples of the recipe's; the grid's own runs are the 1
     rate_budgets: tuple[float, ...] = ()  # budgets of the grid to sweep them at; empty: the smallest alone
     evaluation: dict[str, Evaluation] = field(default_factory=dict)  # what runs of grid and probe are measured by at their end
+    nested: bool = False  # whether runs that are the beginning of a longer one are read from it (plan/nest.py)
 
     def check(self, where: str):
         one_of(self.flops, COUNTS_FLOPS, "study.flops")

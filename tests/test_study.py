@@ -67,7 +67,7 @@ def test_whole_study(tmp_path, ditscale):
 def test_aggregate_without_a_law(tmp_path, ditscale):
     """Two runs give no law: the reasons are said, the status is not 0, and the report still stands."""
     root = tmp_path / "s"
-    assert ditscale("plan", root, "study=mini", "~evaluation", "budgets=[5e9]", "widths=[16,24]", "recipe.min_steps=10", "validation.n=64").returncode == 0
+    assert ditscale("plan", root, "study=mini", "~evaluation", "nested=false", "budgets=[5e9]", "widths=[16,24]", "recipe.min_steps=10", "validation.n=64").returncode == 0
     assert ditscale("launch", root).returncode == 0
     shim = tmp_path / "bin"
     shim.mkdir()

@@ -10,7 +10,7 @@ import h5py
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDY = ["study=mini", "~evaluation", "recipe.min_steps=20", "validation.n=128"]
+STUDY = ["study=mini", "~evaluation", "nested=false", "recipe.min_steps=20", "validation.n=128"]
 
 
 @pytest.fixture

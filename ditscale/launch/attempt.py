@@ -159,6 +159,10 @@ def _restart() -> int:
 
 
 def _newest_checkpoint(at: RunPaths) -> str:
+    """Where an attempt begins; of a run that is trained, how much of it is measured, which grows too."""
+    if (at.checkpoint / "final.pt").exists():
+        measured = at.evaluation.stat().st_size if at.evaluation.exists() else 0
+        return f"final-{measured}-{len(list(at.evaluation_parts.glob('*/*.npz')))}"
     return max((path.name for path in checkpoint.resumable(at.checkpoint)), default="")
 
 

@@ -9,7 +9,7 @@ from ..config import Cluster
 from ..errors import Interrupted
 from ..naming import StudyPaths
 from .jobs import jobs_of
-from .status import RunStatus
+from .status import RunStatus, left_to_hosts
 from .watch import with_slurm
 
 Show = Callable[[list[RunStatus], float], None]  # a study's status, and the seconds that it took to find
@@ -32,7 +32,9 @@ def bring_to_end(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> 
     while True:
         submitted = submit(paths, cluster, role)
         ended = follow(paths, show)
-        if not any(s.run.role == role and s.state == "planned" and not s.job for s in ended):  # for those there was no room
+        hosted = left_to_hosts(ended)
+        left = [s for s in ended if s.run.role == role and s.state == "planned" and not s.job and s.run.run_id not in hosted]
+        if not left:  # else there was no room for those
             return ended
         if not submitted:  # jobs of other studies take all the room
             time.sleep(LONGEST_S)

@@ -18,7 +18,7 @@ import time
 from ..errors import UserError
 from ..files import make_directory, write_text
 from ..naming import RunPaths
-from ..plan.run import read_run
+from ..plan.run import Run, read_run
 from ..store.record import read_state
 from ..train.ends import Closed, Diverged, Stopped
 from . import attempt as attempts
@@ -35,12 +35,15 @@ def execute(run_dir: str) -> str:
     _hold_stops()
     at = RunPaths(run_dir)
     try:
-        read_run(at.run)  # before anything is written: the run may have left the study while its job waited
+        run_here = read_run(at.run)  # before anything is written: the run may have left the study while its job waited
         _link_log(at)
         state = read_state(at.metrics)
         if state in ("finished", "diverged"):  # without torch: an array may be submitted again over all runs
             print(f"{at.name}: {state} already", flush=True)
             return state
+        if _is_hosted(at, run_here):
+            print(f"{at.name}: is read from {run_here.within}", flush=True)
+            return "hosted"
         state = run(at)
     except attempts.Busy as reason:
         print(reason, flush=True)
@@ -93,6 +96,12 @@ def run(at: RunPaths) -> str:
         lock.release()
         attempts.end(at, mine, state)
     return state
+
+
+def _is_hosted(at: RunPaths, mine: Run) -> bool:
+    """Whether another run is still to be read for this one; else this one is trained, whatever became of the other."""
+    host = RunPaths(at.root.parent / mine.within)
+    return bool(mine.within) and host.run.is_file() and read_state(host.metrics) not in ("finished", "diverged")
 
 
 def _hold_stops():

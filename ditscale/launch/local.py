@@ -19,7 +19,7 @@ from ..plan.run import Run
 from .job import execute
 from .settle import settle
 from .snapshot import snapshot
-from .status import DONE, RunStatus, study_status
+from .status import DONE, RunStatus, left_to_hosts, study_status
 
 POLL_S = 0.5
 STOP_S = 60  # what a run gets to finish its step and save when we are interrupted
@@ -63,6 +63,7 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[
                 show(everything, time.monotonic() - looked)
                 busy = sum(s.run.execution.ranks for s in mine if s.state == "running" or _alive(jobs.get(s.run.run_id)))
                 waiting = [s for s in mine if s.run.run_id not in jobs and s.state != "running" and s.state not in DONE]
+                waiting = [s for s in waiting if s.run.run_id not in left_to_hosts(everything)]
                 # of equal FLOPs the run with more images takes longer: small models use a core less well
                 for s in sorted(waiting, key=lambda s: (-s.run.budget_flops, -s.run.n_images)):
                     if busy and busy + s.run.execution.ranks > slots:

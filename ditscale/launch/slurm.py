@@ -29,7 +29,7 @@ from .jobs import jobs_of
 from .resources import Resources, classes, shares
 from .settle import settle
 from .snapshot import snapshot
-from .status import DONE, study_status
+from .status import DONE, left_to_hosts, study_status
 from .submission import Submission, folder, new_token, read_all, write
 
 SETTLE_S = 10  # an sbatch whose launcher was killed has reached the controller after this
@@ -88,6 +88,7 @@ def missing_runs(paths: StudyPaths, among: Callable[[Run], bool]) -> list[Run]:
     # a job that completes was cancelled, say, and saves; the next attempt waits for it (launch/attempt.py)
     kept = {run_id for run_id, jobs in live.items() if any(job.state != "COMPLETING" for job in jobs)}
     kept |= {s.run.run_id for s in statuses if s.state == "running" and s.run.run_id not in live}
+    kept |= left_to_hosts(statuses)
     mine = [s for s in statuses if among(s.run)]
     done = sum(s.state in DONE for s in mine)
     missing = [s.run for s in mine if s.state not in DONE and s.run.run_id not in kept]

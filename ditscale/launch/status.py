@@ -37,11 +37,12 @@ class RunStatus:
 
     @property
     def done_flops(self) -> float:
-        return float(self.images * self.run.flops_per_image)
+        """Of training; a run that is read from another takes none."""
+        return 0.0 if self.run.within else float(self.images * self.run.flops_per_image)
 
     @property
     def left_flops(self) -> float:
-        left = 0 if self.state in DONE else self.run.n_images - self.images
+        left = 0 if self.state in DONE or self.run.within else self.run.n_images - self.images
         return float(left * self.run.flops_per_image)
 
     @property
@@ -82,7 +83,7 @@ def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -
 def run_status(at: RunPaths, run: Run) -> RunStatus:
     """One run's status."""
     if not BEGUN.intersection(os.listdir(at.root)):
-        return RunStatus(run, "planned", 0, None, None, "", "")
+        return RunStatus(run, "planned", 0, None, None, "", f"read from {run.within}" if run.within else "")
     heart = _json(at.heartbeat)
     images, loss, reason = heart.get("images", 0), heart.get("loss"), ""
     last = last_attempt(at)
@@ -104,6 +105,12 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
     elif state == "running":
         state, reason = "interrupted", "its process is gone; launching again resumes it"
     return RunStatus(run, state, images, loss, None, heart.get("host", ""), reason, **who)
+
+
+def left_to_hosts(statuses: list[RunStatus]) -> set[str]:
+    """run_ids that another run is still to be read for (plan/nest.py): once that is done without, they are trained as others are."""
+    open_hosts = {s.run.run_id for s in statuses if s.state not in DONE}
+    return {s.run.run_id for s in statuses if s.state not in DONE and s.run.within in open_hosts}
 
 
 def table(statuses: list[RunStatus], peak_flops_per_s: float = 0.0) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .. import units
 from ..config import Study
 from ..errors import UserError
+from .nest import nest
 from .price import evaluation_flops
 from .run import Run, make_run
 
@@ -30,8 +31,8 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """Training FLOPs of all runs, counted exactly."""
-        return float(sum(r.flops_per_image * r.n_images for r in self.runs))
+        """Training FLOPs of all runs, counted exactly; runs that are read from others cost none."""
+        return float(sum(r.flops_per_image * r.n_images for r in self.runs if not r.within))
 
 
 def plan_grid(study: Study) -> Plan:
@@ -49,6 +50,8 @@ def plan_grid(study: Study) -> Plan:
             raise UserError(
                 f"budget {units.compact(budget)}: no width fits it ({dropped[-1].width}: {dropped[-1].reason})"
             )
+    if study.nested and not study.rehearsal:
+        runs = nest(runs, study.recipe)
     return Plan(tuple(runs), tuple(dropped))
 
 
@@ -86,6 +89,10 @@ def table(plan: Plan) -> str:
         )
     for d in plan.dropped:
         lines.append(f"dropped: budget {units.compact(d.budget_flops)}, width {d.width}: {d.reason}")
+    read = [r for r in plan.runs if r.within]
+    if read:
+        saved = float(sum(r.flops_per_image * r.n_images for r in read))
+        lines.append(f"{len(read)} runs are the beginning of a longer one and read from it: {saved / (saved + plan.flops):.0%} of the FLOPs saved")
     swept = sum(r.role == "rate" for r in plan.runs)
     of_them = f", {swept} of them a sweep of the learning rate" if swept else ""
     measured = sum(evaluation_flops(r) for r in plan.runs)

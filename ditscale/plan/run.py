@@ -69,6 +69,8 @@ class Run:
     layout: int = 1
     rehearsal: Rehearsal | None = None  # None: it is trained
     evaluation: dict[str, Evaluation] = field(default_factory=dict)  # what it is measured by at its end, beside the validation loss
+    within: str = ""  # run_id of the longer run whose beginning it is (plan/nest.py)
+    readings: tuple[str, ...] = ()  # run_ids of the runs that are read from this one
 
     @property
     def shape(self) -> flops.Shape:
@@ -80,12 +82,12 @@ class Run:
         return self.achieved_flops / self.budget_flops - 1
 
     def defines(self) -> dict:
-        """What decides the outcome: the run's identity is the hash of this.
+        """What decides the outcome: the run's identity is the hash of this. Who trains it does not.
 
         Keys that a recipe gained after the first runs count only where they differ from their default: earlier runs keep
         their identity.
         """
-        content = {k: v for k, v in config.plain(self).items() if k not in ("run_id", "execution", "study", "role", "evaluation")}
+        content = {k: v for k, v in config.plain(self).items() if k not in ("run_id", "execution", "study", "role", "evaluation", "within", "readings")}
         usual = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
         content["recipe"] = {k: v for k, v in content["recipe"].items() if k not in LATER or v != usual[k]}
         return content

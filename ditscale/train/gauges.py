@@ -34,6 +34,10 @@ class Gauges:
                 return
             yield batch
 
+    def pause(self, seconds: float):
+        """So many seconds just now were not of training."""
+        self.began, self.asked = self.began + seconds, self.asked + seconds
+
     def peak_memory_bytes(self) -> int:
         """Of this rank: its GPU's, or where there is none the process's."""
         if self.ranks.device.type == "cuda":

@@ -33,6 +33,7 @@ from .ends import Diverged, Stopped
 from .gauges import Gauges, device_name
 from .microbatch import MicroBatches
 from .ranks import Ranks, start
+from .reading import Readings
 from .schedule import rate_factor
 from .shards import Shards
 from .signals import StopFlag
@@ -109,12 +110,8 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
                 _train(at, run, ranks, state, shards, source, writer, stop)
                 _validate(run, ranks, state, writer)
                 shards.settle()
-                final = {"run_id": run.run_id, "images": state.images, "model": state.layout.whole(state.layout.weights)}
-                final["ema"] = list(state.layout.whole(state.ema.averages).values())
-                if writer:
-                    checkpoint.save_final(at.checkpoint, lambda file: torch.save(final, file))
-            if run.evaluation:
-                _evaluate(at, run, ranks, writer, stop)
+                _save_final(at, run, state, writer)
+            _evaluate(at, run, ranks, stop, writer)
             if writer:
                 writer.finish()
         return "finished"
@@ -142,7 +139,27 @@ def _train(
     pending = torch.zeros(REPORT_STEPS + 1, 2, device=device)  # loss and gradient norm of steps not yet looked at; energy
     rates, filled, skipped_before = [], 0, state.skipped
     elapsed_before = writer.elapsed_before if writer else 0.0
+    readings = Readings(at, run, ranks)
+
+    def read():
+        """Make the reading that is due here, if one is; what its seconds are, they are not of this run's training."""
+        nonlocal began, last_save
+        if readings.due(state.images):
+            paused = time.monotonic()
+            readings.make(state.images, lambda n: writer.record.file["steps"][:n], measured_as)
+            took = time.monotonic() - paused
+            began, last_save = began + took, last_save + took
+            gauges.pause(took)
+
+    def measured_as(other: RunPaths, shorter: Run, theirs: Writer | None):
+        _validate(shorter, ranks, state, theirs)
+        _save_final(other, shorter, state, theirs)
+        _evaluate(other, shorter, ranks, stop, theirs, writer)
+        if theirs:
+            theirs.finish()
+
     began = last_save = time.monotonic()
+    read()  # an attempt before this one was stopped at it
 
     for batch in gauges.timed(batches):
         loss = micro.gradient(batch)
@@ -153,7 +170,7 @@ def _train(
         pending[filled, 0], pending[filled, 1] = loss, norm
         rates.append(rate)
         filled += 1
-        if filled < REPORT_STEPS and state.images < run.n_images:
+        if filled < REPORT_STEPS and state.images < run.n_images and not readings.due(state.images):
             continue
 
         # ---- every REPORT_STEPS steps, the only place where the loop waits for the device and the other ranks
@@ -192,6 +209,10 @@ def _train(
             )
         if failed:
             shards.settle()
+        try:
+            read()
+        except Stopped:  # while it was measured: this run stops here too, and reads again when it goes on
+            stop_asked = True
         if save_due or stop_asked:
             shards.save(state.facts(run))
             last_save = time.monotonic()
@@ -240,12 +261,27 @@ def _validate(run: Run, ranks: Ranks, state: State, writer: Writer | None):
             writer.write_validation(i, row, samples)
 
 
-def _evaluate(at: RunPaths, run: Run, ranks: Ranks, writer: Writer | None, stop: StopFlag):
-    """Measure what the study asks for. What has no finite value is said in the log and stays out: the run is finished."""
+def _save_final(at: RunPaths, run: Run, state: State, writer: Writer | None):
+    """Write what the run has come to."""
+    final = {"run_id": run.run_id, "images": state.images, "model": state.layout.whole(state.layout.weights)}
+    final["ema"] = list(state.layout.whole(state.ema.averages).values())
+    if writer:
+        checkpoint.save_final(at.checkpoint, lambda file: torch.save(final, file))
+
+
+def _evaluate(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag, writer: Writer | None, host: Writer | None = None):
+    """Measure what the study asks for. What has no finite value is said in the log and stays out: the run is finished.
+
+    host: of the run that this one is read from.
+    """
+    if not run.evaluation:
+        return
 
     def tick():
         if writer:
             writer.beat("evaluating", run.n_images, None)
+        if host:
+            host.beat("reading", run.n_images, None)
         if not ranks.agree(not stop.raised):
             raise Stopped(at, run.n_images, run.n_images)
 

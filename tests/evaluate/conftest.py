@@ -65,7 +65,7 @@ def gaussian(gaussian_file):
 def study(tmp_path_factory, ditscale):
     """A study of two small trained runs."""
     root = tmp_path_factory.mktemp("evaluate") / "s"
-    settings = ["study=mini", "~evaluation", "budgets=[2e10]", "widths=[24,32]", "probe_budget=1e11", "recipe.min_steps=20", "validation.n=1024"]
+    settings = ["study=mini", "~evaluation", "nested=false", "budgets=[2e10]", "widths=[24,32]", "probe_budget=1e11", "recipe.min_steps=20", "validation.n=1024"]
     assert ditscale("plan", root, *settings).returncode == 0
     assert ditscale("launch", root).returncode == 0
     assert ditscale("collect", root).returncode == 0

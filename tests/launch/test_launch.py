@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-STUDY = ["study=mini", "~evaluation", "budgets=[5e9,1e10]", "widths=[16,24,32]", "probe_budget=3e10", "recipe.min_steps=20", "validation.n=128", "cluster.workers=2"]
+STUDY = ["study=mini", "~evaluation", "nested=false", "budgets=[5e9,1e10]", "widths=[16,24,32]", "probe_budget=3e10", "recipe.min_steps=20", "validation.n=128", "cluster.workers=2"]
 
 
 def losses(root):

@@ -142,6 +142,7 @@ def records(root: Path) -> dict[str, dict]:
 SMALL = (
     "study=mini",
     "~evaluation",
+    "nested=false",
     "budgets=[5e9,1e10]",
     "widths=[16,24,32]",
     "probe_budget=3e10",
@@ -151,6 +152,7 @@ SMALL = (
 LONG = (
     "study=mini",
     "~evaluation",
+    "nested=false",
     "budgets=[8e10]",
     "widths=[40,48]",
     "recipe.min_steps=20",

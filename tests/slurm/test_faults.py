@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 FOUR = (
     "study=mini",
     "~evaluation",
+    "nested=false",
     "budgets=[4e10]",
     "widths=[40,48,56,64]",
     "recipe.min_steps=20",

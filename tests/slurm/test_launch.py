@@ -260,3 +260,18 @@ def test_refusals(slurm, call, plan, tmp_path, small, one_line_error, status, su
     assert "gives no answer" in refused(*ON_CLUSTER, SLURM_CONF="/nowhere/slurm.conf")
     assert not submissions(root) and not slurm.call("squeue", "--noheader")
     assert {s["state"] for s in status(root, SLURM_CONF="/nowhere/slurm.conf").values()} == {"planned"}
+
+
+def test_runs_that_are_read_from_longer_ones(slurm, call, plan, tmp_path, small, quiet, records, submissions, settled, attempts):
+    """Of six runs three are submitted; a plain array over all of them trains no run twice."""
+    root = tmp_path / "study"
+    runs = plan(root, *small, "nested=true")
+    assert call("launch", root, *ON_CLUSTER).returncode == 0
+    (mine,) = submissions(root)
+    assert len(mine["runs"]) == 3 and len(runs) == 6
+    array = slurm.sbatch("--array=0-5", TEMPLATES / "train_array.sbatch", root, cwd=tmp_path)
+    settled(root)
+    slurm.wait(lambda: slurm.ended(array), 120, "the plain array ends")
+    assert records(root) == quiet(*small)
+    assert sorted(run for run in runs if attempts(root, run)) == sorted(mine["runs"])
+    assert "6 runs collected, 0 left out" in call("collect", root).stdout

@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.slow
 DRIVER = Path(__file__).resolve().parents[2] / "slurm" / "study.sbatch"
 NINE = (  # one of the ten cells is dropped: its runs would miss the budget
-    "study=mini", "~evaluation.fid", "~evaluation.likelihood", "evaluation.vlb.n=64", "budgets=[1e10,2e10]", "widths=[16,24,32,40,48]", "probe_budget=4e10", "recipe.min_steps=10", "validation.n=256",
+    "study=mini", "nested=false", "~evaluation.fid", "~evaluation.likelihood", "evaluation.vlb.n=64", "budgets=[1e10,2e10]", "widths=[16,24,32,40,48]", "probe_budget=4e10", "recipe.min_steps=10", "validation.n=256",
 )
 
 

@@ -1,0 +1,43 @@
+"""Runs that are the beginning of a longer run of the same study, and so need no training of their own.
+
+Data, noise and timesteps are functions of (seed, position), the EMA of the step: under a constant rate a run of 4e11 FLOPs is the
+first half of the one of 8e11 that has its size and seed, to the bit. The longer one is the host; it stops at each shorter one's last image,
+measures it, and writes its directory as if it had been trained (train/reading.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import replace
+
+from ..config import Recipe
+from ..errors import UserError
+from .run import Run
+
+LENGTH = ("budget_flops", "achieved_flops", "steps", "n_images", "n_tokens")  # all that may differ between a run and its host
+
+
+def nest(runs: list[Run], recipe: Recipe) -> list[Run]:
+    """The runs with `within` (the host's run_id) and `readings` (run_ids of those read from it, shortest first).
+
+    Raises UserError where the recipe lets no run be the beginning of another.
+    """
+    if recipe.schedule != "constant":
+        raise UserError(
+            f"study.nested: with recipe.schedule={recipe.schedule} a run is not the beginning of a longer one; recipe.schedule=constant, or nested=false"
+        )
+    alike = defaultdict(list)
+    for run in runs:
+        alike[json.dumps({k: v for k, v in run.defines().items() if k not in LENGTH}, sort_keys=True)].append(run)
+    found = {}
+    for group in alike.values():
+        *shorter, host = sorted(group, key=lambda run: run.n_images)
+        found |= {run.run_id: replace(run, within=host.run_id) for run in shorter}
+        found[host.run_id] = replace(host, readings=tuple(run.run_id for run in shorter))
+    if not any(run.within for run in found.values()):
+        raise UserError(
+            "study.nested: no run of the grid is the beginning of another: sizes must be in several budgets, and rate, batch, warm-up and "
+            "decay must not depend on D (recipe.lr_tokens, batch_law, warmup_law, weight_decay_law); or nested=false"
+        )
+    return [found[run.run_id] for run in runs]

@@ -1,0 +1,35 @@
+"""Which runs are the beginning of others, and what that saves."""
+
+import pytest
+
+from ditscale.config import compose
+from ditscale.errors import UserError
+from ditscale.plan.grid import plan_grid, plan_probe, table
+
+THREE = ("study=mini", "nested=true", "budgets=[1e11,2e11,4e11]", "widths=[[32,40],[32,40,48],[40,48]]", "seeds=[0,1]")
+
+
+def test_one_trajectory_a_size_and_seed():
+    planned, alone = plan_grid(compose(list(THREE))), plan_grid(compose([*THREE, "nested=false"]))
+    assert [r.run_id for r in planned.runs] == [r.run_id for r in alone.runs]  # who trains a run does not change what it is
+    by_id = {r.run_id: r for r in planned.runs}
+    for run in planned.runs:
+        family = [r for r in planned.runs if (r.width, r.seed) == (run.width, run.seed)]
+        longest = max(family, key=lambda r: r.n_images)
+        assert run.within == ("" if run is longest else longest.run_id)
+        assert [by_id[i] for i in run.readings] == (sorted(family, key=lambda r: r.n_images)[:-1] if run is longest else [])
+    once = sum(r.n_images * r.flops_per_image for r in planned.runs if not r.within)
+    assert planned.flops == once == pytest.approx(2 * (2e11 + 4e11 + 4e11), rel=0.01)
+    assert f"{1 - once / alone.flops:.0%} of the FLOPs saved" in table(planned) and "saved" not in table(alone)
+    assert not plan_probe(compose(list(THREE)), 5e4).within
+
+
+@pytest.mark.parametrize("settings, says", [
+    (["recipe.schedule=cosine"], "recipe.schedule=constant"),
+    (["recipe.lr_tokens=-0.1"], "must not depend on D"),
+    (["widths=[[32],[40],[48]]"], "must not depend on D"),
+    (["+recipe.batch_law={scale: 0.02, tokens: 0.5}"], "must not depend on D"),
+])  # fmt: skip
+def test_refusals(settings, says):
+    with pytest.raises(UserError, match=says):
+        plan_grid(compose([*THREE, *settings]))

@@ -1,0 +1,182 @@
+"""A training step against other projects' at equal size, precision and batch: images a second, FLOP/s, share of the matmul rate.
+
+    python tools/bench/train_step.py [--peer NAME=PATH ...] [--sizes 384x12 ...] [--batch N] [--precision fp32|bf16] [--rounds N]
+
+A peer is the root of a checkout of DiT, fast-DiT or SiT (their models.py, which needs timm), or `diffusers=installed`. Nothing of
+theirs is here. Everyone gets the same latents (16 x 16 x 4 in patches of 2 on a CPU, 32 x 32 x 4 on a GPU) and does a whole step as its project does it:
+forward, backward, AdamW, EMA. Ours has text beside the patches (1 token on a CPU, 77 on a GPU), theirs a class. A peer on a GPU runs under autocast to bf16,
+as those projects' users do. Contenders take turns, round after round, and the median round counts; FLOPs are what torch's
+FlopCounterMode counts in a contender's own step. On a GPU ours is measured compiled as well, and the sizes are 20M, 170M and 1B.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import importlib.util
+import statistics
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ditscale.config import Data, compose
+from ditscale.diffusion.rectified_flow import Noise
+from ditscale.plan.run import Execution, make_run
+from ditscale.train.microbatch import MicroBatches
+from ditscale.train.ranks import Ranks
+from ditscale.train.state import build, speed_up
+
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+CHANNELS, SIDE, TEXT, TEXT_DIM = 4, (32 if CUDA else 16), (77 if CUDA else 1), 64
+SIZES = ["384x6", "1024x12", "1792x24"] if CUDA else ["384x12"]
+HEAD = 64
+
+
+def ours(design: str, width: int, depth: int, batch: int, precision: str, compiled: bool):
+    """A step of ditscale's loop: `state.step` after `micro.gradient`."""
+    study = compose(["study=paper", f"design={design}", f"design.head_size={HEAD}", f"recipe.precision={precision}", f"recipe.batch_size={batch}"])
+    data = Data("latents", "latents", CHANNELS, SIDE, text_length=TEXT, text_dim=TEXT_DIM, path="none")
+    study = SimpleNamespace(**{**vars(study), "data": data})
+    study.recipe = copy.copy(study.recipe)
+    object.__setattr__(study.recipe, "aspect", width / depth)
+    object.__setattr__(study.recipe, "min_steps", 1)
+    run = make_run(study, "grid", 1e19, width, 0)
+    ranks = Ranks(0, 1, DEVICE)
+    state = build(run, ranks)
+    micro = MicroBatches(run, state.model, state.layout, ranks)
+    speed_up(state.model, Execution(1, torch.get_num_threads(), 60, compile=compiled), DEVICE)
+    index = torch.arange(batch, device=DEVICE)
+    x0, text = torch.randn(batch, CHANNELS, SIDE, SIDE, device=DEVICE), torch.randn(batch, TEXT, TEXT_DIM, device=DEVICE)
+    data_of_step = (x0, text, *Noise(0, "logit-normal").draw(index, x0.shape))
+    count = iter(range(1, 10**9))
+
+    def step():
+        micro.gradient(data_of_step)
+        state.step(next(count), 1e-4, 1.0)
+
+    return step, sum(p.numel() for p in state.model.parameters())
+
+
+def peer(name: str, path: str, width: int, depth: int, batch: int, precision: str):
+    """A step of another project's loop: its model, torch's AdamW as it calls it, its EMA of every parameter."""
+    heads = width // HEAD
+    if name == "diffusers":
+        from diffusers import DiTTransformer2DModel
+
+        model = DiTTransformer2DModel(
+            num_attention_heads=heads, attention_head_dim=HEAD, in_channels=CHANNELS, out_channels=CHANNELS, num_layers=depth, sample_size=SIDE, patch_size=2
+        )
+        call = lambda x, t, y: model(x, timestep=t.long(), class_labels=y).sample  # noqa: E731
+    else:
+        spec = importlib.util.spec_from_file_location(f"peer_{name.replace('-', '_')}", Path(path) / "models.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        kind = getattr(module, "SiT", None) or module.DiT
+        model = kind(input_size=SIDE, patch_size=2, in_channels=CHANNELS, hidden_size=width, depth=depth, num_heads=heads, learn_sigma=False)
+        call = lambda x, t, y: model(x, t, y)  # noqa: E731
+    model.to(DEVICE).train()
+    averages = copy.deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0)
+    x, target = (torch.randn(batch, CHANNELS, SIDE, SIDE, device=DEVICE) for _ in range(2))
+    t, y = torch.rand(batch, device=DEVICE) * 999, torch.randint(0, 1000, (batch,), device=DEVICE)
+
+    def step():
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = F.mse_loss(call(x, t, y).float(), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for average, p in zip(averages.parameters(), model.parameters()):
+                average.mul_(0.9999).add_(p.data, alpha=1e-4)
+
+    return step, sum(p.numel() for p in model.parameters())
+
+
+def timed(step, at_least_s: float = 2.0) -> float:
+    """Seconds of a step, over a round of `at_least_s`."""
+    settle()
+    began, n = time.perf_counter(), 0
+    while n < 3 or time.perf_counter() - began < at_least_s:
+        step()
+        n += 1
+        if CUDA and n % 10 == 0:
+            settle()
+    settle()
+    return (time.perf_counter() - began) / n
+
+
+def settle():
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def flops_of(step) -> int:
+    """Counted where attention is not dropped: its fused kernels on a CPU are unknown to the counter."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def matmul_rate(precision: str) -> float:
+    """FLOP/s of large matrix products, the best of several: what a share is of."""
+    n, kind = (8192, torch.bfloat16) if CUDA else (2048, torch.float32)
+    kind = torch.bfloat16 if precision == "bf16" else kind
+    a, b = (torch.randn(n, n, device=DEVICE, dtype=kind) for _ in range(2))
+    return max(2 * n**3 / timed(lambda: a @ b, 0.5) for _ in range(5))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="WIDTHxDEPTH")
+    parser.add_argument("--batch", type=int, default=128 if CUDA else 16)
+    parser.add_argument("--precision", default="bf16" if CUDA else "fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="ours compiled too (always on a GPU)")
+    options = parser.parse_args()
+    if CUDA:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as those projects' train.py does
+    rate = matmul_rate(options.precision)
+    where = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{datetime.date.today()}, {where}, torch {torch.__version__}, {options.precision}, batch {options.batch}, matmul {rate / 1e9:.0f} GFLOP/s")
+    print("| size | who | parameters | ms a step | images/s | GFLOP/s | of matmul | images/s against the fastest peer |\n|---|---|---|---|---|---|---|---|")
+    for size in options.sizes:
+        width, depth = map(int, size.split("x"))
+        shape = width, depth, options.batch, options.precision
+        makers = {f"ditscale {design}": lambda d=design: ours(d, *shape, False) for design in ("incontext", "crossattention")}
+        if options.compile or CUDA:
+            makers |= {f"ditscale {design}, compiled": lambda d=design: ours(d, *shape, True) for design in ("incontext", "crossattention")}
+        makers |= {name: lambda n=name, p=path: peer(n, p, *shape) for name, _, path in (word.partition("=") for word in options.peer)}
+        steps, sizes, counted, times = {}, {}, {}, {}
+        for name, make in makers.items():
+            torch.manual_seed(0)
+            steps[name], sizes[name] = make()
+            counted[name] = flops_of(steps[name]) if "compiled" not in name else counted[name.removesuffix(", compiled")]
+            for _ in range(3):
+                steps[name]()
+            times[name] = []
+        for _ in range(options.rounds):
+            for name, step in steps.items():
+                times[name].append(timed(step))
+        speed = {name: options.batch / statistics.median(seconds) for name, seconds in times.items()}
+        fastest = max((speed[name] for name in speed if not name.startswith("ditscale")), default=None)
+        for name in speed:
+            flops = counted[name] * speed[name] / options.batch
+            ratio = f"{speed[name] / fastest:.2f}" if fastest else ""
+            print(
+                f"| {size} | {name} | {sizes[name] / 1e6:.1f}M | {1e3 * options.batch / speed[name]:.1f} | {speed[name]:.1f} | {flops / 1e9:.0f} | "
+                f"{flops / rate:.0%} | {ratio} |"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
