@@ -39,18 +39,21 @@ class FID:
 
     name = "fid"
 
-    def __init__(self, model: nn.Module, data: HeldOut, asked: Evaluation, own: Data, ranks: Ranks, tick: Callable[[], None]):
+    def __init__(
+        self, model: nn.Module, data: HeldOut, asked: Evaluation, own: Data, precision: str, ranks: Ranks, tick: Callable[[], None]
+    ):
         """own: the run's own data set, whatever it is measured on."""
         self.tick = tick
-        self.model, self.data, self.how, self.ranks = model, data, asked, ranks
+        self.model, self.data, self.how, self.precision, self.ranks = model, data, asked, precision, ranks
         self.features, full_name, width = extractor(asked, own, ranks)
         self.columns = list(range(width))
-        self.settings = {"extractor": full_name, "sampler": asked.sampler, "steps": asked.steps, "guidance": asked.guidance, "pictures": "uint8, native size"}
+        self.settings = {"extractor": full_name, "sampler": asked.sampler, "steps": asked.steps, "guidance": asked.guidance}
+        self.settings |= {"precision": precision, "pictures": "uint8, native size"}
 
     def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
         """Features float64 [B, F] of images generated at positions index [B]."""
         x0, text = self.data.images(index)
-        made = samples.generate(self.model, self.data, index, x0, text, self.how)
+        made = samples.generate(self.model, self.data, index, x0, text, self.how, self.precision)
         evaluations = model_evaluations(self.how.steps, self.how.sampler, self.how.guidance)
         return self.features(as_bytes(made)).double().cpu().numpy(), evaluations * len(index)
 

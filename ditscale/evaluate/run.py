@@ -114,7 +114,7 @@ def measure_all(at: RunPaths, finished: Finished, settings: Settings, ranks: Ran
             measured += there is None
     if ranks.first:
         own = _held_out(run, run.data, settings.samples, settings.seed, ranks.device)
-        samples.draw(at.evaluation, run.run_id, finished.ema, own, settings.samples, settings.drawn)
+        samples.draw(at.evaluation, run.run_id, finished.ema, own, settings.samples, settings.drawn, run.recipe.precision)
     if trouble:
         raise Unmeasurable("; ".join(trouble))
     return Measured(run, tuple(results), measured, settings.samples, ranks.first)
@@ -146,7 +146,7 @@ def _metric(name: str, finished: Finished, data: HeldOut, how: Evaluation, ranks
         return Bound(finished.ema, data, recipe.precision, how.t_min)
     if name == "likelihood":
         return Likelihood(finished.ema, data, how.trace, how.probes, how.tolerance)
-    return fid.FID(finished.ema, data, how, run.data, ranks, tick)
+    return fid.FID(finished.ema, data, how, run.data, recipe.precision, ranks, tick)
 
 
 def _asked(metric: Metric, data: HeldOut, weights: str) -> Result:

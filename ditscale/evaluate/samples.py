@@ -17,19 +17,23 @@ from .held_out import HeldOut
 STREAM = "sampling noise"
 
 
-def generate(model: nn.Module, data: HeldOut, index: Tensor, like: Tensor, text: Tensor, how: Evaluation) -> Tensor:
-    """Images [B, C, R, R], shaped as `like`, at captions `text` and with the noise of positions index [B]."""
-    return sample(model, data.noise(STREAM, index, like), text, how.steps, how.sampler, how.guidance, no_caption(text))
+def generate(
+    model: nn.Module, data: HeldOut, index: Tensor, like: Tensor, text: Tensor, how: Evaluation, precision: str
+) -> Tensor:
+    """Images [B, C, R, R], shaped as `like`, at captions `text` and with the noise of positions index [B]; the model computes in
+    the run's precision, the sampler in fp32."""
+    with torch.autocast(like.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return sample(model, data.noise(STREAM, index, like), text, how.steps, how.sampler, how.guidance, no_caption(text))
 
 
-def draw(path: Path, run_id: str, model: nn.Module, data: HeldOut, n: int, how: Evaluation):
+def draw(path: Path, run_id: str, model: nn.Module, data: HeldOut, n: int, how: Evaluation, precision: str):
     """Write n samples beside the held-out images that bear their captions, unless they are there."""
     settings = {"sampler": how.sampler, "steps": how.steps, "guidance": how.guidance, "seed": data.seed}
     if not n or has_samples(path, n, settings):
         return
     index = torch.arange(n)
     reference, text = data.images(index)
-    generated = generate(model, data, index, reference, text, how)
+    generated = generate(model, data, index, reference, text, how, precision)
     captions = [data.source.caption(row) for row in text.cpu()]
     write_samples(path, run_id, pictures(generated), pictures(reference), captions, settings)
 

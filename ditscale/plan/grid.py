@@ -28,6 +28,7 @@ class Plan:
 
     runs: tuple[Run, ...]
     dropped: tuple[Dropped, ...]
+    note: str = ""  # why runs are not nested, where they were to be
 
     @property
     def flops(self) -> float:
@@ -50,9 +51,10 @@ def plan_grid(study: Study) -> Plan:
             raise UserError(
                 f"budget {units.compact(budget)}: no width fits it ({dropped[-1].width}: {dropped[-1].reason})"
             )
+    note = ""
     if study.nested and not study.rehearsal:
-        runs = nest(runs, study.recipe)
-    return Plan(tuple(runs), tuple(dropped))
+        runs, note = nest(runs, study.recipe)
+    return Plan(tuple(runs), tuple(dropped), note)
 
 
 def plan_probe(study: Study, n_params: float) -> Run:
@@ -93,6 +95,8 @@ def table(plan: Plan) -> str:
     if read:
         saved = float(sum(r.flops_per_image * r.n_images for r in read))
         lines.append(f"{len(read)} runs are the beginning of a longer one and read from it: {saved / (saved + plan.flops):.0%} of the FLOPs saved")
+    if plan.note:
+        lines.append(f"nested: {plan.note}")
     swept = sum(r.role == "rate" for r in plan.runs)
     of_them = f", {swept} of them a sweep of the learning rate" if swept else ""
     measured = sum(evaluation_flops(r) for r in plan.runs)

@@ -12,21 +12,16 @@ from collections import defaultdict
 from dataclasses import replace
 
 from ..config import Recipe
-from ..errors import UserError
 from .run import Run
 
 LENGTH = ("budget_flops", "achieved_flops", "steps", "n_images", "n_tokens")  # all that may differ between a run and its host
 
 
-def nest(runs: list[Run], recipe: Recipe) -> list[Run]:
-    """The runs with `within` (the host's run_id) and `readings` (run_ids of those read from it, shortest first).
-
-    Raises UserError where the recipe lets no run be the beginning of another.
-    """
+def nest(runs: list[Run], recipe: Recipe) -> tuple[list[Run], str]:
+    """The runs with `within` (the host's run_id) and `readings` (run_ids of those read from it, shortest first); and where no run
+    is the beginning of another, why."""
     if recipe.schedule != "constant":
-        raise UserError(
-            f"study.nested: with recipe.schedule={recipe.schedule} a run is not the beginning of a longer one; recipe.schedule=constant, or nested=false"
-        )
+        return runs, f"with recipe.schedule={recipe.schedule} no run is the beginning of a longer one, so each is trained by itself"
     alike = defaultdict(list)
     for run in runs:
         alike[json.dumps({k: v for k, v in run.defines().items() if k not in LENGTH}, sort_keys=True)].append(run)
@@ -35,9 +30,10 @@ def nest(runs: list[Run], recipe: Recipe) -> list[Run]:
         *shorter, host = sorted(group, key=lambda run: run.n_images)
         found |= {run.run_id: replace(run, within=host.run_id) for run in shorter}
         found[host.run_id] = replace(host, readings=tuple(run.run_id for run in shorter))
+    why = ""
     if not any(run.within for run in found.values()):
-        raise UserError(
-            "study.nested: no run of the grid is the beginning of another: sizes must be in several budgets, and rate, batch, warm-up and "
-            "decay must not depend on D (recipe.lr_tokens, batch_law, warmup_law, weight_decay_law); or nested=false"
+        why = (
+            "no run is the beginning of a longer one, so each is trained by itself: a size must be in several budgets, and rate, batch, "
+            "warm-up and decay must not depend on D"
         )
-    return [found[run.run_id] for run in runs]
+    return [found[run.run_id] for run in runs], why
