@@ -31,6 +31,22 @@ def write_bytes(path: Path, content: bytes, to_disk: bool = True):
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
+def write_once(path: Path, text: str):
+    """Make a file that must not be there yet; no reader ever sees a part of it. Raises FileExistsError, or OSError."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text)
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            with open(path, "x") as file:
+                file.write(text)
+    finally:
+        remove(beside)
+
+
 def remove(path: Path):
     """Delete a file where that can be done: on a read-only disk even one that is not there cannot be."""
     try:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import make_directory, write_text
+from ..files import make_directory, write_once, write_text
 from ..naming import RunPaths
 from ..store.lock import Held, RunLock, is_locked
 from ..train import checkpoint
@@ -79,8 +79,7 @@ def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
             at.lock.unlink(missing_ok=True)  # of an attempt that is gone to Slurm: it keeps the file it has open, the name is ours
             continue
         try:
-            with open(_file(at, me.number), "x") as file:
-                json.dump(asdict(me), file)
+            write_once(_file(at, me.number), json.dumps(asdict(me)))
         except FileExistsError:
             lock.release()
             continue
