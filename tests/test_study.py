@@ -10,7 +10,7 @@ import time
 import h5py
 import pytest
 
-SETTINGS = ["study=mini", "budgets=[4e10,8e10]", "widths=[16,32,40,48,56,64]", "probe_budget=1.6e11", "recipe.min_steps=10", "validation.n=512", "evaluation.vlb.n=64", "evaluation.likelihood.n=8", "evaluation.fid.steps=4"]
+SETTINGS = ["study=mini", "budgets=[3e10,6e10]", "widths=[16,32,40,48,56,64]", "probe_budget=1.2e11", "recipe.min_steps=10", "validation.n=512", "evaluation.vlb.n=64", "evaluation.likelihood.n=8", "evaluation.fid.steps=4"]
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def test_it_is_said_and_asked_for():
     one, other = plan_grid(dear).runs[0], plan_grid(cheap).runs[0]
     assert one.run_id == other.run_id and evaluation_flops(other) == 0
     forward = one.flops_per_image / 3
-    assert evaluation_flops(one) == pytest.approx(2 * forward * (256 * 1 + 100_000 * 60 * 5 + 256 * 16))
+    assert evaluation_flops(one) == pytest.approx(2 * forward * (256 * 1 + 100_000 * 60 * 5 + 256 * 8))
     assert resources(one, dear.cluster).minutes > resources(other, cheap.cluster).minutes
     assert "of evaluation" in table(plan_grid(dear)) and "of evaluation" not in table(plan_grid(cheap))
 
