@@ -44,6 +44,7 @@ from .writer import Writer, holding, smoothed
 REPORT_STEPS = 16  # steps between looks at the device: losses, stop requests and checkpoints wait for one
 EXPLODED = 10.0  # a smoothed loss above this is a diverged run: an untrained model starts near 1
 WORTH_S = 10.0  # of training: less is not saved once more before validation
+LASTING_S = 2.0  # of training still to come: such a run is likely to need a checkpoint
 HOPELESS = 10  # so many steps in a row without a finite gradient are a diverged run too
 
 
@@ -158,6 +159,7 @@ def _train(
         if theirs:
             theirs.finish()
 
+    from_images = state.images
     began = last_save = time.monotonic()
     read()  # an attempt before this one was stopped at it
 
@@ -209,6 +211,8 @@ def _train(
             )
         if failed:
             shards.settle()
+        if (time.monotonic() - began) * (run.n_images - state.images) > LASTING_S * (state.images - from_images):
+            shards.make_ready()
         try:
             read()
         except Stopped:  # while it was measured: this run stops here too, and reads again when it goes on

@@ -46,6 +46,11 @@ class Shards:
 
     # ---- saving
 
+    @staticmethod
+    def make_ready():
+        """Have at hand what a save needs: when a run is told to stop there may be no time to look for it."""
+        from . import pieces  # noqa: F401  in the loop, not in the thread, where it would take turns with it
+
     @torch.no_grad()
     def save(self, facts: dict):
         """Begin a checkpoint of the tensors as they are now; settles the one before. `facts` go into its state.json."""
@@ -55,8 +60,7 @@ class Shards:
                 host.copy_(tensor, non_blocking=True)
         if self.copied:
             self.copied.record()
-        from . import pieces  # noqa: F401  here, for in the thread it would take turns with the loop
-
+        self.make_ready()
         self.thread = threading.Thread(target=self._write, args=(facts,), daemon=True)
         self.thread.start()
 
