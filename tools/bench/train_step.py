@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ditscale.config import Data, compose
 from ditscale.diffusion.rectified_flow import Noise
+from ditscale.evaluate.fidelity import torch_fidelity
 from ditscale.plan.run import Execution, make_run
 from ditscale.train.microbatch import MicroBatches
 from ditscale.train.ranks import Ranks
@@ -68,6 +69,7 @@ def ours(design: str, width: int, depth: int, batch: int, precision: str, compil
 def peer(name: str, path: str, width: int, depth: int, batch: int, precision: str):
     """A step of another project's loop: its model, torch's AdamW as it calls it, its EMA of every parameter."""
     heads = width // HEAD
+    torch_fidelity()  # for its way of importing a torchvision beside a torch for CPU, which timm wants
     if name == "diffusers":
         from diffusers import DiTTransformer2DModel
 
