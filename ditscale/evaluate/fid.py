@@ -9,7 +9,6 @@ equal to torch-fidelity's to 1e-6 by a test; KID (Binkowski et al., arXiv 1801.0
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Callable
 
 import numpy as np

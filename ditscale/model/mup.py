@@ -31,17 +31,13 @@ def rate_factor(name: str, parameter: nn.Parameter, recipe: Recipe, width: int) 
     return recipe.base_width / width
 
 
-def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], recipe: Recipe, width: int) -> list[dict]:
-    """The named parameters of a DiT as groups for AdamW, one a rate: `params`, `rate_factor` and `weight_decay`.
+def grouped(tensors: Iterable[tuple[float, Tensor]], weight_decay: float) -> list[dict]:
+    """Tensors with the factors of their rates, as groups for AdamW (train/adamw.py), one a factor: `params`, `rate_factor` and
+    `weight_decay`.
 
     A group's rate is `rate_factor` times the run's, at every step. What AdamW takes off a weight is rate times decay, so
     the decay is divided by the factor: every weight then forgets as fast, at every width.
     """
-    return grouped(((rate_factor(name, p, recipe, width), p) for name, p in named), recipe.weight_decay)
-
-
-def grouped(tensors: Iterable[tuple[float, Tensor]], weight_decay: float) -> list[dict]:
-    """Tensors with the factors of their rates, as such groups."""
     groups: dict[float, list] = {}
     for factor, tensor in tensors:
         groups.setdefault(factor, []).append(tensor)

@@ -21,13 +21,16 @@ class Heartbeat:
         self.path, self.n_images, self.every_s, self.last, self.seen = path, n_images, every_s, 0.0, None
 
     def beat(self, phase: str, images: int, loss: float | None, flops_per_image: int, force: bool = False):
-        """phase: "starting", "training", "validating", "evaluating"; `loss` is the EMA of the training loss."""
+        """phase: "starting", "training", "reading" (a run that is this one's beginning), "validating", "evaluating"; `loss` is the
+        EMA of the training loss."""
         now = time.time()
         if not force and now - self.last < self.every_s:
             return
         fence.check(self.path.parent)
         rate = None
-        if self.seen and images > self.seen[1]:
+        if phase != "training":
+            self.seen = None  # what is measured meanwhile is no slower training
+        elif self.seen and images > self.seen[1]:
             rate = (images - self.seen[1]) / (now - self.seen[0])
         if phase == "training" and (self.seen is None or now - self.seen[0] > 5 * self.every_s):
             self.seen = (now, images)

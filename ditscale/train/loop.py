@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from ..data.captions import Dropout
 from ..data.open import open_source
-from ..diffusion.rectified_flow import Noise, losses
+from ..diffusion.rectified_flow import Noise
 from ..errors import UserError
 from ..evaluate import run as evaluation
 from ..evaluate.finished import load
@@ -153,6 +153,8 @@ def _train(
             gauges.pause(took)
 
     def measured_as(other: RunPaths, shorter: Run, theirs: Writer | None):
+        if writer:
+            writer.beat("reading", state.images, state.loss_ema, force=True)
         _validate(shorter, ranks, state, theirs)
         _save_final(other, shorter, state, theirs)
         _evaluate(other, shorter, ranks, stop, theirs, writer)

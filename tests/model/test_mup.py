@@ -10,12 +10,17 @@ from torch import nn
 from ditscale.config import Recipe
 from ditscale.flops import Shape
 from ditscale.model.dit import DiT
-from ditscale.model.mup import parameter_groups
+from ditscale.model.mup import grouped, rate_factor
 
 BASE = 32
 WIDTHS = (32, 64, 128, 256)
 MUP = Recipe(aspect=16, batch_size=8, lr_scale=1, width_scaling="mup", base_width=BASE)
 STANDARD = Recipe(aspect=16, batch_size=8, lr_scale=1)
+
+
+def parameter_groups(named, recipe, width):
+    """A DiT's named parameters as a run groups them."""
+    return grouped(((rate_factor(name, p, recipe, width), p) for name, p in named), recipe.weight_decay)
 
 
 def dit(width, design="incontext"):

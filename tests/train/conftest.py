@@ -86,3 +86,17 @@ def content(run_dir) -> dict[str, np.ndarray]:
 @pytest.fixture(name="content")
 def content_fixture():
     return content
+
+
+@pytest.fixture(scope="session")
+def start():
+    """Start `ditscale run`, alone or on ranks of torchrun; returns the process."""
+
+    def begin(run_dir, ranks=1):
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        words = ["-m", "ditscale", "run", str(run_dir)]
+        if ranks > 1:
+            words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *words]
+        return subprocess.Popen([sys.executable, *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return begin

@@ -1,12 +1,8 @@
 """Evaluation at a run's end, as its study asks: part of the run, so stopped, killed and resumed with it."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -15,24 +11,15 @@ import pytest
 from ditscale.store.evaluation import read_results
 from ditscale.store.record import read_state
 
-ROOT = Path(__file__).resolve().parents[2]
 ASKED = ("+evaluation.likelihood.n=96", "+evaluation.vlb.n=64", "validation.batch_size=16")
 pytestmark = pytest.mark.slow
-
-
-def start(run_dir, ranks=1):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = ["-m", "ditscale", "run", str(run_dir)]
-    if ranks > 1:
-        words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *words]
-    return subprocess.Popen([sys.executable, *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def results(run_dir):
     return {(r.metric, r.dataset): r for r in read_results(run_dir / "evaluation.h5")}
 
 
-def test_stopped_and_killed_while_it_is_measured(one_run, ditscale):
+def test_stopped_and_killed_while_it_is_measured(one_run, ditscale, start):
     calm, other = one_run(*ASKED), one_run(*ASKED)
     said = ditscale("run", calm)
     assert said.returncode == 0 and "likelihood" in said.stdout, said

@@ -1,13 +1,9 @@
 """Runs that are read from a longer one equal those that are trained alone: record, weights, evaluation, to the bit."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -19,7 +15,6 @@ from ditscale.plan.run import read_run
 from ditscale.store.evaluation import read_results
 from ditscale.store.record import read_state
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 SETTINGS = [
     "study=mini", "~evaluation", "+evaluation.vlb.n=48", "budgets=[4e9,8e9,1.6e10]", "widths=[32,40]", "recipe.min_steps=10",
@@ -77,7 +72,7 @@ def test_a_nested_study(tmp_path, alone, ditscale):
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_in_the_middle_of_a_reading(tmp_path, alone, ending):
+def test_stopped_in_the_middle_of_a_reading(tmp_path, alone, ending, start):
     host, first = nested(tmp_path / "s")
     process = start(host)
     while not list(first.glob("evaluation.parts/*/*.npz")) and process.poll() is None:
@@ -92,7 +87,7 @@ def test_stopped_in_the_middle_of_a_reading(tmp_path, alone, ending):
         assert content(path) == alone[path.name]
 
 
-def test_two_ranks_read_too(tmp_path, alone):
+def test_two_ranks_read_too(tmp_path, alone, start):
     host, first = nested(tmp_path / "s")
     out, err = start(host, ranks=2).communicate(timeout=180)
     assert read_state(first / "metrics.h5") == read_state(host / "metrics.h5") == "finished", (out, err)
@@ -102,7 +97,7 @@ def test_two_ranks_read_too(tmp_path, alone):
         assert (file["attempts"]["ranks"][0], file["state"][()]) == (2, b"finished")
 
 
-def test_one_that_is_trained_meanwhile_is_left_to_itself(tmp_path, alone):
+def test_one_that_is_trained_meanwhile_is_left_to_itself(tmp_path, alone, start):
     host, first = nested(tmp_path / "s")
     own = start(first)
     while not (first / "attempts").is_dir():
@@ -111,11 +106,3 @@ def test_one_that_is_trained_meanwhile_is_left_to_itself(tmp_path, alone):
     assert "finished" in out, (out, err)
     own.communicate(timeout=60)
     assert content(first) == alone[first.name] and content(host) == alone[host.name]
-
-
-def start(run_dir, ranks=1):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = ["-m", "ditscale", "run", str(run_dir)]
-    if ranks > 1:
-        words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *words]
-    return subprocess.Popen([sys.executable, *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -83,7 +83,7 @@ def main():
     assert process.wait() == 0, process.stdout.read().decode()
     undisturbed = time.monotonic() - began
 
-    moments, hit, lost, began = random.Random(options.seed), Counter(), 0, time.monotonic()
+    moments, hit, began = random.Random(options.seed), Counter(), time.monotonic()
     damaged = 0
     while hit.total() < options.kills and read_state(killed / "metrics.h5") != "finished":
         since, process = time.time(), start(killed)
