@@ -28,9 +28,31 @@ def main(argv: list[str] | None = None) -> int:
         return 141
 
 
+class _Parser(argparse.ArgumentParser):
+    """A mistake is one line."""
+
+    def error(self, message):
+        self.exit(2, f"ditscale: error: {message}; see: {self.prog} --help\n")
+
+
+class _Verb(_Parser):
+    """Options may stand before, between and after settings."""
+
+    inside = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self.inside:
+            return super().parse_known_args(args, namespace)
+        self.inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.inside = False
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ditscale", description="Scaling laws for Diffusion Transformers.", epilog=EPILOG)
-    verbs = parser.add_subparsers(dest="command", metavar="VERB", required=True)
+    parser = _Parser(prog="ditscale", description="Scaling laws for Diffusion Transformers.", epilog=EPILOG)
+    verbs = parser.add_subparsers(dest="command", metavar="VERB", required=True, parser_class=_Verb)
 
     def verb(name: str, function, text: str):
         sub = verbs.add_parser(name, help=text, description=text)
@@ -97,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--guidance", metavar="G", help="classifier-free, of the sampler; 1 is none (1)")
     sub.add_argument("--extractor", metavar="NAME", help="of FID's features (caption-reader, which is trained here)")
     sub.add_argument("--weights", metavar="FILE", help="of the extractor, where it is not ours")
+    sub.add_argument("--decoder", metavar="DIR", help="of latents: their VAE, as diffusers' AutoencoderKL keeps it")
     sub.add_argument("--few", action="store_true", help="an FID of fewer than 2048 images")
 
     sub = verb("fetch-weights", fetch_weights, "Download the weights of a feature extractor for FID, on a machine with internet: runs never do.")
@@ -290,7 +313,7 @@ def evaluate(options):
     given = {name: units.whole(text, f"--{name}") for name, text in whole.items() if text is not None}
     real = {name: getattr(options, name) for name in ("t_min", "tolerance", "guidance")}
     given |= {name: units.number(text, f"--{name.replace('_', '-')}") for name, text in real.items() if text is not None}
-    given |= {name: value for name in ("trace", "sampler", "extractor", "weights", "few") if (value := getattr(options, name))}
+    given |= {name: value for name in ("trace", "sampler", "extractor", "weights", "decoder", "few") if (value := getattr(options, name))}
     if given.get("n") == 0:
         raise UserError("--n: 0 is too small; use 2 or more")
     more = {name: getattr(options, name) for name in ("batch_size", "seed", "samples")}

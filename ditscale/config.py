@@ -196,6 +196,7 @@ class Evaluation:
     guidance: float = 1.0  # of the sampler, classifier-free: 1 is none
     extractor: str = EXTRACTORS[0]  # fid: of the features
     weights: str = ""  # fid: the file with the extractor's weights, but for ours
+    decoder: str = ""  # fid and samples of latents: the directory of the VAE that they came from
     few: bool = False  # fid: of fewer than FEWEST images, whatever it is worth
 
     def check(self, where: str):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = ["study=mini", "~evaluation", "nested=false", "budgets=[5e9,1e10]", "widths=[16,24,32]", "probe_budget=3e10", "recipe.min_steps=20", "validation.n=256"]
+TINY = ["study=mini", "~evaluation", "nested=false", "budgets=[2.5e9,5e9]", "widths=[16,24,32]", "probe_budget=1.2e10", "recipe.min_steps=20", "validation.n=256"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,7 +40,7 @@ def one_run(tmp_path):
     made = iter(range(100))
 
     def plan(*overrides):
-        settings = ["study=mini", "~evaluation", "nested=false", "budgets=[5e9]", "widths=[24]", "recipe.min_steps=20", "validation.n=128", *overrides]
+        settings = ["study=mini", "~evaluation", "nested=false", "budgets=[2.5e9]", "widths=[24]", "recipe.min_steps=20", "validation.n=128", *overrides]
         paths, planned = plan_study(str(tmp_path / f"study{next(made)}"), settings)
         return paths.run(planned.runs[0].run_id).root
 

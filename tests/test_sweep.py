@@ -40,24 +40,24 @@ def records(root):
 @pytest.mark.slow
 def test_equals_launch_and_repeats(sweep, ditscale, tmp_path):
     swept, launched = tmp_path / "it's swept", tmp_path / "launched"
-    assert ditscale("plan", launched, *STUDY, "budgets=[5e9]", "widths=[16,24]").returncode == 0
+    assert ditscale("plan", launched, *STUDY, "budgets=[2.5e9]", "widths=[16,24]").returncode == 0
     assert ditscale("launch", launched).returncode == 0
-    points = (f'study_dir="{swept}"', "budget=5e9,1e8", "width=16,24")
+    points = (f'study_dir="{swept}"', "budget=2.5e9,1e8", "width=16,24")
     refused = sweep(*points, *STUDY)
     assert refused.returncode == 2 and "budget 1e8: no width fits it" in refused.stderr and not swept.exists()
-    points = (f'study_dir="{swept}"', "budget=5e9", "width=16,24,400")  # the last is too large for the budget
+    points = (f'study_dir="{swept}"', "budget=2.5e9", "width=16,24,400")  # the last is too large for the budget
     done = sweep(*points, *STUDY)
     assert done.returncode == 0, done.stderr
-    assert "dropped: budget 5e9, width 400" in done.stdout and "2 of 2 runs are finished" in done.stdout
+    assert "dropped: budget 2.5e9, width 400" in done.stdout and "2 of 2 runs are finished" in done.stdout
     assert records(swept) == records(launched) and len(records(swept)) == 2
     again = sweep(*points)  # the study is there: its settings may be left out
     assert again.returncode == 0 and "0 runs to train, 0 waiting or running, 2 done" in again.stdout, again
     assert "2 done" in sweep(*points, *STUDY).stdout
-    more = sweep(f'study_dir="{swept}"', "budget=5e9", "depth=1", "seed=3,4")
+    more = sweep(f'study_dir="{swept}"', "budget=2.5e9", "depth=1", "seed=3,4")
     assert more.returncode == 0, more
     assert sorted(run.rsplit("-", 1)[0] for run in set(records(swept)) - set(records(launched))) == [
-        "c5e9-d1-w24-s3",
-        "c5e9-d1-w24-s4",
+        "c2.5e9-d1-w24-s3",
+        "c2.5e9-d1-w24-s4",
     ]
     listed = json.loads(ditscale("status", swept, "--json").stdout)
     assert len(listed) == 4 and {s["state"] for s in listed} == {"finished"}
@@ -66,10 +66,10 @@ def test_equals_launch_and_repeats(sweep, ditscale, tmp_path):
 @pytest.mark.slow
 def test_a_failed_run_is_failed_and_the_others_end(sweep, ditscale, tmp_path):
     root = tmp_path / "study"
-    assert ditscale("plan", root, *STUDY, "budgets=[5e9]", "widths=[16,24]").returncode == 0
+    assert ditscale("plan", root, *STUDY, "budgets=[2.5e9]", "widths=[16,24]").returncode == 0
     victim = sorted(root.glob("runs/*"))[0]
     (victim / "heartbeat.json").mkdir()
-    done = sweep(f"study_dir={root}", "budget=5e9", "width=16,24")
+    done = sweep(f"study_dir={root}", "budget=2.5e9", "width=16,24")
     assert done.returncode == 1 and "1 of 2 runs are finished" in done.stdout, done
     assert f"{victim.name}: failed: " in done.stdout and "Traceback" not in done.stderr
     (line,) = done.stderr.strip().splitlines()
@@ -79,7 +79,7 @@ def test_a_failed_run_is_failed_and_the_others_end(sweep, ditscale, tmp_path):
     (victim / "heartbeat.json").rmdir()
     assert (
         "1 runs to train, 0 waiting or running, 1 done"
-        in sweep(f"study_dir={root}", "budget=5e9", "width=16,24").stdout
+        in sweep(f"study_dir={root}", "budget=2.5e9", "width=16,24").stdout
     )
     assert len(records(root)) == 2
 
@@ -118,7 +118,7 @@ def test_without_the_plugin(sweep, tmp_path, one_line_error):
     """An ordinary package of this name hides the plugins that are installed."""
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins" / "__init__.py").write_text("")
-    words = (f"study_dir={tmp_path}/study", *STUDY, "budget=5e9", "width=16", "hydra/launcher=submitit_slurm")
+    words = (f"study_dir={tmp_path}/study", *STUDY, "budget=2.5e9", "width=16", "hydra/launcher=submitit_slurm")
     assert "pip install 'ditscale[sweep]'" in one_line_error(sweep(*words, path=f"{tmp_path}:{ROOT}"))
 
 
@@ -126,6 +126,6 @@ def test_another_study_in_the_directory(sweep, ditscale, tmp_path, one_line_erro
     root = tmp_path / "study"
     assert ditscale("plan", root, *STUDY).returncode == 0
     before = sorted(root.rglob("*"))
-    refused = one_line_error(sweep(f"study_dir={root}", *STUDY, "design=crossattention", "budget=5e9", "width=16"))
+    refused = one_line_error(sweep(f"study_dir={root}", *STUDY, "design=crossattention", "budget=2.5e9", "width=16"))
     assert "holds another study (design.name is incontext there, crossattention here)" in refused
     assert sorted(root.rglob("*")) == before

@@ -2,9 +2,12 @@
 
     latents    float16 or float32 [n, C, R, R], as the VAE gives them
     text       float16 or float32 [n, T, D]
-    captions   text [n], optional
+    captions   text [n], optional: for people
+    pictures   uint8 [n, H, W, 3], optional: what the latents were made from. FID holds samples against these; without them,
+               against the decoded latents, which lack what the VAE loses
     attributes shift, scale: the images a model sees are (latents - shift) * scale. They live in the file, because latents
                normalised one way in training and another in evaluation is an error that no loss curve shows.
+               pixels, optional: 1 where the "latents" are pictures on [-1, 1], as taken for granted with 1 or 3 channels; else 0
 """
 
 from __future__ import annotations
@@ -38,13 +41,19 @@ class Latents:
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 n, self.channels, self.height, self.width = file["latents"].shape
+                self.pixels = bool(file.attrs.get("pixels", self.channels in (1, 3)))
                 n_text, self.text_length, self.text_dim = file["text"].shape
                 self.shift, self.scale = float(file.attrs["shift"]), float(file.attrs["scale"])
+                kept = {name: file[name] for name in ("captions", "pictures") if name in file}
+                for name, rows in kept.items():
+                    if len(rows) != n or (name == "pictures" and (rows.dtype != np.uint8 or rows.shape[3:] != (3,))):
+                        wanted = "text [n]" if name == "captions" else "uint8 [n, H, W, 3]"
+                        raise ValueError(f"{name} is {rows.dtype} {list(rows.shape)}, not {wanted}")
         except OSError:
             raise UserError(f"data file {path}: is not HDF5, or is truncated") from None
         except (KeyError, ValueError) as error:
             raise UserError(
-                f"data file {path}: needs latents [n, C, R, R], text [n, T, D] and attributes shift and scale ({error})"
+                f"data file {path}: needs latents [n, C, R, R], text [n, T, D] and attributes shift and scale, and may have captions and pictures ({error})"
             ) from None
         if n != n_text or n == 0:
             raise UserError(f"data file {path}: {n} latents but {n_text} texts")
@@ -52,16 +61,31 @@ class Latents:
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images float32 [B, C, R, R] and text features float32 [B, T, D] at positions `index` (int64 [B])."""
-        if self._file is None:
-            self._file = h5py.File(self.path, "r", locking=False)
-        rows, back = np.unique(self._order(index.cpu()).numpy(), return_inverse=True)  # h5py wants increasing rows
-        latents = torch.from_numpy(self._file["latents"][rows][back].astype(np.float32))
-        text = torch.from_numpy(self._file["text"][rows][back].astype(np.float32))
+        latents, text = (torch.from_numpy(self._rows(name, index).astype(np.float32)) for name in ("latents", "text"))
         return (latents - self.shift) * self.scale, text
 
-    def caption(self, text: Tensor) -> str:
-        """Features do not read back into words."""
-        return ""
+    def as_encoded(self, x: Tensor) -> Tensor:
+        """Latents as the VAE gives them, of images [B, C, R, R] as a model sees them."""
+        return x / self.scale + self.shift
+
+    def captions(self, index: Tensor) -> list[str]:
+        """As `Source` says: features do not read back into words, but a file may keep these."""
+        kept = self._rows("captions", index)
+        return [""] * len(index) if kept is None else [caption.decode(errors="replace") for caption in kept]
+
+    def pictures(self, index: Tensor) -> Tensor | None:
+        """As `Source` says."""
+        kept = self._rows("pictures", index)
+        return None if kept is None else torch.from_numpy(kept).permute(0, 3, 1, 2)
+
+    def _rows(self, name: str, index: Tensor) -> np.ndarray | None:
+        """A dataset's rows at positions `index`; None where the file has no such dataset."""
+        if self._file is None:
+            self._file = h5py.File(self.path, "r", locking=False)
+        if name not in self._file:
+            return None
+        rows, back = np.unique(self._order(index.cpu()).numpy(), return_inverse=True)  # h5py wants increasing rows
+        return self._file[name][rows][back]
 
     def _order(self, position: Tensor) -> Tensor:
         """Image number at each position: pass `position // n` visits every image once, in an order of its own.

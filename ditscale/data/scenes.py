@@ -109,6 +109,7 @@ class Scenes:
     channels = 3
     text_vocab = len(WORDS)
     text_dim = 0
+    pixels = True
     n_images = None
 
     def __init__(self, size: int = 12, objects: int = 2, seed: int = 0, style: str = "scenes"):
@@ -147,6 +148,13 @@ class Scenes:
             text += [_COLOUR + colour, _SHAPE + icon // len(FILLS), _PLACE + place]
         light = slope[:, 0, None, None] * grid + slope[:, 1, None, None] * grid[:, None]
         return image + light[:, None], torch.stack([*text, _COLOUR + ground], dim=1)
+
+    def captions(self, index: Tensor) -> list[str]:
+        """As `Source` says."""
+        return [self.caption(text) for text in self.batch(index)[1].cpu()]
+
+    def pictures(self, index: Tensor) -> None:
+        """The images are pictures."""
 
     def caption(self, text: Tensor) -> str:
         """One text (int64 [T]) in words; the empty string for the empty text."""

@@ -20,6 +20,7 @@ class Source(Protocol):
     text_length: int  # T, tokens per caption
     text_vocab: int  # ids are 0 .. text_vocab - 1, and id 0 is the empty text that guidance needs; 0 for features
     text_dim: int  # values per token of text features; 0 for ids
+    pixels: bool  # whether the images are pictures on [-1, 1] with 8-bit levels; otherwise they are latents
     n_images: int | None  # None: endless, every position holds a new image
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,6 +30,11 @@ class Source(Protocol):
         """
         ...
 
-    def caption(self, text: Tensor) -> str:
-        """One text (a row of what `batch` returns) in words, for people."""
+    def captions(self, index: Tensor) -> list[str]:
+        """The texts at `index` in words, for people; empty where there are none."""
+        ...
+
+    def pictures(self, index: Tensor) -> Tensor | None:
+        """uint8 [B, 3, H, W]: the pictures that latents at `index` were made from; None where the images are pictures, or
+        where nobody has kept them."""
         ...

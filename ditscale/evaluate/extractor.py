@@ -37,7 +37,8 @@ def extractor(how: Evaluation, data: Data, ranks: Ranks) -> tuple[Callable[[Tens
     def features(x: Tensor) -> Tensor:
         return made(x if x.shape[1] == 3 or name == NAME else x.expand(-1, 3, -1, -1))[0].float()
 
-    width = features(torch.zeros(1, data.channels, data.resolution, data.resolution, dtype=torch.uint8, device=ranks.device)).shape[1]
+    channels = data.channels if name == NAME else 3
+    width = features(torch.zeros(1, channels, data.resolution, data.resolution, dtype=torch.uint8, device=ranks.device)).shape[1]
     return features, full_name, width
 
 

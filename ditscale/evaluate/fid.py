@@ -1,7 +1,8 @@
 """FID, KID, precision and recall of a run's samples against the held-out images of the same captions.
 
 Samples are drawn at the captions of positions 0 .. n - 1 and compared with the images there, so every run of a study has the
-same captions, noise and reference. Pictures reach the extractor as uint8 at native size. FID is ours (frechet.py), held
+same captions, noise and reference. Pictures reach the extractor as uint8 at native size; latents are decoded by their VAE, and held
+against the pictures they were made from, where the file keeps these, else against the decoded latents. FID is ours (frechet.py), held
 equal to torch-fidelity's to 1e-6 by a test; KID (Binkowski et al., arXiv 1801.01401), precision and recall (Kynkaanniemi et al., arXiv
 1904.06991) are torch-fidelity's.
 """
@@ -9,6 +10,7 @@ equal to torch-fidelity's to 1e-6 by a test; KID (Binkowski et al., arXiv 1801.0
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Callable
 
 import numpy as np
@@ -26,10 +28,13 @@ from .extractor import extractor
 from .fidelity import torch_fidelity
 from .held_out import HeldOut
 from .measure import clear, measure
-from .reader import as_bytes
+from .decoder import check_decoder
+from .reader import NAME as READER
+from .sight import decoder_of, sight
 from .weights import check_weights
 
 RESAMPLES = 100
+WIDE, RESAMPLES_WIDE = 512, 30  # features; a resample of 2048 takes seconds, and 30 tell a standard error to 13 %
 SUBSETS, SUBSET = 100, 1000  # of KID: torch-fidelity's own
 
 
@@ -48,25 +53,32 @@ class FID:
         self.columns = list(range(width))
         self.settings = {"extractor": full_name, "sampler": asked.sampler, "steps": asked.steps, "guidance": asked.guidance}
         self.settings |= {"precision": precision, "pictures": "uint8, native size"}
+        self.see, self.against = sight(data, asked.decoder), {}
+        if not data.pixels:
+            kept = data.source.pictures(torch.zeros(1, dtype=torch.int64)) is not None
+            decoder = decoder_of(asked.decoder, data.device).full_name
+            self.settings |= {"decoder": decoder, "reference": "pictures of the file" if kept else "decoded latents"}
+            self.against = {"reference": "pictures" if kept else decoder}
 
     def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
         """Features float64 [B, F] of images generated at positions index [B]."""
         x0, text = self.data.images(index)
         made = samples.generate(self.model, self.data, index, x0, text, self.how, self.precision)
         evaluations = model_evaluations(self.how.steps, self.how.sampler, self.how.guidance)
-        return self.features(as_bytes(made)).double().cpu().numpy(), evaluations * len(index)
+        return self.features(self.see(made)).double().cpu().numpy(), evaluations * len(index)
 
     def result(self, rows: np.ndarray) -> dict:
         reference = self.reference()
-        value, half = frechet.distance(rows, reference), frechet.half_distance(rows, reference)
-        se, extrapolated_se = frechet.standard_errors(rows, reference, RESAMPLES, self.data.seed)
+        value, half = frechet.whole_and_half(rows, reference)
+        resamples = RESAMPLES if rows.shape[1] <= WIDE else RESAMPLES_WIDE
+        se, extrapolated_se = frechet.standard_errors(rows, reference, resamples, self.data.seed)
         made = {"value": value, "se": se, "unit": "squared feature", "half": np.array([half, len(rows) // 2])}
         made["extrapolated"] = np.array([frechet.extrapolated(value, half), extrapolated_se])
         return made | kid_and_recall(rows, reference)
 
     def reference(self) -> np.ndarray:
         """Features [n, F] of the held-out images, from the cache or extracted now by all ranks."""
-        kind = {"data": plain(self.data.described), "n": self.data.n, "extractor": self.settings["extractor"]}
+        kind = {"data": plain(self.data.described), "n": self.data.n, "extractor": self.settings["extractor"], **self.against}
         path = cache() / f"reference-{digest(kind)[:12]}.npz"
         found = torch.zeros(self.data.n, len(self.columns) + 1, dtype=torch.float64)
         if self.ranks.first and path.is_file():
@@ -95,13 +107,22 @@ class _Reference:
         self.fid, self.columns = fid, fid.columns
 
     def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
-        return self.fid.features(as_bytes(self.fid.data.images(index)[0])).double().cpu().numpy(), 0
+        kept = self.fid.data.source.pictures(index)
+        seen = self.fid.see(self.fid.data.images(index)[0]) if kept is None else kept.to(self.fid.ranks.device)
+        return self.fid.features(seen).double().cpu().numpy(), 0
 
 
 def check(data: HeldOut, asked: Evaluation):
     """Raise UserError where there can be no FID, before anything is drawn."""
+    if not data.pixels and not asked.decoder:
+        raise UserError(
+            f"fid: {data.name} is latents, and an extractor wants pictures; name the directory of their VAE: --decoder DIR "
+            "(evaluation.fid.decoder of a study)"
+        )
+    if not data.pixels and asked.extractor == READER:
+        raise UserError(f"fid: the {READER} learns from pictures, and {data.name} is latents; choose another, as --extractor clip-vit-l-14")
     if not data.pixels:
-        raise UserError(f"fid: {data.name} is latents, and an extractor wants pictures; decode and measure them outside ditscale")
+        check_decoder(Path(asked.decoder))
     if data.n < FEWEST and not asked.few:
         raise UserError(f"fid: {data.n} images are too few for a number that means something; use --n {FEWEST} or more, or add --few")
     check_weights(asked)

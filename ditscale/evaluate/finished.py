@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from ..model.dit import DiT
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
 from ..train import checkpoint
+from ..train.state import speed_up
 
 FINGERPRINT_VALUES = 64  # of each parameter
 
@@ -34,7 +35,10 @@ class Finished:
         return sums.hexdigest()[:12]
 
     def to(self, device: torch.device) -> Finished:
-        return Finished(self.run, self.ema.to(device), self.raw.to(device))
+        """On a device, and compiled as the training was."""
+        for model in (self.ema, self.raw):
+            speed_up(model.to(device), replace(self.run.execution, recompute="none"), device)
+        return self
 
 
 def load(run_dir: Path | str) -> Finished:

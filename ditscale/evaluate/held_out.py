@@ -44,8 +44,8 @@ class HeldOut:
 
     @property
     def pixels(self) -> bool:
-        """Whether the images are pictures: one or three channels of 8-bit levels. Otherwise they are latents."""
-        return self.source.channels in (1, 3)
+        """Whether the images are pictures of 8-bit levels. Otherwise they are latents."""
+        return self.source.pixels
 
     @property
     def dims(self) -> int:

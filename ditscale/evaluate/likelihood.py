@@ -8,6 +8,8 @@ per dimension, of the density at them.
 from __future__ import annotations
 
 import math
+import sys
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -20,6 +22,12 @@ from .held_out import BIN, HeldOut
 from .measure import Unmeasurable
 
 MOST_DIMS = 4096  # for the exact trace, which takes as many backward passes
+
+
+def _eager():
+    """Where models are compiled, they are not for this: several backward passes through one forward pass is what their backward
+    cannot do. A process that has not loaded the compiler, which takes two seconds, has compiled nothing."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 class Likelihood:
@@ -48,7 +56,8 @@ class Likelihood:
         if self.trace == "hutchinson":
             probes = torch.stack([self.data.signs(f"probe {k}", index, x0) for k in range(self.probes)])
         try:
-            log_p, path = log_likelihood(self.model, x0, text, probes, self.tolerance)
+            with _eager():
+                log_p, path = log_likelihood(self.model, x0, text, probes, self.tolerance)
         except Stiff:
             raise Unmeasurable(f"likelihood: the flow is too stiff for a tolerance of {self.tolerance:g}; use a larger --tolerance") from None
         nll = -log_p - (math.log(BIN) if self.data.pixels else 0.0)

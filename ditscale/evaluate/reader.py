@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..files import make_directory, write_bytes
 from ..naming import cache, digest
 from ..train.ranks import Ranks
+from .sight import as_bytes
 
 NAME = "caption-reader"
 RECIPE = {"version": 1, "features": 64, "steps": 1500, "batch": 64, "rate": 3e-3, "seed": 1_000_003}
@@ -95,11 +96,6 @@ def train(reader: CaptionReader, data: Data):
         optimizer.step()
         optimizer.zero_grad()
         decay.step()
-
-
-def as_bytes(x_BCRR: Tensor) -> Tensor:
-    """Pictures in about [-1, 1] as uint8 [B, C, R, R]: what an extractor sees, at native size; beyond white is white."""
-    return ((x_BCRR.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def _load(reader: CaptionReader, path: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from ..data.captions import no_caption
 from ..diffusion.sampler import sample
 from ..store.evaluation import has_samples, write_samples
 from .held_out import HeldOut
+from .sight import sight
 
 STREAM = "sampling noise"
 
@@ -29,18 +29,13 @@ def generate(
 def draw(path: Path, run_id: str, model: nn.Module, data: HeldOut, n: int, how: Evaluation, precision: str):
     """Write n samples beside the held-out images that bear their captions, unless they are there."""
     settings = {"sampler": how.sampler, "steps": how.steps, "guidance": how.guidance, "seed": data.seed}
+    settings |= {"decoder": how.decoder} if how.decoder else {}
     if not n or has_samples(path, n, settings):
         return
     index = torch.arange(n)
     reference, text = data.images(index)
     generated = generate(model, data, index, reference, text, how, precision)
-    captions = [data.source.caption(row) for row in text.cpu()]
-    write_samples(path, run_id, pictures(generated), pictures(reference), captions, settings)
-
-
-def pictures(x_BCRR: Tensor) -> np.ndarray:
-    """[B, C, R, R] in about [-1, 1] to pixels [B, R, R, C] in 0..255; latents stay floats."""
-    x = x_BCRR.permute(0, 2, 3, 1).float().cpu()
-    if x.shape[-1] not in (1, 3):
-        return x.numpy()
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+    see = sight(data, how.decoder)
+    kept = data.source.pictures(index) if how.decoder else None
+    held = see(reference) if kept is None else kept
+    write_samples(path, run_id, *(x.cpu().movedim(1, -1).numpy() for x in (see(generated), held)), data.source.captions(index), settings)

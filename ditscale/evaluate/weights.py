@@ -18,6 +18,7 @@ from ..files import make_directory, remove
 from ..naming import cache
 
 PIECE = 2**20  # bytes at a time
+DECODER = ("config.json", "diffusion_pytorch_model.safetensors")  # what the directory of a VAE has
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Cluster, Study
-from ..evaluate.weights import WEIGHTS, needed
+from ..evaluate.weights import DECODER, WEIGHTS, needed
 from . import queue
 from .job import OFFLINE
 from .snapshot import PACKAGE
@@ -254,10 +254,12 @@ def _space(at: Path) -> Finding:
 
 
 def files_of(study: Study) -> list[str]:
-    """The files that the study's runs read: data, held-out images, and weights of what FID looks through."""
+    """The files that the study's runs read: data, held-out images, and what FID looks through."""
     named = [study.data.path, study.validation.path, *(data.path for data in study.validation.also.values())]
     if "fid" in study.evaluation:
-        named.append(str(needed(study.evaluation["fid"]) or ""))
+        fid = study.evaluation["fid"]
+        named.append(str(needed(fid) or ""))
+        named += [str(Path(fid.decoder) / name) for name in DECODER if fid.decoder]
     return list(dict.fromkeys(filter(None, named)))
 
 

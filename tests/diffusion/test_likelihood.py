@@ -32,6 +32,7 @@ def test_likelihood_with_the_exact_trace(gaussian, tolerance, error):
     assert (path.evaluations > 6).all()
 
 
+@pytest.mark.slow
 def test_likelihood_by_hutchinson_is_unbiased(gaussian):
     """One probe scatters by 0.13 nats per dimension here; the mean is right, and P probes scatter by 1 / sqrt(P) of it."""
     x = gaussian.sample(4000)

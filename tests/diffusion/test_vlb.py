@@ -23,6 +23,7 @@ def bound(model, data, n=60_000, seed=0, scale=1.0):
     return samples.mean(), standard_error(samples)
 
 
+@pytest.mark.slow
 def test_the_best_model_reaches_the_entropy(gaussian):
     """The bound is tight where the model is the best one; test_the_ends_do_not_matter says so without sampling error."""
     found, se = bound(gaussian, gaussian, n=300_000)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ditscale.config import Data, Validation
+from ditscale.evaluate.fidelity import torch_fidelity
 from ditscale.evaluate.held_out import HeldOut
 
 SHAPE = (4, 4, 4)
@@ -70,3 +71,24 @@ def study(tmp_path_factory, ditscale):
     assert ditscale("launch", root).returncode == 0
     assert ditscale("collect", root).returncode == 0
     return root
+
+
+@pytest.fixture(scope="session")
+def inception(tmp_path_factory):
+    """A file of random weights for torch-fidelity's Inception."""
+    torch_fidelity()
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    file = tmp_path_factory.mktemp("inception") / "weights.pth"
+    made = FeatureExtractorInceptionV3.__new__(FeatureExtractorInceptionV3)
+    load = torch.nn.Module.load_state_dict
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:  # its constructor loads a file; here it is to leave what it has drawn
+        patch.setattr(torch, "load", lambda *_, **__: {})
+        patch.setattr(torch.nn.Module, "load_state_dict", lambda self, state, **more: load(self, self.state_dict()))
+        FeatureExtractorInceptionV3.__init__(made, "inception-v3-compat", ["2048"], feature_extractor_weights_path="any", cuda=False)
+    for weight in made.parameters():
+        if weight.dim() == 4:
+            torch.nn.init.kaiming_normal_(weight)  # else nothing is left of a picture after so many layers
+    torch.save(made.state_dict(), file)
+    return file

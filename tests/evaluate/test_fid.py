@@ -11,7 +11,8 @@ from ditscale.data.open import open_source
 from ditscale.evaluate import fid, frechet
 from ditscale.evaluate.extractor import extractor, registered
 from ditscale.evaluate.fidelity import torch_fidelity
-from ditscale.evaluate.reader import CaptionReader, as_bytes, caption_reader
+from ditscale.evaluate.reader import CaptionReader, caption_reader
+from ditscale.evaluate.sight import as_bytes
 from ditscale.store.evaluation import read_results
 from ditscale.train.ranks import Ranks
 
@@ -29,6 +30,7 @@ class Pictures(Dataset):
         return self.x[i]
 
 
+@pytest.mark.slow
 def test_the_same_numbers_as_torch_fidelity():
     """Random pictures through one extractor: FID, KID, precision and recall, end to end by its calculate_metrics."""
     g = torch.Generator().manual_seed(0)
@@ -83,22 +85,13 @@ def test_fid_of_a_trained_run(study, cache, capsys):
 
 
 @pytest.mark.slow
-def test_a_named_extractor_from_a_file_of_weights(tmp_path):
+def test_a_named_extractor_from_a_file_of_weights(inception):
     """Inception of random weights from a local file: its features are torch-fidelity's own, and grey pictures will do."""
-    torch_fidelity()
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    file = tmp_path / "weights.pth"
-    made = FeatureExtractorInceptionV3.__new__(FeatureExtractorInceptionV3)
-    load = torch.nn.Module.load_state_dict
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:  # its constructor loads a file; here it is to leave what it has drawn
-        patch.setattr(torch, "load", lambda *_, **__: {})
-        patch.setattr(torch.nn.Module, "load_state_dict", lambda self, state, **more: load(self, self.state_dict()))
-        FeatureExtractorInceptionV3.__init__(made, "inception-v3-compat", ["2048"], feature_extractor_weights_path="any", cuda=False)
-    torch.save(made.state_dict(), file)
+    made = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception))
     data = compose(["study=mini"]).data
-    features, name, width = extractor(Evaluation(extractor="inception-v3-compat", weights=str(file)), data, ONE)
+    features, name, width = extractor(Evaluation(extractor="inception-v3-compat", weights=str(inception)), data, ONE)
     x = torch.randint(0, 256, (4, 3, 12, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     assert width == 2048 and name.startswith("inception-v3-compat ")
     torch.testing.assert_close(features(x), made.eval()(x)[0])

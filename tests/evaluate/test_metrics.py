@@ -50,6 +50,7 @@ def test_likelihood_of_each_image(gaussian):
         assert found["se"] == pytest.approx(truth.std().item() / 200**0.5, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["val_loss", "vlb"])
 def test_standard_errors_by_repetition(gaussian, metric):
     """200 repetitions with noise and images of their own: their scatter is the standard error that each says."""

@@ -64,6 +64,7 @@ def test_a_signal_before_the_loop_listens_is_not_lost(one_run):
     assert [a.ended for a in read_attempts(at)] == ["stopped"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_and_a_failed_one_fails_its_job(one_run):
     at = RunPaths(one_run())
     for _ in range(2):
@@ -77,6 +78,7 @@ def test_a_finished_run_is_left_alone_and_a_failed_one_fails_its_job(one_run):
     assert process.returncode == 1 and "truncated or not HDF5" in trouble and "Traceback" not in trouble
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_a_result_and_not_a_failed_job(one_run):
     at = RunPaths(one_run("recipe.lr_scale=1e6", "recipe.clip=1e9", "recipe.warmup_images=0"))
     for said in ("has diverged", "diverged already"):
@@ -121,6 +123,7 @@ def test_a_fenced_attempt_writes_and_deletes_nothing(one_run):
         assert file["attempts"]["from_images"][1] == int(saved[-1].name.removeprefix("images-"))
 
 
+@pytest.mark.slow
 def test_two_runs_by_hand_at_once(one_run, ditscale, one_line_error):
     """`ditscale run` claims as a job does: of two that start together one trains, and the other says so in one line."""
     at = RunPaths(one_run("budgets=[5e10]"))

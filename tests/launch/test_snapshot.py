@@ -66,6 +66,7 @@ def test_the_mark_is_the_last_file_written(tmp_path):
     assert max((p for p in source.rglob("*") if p.is_file()), key=lambda p: p.stat().st_mtime_ns).name == "complete"
 
 
+@pytest.mark.slow
 def test_a_copy_that_is_used_is_never_replaced(tmp_path):
     """Elements of an array start together and all want the copy. Each, once it has it, finds it whole, and the same one."""
     look = """

@@ -34,6 +34,7 @@ def test_a_noise_free_law_is_found():
     assert "C^-0.2" in found.sentence
 
 
+@pytest.mark.slow
 def test_intervals_cover():
     hits = []
     for seed in range(60):

@@ -80,6 +80,7 @@ def test_p_agrees_with_a_z_test_of_the_draws():
     assert two_sided_p(draws) == pytest.approx(2 * scipy.stats.norm.sf(1.5), rel=0.02)
 
 
+@pytest.mark.slow
 def test_null_comparisons_are_rarely_rejected():
     wrong = 0
     for seed in range(30):

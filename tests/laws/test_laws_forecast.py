@@ -61,6 +61,7 @@ def test_profile_interval_is_the_textbook_one_where_the_surface_is_nearly_linear
     )
 
 
+@pytest.mark.slow
 def test_small_study_coverage_of_the_probe():
     """40 studies at 3 % noise: the binomial 0.1 % limit of 95 % coverage is 33 (the full table is in docs/laws.md)."""
     held = 0

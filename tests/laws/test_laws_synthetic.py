@@ -181,6 +181,7 @@ def test_each_case_raises_what_it_is_made_to_raise(name):
         assert set(CASES[name].raises) <= serious(laws) <= set(CODES)
 
 
+@pytest.mark.slow
 def test_one_diverged_run_hardly_moves_the_law():
     """At 0.1 % noise one run of 84 lies 30 % off: the Huber fit stays within 0.1 %, least squares does not."""
     errors = {"huber": [], "ls": []}

@@ -58,6 +58,7 @@ def activations(model):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["incontext", "crossattention"])
 def test_coordinate_check(design):
     """After 3 steps the change of every activation is as large at width 256 as at 32 under mup; with one rate it grows."""
@@ -76,6 +77,7 @@ def test_coordinate_check(design):
     assert growth["standard"].min() > 0.35 and growth["standard"][-1] > 0.7, growth
 
 
+@pytest.mark.slow
 def test_table_3_and_table_8_train_the_same_function():
     """Yang et al., Lemma J.1: multiplier 1/m and rate 1 at the output is multiplier 1 and rate 1/m, since it starts at 0."""
 

@@ -15,6 +15,7 @@ def swept(study):
     return study("rates=[0.25,0.5,1,2,4]", forecast=False, samples=False, bootstrap=50)
 
 
+@pytest.mark.slow
 def test_the_section(swept):
     before = read_material(swept.root)
     assert [m.command for m in before.missing if "rates.json" in m.what] == ["`ditscale rates DIR`"]

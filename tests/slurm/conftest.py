@@ -143,9 +143,9 @@ SMALL = (
     "study=mini",
     "~evaluation",
     "nested=false",
-    "budgets=[5e9,1e10]",
+    "budgets=[2.5e9,5e9]",
     "widths=[16,24,32]",
-    "probe_budget=3e10",
+    "probe_budget=1.2e10",
     "recipe.min_steps=20",
     "validation.n=128",
 )
@@ -153,7 +153,7 @@ LONG = (
     "study=mini",
     "~evaluation",
     "nested=false",
-    "budgets=[8e10]",
+    "budgets=[4e10]",
     "widths=[40,48]",
     "recipe.min_steps=20",
     "validation.n=128",
@@ -169,7 +169,7 @@ def small():
 @pytest.fixture
 def few():
     """The three smallest runs of `small`."""
-    return (*SMALL, "budgets=[5e9]")
+    return (*SMALL, "budgets=[2.5e9]")
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_chunks_of_a_small_cluster(slurm, call, plan, tmp_path, quiet, records, 
 def test_two_ranks_on_two_nodes(slurm, call, plan, tmp_path, small, settled):
     """Each rank on a node of its own: they find each other through the run's directory; two runs share the nodes."""
     one, two = tmp_path / "one", tmp_path / "two"
-    only = (*small, "budgets=[5e9]", "widths=[24,32]")
+    only = (*small, "budgets=[2.5e9]", "widths=[24,32]")
     for root in (one, two):
         plan(root, *only)
     assert call("launch", one).returncode == 0

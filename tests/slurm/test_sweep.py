@@ -31,7 +31,7 @@ def test_a_signal_and_a_failure(
     root = tmp_path / "study"
     victim = next(run for run in plan(root, *long) if "w48" in run)
     (root / "runs" / victim / "checkpoint").write_text("not a directory")
-    waiting = sweep(root, *long, "budget=8e10", "width=40,48", ON_SLURM)
+    waiting = sweep(root, *long, "budget=4e10", "width=40,48", ON_SLURM)
     slurm.wait(lambda: submissions(root) and submissions(root)[0]["job"], 60, "the array is submitted")
     (mine,) = submissions(root)
     calm = next(run for run in mine["runs"] if run != victim)
@@ -52,7 +52,7 @@ def test_a_signal_and_a_failure(
     assert [a["ended"] for a in attempts(root, calm)] == ["stopped", "finished"]
 
     (root / "runs" / victim / "checkpoint").unlink()
-    alone = sweep(root, "budget=8e10", "width=40,48", ON_SLURM)  # one element is no array
+    alone = sweep(root, "budget=4e10", "width=40,48", ON_SLURM)  # one element is no array
     out, err = alone.communicate(timeout=600)
     assert alone.returncode == 0 and "1 runs to submit, 0 waiting or running, 1 done" in out, out + err
     assert records(root) == quiet(*long)
@@ -64,10 +64,10 @@ def test_three_ways_at_once(
 ):
     """A sweep, a plain array with one of its runs too, and a launch, all waiting together; each run is trained once."""
     root = tmp_path / "study"
-    runs = plan(root, *small)  # the three of 1e10 come first
+    runs = plan(root, *small)  # those of 2.5e9 come first
     slurm.call("scontrol", "update", "partitionname=main", "state=down")  # nothing starts yet
     try:
-        words = ("budget=5e9,1e10", "width=16", ON_SLURM, "hydra.launcher.timeout_min=20", "wait=false")
+        words = ("budget=2.5e9,5e9", "width=16", ON_SLURM, "hydra.launcher.timeout_min=20", "wait=false")
         out, err = sweep(root, *words).communicate(timeout=300)
         assert "2 runs to submit" in out and f"job {submissions(root)[0]['job']}: 2 runs" in out, out + err
         swept = submissions(root)[0]["runs"]
@@ -95,7 +95,7 @@ def test_three_ways_at_once(
 def test_two_ranks(slurm, sweep, tmp_path, small, attempts, records):
     """nodes x tasks_per_node run the job once for each rank; they are one attempt of one run."""
     root = tmp_path / "study"
-    words = (*small, "budget=5e9", "width=24", ON_SLURM)
+    words = (*small, "budget=2.5e9", "width=24", ON_SLURM)
     out, err = sweep(root, *words, "hydra.launcher.nodes=2").communicate(timeout=300)
     assert "1 of 1 runs are finished" in out, out + err
     (run,) = records(root)
@@ -107,7 +107,7 @@ def test_refusals(slurm, sweep, call, plan, tmp_path, few, status, submissions):
     plan(root, *few)
 
     def refused(*words):
-        process = sweep(root, "budget=5e9", "width=16", ON_SLURM, *words)
+        process = sweep(root, "budget=2.5e9", "width=16", ON_SLURM, *words)
         out, err = process.communicate(timeout=300)
         (line,) = err.strip().splitlines()
         assert process.returncode == 2 and line.startswith("ditscale: error: "), out + err
@@ -120,7 +120,7 @@ def test_refusals(slurm, sweep, call, plan, tmp_path, few, status, submissions):
 
     slurm.call("scontrol", "update", "partitionname=main", "state=down")
     try:
-        out, err = sweep(root, "budget=5e9", "width=16,24", ON_SLURM, "wait=false").communicate(timeout=300)
+        out, err = sweep(root, "budget=2.5e9", "width=16,24", ON_SLURM, "wait=false").communicate(timeout=300)
         assert "2 runs to submit" in out, out + err
         assert "cancelled 2 jobs" in call("cancel", root).stdout
     finally:

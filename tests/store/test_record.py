@@ -47,6 +47,7 @@ def record(path, steps=100):
     return Record(path, "text", steps, ["in", "out"], 8)
 
 
+@pytest.mark.slow
 def test_every_acknowledged_row_survives_sigkill(tmp_path):
     for k in range(15):
         path = tmp_path / f"metrics{k}.h5"

@@ -109,6 +109,7 @@ def test_a_damaged_newest_checkpoint_falls_back(one_run, ditscale, content):
     assert same(content(quiet), content(hurt))
 
 
+@pytest.mark.slow
 def test_the_second_process_is_refused(one_run, ditscale, one_line_error):
     run_dir = one_run("budgets=[5e10]")
     first = start(run_dir)
@@ -121,6 +122,7 @@ def test_the_second_process_is_refused(one_run, ditscale, one_line_error):
     assert first.returncode == 130
 
 
+@pytest.mark.slow
 def test_a_diverged_run_says_so(one_run, ditscale, one_line_error):
     run_dir = one_run("recipe.lr_scale=1e6", "recipe.clip=1e9", "recipe.warmup_images=0")
     assert "has diverged" in one_line_error(ditscale("run", run_dir))
@@ -186,6 +188,7 @@ def test_planning_on_a_full_disk_writes_no_half_file(small_disk, ditscale, one_l
         assert path.is_dir() or path.stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_mup_is_trained(one_run, content):
     """At the base width mup is nothing; at twice the base width the run is another one, from its second step on."""
     mup = lambda base: ("recipe.width_scaling=mup", f"recipe.base_width={base}", "recipe.lr_width=0", "recipe.lr_scale=0.0125")  # noqa: E731
