@@ -99,6 +99,7 @@ def _panel(material: Material, m: Measured):
             probe = material.points[m.columns[data]][material.probe]
             axes.plot(material.points["budget_flops"][material.probe], probe, "D", ms=6, mfc="none", mec=ACCENT, mew=1.4, zorder=4)
             values += [*at, *law.law.at(line), *probe[np.isfinite(probe)]]
+            values += [end for e in law.at for end in (e.low, e.high) if end > 0]
         log_axis(axes.xaxis, *limits(ends), "training FLOPs", compact)
         if min(values) > 0:
             log_axis(axes.yaxis, *limits(values, margin=0.12), m.unit, lambda v: f"{v:.4g}")

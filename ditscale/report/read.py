@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..laws import Estimate
 from ..naming import StudyPaths
 from ..plan.study import read_study
+from ..store.evaluated import COLUMNS
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,23 @@ def read_material(root: Path | str) -> Material:
     if sweep and sweep != {run for cell in (rates or {"cells": ()})["cells"] for run in cell["swept"]}:
         what = "The learning-rate law of these runs: rates.json was made from others" if rates else "The learning-rate law"
         missing.append(Missing(f"{what} (rates.json)", "`ditscale rates DIR`"))
+    missing += _unmeasured(study, points)
     curves = {name: rows for name, rows in curves.items() if name not in sweep}
     return Material(
         Path(root), study, points, excluded, curves, laws, forecast, verdict, samples, grids, tuple(missing), rates
     )
+
+
+def _unmeasured(study: Study, points: dict[str, np.ndarray]) -> list[Missing]:
+    """Metrics that the study asks for and some runs lack."""
+    found = []
+    for metric in study.evaluation:
+        values = points.get(COLUMNS.get(metric, metric))
+        lacking = points["run_id"] if values is None else points["run_id"][~np.isfinite(values)]
+        if metric in COLUMNS and len(lacking):
+            what = f"{COLUMNS[metric].upper()} of {len(lacking)} of {len(points['run_id'])} runs"
+            found.append(Missing(what, f"`ditscale evaluate DIR/runs/{lacking[0]}` and so on, then `ditscale collect DIR`"))
+    return found
 
 
 def _read_table(path: Path):

@@ -1,5 +1,12 @@
 """FID for real: our extractor trained by its recipe, torch-fidelity's own numbers, and a trained run."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -16,6 +23,7 @@ from ditscale.evaluate.sight import as_bytes
 from ditscale.store.evaluation import read_results
 from ditscale.train.ranks import Ranks
 
+ROOT = Path(__file__).resolve().parents[2]
 ONE = Ranks(0, 1, torch.device("cpu"))
 
 
@@ -82,6 +90,28 @@ def test_fid_of_a_trained_run(study, cache, capsys):
     (reference,) = set(cache.glob("reference-*.npz")) - before  # both samplers were held against the same features
     noise = np.load(reference)["features"]
     assert frechet.distance(noise, noise) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_same_numbers(study, ditscale, tmp_path):
+    """Images and features are shared out; what they come to is one process's, and so are the samples to look at."""
+    alone, together = (shutil.copytree(sorted(study.glob("runs/*"))[0], tmp_path / name) for name in ("alone", "together"))
+    for copy in (alone, together):
+        (copy / "evaluation.h5").unlink(missing_ok=True)
+    words = ["--metrics", "fid", "--dataset", "ood", "--images", "130", "--few", "--steps", "2", "--samples", "3", "--batch-size", "32"]
+    assert ditscale("evaluate", alone, *words).returncode == 0
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ditscale", "evaluate", str(together), *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DITSCALE_CACHE": str(tmp_path / "cache")}  # theirs is made anew
+    shutil.copytree(os.environ["DITSCALE_CACHE"], tmp_path / "cache", ignore=shutil.ignore_patterns("reference-*"))
+    done = subprocess.run(two, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.count("fid") == 1, done.stdout + done.stderr
+    (a,), (b,) = (read_results(copy / "evaluation.h5") for copy in (alone, together))
+    assert b.value == pytest.approx(a.value, rel=1e-5) and b.se == pytest.approx(a.se, rel=1e-5) and b.settings == a.settings
+    for name in ("half", "extrapolated", "kid", "precision", "recall"):
+        np.testing.assert_allclose(b.arrays[name], a.arrays[name], rtol=1e-4)
+    with h5py.File(alone / "evaluation.h5") as one, h5py.File(together / "evaluation.h5") as other:
+        assert np.abs(one["samples/generated"][:].astype(int) - other["samples/generated"][:]).max() <= 1
+    assert not (together / "evaluation.parts").exists()
 
 
 @pytest.mark.slow
