@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-STUDY = ["study=mini", "~evaluation", "nested=false", "budgets=[5e9,1e10]", "widths=[16,24,32]", "probe_budget=3e10", "recipe.min_steps=20", "validation.n=128", "cluster.workers=2"]
+STUDY = ["study=mini", "~evaluation", "nested=false", "budgets=[2.5e9,5e9]", "widths=[16,24,32]", "probe_budget=1.2e10", "recipe.min_steps=20", "validation.n=128", "cluster.workers=2"]
 
 
 def losses(root):
@@ -57,7 +57,7 @@ def test_interrupted_and_repeated(tmp_path, ditscale):
 @pytest.mark.slow
 def test_a_failing_run_is_said_and_the_others_end(tmp_path, ditscale):
     root = tmp_path / "s"
-    assert ditscale("plan", root, *STUDY, "budgets=[5e9]").returncode == 0
+    assert ditscale("plan", root, *STUDY, "budgets=[2.5e9]").returncode == 0
     victim = sorted(root.glob("runs/*"))[0]
     (victim / "metrics.h5").write_bytes(b"broken")
     done = ditscale("launch", root)
@@ -73,7 +73,7 @@ def test_ranks_of_one_run_meet(tmp_path, ditscale):
     """The probe's two ranks, started by submitit, find each other through the run's directory, and agree with one rank."""
     roots = [tmp_path / "one", tmp_path / "two"]
     for root in roots:
-        ditscale("plan", root, *STUDY, "budgets=[5e9]", "widths=[24]")
+        ditscale("plan", root, *STUDY, "budgets=[2.5e9]", "widths=[24]")
     at = next(roots[1].glob("runs/*/run.yaml"))
     at.write_text(at.read_text().replace("role: grid", "role: probe"))
     found = []

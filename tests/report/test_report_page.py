@@ -174,11 +174,12 @@ def test_a_forecast_that_failed_is_said_as_plainly(failed):
 
 
 def test_missing_parts_are_named_with_their_commands(study):
-    paths = study(fit=False, samples=False, unfinished=2)
+    paths = study("+evaluation.vlb.n=64", fit=False, samples=False, unfinished=2)
     page = Page(write_report(paths.root).read_text())  # also draws the slices without laws
     best = read_material(paths.root).best
     for command in ("fit DIR", "forecast DIR", "verdict DIR", f"evaluate DIR/runs/{best}"):
         assert f"ditscale {command}" in page.text
+    assert "VLB of 13 of 13 runs" in page.text and "then ditscale collect DIR" in page.text
     assert "13 runs collected, no law fitted yet" in page.text and "2 runs left out" in page.text
     left_out = [row for row in page.rows if len(row) == 2 and row[0] != "run"]
     assert len(left_out) == 2 and all("stopped: " in reason for _, reason in left_out)
