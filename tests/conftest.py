@@ -11,6 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = ["study=mini", "~evaluation", "nested=false", "budgets=[2.5e9,5e9]", "widths=[16,24,32]", "probe_budget=1.2e10", "recipe.min_steps=20", "validation.n=256"]
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: pytest-xdist hands out whole files, and the short ones fill up the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     """What ditscale keeps for later: one for all tests, so that the caption reader is trained once, and none of the user's."""
