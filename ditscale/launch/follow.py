@@ -9,10 +9,11 @@ from ..config import Cluster
 from ..errors import Interrupted
 from ..naming import StudyPaths
 from .jobs import jobs_of
-from .status import RunStatus, left_to_hosts
+from .status import DONE, RunStatus, left_to_hosts
 from .watch import with_slurm
 
 Show = Callable[[list[RunStatus], float], None]  # a study's status, and the seconds that it took to find
+ENDING_S = 30.0  # that the job of a run that is done may take to end
 LOOK_S, LONGEST_S = 2.0, 30.0  # between two looks at Slurm's jobs: the longer, the longer one waits already
 
 
@@ -51,19 +52,25 @@ def follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
 
 
 def _follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
-    began, known = time.monotonic(), {}
+    began, known, quiet_since = time.monotonic(), {}, None
     while True:
         looked = time.monotonic()
         found = with_slurm(paths, known)
         took = time.monotonic() - looked
         show(found, took)
-        if not any(s.state in ("running", "queued") for s in found) and _at_work(paths) is False:
-            return found
+        if any(s.state in ("running", "queued") for s in found):
+            quiet_since = None
+        else:
+            quiet_since = quiet_since or looked
+            done = {s.run.run_id for s in found if s.state in DONE} if looked - quiet_since > ENDING_S else set()
+            if _at_work(paths, done) is False:
+                return found
         time.sleep(min(max(LOOK_S, 5 * took, (looked - began) / 60), LONGEST_S))
 
 
-def _at_work(paths: StudyPaths) -> bool | None:
-    """Whether a job of the study runs, or is about to end; None when squeue gives no answer. One that waits for a run that is
-    done is nobody's business here: a controller that was killed may start such a job again, and hold it."""
+def _at_work(paths: StudyPaths, done: set[str]) -> bool | None:
+    """Whether a job of the study runs, or is about to end, leaving out those of runs that are `done`; None when squeue gives no
+    answer. One that waits is nobody's business here. A controller that was killed may start the job of a finished run again and hold it,
+    or go on listing one that ended meanwhile as running, until its time limit."""
     live = jobs_of(paths)
-    return None if live is None else any(job.state != "PENDING" for jobs in live.values() for job in jobs)
+    return None if live is None else any(job.state != "PENDING" for run, jobs in live.items() if run not in done for job in jobs)

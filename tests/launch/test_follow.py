@@ -1,4 +1,4 @@
-"""Runs for which an account has no room at first."""
+"""Waiting for runs: where an account has no room at first, and where Slurm lists a job that is no more."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ from ditscale.config import compose
 from ditscale.launch import follow as module
 from ditscale.launch import slurm
 from ditscale.launch.follow import bring_to_end
+from ditscale.launch.queue import Job
 from ditscale.launch.status import run_status
 from ditscale.naming import StudyPaths
 from ditscale.plan.run import read_run
@@ -29,3 +30,26 @@ def test_where_nothing_can_be_submitted_it_waits_between_tries(one_run, monkeypa
     cluster = compose(["study=mini", "cluster=slurm-cpu", "cluster.max_queued=1"]).cluster
     assert bring_to_end(paths, cluster, "grid", lambda *_: None) == [done]
     assert len(tries) == 3 and slept == [module.LONGEST_S] * 2
+
+
+def test_a_job_that_slurm_lists_for_ever(one_run, monkeypatch):
+    """Its run is done: it gets the time to end, and is then left. One of a run that is not done is waited for."""
+    run_dir = one_run()
+    paths = StudyPaths(run_dir.parent.parent)
+    at = paths.run(run_dir.name)
+    planned = run_status(at, read_run(at.run))
+    ghost = Job("1", 0, "RUNNING", "None", "node1", "any", "", "")
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    for state, least in (("finished", 3), ("interrupted", 60)):
+        looks, gone = [], []
+        monkeypatch.setattr(module, "jobs_of", lambda _: {} if gone else {run_dir.name: [ghost]})
+
+        def look(*_):
+            looks.append(state)
+            gone.extend(["gone"] * (len(looks) == 60))  # at its time limit
+
+        monkeypatch.setattr(module, "with_slurm", lambda *_: [replace(planned, state=state)])
+        assert [s.state for s in module.follow(paths, look)] == [state]
+        assert least <= len(looks) < least + 3
