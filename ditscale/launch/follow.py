@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Callable
 
 from ..config import Cluster
 from ..errors import Interrupted
 from ..naming import StudyPaths
+from . import queue
 from .jobs import jobs_of
 from .status import DONE, RunStatus, left_to_hosts
 from .watch import with_slurm
 
 Show = Callable[[list[RunStatus], float], None]  # a study's status, and the seconds that it took to find
 ENDING_S = 30.0  # that the job of a run that is done may take to end
+RELEASES = 3  # of a job that Slurm holds again and again
 LOOK_S, LONGEST_S = 2.0, 30.0  # between two looks at Slurm's jobs: the longer, the longer one waits already
 
 
@@ -52,13 +55,19 @@ def follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
 
 
 def _follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
-    began, known, quiet_since = time.monotonic(), {}, None
+    began, known, quiet_since, released = time.monotonic(), {}, None, Counter()
     while True:
         looked = time.monotonic()
         found = with_slurm(paths, known)
         took = time.monotonic() - looked
         show(found, took)
-        if any(s.state in ("running", "queued") for s in found):
+        held = {s.job for s in found if queue.is_held(s.state, s.reason)}
+        for job in held:
+            released[job] += 1
+            if released[job] <= RELEASES:
+                queue.release(job)
+        lost = {job for job in held if released[job] > RELEASES}
+        if any(s.state == "running" or s.state == "queued" and s.job not in lost for s in found):
             quiet_since = None
         else:
             quiet_since = quiet_since or looked

@@ -73,6 +73,18 @@ def requeue(job: str) -> str:
     return done.stderr.strip() if done.returncode else ""
 
 
+def is_held(state: str, reason: str) -> bool:
+    """Whether Slurm holds a job because it could not start it: after a node's failure, or a controller's own. It waits for ever then."""
+    return state in ("PENDING", "queued") and reason.replace("_", " ") == "launch failed requeued held"
+
+
+def release(job: str) -> bool:
+    """Let a held job wait for its turn again, and say so."""
+    released = ask("scontrol", "release", job) is not None
+    print(f"job {job} was held, for Slurm could not start it; {'released' if released else '`scontrol release` refuses it'}", flush=True)
+    return released
+
+
 def ask(*words: str) -> str | None:
     """What a command prints; None when it is missing, fails or does not answer in time."""
     done = _run(*words)

@@ -84,6 +84,9 @@ def missing_runs(paths: StudyPaths, among: Callable[[Run], bool]) -> list[Run]:
     if live is None:
         raise UserError("squeue gives no answer, so what already waits or runs is not known; launch again when it does")
     statuses = study_status(paths)
+    over = {s.run.run_id for s in statuses if s.state in DONE}
+    for job in {job.id for run_id, jobs in live.items() if run_id not in over for job in jobs if queue.is_held(job.state, job.reason)}:
+        queue.release(job)
     _report_orphans({s.run.run_id: s.state for s in statuses}, live)
     # a job that completes was cancelled, say, and saves; the next attempt waits for it (launch/attempt.py)
     kept = {run_id for run_id, jobs in live.items() if any(job.state != "COMPLETING" for job in jobs)}

@@ -53,3 +53,19 @@ def test_a_job_that_slurm_lists_for_ever(one_run, monkeypatch):
         monkeypatch.setattr(module, "with_slurm", lambda *_: [replace(planned, state=state)])
         assert [s.state for s in module.follow(paths, look)] == [state]
         assert least <= len(looks) < least + 3
+
+
+def test_a_job_that_slurm_holds(one_run, monkeypatch):
+    """Slurm could not start it: it is released, three times; then it is nobody's to wait for."""
+    run_dir = one_run()
+    paths = StudyPaths(run_dir.parent.parent)
+    at = paths.run(run_dir.name)
+    held = replace(run_status(at, read_run(at.run)), state="queued", job="7_0", reason="launch failed requeued held")
+    released = []
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    monkeypatch.setattr(module.queue, "ask", lambda *words: released.append(words) or "")
+    monkeypatch.setattr(module, "jobs_of", lambda _: {run_dir.name: [Job("7", 0, "PENDING", held.reason, "", "any", "", "")]})
+    looks = iter([held, replace(held, reason="Priority"), held, held, held])
+    monkeypatch.setattr(module, "with_slurm", lambda *_: [next(looks)])
+    assert module.follow(paths, lambda *_: None) == [held]
+    assert released == [("scontrol", "release", "7_0")] * 3 and not list(looks)
