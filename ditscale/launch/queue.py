@@ -78,11 +78,10 @@ def is_held(state: str, reason: str) -> bool:
     return state in ("PENDING", "queued") and reason.replace("_", " ") == "launch failed requeued held"
 
 
-def release(job: str) -> bool:
+def release(job: str):
     """Let a held job wait for its turn again, and say so."""
     released = ask("scontrol", "release", job) is not None
     print(f"job {job} was held, for Slurm could not start it; {'released' if released else '`scontrol release` refuses it'}", flush=True)
-    return released
 
 
 def ask(*words: str) -> str | None:
