@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def reading(sub, metric=True, of=""):
         if metric:
-            sub.add_argument("--metric", default="loss", metavar="COLUMN", help="the column to fit (loss)")
+            sub.add_argument("--metric", default="loss", metavar="COLUMN", help="the column to fit (loss), or a metric of `evaluate`: vlb, likelihood, fid")
         sub.add_argument("--columns", action="append", default=[], metavar="OURS=THEIRS,...", help="where a table names its columns otherwise, as in n_params=size")
         sub.add_argument("--only", action="append", default=[], metavar=f"{of}COLUMN=VALUE", help="read the rows with this value alone; may be repeated")
         sub.add_argument("--kappa", metavar="NUMBER", help="C = kappa N D: computes the one of N, D and C that a table lacks; fit also holds the surface to it")
@@ -105,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("evaluate", evaluate, "Measure a finished run, and draw samples: what is there with the same settings is not measured again.")
     sub.add_argument("run_dir", metavar="RUN_DIR")
     sub.add_argument("--metrics", metavar="NAME,...", help="of val_loss, vlb, likelihood, fid (those of the study's evaluation, or val_loss); the options below are taken from there too")
-    sub.add_argument("--dataset", action="append", default=[], metavar="NAME", help="the run's own data or a label of validation.also; may be repeated (all)")
+    sub.add_argument("--dataset", action="append", default=[], metavar="NAME", help="the run's own data, a label of validation.also, or LABEL=FILE; may be repeated (all but files)")
+    sub.add_argument("--ema", metavar="WINDOW", help="of the EMA weights: one that the run kept, or any between (the run's own)")
     sub.add_argument("--n", "--images", metavar="N", help="held-out images (the study's validation.n); torchrun takes --n for its own")
     sub.add_argument("--batch-size", metavar="N", help="images in memory at a time (the study's validation.batch_size)")
     sub.add_argument("--seed", metavar="N", help="of the noise (the study's validation.seed, so that runs share it)")
@@ -313,18 +314,25 @@ def evaluate(options):
     given = {name: units.whole(text, f"--{name}") for name, text in whole.items() if text is not None}
     real = {name: getattr(options, name) for name in ("t_min", "tolerance", "guidance")}
     given |= {name: units.number(text, f"--{name.replace('_', '-')}") for name, text in real.items() if text is not None}
+    given |= {"few": False} if "n" in given else {}  # the study's consent to few images is to its own n
     given |= {name: value for name in ("trace", "sampler", "extractor", "weights", "decoder", "few") if (value := getattr(options, name))}
     if given.get("n") == 0:
         raise UserError("--n: 0 is too small; use 2 or more")
     more = {name: getattr(options, name) for name in ("batch_size", "seed", "samples")}
     more = {name: units.whole(text, f"--{name.replace('_', '-')}") for name, text in more.items() if text is not None}
+    if options.ema is not None:
+        more["ema"] = units.number(options.ema, "--ema")
     asked = read_run(RunPaths(options.run_dir).run).evaluation
     names = options.metrics.split(",") if options.metrics else asked or ["val_loss"]
     metrics = {name: replace(asked.get(name, Evaluation()), **given) for name in names}
     from .evaluate.run import evaluate as measure
     from .evaluate.settings import Settings
 
-    made = measure(options.run_dir, Settings(metrics, tuple(options.dataset), **more))
+    labels = [text.split("=", 1)[0] for text in options.dataset]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError(f"--dataset {twice}: given twice; name each data set once")
+    files = dict(text.split("=", 1) for text in options.dataset if "=" in text)
+    made = measure(options.run_dir, Settings(metrics, tuple(labels), files, **more))
     if made.first:
         print(made.summary())
 
@@ -364,7 +372,7 @@ def fit(options):
         from .naming import StudyPaths
         from .pipeline import write_json
 
-        write_json(StudyPaths(options.table).laws_of(options.metric), found)
+        write_json(StudyPaths(options.table).laws_of(laws.table.metric), found)
     _show(options, laws, found)
     return 0 if laws.given else 3
 
@@ -420,7 +428,8 @@ def compare(options):
         if len(named) > 1:
             raise UserError("compare: --against holds two metrics of one table against each other; name one table")
         (name,) = named
-        found = fit_offset(_read(named[name], options, also=(options.against,), name=name, named=named), options.against)
+        table = _read(named[name], options, also=(options.against,), name=name, named=named)
+        found = fit_offset(table, *table.columns)  # the one column of `also`, by its name in the table
         _show(options, found, found.to_dict())
         return
     if len(named) < 2:

@@ -14,6 +14,7 @@ import re
 import types
 import typing
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -35,6 +36,8 @@ METRICS = ("val_loss", "vlb", "likelihood", "fid")
 TRACES = ("hutchinson", "exact")
 SAMPLERS = ("heun", "euler")
 EXTRACTORS = ("caption-reader", "inception-v3-compat", "clip-vit-l-14", "vgg16")  # the first is ours (evaluate/reader.py)
+WINDOW_RATIO = 1.01  # of EMA windows that are two
+LEAST = 4  # images of an FID at all: halves of two, and three neighbours of each
 FEWEST = 2048  # images of an FID: fewer give one that says more about their number than about the run
 GROUPS = ("design", "data", "recipe", "validation", "cluster")  # of configs/, and keys of Study
 
@@ -133,6 +136,12 @@ class Recipe:
     width_scaling: str = "none"  # mup: the rate of each weight falls with the inputs it sums over (model/mup.py)
     base_width: int = 0  # mup: the width at which every weight has the run's own rate
     caption_dropout: float = 0.0  # share of images trained without their caption: classifier-free guidance needs it
+    ema_also: tuple[float, ...] = ()  # further windows that are averaged beside `ema`, whose weights remain the result
+
+    @property
+    def windows(self) -> tuple[float, ...]:
+        """Of the EMA weights that a run keeps, that of its result first."""
+        return self.ema, *self.ema_also
 
     def check(self, where: str):
         one_of(self.width_scaling, WIDTH_SCALINGS, f"{where}.width_scaling")
@@ -147,11 +156,22 @@ class Recipe:
         units.whole(self.warmup_images, f"{where}.warmup_images", low=0)
         for name in ("decay", "ema", "caption_dropout"):
             units.number(getattr(self, name), f"{where}.{name}", low=0, high=1)
+        self._check_windows(where)
         for name in ("beta1", "beta2"):
             units.number(getattr(self, name), f"{where}.{name}", low=0, high=0.99999)
         units.number(self.weight_decay, f"{where}.weight_decay", low=0)
         if self.batch_law:
             units.whole(self.batch_law.quantum, f"{where}.batch_law.quantum", low=0)
+
+    def _check_windows(self, where: str):
+        for i, window in enumerate(self.ema_also):
+            units.number(window, f"{where}.ema_also[{i}]", above=0, high=1)
+        for one, next_one in pairwise(sorted(self.windows)):
+            if next_one < WINDOW_RATIO * one:  # what lies beyond them would be made of their difference (train/ema.py)
+                raise UserError(
+                    f"{where}.ema_also: {one:g} and {next_one:g} are one window twice; give others than {where}.ema={self.ema:g}, "
+                    f"each once, {WINDOW_RATIO - 1:.0%} apart or more"
+                )
 
     def _check_width(self, where: str):
         units.whole(self.base_width, f"{where}.base_width", low=0)
@@ -222,12 +242,15 @@ class Size:
     nodes: int = 1
     ranks: int = 1  # of each node
     gpus: int = 0  # of each node
+    pack: int = 1  # runs of a job, side by side on its cores and GPU
 
     def check(self, where: str):
         for name in ("up_to_params", "flops_per_s"):
             units.number(getattr(self, name), f"{where}.{name}", above=0)
-        for name, low in (("nodes", 1), ("ranks", 1), ("gpus", 0)):
+        for name, low in (("nodes", 1), ("ranks", 1), ("gpus", 0), ("pack", 1)):
             units.whole(getattr(self, name), f"{where}.{name}", low=low)
+        if self.pack > 1 and (self.nodes, self.ranks) != (1, 1):
+            raise UserError(f"{where}.pack: runs that share a job have one rank each; set nodes and ranks of this row to 1, or pack to 1")
 
 
 @dataclass(frozen=True)
@@ -237,7 +260,7 @@ class Cluster:
     name: str = "local"
     workers: int = 0  # local: runs at once; 0: one per core
     threads: int = 1  # threads of each rank
-    probe_ranks: int = 0  # local: data-parallel ranks of the probe; 0: as many as workers
+    probe_ranks: int = 0  # local: data-parallel ranks of the probe; 0: one, with the threads of all workers
     checkpoint_s: float = 20.0  # seconds between checkpoints
     sharding: str = "auto"  # how weights lie over ranks: replicate, full, hybrid (train/parallel.py)
     micro_batch: int = 0  # images that a rank puts through the model at once; 0: found from free memory
@@ -245,7 +268,7 @@ class Cluster:
     compile: bool | None = None  # torch.compile of the blocks; None: on GPUs alone
     sizes: tuple[Size, ...] = ()  # slurm: by up_to_params, rising; a run takes the first row that holds it
     peak_flops_per_s: float = 0.0  # of one rank, for the MFU; 0: unknown
-    parallel: int = 0  # slurm: runs at once, over all arrays; 0: as many as Slurm starts
+    parallel: int = 0  # slurm: jobs at once, over all arrays; 0: as many as Slurm starts
     max_queued: int = 0  # slurm: runs that wait or run, where an account may queue no more; the rest is for the next launch
     margin: float = 2.0  # slurm: time asked for, over the time the throughput table gives
     max_time_h: float = 24.0  # slurm: a longer run is requeued, and goes on, so often as it takes
@@ -407,8 +430,18 @@ class Study:
                     "recipe.caption_dropout=0.1"
                 )
         fid = self.evaluation.get("fid")
-        if fid and self.data.channels not in (1, 3):
-            raise UserError(f"study.evaluation.fid: {self.data.name} is latents, and FID wants pictures; ~evaluation.fid leaves it out")
+        if fid and self.data.channels not in (1, 3) and not fid.decoder:
+            raise UserError(
+                f"study.evaluation.fid: {self.data.name} is latents, and FID wants pictures; name the directory of their VAE "
+                "(+evaluation.fid.decoder=DIR), or leave it out (~evaluation.fid)"
+            )
+        if fid and self.data.channels not in (1, 3) and fid.extractor == EXTRACTORS[0]:
+            raise UserError(
+                f"study.evaluation.fid.extractor: the {fid.extractor} learns from pictures, and {self.data.name} is latents; choose another, as "
+                "+evaluation.fid.extractor=clip-vit-l-14"
+            )
+        if fid and (fid.n or self.validation.n) < LEAST:
+            raise UserError(f"study.evaluation.fid.n: {fid.n or self.validation.n} images give no FID at all; use {FEWEST} or more")
         if fid and not fid.few and (fid.n or self.validation.n) < FEWEST:
             raise UserError(
                 f"study.evaluation.fid.n: {fid.n or self.validation.n} images are too few for a number that means something; use "

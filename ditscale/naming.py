@@ -9,6 +9,8 @@ from pathlib import Path
 
 from . import units
 
+PACKED = "DITSCALE_PACKED"  # in the environment: how many runs share this one's job, and its GPU
+
 
 def digest(mapping: dict) -> str:
     """SHA-256 of a mapping's canonical JSON: equal for equal content, whatever the order of keys."""
@@ -85,6 +87,7 @@ class RunPaths:
     failure = _In("failure.json")
     attempts = _In("attempts")
     rendezvous = _In("rendezvous.json")
+    micro_batch = _In("micro_batch.json")  # where memory ran out on shards (train/halved.py)
 
     def __init__(self, root: Path | str):
         self.root = Path(root)

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ditscale.errors import UserError
 from ditscale.flops import Shape, forward_flops, n_params, training_flops
 from ditscale.model.dit import DiT
+from ditscale.model.projection import plain_products
 
 SHAPES = [
     Shape(design, depth, width, head, ratio, qk, 64, tokens, values, text, vocab, features)
@@ -37,11 +38,11 @@ def test_flops_and_parameters_equal_torch(shape):
     side = int((shape.image_tokens * shape.patch_values / channels) ** 0.5)
     x, t = torch.randn(batch, channels, side, side), torch.rand(batch)
     text = torch.randint(0, 40, (batch, 5)) if shape.text_vocab else torch.randn(batch, 7, 24)
-    # the counter passes over CPU flash attention, so attention must run as plain matrix products
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+    # the counter passes over CPU flash attention and oneDNN, so both must run as plain matrix products
+    with sdpa_kernel(SDPBackend.MATH), plain_products(), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(x, t, text)
     assert counter.get_total_flops() == batch * forward_flops(shape)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), plain_products(), FlopCounterMode(display=False) as counter:
         model(x, t, text).square().mean().backward()
     assert counter.get_total_flops() == batch * training_flops(shape)
 

@@ -7,11 +7,14 @@
                against the decoded latents, which lack what the VAE loses
     attributes shift, scale: the images a model sees are (latents - shift) * scale. They live in the file, because latents
                normalised one way in training and another in evaluation is an error that no loss curve shows.
+               vae, text_encoder, optional: names of what made latents and text; a run is measured on no others
                pixels, optional: 1 where the "latents" are pictures on [-1, 1], as taken for granted with 1 or 3 channels; else 0
 """
 
 from __future__ import annotations
 
+import hashlib
+from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -21,8 +24,12 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import draws
+from .rows import Rows
 
+KINDS = ("latents", "text", "captions", "pictures")
+MAKERS = ("vae", "text_encoder")
 SHUFFLE_ROUNDS = 4
+FINGERPRINT_IMAGES = 16
 
 
 class Latents:
@@ -44,6 +51,7 @@ class Latents:
                 self.pixels = bool(file.attrs.get("pixels", self.channels in (1, 3)))
                 n_text, self.text_length, self.text_dim = file["text"].shape
                 self.shift, self.scale = float(file.attrs["shift"]), float(file.attrs["scale"])
+                self.made_by = {key: str(file.attrs[key]) for key in MAKERS if key in file.attrs}
                 kept = {name: file[name] for name in ("captions", "pictures") if name in file}
                 for name, rows in kept.items():
                     if len(rows) != n or (name == "pictures" and (rows.dtype != np.uint8 or rows.shape[3:] != (3,))):
@@ -61,8 +69,18 @@ class Latents:
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images float32 [B, C, R, R] and text features float32 [B, T, D] at positions `index` (int64 [B])."""
-        latents, text = (torch.from_numpy(self._rows(name, index).astype(np.float32)) for name in ("latents", "text"))
-        return (latents - self.shift) * self.scale, text
+        order = self._order(index.cpu()).numpy()
+        latents, text = (torch.from_numpy(self._rows(name, order)).float() for name in ("latents", "text"))
+        return latents.sub_(self.shift).mul_(self.scale), text
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the normalisation and of images spread over the file: another for another file, the same wherever it lies."""
+        spread = np.unique(np.linspace(0, self.n_images - 1, FINGERPRINT_IMAGES).astype(np.int64))
+        found = hashlib.sha256(repr((self.n_images, self.shift, self.scale)).encode())
+        for rows in (self._rows(name, spread) for name in ("latents", "text", "pictures")):
+            found.update(b"" if rows is None else rows.tobytes())
+        return found.hexdigest()[:12]
 
     def as_encoded(self, x: Tensor) -> Tensor:
         """Latents as the VAE gives them, of images [B, C, R, R] as a model sees them."""
@@ -70,22 +88,20 @@ class Latents:
 
     def captions(self, index: Tensor) -> list[str]:
         """As `Source` says: features do not read back into words, but a file may keep these."""
-        kept = self._rows("captions", index)
+        kept = self._rows("captions", self._order(index.cpu()).numpy())
         return [""] * len(index) if kept is None else [caption.decode(errors="replace") for caption in kept]
 
     def pictures(self, index: Tensor) -> Tensor | None:
         """As `Source` says."""
-        kept = self._rows("pictures", index)
+        kept = self._rows("pictures", self._order(index.cpu()).numpy())
         return None if kept is None else torch.from_numpy(kept).permute(0, 3, 1, 2)
 
-    def _rows(self, name: str, index: Tensor) -> np.ndarray | None:
-        """A dataset's rows at positions `index`; None where the file has no such dataset."""
+    def _rows(self, name: str, order: np.ndarray) -> np.ndarray | None:
+        """A dataset's rows of the images `order`; None where the file has no such dataset."""
         if self._file is None:
             self._file = h5py.File(self.path, "r", locking=False)
-        if name not in self._file:
-            return None
-        rows, back = np.unique(self._order(index.cpu()).numpy(), return_inverse=True)  # h5py wants increasing rows
-        return self._file[name][rows][back]
+            self._tables = {name: Rows(self.path, self._file[name]) for name in KINDS if name in self._file}
+        return self._tables[name].at(order) if name in self._tables else None
 
     def _order(self, position: Tensor) -> Tensor:
         """Image number at each position: pass `position // n` visits every image once, in an order of its own.

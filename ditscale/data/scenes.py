@@ -111,6 +111,7 @@ class Scenes:
     text_dim = 0
     pixels = True
     n_images = None
+    made_by, fingerprint = {}, ""
 
     def __init__(self, size: int = 12, objects: int = 2, seed: int = 0, style: str = "scenes"):
         self.style = STYLES[one_of(style, STYLES, "scenes style")]

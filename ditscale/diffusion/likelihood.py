@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..model.projection import plain_products
 from .ode import Path, solve
 
 EXACT_BLOCK = 64  # dimensions whose backward passes are one batch
@@ -52,9 +53,10 @@ def hutchinson_divergence(model, x: Tensor, t: Tensor, text: Tensor, probes: Ten
 def exact_divergence(model, x: Tensor, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """v as x [B, ...], and its divergence per dimension [B], by as many backward passes as x has dimensions.
 
-    Batches of them need the plain attention kernel: the fused ones have no batching rule for their backward.
+    Batches of them need plain attention and products: fused attention and oneDNN's products (model/projection.py) have no
+    batching rule for their backward.
     """
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), plain_products():
         at = x.detach().requires_grad_(True)
         v = model(at, t, text)
         flat, dims = v.flatten(1), x[0].numel()

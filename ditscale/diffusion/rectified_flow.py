@@ -28,7 +28,9 @@ def timestep(u_B: Tensor, distribution: str) -> Tensor:
 
     "logit-normal": logit t is standard normal (Esser et al., arXiv 2403.03206, eq. 19, m = 0, s = 1). "uniform": t = u.
     """
-    return torch.sigmoid(torch.special.ndtri(u_B)) if distribution == "logit-normal" else u_B
+    if distribution != "logit-normal":
+        return u_B
+    return 1 / (1 + torch.exp(-torch.special.ndtri(u_B)))  # torch's sigmoid rounds an image's t otherwise in a batch of other length
 
 
 class Noise:

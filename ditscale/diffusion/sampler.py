@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 
-
 @torch.no_grad()
 def sample(
     model, noise: Tensor, text: Tensor, steps: int = 32, sampler: str = "heun", guidance: float = 1.0, none: Tensor | None = None

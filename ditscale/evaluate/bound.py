@@ -25,6 +25,7 @@ class Bound:
 
     name = "vlb"
     columns = ["diffusion", "prior", "reconstruction", "control"]
+    dtype = torch.float64
 
     def __init__(self, model: nn.Module, data: HeldOut, precision: str, t_min: float = vlb.T_MIN):
         self.model, self.data, self.precision, self.t_min = model, data, precision, t_min

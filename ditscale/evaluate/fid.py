@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import FEWEST, Data, Evaluation, plain
+from ..config import FEWEST, LEAST, Data, Evaluation, plain
 from ..diffusion.sampler import model_evaluations
 from ..errors import UserError
 from ..files import make_directory, write_bytes
 from ..naming import cache, digest
 from ..train.ranks import Ranks
 from . import frechet, samples
+from .decoder import check_decoder
 from .extractor import extractor
 from .fidelity import torch_fidelity
 from .held_out import HeldOut
 from .measure import clear, measure
-from .decoder import check_decoder
 from .reader import NAME as READER
 from .sight import decoder_of, sight
 from .weights import check_weights
@@ -36,12 +36,14 @@ from .weights import check_weights
 RESAMPLES = 100
 WIDE, RESAMPLES_WIDE = 512, 30  # features; a resample of 2048 takes seconds, and 30 tell a standard error to 13 %
 SUBSETS, SUBSET = 100, 1000  # of KID: torch-fidelity's own
+DISTANCES = 2_000_000  # between images, in memory at a time for precision and recall, however many images there are
 
 
 class FID:
     """Its rows are the features of generated images. `check` says where there can be none."""
 
     name = "fid"
+    dtype = torch.float32
 
     def __init__(
         self, model: nn.Module, data: HeldOut, asked: Evaluation, own: Data, precision: str, ranks: Ranks, tick: Callable[[], None]
@@ -61,11 +63,11 @@ class FID:
             self.against = {"reference": "pictures" if kept else decoder}
 
     def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
-        """Features float64 [B, F] of images generated at positions index [B]."""
+        """Features float32 [B, F] of images generated at positions index [B]."""
         x0, text = self.data.images(index)
         made = samples.generate(self.model, self.data, index, x0, text, self.how, self.precision)
         evaluations = model_evaluations(self.how.steps, self.how.sampler, self.how.guidance)
-        return self.features(self.see(made)).double().cpu().numpy(), evaluations * len(index)
+        return self.features(self.see(made)).cpu().numpy(), evaluations * len(index)
 
     def result(self, rows: np.ndarray) -> dict:
         reference = self.reference()
@@ -78,30 +80,32 @@ class FID:
 
     def reference(self) -> np.ndarray:
         """Features [n, F] of the held-out images, from the cache or extracted now by all ranks."""
-        kind = {"data": plain(self.data.described), "n": self.data.n, "extractor": self.settings["extractor"], **self.against}
+        kind = {"data": plain(self.data.described), "n": self.data.n, "extractor": self.settings["extractor"], **self.against, **self.data.settings}
         path = cache() / f"reference-{digest(kind)[:12]}.npz"
-        found = torch.zeros(self.data.n, len(self.columns) + 1, dtype=torch.float64)
-        if self.ranks.first and path.is_file():
-            try:
-                found[:, 1:], found[:, 0] = torch.from_numpy(np.load(path)["features"]), 1
-            except Exception:  # a cut file raises any of several types
-                pass
-        self.ranks.all_reduce(found)
-        if found[0, 0]:
-            return found[:, 1:].numpy()
+        kept = self.ranks.share(_kept(path) if self.ranks.first else None)
+        if kept is not None:
+            return kept
         parts = path.with_suffix(".parts")
         rows, _, _ = measure(_Reference(self), self.data.n, 256, parts, self.ranks, self.tick)
         if self.ranks.first:
             memory = io.BytesIO()
-            np.savez(memory, features=rows.astype(np.float32))
+            np.savez(memory, features=rows)
             make_directory(path.parent)
             write_bytes(path, memory.getvalue())
             clear(parts)
         return rows
 
 
+def _kept(path: Path) -> np.ndarray | None:
+    """Features in the cache; None where there are none, or a machine went down on them."""
+    try:
+        return np.load(path)["features"]
+    except Exception:  # a cut file raises any of several types
+        return None
+
+
 class _Reference:
-    name, settings = "reference features", {}
+    name, settings, dtype = "reference features", {}, torch.float32
 
     def __init__(self, fid: FID):
         self.fid, self.columns = fid, fid.columns
@@ -109,7 +113,7 @@ class _Reference:
     def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
         kept = self.fid.data.source.pictures(index)
         seen = self.fid.see(self.fid.data.images(index)[0]) if kept is None else kept.to(self.fid.ranks.device)
-        return self.fid.features(seen).double().cpu().numpy(), 0
+        return self.fid.features(seen).cpu().numpy(), 0
 
 
 def check(data: HeldOut, asked: Evaluation):
@@ -123,6 +127,8 @@ def check(data: HeldOut, asked: Evaluation):
         raise UserError(f"fid: the {READER} learns from pictures, and {data.name} is latents; choose another, as --extractor clip-vit-l-14")
     if not data.pixels:
         check_decoder(Path(asked.decoder))
+    if data.n < LEAST:
+        raise UserError(f"fid: {data.n} images give no FID at all; use --n {FEWEST} or more")
     if data.n < FEWEST and not asked.few:
         raise UserError(f"fid: {data.n} images are too few for a number that means something; use --n {FEWEST} or more, or add --few")
     check_weights(asked)
@@ -135,8 +141,9 @@ def kid_and_recall(generated: np.ndarray, reference: np.ndarray) -> dict[str, np
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     pair = [torch.from_numpy(np.asarray(rows, dtype=np.float32)) for rows in (generated, reference)]
-    size = min(SUBSET, *map(len, pair))
+    size = min(SUBSET, *(max(2, len(rows) // 2) for rows in pair))  # a subset of all images would be the same each time, and have no spread
     kid = kid_features_to_metric(*pair, kid_subsets=SUBSETS, kid_subset_size=size, verbose=False)
-    prc = prc_features_to_metric(*pair, save_cpu_ram=True, verbose=False)
+    beside = max(1, DISTANCES // max(map(len, pair)))  # images whose distances to all others are
+    prc = prc_features_to_metric(*pair, save_cpu_ram=True, prc_batch_size=beside, verbose=False)
     spread = [kid[f"kernel_inception_distance_{which}"] for which in ("mean", "std")]
     return {"kid": np.array(spread), "precision": np.float64(prc["precision"]), "recall": np.float64(prc["recall"])}

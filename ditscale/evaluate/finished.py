@@ -14,6 +14,7 @@ from ..model.dit import DiT
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
 from ..train import checkpoint
+from ..train.ema import between
 from ..train.state import speed_up
 
 FINGERPRINT_VALUES = 64  # of each parameter
@@ -21,11 +22,14 @@ FINGERPRINT_VALUES = 64  # of each parameter
 
 @dataclass(frozen=True)
 class Finished:
-    """A run and its models: with the EMA weights, which are the run's result, and with those of its last step."""
+    """A run and its models: with the EMA weights, which are the run's result, and with those of its last step. `window`: of the
+    EMA weights, where another than the run's own was asked for; `profile_error`: of what those were made of (train/ema.py)."""
 
     run: Run
     ema: nn.Module
     raw: nn.Module
+    window: float | None = None
+    profile_error: float = 0.0
 
     def fingerprint(self) -> str:
         """Equal for equal weights, whatever the device: of the first values of each parameter."""
@@ -34,6 +38,12 @@ class Finished:
             sums.update(parameter.detach().flatten()[:FINGERPRINT_VALUES].float().cpu().numpy().tobytes())
         return sums.hexdigest()[:12]
 
+    @property
+    def settings(self) -> dict:
+        """What says of a measurement whose weights they were: of the run's result, these alone."""
+        other = {"ema": self.window, "ema profile error": float(f"{self.profile_error:.3g}")}
+        return {"model": self.fingerprint()} | ({} if self.window is None else other)
+
     def to(self, device: torch.device) -> Finished:
         """On a device, and compiled as the training was."""
         for model in (self.ema, self.raw):
@@ -41,19 +51,26 @@ class Finished:
         return self
 
 
-def load(run_dir: Path | str) -> Finished:
-    """Read a run's models to the CPU. Raises UserError when the run is unfinished or its checkpoint does not fit."""
+def load(run_dir: Path | str, window: float | None = None) -> Finished:
+    """Read a run's models to the CPU, the EMA over `window`, or over the run's own. Raises UserError when the run is unfinished, its
+    checkpoint does not fit, or that window can be had from none that the run kept."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
     if run.rehearsal:
         raise UserError(f"{at.root}: was rehearsed, so there is no model to evaluate")
+    own, windows = run.recipe.ema, run.recipe.windows
+    coefficients, error = between(own if window is None else window, windows)
     content = checkpoint.load_final(at.checkpoint, run.run_id, torch.device("cpu"))
     ema, raw = (DiT(run.shape).eval().requires_grad_(False) for _ in range(2))
     try:
         ema.load_state_dict(content["model"])
         raw.load_state_dict(content["model"])
-        for parameter, average in zip(ema.parameters(), content["ema"], strict=True):
-            parameter.copy_(average)
+        kept = zip(content["ema"], *content.get("ema_also", ()), strict=True)
+        for parameter, averages in zip(ema.parameters(), kept, strict=True):
+            (most, first), *rest = [(x, a) for x, a in zip(coefficients.tolist(), averages, strict=True) if x]
+            parameter.copy_(first).mul_(most)
+            for x, average in rest:
+                parameter.add_(average, alpha=x)
     except (RuntimeError, ValueError):
         raise UserError(f"{at.checkpoint}/final.pt: is of another design or size than run.yaml says") from None
-    return Finished(run, ema, raw)
+    return Finished(run, ema, raw, None if window == own else window, error)

@@ -12,9 +12,11 @@ extrapolation to n without end is that of Chong and Forsyth (arXiv 1911.07023), 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Iterable, NamedTuple
 
 import numpy as np
+
+PIECE = 4096  # images whose features are in float64 at a time
 
 
 class Moments(NamedTuple):
@@ -31,9 +33,9 @@ class Moments(NamedTuple):
 
 def distance(generated: np.ndarray, reference: np.ndarray) -> float:
     """Between features [n, F] and [m, F]."""
-    x, y = (np.asarray(rows, dtype=np.float64) for rows in (generated, reference))
-    if min(len(x), len(y)) > x.shape[1]:
-        return _between(_moments(x), _moments(y))
+    if min(len(generated), len(reference)) > generated.shape[1]:
+        return _between(*(_moments(rows, np.arange(len(rows))) for rows in (generated, reference)))
+    x, y = (rows.astype(np.float64) for rows in (generated, reference))
     (m1, a), (m2, b) = ((rows.mean(0), (rows - rows.mean(0)) / (len(rows) - 1) ** 0.5) for rows in (x, y))
     cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     return float((m1 - m2) @ (m1 - m2) + (a**2).sum() + (b**2).sum() - 2 * cross)
@@ -50,14 +52,20 @@ def gaussian_distance(m1: np.ndarray, s1: np.ndarray, m2: np.ndarray, s2: np.nda
     return float((m1 - m2) @ (m1 - m2) + np.trace(s1) + np.trace(s2) - 2 * cross)
 
 
-def whole_and_half(generated: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-    """The distance of all, and the mean of the distances of the two halves, pair by pair: what n / 2 samples give."""
-    half = min(len(generated), len(reference)) // 2
-    halves = [[rows[:half], rows[half : 2 * half]] for rows in (generated, reference)]
-    if half <= np.shape(generated)[1]:
-        return distance(generated, reference), sum(distance(x, y) for x, y in zip(*halves, strict=True)) / 2
-    sides = [[_moments(part) for part in (*parts, rows[2 * half :]) if len(part)] for parts, rows in zip(halves, (generated, reference), strict=True)]
-    return _between(*(_merged(parts) for parts in sides)), sum(_between(sides[0][i], sides[1][i]) for i in (0, 1)) / 2
+def whole_and_half(generated: np.ndarray, reference: np.ndarray, taken: tuple[np.ndarray, np.ndarray] | None = None) -> tuple[float, float]:
+    """The distance of all, and the mean of the distances of the two halves, pair by pair: what n / 2 samples give.
+
+    taken: the rows of each that count, as often as they are named; None: each once.
+    """
+    sides = generated, reference
+    taken = taken or tuple(np.arange(len(rows)) for rows in sides)
+    half = min(map(len, taken)) // 2
+    if half <= np.shape(generated)[1]:  # few images: they may as well be copied
+        x, y = (rows[at] for rows, at in zip(sides, taken, strict=True))
+        halves = [distance(x[part], y[part]) for part in (slice(half), slice(half, 2 * half))]
+        return distance(x, y), sum(halves) / 2
+    parts = [[_moments(rows, part) for part in np.split(at, [half, 2 * half]) if len(part)] for rows, at in zip(sides, taken, strict=True)]
+    return _between(*map(_merged, parts)), sum(_between(parts[0][i], parts[1][i]) for i in (0, 1)) / 2
 
 
 def extrapolated(at_n: float, at_half: float) -> float:
@@ -70,7 +78,8 @@ def standard_errors(generated: np.ndarray, reference: np.ndarray, resamples: int
     drawing with replacement adds to the bias."""
     rng, found = np.random.default_rng(seed), []
     for _ in range(resamples):
-        whole, half = whole_and_half(*(rows[rng.integers(0, len(rows), len(rows))] for rows in (generated, reference)))
+        taken = tuple(rng.integers(0, len(rows), len(rows)) for rows in (generated, reference))
+        whole, half = whole_and_half(generated, reference, taken)
         found.append((whole, extrapolated(whole, half)))
     return tuple(np.std(found, axis=0, ddof=1))
 
@@ -79,17 +88,17 @@ def _between(x: Moments, y: Moments) -> float:
     return gaussian_distance(x.mean, x.covariance, y.mean, y.covariance)
 
 
-def _moments(features: np.ndarray) -> Moments:
-    features = np.asarray(features, dtype=np.float64)
-    mean = features.mean(0)
-    about = features - mean
-    return Moments(len(features), mean, about.T @ about)
+def _moments(features: np.ndarray, taken: np.ndarray) -> Moments:
+    """Of the rows `taken`, in float64, a PIECE of them at a time."""
+    pieces = (features[taken[i : i + PIECE]].astype(np.float64) for i in range(0, len(taken), PIECE))
+    return _merged(Moments(len(piece), mean := piece.mean(0), (piece - mean).T @ (piece - mean)) for piece in pieces)
 
 
-def _merged(parts: list[Moments]) -> Moments:
+def _merged(parts: Iterable[Moments]) -> Moments:
     """Of all rows together (Chan et al., "Algorithms for computing the sample variance", 1983)."""
-    whole = parts[0]
-    for part in parts[1:]:
+    parts = iter(parts)
+    whole = next(parts)
+    for part in parts:
         n, apart = whole.n + part.n, part.mean - whole.mean
         squares = whole.squares + part.squares + np.outer(apart, apart) * (whole.n * part.n / n)
         whole = Moments(n, whole.mean + apart * (part.n / n), squares)

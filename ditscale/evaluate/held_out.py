@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..config import Data, Validation
 from ..data import draws
+from ..data.latents import Latents
 from ..data.open import open_source
+from ..data.source import Source
 from ..errors import UserError
 from ..plan.run import Run
 
+LABEL = re.compile(r"(?!se(_|$))[\w.-]+", re.ASCII)  # loss_se is a standard error in a study's table
 BIN = 2 / 255  # width of one of 256 levels of a pixel on [-1, 1]
 
 
@@ -29,6 +34,33 @@ def data_sets(run: Run) -> dict[str, Data]:
     return {run.data.name: run.data, **run.validation.also}
 
 
+def with_files(run: Run, files: dict[str, str]) -> Run:
+    """The run with further data sets, {label: file}, as if its study had named them. Raises UserError at a label that is taken, or a
+    file that cannot be read."""
+    taken = {name for label, data in data_sets(run).items() for name in (label, data.name)}
+    further = {}
+    for label, path in files.items():
+        if label in taken:
+            raise UserError(f"--dataset {label}={path}: {label} is a data set of the run's study; give the file another label")
+        if not LABEL.fullmatch(label):
+            raise UserError(f"--dataset {label}={path}: a label is of letters, digits, '.', '-' and '_', as in coco2014={path}")
+        if not Path(path).is_file():
+            raise UserError(f"--dataset {label}={path}: there is no such file")
+        source = Latents(path)
+        shapes = {name: getattr(source, name) for name in ("channels", "text_length", "text_vocab", "text_dim")}
+        further[label] = Data(label, "latents", resolution=source.height, path=path, **shapes)
+    return replace(run, validation=replace(run.validation, also=run.validation.also | further))
+
+
+def check_makers(run: Source, other: Source, name: str):
+    """Raise UserError where the data set `name` is of another VAE or text encoder than a run's own data, as their files say."""
+    for what, made in run.made_by.items():
+        if other.made_by.get(what, made) != made:
+            raise UserError(
+                f"{name}: its {what} is {other.made_by[what]}, and that of the run's own data {made}; encode {name} with {made} too"
+            )
+
+
 class HeldOut:
     """n held-out images of a data set, read by position; nothing is kept in memory.
 
@@ -40,12 +72,20 @@ class HeldOut:
         self.described = held_out(data, validation)
         self.source = open_source(self.described)
         if self.source.n_images is not None and self.source.n_images < n:
-            raise UserError(f"--n {n}: {data.name} holds {self.source.n_images} images; use --n {self.source.n_images}")
+            raise UserError(
+                f"{self.described.path or data.name}: holds {self.source.n_images} images, and {n} are asked for; use "
+                f"validation.n={self.source.n_images} (--n {self.source.n_images} of `ditscale evaluate`), or fewer"
+            )
 
     @property
     def pixels(self) -> bool:
         """Whether the images are pictures of 8-bit levels. Otherwise they are latents."""
         return self.source.pixels
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What says which images these are, beside the name: of those in a file."""
+        return {"file": self.source.fingerprint} if self.source.fingerprint else {}
 
     @property
     def dims(self) -> int:

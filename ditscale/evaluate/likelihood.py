@@ -38,6 +38,7 @@ class Likelihood:
 
     name = "likelihood"
     columns = ["nll", "evaluations"]
+    dtype = torch.float64
 
     def __init__(self, model: nn.Module, data: HeldOut, trace: str = "hutchinson", probes: int = 1, tolerance: float = 1e-3):
         if trace == "exact" and data.dims > MOST_DIMS:

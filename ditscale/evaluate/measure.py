@@ -3,8 +3,9 @@
 A metric gives some numbers for each image and, from those of all, its value:
 
     columns            names of an image's numbers
+    dtype              of these: float64, or float32 where they are many
     settings           all that decides them, beside the images and the seed
-    rows(index)        those of the images at positions index [B]: float64 [B, columns], and the model evaluations they took
+    rows(index)        those of the images at positions index [B]: [B, columns], and the model evaluations they took
     result(rows)       {"value", "se", "unit", and arrays by name} from all rows [n, columns]
 
 So memory holds one chunk of images and a few numbers for each image. A finished chunk goes to a file of its own, under a name
@@ -39,6 +40,7 @@ class Unmeasurable(UserError):
 class Metric(Protocol):
     name: str
     columns: list
+    dtype: torch.dtype
     settings: dict
 
     def rows(self, index: Tensor) -> tuple[np.ndarray, int]: ...
@@ -56,7 +58,7 @@ def measure(
     all of them, when an image's numbers are not finite or its metric says so.
     """
     starts = list(range(0, n, chunk))
-    rows = torch.zeros(n, len(metric.columns), dtype=torch.float64)
+    rows = torch.zeros(n, len(metric.columns), dtype=metric.dtype)
     sums = torch.zeros(2, dtype=torch.float64)  # seconds, evaluations
     done = torch.zeros(len(starts), dtype=torch.int64)
     if ranks.first:

@@ -24,7 +24,7 @@ from ..train.ranks import Ranks, start
 from . import fid, samples
 from .bound import Bound
 from .finished import Finished, load
-from .held_out import HeldOut, data_sets
+from .held_out import HeldOut, check_makers, data_sets, with_files
 from .likelihood import Likelihood
 from .measure import Metric, Unmeasurable, clear, measure
 from .settings import Settings
@@ -40,9 +40,14 @@ class Measured:
     measured: int  # of the results, now
     samples: int
     first: bool  # whether this process is the one of several that speaks
+    window: float | None = None  # of the EMA weights, where it is not the run's own
+    profile_error: float = 0.0  # of that window, where its average is made of others
 
     def summary(self) -> str:
         lines = [f"{self.run.run_id}: {self.run.n_params} parameters, {self.run.n_images} images"]
+        if self.window is not None:
+            made = f", made of those over {', '.join(f'{w:g}' for w in self.run.recipe.windows if w)}: error of the profile {self.profile_error:.2%}"
+            lines.append(f"  EMA weights over {self.window:g} of the run{made if self.profile_error else ''}")
         lines += [
             f"  {r.dataset}: {r.metric} {r.value:.5f} +- {r.se:.2g} {r.unit} (n = {r.n}, {r.evaluations:.3g} evaluations an image, {r.wall_s:.1f} s)"
             for r in self.results
@@ -58,8 +63,9 @@ def evaluate(run_dir: Path | str, settings: Settings | None = None) -> Measured:
     Raises UserError, and writes nothing, at what cannot be measured.
     """
     at = RunPaths(run_dir)
-    finished = load(at.root)
+    finished = load(at.root, settings.ema if settings else None)
     settings = settings or Settings(finished.run.evaluation or {"val_loss": Evaluation()})
+    finished = replace(finished, run=with_files(finished.run, settings.files))
     check(finished.run, settings)
     read_results(at.evaluation)
     ranks, orderly = start(at.root, at.rendezvous), False
@@ -82,16 +88,17 @@ def evaluate(run_dir: Path | str, settings: Settings | None = None) -> Measured:
 
 def check(run: Run, settings: Settings):
     """Raise UserError at what cannot be measured, before there is anything to measure it on."""
-    chosen = _chosen(run, settings.datasets)
+    chosen, cpu = _chosen(run, settings.datasets), torch.device("cpu")
     for name, how in settings.metrics.items():
         if how.guidance != 1 and not run.recipe.caption_dropout:
             raise UserError(
                 f"--guidance {how.guidance:g}: run {run.run_id} always saw captions; guidance needs a study with recipe.caption_dropout=0.1"
             )
-        for data in [*chosen, run.data]:
-            held_out = _held_out(run, data, how.n, settings.seed, torch.device("cpu"))
-            if name == "fid" and data in chosen:
-                fid.check(held_out, how)
+        own, *others = [_held_out(run, data, how.n, settings.seed, cpu) for data in [run.data, *chosen]]
+        for data in others:
+            check_makers(own.source, data.source, data.name)
+            if name == "fid":
+                fid.check(data, how)
 
 
 def measure_all(at: RunPaths, finished: Finished, settings: Settings, ranks: Ranks, tick: Callable[[], None] = lambda: None) -> Measured:
@@ -99,8 +106,8 @@ def measure_all(at: RunPaths, finished: Finished, settings: Settings, ranks: Ran
 
     Raises Unmeasurable where a metric has no finite value, once all others are measured.
     """
-    run, known, results, measured, trouble = finished.run, read_results(at.evaluation), [], 0, []
-    weights, chunk = finished.fingerprint(), settings.batch_size or run.validation.batch_size
+    run, window, results, measured, trouble = finished.run, finished.window, [], 0, []
+    known, weights, chunk = read_results(at.evaluation, window), finished.settings, settings.batch_size or run.validation.batch_size
     for data in _chosen(run, settings.datasets):
         for name, how in settings.metrics.items():
             held_out = _held_out(run, data, how.n, settings.seed, ranks.device)
@@ -108,16 +115,16 @@ def measure_all(at: RunPaths, finished: Finished, settings: Settings, ranks: Ran
             result = _asked(metric, held_out, weights)
             there = next((r for r in known if r.same(result)), None)
             try:
-                results.append(there or _measured(at, result, metric, chunk, ranks, tick))
+                results.append(there or _measured(at, result, metric, chunk, ranks, tick, window))
             except Unmeasurable as error:
                 trouble.append(f"{data.name}: {error}")
             measured += there is None
     if ranks.first:
         own = _held_out(run, run.data, settings.samples, settings.seed, ranks.device)
-        samples.draw(at.evaluation, run.run_id, finished.ema, own, settings.samples, settings.drawn, run.recipe.precision)
+        samples.draw(at.evaluation, run.run_id, finished.ema, own, settings.samples, settings.drawn, run.recipe.precision, window)
     if trouble:
         raise Unmeasurable("; ".join(trouble))
-    return Measured(run, tuple(results), measured, settings.samples, ranks.first)
+    return Measured(run, tuple(results), measured, settings.samples, ranks.first, window, finished.profile_error)
 
 
 def _chosen(run: Run, names: tuple[str, ...]) -> list[Data]:
@@ -149,12 +156,14 @@ def _metric(name: str, finished: Finished, data: HeldOut, how: Evaluation, ranks
     return fid.FID(finished.ema, data, how, run.data, recipe.precision, ranks, tick)
 
 
-def _asked(metric: Metric, data: HeldOut, weights: str) -> Result:
+def _asked(metric: Metric, data: HeldOut, weights: dict) -> Result:
     """The result to be, all but what is measured."""
-    return Result(metric.name, data.name, math.nan, math.nan, "", data.n, data.seed, metric.settings | {"model": weights})
+    return Result(metric.name, data.name, math.nan, math.nan, "", data.n, data.seed, metric.settings | data.settings | weights)
 
 
-def _measured(at: RunPaths, asked: Result, metric: Metric, chunk: int, ranks: Ranks, tick: Callable[[], None]) -> Result:
+def _measured(
+    at: RunPaths, asked: Result, metric: Metric, chunk: int, ranks: Ranks, tick: Callable[[], None], window: float | None
+) -> Result:
     """Measure by all ranks together; rank 0 writes."""
     name = digest({"chunk": chunk, "n": asked.n, "seed": asked.seed, "dataset": asked.dataset, **asked.settings})[:12]
     parts = at.evaluation_parts / f"{asked.metric}-{name}"
@@ -163,6 +172,6 @@ def _measured(at: RunPaths, asked: Result, metric: Metric, chunk: int, ranks: Ra
     value, se, unit = (found.pop(key) for key in ("value", "se", "unit"))
     result = replace(asked, value=value, se=se, unit=unit, wall_s=wall_s, evaluations=evaluations, arrays=found)
     if ranks.first:
-        write_results(at.evaluation, at.name, [result])
+        write_results(at.evaluation, at.name, [result], window)
         clear(parts)
     return result

@@ -26,11 +26,12 @@ def generate(
         return sample(model, data.noise(STREAM, index, like), text, how.steps, how.sampler, how.guidance, no_caption(text))
 
 
-def draw(path: Path, run_id: str, model: nn.Module, data: HeldOut, n: int, how: Evaluation, precision: str):
-    """Write n samples beside the held-out images that bear their captions, unless they are there."""
+def draw(path: Path, run_id: str, model: nn.Module, data: HeldOut, n: int, how: Evaluation, precision: str, window: float | None = None):
+    """Write n samples beside the held-out images that bear their captions, unless they are there. window: of the EMA weights, where
+    it is not the run's own."""
     settings = {"sampler": how.sampler, "steps": how.steps, "guidance": how.guidance, "seed": data.seed}
     settings |= {"decoder": how.decoder} if how.decoder else {}
-    if not n or has_samples(path, n, settings):
+    if not n or has_samples(path, n, settings, window):
         return
     index = torch.arange(n)
     reference, text = data.images(index)
@@ -38,4 +39,5 @@ def draw(path: Path, run_id: str, model: nn.Module, data: HeldOut, n: int, how: 
     see = sight(data, how.decoder)
     kept = data.source.pictures(index) if how.decoder else None
     held = see(reference) if kept is None else kept
-    write_samples(path, run_id, *(x.cpu().movedim(1, -1).numpy() for x in (see(generated), held)), data.source.captions(index), settings)
+    pictures = (x.cpu().movedim(1, -1).numpy() for x in (see(generated), held))
+    write_samples(path, run_id, *pictures, data.source.captions(index), settings, window)

@@ -15,9 +15,11 @@ class Settings:
 
     metrics: dict[str, Evaluation] = field(default_factory=dict)
     datasets: tuple[str, ...] = ()  # names or labels; none: the run's own and all of its study's validation.also
+    files: dict[str, str] = field(default_factory=dict)  # further data sets by label, which are measured on where `datasets` names them
     seed: int | None = None  # of the noise; None: validation.seed, so that runs of a study share it
     batch_size: int | None = None  # images in a chunk; None: validation.batch_size
     samples: int = 16  # images to draw for people to look at
+    ema: float | None = None  # window of the EMA weights to measure; None: the run's own
 
     def __post_init__(self):
         for name, how in self.metrics.items():
@@ -26,6 +28,8 @@ class Settings:
         for name, low in (("seed", 0), ("batch_size", 1), ("samples", 0)):
             if getattr(self, name) is not None:
                 units.whole(getattr(self, name), f"--{name.replace('_', '-')}", low=low)
+        if self.ema is not None:
+            units.number(self.ema, "--ema", low=0, high=1)
 
     @property
     def drawn(self) -> Evaluation:

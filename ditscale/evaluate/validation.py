@@ -6,65 +6,46 @@ triples, most of the Monte-Carlo noise cancels in the difference of two runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import TIMESTEPS, Data, Validation
-from ..data import draws
-from ..data.open import open_source
+from ..config import TIMESTEPS
 from ..diffusion.rectified_flow import losses, timestep
-from ..errors import UserError
 from ..store.strata import standard_error
-from .held_out import HeldOut, held_out
+from ..train.ranks import Ranks
+from .held_out import HeldOut
 
 STREAM = "validation noise"
 BINS = 10  # noise levels, of equal width in t
 
 
-@dataclass(frozen=True)
-class Triples:
-    """n fixed triples: x0 and eps [n, C, R, R], text [n, ...], t [n], in the order of t."""
-
-    x0: Tensor
-    text: Tensor
-    eps: Tensor
-    t: Tensor
+def triples(data: HeldOut, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the triples at positions index [B], all but t, on the device: x0 and eps [B, C, R, R], and between them text [B, ...]."""
+    x0, text = data.images(index)
+    return x0, text, data.noise(STREAM, index, x0)
 
 
-def triples(data: Data, validation: Validation, distribution: str) -> Triples:
-    """The triples of a data set: held-out images, drawn under the validation's seed.
-
-    Raises UserError when a data file has fewer than n images.
-    """
-    data = held_out(data, validation)
-    source = open_source(data)
-    n = validation.n
-    if source.n_images is not None and source.n_images < n:
-        raise UserError(f"validation.n: {n} images, but {data.path} holds {source.n_images}; set validation.n={source.n_images}")
-    index = torch.arange(n)
-    x0, text = source.batch(index)
-    eps = draws.normal(draws.key(validation.seed, STREAM), index, x0[0].numel()).view(x0.shape)
-    return Triples(x0, text, eps, timestep((index + 0.5) / n, distribution))
+def times(data: HeldOut, index: Tensor, distribution: str) -> Tensor:
+    """Their t [B]."""
+    return timestep((index + 0.5) / data.n, distribution).to(data.device)
 
 
 @torch.no_grad()
-def triple_losses(model, fixed: Triples, batch_size: int, ranks, precision: str) -> np.ndarray:
+def triple_losses(model: nn.Module, data: HeldOut, distribution: str, batch_size: int, ranks: Ranks, precision: str) -> np.ndarray:
     """Each triple's loss, [n] float64, computed by all ranks together and known to all."""
-    n, device = len(fixed.t), ranks.device
+    n, device = data.n, ranks.device
     found = torch.zeros(n, dtype=torch.float64, device=device)
     share = range(ranks.rank * n // ranks.world, (ranks.rank + 1) * n // ranks.world)
     for start in range(share.start, share.start + -(-n // ranks.world), batch_size):
-        part = range(start, min(start + batch_size, share.stop))
+        part = torch.arange(start, min(start + batch_size, share.stop))
         # where weights are sharded, ranks compute in step: one whose share has ended goes on with a triple that does not count
-        at = slice(part.start, part.stop) if len(part) else slice(0, 1)
-        x0, text, eps, t = (v[at].to(device) for v in (fixed.x0, fixed.text, fixed.eps, fixed.t))
+        at = part if len(part) else torch.zeros(1, dtype=torch.int64)
+        drawn, t = triples(data, at), times(data, at, distribution)  # not under autocast: pictures are matrix products too
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            values = losses(model, x0, text, eps, t).double()
+            values = losses(model, *drawn, t).double()
         if len(part):
-            found[at] = values
+            found[part] = values
     ranks.all_reduce(found)
     return found.cpu().numpy()
 
@@ -79,6 +60,7 @@ class ValidationLoss:
     """
 
     name = "val_loss"
+    dtype = torch.float64
 
     def __init__(self, models: dict[str, nn.Module], data: HeldOut, weighting: str, precision: str):
         """models: by kind of weights, "ema" first. weighting: of the runs' training, the one that `value` has."""
@@ -89,11 +71,9 @@ class ValidationLoss:
     @torch.no_grad()
     def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
         """Losses float64 [B, columns] of the triples at positions index [B], and model evaluations of an image."""
-        x0, text = self.data.images(index)
-        eps = self.data.noise(STREAM, index, x0)
-        u = (index + 0.5) / self.data.n
-        with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            found = [losses(self.models[w], x0, text, eps, timestep(u, of).to(x0.device)) for w, of in self.columns]
+        drawn = triples(self.data, index)
+        with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            found = [losses(self.models[w], *drawn, times(self.data, index, of)) for w, of in self.columns]
         return torch.stack(found, 1).double().cpu().numpy(), len(found) * len(index)
 
     def result(self, rows: np.ndarray) -> dict:

@@ -17,7 +17,7 @@ import time
 
 from ..errors import UserError
 from ..files import make_directory, write_text
-from ..naming import RunPaths
+from ..naming import PACKED, RunPaths
 from ..plan.run import Run, read_run
 from ..store.record import read_state
 from ..train.ends import Closed, Diverged, Stopped
@@ -25,6 +25,7 @@ from . import attempt as attempts
 from . import queue
 
 STOPS = {signal.SIGTERM, signal.SIGUSR2}
+TRY_AGAIN = 75  # exit status of a run that shares its job (together.py) and was told to stop
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_MODE": "offline"}
 
 
@@ -65,8 +66,10 @@ def execute(run_dir: str) -> str:
     if _first():
         print(f"{at.name}: {state}", flush=True)
     if queue.this_job():
+        if state == "stopped" and PACKED in os.environ:
+            raise SystemExit(TRY_AGAIN)
         if state == "stopped" and _first():
-            _requeue()
+            requeue()
         if state == "failed":
             raise SystemExit(1)
     return state
@@ -128,7 +131,7 @@ def _first() -> bool:
 
 def _link_log(at: RunPaths):
     """A run's log is found in its directory, whatever wrote it: submitit's is a file of the array."""
-    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and PACKED not in os.environ:
         name, rank = queue.this_job(), os.environ["SLURM_PROCID"]
         log = at.log / f"job-{name}.{rank}.log"
         make_directory(at.log)
@@ -136,7 +139,8 @@ def _link_log(at: RunPaths):
             log.symlink_to(os.path.join(os.environ["SUBMITIT_FOLDER"], f"{name}_{rank}_log.out"))
 
 
-def _requeue():
+def requeue():
+    """Put this job back into the queue, unless Slurm has done so or it is cancelled."""
     job = queue.this_job()
     state = queue.state(job)
     if state != "RUNNING" and not queue.out_of_time(job):  # cancelled: it is to end; pending: Slurm has requeued it already

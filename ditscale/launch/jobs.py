@@ -23,19 +23,19 @@ def jobs_of(paths: StudyPaths) -> dict[str, list[Job]] | None:
         return None
     submissions = read_all(paths)
     named, numbered = {s.name: s for s in submissions}, {s.job: s for s in submissions}
-    planned = tuple(at.name for at in paths.run_dirs())
+    planned = [(at.name,) for at in paths.run_dirs()]
     found = defaultdict(list)
     for job in everything:
         submission, first = named.get(job.name), _first(job, paths)
         if submission:  # the name holds the token, and is known before the number is
-            runs, index = submission.runs, job.index or 0
+            elements, index = submission.elements, job.index or 0
         elif first is not None:
             submission = numbered.get(job.array)
-            runs, index = submission.runs if submission else planned, first + (job.index or 0)
+            elements, index = submission.elements if submission else planned, first + (job.index or 0)
         else:
             continue
-        if index < len(runs):
-            found[runs[index]].append(job)
+        for run_id in elements[index] if index < len(elements) else ():
+            found[run_id].append(job)
     return dict(found)
 
 
@@ -43,8 +43,8 @@ def last_jobs(paths: StudyPaths) -> dict[str, tuple[str, Path]]:
     """The job that each run was submitted in last, as "123_4", and the file that it printed to."""
     found = {}
     for s in read_all(paths):
-        for index, run_id in enumerate(s.runs):
-            alone = len(s.runs) == 1 and s.token != s.job  # to submitit one run is no array
+        alone = len(s.elements) == 1 and s.token != s.job  # to submitit one element is no array
+        for index, run_id in [(index, run_id) for index, runs in enumerate(s.elements) for run_id in runs]:
             name = s.job if alone else f"{s.job}_{index}"
             log = paths.run(run_id).log / f"job-{name}.0.log" if s.token == s.job else folder(paths, s.token) / f"{name}_0_log.out"
             found[run_id] = (name, log)

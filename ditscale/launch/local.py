@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -16,12 +17,14 @@ from ..config import Cluster
 from ..errors import Interrupted, UserError
 from ..naming import StudyPaths
 from ..plan.run import Run
+from ..train.halved import noted
 from .job import execute
 from .settle import settle
 from .snapshot import snapshot
 from .status import DONE, RunStatus, left_to_hosts, study_status
 
 POLL_S = 0.5
+WORTH_FLOPS = 1.5e8  # of a step, for each thread: with less they wait for each other
 STOP_S = 60  # what a run gets to finish its step and save when we are interrupted
 
 
@@ -30,18 +33,24 @@ def workers(cluster: Cluster) -> int:
     return cluster.workers or max(1, len(os.sched_getaffinity(0)) // cluster.threads)
 
 
-def _ranks(run: Run, cluster: Cluster) -> int:
-    """Ranks of a run here: the probe, for which the others have ended, gets all that its batch divides over."""
-    ranks = (cluster.probe_ranks or workers(cluster)) if run.role == "probe" else 1
-    return next(n for n in range(ranks, 0, -1) if run.recipe.batch_size % n == 0)
+def _settle(paths: StudyPaths, run: Run, cluster: Cluster):
+    """How a run is executed here. The probe, for which the others have ended, is one rank with as many of all workers' threads as
+    its step has work for; or as many ranks of `cluster.probe_ranks` as its batch divides over."""
+    ranks = 1
+    if run.role == "probe" and cluster.probe_ranks:
+        ranks = next(n for n in range(cluster.probe_ranks, 0, -1) if run.recipe.batch_size % n == 0)
+    elif run.role == "probe":
+        worth = round(run.flops_per_image * run.recipe.batch_size / WORTH_FLOPS)
+        cluster = replace(cluster, threads=max(cluster.threads, min(worth, cluster.threads * workers(cluster))))
+    settle(paths, [run], cluster, ranks)
 
 
 def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[RunStatus], float], None]) -> list[RunStatus]:
     """Bring every run of `role` ("grid" or "probe") to its end; `show` is called meanwhile, with
     the study's status and the seconds that it took to find.
 
-    Longest runs start first, so that the workers end together. A run that fails is not tried again in this call. Returns
-    the final status. Raises Interrupted on Ctrl-C or SIGTERM, after the runs have stopped at a checkpoint.
+    Longest runs start first, so that the workers end together. A run that fails is not tried again in this call; one that
+    memory was too short for on shards goes on with the half (train/halved.py). Returns the final status. Raises Interrupted on Ctrl-C or SIGTERM, after the runs have stopped at a checkpoint.
     """
     from submitit import LocalExecutor
 
@@ -49,9 +58,11 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[
         raise UserError(f"{paths.root}: its runs are for cluster={cluster.name}; `ditscale launch {paths.root}` submits them, and cluster=local trains here")
     for s in study_status(paths):
         if s.run.role == role and s.state not in (*DONE, "running"):
-            settle(paths, [s.run], cluster, _ranks(s.run, cluster))
+            _settle(paths, s.run, cluster)
     slots = workers(cluster)
-    jobs: dict[str, object] = {}  # run_id to the job started by this call
+    jobs: dict[tuple[str, int], object] = {}  # what this call started: run_id and the micro-batch noted then, to the job
+    name = lambda run: (run.run_id, noted(paths.run(run.run_id), run.execution.ranks))  # noqa: E731
+    alive = lambda run: any(_alive(job) for (run_id, _), job in jobs.items() if run_id == run.run_id)  # noqa: E731
     known: dict[str, RunStatus] = {}
     source = None  # one copy for all that this call starts, taken when something is to start
     with _terminated_as_interrupt():
@@ -61,15 +72,15 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[
                 everything = study_status(paths, known)
                 mine = [s for s in everything if s.run.role == role]
                 show(everything, time.monotonic() - looked)
-                busy = sum(s.run.execution.ranks for s in mine if s.state == "running" or _alive(jobs.get(s.run.run_id)))
-                waiting = [s for s in mine if s.run.run_id not in jobs and s.state != "running" and s.state not in DONE]
+                busy = sum(s.run.execution.ranks for s in mine if s.state == "running" or alive(s.run))
+                waiting = [s for s in mine if not alive(s.run) and name(s.run) not in jobs and s.state not in ("running", *DONE)]
                 waiting = [s for s in waiting if s.run.run_id not in left_to_hosts(everything)]
                 # of equal FLOPs the run with more images takes longer: small models use a core less well
                 for s in sorted(waiting, key=lambda s: (-s.run.budget_flops, -s.run.n_images)):
                     if busy and busy + s.run.execution.ranks > slots:
                         break
                     source = source or snapshot(paths.code)
-                    jobs[s.run.run_id] = _submit(LocalExecutor, paths, s, source)
+                    jobs[name(s.run)] = _submit(LocalExecutor, paths, s, source)
                     busy += s.run.execution.ranks
                 if not busy:
                     return study_status(paths)
@@ -112,7 +123,7 @@ def _importing_from(source):
 
 
 def _alive(job) -> bool:
-    return job is not None and job.state == "RUNNING"
+    return job.state == "RUNNING"
 
 
 def _stop(jobs: dict):

@@ -27,10 +27,15 @@ class Resources:
     def ranks(self) -> int:
         return self.size.nodes * self.size.ranks
 
+    def elements(self, runs: list[Run]) -> int:
+        """Of an array that trains so many runs."""
+        return -(-len(runs) // self.size.pack)
+
     def __str__(self) -> str:
         nodes = f"{self.size.nodes} nodes, " if self.size.nodes > 1 else ""
         gpus = f"{self.size.gpus * self.size.nodes} GPU, " if self.size.gpus else ""
-        return f"{nodes}{gpus}{self.ranks} rank{'s'[: self.ranks > 1]}, {units.duration(60 * self.minutes)}"
+        packed = f"{self.size.pack} runs a job, " if self.size.pack > 1 else ""
+        return f"{packed}{nodes}{gpus}{self.ranks} rank{'s'[: self.ranks > 1]}, {units.duration(60 * self.minutes)}"
 
 
 def resources(run: Run, cluster: Cluster) -> Resources:
@@ -47,7 +52,9 @@ def resources(run: Run, cluster: Cluster) -> Resources:
             f"run {run.run_id}: a batch of {run.recipe.batch_size} images does not divide over the {ranks} ranks that "
             f"cluster.sizes gives it; change nodes or ranks of that row"
         )
-    takes = (run.n_images * run.flops_per_image + evaluation_flops(run)) / (ranks * size.flops_per_s)
+    training = (run.n_images + run.branch_images) * run.flops_per_image
+    measuring = (1 + len(run.readings)) * evaluation_flops(run)  # those that are read from it have its size and settings
+    takes = (training + measuring) / (ranks * size.flops_per_s)
     seconds = START_S + cluster.margin * (run.rehearsal.seconds if run.rehearsal else takes)
     hours = min(next((h for h in HOURS if 3600 * h >= seconds), HOURS[-1]), cluster.max_time_h)
     return Resources(size, max(1, math.ceil(60 * hours)))

@@ -31,6 +31,7 @@ from .settle import settle
 from .snapshot import snapshot
 from .status import DONE, left_to_hosts, study_status
 from .submission import Submission, folder, new_token, read_all, write
+from .together import together
 
 SETTLE_S = 10  # an sbatch whose launcher was killed has reached the controller after this
 NOT_OURS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -47,9 +48,9 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list
     with only_launcher(paths):
         missing = _with_room(missing_runs(paths, lambda run: role in (None, run.role)), cluster)
         chunks = [
-            (what, runs[i : i + limit])
+            (what, runs[i : i + limit * what.size.pack])
             for what, runs in classes(missing, cluster).items()
-            for i in range(0, len(runs), limit)
+            for i in range(0, len(runs), limit * what.size.pack)
         ]
         for what, _ in chunks:
             _check_time(what, cluster, partitions)
@@ -61,7 +62,7 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list
             print(finding)
         code = snapshot(paths.code)
         submitted = []
-        for (what, runs), at_once in zip(chunks, shares(cluster.parallel, [len(runs) for _, runs in chunks])):
+        for (what, runs), at_once in zip(chunks, shares(cluster.parallel, [what.elements(runs) for what, runs in chunks])):
             try:
                 settle(paths, runs, cluster, what.ranks)
                 submitted.append(_submit(paths, cluster, what, runs, at_once, code))
@@ -179,13 +180,13 @@ def _submit(
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     token = new_token()
-    submission = Submission(token, "", tuple(run.run_id for run in runs), str(code.resolve()), time.time())
+    submission = Submission(token, "", tuple(run.run_id for run in runs), str(code.resolve()), time.time(), what.size.pack)
     write(paths, submission)
     try:
         with clean_environment(), redirect_stderr(io.StringIO()):  # submitit shows what sbatch says twice
             executor = SlurmExecutor(folder=folder(paths, token).resolve(), max_num_timeout=10**6)
-            executor.update_parameters(**_parameters(submission, cluster, what, at_once or len(runs)))
-            started = executor.map_array(execute, [str(paths.run(run.run_id).root.resolve()) for run in runs])
+            executor.update_parameters(**_parameters(submission, cluster, what, at_once or len(submission.elements)))
+            started = executor.map_array(*_calls(paths, submission))
     except (FailedJobError, FailedSubmissionError) as error:
         shutil.rmtree(folder(paths, token), ignore_errors=True)
         raise UserError(f"sbatch refuses {len(runs)} runs: {refusal(error)}") from None
@@ -198,6 +199,12 @@ def _submit(
     return submission
 
 
+def _calls(paths: StudyPaths, submission: Submission) -> tuple[Callable, list]:
+    """What an element of the array executes, and on what, by index."""
+    directories = [[str(paths.run(run_id).root.resolve()) for run_id in element] for element in submission.elements]
+    return (together, directories) if submission.pack > 1 else (execute, [directory for (directory,) in directories])
+
+
 def refusal(error: Exception) -> str:
     """sbatch's own reason in an error of submitit."""
     lines = str(error).strip().splitlines()
@@ -208,6 +215,7 @@ def refusal(error: Exception) -> str:
 
 def _parameters(submission: Submission, cluster: Cluster, what: Resources, at_once: int) -> dict:
     """submitit's parameters. Only what is set is passed: Slurm's own defaults stay."""
+    cpus = cluster.threads * submission.pack
     gpus = f"{cluster.gpu_type}:{what.size.gpus}" if cluster.gpu_type else str(what.size.gpus)
     further = {"requeue": True, "signal": f"USR2@{cluster.signal_s}"}
     if what.size.gpus:
@@ -218,7 +226,7 @@ def _parameters(submission: Submission, cluster: Cluster, what: Resources, at_on
         "job_name": submission.name,
         "nodes": what.size.nodes,
         "ntasks_per_node": what.size.ranks,
-        "cpus_per_task": cluster.threads,
+        "cpus_per_task": cpus,
         "time": what.minutes,
         "partition": cluster.partition or None,
         "account": cluster.account or None,
@@ -231,7 +239,7 @@ def _parameters(submission: Submission, cluster: Cluster, what: Resources, at_on
         # to stop is for the run, which saves first and asks for its own requeue; srun would end it at once
         "setup": [
             "trap '' USR2 TERM",
-            f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(import_path)} SRUN_CPUS_PER_TASK={cluster.threads}",
+            f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(import_path)} SRUN_CPUS_PER_TASK={cpus}",
             *cluster.setup,
         ],
     }
@@ -288,11 +296,12 @@ def _recover(paths: StudyPaths):
             shutil.rmtree(at, ignore_errors=True)
             continue
         number = found[0].array
-        for index, run_id in enumerate(submission.runs):  # submitit names its pickles by the job's number, after sbatch
+        call, arguments = _calls(paths, submission)
+        for index, argument in enumerate(arguments):  # submitit names its pickles by the job's number, after sbatch
             name = number if found[0].index is None else f"{number}_{index}"
             pickle = JobPaths(at.resolve(), name).submitted_pickle
             if not pickle.exists():
-                delayed = DelayedSubmission(execute, str(paths.run(run_id).root.resolve()))
+                delayed = DelayedSubmission(call, argument)
                 delayed.set_timeout(60, 10**6)
                 delayed.dump(pickle)
         write(paths, replace(submission, job=number))
@@ -301,7 +310,10 @@ def _recover(paths: StudyPaths):
 
 def _report_orphans(states: dict[str, str], live: dict):
     """Say which jobs have nothing to do: their run left the study or is done, or has another job too."""
+    needed = {job.id for run_id, jobs in live.items() if states.get(run_id, DONE[0]) not in DONE for job in jobs}
     for run_id, jobs in live.items():
+        if states.get(run_id, DONE[0]) in DONE:  # a job of several runs may have others left
+            jobs = [job for job in jobs if job.id not in needed]
         if run_id not in states:
             why = "which is not in this study any more"
         elif states[run_id] in DONE:  # one that runs is about to end

@@ -37,13 +37,17 @@ class RunStatus:
 
     @property
     def done_flops(self) -> float:
-        """Of training; a run that is read from another takes none."""
-        return 0.0 if self.run.within else float(self.images * self.run.flops_per_image)
+        """Of training; what a run has in common with the one it is read from is that one's."""
+        return float(max(0, self.images - self._in_common) * self.run.flops_per_image)
 
     @property
     def left_flops(self) -> float:
-        left = 0 if self.state in DONE or self.run.within else self.run.n_images - self.images
+        left = 0 if self.state in DONE else self.run.n_images - max(self.images, self._in_common)
         return float(left * self.run.flops_per_image)
+
+    @property
+    def _in_common(self) -> int:
+        return self.run.stable_images if self.run.within else 0
 
     @property
     def eta_s(self) -> float | None:

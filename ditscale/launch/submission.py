@@ -18,18 +18,24 @@ from ..naming import StudyPaths
 
 @dataclass(frozen=True)
 class Submission:
-    """One array (or single job): which run each index trains, and the source all its attempts import."""
+    """One array (or single job): which runs each index trains, and the source all its attempts import."""
 
     token: str
     job: str  # Slurm's number; "" until sbatch has answered
-    runs: tuple[str, ...]  # run ids by index
+    runs: tuple[str, ...]  # run ids by index, `pack` to an index
     code: str
     unix: float
+    pack: int = 1
 
     @property
     def name(self) -> str:
         """The job's name."""
         return f"ditscale-{self.token}"
+
+    @property
+    def elements(self) -> list[tuple[str, ...]]:
+        """The run ids that each index trains."""
+        return [self.runs[i : i + self.pack] for i in range(0, len(self.runs), self.pack)]
 
 
 def new_token() -> str:

@@ -14,9 +14,9 @@ import numpy as np
 from ..units import compact
 from .checks.findings import Finding
 from .intervals.uncertainty import Estimate
-from .minima.metric_law import Errors, MetricLaw, metric_law
+from .minima.metric_law import FORMS, POSITIVE_FORMS, Errors, MetricLaw, metric_law
 from .optimum import at_optimum, interval_of, usable
-from .table import Table
+from .table import Table, is_positive
 
 REPLICATES, SEED = 2000, 0
 
@@ -55,13 +55,20 @@ class Along:
 def fit_along(table: Table, column: str) -> Along:
     """The law of `column` along the optimum of the table's own metric. Raises UserError as `usable` (optimum.py) does."""
     grid, slices, findings = usable(table, column)
-    values = grid.columns[column]
-    # A metric that spans decades scatters by a share of itself.
-    size = np.abs(values) if (values > 0).all() else np.ones(len(grid))
-    at, se, dof = at_optimum(grid, slices, values, size)
-    budgets = np.array([p.budget_flops for p in slices])
-    law = metric_law(budgets, at, errors=Errors(se, dof))
-    draws = at + se * np.random.default_rng(SEED).standard_t(dof, (REPLICATES, len(at)))
+    values, budgets = grid.columns[column], np.array([p.budget_flops for p in slices])
+    positive = is_positive(column) and bool((values > 0).all())
+    rng = np.random.default_rng(SEED)
+    if positive:  # read off, and scattered, in logs: a loss or a FID scatters by a share of itself, and no replicate of one is negative
+        log_at, log_se, dof = at_optimum(grid, slices, np.log(values), np.ones(len(grid)))
+        at, se = np.exp(log_at), np.exp(log_at) * log_se
+        estimates = tuple(interval_of(v, s, dof).exp() for v, s in zip(log_at, log_se, strict=True))
+        draws = np.exp(log_at + log_se * rng.standard_t(dof, (REPLICATES, len(at))))
+    else:
+        size = np.abs(values) if (values > 0).all() else np.ones(len(grid))
+        at, se, dof = at_optimum(grid, slices, values, size)
+        estimates = tuple(interval_of(v, s, dof) for v, s in zip(at, se, strict=True))
+        draws = at + se * rng.standard_t(dof, (REPLICATES, len(at)))
+    law = metric_law(budgets, at, POSITIVE_FORMS if positive else tuple(FORMS), Errors(se, dof))
     exponent = None
     if (at > 0).all():
         x = np.log(budgets) - np.log(budgets).mean()
@@ -69,5 +76,4 @@ def fit_along(table: Table, column: str) -> Along:
         possible = draws[(draws > 0).all(axis=1)]
         low, high = np.quantile(slope(possible), [0.025, 0.975]) if len(possible) > REPLICATES / 2 else (None, None)
         exponent = Estimate(float(slope(at)), low, high)
-    estimates = tuple(interval_of(v, s, dof) for v, s in zip(at, se, strict=True))
     return Along(column, budgets, estimates, exponent, law, law.refit(draws), tuple(findings))

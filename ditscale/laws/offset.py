@@ -113,8 +113,8 @@ def fit_offset(table: Table, against: str) -> Offset:
     if positive:
         log_at, log_se, _ = at_optimum(grid, slices, np.log(outside / inside), np.ones(len(grid)))
         ratio = _trend(log_c, log_at, log_se, dof)
-        ratio = Trend(_exp(ratio.mean), ratio.slope, ratio.p, dof)
-        ratios = [_exp(interval_of(v, s, dof)) for v, s in zip(log_at, log_se, strict=True)]
+        ratio = Trend(ratio.mean.exp(), ratio.slope, ratio.p, dof)
+        ratios = [interval_of(v, s, dof).exp() for v, s in zip(log_at, log_se, strict=True)]
     found = tuple(
         SliceOffset(p.budget_flops, p.n_runs, p.n_params, interval_of(v, s, dof), ratios and ratios[k])
         for k, (p, v, s) in enumerate(zip(slices, at, se, strict=True))
@@ -123,10 +123,6 @@ def fit_offset(table: Table, against: str) -> Offset:
     law = min(growths, key=lambda g: g.aicc).form if difference.p < 0.05 else None
     sentence = _sentence(grid.metric, against, found, difference, ratio, growths, law)
     return Offset(grid.metric, against, found, difference, ratio, growths, law, tuple(findings), sentence)
-
-
-def _exp(e: Estimate) -> Estimate:
-    return Estimate(*(math.exp(v) for v in (e.value, e.low, e.high)))
 
 
 def _trend(log_c: np.ndarray, at: np.ndarray, se: np.ndarray, dof: int) -> Trend:

@@ -22,13 +22,16 @@ SYNONYMS = {
     "budget_flops": ("c", "flops", "budget", "compute", "training_flops", "training_flop", "flop", "total_flops"),
     "loss": ("l", "final_loss", "val_loss", "validation_loss", "train_loss", "eval_loss"),
 }
+# What `ditscale evaluate` calls a metric, and the column that `ditscale collect` puts it in.
+MEASURED = {"val_loss": "loss", "likelihood": "nll"}
 SIZES = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 
 
 def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=None, also=(), only=None) -> Table:
     """Read a table of runs from a CSV file, an HDF5 file or a study directory (its study.h5).
 
-    metric: the column that is fitted. exclude {run_id: reason}: rows left out before they are checked, and listed in
+    metric: the column that is fitted; a metric of `ditscale evaluate`, or that of a data set ("likelihood_coco"), stands for its
+    column. exclude {run_id: reason}: rows left out before they are checked, and listed in
     `Table.exclusions`. Rows of role "rate", a learning-rate sweep, are never read: a slice holds each size at the recipe's
     rate alone. columns {our name: the file's name}: for a file with other names, such as
     {"n_params": "Model Size"}. kappa: where the file lacks one of n_params (N), n_tokens (D) and budget_flops (C),
@@ -45,6 +48,7 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
     with _opened(path) as handle:
         head = handle.read(8)
     found, lines, recorded = (_read_hdf5 if head == b"\x89HDF\r\n\x1a\n" else _read_csv)(path)
+    metric, *also = (_column(name, found, dict(columns or {})) for name in (metric, *also))
     names = _names(path, tuple(found), metric, dict(columns or {}), kappa, also)
     cells = {ours: found[theirs] for ours, theirs in names.items()}
     lengths = {names[ours]: len(column) for ours, column in cells.items()}
@@ -184,6 +188,14 @@ def _names(path, there: tuple[str, ...], metric: str, columns: dict, kappa, also
     if missing:
         raise UserError(f"{path}: {_missing(missing, there, names)}; {_listed(there)}")
     return names
+
+
+def _column(metric: str, there: dict, columns: dict[str, str]) -> str:
+    """The metric's column, where the table has none of its name."""
+    if metric in there or metric in columns:
+        return metric
+    meant = (column + metric.removeprefix(name) for name, column in MEASURED.items() if metric == name or metric.startswith((f"{name}_", f"{name}:")))
+    return next((column for column in meant if column in there), metric)
 
 
 def _missing(missing: list[str], there: tuple[str, ...], names: dict[str, str], kappa: bool = True) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -132,9 +133,9 @@ class Table:
         ]
 
 
-def is_loss(metric: str) -> bool:
-    """Whether a metric's name says that it is a loss: "loss", "val_loss", "loss_coco"."""
-    return "loss" in metric.lower().split("_")
+def is_positive(metric: str) -> bool:
+    """Whether a metric is above zero by what it is, a loss or a FID, as its name says: "loss", "val_loss", "fid_coco", "fid:guidance=2"."""
+    return not {"loss", "fid"}.isdisjoint(re.split("[_:]", metric.lower()))
 
 
 def check(table: Table, where=None) -> None:
@@ -162,7 +163,7 @@ def check(table: Table, where=None) -> None:
                 f"{source}: run_id {name!r} appears twice ({where[first[name]]} and {where[i]}); keep one of them"
             )
     for name, column in columns.items():
-        signed = name == table.metric and not is_loss(name) and name.lower() != "fid"
+        signed = name == table.metric and not is_positive(name)
         # A probe that has not been run yet has no loss, and must not stop the fit of the grid.
         bad = ~(np.isfinite(column) & (signed | (column > 0))) & ((table.role != "probe") | (name in REQUIRED))
         if bad.any():

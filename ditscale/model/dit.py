@@ -65,20 +65,24 @@ class DiT(nn.Module):
 
         `text` is int64 [B, T] when captions are ids, float [B, T, text_dim] when they are features.
         """
+        x_BSW, context_BCW = self.embed(x_BCRR, t_B, text)
+        for block in self.blocks:
+            x_BSW = block(x_BSW, context_BCW)
+        return self.head(x_BSW, x_BCRR.shape)
+
+    def embed(self, x_BCRR: Tensor, t_B: Tensor, text: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the blocks get: their sequence [B, S, W], and the context [B, 1 + T, W] of a cross-attention, or None."""
         x_BIW = self.patch(self.patchify(x_BCRR)) + self.position_image
         features = time_features(t_B, self.shape.time_features)
         time_B1W = self.time_out(F.silu(self.time_in(features)))[:, None]
         text_BTW = self.text(text) + self.position_text
         if self.norm_context is None:
-            sequence = torch.cat([time_B1W, text_BTW, x_BIW], dim=1)
-            for block in self.blocks:
-                sequence = block(sequence)
-            x_BIW = sequence[:, -self.shape.image_tokens :]
-        else:
-            context = self.norm_context(torch.cat([time_B1W, text_BTW], dim=1))
-            for block in self.blocks:
-                x_BIW = block(x_BIW, context)
-        return self.unpatchify(self.final(self.norm_final(x_BIW)), x_BCRR.shape)
+            return torch.cat([time_B1W, text_BTW, x_BIW], dim=1), None
+        return x_BIW, self.norm_context(torch.cat([time_B1W, text_BTW], dim=1))
+
+    def head(self, x_BSW: Tensor, shape: torch.Size) -> Tensor:
+        """The velocity, of `shape`, from the blocks' sequence, whose last tokens are the image's."""
+        return self.unpatchify(self.final(self.norm_final(x_BSW[:, -self.shape.image_tokens :])), shape)
 
     def patchify(self, x_BCRR: Tensor) -> Tensor:
         """[B, C, R, R] to [B, I, P], patches row by row, values of a patch as (row, column, channel)."""

@@ -32,8 +32,8 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """Training FLOPs of all runs, counted exactly; runs that are read from others cost none."""
-        return float(sum(r.flops_per_image * r.n_images for r in self.runs if not r.within))
+        """Training FLOPs of all runs, counted exactly; runs that are read from others cost their cool-down, if they have one."""
+        return float(sum(r.flops_per_image * (r.n_images + r.branch_images) for r in self.runs if not r.within))
 
 
 def plan_grid(study: Study) -> Plan:
@@ -93,8 +93,12 @@ def table(plan: Plan) -> str:
         lines.append(f"dropped: budget {units.compact(d.budget_flops)}, width {d.width}: {d.reason}")
     read = [r for r in plan.runs if r.within]
     if read:
-        saved = float(sum(r.flops_per_image * r.n_images for r in read))
-        lines.append(f"{len(read)} runs are the beginning of a longer one and read from it: {saved / (saved + plan.flops):.0%} of the FLOPs saved")
+        saved = float(sum(r.flops_per_image * r.stable_images for r in read))
+        cooling = sum(r.flops_per_image * r.n_images for r in read) - saved
+        what = "are the beginning of a longer one and read from it"
+        if cooling:
+            what = f"begin as a longer one and branch off it for their cool-down, {units.compact(cooling)} FLOPs"
+        lines.append(f"{len(read)} runs {what}: {saved / (saved + plan.flops):.0%} of the FLOPs saved")
     if plan.note:
         lines.append(f"nested: {plan.note}")
     swept = sum(r.role == "rate" for r in plan.runs)

@@ -9,8 +9,10 @@ from .. import config, flops, naming, units
 from ..config import Cluster, Data, Design, Evaluation, Recipe, Rehearsal, Study, Validation
 from ..errors import UserError, one_of
 from .recipe import batch_of, resolved
+from .schedule import stable_images
 
-LATER = ("width_scaling", "base_width", "caption_dropout")  # keys of Recipe
+BESIDE = ("run_id", "execution", "study", "role", "evaluation", "within", "readings", "branch_images")  # keys of Run that change no result
+LATER = ("width_scaling", "base_width", "caption_dropout", "ema_also")  # keys of Recipe
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Execution:
     def on(cls, cluster: Cluster, ranks: int) -> Execution:
         """On so many ranks of a cluster."""
         return cls(ranks, **{f.name: getattr(cluster, f.name) for f in fields(cls) if f.name != "ranks"})
+
+    def compiles(self, device: str) -> bool:
+        """Whether the model is compiled on a device of this type, and a step recorded."""
+        return device == "cuda" if self.compile is None else self.compile
 
     def check(self, where: str):
         one_of(self.sharding, config.SHARDINGS, f"{where}.sharding")
@@ -71,10 +77,16 @@ class Run:
     evaluation: dict[str, Evaluation] = field(default_factory=dict)  # what it is measured by at its end, beside the validation loss
     within: str = ""  # run_id of the longer run whose beginning it is (plan/nest.py)
     readings: tuple[str, ...] = ()  # run_ids of the runs that are read from this one
+    branch_images: int = 0  # that it trains beside its own: their cool-downs
 
     @property
     def shape(self) -> flops.Shape:
         return flops.shape_of(self.design, self.data, self.depth, self.width)
+
+    @property
+    def stable_images(self) -> int:
+        """Of n_images: before its cool-down. So many it has in common with every longer run that is else alike (plan/nest.py)."""
+        return stable_images(self.recipe, self.n_images)
 
     @property
     def deviation(self) -> float:
@@ -87,9 +99,9 @@ class Run:
         Keys that a recipe gained after the first runs count only where they differ from their default: earlier runs keep
         their identity.
         """
-        content = {k: v for k, v in config.plain(self).items() if k not in ("run_id", "execution", "study", "role", "evaluation", "within", "readings")}
+        content = {k: v for k, v in config.plain(self).items() if k not in BESIDE}
         usual = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
-        content["recipe"] = {k: v for k, v in content["recipe"].items() if k not in LATER or v != usual[k]}
+        content["recipe"] = {k: v for k, v in content["recipe"].items() if k not in LATER or getattr(self.recipe, k) != usual[k]}
         return content
 
 

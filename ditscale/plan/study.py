@@ -12,7 +12,6 @@ from ..files import make_directory, write_text
 from ..naming import RunPaths, StudyPaths
 from .run import Run, read_run
 
-
 BESIDE = ("cluster", "rates", "rate_budgets", "evaluation", "nested")  # what may change in a planned study, since its grid stays the same
 
 

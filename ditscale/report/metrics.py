@@ -1,4 +1,4 @@
-"""Figure: the metrics of the evaluation at each budget's optimal model, in domain and out."""
+"""Figure: the loss and the metrics of the evaluation at each budget's optimal model, in domain and out."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from functools import cached_property
 import numpy as np
 
 from ..errors import UserError
-from ..laws import Along, Offset, fit_along, fit_offset, read_table
-from ..naming import StudyPaths
+from ..laws import Along, Offset, fit_along, fit_offset
 from ..units import compact
-from .read import Material
+from .read import STANDARD_ERROR, Material
 from .style import ACCENT, MUTED, Panel, Plot, limits, log_axis, sequence
 
-METRICS = {"vlb": "variational bound (VLB)", "nll": "exact negative log-likelihood", "fid": "FID"}  # columns of study.h5
+METRICS = {"loss": "validation loss", "vlb": "variational bound (VLB)", "nll": "exact negative log-likelihood", "fid": "FID"}  # columns of study.h5
+OWN_UNIT = {"loss": "loss (squared velocity)", "fid": "FID (squared distance of features)"}
 
 
 @dataclass(frozen=True)
@@ -27,26 +27,30 @@ class Measured:
 
     @property
     def unit(self) -> str:
-        if self.column == "fid":
-            return "FID (squared distance of features)"
-        per = "bits" if self.material.study.data.channels in (1, 3) else "nats"
-        return f"{self.column.upper()} ({per} per dimension)"
+        if self.column in OWN_UNIT:
+            return OWN_UNIT[self.column]
+        unit = self.material.units[self.column]
+        return self.column.upper() + (f" ({unit})" if unit else "")
+
+    @property
+    def has_law(self) -> bool:
+        """Whether a law of it is shown here. That of the loss, and its forecast, have figures of their own."""
+        return self.column != "loss"
 
     @property
     def columns(self) -> dict[str, str]:
-        """Data set to column."""
-        own = self.material.study.data.name
-        others = [name for name in self.material.points if name.startswith(f"{self.column}_") and not name.startswith(f"{self.column}_se")]
-        return {own: self.column} | {name.removeprefix(f"{self.column}_"): name for name in sorted(others)}
+        """Data set, and what was different in how it was measured, to column."""
+        own, ends = self.material.study.data.name, (f"{self.column}_", f"{self.column}:")
+        others = [name for name in self.material.points if name.startswith(ends) and not STANDARD_ERROR.match(name)]
+        return {own: self.column} | {name.removeprefix(ends[0]).replace(f"{self.column}:", f"{own}:"): name for name in sorted(others)}
 
     @cached_property
     def laws(self) -> dict[str, Along]:
         """Data set to law; without those that cannot be fitted."""
         found = {}
-        table = StudyPaths(self.material.root).table
         for data, column in self.columns.items():
             try:
-                found[data] = fit_along(read_table(table, also=(column,)), column)
+                found[data] = fit_along(self.material.table(also=(column,)), column)
             except UserError:
                 pass  # fewer than two slices have it
         return found
@@ -55,19 +59,20 @@ class Measured:
     def offsets(self) -> dict[str, Offset]:
         """Other data set to how its values lie from those of the study's own, at the metric's own optima."""
         found = {}
-        table = StudyPaths(self.material.root).table
         for data, column in list(self.columns.items())[1:]:
             try:
-                found[data] = fit_offset(read_table(table, self.column, also=(column,)), column)
+                found[data] = fit_offset(self.material.table(self.column, also=(column,)), column)
             except UserError:
                 pass
         return found
 
 
 def measured(material: Material) -> list[Measured]:
-    """The metrics that runs of this study have, beside the validation loss."""
+    """The metrics that runs of this study have; the validation loss, whose laws have figures of their own, where it was measured
+    out of domain too."""
     there = [name for name in METRICS if name in material.points and np.isfinite(material.points[name]).any()]
-    return [Measured(material, name) for name in there]
+    found = [Measured(material, name) for name in there]
+    return [m for m in found if m.has_law or material.out_of_domain]
 
 
 def metrics_plot(material: Material) -> Plot | None:
@@ -79,9 +84,9 @@ def metrics_plot(material: Material) -> Plot | None:
         "Each metric at the size where the loss of its budget has its optimum, read off a quadratic in log N through the runs; bars are 95 %. "
         "Lines: the form that is taken (docs/laws.md), drawn beyond the grid where there is a probe, whose measured values are the hollow marks. "
     )
-    text += " ".join(law.sentence for m in shown for law in m.laws.values())
+    text += " ".join(law.sentence for m in shown if m.has_law for law in m.laws.values())
     panels = tuple(Panel(_panel(material, m), 5.0, 3.8, f"{METRICS[m.column]} against FLOPs") for m in shown)
-    return Plot("metrics", "Bound, likelihood and FID", text, panels, columns=min(2, len(panels)))
+    return Plot("metrics", "In domain and out: every metric", text, panels, columns=min(2, len(panels)))
 
 
 def _panel(material: Material, m: Measured):
@@ -95,10 +100,11 @@ def _panel(material: Material, m: Measured):
             at = np.array([e.value for e in law.at])
             bars = [[e.value - e.low for e in law.at], [e.high - e.value for e in law.at]]
             axes.errorbar(law.budgets, at, yerr=bars, fmt="o", ms=5, color=colour, lw=1, zorder=3, label=data)
-            axes.plot(line, law.law.at(line), color=colour, lw=1.4, ls=(0, (6, 2)), zorder=2)
+            if m.has_law:
+                axes.plot(line, law.law.at(line), color=colour, lw=1.4, ls=(0, (6, 2)), zorder=2)
             probe = material.points[m.columns[data]][material.probe]
             axes.plot(material.points["budget_flops"][material.probe], probe, "D", ms=6, mfc="none", mec=ACCENT, mew=1.4, zorder=4)
-            values += [*at, *law.law.at(line), *probe[np.isfinite(probe)]]
+            values += [*at, *(law.law.at(line) if m.has_law else ()), *probe[np.isfinite(probe)]]
             values += [end for e in law.at for end in (e.low, e.high) if end > 0]
         log_axis(axes.xaxis, *limits(ends), "training FLOPs", compact)
         if min(values) > 0:
@@ -115,7 +121,7 @@ def rows(material: Material) -> list[list[str]]:
     """Metric, data set, form, exponent, predicted for the probe, measured there: cells of the page's table."""
     out = []
     probe = np.flatnonzero(material.probe)
-    for m in measured(material):
+    for m in filter(lambda m: m.has_law, measured(material)):
         for data, law in m.laws.items():
             e = law.exponent
             exponent = "" if e is None else f"{e.value:.3f}" + (f" ({e.low:.3f} to {e.high:.3f})" if e.low is not None else "")

@@ -9,9 +9,11 @@ from pathlib import Path
 from .. import __version__
 from ..files import make_directory, write_bytes, write_text
 from ..naming import StudyPaths
-from . import metrics, sentences, tables
+from ..units import compact
+from . import metrics, noise, sentences, tables
 from .domains import domains_plot
 from .metrics import metrics_plot
+from .noise import noise_plot
 from .powerlaws import powerlaws_plot
 from .rates import rates_plot
 from .read import Material, number, read_material
@@ -21,7 +23,7 @@ from .style import Plot, css_variables, render
 from .tables import code, superscripts
 from .training import training_plot
 
-PLOTS = (slices_plot, powerlaws_plot, training_plot, domains_plot, metrics_plot, rates_plot, samples_plot, grids_plot)
+PLOTS = (slices_plot, powerlaws_plot, training_plot, domains_plot, metrics_plot, noise_plot, rates_plot, samples_plot, grids_plot)
 
 
 def write_report(root: Path | str) -> Path:
@@ -66,6 +68,10 @@ def html(material: Material, shown: list[tuple[Plot, list[str]]]) -> str:
             head = ["metric", "data set", "form in C", "exponent of C (95 %)", "forecast at the probe (95 %)", "measured there"]
             said = "".join(f"<p>{escape(s)}</p>" for s in metrics.sentences(material))
             body.append(f"<h2>Other metrics at the loss's optimum</h2>{tables.table(head, [[escape(c) for c in r] for r in rows], left=3)}{said}")
+        if rows := noise.rows(material):
+            budgets = [compact(b) for b in material.budgets]
+            head = ["noise level", f"loss at {budgets[0]}", f"at {budgets[-1]}", "exponent of C (95 %)", "forecast at the probe (95 %)", "measured there"]
+            body.append(f"<h2>Loss by noise level, at the loss's optimum</h2>{tables.table(head, [[escape(c) for c in r] for r in rows])}")
         body.append(f"<h2>Slices</h2>{tables.slices_table(material)}")
         body.append(f"<h2>Findings</h2>{tables.findings_list(material)}")
     body.append(_runs(material))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import numpy as np
 
 from ..config import Study
 from ..errors import UserError
-from ..laws import Estimate
+from ..laws import Estimate, Table, read_table
 from ..naming import StudyPaths
 from ..plan.study import read_study
 from ..store.evaluated import COLUMNS
+
+STANDARD_ERROR = re.compile(r"[a-z]+_se([_:]|$)")  # a column of study.h5 that holds those of another
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,26 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class NoiseLevels:
+    """The validation loss between timesteps: borders [L + 1] in t, loss [runs, L] of the runs of `Material.points`."""
+
+    borders: np.ndarray
+    loss: np.ndarray
+
+
+@dataclass(frozen=True)
 class Material:
     """All that a report shows.
 
     points: columns of study.h5, arrays of one entry a run, but for the runs of a learning-rate sweep, which `rates` tells
-    of; curves: run id to rows (images, loss, loss_ema); laws, forecast, verdict, rates: the JSON objects, None when
-    absent; missing: what is not there yet.
+    of; units: of its columns, "" where they say none; curves: run id to rows (images, loss, loss_ema); laws, forecast,
+    verdict, rates: the JSON objects, None when absent; missing: what is not there yet.
     """
 
     root: Path
     study: Study
     points: dict[str, np.ndarray]
+    units: dict[str, str]
     excluded: tuple[tuple[str, str], ...]
     curves: dict[str, np.ndarray]
     laws: dict | None
@@ -57,6 +69,7 @@ class Material:
     grids: dict[float, Samples]  # by budget, of its run with the lowest loss, where runs have the same captions and sampler
     missing: tuple[Missing, ...]
     rates: dict | None = None
+    noise_levels: NoiseLevels | None = None
 
     def __len__(self) -> int:
         return len(self.points["run_id"])
@@ -77,6 +90,12 @@ class Material:
         used = {p["run_id"] for p in self.laws["points"]} if self.laws else set()
         return np.array([r in used for r in self.points["run_id"]], dtype=bool)
 
+    def table(self, metric: str = "loss", also: tuple[str, ...] = ()) -> Table:
+        """Of study.h5, less the runs that were excluded from the fit by name. Raises UserError as `read_table` does."""
+        exclusions = self.laws["exclusions"] if self.laws else ()
+        exclude = {e["run_id"]: e["reason"] for e in exclusions if e["run_id"] in self.points["run_id"]}
+        return read_table(StudyPaths(self.root).table, metric, exclude, also=also)
+
     @property
     def budgets(self) -> list[float]:
         """Budgets of the grid in FLOPs, rising."""
@@ -85,7 +104,7 @@ class Material:
     @property
     def out_of_domain(self) -> list[str]:
         """Names of the other data sets the runs were measured on."""
-        return [name.removeprefix("loss_") for name in self.points if name.startswith("loss_") and name != "loss_se"]
+        return [name.removeprefix("loss_") for name in self.points if name.startswith("loss_") and not STANDARD_ERROR.match(name)]
 
     def flops_per_image(self) -> np.ndarray:
         """Training FLOPs of one image, of each run, counted as the budget is."""
@@ -103,10 +122,11 @@ def read_material(root: Path | str) -> Material:
     study = read_study(root)
     if not paths.table.is_file():
         raise UserError(f"{root}: holds no study.h5; `ditscale collect {root}` makes it from the runs")
-    points, excluded, curves = _read_table(paths.table)
+    points, units, excluded, curves, levels = _read_table(paths.table)
     swept = points["role"] == "rate"
     sweep = set(points["run_id"][swept])
     points = {name: column[~swept] for name, column in points.items()}
+    levels = levels and NoiseLevels(levels.borders, levels.loss[~swept])
     if not len(points["run_id"]):
         raise UserError(f"{root}: study.h5 holds no finished run; `ditscale launch {root}` trains them")
     laws, forecast, verdict, rates = (
@@ -139,7 +159,7 @@ def read_material(root: Path | str) -> Material:
     missing += _unmeasured(study, points)
     curves = {name: rows for name, rows in curves.items() if name not in sweep}
     return Material(
-        Path(root), study, points, excluded, curves, laws, forecast, verdict, samples, grids, tuple(missing), rates
+        Path(root), study, points, units, excluded, curves, laws, forecast, verdict, samples, grids, tuple(missing), rates, levels
     )
 
 
@@ -156,23 +176,26 @@ def _unmeasured(study: Study, points: dict[str, np.ndarray]) -> list[Missing]:
 
 
 def _read_table(path: Path):
-    """(points, excluded, curves) of study.h5."""
+    """(points, units, excluded, curves, noise levels) of study.h5."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            points = {}
+            points, units = {}, {}
             for name, column in file["points"].items():
                 values = column[()]
+                units[name] = str(column.attrs.get("unit", ""))
                 points[name] = (
                     np.array([v.decode() for v in values], dtype=object) if values.dtype == object else values
                 )
             pairs = zip(file["excluded/run_id"][()], file["excluded/reason"][()], strict=True)
             excluded = tuple((run.decode(), reason.decode()) for run, reason in pairs)
             curves = {name: rows[()] for name, rows in file["curves"].items()} if "curves" in file else {}
+            levels = file.get("noise_levels")
+            levels = levels and NoiseLevels(levels["borders"][()], levels["loss"][()])
     except (OSError, KeyError):
         raise UserError(
             f"{path}: is damaged or not of ditscale; `ditscale collect {path.parent}` makes it anew"
         ) from None
-    return points, excluded, curves
+    return points, units, excluded, curves, levels
 
 
 def _read_json(path: Path) -> dict | None:

@@ -1,10 +1,13 @@
 """All finished runs of a study in one table: study.h5 and study.csv. Every run left out is listed with its reason.
 
 study.h5 (attributes: `layout` = 1, `study` = text of study.yaml, and in words what laws must say of their runs: `design`,
-`recipe`, `seeds`, `version`, `n_params`, `n_tokens`, `budget_flops` (how each is counted), `data`, `evaluation`; of a rehearsal `rehearsal`, and in study.csv a line `# rehearsal:`):
-    points/<column>      one entry a run, columns as below; captions of units are in the names
+`recipe`, `seeds`, `version`, `n_params`, `n_tokens`, `budget_flops` (how each is counted), `data`, `evaluation` and, of a
+column other than a loss of the EMA weights, `evaluation_<column>`; of a rehearsal `rehearsal`, and in study.csv a line `# rehearsal:`):
+    points/<column>      one entry a run, columns as below; what was evaluated has its `unit` as an attribute
     excluded/run_id, excluded/reason
     curves/<run_id>      training curve, at most 500 rows: images, loss, loss_ema
+    noise_levels/borders [L + 1] timesteps t between levels of noise, each with as many of the validation's triples;
+    noise_levels/loss    [runs, L] validation loss between them; neither in a rehearsal
     covariance           [runs, runs] covariance of the validation losses' Monte-Carlo errors (the triples are shared)
 """
 
@@ -25,10 +28,10 @@ from ..files import write_bytes, write_text
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import Run, read_run
 from ..plan.study import read_study
-from .evaluated import evaluated
+from .evaluated import Column, evaluated
 from .evaluation import read_results
 from .record import Damaged, open_record, read_attempts, read_steps, read_validation
-from .strata import covariance
+from .strata import covariance, losses_of_levels, noise_levels
 
 COLUMNS = (  # name in the table, and where it comes from
     "run_id", "role", "budget_flops", "achieved_flops", "n_params", "n_params_matmul", "n_params_total", "n_tokens", "n_images",
@@ -65,7 +68,7 @@ def collect(root: Path | str) -> Collected:
         raise UserError(f"{root}: holds no runs; `ditscale plan {root} study=mini` plans them")
     study = read_study(root) if paths.study.exists() else None
     mark = _mark(study)
-    rows, curves, samples, excluded, results, own = [], {}, [], [], [], ""
+    rows, curves, samples, excluded, results, own, timesteps = [], {}, [], [], [], "", ""
     for at in run_dirs:
         try:
             run = read_run(at.run)
@@ -79,14 +82,15 @@ def collect(root: Path | str) -> Collected:
             rows.append(row)
             curves[run.run_id] = curve
             samples.append(triples)
-            results.append(measured)
-            own = run.data.name
-    further, notes = evaluated(own, results)
+            own, timesteps = run.data.name, run.recipe.timesteps
+            of_record = [own, *(name.removeprefix("loss_") for name in row if name.startswith("loss_"))]
+            results.append([r for r in measured if not (r.metric == "val_loss" and r.dataset in of_record)])
+    further, columns, notes = evaluated(own, results, study)
     rows = [row | more for row, more in zip(rows, further, strict=True)]
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["role"], rows[i]["budget_flops"], rows[i]["n_params"], rows[i]["seed"]))
     rows = [rows[i] for i in order]
-    noise = covariance(np.stack([samples[i] for i in order])) if order else np.zeros((0, 0))
-    _write_h5(paths, study, rows, excluded, curves, noise)
+    samples = np.stack([samples[i] for i in order]) if order else np.zeros((0, 0))
+    _write_h5(paths, study, rows, columns, excluded, curves, samples, timesteps)
     write_text(paths.csv, (f"# rehearsal: {mark}\n" if mark else "") + _csv(rows))
     return Collected(tuple(rows), tuple(excluded), mark, tuple(notes))
 
@@ -135,26 +139,31 @@ def _read(at: RunPaths, run: Run, mark: str) -> tuple[dict, np.ndarray, np.ndarr
     return row, curve, triples
 
 
-def _write_h5(paths: StudyPaths, study: Study | None, rows: list[dict], excluded: list, curves: dict, noise: np.ndarray):
+def _write_h5(paths: StudyPaths, study: Study | None, rows: list[dict], columns: dict[str, Column], excluded: list, curves: dict, samples: np.ndarray, timesteps: str):
     text = h5py.string_dtype()
     memory = io.BytesIO()  # built in memory, then written whole: a reader never sees half a table
     with h5py.File(memory, "w") as file:
         file.attrs["layout"] = 1
         file.attrs["study"] = paths.study.read_text() if study else ""
         if study:
-            file.attrs.update(provenance(study))
+            file.attrs.update(provenance(study) | {f"evaluation_{name}": column.how for name, column in columns.items()})
             if study.rehearsal:
                 file.attrs["rehearsal"] = _mark(study)
         points = file.create_group("points")
         for name in _columns(rows):
             values = [row.get(name, np.nan) for row in rows]
-            points.create_dataset(name, data=values, dtype=text if name in ("run_id", "role") else None)
+            column = points.create_dataset(name, data=values, dtype=text if name in ("run_id", "role") else None)
+            if name in columns:
+                column.attrs["unit"] = columns[name].unit
         out = file.create_group("excluded")
         out.create_dataset("run_id", data=[r for r, _ in excluded], dtype=text)
         out.create_dataset("reason", data=[r for _, r in excluded], dtype=text)
         for run_id, curve in curves.items():
             file.create_dataset(f"curves/{run_id}", data=curve)
-        file["covariance"] = noise
+        file["covariance"] = covariance(samples)
+        if rows and not _mark(study):
+            borders = noise_levels(samples.shape[1], timesteps)
+            file["noise_levels/borders"], file["noise_levels/loss"] = borders, losses_of_levels(samples, len(borders) - 1)
     write_bytes(paths.table, memory.getvalue())
 
 
@@ -165,6 +174,7 @@ def provenance(study: Study) -> dict[str, str]:
     rate = " ".join([f"{recipe.lr_scale:g}", *(f"{name}^{power:g}" for name, power in powers.items() if power)])
     mup = f" with mup from width {recipe.base_width}" if recipe.width_scaling == "mup" else ""
     sets = ", ".join([validation.path or data.name, *validation.also])
+    triples = f"{sets}: the same {validation.n} (image, noise, timestep) triples of seed {validation.seed} for every run, rectified-flow loss of the"
     return {
         "design": f"{design.name}, head size {design.head_size}, MLP ratio {design.mlp_ratio}, patch {design.patch}, "
         f"width / depth {recipe.aspect:g}",
@@ -184,8 +194,9 @@ def provenance(study: Study) -> dict[str, str]:
             "6nd": "6 N D",
         }[study.flops],
         "data": f"{data.name}: {data.path or data.source}, {data.channels} x {data.resolution} x {data.resolution}, seed {data.seed}",
-        "evaluation": f"{sets}: the same {validation.n} (image, noise, timestep) triples of seed {validation.seed} for every "
-        "run, rectified-flow loss of the EMA weights",
+        "evaluation": f"{triples} EMA weights",
+        "evaluation_raw_loss": f"{triples} raw weights",
+        "evaluation_train_loss": "running mean of the loss of the batches that were trained on",
     }
 
 

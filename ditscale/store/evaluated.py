@@ -2,41 +2,76 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+from collections import defaultdict
+from dataclasses import dataclass
 
+from ..config import Study
 from .evaluation import Result
 
-COLUMNS = {"vlb": "vlb", "likelihood": "nll", "fid": "fid"}  # metrics of evaluation.h5, and what they are called in the table
+COLUMNS = {"val_loss": "loss", "vlb": "vlb", "likelihood": "nll", "fid": "fid"}  # metrics of evaluation.h5, and what they are called in the table
+ASKED = ("t_min", "trace", "probes", "tolerance", "sampler", "steps", "guidance", "extractor")  # settings that are keys of config.Evaluation
 
 
-def evaluated(own: str, results: list[list[Result]]) -> tuple[list[dict[str, float]], list[str]]:
-    """One dict a run: vlb, nll, fid and vlb_se, ...; of a data set other than the `own`: vlb_<data set>, vlb_se_<data set>, ...
+@dataclass(frozen=True)
+class Column:
+    """What a column's numbers are: their unit, and in words what they were measured on and how."""
 
-    A column holds what was measured alike: with the settings of most runs. The notes say what was left out for that, for
-    numbers of unlike n or solver make no law.
+    unit: str
+    how: str
+
+
+def evaluated(own: str, results: list[list[Result]], study: Study | None = None) -> tuple[list[dict[str, float]], dict[str, Column], list[str]]:
+    """One dict a run, the columns by name, and notes. Of a run: vlb, nll, fid and vlb_se, ...; of a data set other than the `own`: vlb_<data set>, vlb_se_<data set>, ...
+
+    A column holds what was measured alike, for numbers of unlike n or solver make no law: as the study asks, or else as most runs were.
+    What was measured otherwise too has columns of its own, which end in what is different: fid:guidance=2, fid_se:guidance=2. The notes
+    say which runs lack a column.
     """
-    rows, notes = [{} for _ in results], []
-    kinds = sorted({(r.metric, r.dataset) for run in results for r in run if r.metric in COLUMNS})
-    for metric, dataset in kinds:
-        there = [next((r for r in run if (r.metric, r.dataset) == (metric, dataset)), None) for run in results]
-        ways = Counter(_way(r) for r in there if r)
-        usual = ways.most_common(1)[0][0]
-        name, where = COLUMNS[metric], "" if dataset == own else f"_{dataset}"
-        for row, result in zip(rows, there, strict=True):
-            if result and _way(result) == usual:
-                row |= {f"{name}{where}": result.value, f"{name}_se{where}": result.se}
-        lacking = len(rows) - ways[usual]
-        if lacking:
-            unlike = ways.total() - ways[usual]
-            notes.append(
-                f"{name}{where}: {ways[usual]} of {len(rows)} runs have it"
-                + (f"; {unlike} were measured with other settings (n, seed, solver, ...) and left out" if unlike else "")
-                + "; `ditscale evaluate RUN_DIR` measures"
-            )
-    return rows, notes
+    rows, columns, notes = [{} for _ in results], {}, []
+    ways = defaultdict(lambda: defaultdict(dict))  # by metric and data set, by way of measuring: number of the run to its result
+    for i, run in enumerate(results):
+        for result in run:
+            if result.metric in COLUMNS:
+                ways[result.metric, result.dataset][result.of][i] = result
+    for (metric, dataset), found in sorted(ways.items()):
+        usual, *others = sorted(found.values(), key=lambda runs: _rank(runs, study), reverse=True)
+        for runs in (usual, *others):
+            name, where = COLUMNS[metric], ("" if dataset == own else f"_{dataset}") + _unlike(_any(runs), _any(usual))
+            columns[f"{name}{where}"] = Column(_any(runs).unit, _words(_any(runs)))
+            for i, result in runs.items():
+                rows[i] |= {f"{name}{where}": result.value, f"{name}_se{where}": result.se}
+            if len(runs) < len(rows):
+                how = "; `ditscale evaluate RUN_DIR` measures" if runs is usual else ""
+                notes.append(f"{name}{where}: {len(runs)} of {len(rows)} runs have it{how}")
+    return rows, columns, notes
 
 
-def _way(result: Result) -> str:
-    settings = {key: value for key, value in result.settings.items() if key != "model"}
-    return json.dumps([result.n, result.seed, settings], sort_keys=True)
+def _any(runs: dict[int, Result]) -> Result:
+    return next(iter(runs.values()))
+
+
+def _rank(runs: dict[int, Result], study: Study | None) -> tuple:
+    """Of a way of measuring, to be the usual one: that the study asks for it, runs, images."""
+    result = _any(runs)
+    asked = study.evaluation.get(result.metric) if study else None
+    as_asked = asked and (result.n, result.seed) == (asked.n or study.validation.n, study.validation.seed)
+    for key in ASKED if as_asked else ():
+        made = result.settings.get(key, getattr(asked, key))
+        as_asked &= (made.split()[0] if key == "extractor" else made) == getattr(asked, key)  # its name, without the hash of its weights
+    return bool(as_asked), len(runs), result.n, result.of
+
+
+def _unlike(result: Result, usual: Result) -> str:
+    """What is different in how it was measured: ":n=512+sampler=heun"; nothing for the usual way."""
+    keys = [*result.how, *(key for key in usual.how if key not in result.how)]
+    changed = {key: result.how.get(key, "none") for key in keys if result.how.get(key) != usual.how.get(key)}
+    return f":{'+'.join(f'{key}={_short(value)}' for key, value in changed.items())}" if changed else ""
+
+
+def _short(value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "-")
+
+
+def _words(result: Result) -> str:
+    n, *settings = result.how.items()
+    return f"{result.dataset}: {n[1]} images; {'; '.join(f'{key} {value}' for key, value in settings)}; the same for every run"

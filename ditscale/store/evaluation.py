@@ -1,7 +1,7 @@
 """What was measured on a finished run: evaluation.h5, one file a run, always rewritten whole.
 
 Layout (attributes `layout` = 2, `run_id`, and of the samples `sampler`, `steps`, `seed`):
-    results/<metric>/<data set>   a group, attributes:
+    results/<metric>/<data set>@<how>   a group for each way it was measured (`Result.how`), attributes:
                                       metric, dataset, value, se (standard error), unit, n (images), seed,
                                       settings (JSON), wall_s (of computing, summed over ranks and attempts),
                                       evaluations (of the model, of one image)
@@ -9,6 +9,8 @@ Layout (attributes `layout` = 2, `run_id`, and of the samples `sampler`, `steps`
     samples/generated             uint8 [n, R, R, C] when the data are pictures (C = 1 or 3), else float32 latents
     samples/reference             the held-out images that bear the same captions, likewise
     samples/captions              text [n]
+    ema/<window>/                 the same once more, results/, samples/ and the samples' attributes, of EMA weights over another window
+                                  than the run's own
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import write_bytes
+from ..naming import digest
 
 LAYOUT = 2
 
@@ -46,27 +49,40 @@ class Result:
 
     def same(self, other: Result) -> bool:
         """Whether both were asked for alike, so that one need not be measured again."""
-        return all(getattr(self, name) == getattr(other, name) for name in ("metric", "dataset", "n", "seed", "settings"))
+        return self.of == other.of and self.settings == other.settings
+
+    @property
+    def how(self) -> dict:
+        """What numbers of several runs must share to make a law: n, seed, and settings but for whose weights they are of."""
+        return {"n": self.n, "seed": self.seed} | {key: value for key, value in sorted(self.settings.items()) if key != "model"}
+
+    @property
+    def of(self) -> tuple[str, str, str]:
+        """Of two results of a run with the same, the later one takes the earlier one's place."""
+        return self.metric, self.dataset, json.dumps(self.how)
 
 
-def read_results(path: Path) -> list[Result]:
-    """All that was measured, in no order; empty when there is no file of this layout. Raises UserError at a damaged one."""
+def read_results(path: Path, window: float | None = None) -> list[Result]:
+    """All that was measured of the run's result, or of its EMA weights over another window, in no order; empty when there is no
+    file of this layout. Raises UserError at a damaged one."""
     if not _there(path):
         return []
     with h5py.File(path, "r", locking=False) as file:
-        groups = [file[f"results/{m}/{d}"] for m in file.get("results", {}) for d in file[f"results/{m}"]]
+        at = file.get(_place(window), {})
+        groups = [at[f"results/{m}/{d}"] for m in at.get("results", {}) for d in at[f"results/{m}"]]
         return [_result(group) for group in groups]
 
 
-def write_results(path: Path, run_id: str, results: list[Result]):
-    """Add results, each in the place of an older one of its metric and data set."""
+def write_results(path: Path, run_id: str, results: list[Result], window: float | None = None):
+    """Add results, each in the place of an older one of its metric, data set, window and way of measuring."""
 
     def change(file):
+        at = file.require_group(_place(window))
         for result in results:
-            name = f"results/{result.metric}/{_safe(result.dataset)}"
-            if name in file:
-                del file[name]
-            group = file.create_group(name)
+            others = at.require_group(f"results/{result.metric}")
+            for older in [name for name in others if _result(others[name]).of == result.of]:
+                del others[older]
+            group = others.create_group(f"{_safe(result.dataset)}@{digest(result.how)[:8]}")
             for key in ("metric", "dataset", "value", "se", "unit", "n", "seed", "wall_s", "evaluations"):
                 group.attrs[key] = getattr(result, key)
             group.attrs["settings"] = json.dumps(result.settings, sort_keys=True)
@@ -76,26 +92,30 @@ def write_results(path: Path, run_id: str, results: list[Result]):
     _rewrite(path, run_id, change)
 
 
-def write_samples(path: Path, run_id: str, generated: np.ndarray, reference: np.ndarray, captions: list[str], settings: dict):
-    """Put samples in the place of older ones. settings: attributes of the file."""
+def write_samples(
+    path: Path, run_id: str, generated: np.ndarray, reference: np.ndarray, captions: list[str], settings: dict, window: float | None = None
+):
+    """Put samples in the place of older ones of their window. settings: attributes of the file."""
 
     def change(file):
-        file.attrs.update(settings)
-        if "samples" in file:
-            del file["samples"]
-        file["samples/generated"], file["samples/reference"] = generated, reference
-        file.create_dataset("samples/captions", data=captions, dtype=h5py.string_dtype())
+        at = file.require_group(_place(window))
+        at.attrs.update(settings)
+        if "samples" in at:
+            del at["samples"]
+        at["samples/generated"], at["samples/reference"] = generated, reference
+        at.create_dataset("samples/captions", data=captions, dtype=h5py.string_dtype())
 
     _rewrite(path, run_id, change)
 
 
-def has_samples(path: Path, n: int, settings: dict) -> bool:
+def has_samples(path: Path, n: int, settings: dict, window: float | None = None) -> bool:
     """Whether n samples of these settings are there."""
     if not _there(path):
         return False
     with h5py.File(path, "r", locking=False) as file:
-        same = all(file.attrs.get(key) == value for key, value in settings.items())
-        return same and "samples" in file and len(file["samples/generated"]) == n
+        at = file.get(_place(window))
+        same = at is not None and all(at.attrs.get(key) == value for key, value in settings.items())
+        return same and "samples" in at and len(at["samples/generated"]) == n
 
 
 def _rewrite(path: Path, run_id: str, change: Callable):
@@ -115,6 +135,11 @@ def _rewrite(path: Path, run_id: str, change: Callable):
             for name in made:
                 made.copy(name, whole)
     write_bytes(Path(path), packed.getvalue())
+
+
+def _place(window: float | None) -> str:
+    """Where in the file a window's part is: apart, so that whoever reads a run's result never takes another for it."""
+    return "/" if window is None else f"/ema/{window}"
 
 
 def _there(path: Path) -> bool:

@@ -22,9 +22,14 @@ class AdamW:
         weights = [w for group in groups for w in group["params"]]
         self.exp_avg, self.exp_avg_sq = ({w: torch.zeros_like(w) for w in weights} for _ in range(2))
         self.steps = torch.zeros((), device=weights[0].device)
+        self.rate = torch.zeros_like(self.steps) if self.steps.is_cuda else 0.0
+
+    def pace(self, rate: float):
+        """The rate of the next step. On a GPU it lies on the device, where a recorded step (step.py) reads it."""
+        self.rate = self.rate.fill_(rate) if isinstance(self.rate, Tensor) else rate
 
     @torch.no_grad()
-    def step(self, rate: float, scale: Tensor, skip: Tensor):
+    def step(self, scale: Tensor, skip: Tensor):
         """A step with the gradients divided by `scale`; none at all where `skip` is 1. Both are scalars on the device."""
         self.steps += 1
         for group in self.groups:
@@ -36,7 +41,7 @@ class AdamW:
                 [self.exp_avg_sq[w] for w in weights],
                 [],
                 [self.steps] * len(weights),
-                lr=rate * group["rate_factor"],
+                lr=self.rate * group["rate_factor"],
                 beta1=self.beta1,
                 beta2=self.beta2,
                 weight_decay=group["weight_decay"],

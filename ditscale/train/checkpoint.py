@@ -1,7 +1,8 @@
 """Checkpoints of a run, as directories: written beside and renamed, the newest readable one wins, the one before is kept.
 
     checkpoint/images-<images, 15 digits>/    to resume: state.json, and of a trained run its tensors (shards.py)
-    checkpoint/final.pt                       of a finished run: model, ema, images, run_id; of a rehearsed one JSON
+    checkpoint/final.pt                       of a finished run: model, ema, ema_also (lists of tensors, a window each), images, run_id;
+                                              of a rehearsed one JSON
 state.json holds run_id, images and what else its writer needs to go on, and the size of every other file: a directory that
 lacks one, or holds a part of one, is damaged. Nothing read here runs code. Nothing is written or deleted by a fenced attempt
 (fence.py), and a checkpoint that one deletes an instant after its fence is passed over. Without torch, for rehearsed runs.

@@ -15,6 +15,14 @@ class Stopped(Exception):
         super().__init__(f"{at.root}: stopped at {images} of {n_images} images; the same command goes on from there")
 
 
+class OutOfMemory(Stopped):
+    """Memory ran out on shards; the run resumes with micro-batches of `size` images."""
+
+    def __init__(self, size: int):
+        Exception.__init__(self, f"out of memory; the same command goes on with micro-batches of {size} images")
+        self.size = size
+
+
 class Diverged(UserError):
     """The loss became NaN or exploded: a result, not a failure."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +18,31 @@ import torch.distributed as dist
 
 from ..data.captions import Dropout
 from ..data.open import open_source
+from ..data.source import Source
 from ..diffusion.rectified_flow import Noise
 from ..errors import UserError
 from ..evaluate import run as evaluation
 from ..evaluate.finished import load
+from ..evaluate.held_out import HeldOut, check_makers
 from ..evaluate.measure import Unmeasurable
 from ..evaluate.settings import Settings
-from ..evaluate.validation import triple_losses, triples
+from ..evaluate.validation import triple_losses
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
+from ..plan.schedule import rate_factor
 from ..store.lock import RunLock
 from ..store.record import STEP, VALIDATION, is_full, read_state
-from . import checkpoint
-from .ends import Diverged, Stopped
+from . import checkpoint, halved
+from .branch import branch
+from .ends import Diverged, OutOfMemory, Stopped
 from .gauges import Gauges, device_name
 from .microbatch import MicroBatches
 from .ranks import Ranks, start
 from .reading import Readings
-from .schedule import rate_factor
 from .shards import Shards
 from .signals import StopFlag
 from .state import State, build, speed_up
+from .step import Step
 from .stream import stream
 from .writer import Writer, holding, smoothed
 
@@ -48,20 +53,37 @@ LASTING_S = 2.0  # of training still to come: such a run is likely to need a che
 HOPELESS = 10  # so many steps in a row without a finite gradient are a diverged run too
 
 
+@dataclass
+class Attempt:
+    """What an attempt at a run trains with; the runs that are read from it (reading.py) are trained with the same."""
+
+    ranks: Ranks
+    source: Source
+    held_out: list[HeldOut]
+    state: State
+    shards: Shards
+    make_step: Step
+    stop: StopFlag
+
+
 def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
     """Train the run of a directory to its end and measure it; returns the record's state, "finished".
 
     `lock` is the run's, where the caller holds it already. Raises UserError on a user's mistake, Diverged on a diverged
-    run, Stopped when a signal asked for a stop. When one of several ranks ends otherwise, all do, within a minute.
+    run, Stopped when a signal asked for a stop, or memory ran out on shards. When one of several ranks ends otherwise, all do, within a minute.
     """
     at = RunPaths(run_dir)
     run = read_run(at.run)
     torch.set_num_threads(run.execution.threads)
     ranks, orderly = start(at.root, at.rendezvous), False
+    size = halved.noted(at, ranks.world)
     try:
         with holding(at, lock) if ranks.first else nullcontext():
             try:
                 state = _attempt(at, run, ranks)
+            except OutOfMemory as short:  # on this rank
+                halved.note(at, ranks.world, short.size)
+                raise
             except (Stopped, Diverged, checkpoint.Unsaved):  # on all ranks alike
                 ranks.meet()
                 orderly = True
@@ -69,6 +91,8 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
             except RuntimeError as error:
                 if not ranks.lost(error):
                     raise
+                if (smaller := halved.noted(at, ranks.world)) != size:
+                    raise OutOfMemory(smaller) from None
                 raise UserError(
                     f"{at.root}: a rank of this run has ended; the same command goes on from the last checkpoint"
                 ) from None
@@ -92,24 +116,27 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
         evaluation.check(run, Settings(run.evaluation))  # now, not after a week of training
 
     # ---- data, model, and where an earlier attempt left off
-    shards, images = None, run.n_images
+    mine, shards, images = None, None, run.n_images
     trained = ranks.first and is_full(at.metrics) and checkpoint.has_final(at.checkpoint, run.run_id)
     trained = ranks.share(trained)  # then its evaluation was interrupted
     if not trained:
-        source = open_source(run.data)
+        source, held_out = open_source(run.data), _held_out(run, ranks)
+        for data in held_out:
+            check_makers(source, data.source, data.name)
         state = build(run, ranks)
         shards = state.shards(at.checkpoint, ranks)
         found = shards.load_newest(run.run_id)
         if found:
             state.restore(found, recipe.batch_size)
         images = state.images
+        mine = Attempt(ranks, source, held_out, state, shards, _step_of(at, run, ranks, state, source), stop)
 
     # ---- the record: only rank 0 writes
     try:
         with Writer(at, run, images, ranks.world) if ranks.first else nullcontext() as writer:
-            if not trained:
-                _train(at, run, ranks, state, shards, source, writer, stop)
-                _validate(run, ranks, state, writer)
+            if mine:
+                _train(mine, at, run, writer)
+                _validate(mine, run, writer)
                 shards.settle()
                 _save_final(at, run, state, writer)
             _evaluate(at, run, ranks, stop, writer)
@@ -122,54 +149,68 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
         stop.restore()
 
 
-def _train(
-    at: RunPaths, run: Run, ranks: Ranks, state: State, shards: Shards, source, writer: Writer | None, stop: StopFlag
-):
-    """Optimiser steps from where `state` is to the run's last image."""
-    recipe, device = run.recipe, ranks.device
-    noise = Noise(run.seed, recipe.timesteps)
-    micro = MicroBatches(run, state.model, state.layout, ranks)
+def _step_of(at: RunPaths, run: Run, ranks: Ranks, state: State, source: Source) -> Step:
+    """The run's steps, of micro-batches that fit into memory, by a compiled model where it is to be."""
+    device = ranks.device
+    micro = MicroBatches(run, state.model, state.layout, ranks, halved.noted(at, ranks.world))
     if device.type == "cuda" and not run.execution.micro_batch:
         index = torch.arange(2)
         x0, text = (part.to(device) for part in source.batch(index))
-        micro.fit((x0, text, *noise.draw(index.to(device), x0.shape)))
+        micro.fit((x0, text, *Noise(run.seed, run.recipe.timesteps).draw(index.to(device), x0.shape)))
     speed_up(state.model, run.execution, device)
+    return Step(state, micro, run.recipe.clip, run.execution.compiles(device.type))
+
+
+def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: Writer | None = None):
+    """Optimiser steps from where the state is to the run's last image. host: of the run that this one branches off."""
+    ranks, state, shards, make_step = mine.ranks, mine.state, mine.shards, mine.make_step
+    recipe, device, micro = run.recipe, ranks.device, make_step.micro
+    noise = Noise(run.seed, recipe.timesteps)
     captions = Dropout(run.seed, recipe.caption_dropout)
-    batches = stream(source, noise, captions, state.images, run.n_images, recipe.batch_size, ranks.rank, ranks.world, device)
+    batches = stream(mine.source, noise, captions, state.images, run.n_images, recipe.batch_size, ranks.rank, ranks.world, device)
     gauges = Gauges(run, state.images, ranks)
     pending = torch.zeros(REPORT_STEPS + 1, 2, device=device)  # loss and gradient norm of steps not yet looked at; energy
     rates, filled, skipped_before = [], 0, state.skipped
     elapsed_before = writer.elapsed_before if writer else 0.0
     readings = Readings(at, run, ranks)
 
-    def read():
-        """Make the reading that is due here, if one is; what its seconds are, they are not of this run's training."""
+    def read() -> bool:
+        """Make the readings that are due here, if any are; their seconds are not of this run's training. Whether it was told to stop
+        meanwhile: then this run stops here too, and reads again when it goes on."""
         nonlocal began, last_save
-        if readings.due(state.images):
-            paused = time.monotonic()
-            readings.make(state.images, lambda n: writer.record.file["steps"][:n], measured_as)
-            took = time.monotonic() - paused
-            began, last_save = began + took, last_save + took
-            gauges.pause(took)
-
-    def measured_as(other: RunPaths, shorter: Run, theirs: Writer | None):
+        if not readings.due(state.images):
+            return False
+        paused, images, told = time.monotonic(), state.images, False
+        make_step.release()
         if writer:
-            writer.beat("reading", state.images, state.loss_ema, force=True)
-        _validate(shorter, ranks, state, theirs)
-        _save_final(other, shorter, state, theirs)
-        _evaluate(other, shorter, ranks, stop, theirs, writer)
-        if theirs:
-            theirs.finish()
+            writer.beat("reading", images, state.loss_ema, force=True)
+        other, shorter = readings.take(images)
+        branches = shorter.n_images > images
+        try:
+            with branch(state, shards, run, shorter, other.checkpoint) if branches else nullcontext():
+                with readings.locked(other) as free:
+                    if free:
+                        _read(mine, other, shorter, readings, writer)
+        except OutOfMemory:
+            raise
+        except Stopped:
+            if branches:  # this run was saved before
+                raise Stopped(at, images, run.n_images) from None
+            told = True
+        took = time.monotonic() - paused
+        began, last_save = began + took, last_save + took
+        gauges.pause(took)
+        return told or read()
 
     from_images = state.images
     began = last_save = time.monotonic()
-    read()  # an attempt before this one was stopped at it
+    if read():  # an attempt before this one was stopped at it
+        raise Stopped(at, state.images, run.n_images)
 
     for batch in gauges.timed(batches):
-        loss = micro.gradient(batch)
         rate = run.lr * rate_factor(recipe, state.images, run.n_images)
         step = state.images // recipe.batch_size + 1
-        norm = state.step(step, rate, recipe.clip)
+        loss, norm = make_step(batch, step, rate)
         state.images += recipe.batch_size
         pending[filled, 0], pending[filled, 1] = loss, norm
         rates.append(rate)
@@ -180,8 +221,8 @@ def _train(
         # ---- every REPORT_STEPS steps, the only place where the loop waits for the device and the other ranks
         done = state.images >= run.n_images
         due = time.monotonic() - last_save > (min(WORTH_S, run.execution.checkpoint_s) if done else run.execution.checkpoint_s)
-        mine = (stop.raised, due, shards.failed, micro.halvings, -micro.size, gauges.waited_s, gauges.peak_memory_bytes())
-        most = torch.tensor(mine, dtype=torch.float64, device=device)
+        told = (mine.stop.raised, due, shards.failed, micro.halvings, -micro.size, gauges.waited_s, gauges.peak_memory_bytes())
+        most = torch.tensor(told, dtype=torch.float64, device=device)
         ranks.all_reduce(most, dist.ReduceOp.MAX)
         pending[:, 0] /= recipe.batch_size  # a rank's is the sum over its share
         pending[:, 1] /= ranks.world  # norms are equal on all
@@ -194,6 +235,8 @@ def _train(
         rates, filled = [], 0
         if writer:
             writer.write_steps(step - len(rows), rows)
+        if host:
+            host.beat("reading", run.stable_images, None)
         measured = gauges.speed(state.images) | {
             "device": device_name(device).encode(),
             "sharding": state.layout.kind.encode(),
@@ -215,16 +258,27 @@ def _train(
             shards.settle()
         if (time.monotonic() - began) * (run.n_images - state.images) > LASTING_S * (state.images - from_images):
             shards.make_ready()
-        try:
-            read()
-        except Stopped:  # while it was measured: this run stops here too, and reads again when it goes on
-            stop_asked = True
+        stop_asked = read() or stop_asked
         if save_due or stop_asked:
             shards.save(state.facts(run))
             last_save = time.monotonic()
         if stop_asked and not done:
             shards.settle()
             raise Stopped(at, state.images, run.n_images)
+
+
+def _read(mine: Attempt, at: RunPaths, run: Run, readings: Readings, host: Writer | None):
+    """Train the cool-down of a run that is read from another, where it has one, measure it and write its directory."""
+    with readings.writer(at, run, mine.state.images, lambda n: host.record.file["steps"][:n]) as writer:
+        if run.stable_images < run.n_images:
+            _train(mine, at, run, writer, host)
+            mine.shards.settle()
+            mine.make_step.release()
+        _validate(mine, run, writer)
+        _save_final(at, run, mine.state, writer)
+        _evaluate(at, run, mine.ranks, mine.stop, writer, host)
+        if writer:
+            writer.finish()
 
 
 def _rows(values: list, rates: list[float], first_step: int, batch_size: int, state: State) -> np.ndarray:
@@ -246,14 +300,20 @@ def _hopeless(state: State) -> str:
     return f"the loss reached {state.loss_ema:.3g}" if state.loss_ema >= EXPLODED else ""
 
 
-def _validate(run: Run, ranks: Ranks, state: State, writer: Writer | None):
+def _held_out(run: Run, ranks: Ranks) -> list[HeldOut]:
+    """What the run is validated on: its own data's held-out images, then those of the other data sets."""
+    validation = run.validation
+    return [HeldOut(data, validation, validation.n, validation.seed, ranks.device) for data in [run.data, *validation.also.values()]]
+
+
+def _validate(mine: Attempt, run: Run, writer: Writer | None):
     """Measure EMA and live weights on every validation set."""
+    state, ranks = mine.state, mine.ranks
     if writer:
         writer.beat("validating", state.images, state.loss_ema, force=True)
-    for i, data in enumerate([run.data, *run.validation.also.values()]):
+    for i, data in enumerate(mine.held_out):
         began = time.monotonic()
-        fixed = triples(data, run.validation, run.recipe.timesteps)
-        measure = lambda: triple_losses(state.model, fixed, run.validation.batch_size, ranks, run.recipe.precision)  # noqa: E731
+        measure = lambda: triple_losses(state.model, data, run.recipe.timesteps, run.validation.batch_size, ranks, run.recipe.precision)  # noqa: E731
         raw = measure().mean() if i == 0 else math.nan  # live weights in domain only: it halves the cost
         state.swap()
         samples = measure()
@@ -270,7 +330,7 @@ def _validate(run: Run, ranks: Ranks, state: State, writer: Writer | None):
 def _save_final(at: RunPaths, run: Run, state: State, writer: Writer | None):
     """Write what the run has come to."""
     final = {"run_id": run.run_id, "images": state.images, "model": state.layout.whole(state.layout.weights)}
-    final["ema"] = list(state.layout.whole(state.ema.averages).values())
+    final["ema"], *final["ema_also"] = (list(state.layout.whole(averages).values()) for averages in state.ema.averages)
     if writer:
         checkpoint.save_final(at.checkpoint, lambda file: torch.save(final, file))
 
@@ -287,7 +347,7 @@ def _evaluate(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag, writer: Writ
         if writer:
             writer.beat("evaluating", run.n_images, None)
         if host:
-            host.beat("reading", run.n_images, None)
+            host.beat("reading", run.stable_images, None)
         if not ranks.agree(not stop.raised):
             raise Stopped(at, run.n_images, run.n_images)
 

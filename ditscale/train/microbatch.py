@@ -5,12 +5,16 @@ The gradient is that of the whole batch, whatever the micro-batch: each image's 
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 
 from ..diffusion.rectified_flow import losses
 from ..errors import UserError
+from ..naming import PACKED
 from ..plan.run import Run
+from .ends import OutOfMemory
 from .parallel import Layout
 from .ranks import Ranks
 
@@ -20,29 +24,32 @@ ROOM = 0.92  # of the memory that is left: the rest is for fragments and the col
 class MicroBatches:
     """How a run's gradients are computed. `size`: images of a micro-batch; `halvings`: how often memory did not suffice."""
 
-    def __init__(self, run: Run, model: nn.Module, layout: Layout, ranks: Ranks):
+    def __init__(self, run: Run, model: nn.Module, layout: Layout, ranks: Ranks, most: int = 0):
+        """most: images of a micro-batch that earlier attempts found to fit; 0: not known."""
         self.model, self.layout, self.ranks = model, layout, ranks
         self.batch, self.half = run.recipe.batch_size, run.recipe.precision == "bf16"
         self.share = self.batch // ranks.world
-        self.size = min(run.execution.micro_batch or self.share, self.share)
+        self.most = min(most or self.share, self.share)
+        self.size = min(run.execution.micro_batch or self.most, self.most)
         self.halvings = 0
         self.weight = torch.tensor(layout.scale / self.batch, device=ranks.device)  # of an image's loss in the gradient
 
     def gradient(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Add the gradient over (x0, text, eps, t) of this rank's share; returns the sum of its losses, on the device.
 
-        Out of memory, the micro-batch is halved and the share begun again. Raises UserError when one image is too many, or
-        when weights are sharded: then the other ranks are in the middle of the same pass.
+        Out of memory, the micro-batch is halved and the share begun again. Raises UserError when one image is too many, and
+        OutOfMemory when weights are sharded: then the other ranks are in the middle of the same pass.
         """
         while True:
             try:
-                return self._accumulate(batch)
+                return self.accumulate(batch)
             except RuntimeError as error:  # OutOfMemoryError is one
-                if not _is_memory(error):
+                if not is_memory(error):
                     raise
             self._halve()
 
-    def _accumulate(self, batch: tuple[Tensor, ...]) -> Tensor:
+    def accumulate(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """The same, once, in micro-batches of `size`; out of memory, it raises what torch does."""
         parts = [batch] if self.size >= len(batch[0]) else list(zip(*(part.split(self.size) for part in batch)))
         total = None
         for i, (x0, text, eps, t) in enumerate(parts):
@@ -59,15 +66,13 @@ class MicroBatches:
             raise UserError(
                 "out of memory with a single image; set cluster.recompute=blocks, cluster.sharding=full, or take a larger GPU"
             )
+        half = (self.size + 1) // 2
         if self.layout.kind != "replicate":
-            raise UserError(
-                f"out of memory with micro-batches of {self.size} images on shards; set execution.micro_batch: "
-                f"{self.size // 2} in run.yaml, run again"
-            )
+            raise OutOfMemory(half)
         self.layout.zero()
         if self.ranks.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.size = (self.size + 1) // 2
+        self.size = half
         self.halvings += 1
         print(f"out of memory: going on with micro-batches of {self.size} images", flush=True)
 
@@ -83,20 +88,21 @@ class MicroBatches:
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
             self.size = n
-            self._accumulate(tuple(torch.cat([part[:n]] * 2) for part in batch))
+            self.accumulate(tuple(torch.cat([part[:n]] * 2) for part in batch))
             used.append(torch.cuda.max_memory_allocated(device) - before)
             self.layout.zero()
         each = max(used[2] - used[1], 1)
         torch.cuda.empty_cache()
-        left = ROOM * torch.cuda.mem_get_info(device)[0] - (used[1] - each)
+        mine = ROOM / int(os.environ.get(PACKED, 1))  # of the memory that is free; runs beside this one look at it too
+        left = mine * torch.cuda.mem_get_info(device)[0] - (used[1] - each)
         most = torch.tensor([left / each], device=device)
         self.ranks.all_reduce(most, torch.distributed.ReduceOp.MIN)
-        self.size = self.share
+        self.size = self.most
         while self.size > max(1.0, most.item()):
             self.size = (self.size + 1) // 2
 
 
-def _is_memory(error: RuntimeError) -> bool:
+def is_memory(error: RuntimeError) -> bool:
     """The CPU's allocator and oneDNN say it in words alone."""
     words = ("can't allocate memory", "could not create a primitive")
     return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in words)

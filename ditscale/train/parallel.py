@@ -17,7 +17,8 @@ from ..errors import UserError
 from .ranks import Ranks
 from .replicate import Factor, Replicated
 
-STATE_BYTES = 20  # of a parameter: weight, gradient, AdamW's two moments and EMA, fp32
+STATE_BYTES = 16  # of a parameter: weight, gradient and AdamW's two moments, fp32
+EMA_BYTES = 4  # of a parameter, for each window
 SMALL = 0.25  # of free memory: a state below it leaves room enough for activations
 
 
@@ -49,12 +50,13 @@ class Layout(Protocol):
         """`named` on the CPU, gathered from all ranks; rank 0 gets copies, others nothing."""
 
 
-def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: Ranks) -> Layout:
-    """Lay the weights of `model` (on the CPU, equal on all ranks) over the ranks; it is on its device afterwards.
+def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: Ranks, averages: int = 1) -> Layout:
+    """Lay the weights of `model` (on the CPU, equal on all ranks) over the ranks; it is on its device afterwards. averages: EMAs
+    that are to lie beside them.
 
     Raises UserError when it cannot be done as `sharding` says.
     """
-    kind = choose(sharding, sum(p.numel() for p in model.parameters()), ranks)
+    kind = choose(sharding, sum(p.numel() for p in model.parameters()), ranks, averages)
     if kind == "replicate":
         return Replicated(model.to(ranks.device), factor, ranks)
     from .shard import Sharded  # here: FSDP takes a second to import
@@ -62,7 +64,7 @@ def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: 
     return Sharded(model, kind, precision, factor, ranks)
 
 
-def choose(sharding: str, n_params: int, ranks: Ranks) -> str:
+def choose(sharding: str, n_params: int, ranks: Ranks, averages: int = 1) -> str:
     """replicate, full or hybrid. One rank has nothing to shard; "auto" shards what is not small, inside nodes if it fits there."""
     if ranks.world == 1:
         return "replicate"
@@ -74,7 +76,7 @@ def choose(sharding: str, n_params: int, ranks: Ranks) -> str:
         )
     if sharding != "auto":
         return sharding
-    size, free = STATE_BYTES * n_params, ranks.share(_free_bytes(ranks))
+    size, free = (STATE_BYTES + EMA_BYTES * averages) * n_params, ranks.share(_free_bytes(ranks))
     if size < SMALL * free:
         return "replicate"
     inside = nodes > 1 and ranks.per_node > 1 and nodes * ranks.per_node == ranks.world

@@ -1,10 +1,12 @@
-"""Readings: runs that are the beginning of this one (plan/nest.py), measured on the way as if they had been trained alone."""
+"""Readings: runs that begin as this one does (plan/nest.py), measured on the way as if they had been trained alone."""
 
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
-from typing import Callable
+from contextlib import contextmanager, nullcontext
+from typing import Callable, Iterator
+
+import numpy as np
 
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
@@ -22,30 +24,40 @@ class Readings:
         found = [RunPaths(runs_dir / run_id) for run_id in run.readings]
         waiting = [shorter for shorter in found if ranks.first and shorter.run.is_file() and _is_ours(shorter)]
         waiting = ranks.share(waiting)
-        self.at = {read_run(shorter.run).n_images: shorter for shorter in waiting}
+        self.waiting: dict[int, list[tuple[RunPaths, Run]]] = {}  # by the images at which they are due
+        for shorter in waiting:
+            run = read_run(shorter.run)
+            self.waiting.setdefault(run.stable_images, []).append((shorter, run))
 
     def due(self, images: int) -> bool:
-        return images in self.at
+        return images in self.waiting
 
-    def make(self, images: int, rows: Callable, measure: Callable[[RunPaths, Run, Writer | None], None]):
-        """Write the run that ends at so many images: `rows(n)` are the first n of this run's record, `measure` does the rest, on all ranks.
+    def take(self, images: int) -> tuple[RunPaths, Run]:
+        """A run that is to be read at so many images; it is not due any more."""
+        taken = self.waiting[images].pop(0)
+        if not self.waiting[images]:
+            del self.waiting[images]
+        return taken
 
-        One that somebody trains at this moment is left to them.
-        """
-        at = self.at.pop(images)
-        run, lock = read_run(at.run), None
+    @contextmanager
+    def locked(self, at: RunPaths) -> Iterator[bool]:
+        """Hold a run's lock; False where somebody trains it at this moment: it is left to them."""
+        lock = None
         if self.ranks.first:
             try:
                 lock = RunLock(at.lock)
             except Held as holder:
                 print(f"not read: {holder}", flush=True)
-        if not self.ranks.share(lock is not None):
-            return
+        free = self.ranks.share(lock is not None)
         with holding(at, lock) if lock else nullcontext():
-            with Writer(at, run, 0, self.ranks.world) if lock else nullcontext() as writer:
-                if writer:
-                    writer.write_steps(0, rows(run.steps))
-                measure(at, run, writer)
+            yield free
+
+    def writer(self, at: RunPaths, run: Run, images: int, rows: Callable[[int], np.ndarray]):
+        """The run's Writer, on the first rank, None on others; its record begins with the rows of the steps it has in common with this
+        run: `rows(n)` are this run's first n. `images`: where its own training begins or goes on, or its end."""
+        if not self.ranks.first:
+            return nullcontext()
+        return Writer(at, run, images, self.ranks.world, rows(run.stable_images // run.recipe.batch_size))
 
 
 def _is_ours(at: RunPaths) -> bool:

@@ -16,11 +16,11 @@ import numpy as np
 
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
+from ..plan.schedule import rate_factor
 from ..store.lock import RunLock
 from ..store.record import STEP, VALIDATION, read_state
 from . import checkpoint
 from .ends import Stopped
-from .schedule import rate_factor
 from .signals import StopFlag
 from .writer import Writer, holding, smoothed
 

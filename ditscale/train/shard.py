@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from ..errors import UserError
 from .ranks import Ranks
 from .replicate import Factor
 
@@ -23,6 +24,8 @@ class Sharded:
 
     def __init__(self, model: nn.Module, kind: str, precision: str, factor: Factor, ranks: Ranks):
         self.kind, self.model, self.ranks = kind, model, ranks
+        if ranks.device.type == "cpu" and torch.__version__ < (2, 9):  # gloo takes no means there, or FSDP does not run at all
+            raise UserError(f"execution.sharding: {kind} takes torch 2.9 or later on CPUs, and this is {torch.__version__}; choose replicate")
         self.scale = float(ranks.world)  # FSDP takes the mean over ranks
         self.shape_of_ranks = (ranks.world,) if kind == "full" else (ranks.world // ranks.per_node, ranks.per_node)
         self.mesh = self.mesh_on(ranks.device.type)
@@ -31,9 +34,16 @@ class Sharded:
         for block in model.blocks:
             fully_shard(block, mesh=self.mesh, mp_policy=policy)
         fully_shard(model, mesh=self.mesh)  # the rest: small, in fp32
+        for module in self._modules():  # some versions of torch, 2.9 for one, copy uneven shards when they are first gathered: now, before we hold them
+            module.unshard()
+            module.reshard()
         self._parameters: dict[str, DTensor] = dict(model.named_parameters())
         self.weights = [p.detach().to_local() for p in self._parameters.values()]
         self.factors = [factor(name, p) for name, p in self._parameters.items()]
+        self._checked = False
+
+    def _modules(self) -> list[FSDPModule]:
+        return [module for module in self.model.modules() if isinstance(module, FSDPModule)]
 
     def mesh_on(self, device_type: str) -> DeviceMesh:
         """The ranks as a mesh, the dimension over which weights are sharded last."""
@@ -44,6 +54,11 @@ class Sharded:
         self.model.set_is_last_backward(is_last)
 
     def reduce(self) -> Tensor:
+        if not self._checked:  # once, after FSDP's own preparations: what is trained here is what it gathers
+            held = zip(self._parameters.values(), self.weights)
+            if any(p.to_local().data_ptr() != weight.data_ptr() for p, weight in held):
+                raise RuntimeError(f"torch {torch.__version__} keeps shards elsewhere than this version of ditscale expects; use cluster.sharding=replicate")
+            self._checked = True
         gradients = [p.grad.to_local() for p in self._parameters.values()]
         for weight, gradient in zip(self.weights, gradients):
             weight.grad = gradient
@@ -56,9 +71,8 @@ class Sharded:
             p.grad = weight.grad = None
 
     def changed(self):
-        for module in self.model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()  # what was gathered for a forward pass without a backward one may still be there
+        for module in self._modules():
+            module.reshard()  # what was gathered for a forward pass without a backward one may still be there
 
     def named(self, parts: list[Tensor], mesh: DeviceMesh | None = None) -> dict[str, DTensor]:
         """Tensors that lie as `weights` do, by the parameters' names, as shards of the whole. `mesh`: of where they are."""

@@ -1,6 +1,7 @@
 """The tensors of a run's checkpoints, written and read by all ranks together.
 
-    <part>.<parameter>      part: model, ema, exp_avg, exp_avg_sq (AdamW's); whole tensors, in pieces wherever they were saved
+    <part>.<parameter>      part: model, ema, exp_avg, exp_avg_sq (AdamW's), and ema.1, ema.2, ... of recipe.ema_also;
+                            whole tensors, in pieces wherever they were saved
 Saved on n ranks they load on m, sharded in any way. A save copies the tensors to the host, in the order of the device's own
 stream, and the rest happens in a thread, while the run goes on.
 """

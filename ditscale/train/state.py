@@ -39,7 +39,7 @@ class State:
         weights, optimizer = self.layout.weights, self.optimizer
         parts = {
             "model": weights,
-            "ema": self.ema.averages,
+            **{f"ema.{k}" if k else "ema": averages for k, averages in enumerate(self.ema.averages)},
             "exp_avg": [optimizer.exp_avg[w] for w in weights],
             "exp_avg_sq": [optimizer.exp_avg_sq[w] for w in weights],
         }
@@ -67,17 +67,22 @@ class State:
         self.ema.swap()
         self.layout.changed()
 
-    def step(self, number: int, rate: float, clip: float) -> Tensor:
-        """An optimizer step, number `number` from 1, with the gradients of the layout; returns their norm, on the device.
+    def pace(self, number: int, rate: float):
+        """What the next step, number `number` from 1, does not find on the device."""
+        self.optimizer.pace(rate)
+        self.ema.pace(number)
+
+    def step(self, clip: float) -> Tensor:
+        """An optimizer step with the gradients of the layout; returns their norm, on the device.
 
         Clipping is a factor that fused AdamW applies on the way. A step whose gradient is not finite is skipped: weights,
         moments and averages stay. Whether it is, the device alone knows, so nothing waits for it.
         """
         norm = self.layout.reduce()
         skip = norm.isfinite().logical_not().float()
-        self.optimizer.step(rate, ((norm + 1e-6) / clip).clamp_(min=1), skip)
+        self.optimizer.step(((norm + 1e-6) / clip).clamp_(min=1), skip)
         self.layout.zero()
-        self.ema.update(number, skip)
+        self.ema.update(skip)
         return norm
 
 
@@ -87,18 +92,21 @@ def build(run: Run, ranks: Ranks) -> State:
     model = DiT(run.shape)
     recipe = run.recipe
     factor = partial(rate_factor, recipe=recipe, width=run.width)
-    layout = lay(model, run.execution.sharding, recipe.precision, factor, ranks)
+    layout = lay(model, run.execution.sharding, recipe.precision, factor, ranks, len(recipe.windows))
     groups = grouped(zip(layout.factors, layout.weights), recipe.weight_decay)
     optimizer = AdamW(groups, recipe.beta1, recipe.beta2)
-    return State(model, layout, optimizer, EMA(layout.weights, recipe.ema))
+    return State(model, layout, optimizer, EMA(layout.weights, recipe.windows))
 
 
 def speed_up(model: DiT, execution: Execution, device: torch.device):
-    """Compile the blocks and recompute their activations, as `execution` says.
+    """Compile the model and recompute its blocks' activations, as `execution` says.
 
-    A block's forward is replaced, not the block: sharding hangs its gathering on the block, and that stays outside.
+    Methods are replaced, not modules: sharding hangs its gathering on a block, and that stays outside. All blocks are
+    compiled once.
     """
-    compiled = device.type == "cuda" if execution.compile is None else execution.compile
+    compiled = execution.compiles(device.type)
+    if compiled:
+        model.embed, model.head = torch.compile(model.embed), torch.compile(model.head)
     for block in model.blocks:
         forward = torch.compile(block.forward) if compiled else block.forward
         if execution.recompute == "blocks":

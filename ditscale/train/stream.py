@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from ..data.source import Source
 from ..diffusion.rectified_flow import Noise
 
 CHUNK = 1024  # images made at once: one call's overhead is shared by many steps
+AHEAD = 2  # chunks made for a GPU before it asks for them; a CPU that trains has no core to spare
 
 
 def stream(
@@ -24,10 +27,31 @@ def stream(
     """
     share = batch_size // world
     steps_at_once = max(1, CHUNK // share)
-    for start in range(first, last, steps_at_once * batch_size):
-        stop = min(last, start + steps_at_once * batch_size)
-        index = torch.arange(start, stop).view(-1, world, share)[:, rank].reshape(-1)
+    cuda = device.type == "cuda"
+
+    def read(start: int) -> tuple[Tensor, Tensor, Tensor]:
+        index = torch.arange(start, min(last, start + steps_at_once * batch_size)).view(-1, world, share)[:, rank].reshape(-1)
         x0, text = source.batch(index)
-        x0, text = (part.to(device, non_blocking=True) for part in (x0, captions(index, text)))
-        eps, t = noise.draw(index.to(device), x0.shape)
+        made = index, x0, captions(index, text)
+        return tuple(part.pin_memory() for part in made) if cuda else made
+
+    starts = range(first, last, steps_at_once * batch_size)
+    for chunk in ahead(read, starts) if cuda else map(read, starts):
+        index, x0, text = (part.to(device, non_blocking=True) for part in chunk)
+        eps, t = noise.draw(index, x0.shape)
         yield from zip(*(part.split(share) for part in (x0, text, eps, t)))
+
+
+def ahead(make: Callable, arguments: Iterable) -> Iterator:
+    """`make` of each argument, in order; AHEAD of them are made in a thread before they are asked for."""
+    with ThreadPoolExecutor(1, "ahead") as worker:
+        waiting = deque()
+        try:
+            for argument in arguments:
+                waiting.append(worker.submit(make, argument))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            worker.shutdown(cancel_futures=True)

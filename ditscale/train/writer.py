@@ -62,7 +62,8 @@ class Writer:
     Leaving it by Stopped or Diverged gives the record that state. `beat_s`: seconds between signs of life.
     """
 
-    def __init__(self, at: RunPaths, run: Run, images: int, ranks: int, beat_s: float = EVERY_S):
+    def __init__(self, at: RunPaths, run: Run, images: int, ranks: int, begun: np.ndarray | None = None, beat_s: float = EVERY_S):
+        """begun: the run's first rows, of dtype STEP, where they were recorded elsewhere."""
         self.at, self.run = at, run
         self.heart = Heartbeat(at.heartbeat, run.n_images, beat_s)
         self.beat("starting", images, None, force=True)
@@ -70,6 +71,8 @@ class Writer:
         mark = "" if run.rehearsal is None else str(run.rehearsal)
         self.record = Record(at.metrics, dump_yaml(plain(run)), run.steps, names, run.validation.n, mark)
         self.record.begin(time.time(), images, ranks, socket.gethostname())
+        if begun is not None:
+            self.record.write_steps(0, begun)
         # training seconds that earlier attempts spent on the images the run keeps
         last = images // run.recipe.batch_size - 1
         self.elapsed_before = float(self.record.file["steps"][last]["elapsed_s"]) if images else 0.0

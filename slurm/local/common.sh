@@ -45,5 +45,5 @@ mend_nodes() {  # mend_nodes NODE...: a node that was down, drained or invalid t
     within 10 sh -c "scontrol show node $node | grep -q Version=" || true
     ready "$node" || scontrol update nodename="$node" state=resume 2>/dev/null || true
   done
-  for node; do within 30 ready "$node" || fail "$node does not come up; see $dir/log/slurmd.$node.log"; done
+  for node; do within 60 ready "$node" || fail "$node does not come up; see $dir/log/slurmd.$node.log"; done
 }

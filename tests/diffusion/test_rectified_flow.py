@@ -37,6 +37,14 @@ def test_loss_of_the_best_model():
         assert found == pytest.approx(SCALE**2 / ((1 - t) ** 2 * SCALE**2 + t**2), rel=0.02)
 
 
+@pytest.mark.parametrize("length", [1, 7, 16, 48])
+def test_timesteps_are_independent_of_the_batch(length):
+    """To the bit: a run that was stopped draws them in batches of other lengths than one that was not."""
+    u = (torch.arange(4096) + 0.5) / 4096
+    apart = torch.cat([rf.timestep(part.clone(), "logit-normal") for part in u.split(length)])
+    assert torch.equal(rf.timestep(u, "logit-normal"), apart)
+
+
 def test_timesteps():
     u = (torch.arange(100001) + 0.5) / 100001
     t = rf.timestep(u, "logit-normal")

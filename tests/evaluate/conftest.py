@@ -64,9 +64,9 @@ def gaussian(gaussian_file):
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory, ditscale):
-    """A study of two small trained runs."""
+    """A study of two small trained runs, with EMA weights over two windows."""
     root = tmp_path_factory.mktemp("evaluate") / "s"
-    settings = ["study=mini", "~evaluation", "nested=false", "budgets=[2e10]", "widths=[24,32]", "probe_budget=1e11", "recipe.min_steps=20", "validation.n=1024"]
+    settings = ["study=mini", "~evaluation", "nested=false", "budgets=[2e10]", "widths=[24,32]", "probe_budget=1e11", "recipe.min_steps=20", "validation.n=1024", "recipe.ema_also=[0.5]"]
     assert ditscale("plan", root, *settings).returncode == 0
     assert ditscale("launch", root).returncode == 0
     assert ditscale("collect", root).returncode == 0

@@ -21,9 +21,10 @@ from ditscale.errors import UserError
 from ditscale.evaluate.finished import load
 from ditscale.evaluate.held_out import HeldOut, held_out
 from ditscale.evaluate.likelihood import Likelihood
-from ditscale.evaluate.validation import triples
+from ditscale.evaluate.validation import times, triples
 from ditscale.laws import read_table
 from ditscale.store.evaluation import read_results
+from ditscale.train.ema import between
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,6 +122,7 @@ def test_collect_gives_laws_their_columns(study, capsys):
     run_dirs = sorted(study.glob("runs/*"))
     for run_dir in run_dirs:
         assert main(["evaluate", str(run_dir), "--metrics", "vlb", "--n", "64", "--samples", "0"]) == 0
+    assert main(["evaluate", str(run_dir), "--metrics", "vlb", "--n", "32", "--samples", "0", "--ema", "0.5"]) == 0  # no result of the run
     assert main(["collect", str(study)]) == 0
     for path in (study / "study.csv", study / "study.h5"):
         table = read_table(path, metric="vlb", also=("vlb_se", "vlb_scenes-ood", "vlb_se_scenes-ood"))
@@ -131,7 +133,9 @@ def test_collect_gives_laws_their_columns(study, capsys):
     capsys.readouterr()
     assert main(["evaluate", str(run_dirs[0]), "--metrics", "vlb", "--n", "32", "--dataset", "scenes", "--samples", "0"]) == 0
     assert main(["collect", str(study)]) == 0
-    assert "vlb: 1 of 2 runs have it; 1 were measured with other settings" in capsys.readouterr().out
+    assert "  vlb:n=32: 1 of 2 runs have it\n" in capsys.readouterr().out
+    again = read_table(study, metric="vlb")
+    assert list(again.loss) == list(table.loss)  # what was measured otherwise since stands beside it
 
 
 @pytest.mark.slow
@@ -143,6 +147,52 @@ def test_the_difference_of_two_runs_is_precise(study):
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     assert np.sqrt(variance * 1024 / 2048) < 0.005 * loss.min()
     assert variance < covariance[0, 0] + covariance[1, 1]
+
+
+@pytest.mark.slow
+def test_ema_weights_of_other_windows(study, tmp_path, capsys):
+    """Those kept and those between, each measured for itself, beside the run's result and never in its place."""
+    run_dir = Path(shutil.copytree(sorted(study.glob("runs/*"))[0], tmp_path / "run"))
+    (run_dir / "evaluation.h5").unlink(missing_ok=True)
+
+    def said(*words):
+        assert main(["evaluate", str(run_dir), "--dataset", "scenes", "--n", "64", "--samples", "2", "--steps", "2", *words]) == 0
+        return capsys.readouterr().out
+
+    def losses(window):
+        (result,) = read_results(run_dir / "evaluation.h5", window)
+        return result.arrays["samples"], result.settings
+
+    assert "EMA weights" not in said()
+    own, settings = losses(None)
+    assert "EMA weights over 0.5 of the run\n" in said("--ema", "0.5")
+    assert "EMA weights over 0.3 of the run, made of those over 0.1, 0.5: error of the profile " in said("--ema", "0.3")
+    assert "1 of 1 results were there" in said("--ema", "0.3")
+    assert "1 of 1 results were there" in said("--ema", "0.1")  # the run's own
+    again, kept, made = (losses(window) for window in (None, 0.5, 0.3))
+    assert np.array_equal(again[0], own) and again[1] == settings and "ema" not in settings
+    assert kept[1]["ema"] == 0.5 and made[1]["ema"] == 0.3 and 0 == kept[1]["ema profile error"] < made[1]["ema profile error"] < 0.2
+    assert not np.array_equal(own, kept[0]) and not np.array_equal(kept[0], made[0])
+    with h5py.File(run_dir / "evaluation.h5") as file:
+        assert set(file["ema"]) == {"0.5", "0.3"} and not np.array_equal(file["samples/generated"], file["ema/0.5/samples/generated"])
+
+    content = torch.load(run_dir / "checkpoint" / "final.pt", weights_only=True)
+    finished = [load(run_dir, window) for window in (None, 0.1, 0.5, 0.3)]
+    (x, y), _ = between(0.3, (0.1, 0.5))
+    for i, (first, same, other, mixed) in enumerate(zip(*(f.ema.parameters() for f in finished), strict=True)):
+        a, b = content["ema"][i], content["ema_also"][0][i]
+        assert torch.equal(first, a) and torch.equal(same, a) and torch.equal(other, b)
+        torch.testing.assert_close(mixed, x * a + y * b)
+    for window in ("0.05", "0.6"):
+        assert main(["evaluate", str(run_dir), "--ema", window]) == 2
+        says = f"EMA window {window}: is neither one that the run kept (0.1, 0.5) nor between two; to have it, plan with recipe.ema_also=[{window}]"
+        assert capsys.readouterr().err == f"ditscale: error: {says}\n"
+    torch.save({key: value for key, value in content.items() if key != "ema_also"}, run_dir / "checkpoint" / "final.pt")
+    text = (run_dir / "run.yaml").read_text()
+    (run_dir / "run.yaml").write_text(text.replace("  ema_also: [0.5]\n", ""))  # as runs were before they kept several
+    assert main(["evaluate", str(run_dir), "--ema", "0.2"]) == 2
+    assert "that the run kept (0.1)" in capsys.readouterr().err
+    assert "1 of 1 results were there" in said()
 
 
 @pytest.mark.slow
@@ -160,7 +210,7 @@ def test_refusals(study, capsys):
 
     assert "choose one of: val_loss, vlb, likelihood, fid" in refused("--metrics", "val_loss,bpd")
     assert "choose of: scenes, scenes-ood, ood" in refused("--dataset", "coco")
-    for option, value in (("--tolerance", "0"), ("--trace", "guess"), ("--n", "1"), ("--sampler", "ddim"), ("--t-min", "x")):
+    for option, value in (("--tolerance", "0"), ("--trace", "guess"), ("--n", "1"), ("--sampler", "ddim"), ("--t-min", "x"), ("--ema", "2"), ("--ema", "wide")):
         assert option in refused(option, value)
     try:
         torch.save({**content, "run_id": "another"}, final)
@@ -182,15 +232,18 @@ def files(directory):
 
 def test_triples_are_fixed_stratified_and_held_out():
     study = compose(["study=mini"])
-    a = triples(study.data, study.validation, "logit-normal")
-    b = triples(study.data, study.validation, "logit-normal")
-    assert all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("x0", "text", "eps", "t"))
     n = study.validation.n
-    torch.testing.assert_close(torch.special.ndtr(torch.logit(a.t.double())), (torch.arange(n) + 0.5).double() / n, atol=1e-5, rtol=0)
+    data = [HeldOut(study.data, study.validation, n, study.validation.seed, torch.device("cpu")) for _ in range(2)]
+    index = torch.arange(n)
+    together = triples(data[0], index)
+    apart = [torch.cat(parts) for parts in zip(*(triples(data[1], part) for part in index.split(100)))]
+    assert all(torch.equal(a, b) for a, b in zip(together, apart))
+    t = times(data[0], index, "logit-normal").double()
+    torch.testing.assert_close(torch.special.ndtr(torch.logit(t)), (index + 0.5).double() / n, atol=1e-5, rtol=0)
     from ditscale.data.open import open_source
 
-    training, _ = open_source(study.data).batch(torch.arange(n))
-    assert (torch.cdist(a.x0.flatten(1), training.flatten(1)).min() > 0).item()
+    training, _ = open_source(study.data).batch(index)
+    assert (torch.cdist(together[0].flatten(1), training.flatten(1)).min() > 0).item()
 
 
 def test_held_out_data_of_each_data_set(gaussian_file):
@@ -204,5 +257,5 @@ def test_held_out_data_of_each_data_set(gaussian_file):
 
 def test_more_images_than_there_are(gaussian):
     _, data = gaussian
-    with pytest.raises(UserError, match="--n 20001: gaussian holds 20000 images; use --n 20000"):
+    with pytest.raises(UserError, match="holds 20000 images, and 20001 are asked for; use validation.n=20000"):
         data(20_001)

@@ -48,11 +48,12 @@ def test_the_same_numbers_as_torch_fidelity():
     features = [theirs(x)[0].detach().numpy() for x in (a, b)]
     said = torch_fidelity().calculate_metrics(
         input1=Pictures(a), input2=Pictures(b), cuda=False, fid=True, kid=True, prc=True, feature_extractor="caption-reader",
-        kid_subset_size=600, save_cpu_ram=True, cache=False, verbose=False,
+        kid_subset_size=300, save_cpu_ram=True, cache=False, verbose=False,
     )  # fmt: skip
     ours = fid.kid_and_recall(*features)
     assert frechet.distance(*features) == pytest.approx(said["frechet_inception_distance"], abs=1e-6)
     assert ours["kid"][0] == pytest.approx(said["kernel_inception_distance_mean"], abs=1e-6)
+    assert ours["kid"][1] == pytest.approx(said["kernel_inception_distance_std"], rel=0.01) and ours["kid"][1] > 0
     assert (ours["precision"], ours["recall"]) == (said["precision"], said["recall"])
 
 
@@ -77,10 +78,11 @@ def test_fid_of_a_trained_run(study, cache, capsys):
     run_dir = sorted(study.glob("runs/*"))[1]
     words = ["evaluate", str(run_dir), "--metrics", "fid", "--dataset", "scenes", "--n", "255", "--steps", "4", "--samples", "0"]
     assert main(words) == 2 and "too few" in capsys.readouterr().err
+    assert main([*words[:-5], "3", "--few"]) == 2 and "3 images give no FID at all; use --n 2048" in capsys.readouterr().err
     found, before = {}, set(cache.glob("reference-*.npz"))
     for sampler in ("euler", "heun"):
         assert main([*words, "--few", "--sampler", sampler]) == 0
-        (found[sampler],) = [r for r in read_results(run_dir / "evaluation.h5") if r.metric == "fid"]
+        (found[sampler],) = [r for r in read_results(run_dir / "evaluation.h5") if r.metric == "fid" and r.settings["sampler"] == sampler]
     heun = found["heun"]
     assert heun.n == 255 and heun.evaluations == 7 and found["euler"].evaluations == 4
     assert heun.settings["extractor"].startswith("caption-reader ") and heun.settings["steps"] == 4

@@ -12,7 +12,7 @@ ONE = Ranks(0, 1, torch.device("cpu"))
 
 
 class Squares:
-    name, columns, settings = "squares", ["i", "i^2"], {}
+    name, columns, settings, dtype = "squares", ["i", "i^2"], {}, torch.float64
 
     def __init__(self, dies_at=None, bad=None):
         self.dies_at, self.bad, self.seen = dies_at, bad, []

@@ -6,10 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
+
+from ditscale.launch import local
+from ditscale.pipeline import plan_study
+from ditscale.plan.run import read_run
+from ditscale.plan.study import read_study
 
 STUDY = ["study=mini", "~evaluation", "nested=false", "budgets=[2.5e9,5e9]", "widths=[16,24,32]", "probe_budget=1.2e10", "recipe.min_steps=20", "validation.n=128", "cluster.workers=2"]
 
@@ -73,7 +79,7 @@ def test_ranks_of_one_run_meet(tmp_path, ditscale):
     """The probe's two ranks, started by submitit, find each other through the run's directory, and agree with one rank."""
     roots = [tmp_path / "one", tmp_path / "two"]
     for root in roots:
-        ditscale("plan", root, *STUDY, "budgets=[2.5e9]", "widths=[24]")
+        ditscale("plan", root, *STUDY, "budgets=[2.5e9]", "widths=[24]", "cluster.probe_ranks=2")
     at = next(roots[1].glob("runs/*/run.yaml"))
     at.write_text(at.read_text().replace("role: grid", "role: probe"))
     found = []
@@ -85,6 +91,19 @@ def test_ranks_of_one_run_meet(tmp_path, ditscale):
     assert "ranks: 2" in at.read_text()
     assert ditscale("plan", roots[1]).returncode == 0 and "ranks: 2" in at.read_text()
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("workers, width, threads", [(1, 64, 1), (2, 64, 2), (16, 64, 2), (16, 256, 16), (3, 16, 1)])
+def test_the_probe_gets_as_many_threads_as_it_has_work_for(tmp_path, workers, width, threads):
+    """64x3 has 3.7e8 FLOPs a step, which is work for two; 16x1 for none but its own."""
+    paths, planned = plan_study(str(tmp_path / "s"), ["study=mini", "budgets=[6.3e12]", f"widths=[{width}]", f"cluster.workers={workers}"])
+    (run,) = planned.runs
+    cluster = read_study(paths.root).cluster
+    local._settle(paths, replace(run, role="probe"), cluster)
+    settled = read_run(paths.run(run.run_id).run).execution
+    assert (settled.ranks, settled.threads) == (1, threads)
+    local._settle(paths, replace(read_run(paths.run(run.run_id).run), role="grid"), cluster)
+    assert read_run(paths.run(run.run_id).run).execution.threads == 1, "of the grid, as many run as there are workers"
 
 
 def test_status(tmp_path, ditscale, one_line_error):

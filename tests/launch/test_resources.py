@@ -25,6 +25,14 @@ def test_a_run_takes_the_first_row_that_holds_it(runs):
     assert all(resources(run, cluster) == what for what, some in grouped.items() for run in some)
 
 
+def test_a_host_gets_time_for_the_runs_that_branch_off_it():
+    cooling = ["study=mini", "~evaluation", "budgets=[2e11,4e11]", "widths=[48]", "recipe.schedule=wsd", "recipe.decay=1"]
+    alone, host = (plan_grid(compose([*cooling, f"nested={nested}"])).runs[1] for nested in ("false", "true"))
+    assert host.readings and not alone.readings
+    for run, margin, hours in ((alone, 1.0, 2), (alone, 1.3, 2), (host, 1.0, 2), (host, 1.3, 4)):  # 1.1, 1.4, 1.7 and 2.2 h, and a start
+        assert resources(run, Cluster("slurm", sizes=(Size(1e9, 1e8),), margin=margin)).minutes == 60 * hours
+
+
 def test_a_long_run_gets_the_longest_time_there_is(runs):
     assert resources(runs[0], Cluster("slurm", sizes=(Size(1e9, 1e3),), max_time_h=7)).minutes == 7 * 60
 
@@ -34,6 +42,8 @@ def test_refusals(runs):
         resources(runs[0], Cluster("slurm", sizes=(Size(10, 1e9),)))
     with pytest.raises(UserError, match="does not divide over the 3 ranks"):
         resources(runs[0], Cluster("slurm", sizes=(Size(1e9, 1e9, ranks=3),)))
+    with pytest.raises(UserError, match="pack: runs that share a job have one rank each"):
+        build(Cluster, {"sizes": [{"up_to_params": 1, "flops_per_s": 1, "ranks": 2, "pack": 2}]}, "cluster")
     with pytest.raises(UserError, match="sizes: missing"):
         build(Cluster, {"name": "slurm"}, "cluster")
     with pytest.raises(UserError, match="must rise"):

@@ -10,14 +10,14 @@ from ditscale.laws import Table, fit_along
 BUDGETS = (1e11, 3e11, 9e11, 2.7e12, 8.1e12)
 
 
-def with_metric(metric, noise=0.0, seed=0, sizes=8, width=4.0):
+def with_metric(metric, noise=0.0, seed=0, sizes=8, width=4.0, name="fid"):
     """Runs of a known surface, and a metric(N / N*(C), C) of each, with a log-normal scatter of its own."""
     rng = np.random.default_rng(seed)
     ratio = np.tile(np.geomspace(1 / width, width, sizes), len(BUDGETS))
     n = np.concatenate([best(MINIATURE, c)[0] * np.geomspace(1 / width, width, sizes) for c in BUDGETS])
     c = np.repeat(BUDGETS, sizes)
     values = metric(ratio, c) * np.exp(noise * rng.standard_normal(len(n)))
-    return Table.of(n, c / 6 / n, c, loss_of(MINIATURE, n, c / 6 / n), columns={"fid": values})
+    return Table.of(n, c / 6 / n, c, loss_of(MINIATURE, n, c / 6 / n), columns={name: values})
 
 
 def tilted(ratio, c):
@@ -44,9 +44,19 @@ def test_intervals_cover():
 
 
 def test_a_line_in_log_c_and_values_of_either_sign():
-    found = fit_along(with_metric(lambda ratio, c: 1 - 0.3 * np.log(c / 1e11)), "fid")
+    found = fit_along(with_metric(lambda ratio, c: 1 - 0.3 * np.log(c / 1e11), name="nll"), "nll")
     assert found.exponent is None and found.law.chosen == "linear_in_log_c"
     assert found.law.at(1e14) == pytest.approx(1 - 0.3 * np.log(1e3), abs=0.01)
+
+
+def test_a_fid_is_never_forecast_below_zero():
+    """Few budgets that fall as a line in log C does, and much scatter: a line would be at -1.3, and a bound would be no FID."""
+    table = with_metric(lambda ratio, c: 9 - 0.3 * 9 * np.log10(c / 1e11), 0.2, name="fid_coco").take(np.arange(24))
+    found = fit_along(table, "fid_coco")
+    assert found.law.chosen == "power_law" and {f.name for f in found.law.forms} == {"power_law", "power_law_with_floor"}
+    far = found.predict(1e15)
+    assert 0 < far.low < far.value < far.high
+    assert all(0 < e.low < e.value < e.high for e in found.at)
 
 
 def test_refusals():

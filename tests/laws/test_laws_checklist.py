@@ -96,3 +96,9 @@ def test_a_study_answers_all_but_its_hypothesis(tmp_path, settings):
         and str(of.validation.n) in found["data", "what the metric was measured on"]
     )
     assert ("6 N D" in found["counting", "what C counts"]) == (of.flops == "6nd")
+
+    with h5py.File(root / "study.h5", "a") as file:
+        file["points/raw_loss"], file["points/fid_coco"] = table.loss, table.loss
+        file.attrs["evaluation_fid_coco"] = "coco: 10000 images"
+    for metric, words in {"raw_loss": "raw weights", "fid_coco": "coco: 10000 images", "loss": "EMA weights"}.items():
+        assert words in answers(checklist(fit(read_table(root, metric), bootstrap=0)))["data", "what the metric was measured on"]

@@ -234,8 +234,27 @@ def test_metrics_that_are_no_losses_may_be_negative(tmp_path):
     assert read_table(path, "loglik").loss[0] == -1.5
     refused(path, "column fid: -2 is not positive", metric="fid")
     refused(path, "column val_loss: -1 is not positive", metric="val_loss")
+    for name in ("fid_coco", "fid:guidance=2", "fid_coco:n=512"):
+        refused(write(tmp_path, text.replace("fid", name)), f"column {name}: -2 is not positive", metric=name)
     with pytest.raises(UserError, match="n_params says what a run was"):
         read_table(path, "n_params")
+
+
+def test_metrics_by_the_names_they_are_measured_under(tmp_path):
+    """`evaluate --metrics likelihood` puts nll into the table, and --metric likelihood fits it; a column of that very name goes first."""
+    head, cells = "n_params,n_tokens,budget_flops,loss,nll,nll_coco,nll:probes=4,loss_coco", "1e6,1e8,6e14,3,-1.5,-1.2,-1.4,4\n"
+    path = write(tmp_path, f"{head}\n{cells}")
+    for name, column, value in [
+        ("likelihood", "nll", -1.5), ("likelihood_coco", "nll_coco", -1.2), ("likelihood:probes=4", "nll:probes=4", -1.4), ("val_loss", "loss", 3), ("val_loss_coco", "loss_coco", 4), ("nll", "nll", -1.5),
+    ]:  # fmt: skip
+        table = read_table(path, name)
+        assert (table.metric, table.loss[0]) == (column, value)
+    assert read_table(path, "likelihood", also=("likelihood_coco",)).columns["nll_coco"][0] == -1.2
+    refused(path, "there is no column 'likelihood_ood'", metric="likelihood_ood")
+    table = read_table(path, "likelihood", columns={"likelihood": "loss_coco"})
+    assert (table.metric, table.loss[0]) == ("likelihood", 4)
+    table = read_table(write(tmp_path, f"{head.replace('loss_coco', 'likelihood')}\n{cells}"), "likelihood")
+    assert (table.metric, table.loss[0]) == ("likelihood", 4)
 
 
 def test_further_columns_and_what_was_recorded(tmp_path):

@@ -94,6 +94,21 @@ def test_runs_keep_their_identity(study):
     assert not {r.run_id for r in runs} & {r.run_id for r in changed}
 
 
+def test_a_run_planned_before_windows_were_several(tmp_path):
+    """Its run.yaml reads, and it is the same run; further windows make another one."""
+    study = compose(["study=mini"])
+    run = plan_grid(study).runs[0]
+    paths = write_study(tmp_path / "s", study)
+    path = write_run(paths, run).run
+    for file in (path, paths.study):
+        assert "  ema_also: []\n" in file.read_text()
+        file.write_text(file.read_text().replace("  ema_also: []\n", ""))
+    assert read_run(path) == run and run.run_id == FIRST["mini"][0]
+    write_study(tmp_path / "s", study)
+    more = plan_grid(compose(["study=mini", "recipe.ema_also=[0.05,0.2]"])).runs[0]
+    assert more.recipe.windows == (0.1, 0.05, 0.2) and more.run_id != run.run_id and read_back(more) == more
+
+
 def test_laws_of_the_recipe():
     """Batch, warm-up and weight decay by laws: each run holds numbers, those of the formula, rounded as stated."""
     laws = [
@@ -138,6 +153,11 @@ def test_a_law_that_is_a_constant_plans_the_same_runs():
     (["recipe.width_scaling=mup", "recipe.base_width=64"], "recipe.lr_width=0 recipe.lr_scale=0.0046875"),
     (["recipe.base_width=64"], "of no use without"),
     (["recipe.width_scaling=up"], "choose one of: none, mup"),
+    (["recipe.ema_also=[0.05,0.1]"], "ema_also: 0.1 and 0.1 are one window twice"),
+    (["recipe.ema_also=[0.05,0.2,0.0502]"], "ema_also: 0.05 and 0.0502 are one window twice"),
+    (["recipe.ema_also=[0]"], "ema_also[0]: 0.0 is too small; it must be above 0"),
+    (["recipe.ema_also=[1.5]"], "ema_also[0]: 1.5 is too large"),
+    (["recipe.ema_also=0.05"], "write [0.05]"),
 ])
 def test_impossible_laws(settings, says):
     with pytest.raises(UserError) as error:

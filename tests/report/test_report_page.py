@@ -106,8 +106,8 @@ def test_colours_follow_the_mode(whole):
 
 def test_figures_are_valid_files(whole):
     figures = whole[0].parent / "figures"
-    names = {"isoflop", "laws", "training", "domains", "samples"}
-    assert {p.stem for p in figures.iterdir()} == names and len(list(figures.iterdir())) == 10
+    names = {"isoflop", "laws", "training", "domains", "metrics", "noise", "samples"}
+    assert {p.stem for p in figures.iterdir()} == names and len(list(figures.iterdir())) == 14
     for name in names:
         png, pdf = (figures / f"{name}.{kind}" for kind in ("png", "pdf"))
         from matplotlib.image import imread

@@ -6,8 +6,8 @@ import pytest
 
 from ditscale.pipeline import fit_sweep
 from ditscale.report.page import write_report
-from ditscale.report.read import read_material
 from ditscale.report.rates import sentences
+from ditscale.report.read import read_material
 
 
 @pytest.fixture(scope="module")

@@ -114,6 +114,39 @@ def test_nodes_lost_requeue_and_a_damaged_checkpoint(
     assert "4 runs collected, 0 left out" in call("collect", root).stdout
 
 
+def test_runs_that_share_a_job(
+    slurm, plan, call, tmp_path, attempts, submissions, heartbeat, status, records, quiet, log, settled
+):
+    """Two runs to a job. One that is killed leaves its neighbour alone; a job that is told to stop goes on with both."""
+    root = tmp_path / "study"
+    plan(root, *FOUR)
+    done = call("launch", root, ON_CLUSTER, "cluster.checkpoint_s=0.2", "cluster.sizes=[{up_to_params: 1e9, flops_per_s: 1e10, pack: 2}]")
+    assert done.returncode == 0 and "4 runs, 2 runs a job, 1 rank" in done.stdout, done
+    (submission,) = submissions(root)
+    array, (hurt, beside, first, second) = submission["job"], submission["runs"]
+    assert "0 runs to submit, 4 waiting or running" in call("launch", root).stdout
+    freeze_when_training(slurm, root, submission["runs"], attempts, heartbeat, 1)
+    assert {s["job"] for s in status(root).values()} == {f"{array}_0", f"{array}_1"}
+    for pair in ((hurt, beside), (first, second)):
+        assert len({attempts(root, run)[0]["node"] for run in pair}) == 1
+    assert "CPUs/Task=2" in slurm.call("scontrol", "show", "job", f"{array}_0")
+
+    os.kill(attempts(root, hurt)[0]["pid"], signal.SIGKILL)
+    thaw(attempts(root, beside))
+    slurm.call("scancel", "--signal=USR2", f"{array}_1")
+    slurm.wait(lambda: all(pending_signals(attempts(root, run)[0]["pid"]) & USR2_PENDING for run in (first, second)), 30, "both are told")
+    for run in (first, second):
+        thaw(attempts(root, run))
+    settled(root)
+    assert {run: len(attempts(root, run)) for run in submission["runs"]} == {hurt: 1, beside: 1, first: 2, second: 2}
+    assert [a["ended"] for a in attempts(root, first)] == ["stopped", "finished"]
+    again = call("launch", root)
+    assert "1 runs to submit, 0 waiting or running, 3 done" in again.stdout, again
+    settled(root)
+    assert records(root) == quiet(*FOUR)
+    assert all("finished" in log(root, run) for run in submission["runs"])
+
+
 def test_preempted_timed_out_and_cancelled(
     slurm, half_way, attempts, heartbeat, status, records, quiet, call, settled, tmp_path
 ):

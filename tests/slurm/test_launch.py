@@ -157,7 +157,7 @@ def test_two_ranks_stop_together_and_one_is_killed(slurm, call, plan, tmp_path, 
     slurm.wait(lambda: slurm.jobs(job)[job].restarts == 1, 60, "it is requeued")
     stopped_at = heartbeat(root, run)
     slurm.wait(lambda: len(attempts(root, run)) == 2 and heartbeat(root, run) > stopped_at, 120, "it goes on")
-    others = [p for p in ranks_of(job) if p != attempts(root, run)[1]["pid"]]
+    others = [p for p in ranks_of(slurm, job) if p != attempts(root, run)[1]["pid"]]
     assert len(others) == 1
     os.kill(others[0], signal.SIGKILL)
     slurm.wait(lambda: slurm.ended(job), 60, "the job ends")
@@ -171,16 +171,17 @@ def test_two_ranks_stop_together_and_one_is_killed(slurm, call, plan, tmp_path, 
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
 
 
-def ranks_of(job: str) -> list[int]:
-    """Processes of a job's ranks."""
+def ranks_of(slurm, job: str) -> list[int]:
+    """Processes of a job's ranks; the clusters of other tests, which run beside this one, number their jobs alike."""
     found = []
+    wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_CONF={slurm.directory}/etc/slurm.conf".encode()}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             variables = (process / "environ").read_bytes().split(b"\0")
             command = (process / "cmdline").read_bytes()
         except OSError:
             continue
-        if f"SLURM_JOB_ID={job}".encode() in variables and b"submitit.core._submit" in command and b"srun" not in command:
+        if wanted <= set(variables) and b"submitit.core._submit" in command and b"srun" not in command:
             found.append(int(process.name))
     return found
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,15 +20,16 @@ ROOT = Path(__file__).resolve().parents[2]
 class Ranks:
     """A run in its ranks' processes. `pids`, by rank; `wait` returns [(exit status, output), ...]."""
 
-    def __init__(self, server, run_dir, world, per_node, env):
+    def __init__(self, server, run_dir, world, per_node, env, short):
         self.server, self.run_dir = server, run_dir
-        job = {"run": str(run_dir), "world": world, "per_node": per_node or world, "env": env}
+        job = {"run": str(run_dir), "world": world, "per_node": per_node or world, "env": env, "short": short}
         server.stdin.write(json.dumps(job) + "\n")
         server.stdin.flush()
         self.pids = json.loads(server.stdout.readline())
 
     def wait(self):
-        return [tuple(end) for end in json.loads(self.server.stdout.readline())]
+        ends = json.loads(self.server.stdout.readline())
+        return [(status, re.sub(r"\[Gloo\].*\n", "", text)) for status, text in ends]  # some versions of torch tell of every meeting
 
     def reached(self, images, seconds=300):
         """Wait until the record holds so many images."""
@@ -54,14 +56,15 @@ def server():
 
 @pytest.fixture
 def on_ranks(server):
-    """Start a run on `world` ranks, `per_node` to a node; its execution is changed as `execution` says."""
+    """Start a run on `world` ranks, `per_node` to a node; its execution is changed as `execution` says. short: a rank, and of how
+    many images a pass is all that its memory holds."""
 
-    def begin(run_dir, world, per_node=None, env=None, **execution):
+    def begin(run_dir, world, per_node=None, env=None, short=None, **execution):
         path = Path(run_dir) / "run.yaml"
         content = yaml.safe_load(path.read_text())
         content["execution"] |= execution
         path.write_text(yaml.safe_dump(content))
-        return Ranks(server, run_dir, world, per_node, env or {})
+        return Ranks(server, run_dir, world, per_node, env or {}, short)
 
     return begin
 
@@ -74,6 +77,17 @@ def copy_of():
         return Path(shutil.copytree(run_dir, run_dir.parent / name))
 
     return copy
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 600 KiB."""
+    at = tmp_path / "small"
+    at.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(at)], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield at
+    subprocess.run(["umount", str(at)], check=True)
 
 
 def content(run_dir) -> dict[str, np.ndarray]:

@@ -18,7 +18,8 @@ def test_as_torch_to_the_bit():
         for a, b in zip(ours, theirs):
             a.grad = torch.randn_like(a) if step != 7 else torch.full_like(a, torch.nan)
             b.grad = a.grad.clone()
-        adamw.step(rate, scale, skip)
+        adamw.pace(rate)
+        adamw.step(scale, skip)
         for group in reference.param_groups:
             group["lr"] = rate * group["rate_factor"]
         reference.grad_scale, reference.found_inf = scale, skip
@@ -34,7 +35,8 @@ def test_without_scale_as_the_paper():
     w, m, v = 0.5, 0.0, 0.0
     for t, g in enumerate(gradients, 1):
         weight.grad = torch.tensor([g])
-        adamw.step(0.01, torch.ones(()), torch.zeros(()))
+        adamw.pace(0.01)
+        adamw.step(torch.ones(()), torch.zeros(()))
         m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
         w -= 0.01 * (m / (1 - 0.9**t) / ((v / (1 - 0.95**t)) ** 0.5 + 1e-8) + 0.1 * w)
     assert weight.item() == pytest.approx(w, rel=1e-6)

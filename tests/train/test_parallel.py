@@ -2,7 +2,9 @@
 
 import csv
 import os
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -18,13 +20,14 @@ from ditscale.train.ranks import Ranks
 
 GOLDEN = Path(__file__).parent / "golden"
 SHORT = ("budgets=[1.2e9]", "validation.n=129", "validation.batch_size=16")
+ONEDNN = {"PRODUCTS": "onednn"}  # as on processors that MKL is slow on
 LAYOUTS = [  # world, ranks of a node, execution
     (2, 2, {"sharding": "replicate"}),
     (4, 4, {"sharding": "replicate", "micro_batch": 3}),
     (2, 2, {"sharding": "full"}),
     (4, 4, {"sharding": "full"}),
     (4, 2, {"sharding": "hybrid"}),
-    (2, 2, {"sharding": "full", "micro_batch": 3, "recompute": "blocks"}),
+    (2, 2, {"sharding": "full", "micro_batch": 3, "recompute": "blocks", "env": ONEDNN}),
     (1, 1, {"micro_batch": 5}),
 ]
 
@@ -75,7 +78,7 @@ def test_bf16_is_near_fp32_and_alike_in_every_layout(one_run, on_ranks, copy_of,
 @pytest.mark.slow
 def test_saved_on_some_ranks_and_resumed_on_others(one_run, on_ranks, copy_of, content):
     """On the same ranks to the bit, on others within rounding; a shard that was cut falls back to the checkpoint before."""
-    run_dir = one_run("budgets=[3e9]", "cluster.checkpoint_s=0.05")
+    run_dir = one_run("budgets=[3e9]", "cluster.checkpoint_s=0.05", "recipe.ema_also=[0.05]")
     images = read_run(run_dir / "run.yaml").n_images
     quiet, stopped = copy_of(run_dir, "quiet"), copy_of(run_dir, "stopped")
     assert on_ranks(quiet, 2, sharding="full").wait() == [(0, "finished\n")] * 2
@@ -84,7 +87,7 @@ def test_saved_on_some_ranks_and_resumed_on_others(one_run, on_ranks, copy_of, c
     os.kill(going.pids[1], signal.SIGTERM)  # asking any one of them stops all
     assert [end for end, _ in going.wait()] == [130, 130]
     assert len(resumable(stopped / "checkpoint")) == 2 and not list((stopped / "checkpoint").glob("*.tmp-*"))
-    expected = content(quiet)
+    expected, averages = content(quiet), further(quiet)
     for name, world, sharding, cut in (
         ("same", 2, "full", False), ("one", 1, "auto", False), ("four", 4, "full", False), ("whole", 2, "replicate", True),
     ):  # fmt: skip
@@ -98,7 +101,16 @@ def test_saved_on_some_ranks_and_resumed_on_others(one_run, on_ranks, copy_of, c
         found = content(other)
         if name == "same":
             assert all(np.array_equal(found[k], expected[k]) for k in expected)
+            assert all(torch.equal(a, b) for a, b in zip(further(other), averages, strict=True))
+        for a, b in zip(further(other), averages, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-4)
+
+
+def further(run_dir):
+    """EMA weights over the further window of a finished run."""
+    (averages,) = torch.load(run_dir / "checkpoint" / "final.pt", weights_only=True)["ema_also"]
+    return averages
 
 
 @pytest.mark.slow
@@ -117,6 +129,43 @@ def test_when_one_rank_is_killed_the_others_end_and_the_run_resumes(one_run, on_
     assert on_ranks(hurt, 1).wait()[0][0] == 0
     assert on_ranks(quiet, 1).wait()[0][0] == 0
     np.testing.assert_allclose(content(hurt)["loss"], content(quiet)["loss"], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("short", [0, 1])
+def test_out_of_memory_on_shards(one_run, on_ranks, copy_of, content, short):
+    """One rank runs out of memory in the middle of a pass, twice: all end, and the same command goes on with the half."""
+    run_dir = one_run("budgets=[1.2e9]")
+    whole, hurt = copy_of(run_dir, "whole"), copy_of(run_dir, "hurt")
+    for size in (4, 2):
+        began = time.monotonic()
+        ends = on_ranks(hurt, 2, sharding="full", short=(short, 2)).wait()
+        assert time.monotonic() - began < 60
+        for end, text in ends:
+            assert end == 130 and f"OutOfMemory: out of memory; the same command goes on with micro-batches of {size} images" in text, ends
+    assert [end for end, _ in on_ranks(hurt, 2, sharding="full", short=(short, 2)).wait()] == [0, 0]
+    assert on_ranks(whole, 1).wait()[0][0] == 0
+    np.testing.assert_allclose(content(hurt)["loss"], content(whole)["loss"], rtol=1e-4)
+    with h5py.File(hurt / "metrics.h5") as file:
+        assert file["attempts"]["micro_batch"][2] == 2 and file["state"][()] == b"finished"
+
+
+@pytest.mark.slow
+def test_a_full_disk_on_shards(one_run, on_ranks, small_disk, content):
+    """Both ranks end, one says why; the checkpoint before is there and with room again the run goes on from it."""
+    run_dir = one_run("budgets=[3e9]", "cluster.checkpoint_s=0.05")
+    full = Path(shutil.copytree(run_dir, small_disk / "run"))
+    ends = on_ranks(full, 2, sharding="full").wait()
+    said = [text for end, text in ends if end == 2 and "cannot be written" in text]
+    assert len(said) == 2 and any("No space left on device" in text for text in said), ends
+    assert all("Traceback" not in text for text in said)
+    assert not list((full / "checkpoint").glob("*.tmp-*")) and resumable(full / "checkpoint")
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    assert [end for end, _ in on_ranks(full, 2, sharding="full").wait()] == [0, 0]
+    with h5py.File(full / "metrics.h5") as file:
+        assert file["attempts"]["from_images"][1] > 0
+    assert on_ranks(run_dir, 2, sharding="full").wait()[0][0] == 0
+    assert all(np.array_equal(content(full)[k], content(run_dir)[k]) for k in content(run_dir))
 
 
 def test_choice_of_layout():

@@ -23,7 +23,7 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 @pytest.fixture
 def begun(one_run, tmp_path):
     """A function that builds the state of one tiny run, and its checkpoints."""
-    run = read_run(one_run() / "run.yaml")
+    run = read_run(one_run("recipe.ema_also=[0.05]") / "run.yaml")
 
     def begin():
         state = build(run, ALONE)
@@ -34,7 +34,8 @@ def begun(one_run, tmp_path):
 
 def train_a_step(state, gradient, number):
     state.layout.gradient.copy_(gradient)
-    norm = state.step(number, 0.01, 1.0)
+    state.pace(number, 0.01)
+    norm = state.step(1.0)
     state.images += 16
     return norm
 
@@ -65,6 +66,7 @@ def test_what_was_saved_comes_back_to_the_bit(begun, tmp_path):
     facts = into.load_newest(run.run_id)
     other.restore(facts, run.recipe.batch_size)
     assert same(everything(state, shards), everything(other, into))
+    assert list(shards.parts) == ["model", "ema", "ema.1", "exp_avg", "exp_avg_sq"]
     assert (facts["images"], facts["run_id"]) == (32, run.run_id)
     assert other.optimizer.steps == 2
     with pytest.raises(UserError, match="is of run"):
@@ -153,7 +155,8 @@ def test_a_step_is_clipped_adamw(begun):
             p.grad.copy_(torch.randn_like(p) * 10 ** (number - 3))
             q.grad = p.grad.clone()
         expected = torch.nn.utils.clip_grad_norm_(plain, 1.0)
-        norm = state.step(number, 0.01, 1.0)
+        state.pace(number, 0.01)
+        norm = state.step(1.0)
         other.step()
         torch.testing.assert_close(norm, expected)
         for p, q in zip(state.model.parameters(), plain):

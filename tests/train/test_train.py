@@ -47,7 +47,7 @@ def wait_for_images(run_dir, n, process, seconds=60):
 @pytest.mark.slow
 @pytest.mark.parametrize("design", ["incontext", "crossattention"])
 def test_interrupted_and_killed_runs_equal_an_undisturbed_one(one_run, ditscale, content, design):
-    run_dir = one_run(f"design={design}", "design.head_size=8", "design.patch=3", "cluster.checkpoint_s=0.2", "budgets=[1e10]")
+    run_dir = one_run(f"design={design}", "design.head_size=8", "design.patch=3", "cluster.checkpoint_s=0.2", "budgets=[1e10]", "recipe.ema_also=[0.05,0.3]")
     quiet, killed, stopped = copies(run_dir, ["quiet", "killed", "stopped"])
     assert ditscale("run", quiet).returncode == 0
     images = read_run(run_dir / "run.yaml").n_images
@@ -70,8 +70,10 @@ def test_interrupted_and_killed_runs_equal_an_undisturbed_one(one_run, ditscale,
     for other in (killed, stopped):
         assert same(content(quiet), content(other))
         final = [torch.load(d / "checkpoint" / "final.pt", weights_only=True) for d in (quiet, other)]
-        for part in ("ema",):
-            assert all(torch.equal(a, b) for a, b in zip(final[0][part], final[1][part]))
+        averages = [(f["ema"], *f["ema_also"]) for f in final]
+        assert len(averages[0]) == 3 and not torch.equal(averages[0][1][0], averages[0][2][0])
+        for one, other_one in zip(*averages, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other_one, strict=True))
         assert all(torch.equal(final[0]["model"][k], final[1]["model"][k]) for k in final[0]["model"])
     with h5py.File(killed / "metrics.h5") as f:
         assert (f["attempts"]["started_unix"] > 0).sum() == 3
@@ -151,17 +153,6 @@ def test_damaged_files_are_refused_in_one_line(one_run, ditscale, one_line_error
     (cut / "run.yaml").write_text(text[:100] + "\n\t")
     assert "not valid YAML" in one_line_error(ditscale("run", cut))
     assert "run.yaml: there is no such file" in one_line_error(ditscale("run", run_dir.parent))
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 600 KiB."""
-    at = tmp_path / "small"
-    at.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(at)], capture_output=True).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield at
-    subprocess.run(["umount", str(at)], check=True)
 
 
 @pytest.mark.slow

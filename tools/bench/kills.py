@@ -1,9 +1,10 @@
 """Does a run that is killed a hundred times end as one that never was?
 
-    python tools/bench/kills.py [--kills 100] [--seed 0] [DIR]
+    python tools/bench/kills.py [--kills 100] [--seed 0] [--budget 2e12] [DIR]
 
-Plans a run that trains for a minute or two and is measured at its end (bound and likelihood), does it once undisturbed, and once
-more with SIGKILL at random moments: every attempt lives for a time drawn uniformly up to twice what starting takes and a second.
+Plans a run that trains for a minute or four and is measured at its end (bound and likelihood), does it once undisturbed, and once
+more with SIGKILL at random moments: every attempt lives for a time drawn uniformly from nothing to what lets the kills spread over
+the whole run.
 Then the curve, the final weights, the validation losses and the measured numbers are compared to the bit. Prints what the kills
 hit as a table, and the machine.
 """
@@ -32,7 +33,7 @@ from ditscale.store.evaluation import read_results
 from ditscale.store.record import read_state
 
 STUDY = [
-    "study=mini", "budgets=[4e11]", "widths=[48]", "recipe.min_steps=20", "cluster.checkpoint_s=0.5", "validation.batch_size=32",
+    "study=mini", "widths=[48]", "recipe.min_steps=20", "cluster.checkpoint_s=0.5", "validation.batch_size=32",
     "~evaluation.fid", "evaluation.likelihood.n=64", "evaluation.vlb.n=128",
 ]  # fmt: skip
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -69,9 +70,10 @@ def main():
     parser.add_argument("dir", nargs="?")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--budget", default="2e12", help="FLOPs of the run")
     options = parser.parse_args()
     root = Path(options.dir or tempfile.mkdtemp(prefix="ditscale-kills-"))
-    paths, planned = plan_study(str(root / "study"), STUDY)
+    paths, planned = plan_study(str(root / "study"), [*STUDY, f"budgets=[{options.budget}]"])
     killed = paths.run(planned.runs[0].run_id).root
     calm = root / "calm"
     shutil.copytree(killed, calm)
@@ -83,12 +85,14 @@ def main():
     assert process.wait() == 0, process.stdout.read().decode()
     undisturbed = time.monotonic() - began
 
+    each = (undisturbed - starting) / options.kills  # what an attempt may train on average, so that the run outlives the kills
+    longest = starting + each + (each**2 + 2 * each * starting) ** 0.5  # of lives uniform up to this, what exceeds the start averages to it
     moments, hit, began = random.Random(options.seed), Counter(), time.monotonic()
     damaged = 0
     while hit.total() < options.kills and read_state(killed / "metrics.h5") != "finished":
         since, process = time.time(), start(killed)
         try:
-            process.wait(moments.uniform(0, 2 * (starting + 1)))
+            process.wait(moments.uniform(0, longest))
         except subprocess.TimeoutExpired:
             process.kill()
             hit[phase(killed, since)] += 1

@@ -1,12 +1,14 @@
 """A training step against other projects' at equal size, precision and batch: images a second, FLOP/s, share of the matmul rate.
 
-    python tools/bench/train_step.py [--peer NAME=PATH ...] [--sizes 384x12 ...] [--batch N] [--precision fp32|bf16] [--rounds N]
+    python tools/bench/train_step.py [--peer NAME=PATH ...] [--sizes 384x12[:BATCH] ...] [--batch N] [--precision fp32|bf16] [--rounds N]
+        [--kinds eager compiled]
 
 A peer is the root of a checkout of DiT, fast-DiT or SiT (their models.py, which needs timm), or `diffusers=installed`. Nothing of
 theirs is here. Everyone gets the same latents (16 x 16 x 4 in patches of 2 on a CPU, 32 x 32 x 4 on a GPU) and does a whole step as its project does it:
 forward, backward, AdamW, EMA. Ours has text beside the patches (1 token on a CPU, 77 on a GPU), theirs a class. A peer on a GPU runs under autocast to bf16,
-as those projects' users do. Contenders take turns, round after round, and the median round counts; FLOPs are what torch's
-FlopCounterMode counts in a contender's own step. On a GPU ours is measured compiled as well, and the sizes are 20M, 170M and 1B.
+as those projects' users do. On a CPU contenders take turns, round after round; the median round counts; FLOPs are what torch's
+FlopCounterMode counts in a contender's own step. On a GPU ours is compiled and recorded (train/step.py), and the sizes are 20M,
+170M and 1B.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import importlib.util
 import statistics
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,20 +32,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from ditscale.config import Data, compose
 from ditscale.diffusion.rectified_flow import Noise
 from ditscale.evaluate.fidelity import torch_fidelity
+from ditscale.model.projection import plain_products
 from ditscale.plan.run import Execution, make_run
 from ditscale.train.microbatch import MicroBatches
 from ditscale.train.ranks import Ranks
 from ditscale.train.state import build, speed_up
+from ditscale.train.step import Step
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 CHANNELS, SIDE, TEXT, TEXT_DIM = 4, (32 if CUDA else 16), (77 if CUDA else 1), 64
-SIZES = ["384x6", "1024x12", "1792x24"] if CUDA else ["384x12"]
+SIZES = ["512x6", "1024x12", "1792x24:64"] if CUDA else ["384x12"]
 HEAD = 64
+COMPILED = ", compiled"
 
 
 def ours(design: str, width: int, depth: int, batch: int, precision: str, compiled: bool):
-    """A step of ditscale's loop: `state.step` after `micro.gradient`."""
+    """A step of ditscale's loop (train/step.py)."""
     study = compose(["study=paper", f"design={design}", f"design.head_size={HEAD}", f"recipe.precision={precision}", f"recipe.batch_size={batch}"])
     data = Data("latents", "latents", CHANNELS, SIDE, text_length=TEXT, text_dim=TEXT_DIM, path="none")
     study = SimpleNamespace(**{**vars(study), "data": data})
@@ -54,14 +60,14 @@ def ours(design: str, width: int, depth: int, batch: int, precision: str, compil
     state = build(run, ranks)
     micro = MicroBatches(run, state.model, state.layout, ranks)
     speed_up(state.model, Execution(1, torch.get_num_threads(), 60, compile=compiled), DEVICE)
+    one = Step(state, micro, 1.0, compiled)
     index = torch.arange(batch, device=DEVICE)
     x0, text = torch.randn(batch, CHANNELS, SIDE, SIDE, device=DEVICE), torch.randn(batch, TEXT, TEXT_DIM, device=DEVICE)
     data_of_step = (x0, text, *Noise(0, "logit-normal").draw(index, x0.shape))
     count = iter(range(1, 10**9))
 
     def step():
-        micro.gradient(data_of_step)
-        state.step(next(count), 1e-4, 1.0)
+        one(data_of_step, next(count), 1e-4)
 
     return step, sum(p.numel() for p in state.model.parameters())
 
@@ -103,7 +109,7 @@ def peer(name: str, path: str, width: int, depth: int, batch: int, precision: st
     return step, sum(p.numel() for p in model.parameters())
 
 
-def timed(step, at_least_s: float = 2.0) -> float:
+def timed(step, at_least_s: float = 1.0 if CUDA else 2.0) -> float:
     """Seconds of a step, over a round of `at_least_s`."""
     settle()
     began, n = time.perf_counter(), 0
@@ -122,8 +128,11 @@ def settle():
 
 
 def flops_of(step) -> int:
-    """Counted where attention is not dropped: its fused kernels on a CPU are unknown to the counter."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    """On a CPU attention and projections count as plain products: their kernels are unknown to the counter."""
+    with ExitStack() as plain, FlopCounterMode(display=False) as counter:
+        if not CUDA:
+            plain.enter_context(sdpa_kernel(SDPBackend.MATH))
+            plain.enter_context(plain_products())
         step()
     return counter.get_total_flops()
 
@@ -133,18 +142,20 @@ def matmul_rate(precision: str) -> float:
     n, kind = (8192, torch.bfloat16) if CUDA else (2048, torch.float32)
     kind = torch.bfloat16 if precision == "bf16" else kind
     a, b = (torch.randn(n, n, device=DEVICE, dtype=kind) for _ in range(2))
-    return max(2 * n**3 / timed(lambda: a @ b, 0.5) for _ in range(5))
+    kinds = (lambda: a @ b,) if CUDA else (lambda: a @ b, lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
+    return max(2 * n**3 / timed(kind, 0.5) for kind in kinds for _ in range(5))
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PATH")
-    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="WIDTHxDEPTH")
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="WIDTHxDEPTH[:BATCH]")
     parser.add_argument("--batch", type=int, default=128 if CUDA else 16)
     parser.add_argument("--precision", default="bf16" if CUDA else "fp32", choices=("fp32", "bf16"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="ours compiled too (always on a GPU)")
+    parser.add_argument("--kinds", nargs="+", default=["compiled" if CUDA else "eager"], choices=("eager", "compiled"), help="of ours")
     options = parser.parse_args()
+    kinds = [COMPILED if kind == "compiled" else "" for kind in options.kinds]
     if CUDA:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as those projects' train.py does
     rate = matmul_rate(options.precision)
@@ -152,30 +163,36 @@ def main():
     print(f"{datetime.date.today()}, {where}, torch {torch.__version__}, {options.precision}, batch {options.batch}, matmul {rate / 1e9:.0f} GFLOP/s")
     print("| size | who | parameters | ms a step | images/s | GFLOP/s | of matmul | images/s against the fastest peer |\n|---|---|---|---|---|---|---|---|")
     for size in options.sizes:
-        width, depth = map(int, size.split("x"))
-        shape = width, depth, options.batch, options.precision
-        makers = {f"ditscale {design}": lambda d=design: ours(d, *shape, False) for design in ("incontext", "crossattention")}
-        if options.compile or CUDA:
-            makers |= {f"ditscale {design}, compiled": lambda d=design: ours(d, *shape, True) for design in ("incontext", "crossattention")}
+        shape, _, batch = size.partition(":")
+        width, depth = map(int, shape.split("x"))
+        batch = int(batch or options.batch)
+        shape = width, depth, batch, options.precision
+        makers = {
+            f"ditscale {design}{kind}": lambda d=design, k=kind: ours(d, *shape, k == COMPILED)
+            for kind in kinds
+            for design in ("incontext", "crossattention")
+        }
         makers |= {name: lambda n=name, p=path: peer(n, p, *shape) for name, _, path in (word.partition("=") for word in options.peer)}
-        steps, sizes, counted, times = {}, {}, {}, {}
-        for name, make in makers.items():
-            torch.manual_seed(0)
-            steps[name], sizes[name] = make()
-            counted[name] = flops_of(steps[name]) if "compiled" not in name else counted[name.removesuffix(", compiled")]
-            for _ in range(3):
-                steps[name]()
-            times[name] = []
-        for _ in range(options.rounds):
-            for name, step in steps.items():
-                times[name].append(timed(step))
-        speed = {name: options.batch / statistics.median(seconds) for name, seconds in times.items()}
+        sizes, counted, times = {}, {}, {name: [] for name in makers}
+        for together in [[name] for name in makers] if CUDA else [list(makers)]:  # a GPU has no memory for all, and a steadier clock
+            steps = {}
+            for name in together:
+                torch.manual_seed(0)
+                steps[name], sizes[name] = makers[name]()
+                counted[name] = flops_of(ours(name.split()[1].strip(","), *shape, False)[0] if COMPILED in name else steps[name])
+                for _ in range(4):
+                    steps[name]()
+            for _ in range(options.rounds):
+                for name, step in steps.items():
+                    times[name].append(timed(step))
+            del step
+        speed = {name: batch / statistics.median(seconds) for name, seconds in times.items()}
         fastest = max((speed[name] for name in speed if not name.startswith("ditscale")), default=None)
         for name in speed:
-            flops = counted[name] * speed[name] / options.batch
+            flops = counted[name] * speed[name] / batch
             ratio = f"{speed[name] / fastest:.2f}" if fastest else ""
             print(
-                f"| {size} | {name} | {sizes[name] / 1e6:.1f}M | {1e3 * options.batch / speed[name]:.1f} | {speed[name]:.1f} | {flops / 1e9:.0f} | "
+                f"| {size} | {name} | {sizes[name] / 1e6:.1f}M | {1e3 * batch / speed[name]:.1f} | {speed[name]:.1f} | {flops / 1e9:.0f} | "
                 f"{flops / rate:.0%} | {ratio} |"
             )
 

@@ -42,6 +42,10 @@ class Estimate:
         """Whether x lies inside; an end that is None bounds nothing on its side."""
         return (self.low is None or self.low <= x) and (self.high is None or x <= self.high)
 
+    def exp(self) -> Estimate:
+        """Of exp(x), from this of x; both ends must be there."""
+        return Estimate(*(math.exp(v) for v in (self.value, self.low, self.high)))
+
 
 def estimate(value: float, draws=None, left_out=None) -> Estimate:
     """Percentile interval of `draws` (R,) around `value`, or BCa when `left_out` is given; without draws, the value.

@@ -64,7 +64,7 @@ FORMS = {
     "power_law_with_floor": (("floor", "log_coefficient", "exponent"), _fit_floor, _at_floor),
     "linear_in_log_c": (("intercept", "slope"), _fit_linear, _at_linear),
 }
-LOSS_FORMS = ("power_law", "power_law_with_floor")
+POSITIVE_FORMS = ("power_law", "power_law_with_floor")  # a line in log C crosses zero, which a loss or a FID never does
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,26 @@
+"""The micro-batch that an attempt leaves to the next when memory ran out on shards: micro_batch.json in the run's directory.
+
+A rank whose weights are sharded cannot halve its micro-batch and go on by itself: the others are in the middle of the same
+pass. So it notes the half and ends, the others find the note, and the run is started again. Without torch, for launchers.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ..files import write_text
+from ..naming import RunPaths
+
+
+def note(at: RunPaths, ranks: int, size: int):
+    """Leave micro-batches of `size` images to the attempts to come, on so many ranks."""
+    write_text(at.micro_batch, json.dumps({"ranks": ranks, "micro_batch": size}))
+
+
+def noted(at: RunPaths, ranks: int) -> int:
+    """Images of a micro-batch that an earlier attempt on so many ranks has left; 0 where none has."""
+    try:
+        found = json.loads(at.micro_batch.read_text())
+        return int(found["micro_batch"]) if found["ranks"] == ranks else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
