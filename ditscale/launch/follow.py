@@ -10,6 +10,7 @@ from ..config import Cluster
 from ..errors import Interrupted
 from ..naming import StudyPaths
 from . import queue
+from .cancel import cancel_needless
 from .jobs import jobs_of
 from .status import DONE, RunStatus, left_to_hosts
 from .watch import with_slurm
@@ -73,6 +74,7 @@ def _follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
             quiet_since = quiet_since or looked
             done = {s.run.run_id for s in found if s.state in DONE} if looked - quiet_since > ENDING_S else set()
             if _at_work(paths, done) is False:
+                cancel_needless(paths, {s.run.run_id for s in found if s.state in DONE})
                 return found
         time.sleep(min(max(LOOK_S, 5 * took, (looked - began) / 60), LONGEST_S))
 

@@ -1,8 +1,10 @@
 """Waiting for runs: where an account has no room at first, and where Slurm lists a job that is no more."""
 
 from dataclasses import replace
+from subprocess import CompletedProcess
 
 from ditscale.config import compose
+from ditscale.launch import cancel
 from ditscale.launch import follow as module
 from ditscale.launch import slurm
 from ditscale.launch.follow import bring_to_end
@@ -51,8 +53,29 @@ def test_a_job_that_slurm_lists_for_ever(one_run, monkeypatch):
             gone.extend(["gone"] * (len(looks) == 60))  # at its time limit
 
         monkeypatch.setattr(module, "with_slurm", lambda *_: [replace(planned, state=state)])
+        monkeypatch.setattr(cancel, "jobs_of", module.jobs_of)
         assert [s.state for s in module.follow(paths, look)] == [state]
         assert least <= len(looks) < least + 3
+
+
+def test_jobs_that_wait_for_nothing(one_run, monkeypatch, capsys):
+    """Slurm put the job of a run that is done back into the queue: it goes. One of several runs stays while one of them has work left."""
+    run_dir = one_run()
+    paths = StudyPaths(run_dir.parent.parent)
+    at = paths.run(run_dir.name)
+    planned = run_status(at, read_run(at.run))
+    waits, shared = (Job(number, 0, "PENDING", "BeginTime", "", "any", "", "") for number in "12")
+    done = replace(planned, state="finished")
+    called = []
+    monkeypatch.setattr(cancel.subprocess, "run", lambda words, **_: called.append(words) or CompletedProcess(words, 0, "", ""))
+    for where in (module, cancel):
+        monkeypatch.setattr(where, "jobs_of", lambda _: {run_dir.name: [waits, shared], "another": [shared]})
+    monkeypatch.setattr(module, "with_slurm", lambda *_: [done])
+    assert module.follow(paths, lambda *_: None) == [done]
+    assert called == [["scancel", "--state=PENDING", "1_0"]] and "cancelled 1 jobs (1_0)" in capsys.readouterr().out
+    monkeypatch.setattr(module, "with_slurm", lambda *_: [planned])
+    module.follow(paths, lambda *_: None)
+    assert len(called) == 1
 
 
 def test_a_job_that_slurm_holds(one_run, monkeypatch):
@@ -64,7 +87,8 @@ def test_a_job_that_slurm_holds(one_run, monkeypatch):
     released = []
     monkeypatch.setattr(module.time, "sleep", lambda _: None)
     monkeypatch.setattr(module.queue, "ask", lambda *words: released.append(words) or "")
-    monkeypatch.setattr(module, "jobs_of", lambda _: {run_dir.name: [Job("7", 0, "PENDING", held.reason, "", "any", "", "")]})
+    for where in (module, cancel):
+        monkeypatch.setattr(where, "jobs_of", lambda _: {run_dir.name: [Job("7", 0, "PENDING", held.reason, "", "any", "", "")]})
     looks = iter([held, replace(held, reason="Priority"), held, held, held])
     monkeypatch.setattr(module, "with_slurm", lambda *_: [next(looks)])
     assert module.follow(paths, lambda *_: None) == [held]

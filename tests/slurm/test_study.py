@@ -48,7 +48,9 @@ def test_interrupted_and_gone_on_with_as_a_job(slurm, call, tmp_path, records, a
     assert len(submitted[0]) == 7 and sorted(sum(submitted, [])) == sorted(found)  # as many as there was room for; each once
     assert all(len(attempts(root, run)) == 1 for run in found)
     assert {s["job"] for s in submissions(root)} >= {a["job"].split("_")[0] for run in found for a in attempts(root, run)}
+    needless = slurm.sbatch("--array=0-3", "--begin=now+1hour", DRIVER.with_name("train_array.sbatch"), root, cwd=tmp_path)
     again = call("study", root)
+    assert "cancelled 4 jobs" in again.stdout and slurm.ended(needless + "_3")
     assert again.returncode == 0 and "0 runs to submit, 0 waiting or running, 8 done" in again.stdout, again
 
 
