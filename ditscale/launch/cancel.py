@@ -28,26 +28,26 @@ def cancel(paths: StudyPaths) -> str:
 
 
 def cancel_needless(paths: StudyPaths, done: set[str]):
-    """Cancel the study's waiting jobs that have only runs which are `done`, and say so: a controller that was killed, or a node
-    that was lost, may have put the job of a run that ended meanwhile back into the queue. Where Slurm gives no answer they stay: each
-    would start, find its run done, and end."""
+    """Cancel the study's jobs that have only runs which are `done`, and say so: a controller that was killed, or a node that was
+    lost, may have put the job of a run that ended meanwhile back into the queue, or go on listing it as running. Where Slurm gives no
+    answer they stay: each would start, find its run done, and end."""
     live = jobs_of(paths) or {}
     needed = {job.id for run, jobs in live.items() if run not in done for job in jobs}
-    names = sorted({job.id for jobs in live.values() for job in jobs if job.state == "PENDING"} - needed)
+    names = sorted({job.id for jobs in live.values() for job in jobs} - needed)
     try:
-        _scancel(names, "--state=PENDING")  # not one that has just started
+        _scancel(names)
     except UserError:
         return
     if names:
-        print(f"cancelled {len(names)} jobs ({', '.join(names)}) that waited, though their runs are done", flush=True)
+        print(f"cancelled {len(names)} jobs ({', '.join(names)}) that Slurm still had, though their runs are done", flush=True)
 
 
-def _scancel(names: list[str], *options: str):
+def _scancel(names: list[str]):
     """Raises UserError when Slurm refuses or gives no answer."""
     for start in range(0, len(names), AT_ONCE):
         some = names[start : start + AT_ONCE]
         try:
-            done = subprocess.run(["scancel", *options, *some], capture_output=True, text=True, timeout=60 * queue.ANSWER_S)
+            done = subprocess.run(["scancel", *some], capture_output=True, text=True, timeout=60 * queue.ANSWER_S)
         except (OSError, subprocess.TimeoutExpired):
             raise UserError("scancel gives no answer; call it again") from None
         if done.returncode:

@@ -35,7 +35,7 @@ def test_where_nothing_can_be_submitted_it_waits_between_tries(one_run, monkeypa
 
 
 def test_a_job_that_slurm_lists_for_ever(one_run, monkeypatch):
-    """Its run is done: it gets the time to end, and is then left. One of a run that is not done is waited for."""
+    """Its run is done: it gets the time to end, and is then cancelled. One of a run that is not done is waited for."""
     run_dir = one_run()
     paths = StudyPaths(run_dir.parent.parent)
     at = paths.run(run_dir.name)
@@ -45,7 +45,7 @@ def test_a_job_that_slurm_lists_for_ever(one_run, monkeypatch):
     monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(module.time, "sleep", lambda _: None)
     for state, least in (("finished", 3), ("interrupted", 60)):
-        looks, gone = [], []
+        looks, gone, cancelled = [], [], []
         monkeypatch.setattr(module, "jobs_of", lambda _: {} if gone else {run_dir.name: [ghost]})
 
         def look(*_):
@@ -54,8 +54,10 @@ def test_a_job_that_slurm_lists_for_ever(one_run, monkeypatch):
 
         monkeypatch.setattr(module, "with_slurm", lambda *_: [replace(planned, state=state)])
         monkeypatch.setattr(cancel, "jobs_of", module.jobs_of)
+        monkeypatch.setattr(cancel.subprocess, "run", lambda words, **_: cancelled.append(words[1:]) or CompletedProcess(words, 0, "", ""))
         assert [s.state for s in module.follow(paths, look)] == [state]
         assert least <= len(looks) < least + 3
+        assert cancelled == ([["1_0"]] if state == "finished" else [])
 
 
 def test_jobs_that_wait_for_nothing(one_run, monkeypatch, capsys):
@@ -72,7 +74,7 @@ def test_jobs_that_wait_for_nothing(one_run, monkeypatch, capsys):
         monkeypatch.setattr(where, "jobs_of", lambda _: {run_dir.name: [waits, shared], "another": [shared]})
     monkeypatch.setattr(module, "with_slurm", lambda *_: [done])
     assert module.follow(paths, lambda *_: None) == [done]
-    assert called == [["scancel", "--state=PENDING", "1_0"]] and "cancelled 1 jobs (1_0)" in capsys.readouterr().out
+    assert called == [["scancel", "1_0"]] and "cancelled 1 jobs (1_0)" in capsys.readouterr().out
     monkeypatch.setattr(module, "with_slurm", lambda *_: [planned])
     module.follow(paths, lambda *_: None)
     assert len(called) == 1

@@ -38,7 +38,7 @@ def test_sixty_runs(slurm, call, tmp_path, attempts, submissions):
     assert all([a["ended"] for a in each].count("finished") == 1 for each in tries.values())
     jobs = {a["job"].split("_")[0] for each in tries.values() for a in each}
     assert jobs == {s["job"] for s in submissions(inside)} and len(jobs) == told["launches"]
-    assert not slurm.call("squeue", "--noheader")
+    slurm.wait(lambda: not slurm.call("squeue", "--noheader"), 60, "no job is left")
     nodes = slurm.call("sinfo", "--noheader", "--Node", "--partition=main", "--format=%T").split()
     assert len(nodes) == 4 and not any("down" in state for state in nodes)  # the lost one is mended
 
