@@ -17,6 +17,7 @@ import torch.distributed as dist
 from ..errors import UserError
 from ..files import write_text
 from .ends import Closed
+from .heap import keep_freed_memory
 from .lifeline import GRACE_S, Lifeline
 
 LAUNCHERS = (  # rank, world size, local rank: torchrun, submitit's local executor, Slurm
@@ -108,6 +109,8 @@ def start(run_dir: Path, rendezvous: Path) -> Ranks:
     if cuda:
         local %= torch.cuda.device_count()  # one GPU visible per task, or all of them: both are usual on Slurm
         torch.cuda.set_device(local)
+    else:
+        keep_freed_memory()
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if world > 1:
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"

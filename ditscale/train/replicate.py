@@ -16,6 +16,7 @@ from .ranks import Ranks
 
 Factor = Callable[[str, nn.Parameter], float]  # of the run's rate, for a parameter
 ALIGN = 16  # values: each weight starts on a cache line
+IN_A_ROW = 2**22  # squares whose sum has an error of 1e-6
 
 
 class Replicated:
@@ -48,7 +49,7 @@ class Replicated:
 
     def reduce(self) -> Tensor:
         self.ranks.all_reduce(self.gradient)
-        return torch.linalg.vector_norm(self.gradient)
+        return norm(self.gradient)
 
     def zero(self):
         self.gradient.zero_()
@@ -61,3 +62,13 @@ class Replicated:
 
     def whole(self, parts: list[Tensor]) -> dict[str, Tensor]:
         return {name: part.detach().cpu().clone() for name, part in self.named(parts).items()} if self.ranks.first else {}
+
+
+def norm(values: Tensor) -> Tensor:
+    """Euclidean, of a vector. On a CPU torch's own adds up so many squares in a row that at 28.6M values it is off by 1.6e-3,
+    and takes twice as long."""
+    if values.is_cuda:
+        return torch.linalg.vector_norm(values)
+    if len(values) <= IN_A_ROW:
+        return torch.dot(values, values).sqrt()
+    return torch.stack([torch.dot(part, part) for part in values.split(IN_A_ROW)]).sum().sqrt()

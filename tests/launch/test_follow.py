@@ -4,9 +4,8 @@ from dataclasses import replace
 from subprocess import CompletedProcess
 
 from ditscale.config import compose
-from ditscale.launch import cancel
+from ditscale.launch import cancel, slurm
 from ditscale.launch import follow as module
-from ditscale.launch import slurm
 from ditscale.launch.follow import bring_to_end
 from ditscale.launch.queue import Job
 from ditscale.launch.status import run_status

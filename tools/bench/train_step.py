@@ -7,7 +7,7 @@ A peer is the root of a checkout of DiT, fast-DiT or SiT (their models.py, which
 theirs is here. Everyone gets the same latents (16 x 16 x 4 in patches of 2 on a CPU, 32 x 32 x 4 on a GPU) and does a whole step as its project does it:
 forward, backward, AdamW, EMA. Ours has text beside the patches (1 token on a CPU, 77 on a GPU), theirs a class. A peer on a GPU runs under autocast to bf16,
 as those projects' users do. On a CPU contenders take turns, round after round; the median round counts; FLOPs are what torch's
-FlopCounterMode counts in a contender's own step. On a GPU ours is compiled and recorded (train/step.py), and the sizes are 20M,
+FlopCounterMode counts in a contender's own step. Each contender has a process of its own, as in life: how memory is kept and given back is a process's affair. On a GPU ours is compiled and recorded (train/step.py), and the sizes are 20M,
 170M and 1B.
 """
 
@@ -17,10 +17,11 @@ import argparse
 import copy
 import datetime
 import importlib.util
+import multiprocessing
 import statistics
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ from ditscale.diffusion.rectified_flow import Noise
 from ditscale.evaluate.fidelity import torch_fidelity
 from ditscale.model.projection import plain_products
 from ditscale.plan.run import Execution, make_run
+from ditscale.train.heap import keep_freed_memory
 from ditscale.train.microbatch import MicroBatches
 from ditscale.train.ranks import Ranks
 from ditscale.train.state import build, speed_up
@@ -48,7 +50,9 @@ COMPILED = ", compiled"
 
 
 def ours(design: str, width: int, depth: int, batch: int, precision: str, compiled: bool):
-    """A step of ditscale's loop (train/step.py)."""
+    """A step of ditscale's loop (train/step.py), in a process like that of a run (train/ranks.py)."""
+    if not CUDA:
+        keep_freed_memory()
     study = compose(["study=paper", f"design={design}", f"design.head_size={HEAD}", f"recipe.precision={precision}", f"recipe.batch_size={batch}"])
     data = Data("latents", "latents", CHANNELS, SIDE, text_length=TEXT, text_dim=TEXT_DIM, path="none")
     study = SimpleNamespace(**{**vars(study), "data": data})
@@ -109,6 +113,48 @@ def peer(name: str, path: str, width: int, depth: int, batch: int, precision: st
     return step, sum(p.numel() for p in model.parameters())
 
 
+class Contender:
+    """A step that a process of its own repeats when asked to."""
+
+    def __init__(self, name: str, path: str, shape: tuple):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=contend, args=(other, name, path, shape), daemon=True)
+        self.process.start()
+        other.close()
+
+    def told(self):
+        return self.pipe.recv()
+
+    def time(self) -> float:
+        self.pipe.send("time")
+        return self.told()
+
+    def close(self):
+        self.pipe.close()
+        self.process.join()
+
+
+def contend(pipe, name: str, path: str, shape: tuple):
+    """What a Contender's process does: tells parameters and FLOPs of a step, then times it, round by round."""
+    torch.manual_seed(0)
+    if name.startswith("ditscale "):
+        design, _, compiled = name.removeprefix("ditscale ").partition(",")
+        step, size = ours(design, *shape, bool(compiled))
+        counted = flops_of(ours(design, *shape, False)[0] if compiled else step)
+    else:
+        step, size = peer(name, path, *shape)
+        counted = flops_of(step)
+    for _ in range(4):
+        step()
+    pipe.send((size, counted))
+    try:
+        while pipe.recv():
+            pipe.send(timed(step))
+    except EOFError:
+        pass
+
+
 def timed(step, at_least_s: float = 1.0 if CUDA else 2.0) -> float:
     """Seconds of a step, over a round of `at_least_s`."""
     settle()
@@ -167,25 +213,17 @@ def main():
         width, depth = map(int, shape.split("x"))
         batch = int(batch or options.batch)
         shape = width, depth, batch, options.precision
-        makers = {
-            f"ditscale {design}{kind}": lambda d=design, k=kind: ours(d, *shape, k == COMPILED)
-            for kind in kinds
-            for design in ("incontext", "crossattention")
-        }
-        makers |= {name: lambda n=name, p=path: peer(n, p, *shape) for name, _, path in (word.partition("=") for word in options.peer)}
-        sizes, counted, times = {}, {}, {name: [] for name in makers}
-        for together in [[name] for name in makers] if CUDA else [list(makers)]:  # a GPU has no memory for all, and a steadier clock
-            steps = {}
-            for name in together:
-                torch.manual_seed(0)
-                steps[name], sizes[name] = makers[name]()
-                counted[name] = flops_of(ours(name.split()[1].strip(","), *shape, False)[0] if COMPILED in name else steps[name])
-                for _ in range(4):
-                    steps[name]()
-            for _ in range(options.rounds):
-                for name, step in steps.items():
-                    times[name].append(timed(step))
-            del step
+        names = {f"ditscale {design}{kind}": "" for kind in kinds for design in ("incontext", "crossattention")}
+        names |= dict(word.partition("=")[::2] for word in options.peer)
+        sizes, counted, times = {}, {}, {name: [] for name in names}
+        for together in [[name] for name in names] if CUDA else [list(names)]:  # a GPU has no memory for all, and a steadier clock
+            with ExitStack() as there:
+                asked = {name: there.enter_context(closing(Contender(name, names[name], shape))) for name in together}
+                for name, one in asked.items():
+                    sizes[name], counted[name] = one.told()
+                for _ in range(options.rounds):
+                    for name, one in asked.items():
+                        times[name].append(one.time())
         speed = {name: batch / statistics.median(seconds) for name, seconds in times.items()}
         fastest = max((speed[name] for name in speed if not name.startswith("ditscale")), default=None)
         for name in speed:
