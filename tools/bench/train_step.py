@@ -119,7 +119,7 @@ class Contender:
     def __init__(self, name: str, path: str, shape: tuple):
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=contend, args=(other, name, path, shape), daemon=True)
+        self.process = context.Process(target=contend, args=(other, name, path, shape))
         self.process.start()
         other.close()
 
@@ -137,6 +137,8 @@ class Contender:
 
 def contend(pipe, name: str, path: str, shape: tuple):
     """What a Contender's process does: tells parameters and FLOPs of a step, then times it, round by round."""
+    if CUDA:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as those projects' train.py does
     torch.manual_seed(0)
     if name.startswith("ditscale "):
         design, _, compiled = name.removeprefix("ditscale ").partition(",")
@@ -202,8 +204,6 @@ def main():
     parser.add_argument("--kinds", nargs="+", default=["compiled" if CUDA else "eager"], choices=("eager", "compiled"), help="of ours")
     options = parser.parse_args()
     kinds = [COMPILED if kind == "compiled" else "" for kind in options.kinds]
-    if CUDA:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as those projects' train.py does
     rate = matmul_rate(options.precision)
     where = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
     print(f"{datetime.date.today()}, {where}, torch {torch.__version__}, {options.precision}, batch {options.batch}, matmul {rate / 1e9:.0f} GFLOP/s")
