@@ -118,13 +118,17 @@ class Contender:
 
     def __init__(self, name: str, path: str, shape: tuple):
         context = multiprocessing.get_context("spawn")
+        self.name = name
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=contend, args=(other, name, path, shape))
         self.process.start()
         other.close()
 
     def told(self):
-        return self.pipe.recv()
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            sys.exit(f"{self.name}: its process has ended, see above")
 
     def time(self) -> float:
         self.pipe.send("time")
