@@ -1,4 +1,4 @@
-"""How a model's weights lie over the ranks of a run: whole on each (replicate.py), or in shards (shard.py).
+"""How a model's weights lie over the ranks of a run: whole on each (replicate.py; alone.py, on the only one), or in shards (shard.py).
 
     replicate   fastest while it fits: one reduction a step
     full        a shard on each rank
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .alone import LARGE, Alone
 from .ranks import Ranks
 from .replicate import Factor, Replicated
 
@@ -56,8 +57,11 @@ def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: 
 
     Raises UserError when it cannot be done as `sharding` says.
     """
-    kind = choose(sharding, sum(p.numel() for p in model.parameters()), ranks, averages)
+    n_params = sum(p.numel() for p in model.parameters())
+    kind = choose(sharding, n_params, ranks, averages)
     if kind == "replicate":
+        if ranks.world == 1 and ranks.device.type == "cpu" and n_params >= LARGE:
+            return Alone(model, factor)
         return Replicated(model.to(ranks.device), factor, ranks)
     from .shard import Sharded  # here: FSDP takes a second to import
 
