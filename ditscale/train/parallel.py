@@ -1,6 +1,6 @@
 """How a model's weights lie over the ranks of a run: whole on each (replicate.py; alone.py, on the only one), or in shards (shard.py).
 
-    replicate   fastest while it fits: one reduction a step
+    replicate   fastest for small models: one reduction a step
     full        a shard on each rank
     hybrid      a shard on each rank of a node, the same on every node: only gradients cross the network between nodes
 """
@@ -21,6 +21,7 @@ from .replicate import Factor, Replicated
 STATE_BYTES = 16  # of a parameter: weight, gradient and AdamW's two moments, fp32
 EMA_BYTES = 4  # of a parameter, for each window
 SMALL = 0.25  # of free memory: a state below it leaves room enough for activations
+QUICK = 5e7  # parameters whose gradients GPUs add in little of a step; of more, FSDP adds a block's while it computes the next
 
 
 class Layout(Protocol):
@@ -69,7 +70,8 @@ def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: 
 
 
 def choose(sharding: str, n_params: int, ranks: Ranks, averages: int = 1) -> str:
-    """replicate, full or hybrid. One rank has nothing to shard; "auto" shards what is not small, inside nodes if it fits there."""
+    """replicate, full or hybrid. One rank has nothing to shard; "auto" shards what is not small, or not quick to reduce between
+    GPUs, inside nodes if it fits there."""
     if ranks.world == 1:
         return "replicate"
     nodes = ranks.world // ranks.per_node
@@ -81,7 +83,7 @@ def choose(sharding: str, n_params: int, ranks: Ranks, averages: int = 1) -> str
     if sharding != "auto":
         return sharding
     size, free = (STATE_BYTES + EMA_BYTES * averages) * n_params, ranks.share(_free_bytes(ranks))
-    if size < SMALL * free:
+    if size < SMALL * free and (ranks.device.type == "cpu" or n_params < QUICK):
         return "replicate"
     inside = nodes > 1 and ranks.per_node > 1 and nodes * ranks.per_node == ranks.world
     return "hybrid" if inside and size < 2 * SMALL * free * ranks.per_node else "full"

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ditscale.plan.run import read_run
+from ditscale.train import parallel
 from ditscale.train.checkpoint import resumable
 from ditscale.train.parallel import choose
 from ditscale.train.ranks import Ranks
@@ -168,10 +169,23 @@ def test_a_full_disk_on_shards(one_run, on_ranks, small_disk, content):
     assert all(np.array_equal(content(full)[k], content(run_dir)[k]) for k in content(run_dir))
 
 
-def test_choice_of_layout():
+def test_choice_of_layout(monkeypatch):
     """By the state's size against free memory; ranks that all see the same decide the same."""
     cpu = torch.device("cpu")
     assert choose("full", 10, Ranks(0, 1, cpu)) == "replicate"  # nothing to shard
     with pytest.raises(Exception, match="hybrid needs several nodes"):
         choose("hybrid", 10, Ranks(0, 4, cpu, per_node=4))
     assert choose("hybrid", 10, Ranks(0, 4, cpu, per_node=2)) == "hybrid"
+
+    monkeypatch.setattr(Ranks, "share", lambda self, value: value)
+    monkeypatch.setattr(parallel, "_free_bytes", lambda ranks: 100e9)
+    two_nodes, one_node = ((4, 2), (4, 4))
+    for n_params, device, (world, per_node), chosen in (
+        (1e7, "cuda", two_nodes, "replicate"),  # a GPU reduces it in no time
+        (2e8, "cuda", two_nodes, "hybrid"),  # 4 GB of state: there is room, but its reduction is better done beside the pass
+        (2e8, "cuda", one_node, "full"),
+        (2e8, "cpu", two_nodes, "replicate"),
+        (2e9, "cpu", two_nodes, "hybrid"),  # 40 GB of 100 on a rank, 20 GB on each of a node's two
+        (1e10, "cuda", two_nodes, "full"),
+    ):
+        assert choose("auto", int(n_params), Ranks(0, world, torch.device(device), per_node)) == chosen

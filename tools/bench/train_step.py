@@ -22,6 +22,7 @@ import statistics
 import sys
 import time
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,8 +50,8 @@ HEAD = 64
 COMPILED = ", compiled"
 
 
-def ours(design: str, width: int, depth: int, batch: int, precision: str, compiled: bool):
-    """A step of ditscale's loop (train/step.py), in a process like that of a run (train/ranks.py)."""
+def ours(design: str, width: int, depth: int, batch: int, precision: str, compiled: bool, ranks=Ranks(0, 1, DEVICE), sharding="auto"):
+    """A step of ditscale's loop (train/step.py), in a process like that of a run (train/ranks.py). batch: of all ranks together."""
     if not CUDA:
         keep_freed_memory()
     study = compose(["study=paper", f"design={design}", f"design.head_size={HEAD}", f"recipe.precision={precision}", f"recipe.batch_size={batch}"])
@@ -60,13 +61,14 @@ def ours(design: str, width: int, depth: int, batch: int, precision: str, compil
     object.__setattr__(study.recipe, "aspect", width / depth)
     object.__setattr__(study.recipe, "min_steps", 1)
     run = make_run(study, "grid", 1e19, width, 0)
-    ranks = Ranks(0, 1, DEVICE)
-    state = build(run, ranks)
+    execution = Execution(ranks.world, torch.get_num_threads(), 60, compile=compiled, sharding=sharding)
+    state = build(replace(run, execution=execution), ranks)
     micro = MicroBatches(run, state.model, state.layout, ranks)
-    speed_up(state.model, Execution(1, torch.get_num_threads(), 60, compile=compiled), DEVICE)
+    speed_up(state.model, execution, DEVICE)
     one = Step(state, micro, 1.0, compiled)
-    index = torch.arange(batch, device=DEVICE)
-    x0, text = torch.randn(batch, CHANNELS, SIDE, SIDE, device=DEVICE), torch.randn(batch, TEXT, TEXT_DIM, device=DEVICE)
+    share = batch // ranks.world
+    index = torch.arange(share, device=DEVICE)
+    x0, text = torch.randn(share, CHANNELS, SIDE, SIDE, device=DEVICE), torch.randn(share, TEXT, TEXT_DIM, device=DEVICE)
     data_of_step = (x0, text, *Noise(0, "logit-normal").draw(index, x0.shape))
     count = iter(range(1, 10**9))
 
