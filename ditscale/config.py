@@ -265,7 +265,7 @@ class Cluster:
     sharding: str = "auto"  # how weights lie over ranks: replicate, full, hybrid (train/parallel.py)
     micro_batch: int = 0  # images that a rank puts through the model at once; 0: found from free memory
     recompute: str = "none"  # activations that backward computes again instead of keeping them: none, or those of blocks
-    compile: bool | None = None  # torch.compile of the blocks; None: on GPUs alone
+    compile: bool | None = None  # torch.compile of the blocks; None: where it pays (train/compiled.py)
     sizes: tuple[Size, ...] = ()  # slurm: by up_to_params, rising; a run takes the first row that holds it
     peak_flops_per_s: float = 0.0  # of one rank, for the MFU; 0: unknown
     parallel: int = 0  # slurm: jobs at once, over all arrays; 0: as many as Slurm starts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,8 +14,8 @@ from ..model.dit import DiT
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
 from ..train import checkpoint
+from ..train.compiled import compiles, speed_up
 from ..train.ema import between
-from ..train.state import speed_up
 
 FINGERPRINT_VALUES = 64  # of each parameter
 
@@ -47,7 +47,7 @@ class Finished:
     def to(self, device: torch.device) -> Finished:
         """On a device, and compiled as the training was."""
         for model in (self.ema, self.raw):
-            speed_up(model.to(device), replace(self.run.execution, recompute="none"), device)
+            speed_up(model.to(device), compiles(self.run, device))
         return self
 
 

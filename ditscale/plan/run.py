@@ -34,10 +34,6 @@ class Execution:
         """On so many ranks of a cluster."""
         return cls(ranks, **{f.name: getattr(cluster, f.name) for f in fields(cls) if f.name != "ranks"})
 
-    def compiles(self, device: str) -> bool:
-        """Whether the model is compiled on a device of this type, and a step recorded."""
-        return device == "cuda" if self.compile is None else self.compile
-
     def check(self, where: str):
         one_of(self.sharding, config.SHARDINGS, f"{where}.sharding")
         one_of(self.recompute, config.RECOMPUTES, f"{where}.recompute")

@@ -34,6 +34,7 @@ from ..store.lock import RunLock
 from ..store.record import STEP, VALIDATION, is_full, read_state
 from . import checkpoint, halved
 from .branch import branch
+from .compiled import compiles, speed_up
 from .ends import Diverged, OutOfMemory, Stopped
 from .gauges import Gauges, device_name
 from .microbatch import MicroBatches
@@ -41,7 +42,7 @@ from .ranks import Ranks, start
 from .reading import Readings
 from .shards import Shards
 from .signals import StopFlag
-from .state import State, build, speed_up
+from .state import State, build
 from .step import Step
 from .stream import stream
 from .writer import Writer, holding, smoothed
@@ -157,8 +158,9 @@ def _step_of(at: RunPaths, run: Run, ranks: Ranks, state: State, source: Source)
         index = torch.arange(2)
         x0, text = (part.to(device) for part in source.batch(index))
         micro.fit((x0, text, *Noise(run.seed, run.recipe.timesteps).draw(index.to(device), x0.shape)))
-    speed_up(state.model, run.execution, device)
-    return Step(state, micro, run.recipe.clip, run.execution.compiles(device.type))
+    compiled = compiles(run, device)
+    speed_up(state.model, compiled, run.execution.recompute)
+    return Step(state, micro, run.recipe.clip, compiled)
 
 
 def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: Writer | None = None):

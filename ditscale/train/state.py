@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recomputed
 
 from ..model.dit import DiT
 from ..model.mup import grouped, rate_factor
-from ..plan.run import Execution, Run
+from ..plan.run import Run
 from .adamw import AdamW
 from .ema import EMA
 from .parallel import Layout, lay
@@ -96,19 +95,3 @@ def build(run: Run, ranks: Ranks) -> State:
     groups = grouped(zip(layout.factors, layout.weights), recipe.weight_decay)
     optimizer = AdamW(groups, recipe.beta1, recipe.beta2)
     return State(model, layout, optimizer, EMA(layout.weights, recipe.windows))
-
-
-def speed_up(model: DiT, execution: Execution, device: torch.device):
-    """Compile the model and recompute its blocks' activations, as `execution` says.
-
-    Methods are replaced, not modules: sharding hangs its gathering on a block, and that stays outside. All blocks are
-    compiled once.
-    """
-    compiled = execution.compiles(device.type)
-    if compiled:
-        model.embed, model.head = torch.compile(model.embed), torch.compile(model.head)
-    for block in model.blocks:
-        forward = torch.compile(block.forward) if compiled else block.forward
-        if execution.recompute == "blocks":
-            forward = partial(recomputed, forward, use_reentrant=False, preserve_rng_state=False)
-        block.forward = forward

@@ -1,6 +1,9 @@
 """torch.compile of the blocks, on the CPU: it is what a GPU gets by default, so its path is tried here."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -13,6 +16,8 @@ from ditscale.evaluate.held_out import HeldOut
 from ditscale.evaluate.likelihood import Likelihood
 from ditscale.evaluate.samples import generate
 from ditscale.launch.job import execute
+from ditscale.plan.run import read_run
+from ditscale.train import compiled
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,3 +49,29 @@ def test_a_compiled_run_is_the_same_run(one_run):
     for trace in ("hutchinson", "exact"):
         ours, theirs = (Likelihood(model, data, trace, 2, 1e-2).rows(index[:2])[0][:, 0] for model in (finished.ema, plain.ema))
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_compiled_where_it_pays(one_run, monkeypatch):
+    """By itself on a CPU: a large model in bf16."""
+    cpu = torch.device("cpu")
+    half, full, told = (read_run(one_run(*words) / "run.yaml") for words in (["recipe.precision=bf16"], [], ["cluster.compile=true"]))
+    assert [compiled.compiles(run, cpu) for run in (half, full, told)] == [False, False, True]
+    monkeypatch.setattr(compiled, "LARGE", half.n_params_total)
+    assert [compiled.compiles(run, cpu) for run in (half, full, told)] == [True, False, True]
+
+
+WITHOUT = """
+import sys, torch
+from ditscale.launch.job import execute
+from ditscale.train import compiled
+compiled.LARGE = 0
+print(execute(sys.argv[1]), torch._dynamo.utils.counters["stats"]["unique_graphs"])
+"""
+
+
+def test_without_a_compiler_a_run_goes_on(one_run, tmp_path):
+    run_dir = one_run("budgets=[1.2e9]", "recipe.precision=bf16")
+    env = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", WITHOUT, str(run_dir)], env=env, capture_output=True, text=True)
+    first, *_, last = done.stdout.splitlines()
+    assert first.startswith("going on without torch.compile, which does not work here: ") and last == "finished 0", done.stderr

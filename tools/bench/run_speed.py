@@ -27,15 +27,16 @@ from ditscale.diffusion.rectified_flow import Noise
 from ditscale.naming import StudyPaths
 from ditscale.plan.run import Run, read_run
 from ditscale.plan.study import read_study
+from ditscale.train.compiled import compiles, speed_up
 from ditscale.train.heap import keep_freed_memory
 from ditscale.train.microbatch import MicroBatches
 from ditscale.train.ranks import Ranks
-from ditscale.train.state import build, speed_up
+from ditscale.train.state import build
 from ditscale.train.step import Step
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
-LATENTS = ["study=paper", "budgets=[2e15]", "widths=[256]", "~evaluation", "validation.n=256"]
+LATENTS = ["study=paper", "budgets=[5e15]", "widths=[256]", "~evaluation", "validation.n=256"]
 WARM = 8  # steps
 
 
@@ -57,8 +58,9 @@ def step_alone(run_dir: str, seconds: float):
     ranks = Ranks(0, 1, DEVICE)
     state = build(run, ranks)
     micro = MicroBatches(run, state.model, state.layout, ranks)
-    speed_up(state.model, run.execution, DEVICE)
-    step = Step(state, micro, run.recipe.clip, run.execution.compiles(DEVICE.type))
+    compiled = compiles(run, DEVICE)
+    speed_up(state.model, compiled, run.execution.recompute)
+    step = Step(state, micro, run.recipe.clip, compiled)
     index = torch.arange(run.recipe.batch_size)
     x0, text = (part.to(DEVICE) for part in open_source(run.data).batch(index))
     batch = (x0, text, *Noise(run.seed, run.recipe.timesteps).draw(index.to(DEVICE), x0.shape))

@@ -1,7 +1,7 @@
 """A training step against other projects' at equal size, precision and batch: images a second, FLOP/s, share of the matmul rate.
 
     python tools/bench/train_step.py [--peer NAME=PATH ...] [--sizes 384x12[:BATCH] ...] [--batch N] [--precision fp32|bf16] [--rounds N]
-        [--kinds eager compiled]
+        [--kinds eager compiled] [--attention cudnn]
 
 A peer is the root of a checkout of DiT, fast-DiT or SiT (their models.py, which needs timm), or `diffusers=installed`. Nothing of
 theirs is here. Everyone gets the same latents (16 x 16 x 4 in patches of 2 on a CPU, 32 x 32 x 4 on a GPU) and does a whole step as its project does it:
@@ -21,7 +21,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,10 +36,11 @@ from ditscale.diffusion.rectified_flow import Noise
 from ditscale.evaluate.fidelity import torch_fidelity
 from ditscale.model.projection import plain_products
 from ditscale.plan.run import Execution, make_run
+from ditscale.train.compiled import speed_up
 from ditscale.train.heap import keep_freed_memory
 from ditscale.train.microbatch import MicroBatches
 from ditscale.train.ranks import Ranks
-from ditscale.train.state import build, speed_up
+from ditscale.train.state import build
 from ditscale.train.step import Step
 
 CUDA = torch.cuda.is_available()
@@ -64,7 +65,7 @@ def ours(design: str, width: int, depth: int, batch: int, precision: str, compil
     execution = Execution(ranks.world, torch.get_num_threads(), 60, compile=compiled, sharding=sharding)
     state = build(replace(run, execution=execution), ranks)
     micro = MicroBatches(run, state.model, state.layout, ranks)
-    speed_up(state.model, execution, DEVICE)
+    speed_up(state.model, compiled)
     one = Step(state, micro, 1.0, compiled)
     share = batch // ranks.world
     index = torch.arange(share, device=DEVICE)
@@ -118,11 +119,11 @@ def peer(name: str, path: str, width: int, depth: int, batch: int, precision: st
 class Contender:
     """A step that a process of its own repeats when asked to."""
 
-    def __init__(self, name: str, path: str, shape: tuple):
+    def __init__(self, name: str, path: str, shape: tuple, attention: str):
         context = multiprocessing.get_context("spawn")
         self.name = name
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=contend, args=(other, name, path, shape))
+        self.process = context.Process(target=contend, args=(other, name, path, shape, attention))
         self.process.start()
         other.close()
 
@@ -141,26 +142,29 @@ class Contender:
         self.process.join()
 
 
-def contend(pipe, name: str, path: str, shape: tuple):
+def contend(pipe, name: str, path: str, shape: tuple, attention: str):
     """What a Contender's process does: tells parameters and FLOPs of a step, then times it, round by round."""
     if CUDA:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as those projects' train.py does
     torch.manual_seed(0)
-    if name.startswith("ditscale "):
-        design, _, compiled = name.removeprefix("ditscale ").partition(",")
-        step, size = ours(design, *shape, bool(compiled))
-        counted = flops_of(ours(design, *shape, False)[0] if compiled else step)
-    else:
-        step, size = peer(name, path, *shape)
-        counted = flops_of(step)
-    for _ in range(4):
-        step()
-    pipe.send((size, counted))
-    try:
-        while pipe.recv():
-            pipe.send(timed(step))
-    except EOFError:
-        pass
+    is_ours = name.startswith("ditscale ")
+    kernels = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    with sdpa_kernel(kernels, set_priority=True) if is_ours and attention == "cudnn" else nullcontext():
+        if is_ours:
+            design, _, compiled = name.removeprefix("ditscale ").partition(",")
+            step, size = ours(design, *shape, bool(compiled))
+            counted = flops_of(ours(design, *shape, False)[0] if compiled else step)
+        else:
+            step, size = peer(name, path, *shape)
+            counted = flops_of(step)
+        for _ in range(4):
+            step()
+        pipe.send((size, counted))
+        try:
+            while pipe.recv():
+                pipe.send(timed(step))
+        except EOFError:
+            pass
 
 
 def timed(step, at_least_s: float = 1.0 if CUDA else 2.0) -> float:
@@ -208,6 +212,7 @@ def main():
     parser.add_argument("--precision", default="bf16" if CUDA else "fp32", choices=("fp32", "bf16"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kinds", nargs="+", default=["compiled" if CUDA else "eager"], choices=("eager", "compiled"), help="of ours")
+    parser.add_argument("--attention", default="default", choices=("default", "cudnn"), help="kernels that ours prefers on a GPU")
     options = parser.parse_args()
     kinds = [COMPILED if kind == "compiled" else "" for kind in options.kinds]
     rate = matmul_rate(options.precision)
@@ -224,7 +229,7 @@ def main():
         sizes, counted, times = {}, {}, {name: [] for name in names}
         for together in [[name] for name in names] if CUDA else [list(names)]:  # a GPU has no memory for all, and a steadier clock
             with ExitStack() as there:
-                asked = {name: there.enter_context(closing(Contender(name, names[name], shape))) for name in together}
+                asked = {name: there.enter_context(closing(Contender(name, names[name], shape, options.attention))) for name in together}
                 for name, one in asked.items():
                     sizes[name], counted[name] = one.told()
                 for _ in range(options.rounds):
