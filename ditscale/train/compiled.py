@@ -19,7 +19,8 @@ LARGE = 2**23  # parameters
 
 def compiles(run: Run, device: torch.device) -> bool:
     """Whether the run's model is compiled on this device, and on a GPU its step recorded: as `execution.compile` says, else
-    where it pays and a compiler is found. Of the run's size alone, so that one attempt does as the other."""
+    where it pays and a compiler is found. How long the run is does not count: one that is read from a longer run (reading.py) is
+    to be as one that is trained by itself."""
     if run.execution.compile is not None:
         return run.execution.compile
     pays = device.type == "cuda" or (run.recipe.precision == "bf16" and run.n_params_total >= LARGE)

@@ -11,10 +11,9 @@ import argparse
 import datetime
 import os
 import statistics
-import subprocess
-import sys
 import time
 
+import beside
 import torch
 import train_step
 
@@ -22,14 +21,13 @@ CUDA = torch.cuda.is_available()
 
 
 def worker(size: str, batch: int, seconds: float):
-    """Say "ready", wait for a line, take steps for so long, say how many a second."""
+    """One of those (beside.py) that take steps for so long and say how many a second."""
     width, depth = map(int, size.split("x"))
     step, _ = train_step.ours("crossattention", width, depth, batch, "bf16" if CUDA else "fp32", CUDA)
     for _ in range(6):
         step()
     train_step.settle()
-    print("ready", flush=True)
-    sys.stdin.readline()
+    beside.wait()
     began, n = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         for _ in range(5):
@@ -41,18 +39,8 @@ def worker(size: str, batch: int, seconds: float):
 
 def together(runs: int, threads: int, options) -> float:
     """Steps a second of so many processes, all together."""
-    command = [sys.executable, __file__, "--size", options.size, "--batch", str(options.batch), "--seconds", str(options.seconds), "--worker"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": os.environ | {"OMP_NUM_THREADS": str(threads)}}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(runs)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    speeds = [float(process.stdout.readline()) for process in processes]
-    for process in processes:
-        process.wait()
-    return sum(speeds)
+    words = ("--size", options.size, "--batch", options.batch, "--seconds", options.seconds, "--worker")
+    return sum(beside.speeds(runs, __file__, *words, OMP_NUM_THREADS=str(threads)))
 
 
 def main():

@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import beside
 import h5py
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def write_latents(path: Path, n: int, seed: int):
 
 
 def step_alone(run_dir: str, seconds: float):
-    """Say "ready", wait for a line, repeat the run's step on its first batch for so long, say how many images a second that was."""
+    """One of those (beside.py) that repeat the run's step on its first batch for so long, and say how many images a second that was."""
     run = read_run(Path(run_dir) / "run.yaml")
     torch.set_num_threads(run.execution.threads)
     if not CUDA:
@@ -68,8 +69,7 @@ def step_alone(run_dir: str, seconds: float):
     for number in range(WARM):
         step(batch, number + 1, run.lr)
     settle()
-    print("ready", flush=True)
-    sys.stdin.readline()
+    beside.wait()
     began, n = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         for _ in range(10):
@@ -77,21 +77,6 @@ def step_alone(run_dir: str, seconds: float):
             n += 1
         settle()
     print(n * run.recipe.batch_size / (time.perf_counter() - began), flush=True)
-
-
-def alone(run_dir: Path, at_once: int, seconds: float) -> float:
-    """Images a second of one of so many processes that repeat the run's step at once: their mean."""
-    command = [sys.executable, __file__, "--seconds", str(seconds), "--step-of", str(run_dir)]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(at_once)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    speeds = [float(process.stdout.readline()) for process in processes]
-    for process in processes:
-        process.wait()
-    return sum(speeds) / at_once
 
 
 def longest(paths: StudyPaths) -> list[tuple[Run, Path]]:
@@ -132,7 +117,8 @@ def main():
         ditscale("plan", paths.root, *settings)
         cluster, runs = read_study(paths.root).cluster, longest(paths)
         at_once = options.at_once or cluster.workers or max(1, torch.get_num_threads() // cluster.threads)
-        measure = lambda: [alone(run_dir, at_once, options.seconds) for _, run_dir in runs]  # noqa: E731
+        words = ("--seconds", options.seconds, "--step-of")
+        measure = lambda: [statistics.mean(beside.speeds(at_once, __file__, *words, run_dir)) for _, run_dir in runs]  # noqa: E731
         before = measure()
         ditscale("launch", paths.root)
         after = measure()

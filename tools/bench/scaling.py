@@ -27,7 +27,7 @@ DESIGN = "crossattention"
 
 
 def worker(way: str, options):
-    """A rank's part: rank 0 prints the images a second of all, and how many GPUs' or processes' memory they took at most."""
+    """A rank's part: rank 0 prints the images a second of all."""
     with tempfile.TemporaryDirectory() as directory:
         ranks = start(Path(directory), Path(directory) / "rendezvous")
         width, depth = map(int, options.size.split("x"))
