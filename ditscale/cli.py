@@ -10,7 +10,8 @@ from pathlib import Path
 from .errors import UserError
 
 EPILOG = """Settings are Hydra overrides: a group's choice (study=mini, design=crossattention) or any key of study.yaml
-(recipe.batch_size=32). `ditscale study DIR study=mini` does everything, and the same command again goes on where it stopped."""
+(recipe.batch_size=32). `ditscale study DIR study=mini` does everything, and the same command again goes on where it
+stopped."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,23 +67,56 @@ def _parser() -> argparse.ArgumentParser:
 
     def reading(sub, metric=True, of=""):
         if metric:
-            sub.add_argument("--metric", default="loss", metavar="COLUMN", help="the column to fit (loss), or a metric of `evaluate`: vlb, likelihood, fid")
-        sub.add_argument("--columns", action="append", default=[], metavar="OURS=THEIRS,...", help="where a table names its columns otherwise, as in n_params=size")
-        sub.add_argument("--only", action="append", default=[], metavar=f"{of}COLUMN=VALUE", help="read the rows with this value alone; may be repeated")
-        sub.add_argument("--kappa", metavar="NUMBER", help="C = kappa N D: computes the one of N, D and C that a table lacks; fit also holds the surface to it")
-        sub.add_argument("--exclude", action="append", default=[], metavar=f"{of}RUN=REASON", help="leave a run out, listed with the reason; may be repeated")
+            sub.add_argument(
+                "--metric",
+                default="loss",
+                metavar="COLUMN",
+                help="the column to fit (loss), or a metric of `evaluate`: vlb, likelihood, fid",
+            )
+        sub.add_argument(
+            "--columns",
+            action="append",
+            default=[],
+            metavar="OURS=THEIRS,...",
+            help="where a table names its columns otherwise, as in n_params=size",
+        )
+        sub.add_argument(
+            "--only",
+            action="append",
+            default=[],
+            metavar=f"{of}COLUMN=VALUE",
+            help="read the rows with this value alone; may be repeated",
+        )
+        sub.add_argument(
+            "--kappa",
+            metavar="NUMBER",
+            help="C = kappa N D: computes the one of N, D and C that a table lacks; fit also holds the surface to it",
+        )
+        sub.add_argument(
+            "--exclude",
+            action="append",
+            default=[],
+            metavar=f"{of}RUN=REASON",
+            help="leave a run out, listed with the reason; may be repeated",
+        )
         sub.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
 
     def settings(sub):
         sub.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, as in study=mini")
         sub.add_argument("--configs", type=Path, metavar="DIR", help="a directory of your own configuration groups")
 
-    sub = verb("plan", plan, "Plan a study: budgets x sizes to runs. Prints the table; writes study.yaml and each run.yaml.")
+    sub = verb(
+        "plan", plan, "Plan a study: budgets x sizes to runs. Prints the table; writes study.yaml and each run.yaml."
+    )
     sub.add_argument("dir", nargs="?", metavar="DIR", help="the study directory; may be left out with --dry-run")
     sub.add_argument("--dry-run", action="store_true", help="print only, write nothing")
     settings(sub)
 
-    sub = verb("launch", launch, "Train the study's runs that are missing: here, several at once, or as Slurm arrays (cluster=slurm).")
+    sub = verb(
+        "launch",
+        launch,
+        "Train the study's runs that are missing: here, several at once, or as Slurm arrays (cluster=slurm).",
+    )
     sub.add_argument("dir", metavar="DIR")
     settings(sub)
 
@@ -102,12 +136,34 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("run", run, "Train one run from its directory; the only thing a job executes.")
     sub.add_argument("run_dir", metavar="RUN_DIR")
 
-    sub = verb("evaluate", evaluate, "Measure a finished run, and draw samples: what is there with the same settings is not measured again.")
+    sub = verb(
+        "evaluate",
+        evaluate,
+        "Measure a finished run, and draw samples: what is there with the same settings is not measured again.",
+    )
     sub.add_argument("run_dir", metavar="RUN_DIR")
-    sub.add_argument("--metrics", metavar="NAME,...", help="of val_loss, vlb, likelihood, fid (those of the study's evaluation, or val_loss); the options below are taken from there too")
-    sub.add_argument("--dataset", action="append", default=[], metavar="NAME", help="the run's own data, a label of validation.also, or LABEL=FILE; may be repeated (all but files)")
-    sub.add_argument("--ema", metavar="WINDOW", help="of the EMA weights: one that the run kept, or any between (the run's own)")
-    sub.add_argument("--n", "--images", metavar="N", help="held-out images (the study's validation.n); torchrun takes --n for its own")
+    sub.add_argument(
+        "--metrics",
+        metavar="NAME,...",
+        help="of val_loss, vlb, likelihood, fid (those of the study's evaluation, or val_loss); the options below are "
+        "taken from there too",
+    )
+    sub.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="the run's own data, a label of validation.also, or LABEL=FILE; may be repeated (all but files)",
+    )
+    sub.add_argument(
+        "--ema", metavar="WINDOW", help="of the EMA weights: one that the run kept, or any between (the run's own)"
+    )
+    sub.add_argument(
+        "--n",
+        "--images",
+        metavar="N",
+        help="held-out images (the study's validation.n); torchrun takes --n for its own",
+    )
     sub.add_argument("--batch-size", metavar="N", help="images in memory at a time (the study's validation.batch_size)")
     sub.add_argument("--seed", metavar="N", help="of the noise (the study's validation.seed, so that runs share it)")
     sub.add_argument("--t-min", metavar="T", help="the data's end of the variational bound (0.01)")
@@ -123,24 +179,47 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--decoder", metavar="DIR", help="of latents: their VAE, as diffusers' AutoencoderKL keeps it")
     sub.add_argument("--few", action="store_true", help="an FID of fewer than 2048 images")
 
-    sub = verb("fetch-weights", fetch_weights, "Download the weights of a feature extractor for FID, on a machine with internet: runs never do.")
+    sub = verb(
+        "fetch-weights",
+        fetch_weights,
+        "Download the weights of a feature extractor for FID, on a machine with internet: runs never do.",
+    )
     sub.add_argument("extractor", metavar="NAME", help="clip-vit-l-14, inception-v3-compat or vgg16")
     sub.add_argument("--to", type=Path, metavar="FILE", help="(the cache: DITSCALE_CACHE, or ~/.cache/ditscale)")
     sub.add_argument("--url", default="", metavar="URL", help="of a mirror; the hash is checked all the same")
 
-    sub = verb("collect", collect, "Read every run's record into study.h5 and study.csv; list what is left out and why.")
+    sub = verb(
+        "collect", collect, "Read every run's record into study.h5 and study.csv; list what is left out and why."
+    )
     sub.add_argument("dir", metavar="DIR")
 
-    sub = verb("fit", fit, "Fit the scaling laws of a study, or of a CSV or HDF5 table (n_params, n_tokens, budget_flops, loss).")
+    sub = verb(
+        "fit",
+        fit,
+        "Fit the scaling laws of a study, or of a CSV or HDF5 table (n_params, n_tokens, budget_flops, loss).",
+    )
     sub.add_argument("table", metavar="DIR|TABLE")
-    sub.add_argument("--target", action="append", default=[], metavar="FLOPS", help="predict at this budget; may be repeated")
-    sub.add_argument("--interval", default="percentile", choices=("percentile", "bca"), help="kind of 95 %% interval (percentile)")
-    sub.add_argument("--resample", default="auto", choices=("auto", "pairs", "stratified", "residual"), help="what the bootstrap draws (auto)")
+    sub.add_argument(
+        "--target", action="append", default=[], metavar="FLOPS", help="predict at this budget; may be repeated"
+    )
+    sub.add_argument(
+        "--interval", default="percentile", choices=("percentile", "bca"), help="kind of 95 %% interval (percentile)"
+    )
+    sub.add_argument(
+        "--resample",
+        default="auto",
+        choices=("auto", "pairs", "stratified", "residual"),
+        help="what the bootstrap draws (auto)",
+    )
     sub.add_argument("--robust", action="store_true", help="parabolas that a diverged run cannot pull")
     fitting(sub, ("huber", "ls", "ls_log"))
     reading(sub)
 
-    sub = verb("forecast", forecast, "Seal a forecast for a budget beyond the grid; for a study, also plan the probe that tests it.")
+    sub = verb(
+        "forecast",
+        forecast,
+        "Seal a forecast for a budget beyond the grid; for a study, also plan the probe that tests it.",
+    )
     sub.add_argument("table", metavar="DIR|TABLE")
     sub.add_argument("--budget", metavar="FLOPS", help="of the run to forecast; a study's probe_budget when left out")
     sub.add_argument("--out", type=Path, metavar="FILE", help="of a table's forecast (forecast.json beside it)")
@@ -149,19 +228,43 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("verdict", verdict, "Hold the sealed forecast against the measured probe.")
     sub.add_argument("table", metavar="DIR|TABLE")
     sub.add_argument("--forecast", type=Path, metavar="FILE", help="a table's forecast (forecast.json beside it)")
-    sub.add_argument("--run", metavar="RUN", help="the probe's run_id, where the table does not say it by role or budget")
+    sub.add_argument(
+        "--run", metavar="RUN", help="the probe's run_id, where the table does not say it by role or budget"
+    )
     reading(sub, metric=False)
 
-    sub = verb("compare", compare, "Compare the laws of two or more studies or tables (designs, data sets), or two metrics of one.")
+    sub = verb(
+        "compare",
+        compare,
+        "Compare the laws of two or more studies or tables (designs, data sets), or two metrics of one.",
+    )
     sub.add_argument("tables", nargs="+", metavar="[NAME=]DIR|TABLE")
-    sub.add_argument("--against", metavar="COLUMN", help="of one table: the offset of this column from the metric, as of loss_coco from loss")
+    sub.add_argument(
+        "--against",
+        metavar="COLUMN",
+        help="of one table: the offset of this column from the metric, as of loss_coco from loss",
+    )
     sub.add_argument("--target", metavar="FLOPS", help="compare predicted losses here (twice the largest budget)")
     fitting(sub, ("huber", "ls", "ls_log"))
     reading(sub, of="[NAME:]")
 
-    sub = verb("rates", rates, "Fit the learning-rate law from a sweep: how far from its best rate each size runs, and the settings to paste.")
-    sub.add_argument("table", metavar="DIR|TABLE", help="a study with rates, or a table of n_params, n_tokens, lr, loss (empty: diverged)")
-    sub.add_argument("--columns", action="append", default=[], metavar="OURS=THEIRS,...", help="where a table names its columns otherwise")
+    sub = verb(
+        "rates",
+        rates,
+        "Fit the learning-rate law from a sweep: how far from its best rate each size runs, and the settings to paste.",
+    )
+    sub.add_argument(
+        "table",
+        metavar="DIR|TABLE",
+        help="a study with rates, or a table of n_params, n_tokens, lr, loss (empty: diverged)",
+    )
+    sub.add_argument(
+        "--columns",
+        action="append",
+        default=[],
+        metavar="OURS=THEIRS,...",
+        help="where a table names its columns otherwise",
+    )
     sub.add_argument("--bootstrap", default="1000", metavar="N", help="resamples for the intervals (1000)")
     sub.add_argument("--seed", default="0", help="of the resampling (0)")
     sub.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
@@ -169,10 +272,24 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("report", report, "Write report/index.html and its figures.")
     sub.add_argument("dir", metavar="DIR")
 
-    sub = verb("rehearse", rehearse, "Go through a whole study with known losses instead of training, and with faults, then account for every run.")
-    sub.add_argument("dir", metavar="DIR", help="a study, or where one is planned by the settings; the rehearsal goes to DIR/rehearsal")
-    sub.add_argument("--faults", default="0.2", metavar="SHARE", help="of the runs to kill, stop, requeue or damage (0.2)")
-    sub.add_argument("--nodes", metavar="N", help="nodes to lose, and the controller once, on the cluster of slurm/local alone (1 there)")
+    sub = verb(
+        "rehearse",
+        rehearse,
+        "Go through a whole study with known losses instead of training, and with faults, then account for every run.",
+    )
+    sub.add_argument(
+        "dir",
+        metavar="DIR",
+        help="a study, or where one is planned by the settings; the rehearsal goes to DIR/rehearsal",
+    )
+    sub.add_argument(
+        "--faults", default="0.2", metavar="SHARE", help="of the runs to kill, stop, requeue or damage (0.2)"
+    )
+    sub.add_argument(
+        "--nodes",
+        metavar="N",
+        help="nodes to lose, and the controller once, on the cluster of slurm/local alone (1 there)",
+    )
     sub.add_argument("--seconds", default="1", metavar="S", help="that the steps of a run take (1)")
     sub.add_argument("--noise", default="0.002", help="log-normal scatter of a loss (0.002)")
     sub.add_argument("--seed", default="0", help="of the noise and of the faults (0)")
@@ -220,7 +337,10 @@ def launch(options):
     submitted = submit(StudyPaths(options.dir), cluster)
     print(f"`ditscale status {options.dir} --watch` follows the runs")
     if submitted:
-        print(f"after them: sbatch --dependency=afterany:{':'.join(s.job for s in submitted)} slurm/aggregate.sbatch {options.dir}")
+        print(
+            f"after them: sbatch --dependency=afterany:{':'.join(s.job for s in submitted)} slurm/aggregate.sbatch "
+            f"{options.dir}"
+        )
 
 
 def _cluster(options):
@@ -235,7 +355,10 @@ def _cluster(options):
         return study.cluster
     names = [word.split("=")[0].lstrip("+~") for word in options.settings]
     if "cluster" not in names or any(name.split(".")[0] != "cluster" for name in names):
-        raise UserError("launch: a study is settled when it is planned; only the cluster may change here: cluster=slurm cluster.partition=NAME ...")
+        raise UserError(
+            "launch: a study is settled when it is planned; only the cluster may change here: cluster=slurm "
+            "cluster.partition=NAME ..."
+        )
     study = replace(study, cluster=compose(options.settings, options.configs).cluster)
     write_study(options.dir, study)
     return study.cluster
@@ -280,9 +403,20 @@ def status(options):
         found = with_slurm(paths, known)
         if options.json:
             keys = ("state", "images", "loss", "images_per_s", "eta_s", "attempt", "job", "host", "reason")
-            print(json.dumps([{"run_id": s.run.run_id, "n_images": s.run.n_images} | {k: getattr(s, k) for k in keys} for s in found]))
+            print(
+                json.dumps(
+                    [
+                        {"run_id": s.run.run_id, "n_images": s.run.n_images} | {k: getattr(s, k) for k in keys}
+                        for s in found
+                    ]
+                )
+            )
         else:
-            print(("\x1b[H\x1b[2J" if options.watch and sys.stdout.isatty() else "") + table(found, study.cluster.peak_flops_per_s), flush=True)
+            print(
+                ("\x1b[H\x1b[2J" if options.watch and sys.stdout.isatty() else "")
+                + table(found, study.cluster.peak_flops_per_s),
+                flush=True,
+            )
             if study.rehearsal:
                 print(f"REHEARSAL: {study.rehearsal}", flush=True)
         if not options.watch or all(s.state in DONE for s in found):
@@ -313,9 +447,15 @@ def evaluate(options):
     whole = {name: getattr(options, name) for name in ("n", "probes", "steps")}
     given = {name: units.whole(text, f"--{name}") for name, text in whole.items() if text is not None}
     real = {name: getattr(options, name) for name in ("t_min", "tolerance", "guidance")}
-    given |= {name: units.number(text, f"--{name.replace('_', '-')}") for name, text in real.items() if text is not None}
+    given |= {
+        name: units.number(text, f"--{name.replace('_', '-')}") for name, text in real.items() if text is not None
+    }
     given |= {"few": False} if "n" in given else {}  # the study's consent to few images is to its own n
-    given |= {name: value for name in ("trace", "sampler", "extractor", "weights", "decoder", "few") if (value := getattr(options, name))}
+    given |= {
+        name: value
+        for name in ("trace", "sampler", "extractor", "weights", "decoder", "few")
+        if (value := getattr(options, name))
+    }
     if given.get("n") == 0:
         raise UserError("--n: 0 is too small; use 2 or more")
     more = {name: getattr(options, name) for name in ("batch_size", "seed", "samples")}
@@ -386,10 +526,14 @@ def forecast(options):
         from .laws import seal
 
         if budget is None:
-            raise UserError(f"forecast: name the budget of the run to forecast, as in `ditscale forecast {options.table} --budget 1.5e21`")
+            raise UserError(
+                f"forecast: name the budget of the run to forecast, as in `ditscale forecast {options.table} --budget "
+                "1.5e21`"
+            )
         sealed = seal(_beside(options.table, options.out), forecast_table(_read(options.table, options), budget))
         advice = (
-            f"train it at N = {units.count(sealed.n_params.value)}, D = {units.count(sealed.n_tokens.value)} tokens, add its row "
+            f"train it at N = {units.count(sealed.n_params.value)}, D = {units.count(sealed.n_tokens.value)} tokens, "
+            "add its row "
             f"(role probe) to the table, then `ditscale verdict {options.table}`"
         )
     else:
@@ -483,7 +627,9 @@ def rehearse(options):
     }
     made = go(options.dir, _to_rehearse(options), **rates)
     print(made.table())
-    print("everything is accounted for" if made.good else "NOT everything is accounted for, or the fit misses the truth")
+    print(
+        "everything is accounted for" if made.good else "NOT everything is accounted for, or the fit misses the truth"
+    )
     return 0 if made.good else 1
 
 
@@ -513,7 +659,7 @@ def study(options):
     return whole_study(options.dir, options.settings, options.configs)
 
 
-# ------------------------------------------------------------------------------------------------- tables and their laws
+# ------------------------------------------------------------------------------------------------ tables and their laws
 
 
 def _show(options, result, body: dict):
@@ -529,7 +675,8 @@ def _fitting(options) -> dict:
 
 
 def _read(path: str, options, metric: str | None = None, also=(), name: str = "", named=()):
-    """The table of a path, read as the options say; `name` is which of the tables `named` it is, where there are several."""
+    """The table of a path, read as the options say; `name` is which of the tables `named` it is, where there are
+    several."""
     from .laws import read_table
 
     columns = _columns(options)
@@ -537,7 +684,9 @@ def _read(path: str, options, metric: str | None = None, also=(), name: str = ""
     if len(named) > 1 and any(_of(text, named) is None for text in options.exclude):
         raise UserError(f"--exclude: say of which table each run is, as in {name}:run-17=diverged")
     only = _pairs("--only", options.only, "experiment=second", name, named)
-    return read_table(path, metric or options.metric, exclude, columns=columns, kappa=options.kappa, also=also, only=only)
+    return read_table(
+        path, metric or options.metric, exclude, columns=columns, kappa=options.kappa, also=also, only=only
+    )
 
 
 def _columns(options) -> dict[str, str]:
@@ -546,7 +695,9 @@ def _columns(options) -> dict[str, str]:
     for part in ",".join(options.columns).split(",") if options.columns else ():
         ours, equals, theirs = part.partition("=")
         if not (ours.strip() and equals and theirs.strip()):
-            raise UserError(f"--columns {part}: write our name, =, and the table's name, as in n_params=size,n_tokens=tokens")
+            raise UserError(
+                f"--columns {part}: write our name, =, and the table's name, as in n_params=size,n_tokens=tokens"
+            )
         columns[ours.strip()] = theirs.strip()
     return columns
 
@@ -588,7 +739,11 @@ def _named(words: list[str]) -> dict[str, str]:
 
 def _is_table(path: str) -> bool:
     """Whether a path is a table rather than a study directory; one that is not there goes by its ending."""
-    return Path(path).is_file() or not Path(path).is_dir() and Path(path).suffix in (".csv", ".tsv", ".txt", ".h5", ".hdf5")
+    return (
+        Path(path).is_file()
+        or not Path(path).is_dir()
+        and Path(path).suffix in (".csv", ".tsv", ".txt", ".h5", ".hdf5")
+    )
 
 
 def _beside(table: str, given: Path | None) -> Path:

@@ -35,7 +35,12 @@ WIDTH_SCALINGS = ("none", "mup")
 METRICS = ("val_loss", "vlb", "likelihood", "fid")
 TRACES = ("hutchinson", "exact")
 SAMPLERS = ("heun", "euler")
-EXTRACTORS = ("caption-reader", "inception-v3-compat", "clip-vit-l-14", "vgg16")  # the first is ours (evaluate/reader.py)
+EXTRACTORS = (
+    "caption-reader",
+    "inception-v3-compat",
+    "clip-vit-l-14",
+    "vgg16",
+)  # the first is ours (evaluate/reader.py)
 WINDOW_RATIO = 1.01  # of EMA windows that are two
 LEAST = 4  # images of an FID at all: halves of two, and three neighbours of each
 FEWEST = 2048  # images of an FID: fewer give one that says more about their number than about the run
@@ -85,7 +90,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Law:
-    """A hyper-parameter by the size of model and data: scale * N^params * D^tokens, D in tokens, N as `study.params` counts."""
+    """A hyper-parameter by the size of model and data: scale * N^params * D^tokens, D in tokens, N as `study.params`
+    counts."""
 
     scale: float
     params: float = 0.0
@@ -101,7 +107,8 @@ class Law:
         return f"{self.scale:g}{powers}{f' to multiples of {self.quantum:g}' if self.quantum else ''}"
 
     def at(self, n_params: float, n_tokens: float, quantum: float = 0.0) -> float:
-        """The value at a size, to six digits or the nearest multiple of the law's quantum, else of `quantum`, but never 0."""
+        """The value at a size, to six digits or the nearest multiple of the law's quantum, else of `quantum`, but never
+        0."""
         value = self.scale * n_params**self.params * n_tokens**self.tokens
         quantum = self.quantum or quantum
         return max(1, round(value / quantum)) * quantum if quantum else float(f"{value:.6g}")
@@ -109,8 +116,9 @@ class Law:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model of given size is trained. Rates follow lr = lr_scale * width^lr_width * N^lr_params * D^lr_tokens; batch,
-    warm-up and weight decay are the same for all sizes, or follow laws of their own. A run holds what they come to (plan/recipe.py).
+    """How a model of given size is trained. Rates follow lr = lr_scale * width^lr_width * N^lr_params * D^lr_tokens;
+    batch, warm-up and weight decay are the same for all sizes, or follow laws of their own. A run holds what they come
+    to (plan/recipe.py).
     """
 
     aspect: float  # width / depth
@@ -169,7 +177,8 @@ class Recipe:
         for one, next_one in pairwise(sorted(self.windows)):
             if next_one < WINDOW_RATIO * one:  # what lies beyond them would be made of their difference (train/ema.py)
                 raise UserError(
-                    f"{where}.ema_also: {one:g} and {next_one:g} are one window twice; give others than {where}.ema={self.ema:g}, "
+                    f"{where}.ema_also: {one:g} and {next_one:g} are one window twice; give others than "
+                    f"{where}.ema={self.ema:g}, "
                     f"each once, {WINDOW_RATIO - 1:.0%} apart or more"
                 )
 
@@ -178,7 +187,9 @@ class Recipe:
         if self.width_scaling == "none" and self.base_width:
             raise UserError(f"{where}.base_width: {self.base_width} is of no use without {where}.width_scaling=mup")
         if self.width_scaling == "mup" and not self.base_width:
-            raise UserError(f"{where}.base_width: missing; give the width whose rate was tuned, as in {where}.base_width=256")
+            raise UserError(
+                f"{where}.base_width: missing; give the width whose rate was tuned, as in {where}.base_width=256"
+            )
         if self.width_scaling == "mup" and self.lr_width:
             same = self.lr_scale * self.base_width**self.lr_width
             raise UserError(
@@ -204,7 +215,8 @@ class Validation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a metric is measured on a finished run (docs/evaluation.md). What does not concern the metric has no effect on it."""
+    """How a metric is measured on a finished run (docs/evaluation.md). What does not concern the metric has no effect
+    on it."""
 
     n: int = 0  # held-out images; 0: validation.n
     t_min: float = 0.01  # vlb: the data's end of the bound
@@ -221,7 +233,9 @@ class Evaluation:
 
     def check(self, where: str):
         """`where`: the place of the keys in a study; "" where they are options of a command."""
-        at = {f.name: f"{where}.{f.name}" if where else f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(self)}
+        at = {
+            f.name: f"{where}.{f.name}" if where else f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(self)
+        }
         for name, low in (("n", 0), ("probes", 1), ("steps", 1)):
             units.whole(getattr(self, name), at[name], low=low)
         if self.n == 1:
@@ -250,12 +264,16 @@ class Size:
         for name, low in (("nodes", 1), ("ranks", 1), ("gpus", 0), ("pack", 1)):
             units.whole(getattr(self, name), f"{where}.{name}", low=low)
         if self.pack > 1 and (self.nodes, self.ranks) != (1, 1):
-            raise UserError(f"{where}.pack: runs that share a job have one rank each; set nodes and ranks of this row to 1, or pack to 1")
+            raise UserError(
+                f"{where}.pack: runs that share a job have one rank each; set nodes and ranks of this row to 1, or "
+                "pack to 1"
+            )
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where runs execute. `local`: processes on this machine. `slurm`: arrays of Slurm; no partition or account is assumed."""
+    """Where runs execute. `local`: processes on this machine. `slurm`: arrays of Slurm; no partition or account is
+    assumed."""
 
     name: str = "local"
     workers: int = 0  # local: runs at once; 0: one per core
@@ -264,12 +282,16 @@ class Cluster:
     checkpoint_s: float = 20.0  # seconds between checkpoints
     sharding: str = "auto"  # how weights lie over ranks: replicate, full, hybrid (train/parallel.py)
     micro_batch: int = 0  # images that a rank puts through the model at once; 0: found from free memory
-    recompute: str = "none"  # activations that backward computes again instead of keeping them: none, or those of blocks
+    recompute: str = (
+        "none"  # activations that backward computes again instead of keeping them: none, or those of blocks
+    )
     compile: bool | None = None  # torch.compile of the blocks; None: where it pays (train/compiled.py)
     sizes: tuple[Size, ...] = ()  # slurm: by up_to_params, rising; a run takes the first row that holds it
     peak_flops_per_s: float = 0.0  # of one rank, for the MFU; 0: unknown
     parallel: int = 0  # slurm: jobs at once, over all arrays; 0: as many as Slurm starts
-    max_queued: int = 0  # slurm: runs that wait or run, where an account may queue no more; the rest is for the next launch
+    max_queued: int = (
+        0  # slurm: runs that wait or run, where an account may queue no more; the rest is for the next launch
+    )
     margin: float = 2.0  # slurm: time asked for, over the time the throughput table gives
     max_time_h: float = 24.0  # slurm: a longer run is requeued, and goes on, so often as it takes
     signal_s: int = 120  # slurm: seconds before the time limit when a run is told to save
@@ -278,13 +300,22 @@ class Cluster:
     constraint: str = ""
     gpu_option: str = "gpus-per-node"  # how this cluster wants GPUs asked for: gpus-per-node or gres
     gpu_type: str = ""  # as in gpus-per-node=a100:4
-    sbatch: dict[str, str] = field(default_factory=dict)  # any further option of sbatch, verbatim: {qos: long, exclusive: ""}
+    sbatch: dict[str, str] = field(
+        default_factory=dict
+    )  # any further option of sbatch, verbatim: {qos: long, exclusive: ""}
     setup: tuple[str, ...] = ()  # shell lines before the run, as in "module load cuda"
 
     def check(self, where: str):
         one_of(self.name, ("local", "slurm"), f"{where}.name")
         one_of(self.gpu_option, ("gpus-per-node", "gres"), f"{where}.gpu_option")
-        for name, low in (("workers", 0), ("threads", 1), ("probe_ranks", 0), ("parallel", 0), ("max_queued", 0), ("signal_s", 1)):
+        for name, low in (
+            ("workers", 0),
+            ("threads", 1),
+            ("probe_ranks", 0),
+            ("parallel", 0),
+            ("max_queued", 0),
+            ("signal_s", 1),
+        ):
             units.whole(getattr(self, name), f"{where}.{name}", low=low)
         units.number(self.peak_flops_per_s, f"{where}.peak_flops_per_s", low=0)
         one_of(self.sharding, SHARDINGS, f"{where}.sharding")
@@ -293,7 +324,9 @@ class Cluster:
         for name in ("margin", "max_time_h"):
             units.number(getattr(self, name), f"{where}.{name}", above=0)
         if self.name == "slurm" and not self.sizes:
-            raise UserError(f"{where}.sizes: missing; give rows such as {{up_to_params: 1e9, gpus: 1, flops_per_s: 1e14}}")
+            raise UserError(
+                f"{where}.sizes: missing; give rows such as {{up_to_params: 1e9, gpus: 1, flops_per_s: 1e14}}"
+            )
         if [s.up_to_params for s in self.sizes] != sorted({s.up_to_params for s in self.sizes}):
             raise UserError(f"{where}.sizes: up_to_params must rise from row to row")
         units.number(self.checkpoint_s, f"{where}.checkpoint_s", above=0)
@@ -326,7 +359,8 @@ class Rehearsal:
 
     def __str__(self) -> str:
         return (
-            f"losses drawn from L(N, D) = {self.E:.6g} + {self.A:.6g} N^-{self.alpha:g} + {self.B:.6g} D^-{self.beta:g} "
+            f"losses drawn from L(N, D) = {self.E:.6g} + {self.A:.6g} N^-{self.alpha:g} + {self.B:.6g} "
+            f"D^-{self.beta:g} "
             f"with {self.noise:.2%} noise; nothing was trained"
         )
 
@@ -349,9 +383,13 @@ class Study:
     params: str = "matmul"  # what N counts: weights of all matrix products, all parameters, or the blocks only
     layout: int = 1
     rehearsal: Rehearsal | None = None  # None: its runs are trained
-    rates: tuple[float, ...] = ()  # learning rates to sweep, as multiples of the recipe's; the grid's own runs are the 1
+    rates: tuple[
+        float, ...
+    ] = ()  # learning rates to sweep, as multiples of the recipe's; the grid's own runs are the 1
     rate_budgets: tuple[float, ...] = ()  # budgets of the grid to sweep them at; empty: the smallest alone
-    evaluation: dict[str, Evaluation] = field(default_factory=dict)  # what runs of grid and probe are measured by at their end
+    evaluation: dict[str, Evaluation] = field(
+        default_factory=dict
+    )  # what runs of grid and probe are measured by at their end
     nested: bool = False  # whether runs that are the beginning of a longer one are read from it (plan/nest.py)
 
     def check(self, where: str):
@@ -374,9 +412,7 @@ class Study:
             )
         nested = [isinstance(w, tuple) for w in self.widths]
         if any(nested) and not (all(nested) and len(nested) == len(self.budgets)):
-            raise UserError(
-                f"study.widths: give one list of widths, or {len(self.budgets)} lists, one for each budget"
-            )
+            raise UserError(f"study.widths: give one list of widths, or {len(self.budgets)} lists, one for each budget")
         for width in {w for row in self.widths for w in (row if isinstance(row, tuple) else (row,))}:
             units.whole(width, "study.widths", low=1)
             if width % self.design.head_size:
@@ -389,7 +425,9 @@ class Study:
         self._check_rates()
         self._check_evaluation()
         if self.data.source == "latents" and not self.validation.path:
-            raise UserError("study.validation.path: missing; give the file of held-out images that runs are measured on")
+            raise UserError(
+                "study.validation.path: missing; give the file of held-out images that runs are measured on"
+            )
         for data in (self.data, *self.validation.also.values()):
             if data.resolution % self.design.patch:
                 raise UserError(
@@ -409,12 +447,15 @@ class Study:
         if list(self.rates) != sorted(set(self.rates)):
             raise UserError("study.rates: give each multiple once, from small to large, as in [0.25,0.5,1,2,4]")
         if len({*self.rates, 1.0}) == 2:
-            raise UserError(f"study.rates: {self.rates[0]:g} and the recipe's own are two rates; a minimum takes three or more")
+            raise UserError(
+                f"study.rates: {self.rates[0]:g} and the recipe's own are two rates; a minimum takes three or more"
+            )
         for budget in self.rate_budgets:
             if budget not in self.budgets:
                 known = ", ".join(map(units.compact, self.budgets))
                 raise UserError(
-                    f"study.rate_budgets: {units.compact(budget)} is not a budget of the grid, whose runs are the sweep's "
+                    f"study.rate_budgets: {units.compact(budget)} is not a budget of the grid, whose runs are the "
+                    "sweep's "
                     f"multiple 1; choose of: {known}"
                 )
         if self.rate_budgets and not self.rates:
@@ -426,25 +467,31 @@ class Study:
         for name, how in self.evaluation.items():
             if how.guidance != 1 and not self.recipe.caption_dropout:
                 raise UserError(
-                    f"study.evaluation.{name}.guidance: {how.guidance:g} needs runs that know images without a caption; add "
+                    f"study.evaluation.{name}.guidance: {how.guidance:g} needs runs that know images without a "
+                    "caption; add "
                     "recipe.caption_dropout=0.1"
                 )
         fid = self.evaluation.get("fid")
         if fid and self.data.channels not in (1, 3) and not fid.decoder:
             raise UserError(
-                f"study.evaluation.fid: {self.data.name} is latents, and FID wants pictures; name the directory of their VAE "
+                f"study.evaluation.fid: {self.data.name} is latents, and FID wants pictures; name the directory of "
+                "their VAE "
                 "(+evaluation.fid.decoder=DIR), or leave it out (~evaluation.fid)"
             )
         if fid and self.data.channels not in (1, 3) and fid.extractor == EXTRACTORS[0]:
             raise UserError(
-                f"study.evaluation.fid.extractor: the {fid.extractor} learns from pictures, and {self.data.name} is latents; choose another, as "
+                f"study.evaluation.fid.extractor: the {fid.extractor} learns from pictures, and {self.data.name} is "
+                "latents; choose another, as "
                 "+evaluation.fid.extractor=clip-vit-l-14"
             )
         if fid and (fid.n or self.validation.n) < LEAST:
-            raise UserError(f"study.evaluation.fid.n: {fid.n or self.validation.n} images give no FID at all; use {FEWEST} or more")
+            raise UserError(
+                f"study.evaluation.fid.n: {fid.n or self.validation.n} images give no FID at all; use {FEWEST} or more"
+            )
         if fid and not fid.few and (fid.n or self.validation.n) < FEWEST:
             raise UserError(
-                f"study.evaluation.fid.n: {fid.n or self.validation.n} images are too few for a number that means something; use "
+                f"study.evaluation.fid.n: {fid.n or self.validation.n} images are too few for a number that means "
+                "something; use "
                 f"{FEWEST} or more, or add study.evaluation.fid.few=true"
             )
 
@@ -463,7 +510,9 @@ def build(cls, mapping, where: str):
     Raises UserError, of one line, at an unknown or missing key, a wrong type, or a value that `cls.check` refuses.
     """
     if not isinstance(mapping, dict):
-        raise UserError(f"{where}: expected keys ({', '.join(f.name for f in dataclasses.fields(cls))}), got {mapping!r}")
+        raise UserError(
+            f"{where}: expected keys ({', '.join(f.name for f in dataclasses.fields(cls))}), got {mapping!r}"
+        )
     hints = _hints(cls)
     for key in mapping:
         if key not in hints:
@@ -521,7 +570,8 @@ def _cast(hint, value, where: str):
 
 
 def plain(made) -> dict:
-    """A dataclass as the nested dicts and lists that YAML and JSON hold; `build` reads it back. What is None is left out."""
+    """A dataclass as the nested dicts and lists that YAML and JSON hold; `build` reads it back. What is None is left
+    out."""
     return _plain(dataclasses.asdict(made))
 
 
@@ -556,7 +606,8 @@ _Dumper.add_representer(float, _represent_float)
 
 
 def read(cls, path: Path):
-    """The dataclass `cls` from a YAML file, as strictly as `build`. Raises UserError when there is none, or it is wrong.
+    """The dataclass `cls` from a YAML file, as strictly as `build`. Raises UserError when there is none, or it is
+    wrong.
 
     The runs of a study differ in a few numbers while their design, data, recipe and so on are the same text. So each
     top-level key is read, checked and made immutable once for all files of a process that say the same.
@@ -623,7 +674,8 @@ def configs_dir() -> Path:
 def compose(overrides: list[str], search: Path | None = None) -> Study:
     """Compose a Study with Hydra from `configs/` and overrides such as "study=mini" or "recipe.batch_size=32".
 
-    `search` is a directory of the user's own groups, looked up beside ours. Raises UserError with Hydra's reason in a line.
+    `search` is a directory of the user's own groups, looked up beside ours. Raises UserError with Hydra's reason in a
+    line.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -654,7 +706,8 @@ def _hydra_line(error: Exception, overrides: list[str]) -> str:
         return f"{group}={value}: there is no such {group}{nearest(value, known)}; choose one of: {', '.join(known)}"
     if "Could not override" in text:
         key = text.split("'")[1]
-        return f"{key}: there is no such setting{nearest(key, _settings())}; settings are keys of study.yaml, as in recipe.batch_size=32"
+        close = nearest(key, _settings())
+        return f"{key}: there is no such setting{close}; settings are keys of study.yaml, as in recipe.batch_size=32"
     return text.split("Available options")[0]
 
 
@@ -668,6 +721,12 @@ def _settable(override: str) -> str:
 def _settings() -> list[str]:
     """Every key that an override may set, dotted."""
     names = [f.name for f in dataclasses.fields(Study)]
-    for part, cls in (("design", Design), ("data", Data), ("recipe", Recipe), ("validation", Validation), ("cluster", Cluster)):
+    for part, cls in (
+        ("design", Design),
+        ("data", Data),
+        ("recipe", Recipe),
+        ("validation", Validation),
+        ("cluster", Cluster),
+    ):
         names += [f"{part}.{f.name}" for f in dataclasses.fields(cls)]
     return names

@@ -1,9 +1,9 @@
 """Exact FLOPs and parameters of a Diffusion Transformer, term by term, from its shape alone (no torch).
 
 A product of an [a, b] by a [b, c] matrix counts 2abc FLOPs; norms, activations and softmax count nothing. The backward
-pass computes a gradient for the weight and one for the input, each as dear as the forward, except that nothing needs the
-gradient of the network's inputs (patches, time features, text features). `tests/test_flops.py` holds the sums equal, to the
-last FLOP, to what torch's FlopCounterMode counts on the real model.
+pass computes a gradient for the weight and one for the input, each as dear as the forward, except that nothing needs
+the gradient of the network's inputs (patches, time features, text features). `tests/test_flops.py` holds the sums
+equal, to the last FLOP, to what torch's FlopCounterMode counts on the real model.
 
 Letters: S sequence length of the blocks, I image tokens, T text tokens, W width, P values of a patch.
 """
@@ -129,10 +129,14 @@ def n_params(s: Shape) -> dict[str, int]:
     edges = P * W + s.time_features * W + W * W + s.text_dim * W + W * P
     norms_of_block = (3 if cross else 2) * W + (2 * s.head_size * (2 if cross else 1) if s.qk_norm else 0)
     other = (
-        W + 2 * W + (W if s.text_dim else 0) + P  # biases: patch, time MLP, text projection, final
+        W
+        + 2 * W
+        + (W if s.text_dim else 0)
+        + P  # biases: patch, time MLP, text projection, final
         + s.text_vocab * W
         + (s.image_tokens + s.text_length) * W  # positions
         + s.depth * norms_of_block
-        + W + (W if cross else 0)  # norm before the final layer, and of the context
+        + W
+        + (W if cross else 0)  # norm before the final layer, and of the context
     )
     return {"blocks": block, "matmul": block + edges, "total": block + edges + other}

@@ -1,5 +1,5 @@
-"""The steps of a study in their order. Each reads the study directory and leaves its result there, so any may be repeated
-alone, and the whole goes on from wherever it stopped."""
+"""The steps of a study in their order. Each reads the study directory and leaves its result there, so any may be
+repeated alone, and the whole goes on from wherever it stopped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from .plan.study import plan_run, read_study, write_study
 
 
 def plan_study(root: str, settings: list[str], configs: Path | None = None) -> tuple[StudyPaths, Plan]:
-    """Write the study and its runs of grid and sweep, or find them there. Without settings an existing study is taken as it is."""
+    """Write the study and its runs of grid and sweep, or find them there. Without settings an existing study is taken
+    as it is."""
     paths = StudyPaths(root)
     if settings or not paths.study.exists():
         study = compose(settings, configs)
@@ -31,8 +32,8 @@ def plan_study(root: str, settings: list[str], configs: Path | None = None) -> t
 
 
 def launch_study(root: str, role: str | None = None) -> int:
-    """Train what is missing, here or as Slurm jobs, and wait for it: the grid, and the probe once it is planned. Returns
-    0, or 1 when a run can still be mended.
+    """Train what is missing, here or as Slurm jobs, and wait for it: the grid, and the probe once it is planned.
+    Returns 0, or 1 when a run can still be mended.
 
     A diverged run is said but no failure: it is a result, which `collect` leaves out with its reason.
     """
@@ -152,7 +153,9 @@ def _draw_samples(paths: StudyPaths, study: Study):
     if at.evaluation.exists():
         return
     if study.cluster.name == "slurm" and not queue.this_job():
-        print(f"samples can be drawn on a node: `srun ditscale evaluate {at.root}`, then `ditscale report {paths.root}`")
+        print(
+            f"samples can be drawn on a node: `srun ditscale evaluate {at.root}`, then `ditscale report {paths.root}`"
+        )
     else:
         from .evaluate.run import evaluate
 

@@ -348,7 +348,7 @@ def _submit(paths: StudyPaths, study: Study, submission: Submission, launcher: d
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     at = folder(paths, submission.token)
-    pickles = lambda: list(at.glob("*_submitted.pkl"))  # noqa: E731
+    pickles = lambda: list(at.glob("*_submitted.pkl"))
 
     def look(*_):
         if len(pickles()) == len(submission.runs):

@@ -11,7 +11,9 @@ import math
 from .errors import UserError
 
 
-def number(value, what: str, *, low: float | None = None, high: float | None = None, above: float | None = None) -> float:
+def number(
+    value, what: str, *, low: float | None = None, high: float | None = None, above: float | None = None
+) -> float:
     """Parse a finite float from a number or its text ("1e17", "6e+18", "0.3").
 
     `low` and `high` are inclusive limits, `above` an exclusive lower limit. Raises UserError naming `what`.

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = ["study=mini", "~evaluation", "nested=false", "budgets=[2.5e9,5e9]", "widths=[16,24,32]", "probe_budget=1.2e10", "recipe.min_steps=20", "validation.n=256"]
+TINY = [
+    "study=mini",
+    "~evaluation",
+    "nested=false",
+    "budgets=[2.5e9,5e9]",
+    "widths=[16,24,32]",
+    "probe_budget=1.2e10",
+    "recipe.min_steps=20",
+    "validation.n=256",
+]
 
 
 def pytest_collection_modifyitems(items):
@@ -19,7 +28,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """What ditscale keeps for later: one for all tests, so that the caption reader is trained once, and none of the user's."""
+    """What ditscale keeps for later: one for all tests, so that the caption reader is trained once, and none of the
+    user's."""
     base = tmp_path_factory.getbasetemp()
     path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     os.environ["DITSCALE_CACHE"] = str(path)
@@ -46,7 +56,16 @@ def one_run(tmp_path):
     made = iter(range(100))
 
     def plan(*overrides):
-        settings = ["study=mini", "~evaluation", "nested=false", "budgets=[2.5e9]", "widths=[24]", "recipe.min_steps=20", "validation.n=128", *overrides]
+        settings = [
+            "study=mini",
+            "~evaluation",
+            "nested=false",
+            "budgets=[2.5e9]",
+            "widths=[24]",
+            "recipe.min_steps=20",
+            "validation.n=128",
+            *overrides,
+        ]
         paths, planned = plan_study(str(tmp_path / f"study{next(made)}"), settings)
         return paths.run(planned.runs[0].run_id).root
 
@@ -54,7 +73,8 @@ def one_run(tmp_path):
 
 
 def one_line_error(process) -> str:
-    """The message of a refused command: asserts that it is one line, without a traceback, and that the exit is not 0."""
+    """The message of a refused command: asserts that it is one line, without a traceback, and that the exit is not
+    0."""
     assert process.returncode not in (0, 1), process
     assert "Traceback" not in process.stderr + process.stdout, process.stderr
     lines = process.stderr.strip().splitlines()

@@ -34,27 +34,31 @@ def test_plan_twice_is_one_study(tmp_path, ditscale, one_line_error):
     assert "holds another study" in one_line_error(ditscale("study", "s", "study=paper", cwd=tmp_path))
 
 
-@pytest.mark.parametrize("words, says", [
-    (["plan"], "name the study directory"),
-    (["plan", "s", "study=minni"], "did you mean 'mini'"),
-    (["plan", "s", "budgets=[1e3]", "widths=[32]"], "no width fits it"),
-    (["plan", "s", "design.head_size=10"], "multiple of the head size 10"),
-    (["plan", "/proc/s", "study=mini"], "cannot be made"),
-    (["status", "nowhere"], "holds no study.yaml"),
-    (["launch", "nowhere"], "holds no study.yaml"),
-    (["run", "nowhere"], "there is no such file"),
-    (["evaluate", "nowhere"], "there is no such file"),
-    (["evaluate", "nowhere", "--samples", "x"], "--samples: 'x' is not a number"),
-    (["collect", "nowhere"], "holds no runs"),
-    (["fit", "nowhere.csv"], "nowhere.csv"),
-    (["fit", "nowhere.csv", "--target", "big"], "'big' is not a number"),
-    (["forecast", "nowhere"], "holds no study.yaml"),
-    (["verdict", "nowhere"], "holds no forecast.json"),
-    (["compare", "nowhere"], "at least two"),
-    (["rates", "nowhere"], "no such file"),
-    (["plan", "s", "study=mini", "rates=[1,2]"], "a minimum takes three or more"),
-    (["report", "nowhere"], "nowhere"),
-], ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["plan"], "name the study directory"),
+        (["plan", "s", "study=minni"], "did you mean 'mini'"),
+        (["plan", "s", "budgets=[1e3]", "widths=[32]"], "no width fits it"),
+        (["plan", "s", "design.head_size=10"], "multiple of the head size 10"),
+        (["plan", "/proc/s", "study=mini"], "cannot be made"),
+        (["status", "nowhere"], "holds no study.yaml"),
+        (["launch", "nowhere"], "holds no study.yaml"),
+        (["run", "nowhere"], "there is no such file"),
+        (["evaluate", "nowhere"], "there is no such file"),
+        (["evaluate", "nowhere", "--samples", "x"], "--samples: 'x' is not a number"),
+        (["collect", "nowhere"], "holds no runs"),
+        (["fit", "nowhere.csv"], "nowhere.csv"),
+        (["fit", "nowhere.csv", "--target", "big"], "'big' is not a number"),
+        (["forecast", "nowhere"], "holds no study.yaml"),
+        (["verdict", "nowhere"], "holds no forecast.json"),
+        (["compare", "nowhere"], "at least two"),
+        (["rates", "nowhere"], "no such file"),
+        (["plan", "s", "study=mini", "rates=[1,2]"], "a minimum takes three or more"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
 def test_bad_input_is_one_line(tmp_path, ditscale, one_line_error, words, says):
     assert says in one_line_error(ditscale(*words, cwd=tmp_path))
     assert not list(tmp_path.iterdir())
@@ -81,10 +85,31 @@ def test_fit_of_a_table(tmp_path, ditscale):
 
 
 def test_light_verbs_load_no_torch(tmp_path):
-    (tmp_path / "t.csv").write_text("n_params,n_tokens,budget_flops,loss\n" + "".join(
-        f"{n},{c / 6 / n},{c},{1 + (n / 1e6) ** -0.3 + (c / 6 / n / 1e8) ** -0.3}\n" for c in (1e15, 3e15, 1e16) for n in (3e5, 6e5, 1.2e6, 2.4e6, 5e6)
-    ))
-    for words in (["plan", "s", "study=mini"], ["status", "s"], ["fit", "t.csv"], ["compare", "t.csv", "t.csv"], ["collect", "s"], ["report", "s"]):
-        code = f"import sys; from ditscale.cli import main; main({words!r}); print(sorted(m for m in sys.modules if m in ('torch', 'submitit')))"
-        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    (tmp_path / "t.csv").write_text(
+        "n_params,n_tokens,budget_flops,loss\n"
+        + "".join(
+            f"{n},{c / 6 / n},{c},{1 + (n / 1e6) ** -0.3 + (c / 6 / n / 1e8) ** -0.3}\n"
+            for c in (1e15, 3e15, 1e16)
+            for n in (3e5, 6e5, 1.2e6, 2.4e6, 5e6)
+        )
+    )
+    for words in (
+        ["plan", "s", "study=mini"],
+        ["status", "s"],
+        ["fit", "t.csv"],
+        ["compare", "t.csv", "t.csv"],
+        ["collect", "s"],
+        ["report", "s"],
+    ):
+        code = (
+            f"import sys; from ditscale.cli import main; main({words!r}); "
+            "print(sorted(m for m in sys.modules if m in ('torch', 'submitit')))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+        )
         assert done.stdout.rstrip().endswith("[]"), (words, done.stdout, done.stderr)

@@ -27,7 +27,13 @@ def text(noise=0.002, seed=0, scale=1.0):
     rng = np.random.default_rng(seed)
     cells = [(c, k) for c in BUDGETS for k in range(-4, 5)]
     return HEAD + "".join(
-        row(f"c{c:g}k{k}".replace("+", ""), best(c) * 1.5**k, c, noise=np.exp(noise * rng.standard_normal()), scale=scale)
+        row(
+            f"c{c:g}k{k}".replace("+", ""),
+            best(c) * 1.5**k,
+            c,
+            noise=np.exp(noise * rng.standard_normal()),
+            scale=scale,
+        )
         for c, k in cells
     )
 
@@ -218,12 +224,24 @@ def test_compare_of_named_tables(runs, tmp_path, call):
 
 def test_one_experiment_of_a_table_of_many(runs, tmp_path, call):
     both = tmp_path / "both.csv"
-    lines = [f"{line},{name}" for name, scale in (("old", 1.0), ("new", 0.9)) for line in text(scale=scale).splitlines()[1:]]
+    lines = [
+        f"{line},{name}" for name, scale in (("old", 1.0), ("new", 0.9)) for line in text(scale=scale).splitlines()[1:]
+    ]
     both.write_text(HEAD.strip() + ",experiment\n" + "\n".join(lines))
     assert "appears twice" in call("fit", both)[1]
     found = one_object(call("fit", both, "--json", "--bootstrap", "0", "--only", "experiment=old")[1])
     assert found["approach3"] == one_object(call("fit", runs, "--json", "--bootstrap", "0")[1])["approach3"]
-    words = ["compare", f"a={both}", f"b={both}", "--only", "a:experiment=old", "--only", "b:experiment=new", "--bootstrap", "50"]
+    words = [
+        "compare",
+        f"a={both}",
+        f"b={both}",
+        "--only",
+        "a:experiment=old",
+        "--only",
+        "b:experiment=new",
+        "--bootstrap",
+        "50",
+    ]
     assert one_object(call(*words, "--json")[1])["pairs"][0]["loss_ratio"]["value"] < 1
     assert "its values are: new, old" in call("fit", both, "--only", "experiment=first")[1]
     assert "there is no column 'experimen'" in call("fit", both, "--only", "experimen=old")[1]
@@ -239,7 +257,9 @@ def test_compare_without_any_law(runs, tmp_path, call):
 def test_compare_of_two_metrics(runs, tmp_path, call):
     status, out = call("compare", runs, "--against", "loss_ood", "--json")
     found = one_object(out)
-    assert status == 0 and found["law"] is None and found["difference"]["mean"]["value"] == pytest.approx(0.05, rel=1e-6)
+    assert (
+        status == 0 and found["law"] is None and found["difference"]["mean"]["value"] == pytest.approx(0.05, rel=1e-6)
+    )
     assert "no change of this offset with C is seen" in call("compare", runs, "--against", "loss_ood")[1]
     assert "there is no column 'loss_od'" in call("compare", runs, "--against", "loss_od")[1]
     assert "name one table" in call("compare", runs, runs, "--against", "loss_ood")[1]
@@ -259,7 +279,10 @@ def test_forecast_and_verdict_with_a_csv_alone(runs, tmp_path, call):
     assert one_object((tmp_path / "forecast.json").read_text()) == sealed
     assert "never overwritten" in call("forecast", runs, "--budget", "5e19")[1]
     other = tmp_path / "other.json"
-    assert one_object(call("forecast", runs, "--budget", "5e19", "--out", other, "--json")[1])["target_budget_flops"] == 5e19
+    assert (
+        one_object(call("forecast", runs, "--budget", "5e19", "--out", other, "--json")[1])["target_budget_flops"]
+        == 5e19
+    )
     assert "no run has role probe" in call("verdict", runs)[1]
     runs.write_text(text() + row("big", best(3e19), 3e19, "probe"))
     status, out = call("verdict", runs, "--json")
@@ -271,7 +294,9 @@ def test_forecast_and_verdict_with_a_csv_alone(runs, tmp_path, call):
     # Without roles the run at the target is the probe; a forecast made with it in the table is refused.
     runs.write_text(text() + row("big", best(3e19), 3e19))
     assert one_object(call("verdict", runs, "--json")[1]) == found
-    assert "already lies at the target" in call("forecast", runs, "--budget", "3e19", "--out", tmp_path / "late.json")[1]
+    assert (
+        "already lies at the target" in call("forecast", runs, "--budget", "3e19", "--out", tmp_path / "late.json")[1]
+    )
     (tmp_path / "forecast.json").write_text(json.dumps(sealed | {"law": "surface "}))
     assert "altered" in call("verdict", runs)[1]
 

@@ -34,7 +34,9 @@ def imports(path: Path):
             base = list(parts[: len(parts) - node.level + 1]) + (node.module.split(".") if node.module else [])
             rooms |= {base[0]} if base else {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            (rooms if node.module.startswith("ditscale.") else outside).add(node.module.split(".")[node.module.startswith("ditscale.")])
+            (rooms if node.module.startswith("ditscale.") else outside).add(
+                node.module.split(".")[node.module.startswith("ditscale.")]
+            )
         elif isinstance(node, ast.Import):
             outside |= {alias.name.split(".")[0] for alias in node.names}
     return rooms - {"__version__"}, outside

@@ -9,7 +9,17 @@ import pytest
 @pytest.mark.slow
 def test_a_sweep_from_plan_to_report(tmp_path, ditscale):
     root = tmp_path / "s"
-    settings = ["study=mini", "~evaluation", "nested=false", "budgets=[5e9]", "widths=[24]", "recipe.min_steps=20", "validation.n=128", "rates=[0.3,1,3,1e7]", "recipe.clip=1e9"]
+    settings = [
+        "study=mini",
+        "~evaluation",
+        "nested=false",
+        "budgets=[5e9]",
+        "widths=[24]",
+        "recipe.min_steps=20",
+        "validation.n=128",
+        "rates=[0.3,1,3,1e7]",
+        "recipe.clip=1e9",
+    ]
     assert ditscale("plan", root, *settings).returncode == 0
     assert ditscale("launch", root).returncode == 0  # a diverged run is a result
     done = ditscale("rates", root)

@@ -94,7 +94,7 @@ def test_losses_are_the_surface_and_faults_change_no_row(rough, ditscale, tmp_pa
     done = ditscale("rehearse", tmp_path / "quiet", *TWELVE, "--faults", "0", "--seconds", "0.1")
     assert done.returncode == 0, done.stdout + done.stderr
     ours, quiet = curves(rough), curves(tmp_path / "quiet")
-    strip = lambda found: {name.rsplit("-", 1)[0]: rows for name, rows in found.items()}  # noqa: E731
+    strip = lambda found: {name.rsplit("-", 1)[0]: rows for name, rows in found.items()}
     assert strip(ours).keys() == strip(quiet).keys() and len(ours) == 12
     assert all(a["images"] == b["images"] for a, b in zip(strip(ours).values(), strip(quiet).values()))
 
@@ -105,7 +105,10 @@ def test_an_interrupted_run_has_the_rows_of_a_quiet_one(rough, copy):
     before = curves(copy)[run.name]
     for name in ("metrics.h5", "heartbeat.json"):
         (run / name).unlink()
-    code = f"import sys; from ditscale.naming import RunPaths; from ditscale.launch.job import run; print(run(RunPaths({str(run)!r})), 'torch' in sys.modules)"
+    code = (
+        "import sys; from ditscale.naming import RunPaths; from ditscale.launch.job import run; "
+        f"print(run(RunPaths({str(run)!r})), 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "finished False\n", done.stderr
     assert curves(copy)[run.name] == before
@@ -196,7 +199,7 @@ def test_rehearsed_and_real_runs_never_share_a_table(rough, copy, ditscale, one_
 
 
 def test_refusals(rough, ditscale, one_line_error, tmp_path):
-    refused = lambda *words, **more: one_line_error(ditscale("rehearse", *words, **more))  # noqa: E731
+    refused = lambda *words, **more: one_line_error(ditscale("rehearse", *words, **more))
     assert "holds no study.yaml" in refused(tmp_path / "nowhere")
     assert "was rehearsed already" in refused(rough)
     assert "is a rehearsal itself" in refused(rough / "rehearsal")

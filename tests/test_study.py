@@ -10,7 +10,17 @@ import time
 import h5py
 import pytest
 
-SETTINGS = ["study=mini", "budgets=[3e10,6e10]", "widths=[16,32,40,48,56,64]", "probe_budget=1.2e11", "recipe.min_steps=10", "validation.n=512", "evaluation.vlb.n=64", "evaluation.likelihood.n=8", "evaluation.fid.steps=4"]
+SETTINGS = [
+    "study=mini",
+    "budgets=[3e10,6e10]",
+    "widths=[16,32,40,48,56,64]",
+    "probe_budget=1.2e11",
+    "recipe.min_steps=10",
+    "validation.n=512",
+    "evaluation.vlb.n=64",
+    "evaluation.likelihood.n=8",
+    "evaluation.fid.steps=4",
+]
 
 
 @pytest.mark.slow
@@ -19,8 +29,15 @@ def test_whole_study(tmp_path, ditscale):
     env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "ditscale", "study", str(root), *SETTINGS]
     first = subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored when the tests themselves run in the background
+        command,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored when the tests themselves run in the background
     )
     until = time.monotonic() + 120
     while len(list(root.glob("runs/*/checkpoint/final.pt"))) < 2 and time.monotonic() < until:
@@ -31,7 +48,15 @@ def test_whole_study(tmp_path, ditscale):
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    for name in ("study.yaml", "study.h5", "study.csv", "laws.json", "forecast.json", "verdict.json", "report/index.html"):
+    for name in (
+        "study.yaml",
+        "study.h5",
+        "study.csv",
+        "laws.json",
+        "forecast.json",
+        "verdict.json",
+        "report/index.html",
+    ):
         assert (root / name).stat().st_size > 0, name
     with h5py.File(root / "study.h5") as file:
         roles = file["points/role"].asstr()[:].tolist()
@@ -58,7 +83,9 @@ def test_whole_study(tmp_path, ditscale):
 
     # an altered forecast is refused, in one line
     text = (root / "forecast.json").read_text()
-    (root / "forecast.json").write_text(text.replace(str(forecast["loss"]["value"]), str(forecast["loss"]["value"] * 1.01)))
+    (root / "forecast.json").write_text(
+        text.replace(str(forecast["loss"]["value"]), str(forecast["loss"]["value"] * 1.01))
+    )
     refused = ditscale("verdict", root)
     assert refused.returncode != 0 and "altered" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
 
@@ -67,12 +94,27 @@ def test_whole_study(tmp_path, ditscale):
 def test_aggregate_without_a_law(tmp_path, ditscale):
     """Two runs give no law: the reasons are said, the status is not 0, and the report still stands."""
     root = tmp_path / "s"
-    assert ditscale("plan", root, "study=mini", "~evaluation", "nested=false", "budgets=[5e9]", "widths=[16,24]", "recipe.min_steps=10", "validation.n=64").returncode == 0
+    assert (
+        ditscale(
+            "plan",
+            root,
+            "study=mini",
+            "~evaluation",
+            "nested=false",
+            "budgets=[5e9]",
+            "widths=[16,24]",
+            "recipe.min_steps=10",
+            "validation.n=64",
+        ).returncode
+        == 0
+    )
     assert ditscale("launch", root).returncode == 0
     shim = tmp_path / "bin"
     shim.mkdir()
     (shim / "ditscale").write_text(f'#!/bin/sh\nexec {sys.executable} -m ditscale "$@"\n')
     (shim / "ditscale").chmod(0o755)
     env = {**os.environ, "PYTHONPATH": os.getcwd(), "PATH": f"{shim}:{os.environ['PATH']}"}
-    done = subprocess.run([os.path.join(os.getcwd(), "tools", "aggregate"), str(root)], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [os.path.join(os.getcwd(), "tools", "aggregate"), str(root)], env=env, capture_output=True, text=True
+    )
     assert done.returncode == 3 and "refused" in done.stdout and (root / "report" / "index.html").exists()

@@ -88,7 +88,7 @@ def test_a_failed_run_is_failed_and_the_others_end(sweep, ditscale, tmp_path):
 def test_refusals(sweep, tmp_path, one_line_error):
     root = tmp_path / "study"
     here = (f"study_dir={root}", *STUDY)
-    refused = lambda *words: one_line_error(sweep(*words))  # noqa: E731
+    refused = lambda *words: one_line_error(sweep(*words))
     assert "study_dir: missing" in refused("budget=1e10", "width=16")
     assert "budget=2e11,4e11,8e11 width=32,40,48,56,64,80" in refused(*here)
     assert "give the points" in refused(*here, "budget=1e10", "width=16", "depth=1")

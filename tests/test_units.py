@@ -24,7 +24,9 @@ def test_limits_are_said():
         units.whole("1.5", "x")
 
 
-@pytest.mark.parametrize("x, text", [(1.44e12, "1.44e12"), (1e17, "1e17"), (1.5e21, "1.5e21"), (0.25, "0.25"), (1e-7, "1e-7")])
+@pytest.mark.parametrize(
+    "x, text", [(1.44e12, "1.44e12"), (1e17, "1e17"), (1.5e21, "1.5e21"), (0.25, "0.25"), (1e-7, "1e-7")]
+)
 def test_compact(x, text):
     assert units.compact(x) == text
     assert float(text) == x

@@ -1,6 +1,6 @@
 """Draws the figures of docs/laws.md from generated tables, whose truth is known.
 
-    python tools/laws_figures.py        # writes docs/figures/laws-*.png
+python tools/laws_figures.py        # writes docs/figures/laws-*.png
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Captions left out at random in training, so that a model learns the velocity without one too: what classifier-free guidance
-needs (Ho and Salimans, arXiv 2207.12598, algorithm 1)."""
+"""Captions left out at random in training, so that a model learns the velocity without one too: what classifier-free
+guidance needs (Ho and Salimans, arXiv 2207.12598, algorithm 1)."""
 
 from __future__ import annotations
 

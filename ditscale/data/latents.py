@@ -1,14 +1,14 @@
 """Your own images: latents of a frozen VAE with features of a frozen text encoder, from an HDF5 file.
 
-    latents    float16 or float32 [n, C, R, R], as the VAE gives them
-    text       float16 or float32 [n, T, D]
-    captions   text [n], optional: for people
-    pictures   uint8 [n, H, W, 3], optional: what the latents were made from. FID holds samples against these; without them,
-               against the decoded latents, which lack what the VAE loses
-    attributes shift, scale: the images a model sees are (latents - shift) * scale. They live in the file, because latents
-               normalised one way in training and another in evaluation is an error that no loss curve shows.
-               vae, text_encoder, optional: names of what made latents and text; a run is measured on no others
-               pixels, optional: 1 where the "latents" are pictures on [-1, 1], as taken for granted with 1 or 3 channels; else 0
+latents    float16 or float32 [n, C, R, R], as the VAE gives them
+text       float16 or float32 [n, T, D]
+captions   text [n], optional: for people
+pictures   uint8 [n, H, W, 3], optional: what the latents were made from. FID holds samples against these; without them,
+           against the decoded latents, which lack what the VAE loses
+attributes shift, scale: the images a model sees are (latents - shift) * scale. They live in the file, because latents
+           normalised one way in training and another in evaluation is an error that no loss curve shows.
+           vae, text_encoder, optional: names of what made latents and text; a run is measured on no others
+           pixels, optional: 1 where the "latents" are pictures on [-1, 1], as 1 or 3 channels are taken to be; else 0
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ FINGERPRINT_IMAGES = 16
 class Latents:
     """A `Source` over a file of n images. Position i holds image order(i): a new shuffle for each pass over the file.
 
-    The file is opened at the first read, so that the object can travel to worker processes. Raises UserError when the file
-    is missing, damaged, or lacks a dataset or attribute.
+    The file is opened at the first read, so that the object can travel to worker processes. Raises UserError when the
+    file is missing, damaged, or lacks a dataset or attribute.
     """
 
     text_vocab = 0
@@ -61,7 +61,8 @@ class Latents:
             raise UserError(f"data file {path}: is not HDF5, or is truncated") from None
         except (KeyError, ValueError) as error:
             raise UserError(
-                f"data file {path}: needs latents [n, C, R, R], text [n, T, D] and attributes shift and scale, and may have captions and pictures ({error})"
+                f"data file {path}: needs latents [n, C, R, R], text [n, T, D] and attributes shift and scale, and may "
+                f"have captions and pictures ({error})"
             ) from None
         if n != n_text or n == 0:
             raise UserError(f"data file {path}: {n} latents but {n_text} texts")
@@ -75,7 +76,8 @@ class Latents:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the normalisation and of images spread over the file: another for another file, the same wherever it lies."""
+        """Of the normalisation and of images spread over the file: another for another file, the same wherever it
+        lies."""
         spread = np.unique(np.linspace(0, self.n_images - 1, FINGERPRINT_IMAGES).astype(np.int64))
         found = hashlib.sha256(repr((self.n_images, self.shift, self.scale)).encode())
         for rows in (self._rows(name, spread) for name in ("latents", "text", "pictures")):
@@ -106,8 +108,8 @@ class Latents:
     def _order(self, position: Tensor) -> Tensor:
         """Image number at each position: pass `position // n` visits every image once, in an order of its own.
 
-        A Feistel network on ceil(log4 n) bit halves permutes [0, 4^k); values beyond n - 1 walk on until they fall inside
-        (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). So order needs no table and no state.
+        A Feistel network on ceil(log4 n) bit halves permutes [0, 4^k); values beyond n - 1 walk on until they fall
+        inside (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). So order needs no table and no state.
         """
         n = self.n_images
         bits = max(1, ((n - 1).bit_length() + 1) // 2)

@@ -16,7 +16,9 @@ def open_source(data: Data) -> Source:
     else:
         from .scenes import Scenes
 
-        source = Scenes(size=data.resolution, objects=max(1, (data.text_length - 1) // 3), seed=data.seed, style=data.source)
+        source = Scenes(
+            size=data.resolution, objects=max(1, (data.text_length - 1) // 3), seed=data.seed, style=data.source
+        )
     described = {
         "channels": (data.channels, source.channels),
         "resolution": (data.resolution, source.height),
@@ -26,5 +28,8 @@ def open_source(data: Data) -> Source:
     }
     for name, (said, found) in described.items():
         if said != found:
-            raise UserError(f"data {data.name}: {name} is {said} in the configuration but {found} in the data; set data.{name}={found}")
+            raise UserError(
+                f"data {data.name}: {name} is {said} in the configuration but {found} in the data; set "
+                f"data.{name}={found}"
+            )
     return source

@@ -1,7 +1,7 @@
 """Rows of an HDF5 dataset in any order, many at once: what a shuffled pass over a file larger than memory needs.
 
-h5py's own selection of rows takes milliseconds a row where a dataset has chunks, and where it has none, reads one after the
-other: on a network's file system a row is a latency. Here, readers work side by side.
+h5py's own selection of rows takes milliseconds a row where a dataset has chunks, and where it has none, reads one after
+the other: on a network's file system a row is a latency. Here, readers work side by side.
 """
 
 from __future__ import annotations
@@ -22,8 +22,15 @@ class Rows:
 
     def __init__(self, path: Path, dataset: h5py.Dataset):
         self.dataset, self.dtype, self.shape = dataset, dataset.dtype, dataset.shape[1:]
-        plain = dataset.chunks is None and dataset.external is None and not dataset.is_virtual and not dataset.dtype.hasobject
-        self.offset = dataset.id.get_offset() if plain else None  # where it lies in the file, in one piece; None: HDF5 knows
+        plain = (
+            dataset.chunks is None
+            and dataset.external is None
+            and not dataset.is_virtual
+            and not dataset.dtype.hasobject
+        )
+        self.offset = (
+            dataset.id.get_offset() if plain else None
+        )  # where it lies in the file, in one piece; None: HDF5 knows
         self.path, self._file, self._readers = path, None, None
 
     def at(self, index: np.ndarray) -> np.ndarray:

@@ -2,11 +2,12 @@
 
     dx/dt = v(x, t)  from data (t = 0) to noise (t = 1),      log p(x_0) = log N(x_1; 0, 1) + int_0^1 div v(x_t, t) dt
 
-(Chen et al., "Neural ordinary differential equations", arXiv 1806.07366, theorem 1; Song et al., arXiv 2011.13456, eq. 39.) The
-divergence is the trace of the Jacobian: exactly, one backward pass for each dimension; or by Hutchinson's estimate
-E[z . J z] with z of independent signs, one backward pass for each probe z (Grathwohl et al., FFJORD, arXiv 1810.01367). A probe
-is fixed for the whole solve: one drawn anew at each evaluation would make the integrand noise that a solver cannot follow.
-The estimate of log p is then unbiased. All in first-order reverse mode, which every attention kernel has.
+(Chen et al., "Neural ordinary differential equations", arXiv 1806.07366, theorem 1; Song et al., arXiv 2011.13456, eq.
+39.) The divergence is the trace of the Jacobian: exactly, one backward pass for each dimension; or by Hutchinson's
+estimate E[z . J z] with z of independent signs, one backward pass for each probe z (Grathwohl et al., FFJORD, arXiv
+1810.01367). A probe is fixed for the whole solve: one drawn anew at each evaluation would make the integrand noise that
+a solver cannot follow. The estimate of log p is then unbiased. All in first-order reverse mode, which every attention
+kernel has.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def hutchinson_divergence(model, x: Tensor, t: Tensor, text: Tensor, probes: Ten
 def exact_divergence(model, x: Tensor, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """v as x [B, ...], and its divergence per dimension [B], by as many backward passes as x has dimensions.
 
-    Batches of them need plain attention and products: fused attention and oneDNN's products (model/projection.py) have no
-    batching rule for their backward.
+    Batches of them need plain attention and products: fused attention and oneDNN's products (model/projection.py) have
+    no batching rule for their backward.
     """
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), plain_products():
         at = x.detach().requires_grad_(True)

@@ -1,8 +1,9 @@
-"""The pair (x, l) of images and log-densities along dx/dt = v, dl/dt = div v, by Dormand and Prince's method of order 5(4).
+"""The pair (x, l) of images and log-densities along dx/dt = v, dl/dt = div v, by Dormand and Prince's method of order
+5(4).
 
-Every image has its own clock and step, so its result does not depend on which images share its batch, and images that are
-done leave the batch. Hairer, Norsett, Wanner, "Solving ordinary differential equations I" (1993), table II.5.2 and section
-II.4. Own code rather than a library's: those we looked at step a batch as one system.
+Every image has its own clock and step, so its result does not depend on which images share its batch, and images that
+are done leave the batch. Hairer, Norsett, Wanner, "Solving ordinary differential equations I" (1993), table II.5.2 and
+section II.4. Own code rather than a library's: those we looked at step a batch as one system.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Path:
     """Where images ended: x as given, l float64 [B], and the evaluations of the field that each took, int64 [B]."""
 
     x: Tensor
-    l: Tensor  # noqa: E741
+    l: Tensor
     evaluations: Tensor
 
 
@@ -42,13 +43,13 @@ class Stiff(Exception):
 def solve(field: Callable, x: Tensor, tolerance: float, most: int = 10_000) -> Path:
     """Carry x [B, ...] from t = 0 to t = 1, and l from 0.
 
-    field(x, t, rows) gives v as x and dl/dt [B] for the images x at times t [B], which are numbers `rows` [B] of those given.
-    tolerance: of a step's error, relative to 1 + |x| (root mean square over an image) and to 1 + |l| for l. Raises Stiff
-    when an image takes more than `most` evaluations.
+    field(x, t, rows) gives v as x and dl/dt [B] for the images x at times t [B], which are numbers `rows` [B] of those
+    given. tolerance: of a step's error, relative to 1 + |x| (root mean square over an image) and to 1 + |l| for l.
+    Raises Stiff when an image takes more than `most` evaluations.
     """
     rows = torch.arange(len(x), device=x.device)
     t = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    l, h = t.clone(), torch.full_like(t, FIRST_STEP)  # noqa: E741
+    l, h = t.clone(), torch.full_like(t, FIRST_STEP)
     ended = Path(torch.empty_like(x), t.clone(), torch.zeros_like(rows))
     v, dl = field(x, t.to(x.dtype), rows)
     ended.evaluations[:] = 1
@@ -63,15 +64,17 @@ def solve(field: Callable, x: Tensor, tolerance: float, most: int = 10_000) -> P
         ended.evaluations[rows] += len(C)
         l_new = l + h * sum(w * r for w, r in zip(A[-1], rates) if w)
         error = _error(h, slopes, x, at) / tolerance
-        error = torch.maximum(error, (h * sum(w * r for w, r in zip(ERROR, rates))).abs() / tolerance / (1 + l_new.abs()))
+        error = torch.maximum(
+            error, (h * sum(w * r for w, r in zip(ERROR, rates))).abs() / tolerance / (1 + l_new.abs())
+        )
         good = error <= 1
         x, v = torch.where(_wide(good, x), at, x), torch.where(_wide(good, x), slopes[-1], v)
-        l, dl, t = torch.where(good, l_new, l), torch.where(good, rates[-1], dl.double()), torch.where(good, t + h, t)  # noqa: E741
+        l, dl, t = torch.where(good, l_new, l), torch.where(good, rates[-1], dl.double()), torch.where(good, t + h, t)
         h = (h * (0.9 * error.clamp(min=1e-6) ** -0.2).clamp(0.2, 5.0)).nan_to_num(0.0).clamp(max=LARGEST_STEP)
         done = t >= 1 - 1e-12
         ended.x[rows[done]], ended.l[rows[done]] = x[done], l[done]
         left = ~done
-        x, l, v, dl, t, h, rows = (value[left] for value in (x, l, v, dl, t, h, rows))  # noqa: E741
+        x, l, v, dl, t, h, rows = (value[left] for value in (x, l, v, dl, t, h, rows))
         if (len(rows) and not (h > 1e-9).all()) or ended.evaluations.max() > most:
             raise Stiff
     return ended

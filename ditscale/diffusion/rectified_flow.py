@@ -1,8 +1,8 @@
 """Rectified flow (Liu et al., arXiv 2209.03003): straight paths between data and noise.
 
-    x_t = (1 - t) x_0 + t eps,   t in [0, 1], t = 0 is data
-    v   = eps - x_0
-    loss = E || v_model(x_t, t, text) - v ||^2,  the mean over all elements
+x_t = (1 - t) x_0 + t eps,   t in [0, 1], t = 0 is data
+v   = eps - x_0
+loss = E || v_model(x_t, t, text) - v ||^2,  the mean over all elements
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def timestep(u_B: Tensor, distribution: str) -> Tensor:
     """
     if distribution != "logit-normal":
         return u_B
-    return 1 / (1 + torch.exp(-torch.special.ndtri(u_B)))  # torch's sigmoid rounds an image's t otherwise in a batch of other length
+    return 1 / (
+        1 + torch.exp(-torch.special.ndtri(u_B))
+    )  # torch's sigmoid rounds an image's t otherwise in a batch of other length
 
 
 class Noise:

@@ -8,12 +8,19 @@ from torch import Tensor
 
 @torch.no_grad()
 def sample(
-    model, noise: Tensor, text: Tensor, steps: int = 32, sampler: str = "heun", guidance: float = 1.0, none: Tensor | None = None
+    model,
+    noise: Tensor,
+    text: Tensor,
+    steps: int = 32,
+    sampler: str = "heun",
+    guidance: float = 1.0,
+    none: Tensor | None = None,
 ) -> Tensor:
-    """`steps` steps on a uniform grid. "heun": of second order, 2 steps - 1 model evaluations; "euler": of first, `steps`.
+    """`steps` steps on a uniform grid. "heun": of second order, 2 steps - 1 model evaluations; "euler": of first,
+    `steps`.
 
-    guidance g other than 1: the velocity is v(none) + g (v(text) - v(none)), classifier-free (Ho and Salimans, arXiv 2207.12598, eq. 6,
-    with g = 1 + w), for twice the evaluations; `none`: what stands for no caption, shaped as `text`.
+    guidance g other than 1: the velocity is v(none) + g (v(text) - v(none)), classifier-free (Ho and Salimans, arXiv
+    2207.12598, eq. 6, with g = 1 + w), for twice the evaluations; `none`: what stands for no caption, shaped as `text`.
 
     noise [B, C, R, R] is x at t = 1; returns x at t = 0, unclamped. Heun's last step is Euler's, as in Karras et al.
     (arXiv 2206.00364, algorithm 1): v at t = 0 is where the model is trained least.
@@ -38,7 +45,9 @@ class Guided:
         self.model, self.none, self.guidance = model, none, guidance
 
     def __call__(self, x: Tensor, t_B: Tensor, text: Tensor) -> Tensor:
-        with_text, without = self.model(x.repeat(2, 1, 1, 1), t_B.repeat(2), torch.cat([text, self.none])).float().chunk(2)
+        with_text, without = (
+            self.model(x.repeat(2, 1, 1, 1), t_B.repeat(2), torch.cat([text, self.none])).float().chunk(2)
+        )
         return torch.lerp(without, with_text, self.guidance)
 
 

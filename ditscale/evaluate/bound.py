@@ -1,7 +1,7 @@
 """The variational bound on -log p of held-out images (diffusion/vlb.py has the mathematics).
 
-In bits per dimension for pictures, whose pixels are rounded to 8-bit levels: the bound is on the probability of the levels.
-In nats per dimension for latents: a bound on the density at them.
+In bits per dimension for pictures, whose pixels are rounded to 8-bit levels: the bound is on the probability of the
+levels. In nats per dimension for latents: a bound on the density at them.
 """
 
 from __future__ import annotations
@@ -47,5 +47,12 @@ class Bound:
 
     def result(self, rows: np.ndarray) -> dict:
         samples = self.data.in_unit(controlled(rows[:, :3].sum(1), rows[:, 3]))
-        made = {"value": float(samples.mean()), "se": standard_error(samples), "unit": self.data.unit, "samples": samples}
-        return made | {name: np.float64(self.data.in_unit(rows[:, i].mean())) for i, name in enumerate(self.columns[:3])}
+        made = {
+            "value": float(samples.mean()),
+            "se": standard_error(samples),
+            "unit": self.data.unit,
+            "samples": samples,
+        }
+        return made | {
+            name: np.float64(self.data.in_unit(rows[:, i].mean())) for i, name in enumerate(self.columns[:3])
+        }

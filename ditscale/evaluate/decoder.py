@@ -1,7 +1,8 @@
 """Pictures from latents: the decoder of a VAE, read from where its authors' tools keep it.
 
-That is a directory with config.json and diffusion_pytorch_model.safetensors, as diffusers' AutoencoderKL writes them: Stable Diffusion
-1 to 3, SDXL, FLUX. The network is that of Rombach et al. (arXiv 2112.10752, appendix G.1), its modules named as the file names them.
+That is a directory with config.json and diffusion_pytorch_model.safetensors, as diffusers' AutoencoderKL writes them:
+Stable Diffusion 1 to 3, SDXL, FLUX. The network is that of Rombach et al. (arXiv 2112.10752, appendix G.1), its modules
+named as the file names them.
 """
 
 from __future__ import annotations
@@ -20,14 +21,21 @@ from .weights import DECODER
 
 CONFIG, WEIGHTS = DECODER
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}  # of 2022's files
+OLD_NAMES = {
+    ".query.": ".to_q.",
+    ".key.": ".to_k.",
+    ".value.": ".to_v.",
+    ".proj_attn.": ".to_out.0.",
+}  # of 2022's files
 PIECE = 16  # latents decoded at once: a picture of 512 x 512 takes half a gigabyte meanwhile
 
 
 class VAEDecoder(nn.Module):
     """latents [B, C, R, R], as the VAE gives them -> pictures float32 [B, 3, fR, fR] in about [-1, 1]."""
 
-    def __init__(self, latent_channels: int, widths: list[int], layers: int, groups: int, attention: bool, post_quant: bool):
+    def __init__(
+        self, latent_channels: int, widths: list[int], layers: int, groups: int, attention: bool, post_quant: bool
+    ):
         super().__init__()
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1) if post_quant else nn.Identity()
         self.decoder = _Decoder(latent_channels, widths[::-1], layers + 1, groups, attention)
@@ -47,7 +55,9 @@ class _Decoder(nn.Module):
         self.conv_in = _conv(latent_channels, widths[0])
         self.mid_block = _Middle(widths[0], groups, attention)
         pairs = zip([widths[0], *widths], widths)
-        self.up_blocks = nn.ModuleList(_Up(a, b, layers, groups, last=b_at == len(widths) - 1) for b_at, (a, b) in enumerate(pairs))
+        self.up_blocks = nn.ModuleList(
+            _Up(a, b, layers, groups, last=b_at == len(widths) - 1) for b_at, (a, b) in enumerate(pairs)
+        )
         self.conv_norm_out = _norm(groups, widths[-1])
         self.conv_out = _conv(widths[-1], 3)
 
@@ -123,18 +133,24 @@ def _norm(groups: int, width: int) -> nn.GroupNorm:
 
 
 def load_decoder(directory: Path | str, device: torch.device) -> VAEDecoder:
-    """The decoder of the VAE in a directory, in fp32; its `full_name` has the hash of its weights. Raises UserError at another network."""
+    """The decoder of the VAE in a directory, in fp32; its `full_name` has the hash of its weights. Raises UserError at
+    another network."""
     directory = Path(directory)
     config = check_decoder(directory)
     decoder = VAEDecoder(
-        config["latent_channels"], config["block_out_channels"], config.get("layers_per_block", 1), config.get("norm_num_groups", 32),
+        config["latent_channels"],
+        config["block_out_channels"],
+        config.get("layers_per_block", 1),
+        config.get("norm_num_groups", 32),
         config.get("mid_block_add_attention", True), config.get("use_post_quant_conv", True),
     )  # fmt: skip
     weights = {}
     for name, tensor in read_safetensors(directory / WEIGHTS, ("decoder.", "post_quant_conv.")).items():
         for old, new in OLD_NAMES.items():
             name = name.replace(old, new)
-        linear = ".to_" in name and tensor.dim() == 4  # some files keep an attention's matrices as convolutions of 1 x 1
+        linear = (
+            ".to_" in name and tensor.dim() == 4
+        )  # some files keep an attention's matrices as convolutions of 1 x 1
         weights[name] = tensor[:, :, 0, 0] if linear else tensor
     try:
         decoder.load_state_dict(weights)
@@ -152,7 +168,10 @@ def check_decoder(directory: Path) -> dict:
     """The VAE's config.json. Raises UserError where there is no decoder, or one that is not of this kind."""
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
-            raise UserError(f"decoder {directory}: there is no {name} in it; name the directory of a VAE as diffusers' AutoencoderKL keeps it")
+            raise UserError(
+                f"decoder {directory}: there is no {name} in it; name the directory of a VAE as diffusers' "
+                "AutoencoderKL keeps it"
+            )
     try:
         config = json.loads((directory / CONFIG).read_text())
         config["latent_channels"], config["block_out_channels"]
@@ -161,15 +180,21 @@ def check_decoder(directory: Path) -> dict:
     kinds = {"act_fn": {"silu"}, "out_channels": {3}}
     for key, known in kinds.items():
         if config.get(key, *known) not in known:
-            raise UserError(f"decoder {directory}: {key} is {config[key]!r} in its {CONFIG}; this decoder has {known.pop()!r} alone")
+            raise UserError(
+                f"decoder {directory}: {key} is {config[key]!r} in its {CONFIG}; this decoder has {known.pop()!r} alone"
+            )
     others = set(config.get("up_block_types", ())) - {"UpDecoderBlock2D"}
     if others:
-        raise UserError(f"decoder {directory}: blocks of kind {others.pop()!r} in its {CONFIG}; this decoder has 'UpDecoderBlock2D' alone")
+        raise UserError(
+            f"decoder {directory}: blocks of kind {others.pop()!r} in its {CONFIG}; this decoder has "
+            "'UpDecoderBlock2D' alone"
+        )
     return config
 
 
 def read_safetensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Tensors whose names begin so, from a file of eight bytes of length, a JSON header and bytes: nothing in it can be executed."""
+    """Tensors whose names begin so, from a file of eight bytes of length, a JSON header and bytes: nothing in it can be
+    executed."""
     try:
         with open(path, "rb") as file:
             length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size

@@ -38,12 +38,15 @@ def extractor(how: Evaluation, data: Data, ranks: Ranks) -> tuple[Callable[[Tens
         return made(x if x.shape[1] == 3 or name == NAME else x.expand(-1, 3, -1, -1))[0].float()
 
     channels = data.channels if name == NAME else 3
-    width = features(torch.zeros(1, channels, data.resolution, data.resolution, dtype=torch.uint8, device=ranks.device)).shape[1]
+    width = features(
+        torch.zeros(1, channels, data.resolution, data.resolution, dtype=torch.uint8, device=ranks.device)
+    ).shape[1]
     return features, full_name, width
 
 
 def registered(reader: torch.nn.Module):
-    """Our reader as an extractor of torch-fidelity: calculate_metrics(feature_extractor="caption-reader") finds it by name."""
+    """Our reader as an extractor of torch-fidelity: calculate_metrics(feature_extractor="caption-reader") finds it by
+    name."""
     torch_fidelity()
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY

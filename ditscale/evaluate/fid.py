@@ -1,10 +1,10 @@
 """FID, KID, precision and recall of a run's samples against the held-out images of the same captions.
 
-Samples are drawn at the captions of positions 0 .. n - 1 and compared with the images there, so every run of a study has the
-same captions, noise and reference. Pictures reach the extractor as uint8 at native size; latents are decoded by their VAE, and held
-against the pictures they were made from, where the file keeps these, else against the decoded latents. FID is ours (frechet.py), held
-equal to torch-fidelity's to 1e-6 by a test; KID (Binkowski et al., arXiv 1801.01401), precision and recall (Kynkaanniemi et al., arXiv
-1904.06991) are torch-fidelity's.
+Samples are drawn at the captions of positions 0 .. n - 1 and compared with the images there, so every run of a study
+has the same captions, noise and reference. Pictures reach the extractor as uint8 at native size; latents are decoded by
+their VAE, and held against the pictures they were made from, where the file keeps these, else against the decoded
+latents. FID is ours (frechet.py), held equal to torch-fidelity's to 1e-6 by a test; KID (Binkowski et al., arXiv
+1801.01401), precision and recall (Kynkaanniemi et al., arXiv 1904.06991) are torch-fidelity's.
 """
 
 from __future__ import annotations
@@ -46,14 +46,26 @@ class FID:
     dtype = torch.float32
 
     def __init__(
-        self, model: nn.Module, data: HeldOut, asked: Evaluation, own: Data, precision: str, ranks: Ranks, tick: Callable[[], None]
+        self,
+        model: nn.Module,
+        data: HeldOut,
+        asked: Evaluation,
+        own: Data,
+        precision: str,
+        ranks: Ranks,
+        tick: Callable[[], None],
     ):
         """own: the run's own data set, whatever it is measured on."""
         self.tick = tick
         self.model, self.data, self.how, self.precision, self.ranks = model, data, asked, precision, ranks
         self.features, full_name, width = extractor(asked, own, ranks)
         self.columns = list(range(width))
-        self.settings = {"extractor": full_name, "sampler": asked.sampler, "steps": asked.steps, "guidance": asked.guidance}
+        self.settings = {
+            "extractor": full_name,
+            "sampler": asked.sampler,
+            "steps": asked.steps,
+            "guidance": asked.guidance,
+        }
         self.settings |= {"precision": precision, "pictures": "uint8, native size"}
         self.see, self.against = sight(data, asked.decoder), {}
         if not data.pixels:
@@ -80,7 +92,13 @@ class FID:
 
     def reference(self) -> np.ndarray:
         """Features [n, F] of the held-out images, from the cache or extracted now by all ranks."""
-        kind = {"data": plain(self.data.described), "n": self.data.n, "extractor": self.settings["extractor"], **self.against, **self.data.settings}
+        kind = {
+            "data": plain(self.data.described),
+            "n": self.data.n,
+            "extractor": self.settings["extractor"],
+            **self.against,
+            **self.data.settings,
+        }
         path = cache() / f"reference-{digest(kind)[:12]}.npz"
         kept = self.ranks.share(_kept(path) if self.ranks.first else None)
         if kept is not None:
@@ -120,17 +138,24 @@ def check(data: HeldOut, asked: Evaluation):
     """Raise UserError where there can be no FID, before anything is drawn."""
     if not data.pixels and not asked.decoder:
         raise UserError(
-            f"fid: {data.name} is latents, and an extractor wants pictures; name the directory of their VAE: --decoder DIR "
+            f"fid: {data.name} is latents, and an extractor wants pictures; name the directory of their VAE: --decoder "
+            "DIR "
             "(evaluation.fid.decoder of a study)"
         )
     if not data.pixels and asked.extractor == READER:
-        raise UserError(f"fid: the {READER} learns from pictures, and {data.name} is latents; choose another, as --extractor clip-vit-l-14")
+        raise UserError(
+            f"fid: the {READER} learns from pictures, and {data.name} is latents; choose another, as --extractor "
+            "clip-vit-l-14"
+        )
     if not data.pixels:
         check_decoder(Path(asked.decoder))
     if data.n < LEAST:
         raise UserError(f"fid: {data.n} images give no FID at all; use --n {FEWEST} or more")
     if data.n < FEWEST and not asked.few:
-        raise UserError(f"fid: {data.n} images are too few for a number that means something; use --n {FEWEST} or more, or add --few")
+        raise UserError(
+            f"fid: {data.n} images are too few for a number that means something; use --n {FEWEST} or more, or add "
+            "--few"
+        )
     check_weights(asked)
 
 
@@ -141,7 +166,9 @@ def kid_and_recall(generated: np.ndarray, reference: np.ndarray) -> dict[str, np
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     pair = [torch.from_numpy(np.asarray(rows, dtype=np.float32)) for rows in (generated, reference)]
-    size = min(SUBSET, *(max(2, len(rows) // 2) for rows in pair))  # a subset of all images would be the same each time, and have no spread
+    size = min(
+        SUBSET, *(max(2, len(rows) // 2) for rows in pair)
+    )  # a subset of all images would be the same each time, and have no spread
     kid = kid_features_to_metric(*pair, kid_subsets=SUBSETS, kid_subset_size=size, verbose=False)
     beside = max(1, DISTANCES // max(map(len, pair)))  # images whose distances to all others are
     prc = prc_features_to_metric(*pair, save_cpu_ram=True, prc_batch_size=beside, verbose=False)

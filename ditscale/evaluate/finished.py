@@ -22,8 +22,9 @@ FINGERPRINT_VALUES = 64  # of each parameter
 
 @dataclass(frozen=True)
 class Finished:
-    """A run and its models: with the EMA weights, which are the run's result, and with those of its last step. `window`: of the
-    EMA weights, where another than the run's own was asked for; `profile_error`: of what those were made of (train/ema.py)."""
+    """A run and its models: with the EMA weights, which are the run's result, and with those of its last step.
+    `window`: of the EMA weights, where another than the run's own was asked for; `profile_error`: of what those were
+    made of (train/ema.py)."""
 
     run: Run
     ema: nn.Module
@@ -52,8 +53,8 @@ class Finished:
 
 
 def load(run_dir: Path | str, window: float | None = None) -> Finished:
-    """Read a run's models to the CPU, the EMA over `window`, or over the run's own. Raises UserError when the run is unfinished, its
-    checkpoint does not fit, or that window can be had from none that the run kept."""
+    """Read a run's models to the CPU, the EMA over `window`, or over the run's own. Raises UserError when the run is
+    unfinished, its checkpoint does not fit, or that window can be had from none that the run kept."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
     if run.rehearsal:

@@ -4,10 +4,11 @@ Heusel et al., arXiv 1706.08500, eq. 6, between Gaussians of the features' momen
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
 
-The trace of the root is taken from eigenvalues of a symmetric matrix, L' S2 L with S1 = L L': a general matrix root differs from one
-version of scipy and BLAS to the next. It is the sum of the singular values of A B' as well, for S1 = A' A and S2 = B' B: where
-there are fewer images than features, that is the smaller matrix. A distance from n samples is too large by about b / n; the
-extrapolation to n without end is that of Chong and Forsyth (arXiv 1911.07023), from all samples and from halves of them.
+The trace of the root is taken from eigenvalues of a symmetric matrix, L' S2 L with S1 = L L': a general matrix root
+differs from one version of scipy and BLAS to the next. It is the sum of the singular values of A B' as well, for S1 =
+A' A and S2 = B' B: where there are fewer images than features, that is the smaller matrix. A distance from n samples is
+too large by about b / n; the extrapolation to n without end is that of Chong and Forsyth (arXiv 1911.07023), from all
+samples and from halves of them.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def gaussian_distance(m1: np.ndarray, s1: np.ndarray, m2: np.ndarray, s2: np.nda
     return float((m1 - m2) @ (m1 - m2) + np.trace(s1) + np.trace(s2) - 2 * cross)
 
 
-def whole_and_half(generated: np.ndarray, reference: np.ndarray, taken: tuple[np.ndarray, np.ndarray] | None = None) -> tuple[float, float]:
+def whole_and_half(
+    generated: np.ndarray, reference: np.ndarray, taken: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[float, float]:
     """The distance of all, and the mean of the distances of the two halves, pair by pair: what n / 2 samples give.
 
     taken: the rows of each that count, as often as they are named; None: each once.
@@ -64,7 +67,10 @@ def whole_and_half(generated: np.ndarray, reference: np.ndarray, taken: tuple[np
         x, y = (rows[at] for rows, at in zip(sides, taken, strict=True))
         halves = [distance(x[part], y[part]) for part in (slice(half), slice(half, 2 * half))]
         return distance(x, y), sum(halves) / 2
-    parts = [[_moments(rows, part) for part in np.split(at, [half, 2 * half]) if len(part)] for rows, at in zip(sides, taken, strict=True)]
+    parts = [
+        [_moments(rows, part) for part in np.split(at, [half, 2 * half]) if len(part)]
+        for rows, at in zip(sides, taken, strict=True)
+    ]
     return _between(*map(_merged, parts)), sum(_between(parts[0][i], parts[1][i]) for i in (0, 1)) / 2
 
 
@@ -74,8 +80,8 @@ def extrapolated(at_n: float, at_half: float) -> float:
 
 
 def standard_errors(generated: np.ndarray, reference: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    """Of the distance and of its extrapolation, by the bootstrap over images of both sets. The resamples' mean is not used:
-    drawing with replacement adds to the bias."""
+    """Of the distance and of its extrapolation, by the bootstrap over images of both sets. The resamples' mean is not
+    used: drawing with replacement adds to the bias."""
     rng, found = np.random.default_rng(seed), []
     for _ in range(resamples):
         taken = tuple(rng.integers(0, len(rows), len(rows)) for rows in (generated, reference))

@@ -35,15 +35,19 @@ def data_sets(run: Run) -> dict[str, Data]:
 
 
 def with_files(run: Run, files: dict[str, str]) -> Run:
-    """The run with further data sets, {label: file}, as if its study had named them. Raises UserError at a label that is taken, or a
-    file that cannot be read."""
+    """The run with further data sets, {label: file}, as if its study had named them. Raises UserError at a label that
+    is taken, or a file that cannot be read."""
     taken = {name for label, data in data_sets(run).items() for name in (label, data.name)}
     further = {}
     for label, path in files.items():
         if label in taken:
-            raise UserError(f"--dataset {label}={path}: {label} is a data set of the run's study; give the file another label")
+            raise UserError(
+                f"--dataset {label}={path}: {label} is a data set of the run's study; give the file another label"
+            )
         if not LABEL.fullmatch(label):
-            raise UserError(f"--dataset {label}={path}: a label is of letters, digits, '.', '-' and '_', as in coco2014={path}")
+            raise UserError(
+                f"--dataset {label}={path}: a label is of letters, digits, '.', '-' and '_', as in coco2014={path}"
+            )
         if not Path(path).is_file():
             raise UserError(f"--dataset {label}={path}: there is no such file")
         source = Latents(path)
@@ -53,18 +57,21 @@ def with_files(run: Run, files: dict[str, str]) -> Run:
 
 
 def check_makers(run: Source, other: Source, name: str):
-    """Raise UserError where the data set `name` is of another VAE or text encoder than a run's own data, as their files say."""
+    """Raise UserError where the data set `name` is of another VAE or text encoder than a run's own data, as their files
+    say."""
     for what, made in run.made_by.items():
         if other.made_by.get(what, made) != made:
             raise UserError(
-                f"{name}: its {what} is {other.made_by[what]}, and that of the run's own data {made}; encode {name} with {made} too"
+                f"{name}: its {what} is {other.made_by[what]}, and that of the run's own data {made}; encode {name} "
+                f"with {made} too"
             )
 
 
 class HeldOut:
     """n held-out images of a data set, read by position; nothing is kept in memory.
 
-    seed: of all noise. Raises UserError when the data set holds fewer than n images, or its shapes are not the described.
+    seed: of all noise. Raises UserError when the data set holds fewer than n images, or its shapes are not the
+    described.
     """
 
     def __init__(self, data: Data, validation: Validation, n: int, seed: int, device: torch.device):
@@ -106,8 +113,8 @@ class HeldOut:
         return x0.to(self.device), text.to(self.device)
 
     def levels(self, x0: Tensor) -> Tensor:
-        """Pictures rounded to their 8-bit levels, and back to [-1, 1]. What lies beyond black and white keeps its level,
-        for the models are trained on it."""
+        """Pictures rounded to their 8-bit levels, and back to [-1, 1]. What lies beyond black and white keeps its
+        level, for the models are trained on it."""
         return ((x0 + 1) / BIN).round() * BIN - 1
 
     def noise(self, stream: str, index: Tensor, like: Tensor) -> Tensor:

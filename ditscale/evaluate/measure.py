@@ -8,8 +8,8 @@ A metric gives some numbers for each image and, from those of all, its value:
     rows(index)        those of the images at positions index [B]: [B, columns], and the model evaluations they took
     result(rows)       {"value", "se", "unit", and arrays by name} from all rows [n, columns]
 
-So memory holds one chunk of images and a few numbers for each image. A finished chunk goes to a file of its own, under a name
-made of all that decides it.
+So memory holds one chunk of images and a few numbers for each image. A finished chunk goes to a file of its own, under
+a name made of all that decides it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,12 @@ def measure(
         tick()
         if ranks.first and time.monotonic() - told > PROGRESS_S:
             told = time.monotonic()
-            print(f"  {metric.name}: {units.count(min(n, n - len(missing[first + ranks.world:]) * chunk))} of {n} images", file=sys.stderr, flush=True)
+            print(
+                f"  {metric.name}: {units.count(min(n, n - len(missing[first + ranks.world :]) * chunk))} of {n} "
+                "images",
+                file=sys.stderr,
+                flush=True,
+            )
     ranks.all_reduce(rows)
     ranks.all_reduce(sums)
     return rows.numpy(), float(sums[0]), float(sums[1]) / n
@@ -109,7 +114,10 @@ def clear(parts: Path):
 
 def _write(path: Path, rows: np.ndarray, sums: np.ndarray):
     if not np.isfinite(rows).all():
-        raise Unmeasurable(f"{path.parent.name}: image {path.stem} and following give numbers that are not finite; the model has diverged")
+        raise Unmeasurable(
+            f"{path.parent.name}: image {path.stem} and following give numbers that are not finite; the model has "
+            "diverged"
+        )
     memory = io.BytesIO()
     np.savez(memory, rows=rows, sums=sums)
     write_bytes(path, memory.getvalue(), to_disk=False)

@@ -1,9 +1,9 @@
 """A feature extractor that we train ourselves, where nobody's weights can be had: it reads captions off pictures.
 
-A small convolutional network learns to name the words of a picture's caption; its last hidden layer is the features. The
-recipe is all here, its data are the study's own training images under a seed of their own, and it is trained once: the
-weights lie in the cache (DITSCALE_CACHE, else ~/.cache/ditscale), and results name their hash. Numbers of two extractors
-cannot be compared, nor can these with Inception's.
+A small convolutional network learns to name the words of a picture's caption; its last hidden layer is the features.
+The recipe is all here, its data are the study's own training images under a seed of their own, and it is trained once:
+the weights lie in the cache (DITSCALE_CACHE, else ~/.cache/ditscale), and results name their hash. Numbers of two
+extractors cannot be compared, nor can these with Inception's.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def caption_reader(data: Data, ranks: Ranks) -> tuple[CaptionReader, str]:
     Raises UserError for data without pictures or without words.
     """
     if data.channels not in (1, 3) or not data.text_vocab:
-        raise UserError(f"{NAME}: {data.name} is not pictures with words as captions; name another --extractor, with --weights FILE")
+        raise UserError(
+            f"{NAME}: {data.name} is not pictures with words as captions; name another --extractor, with --weights FILE"
+        )
     path = cache() / f"{NAME}-{digest({**RECIPE, 'data': plain(replace(data, name='', seed=0))})[:12]}.pt"
     reader = CaptionReader(data.channels, data.text_length, data.text_vocab)
     if ranks.first:

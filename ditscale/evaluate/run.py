@@ -1,7 +1,7 @@
 """Evaluation of a trained run: metrics on its held-out images and on other data sets, and samples, into evaluation.h5.
 
-At the end of a run (train/loop.py) as its study asks, or on demand. What is there with the same settings is not measured again. Whoever
-starts this with several ranks shares the work among them.
+At the end of a run (train/loop.py) as its study asks, or on demand. What is there with the same settings is not
+measured again. Whoever starts this with several ranks shares the work among them.
 """
 
 from __future__ import annotations
@@ -46,14 +46,18 @@ class Measured:
     def summary(self) -> str:
         lines = [f"{self.run.run_id}: {self.run.n_params} parameters, {self.run.n_images} images"]
         if self.window is not None:
-            made = f", made of those over {', '.join(f'{w:g}' for w in self.run.recipe.windows if w)}: error of the profile {self.profile_error:.2%}"
+            kept = ", ".join(f"{w:g}" for w in self.run.recipe.windows if w)
+            made = f", made of those over {kept}: error of the profile {self.profile_error:.2%}"
             lines.append(f"  EMA weights over {self.window:g} of the run{made if self.profile_error else ''}")
         lines += [
-            f"  {r.dataset}: {r.metric} {r.value:.5f} +- {r.se:.2g} {r.unit} (n = {r.n}, {r.evaluations:.3g} evaluations an image, {r.wall_s:.1f} s)"
+            f"  {r.dataset}: {r.metric} {r.value:.5f} +- {r.se:.2g} {r.unit} (n = {r.n}, {r.evaluations:.3g} "
+            f"evaluations an image, {r.wall_s:.1f} s)"
             for r in self.results
         ]
         there = len(self.results) - self.measured
-        lines.append(f"  {self.samples} samples" + (f"; {there} of {len(self.results)} results were there" if there else ""))
+        lines.append(
+            f"  {self.samples} samples" + (f"; {there} of {len(self.results)} results were there" if there else "")
+        )
         return "\n".join(lines)
 
 
@@ -92,7 +96,8 @@ def check(run: Run, settings: Settings):
     for name, how in settings.metrics.items():
         if how.guidance != 1 and not run.recipe.caption_dropout:
             raise UserError(
-                f"--guidance {how.guidance:g}: run {run.run_id} always saw captions; guidance needs a study with recipe.caption_dropout=0.1"
+                f"--guidance {how.guidance:g}: run {run.run_id} always saw captions; guidance needs a study with "
+                "recipe.caption_dropout=0.1"
             )
         own, *others = [_held_out(run, data, how.n, settings.seed, cpu) for data in [run.data, *chosen]]
         for data in others:
@@ -101,13 +106,19 @@ def check(run: Run, settings: Settings):
                 fid.check(data, how)
 
 
-def measure_all(at: RunPaths, finished: Finished, settings: Settings, ranks: Ranks, tick: Callable[[], None] = lambda: None) -> Measured:
+def measure_all(
+    at: RunPaths, finished: Finished, settings: Settings, ranks: Ranks, tick: Callable[[], None] = lambda: None
+) -> Measured:
     """All that is asked for, by all ranks together. `tick` is called by each of them, in step, every chunk of images.
 
     Raises Unmeasurable where a metric has no finite value, once all others are measured.
     """
     run, window, results, measured, trouble = finished.run, finished.window, [], 0, []
-    known, weights, chunk = read_results(at.evaluation, window), finished.settings, settings.batch_size or run.validation.batch_size
+    known, weights, chunk = (
+        read_results(at.evaluation, window),
+        finished.settings,
+        settings.batch_size or run.validation.batch_size,
+    )
     for data in _chosen(run, settings.datasets):
         for name, how in settings.metrics.items():
             held_out = _held_out(run, data, how.n, settings.seed, ranks.device)
@@ -121,7 +132,9 @@ def measure_all(at: RunPaths, finished: Finished, settings: Settings, ranks: Ran
             measured += there is None
     if ranks.first:
         own = _held_out(run, run.data, settings.samples, settings.seed, ranks.device)
-        samples.draw(at.evaluation, run.run_id, finished.ema, own, settings.samples, settings.drawn, run.recipe.precision, window)
+        samples.draw(
+            at.evaluation, run.run_id, finished.ema, own, settings.samples, settings.drawn, run.recipe.precision, window
+        )
     if trouble:
         raise Unmeasurable("; ".join(trouble))
     return Measured(run, tuple(results), measured, settings.samples, ranks.first, window, finished.profile_error)
@@ -133,11 +146,16 @@ def _chosen(run: Run, names: tuple[str, ...]) -> list[Data]:
     for data in run.validation.also.values():
         for key in ("channels", "resolution", "text_length", "text_vocab", "text_dim"):
             if getattr(data, key) != getattr(run.data, key):
-                raise UserError(f"{data.name}: {key} is {getattr(data, key)}, but the run was trained on {getattr(run.data, key)}")
+                raise UserError(
+                    f"{data.name}: {key} is {getattr(data, key)}, but the run was trained on {getattr(run.data, key)}"
+                )
     by_name = {data.name: data for data in known.values()} | known
     for name in names:
         if name not in by_name:
-            raise UserError(f"--dataset {name}: the run has no such data set{nearest(name, by_name)}; choose of: {', '.join(by_name)}")
+            raise UserError(
+                f"--dataset {name}: the run has no such data set{nearest(name, by_name)}; choose of: "
+                f"{', '.join(by_name)}"
+            )
     return [by_name[name] for name in names] or list(known.values())
 
 
@@ -145,7 +163,9 @@ def _held_out(run: Run, data: Data, n: int, seed: int | None, device: torch.devi
     return HeldOut(data, run.validation, n or run.validation.n, run.validation.seed if seed is None else seed, device)
 
 
-def _metric(name: str, finished: Finished, data: HeldOut, how: Evaluation, ranks: Ranks, tick: Callable[[], None]) -> Metric:
+def _metric(
+    name: str, finished: Finished, data: HeldOut, how: Evaluation, ranks: Ranks, tick: Callable[[], None]
+) -> Metric:
     run, recipe = finished.run, finished.run.recipe
     if name == "val_loss":
         return ValidationLoss({"ema": finished.ema, "raw": finished.raw}, data, recipe.timesteps, recipe.precision)
@@ -158,11 +178,19 @@ def _metric(name: str, finished: Finished, data: HeldOut, how: Evaluation, ranks
 
 def _asked(metric: Metric, data: HeldOut, weights: dict) -> Result:
     """The result to be, all but what is measured."""
-    return Result(metric.name, data.name, math.nan, math.nan, "", data.n, data.seed, metric.settings | data.settings | weights)
+    return Result(
+        metric.name, data.name, math.nan, math.nan, "", data.n, data.seed, metric.settings | data.settings | weights
+    )
 
 
 def _measured(
-    at: RunPaths, asked: Result, metric: Metric, chunk: int, ranks: Ranks, tick: Callable[[], None], window: float | None
+    at: RunPaths,
+    asked: Result,
+    metric: Metric,
+    chunk: int,
+    ranks: Ranks,
+    tick: Callable[[], None],
+    window: float | None,
 ) -> Result:
     """Measure by all ranks together; rank 0 writes."""
     name = digest({"chunk": chunk, "n": asked.n, "seed": asked.seed, "dataset": asked.dataset, **asked.settings})[:12]

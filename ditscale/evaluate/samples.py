@@ -20,15 +20,26 @@ STREAM = "sampling noise"
 def generate(
     model: nn.Module, data: HeldOut, index: Tensor, like: Tensor, text: Tensor, how: Evaluation, precision: str
 ) -> Tensor:
-    """Images [B, C, R, R], shaped as `like`, at captions `text` and with the noise of positions index [B]; the model computes in
-    the run's precision, the sampler in fp32."""
+    """Images [B, C, R, R], shaped as `like`, at captions `text` and with the noise of positions index [B]; the model
+    computes in the run's precision, the sampler in fp32."""
     with torch.autocast(like.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return sample(model, data.noise(STREAM, index, like), text, how.steps, how.sampler, how.guidance, no_caption(text))
+        return sample(
+            model, data.noise(STREAM, index, like), text, how.steps, how.sampler, how.guidance, no_caption(text)
+        )
 
 
-def draw(path: Path, run_id: str, model: nn.Module, data: HeldOut, n: int, how: Evaluation, precision: str, window: float | None = None):
-    """Write n samples beside the held-out images that bear their captions, unless they are there. window: of the EMA weights, where
-    it is not the run's own."""
+def draw(
+    path: Path,
+    run_id: str,
+    model: nn.Module,
+    data: HeldOut,
+    n: int,
+    how: Evaluation,
+    precision: str,
+    window: float | None = None,
+):
+    """Write n samples beside the held-out images that bear their captions, unless they are there. window: of the EMA
+    weights, where it is not the run's own."""
     settings = {"sampler": how.sampler, "steps": how.steps, "guidance": how.guidance, "seed": data.seed}
     settings |= {"decoder": how.decoder} if how.decoder else {}
     if not n or has_samples(path, n, settings, window):

@@ -14,8 +14,8 @@ from .held_out import HeldOut
 
 
 def sight(data: HeldOut, decoder: str) -> Callable[[Tensor], Tensor]:
-    """The function from images [B, C, R, R] as a model sees them to pictures uint8 [B, C', H, W]; latents stay as they are where no
-    `decoder` (the directory of their VAE) is named."""
+    """The function from images [B, C, R, R] as a model sees them to pictures uint8 [B, C', H, W]; latents stay as they
+    are where no `decoder` (the directory of their VAE) is named."""
     if data.pixels:
         return as_bytes
     if not decoder:

@@ -1,4 +1,5 @@
-"""Weights of other people's feature extractors: fetched where there is a network, checked, kept in the cache. Without torch.
+"""Weights of other people's feature extractors: fetched where there is a network, checked, kept in the cache. Without
+torch.
 
 Compute nodes never fetch: they find the file in the cache, or where a study's `weights` says.
 """
@@ -23,7 +24,8 @@ DECODER = ("config.json", "diffusion_pytorch_model.safetensors")  # what the dir
 
 @dataclass(frozen=True)
 class Weights:
-    """A file: its name, where its authors keep it, and how its SHA-256 begins: as they say it in the name or the address."""
+    """A file: its name, where its authors keep it, and how its SHA-256 begins: as they say it in the name or the
+    address."""
 
     name: str
     url: str
@@ -36,7 +38,9 @@ WEIGHTS = {  # by torch-fidelity's names of extractors
     "inception-v3-compat": Weights(
         "weights-inception-2015-12-05-6726825d.pth", f"{_FIDELITY}weights-inception-2015-12-05-6726825d.pth", "6726825d"
     ),
-    "clip-vit-l-14": Weights(f"ViT-L-14-{_CLIP[:8]}.pt", f"https://openaipublic.azureedge.net/clip/models/{_CLIP}/ViT-L-14.pt", _CLIP),
+    "clip-vit-l-14": Weights(
+        f"ViT-L-14-{_CLIP[:8]}.pt", f"https://openaipublic.azureedge.net/clip/models/{_CLIP}/ViT-L-14.pt", _CLIP
+    ),
     "vgg16": Weights("vgg16-397923af.pth", "https://download.pytorch.org/models/vgg16-397923af.pth", "397923af"),
 }
 
@@ -56,7 +60,8 @@ def check_weights(how: Evaluation):
     path = needed(how)
     if path and not path.is_file():
         raise UserError(
-            f"{how.extractor}: its weights are not there ({path}); `ditscale fetch-weights {how.extractor}` gets them on a machine with "
+            f"{how.extractor}: its weights are not there ({path}); `ditscale fetch-weights {how.extractor}` gets them "
+            "on a machine with "
             "internet, or name the file: --weights FILE (evaluation.fid.weights of a study)"
         )
 
@@ -78,11 +83,16 @@ def fetch_weights(extractor: str, target: Path | None = None, url: str = "") -> 
                 file.write(piece)
         found = _sha256(beside)
         if not found.startswith(weights.sha256):
-            raise UserError(f"{url}: is not the file it should be: its SHA-256 begins with {found[:8]}, not {weights.sha256[:8]}; nothing was kept")
+            raise UserError(
+                f"{url}: is not the file it should be: its SHA-256 begins with {found[:8]}, not {weights.sha256[:8]}; "
+                "nothing was kept"
+            )
         os.replace(beside, path)
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise UserError(f"{url}: cannot be fetched ({reason}); on a machine with internet, then copy it to {path}") from None
+        raise UserError(
+            f"{url}: cannot be fetched ({reason}); on a machine with internet, then copy it to {path}"
+        ) from None
     finally:
         remove(beside)
     return path

@@ -1,10 +1,10 @@
 """Attempts: which execution of a run is its writer, and when to stop trying.
 
 Each attempt takes the run's lock and the next number, by creating attempts/NNNN.json, which only one process can; the
-highest number is the writer. An older attempt that still lives (its node was lost to Slurm, not to power) sees the newer
-file at its next heartbeat, or before it saves or deletes a checkpoint, and ends (train/fence.py). What it may still write
-until then is harmless: its record has lost its name (store/record.py), and checkpoints are equal, being functions of
-(seed, position).
+highest number is the writer. An older attempt that still lives (its node was lost to Slurm, not to power) sees the
+newer file at its next heartbeat, or before it saves or deletes a checkpoint, and ends (train/fence.py). What it may
+still write until then is harmless: its record has lost its name (store/record.py), and checkpoints are equal, being
+functions of (seed, position).
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
                 continue  # another was faster; look at it
             if not (last and last.job and not last.ended):
                 raise Busy(str(holder)) from None
-            at.lock.unlink(missing_ok=True)  # of an attempt that is gone to Slurm: it keeps the file it has open, the name is ours
+            at.lock.unlink(
+                missing_ok=True
+            )  # of an attempt that is gone to Slurm: it keeps the file it has open, the name is ours
             continue
         try:
             write_once(_file(at, me.number), json.dumps(asdict(me)))
@@ -95,7 +97,9 @@ def _check_progress(at: RunPaths, history: list[Attempt], me: Attempt):
         idle += 1
     if me.job and idle >= IDLE_ATTEMPTS:
         reached = f"checkpoint {me.checkpoint}" if me.checkpoint else "its first checkpoint"
-        raise Exhausted(f"{at.root}: {idle} attempts of job {me.job} got no further than {reached}; see its log, then launch again")
+        raise Exhausted(
+            f"{at.root}: {idle} attempts of job {me.job} got no further than {reached}; see its log, then launch again"
+        )
 
 
 def end(at: RunPaths, attempt: Attempt, state: str):

@@ -28,9 +28,9 @@ def cancel(paths: StudyPaths) -> str:
 
 
 def cancel_needless(paths: StudyPaths, done: set[str]):
-    """Cancel the study's jobs that have only runs which are `done`, and say so: a controller that was killed, or a node that was
-    lost, may have put the job of a run that ended meanwhile back into the queue, or go on listing it as running. Where Slurm gives no
-    answer they stay: each would start, find its run done, and end."""
+    """Cancel the study's jobs that have only runs which are `done`, and say so: a controller that was killed, or a node
+    that was lost, may have put the job of a run that ended meanwhile back into the queue, or go on listing it as
+    running. Where Slurm gives no answer they stay: each would start, find its run done, and end."""
     live = jobs_of(paths) or {}
     needed = {job.id for run, jobs in live.items() if run not in done for job in jobs}
     names = sorted({job.id for jobs in live.values() for job in jobs} - needed)
@@ -39,7 +39,10 @@ def cancel_needless(paths: StudyPaths, done: set[str]):
     except UserError:
         return
     if names:
-        print(f"cancelled {len(names)} jobs ({', '.join(names)}) that Slurm still had, though their runs are done", flush=True)
+        print(
+            f"cancelled {len(names)} jobs ({', '.join(names)}) that Slurm still had, though their runs are done",
+            flush=True,
+        )
 
 
 def _scancel(names: list[str]):

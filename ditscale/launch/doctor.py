@@ -39,8 +39,8 @@ class Finding:
 
 
 def examine(root: Path, cluster: Cluster, files: list[str] = (), job: bool = False) -> list[Finding]:
-    """All findings about the cluster, the study's (or any) directory, the files its runs read, and with `job` about a node,
-    by a short job."""
+    """All findings about the cluster, the study's (or any) directory, the files its runs read, and with `job` about a
+    node, by a short job."""
     found = [*_slurm(cluster), *directory(root), *local_files(files)]
     if job and not any(f.level == BAD for f in found):
         found += _on_a_node(root, cluster, files)
@@ -75,7 +75,7 @@ def _slurm(cluster: Cluster) -> list[Finding]:
 def settings(text: str) -> list[Finding]:
     """Findings about the output of `scontrol show config`."""
     value = dict(re.findall(r"^(\w+)\s*=[ \t]*(.*?)\s*$", text, re.M))
-    number = lambda name: int(re.match(r"\d*", value.get(name, "")).group() or 0)  # noqa: E731
+    number = lambda name: int(re.match(r"\d*", value.get(name, "")).group() or 0)
     found = [
         Finding(
             OK, f"Slurm {value.get('SLURM_VERSION', 'of unknown version')}, cluster {value.get('ClusterName', '?')}"
@@ -85,7 +85,13 @@ def settings(text: str) -> list[Finding]:
     if size > 1:
         found.append(Finding(OK, f"arrays of up to {size} runs (larger studies are split), {jobs} jobs in all"))
     else:
-        found.append(Finding(BAD, "this cluster allows no job arrays", "submit `srun python -m ditscale.launch.job RUN_DIR` run by run"))
+        found.append(
+            Finding(
+                BAD,
+                "this cluster allows no job arrays",
+                "submit `srun python -m ditscale.launch.job RUN_DIR` run by run",
+            )
+        )
     if value.get("JobRequeue") == "0":
         found.append(
             Finding(
@@ -142,15 +148,32 @@ def _partition(cluster: Cluster) -> list[Finding]:
 
 def _accounting(cluster: Cluster) -> list[Finding]:
     if queue.ask("sacct", "--allocations", "--noheader") is None:
-        return [Finding(NOTE, "sacct gives no answer", "status then does not say how a job ended; nothing else needs it")]
+        return [
+            Finding(NOTE, "sacct gives no answer", "status then does not say how a job ended; nothing else needs it")
+        ]
     user = pwd.getpwuid(os.getuid()).pw_name
-    printed = queue.ask("sacctmgr", "--noheader", "--parsable2", "show", "assoc", "where", f"user={user}", "format=account,maxsubmitjobs")
+    printed = queue.ask(
+        "sacctmgr",
+        "--noheader",
+        "--parsable2",
+        "show",
+        "assoc",
+        "where",
+        f"user={user}",
+        "format=account,maxsubmitjobs",
+    )
     rows = [line.split("|") for line in (printed or "").splitlines()]
     limits = {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
     found = [Finding(OK, "sacct answers")]
     for account, limit in limits.items():
         if cluster.account in ("", account) and not 0 < cluster.max_queued <= limit:
-            found.append(Finding(NOTE, f"account {account} may queue {limit} jobs", f"a larger study wants cluster.max_queued={limit}"))
+            found.append(
+                Finding(
+                    NOTE,
+                    f"account {account} may queue {limit} jobs",
+                    f"a larger study wants cluster.max_queued={limit}",
+                )
+            )
     return found
 
 
@@ -269,15 +292,30 @@ def local_files(files: list[str]) -> list[Finding]:
     for path in files:
         if not Path(path).is_file():
             extractor = next((name for name, weights in WEIGHTS.items() if weights.name == Path(path).name), "")
-            remedy = f"`ditscale fetch-weights {extractor}` gets it on a machine with internet" if extractor else "put it there first, or change the path"
+            remedy = (
+                f"`ditscale fetch-weights {extractor}` gets it on a machine with internet"
+                if extractor
+                else "put it there first, or change the path"
+            )
             found.append(Finding(BAD, f"{path} is not there", f"jobs fetch nothing: {remedy}"))
         elif not os.access(path, os.R_OK):
             found.append(Finding(BAD, f"{path} cannot be read", "give yourself the right to read it"))
         elif not os.path.isabs(path):
-            found.append(Finding(NOTE, f"{path} is a relative path", "jobs start where they were submitted from; give an absolute one"))
+            found.append(
+                Finding(
+                    NOTE,
+                    f"{path} is a relative path",
+                    "jobs start where they were submitted from; give an absolute one",
+                )
+            )
         else:
             found.append(Finding(OK, f"{path} is there and can be read"))
-    return [*found, Finding(OK, f"runs are told to stay offline ({', '.join(f'{name}={value}' for name, value in OFFLINE.items())})")]
+    return [
+        *found,
+        Finding(
+            OK, f"runs are told to stay offline ({', '.join(f'{name}={value}' for name, value in OFFLINE.items())})"
+        ),
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------- a node
@@ -302,7 +340,9 @@ def _on_a_node(root: Path, cluster: Cluster, files: list[str]) -> list[Finding]:
             except OSError:
                 pass  # _locks has said it
             (scratch / "answer.json").write_text("{}")
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=at, env={**os.environ, "PYTHONPATH": path})
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=600, cwd=at, env={**os.environ, "PYTHONPATH": path}
+            )
         answer = json.loads((scratch / "answer.json").read_text())
     except subprocess.TimeoutExpired:
         return [Finding(NOTE, "no node was free within 10 minutes", "try again later")]
@@ -310,7 +350,9 @@ def _on_a_node(root: Path, cluster: Cluster, files: list[str]) -> list[Finding]:
         shutil.rmtree(scratch, ignore_errors=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no output"]
-        said = next((line for line in reversed(lines) if "Exited with exit code" not in line), lines[-1])  # srun's, of what went before
+        said = next(
+            (line for line in reversed(lines) if "Exited with exit code" not in line), lines[-1]
+        )  # srun's, of what went before
         if str(scratch) in said:
             return [Finding(BAD, f"a node does not see {at}", "put the study on a file system that all nodes share")]
         return [Finding(BAD, f"a job fails: {said}", "nodes need this Python environment under the same path")]
@@ -324,7 +366,13 @@ def seen_by_a_node(at: Path, answer: dict, gpus: int) -> list[Finding]:
     node, seen, skew = answer["node"], answer["gpus"], answer["unix"] - time.time()
     found = [Finding(OK, f"{node} sees {at} and has torch {answer['torch']}")]
     if not answer["locked"]:
-        found.append(Finding(NOTE, f"{node} does not see a lock that is held here", "do not launch from two places at once; claims keep runs apart"))
+        found.append(
+            Finding(
+                NOTE,
+                f"{node} does not see a lock that is held here",
+                "do not launch from two places at once; claims keep runs apart",
+            )
+        )
     else:
         found.append(Finding(OK, f"{node} sees a lock that is held here, and a rename is seen here"))
     for path in answer["unreadable"]:
@@ -335,7 +383,9 @@ def seen_by_a_node(at: Path, answer: dict, gpus: int) -> list[Finding]:
     elif gpus:
         found.append(Finding(OK, f"{node} gives a task {seen} GPUs"))
     if abs(skew) > NODE_SKEW_S:
-        found.append(Finding(NOTE, f"{node}'s clock is {skew:+.0f} s off", "ask for NTP; heartbeats look old or new by that"))
+        found.append(
+            Finding(NOTE, f"{node}'s clock is {skew:+.0f} s off", "ask for NTP; heartbeats look old or new by that")
+        )
     else:
         found.append(Finding(OK, f"{node}'s clock agrees with this machine's to {NODE_SKEW_S:.0f} s"))
     return found
@@ -343,5 +393,7 @@ def seen_by_a_node(at: Path, answer: dict, gpus: int) -> list[Finding]:
 
 def _options(cluster: Cluster) -> list[str]:
     """The cluster's own options, for sbatch and srun."""
-    words = [f"--{name}={value}" for name in ("partition", "account", "constraint") if (value := getattr(cluster, name))]
+    words = [
+        f"--{name}={value}" for name in ("partition", "account", "constraint") if (value := getattr(cluster, name))
+    ]
     return words + [f"--{name}={value}" if value else f"--{name}" for name, value in cluster.sbatch.items()]

@@ -36,7 +36,9 @@ def element(root: Path | str, index: int) -> tuple[Path, Path]:
         )
     at = paths.run(mine.runs[index])
     if not at.run.is_file():
-        raise UserError(f"{root}: run {at.name} is not in this study any more; `scancel` this job, or plan the run again")
+        raise UserError(
+            f"{root}: run {at.name} is not in this study any more; `scancel` this job, or plan the run again"
+        )
     return at.root, Path(mine.code)
 
 

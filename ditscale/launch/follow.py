@@ -22,11 +22,11 @@ LOOK_S, LONGEST_S = 2.0, 30.0  # between two looks at Slurm's jobs: the longer, 
 
 
 def bring_to_end(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> list[RunStatus]:
-    """Start what is missing of the runs of `role` ("grid" or "probe") and wait until none waits or runs; `show` is called
-    meanwhile. Returns the final status.
+    """Start what is missing of the runs of `role` ("grid" or "probe") and wait until none waits or runs; `show` is
+    called meanwhile. Returns the final status.
 
-    On Slurm the runs need nobody who waits: whoever is interrupted calls again and takes up the waiting. Raises UserError
-    as launching does (local.py, slurm.py).
+    On Slurm the runs need nobody who waits: whoever is interrupted calls again and takes up the waiting. Raises
+    UserError as launching does (local.py, slurm.py).
     """
     if cluster.name == "local":
         from .local import launch
@@ -38,7 +38,9 @@ def bring_to_end(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> 
         submitted = submit(paths, cluster, role)
         ended = follow(paths, show)
         hosted = left_to_hosts(ended)
-        left = [s for s in ended if s.run.role == role and s.state == "planned" and not s.job and s.run.run_id not in hosted]
+        left = [
+            s for s in ended if s.run.role == role and s.state == "planned" and not s.job and s.run.run_id not in hosted
+        ]
         if not left:  # else there was no room for those
             return ended
         if not submitted:  # jobs of other studies take all the room
@@ -46,12 +48,14 @@ def bring_to_end(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> 
 
 
 def follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
-    """Watch a study until none of its Slurm jobs waits or runs; returns its final status. Raises Interrupted on Ctrl-C."""
+    """Watch a study until none of its Slurm jobs waits or runs; returns its final status. Raises Interrupted on
+    Ctrl-C."""
     try:
         return _follow(paths, show)
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted; the study's jobs go on by themselves (`ditscale cancel {paths.root}` ends them), and the same command waits for them again"
+            f"interrupted; the study's jobs go on by themselves (`ditscale cancel {paths.root}` ends them), and the "
+            "same command waits for them again"
         ) from None
 
 
@@ -80,8 +84,12 @@ def _follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
 
 
 def _at_work(paths: StudyPaths, done: set[str]) -> bool | None:
-    """Whether a job of the study runs, or is about to end, leaving out those of runs that are `done`; None when squeue gives no
-    answer. One that waits is nobody's business here. A controller that was killed may start the job of a finished run again and hold it,
-    or go on listing one that ended meanwhile as running, until its time limit."""
+    """Whether a job of the study runs, or is about to end, leaving out those of runs that are `done`; None when squeue
+    gives no answer. One that waits is nobody's business here. A controller that was killed may start the job of a
+    finished run again and hold it, or go on listing one that ended meanwhile as running, until its time limit."""
     live = jobs_of(paths)
-    return None if live is None else any(job.state != "PENDING" for run, jobs in live.items() if run not in done for job in jobs)
+    return (
+        None
+        if live is None
+        else any(job.state != "PENDING" for run, jobs in live.items() if run not in done for job in jobs)
+    )

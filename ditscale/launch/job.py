@@ -2,8 +2,9 @@
 
     python -m ditscale.launch.job RUN_DIR
 
-Under Slurm, SIGUSR2 (the time limit is near, or a preemption) and SIGTERM (also: the limit is reached) let the run finish
-its step and save; then this array element alone is put back into the queue, unless Slurm has done so or the job is cancelled.
+Under Slurm, SIGUSR2 (the time limit is near, or a preemption) and SIGTERM (also: the limit is reached) let the run
+finish its step and save; then this array element alone is put back into the queue, unless Slurm has done so or the job
+is cancelled.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
 
 def execute(run_dir: str) -> str:
     """Train the run, or rehearse it, as a job; returns how it ended. Errors of the user or the run go to the log in one
-    line: the run's own record, never the job's exit, says whether it succeeded; under Slurm a failed run is a failed job
-    too. A diverged run is none: that is its result."""
+    line: the run's own record, never the job's exit, says whether it succeeded; under Slurm a failed run is a failed
+    job too. A diverged run is none: that is its result."""
     _hold_stops()
     at = RunPaths(run_dir)
     try:
@@ -78,8 +79,8 @@ def execute(run_dir: str) -> str:
 def run(at: RunPaths) -> str:
     """One attempt at a run, from its claim to the note of how it ended; returns "finished".
 
-    Raises UserError on a user's mistake, Busy while another process is at the run, Exhausted at the end of a crash loop,
-    and what may end an attempt early (train/ends.py).
+    Raises UserError on a user's mistake, Busy while another process is at the run, Exhausted at the end of a crash
+    loop, and what may end an attempt early (train/ends.py).
     """
     _hold_stops()
     read_run(at.run)
@@ -108,7 +109,8 @@ def _is_hosted(at: RunPaths, mine: Run) -> bool:
 
 
 def _hold_stops():
-    """A request to stop that comes before the loop listens waits for it (train/signals.py unblocks) and does not kill us."""
+    """A request to stop that comes before the loop listens waits for it (train/signals.py unblocks) and does not kill
+    us."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 
 
@@ -143,7 +145,9 @@ def requeue():
     """Put this job back into the queue, unless Slurm has done so or it is cancelled."""
     job = queue.this_job()
     state = queue.state(job)
-    if state != "RUNNING" and not queue.out_of_time(job):  # cancelled: it is to end; pending: Slurm has requeued it already
+    if state != "RUNNING" and not queue.out_of_time(
+        job
+    ):  # cancelled: it is to end; pending: Slurm has requeued it already
         print(f"job {job} is {state or 'not known to squeue'}; it is not requeued from here", flush=True)
         return
     print(f"requeueing job {job}", flush=True)
@@ -156,8 +160,8 @@ def requeue():
 
 
 def _environment():
-    """Compiled kernels go to the node's own disk: on a shared one, jobs trip over each other's. And no library that a user
-    adds looks for weights or data on the network: nodes often have none, and runs would depend on it."""
+    """Compiled kernels go to the node's own disk: on a shared one, jobs trip over each other's. And no library that a
+    user adds looks for weights or data on the network: nodes often have none, and runs would depend on it."""
     for name, value in OFFLINE.items():
         os.environ.setdefault(name, value)
     cache = os.path.join(tempfile.gettempdir(), f"ditscale-{os.getuid()}")

@@ -46,7 +46,11 @@ def last_jobs(paths: StudyPaths) -> dict[str, tuple[str, Path]]:
         alone = len(s.elements) == 1 and s.token != s.job  # to submitit one element is no array
         for index, run_id in [(index, run_id) for index, runs in enumerate(s.elements) for run_id in runs]:
             name = s.job if alone else f"{s.job}_{index}"
-            log = paths.run(run_id).log / f"job-{name}.0.log" if s.token == s.job else folder(paths, s.token) / f"{name}_0_log.out"
+            log = (
+                paths.run(run_id).log / f"job-{name}.0.log"
+                if s.token == s.job
+                else folder(paths, s.token) / f"{name}_0_log.out"
+            )
             found[run_id] = (name, log)
     return found
 
@@ -65,8 +69,8 @@ def _first(job: Job, paths: StudyPaths) -> int | None:
 
 
 def _arguments(job: Job, script: str, paths: StudyPaths):
-    """What may follow the study's directory in a job's command `script DIR ...`; nothing where it is another command, or of
-    another study. squeue shows the words with a space between them, and a directory may have spaces too."""
+    """What may follow the study's directory in a job's command `script DIR ...`; nothing where it is another command,
+    or of another study. squeue shows the words with a space between them, and a directory may have spaces too."""
     before, _, rest = job.command.partition(f"{script} ")
     if not rest or (before and not before.endswith("/")):
         return

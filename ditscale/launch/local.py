@@ -34,8 +34,8 @@ def workers(cluster: Cluster) -> int:
 
 
 def _settle(paths: StudyPaths, run: Run, cluster: Cluster):
-    """How a run is executed here. The probe, for which the others have ended, is one rank with as many of all workers' threads as
-    its step has work for; or as many ranks of `cluster.probe_ranks` as its batch divides over."""
+    """How a run is executed here. The probe, for which the others have ended, is one rank with as many of all workers'
+    threads as its step has work for; or as many ranks of `cluster.probe_ranks` as its batch divides over."""
     ranks = 1
     if run.role == "probe" and cluster.probe_ranks:
         ranks = next(n for n in range(cluster.probe_ranks, 0, -1) if run.recipe.batch_size % n == 0)
@@ -45,24 +45,32 @@ def _settle(paths: StudyPaths, run: Run, cluster: Cluster):
     settle(paths, [run], cluster, ranks)
 
 
-def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[RunStatus], float], None]) -> list[RunStatus]:
+def launch(
+    paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[RunStatus], float], None]
+) -> list[RunStatus]:
     """Bring every run of `role` ("grid" or "probe") to its end; `show` is called meanwhile, with
     the study's status and the seconds that it took to find.
 
-    Longest runs start first, so that the workers end together. A run that fails is not tried again in this call; one that
-    memory was too short for on shards goes on with the half (train/halved.py). Returns the final status. Raises Interrupted on Ctrl-C or SIGTERM, after the runs have stopped at a checkpoint.
+    Longest runs start first, so that the workers end together. A run that fails is not tried again in this call; one
+    that memory was too short for on shards goes on with the half (train/halved.py). Returns the final status. Raises
+    Interrupted on Ctrl-C or SIGTERM, after the runs have stopped at a checkpoint.
     """
     from submitit import LocalExecutor
 
     if cluster.name != "local":
-        raise UserError(f"{paths.root}: its runs are for cluster={cluster.name}; `ditscale launch {paths.root}` submits them, and cluster=local trains here")
+        raise UserError(
+            f"{paths.root}: its runs are for cluster={cluster.name}; `ditscale launch {paths.root}` submits them, and "
+            "cluster=local trains here"
+        )
     for s in study_status(paths):
         if s.run.role == role and s.state not in (*DONE, "running"):
             _settle(paths, s.run, cluster)
     slots = workers(cluster)
-    jobs: dict[tuple[str, int], object] = {}  # what this call started: run_id and the micro-batch noted then, to the job
-    name = lambda run: (run.run_id, noted(paths.run(run.run_id), run.execution.ranks))  # noqa: E731
-    alive = lambda run: any(_alive(job) for (run_id, _), job in jobs.items() if run_id == run.run_id)  # noqa: E731
+    jobs: dict[
+        tuple[str, int], object
+    ] = {}  # what this call started: run_id and the micro-batch noted then, to the job
+    name = lambda run: (run.run_id, noted(paths.run(run.run_id), run.execution.ranks))
+    alive = lambda run: any(_alive(job) for (run_id, _), job in jobs.items() if run_id == run.run_id)
     known: dict[str, RunStatus] = {}
     source = None  # one copy for all that this call starts, taken when something is to start
     with _terminated_as_interrupt():
@@ -73,7 +81,11 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[
                 mine = [s for s in everything if s.run.role == role]
                 show(everything, time.monotonic() - looked)
                 busy = sum(s.run.execution.ranks for s in mine if s.state == "running" or alive(s.run))
-                waiting = [s for s in mine if not alive(s.run) and name(s.run) not in jobs and s.state not in ("running", *DONE)]
+                waiting = [
+                    s
+                    for s in mine
+                    if not alive(s.run) and name(s.run) not in jobs and s.state not in ("running", *DONE)
+                ]
                 waiting = [s for s in waiting if s.run.run_id not in left_to_hosts(everything)]
                 # of equal FLOPs the run with more images takes longer: small models use a core less well
                 for s in sorted(waiting, key=lambda s: (-s.run.budget_flops, -s.run.n_images)):
@@ -87,16 +99,18 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[
                 time.sleep(POLL_S)
         except KeyboardInterrupt:
             _stop(jobs)
-            raise Interrupted("interrupted; every run saved a checkpoint; the same command goes on from there") from None
+            raise Interrupted(
+                "interrupted; every run saved a checkpoint; the same command goes on from there"
+            ) from None
 
 
 def _submit(executor_class, paths: StudyPaths, status: RunStatus, source: Path):
-    """One attempt of a run, importing from `source`, as a submitit job, with a log directory of its own: submitit's job numbers are process ids,
-    which return, and a result found under a number is believed."""
+    """One attempt of a run, importing from `source`, as a submitit job, with a log directory of its own: submitit's job
+    numbers are process ids, which return, and a result found under a number is believed."""
     at = paths.run(status.run.run_id)
     attempt = len(list(at.log.glob("attempt-*"))) if at.log.is_dir() else 0
-    # A terminal sends Ctrl-C to all: submitit's controller, which inherits this mask, must outlive it so that its tasks can
-    # save; they unblock it (train/signals.py). For us it stays pending, not lost.
+    # A terminal sends Ctrl-C to all: submitit's controller, which inherits this mask, must outlive it so that its tasks
+    # can save; they unblock it (train/signals.py). For us it stays pending, not lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         executor = executor_class(folder=at.log / f"attempt-{attempt + 1:03d}")
@@ -104,7 +118,9 @@ def _submit(executor_class, paths: StudyPaths, status: RunStatus, source: Path):
         with _importing_from(source):
             return executor.submit(execute, str(at.root.resolve()))
     except OSError as error:
-        raise UserError(f"{at.log}: cannot be written ({error.strerror}); free space on the disk and launch again") from None
+        raise UserError(
+            f"{at.log}: cannot be written ({error.strerror}); free space on the disk and launch again"
+        ) from None
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
@@ -131,7 +147,9 @@ def _stop(jobs: dict):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for job in jobs.values():
         if _alive(job):
-            job._process.send_signal(signal.SIGTERM)  # the controller passes it on; job.cancel would kill within a second
+            job._process.send_signal(
+                signal.SIGTERM
+            )  # the controller passes it on; job.cancel would kill within a second
     until = time.monotonic() + STOP_S
     while any(_alive(job) for job in jobs.values()) and time.monotonic() < until:
         time.sleep(0.1)

@@ -1,4 +1,5 @@
-"""What is running, how far, and how long it will still take: on a terminal a block redrawn in place, else a line now and then."""
+"""What is running, how far, and how long it will still take: on a terminal a block redrawn in place, else a line now
+and then."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ SHOWN = 8  # runs with a line of their own
 
 
 class Progress:
-    """Shows a study's status; `workers` run at once (0: as many as do), `extra_flops` is work that is not planned yet (the
-    probe)."""
+    """Shows a study's status; `workers` run at once (0: as many as do), `extra_flops` is work that is not planned yet
+    (the probe)."""
 
     def __init__(self, workers: int, extra_flops: float = 0.0, out=sys.stdout):
         self.workers, self.extra_flops, self.out = workers, extra_flops, out
@@ -51,11 +52,15 @@ class Progress:
         ended = sum(s.state in DONE for s in statuses)
         eta = self.eta_s(statuses)
         bar = "#" * round(24 * fraction)
-        lines = [f"[{bar:<24}] {fraction:>4.0%}  {ended} of {len(statuses)} runs done  {f'about {units.duration(eta)} left' if eta else ''}".rstrip()]
+        left = f"  about {units.duration(eta)} left" if eta else ""
+        lines = [f"[{bar:<24}] {fraction:>4.0%}  {ended} of {len(statuses)} runs done{left}"]
         running = [s for s in statuses if s.state == "running"]
         waiting = Counter(s.reason for s in statuses if s.state == "queued")
         for s in running[:SHOWN]:
-            part = [f"  {s.run.role} {units.compact(s.run.budget_flops)} {s.run.width}x{s.run.depth} {s.images / s.run.n_images:.0%}"]
+            part = [
+                f"  {s.run.role} {units.compact(s.run.budget_flops)} {s.run.width}x{s.run.depth} "
+                f"{s.images / s.run.n_images:.0%}"
+            ]
             part += [f"loss {s.loss:.4f}"] if s.loss is not None else []
             part += [f"{s.images_per_s * s.run.flops_per_image / 1e9:.0f} GFLOP/s"] if s.images_per_s else [s.reason]
             lines.append(" ".join(part))

@@ -60,13 +60,15 @@ def state(job: str) -> str | None:
 
 
 def out_of_time(job: str) -> bool:
-    """Whether a job is being ended because its time limit is reached: unlike a cancelled one, it may be requeued still."""
+    """Whether a job is being ended because its time limit is reached: unlike a cancelled one, it may be requeued
+    still."""
     printed = ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r")
     return "COMPLETING|TimeLimit" in (printed or "").split()
 
 
 def requeue(job: str) -> str:
-    """Put a running job, or one at its time limit, this array element alone, back into the queue; returns why not, or ""."""
+    """Put a running job, or one at its time limit, this array element alone, back into the queue; returns why not, or
+    ""."""
     done = _run("scontrol", "requeue", job)
     if done is None:
         return "scontrol gives no answer"
@@ -74,14 +76,19 @@ def requeue(job: str) -> str:
 
 
 def is_held(state: str, reason: str) -> bool:
-    """Whether Slurm holds a job because it could not start it: after a node's failure, or a controller's own. It waits for ever then."""
+    """Whether Slurm holds a job because it could not start it: after a node's failure, or a controller's own. It waits
+    for ever then."""
     return state in ("PENDING", "queued") and reason.replace("_", " ") == "launch failed requeued held"
 
 
 def release(job: str):
     """Let a held job wait for its turn again, and say so."""
     released = ask("scontrol", "release", job) is not None
-    print(f"job {job} was held, for Slurm could not start it; {'released' if released else '`scontrol release` refuses it'}", flush=True)
+    print(
+        f"job {job} was held, for Slurm could not start it; "
+        f"{'released' if released else '`scontrol release` refuses it'}",
+        flush=True,
+    )
 
 
 def ask(*words: str) -> str | None:

@@ -1,5 +1,5 @@
-"""How finished runs ended, as `status` has read it before: it need not open their records again. It only saves time, goes by
-the records' times and sizes, and may be deleted at any moment."""
+"""How finished runs ended, as `status` has read it before: it need not open their records again. It only saves time,
+goes by the records' times and sizes, and may be deleted at any moment."""
 
 from __future__ import annotations
 

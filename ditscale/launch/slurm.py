@@ -38,8 +38,8 @@ NOT_OURS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "L
 
 
 def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list[Submission]:
-    """Submit every run (of `role`, or all) that is neither done, nor waiting, nor running; says what it does. Returns the
-    new submissions.
+    """Submit every run (of `role`, or all) that is neither done, nor waiting, nor running; says what it does. Returns
+    the new submissions.
 
     Raises UserError, before anything is submitted, where the cluster cannot take what is asked for.
     """
@@ -62,7 +62,9 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list
             print(finding)
         code = snapshot(paths.code)
         submitted = []
-        for (what, runs), at_once in zip(chunks, shares(cluster.parallel, [what.elements(runs) for what, runs in chunks])):
+        for (what, runs), at_once in zip(
+            chunks, shares(cluster.parallel, [what.elements(runs) for what, runs in chunks])
+        ):
             try:
                 settle(paths, runs, cluster, what.ranks)
                 submitted.append(_submit(paths, cluster, what, runs, at_once, code))
@@ -86,7 +88,13 @@ def missing_runs(paths: StudyPaths, among: Callable[[Run], bool]) -> list[Run]:
         raise UserError("squeue gives no answer, so what already waits or runs is not known; launch again when it does")
     statuses = study_status(paths)
     over = {s.run.run_id for s in statuses if s.state in DONE}
-    for job in {job.id for run_id, jobs in live.items() if run_id not in over for job in jobs if queue.is_held(job.state, job.reason)}:
+    for job in {
+        job.id
+        for run_id, jobs in live.items()
+        if run_id not in over
+        for job in jobs
+        if queue.is_held(job.state, job.reason)
+    }:
         queue.release(job)
     _report_orphans({s.run.run_id: s.state for s in statuses}, live)
     # a job that completes was cancelled, say, and saves; the next attempt waits for it (launch/attempt.py)
@@ -106,10 +114,15 @@ def _with_room(missing: list[Run], cluster: Cluster) -> list[Run]:
         return missing
     there = queue.jobs()
     if there is None:
-        raise UserError("squeue gives no answer, so the room under cluster.max_queued is not known; launch again when it does")
+        raise UserError(
+            "squeue gives no answer, so the room under cluster.max_queued is not known; launch again when it does"
+        )
     room = max(0, cluster.max_queued - len(there))
     if len(missing) > room:
-        print(f"{len(missing) - room} runs are left for the next launch: cluster.max_queued is {cluster.max_queued}, {len(there)} jobs are queued")
+        print(
+            f"{len(missing) - room} runs are left for the next launch: cluster.max_queued is {cluster.max_queued}, "
+            f"{len(there)} jobs are queued"
+        )
     return sorted(missing, key=lambda run: -run.n_images * run.flops_per_image)[:room]
 
 
@@ -180,7 +193,9 @@ def _submit(
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     token = new_token()
-    submission = Submission(token, "", tuple(run.run_id for run in runs), str(code.resolve()), time.time(), what.size.pack)
+    submission = Submission(
+        token, "", tuple(run.run_id for run in runs), str(code.resolve()), time.time(), what.size.pack
+    )
     write(paths, submission)
     try:
         with clean_environment(), redirect_stderr(io.StringIO()):  # submitit shows what sbatch says twice
@@ -247,7 +262,8 @@ def _parameters(submission: Submission, cluster: Cluster, what: Resources, at_on
 
 @contextmanager
 def clean_environment():
-    """What our jobs inherit tells nothing of a job that we may be in ourselves; SLURM_CONF stays, it names the cluster."""
+    """What our jobs inherit tells nothing of a job that we may be in ourselves; SLURM_CONF stays, it names the
+    cluster."""
     before = dict(os.environ)
     for name in before:
         if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF" or name in NOT_OURS:

@@ -1,7 +1,8 @@
 """The exact source that runs execute: a copy in the study directory, so that edits never reach a run that waits.
 
 code/<hash>/ditscale holds the whole installed package, its configs/ inside as in a wheel; the hash is of all names and
-contents. A copy is staged beside, marked complete by a file of its own, then renamed; it is made once and never changed.
+contents. A copy is staged beside, marked complete by a file of its own, then renamed; it is made once and never
+changed.
 """
 
 from __future__ import annotations
@@ -21,15 +22,28 @@ MARK = "complete"
 LIMIT = 100 * 2**20  # bytes; the package itself is about 1 MiB, so what exceeds this strayed into it
 
 # What a checkout may have collected and a study directory, which others read, must not: keys, logins, tokens.
-SECRETS = (".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "id_rsa*", "id_ed25519*", "*credentials*", ".netrc", "*.token", "token")
+SECRETS = (
+    ".env",
+    ".env.*",
+    "*.env",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "id_rsa*",
+    "id_ed25519*",
+    "*credentials*",
+    ".netrc",
+    "*.token",
+    "token",
+)
 PRIVATE_KEY = re.compile(rb"^-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----", re.M)  # PEM, whatever the file is called
 
 
 def snapshot(code: Path) -> Path:
     """Copy the package under `code`, unless that very copy is there; returns the directory to import from.
 
-    Raises UserError where the package holds something like a secret or more than 100 MiB, the copy cannot be written, or
-    the copy that is there has been changed.
+    Raises UserError where the package holds something like a secret or more than 100 MiB, the copy cannot be written,
+    or the copy that is there has been changed.
     """
     content = _content()
     digest = _digest(content)
@@ -46,13 +60,15 @@ def snapshot(code: Path) -> Path:
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         if not (target / MARK).is_file():  # another launcher may have finished the same copy first
-            raise UserError(f"{target}: cannot be written ({error.strerror}); free space on the disk and launch again") from None
+            raise UserError(
+                f"{target}: cannot be written ({error.strerror}); free space on the disk and launch again"
+            ) from None
     return target
 
 
 def _put(staging: Path, target: Path):
-    """Give the copy its name. Fails where another launcher was faster: its copy appeared whole and with the mark, and jobs
-    may run from it. What has no mark was cut short, and gives way."""
+    """Give the copy its name. Fails where another launcher was faster: its copy appeared whole and with the mark, and
+    jobs may run from it. What has no mark was cut short, and gives way."""
     try:
         os.rename(staging, target)
     except OSError:
@@ -72,7 +88,8 @@ def _content() -> dict[str, bytes]:
     if sum(sizes.values()) > LIMIT:
         largest = max(sizes, key=sizes.get)
         raise UserError(
-            f"{PACKAGE}: holds {sum(sizes.values()) / 2**20:.0f} MiB, and a study keeps a copy of at most {LIMIT / 2**20:.0f}; move away "
+            f"{PACKAGE}: holds {sum(sizes.values()) / 2**20:.0f} MiB, and a study keeps a copy of at most "
+            f"{LIMIT / 2**20:.0f}; move away "
             f"what is no source (the largest is {largest}, {sizes[largest] / 2**20:.0f} MiB) and launch again"
         )
     content = {f"ditscale/{name}": files[name].read_bytes() for name in sorted(files)}
@@ -83,7 +100,10 @@ def _content() -> dict[str, bytes]:
 
 
 def _secret(path: Path, why: str) -> UserError:
-    return UserError(f"{path}: looks like a secret ({why}), and a study keeps a copy of the package; move it elsewhere and launch again")
+    return UserError(
+        f"{path}: looks like a secret ({why}), and a study keeps a copy of the package; move it elsewhere and launch "
+        "again"
+    )
 
 
 def _files(root: Path) -> dict[str, Path]:
@@ -103,5 +123,8 @@ def _unchanged(target: Path, digest: str) -> Path:
     """The copy, if it is what its name says: all of it is read, which takes milliseconds."""
     files = _files(target / "ditscale")
     if _digest({f"ditscale/{name}": path.read_bytes() for name, path in files.items()}) != digest:
-        raise UserError(f"{target}: was changed after it was made, and runs import it; delete it once none of them waits or runs, then launch again")
+        raise UserError(
+            f"{target}: was changed after it was made, and runs import it; delete it once none of them waits or runs, "
+            "then launch again"
+        )
     return target

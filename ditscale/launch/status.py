@@ -16,13 +16,15 @@ from .attempt import LIVE_S, heartbeat_age, last_attempt
 from .seen import Seen
 
 HERE = socket.gethostname()
-BEGUN = {"attempts", "metrics.h5", "heartbeat.json", "failure.json", "lock"}  # any of these is there once a run has begun
+# any of these is there once a run has begun
+BEGUN = {"attempts", "metrics.h5", "heartbeat.json", "failure.json", "lock"}
 DONE = ("finished", "diverged", "damaged")  # nothing more will happen to these by themselves
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run. `state`: planned, queued (in Slurm), running, interrupted, stopped, failed, diverged, damaged or finished."""
+    """One run. `state`: planned, queued (in Slurm), running, interrupted, stopped, failed, diverged, damaged or
+    finished."""
 
     run: Run
     state: str
@@ -55,7 +57,6 @@ class RunStatus:
             return None
         return (self.run.n_images - self.images) / self.images_per_s
 
-
     def mfu(self, peak_flops_per_s: float) -> float | None:
         """Model FLOP/s over what its ranks could do at most."""
         if self.state != "running" or not self.images_per_s or not peak_flops_per_s:
@@ -66,7 +67,8 @@ class RunStatus:
 def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> list[RunStatus]:
     """Every planned run, grid first, by budget and size.
 
-    `known`, this function's own earlier findings, saves a watcher the reading of what cannot have changed; it is updated.
+    `known`, this function's own earlier findings, saves a watcher the reading of what cannot have changed; it is
+    updated.
     """
     known, seen = {} if known is None else known, None
     for at in paths.run_dirs():
@@ -74,9 +76,15 @@ def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -
         if before is None:
             seen = seen or Seen(paths.jobs / "seen.json")
             run, end = read_run(at.run), seen.end(at)
-            known[at.name] = RunStatus(run, "finished", run.n_images, reason="", images_per_s=None, **end) if end else run_status(at, run)
+            known[at.name] = (
+                RunStatus(run, "finished", run.n_images, reason="", images_per_s=None, **end)
+                if end
+                else run_status(at, run)
+            )
             if known[at.name].state == "finished" and not end:
-                seen.note_end(at, {name: getattr(known[at.name], name) for name in ("loss", "host", "ranks", "attempt", "job")})
+                seen.note_end(
+                    at, {name: getattr(known[at.name], name) for name in ("loss", "host", "ranks", "attempt", "job")}
+                )
         elif before.state != "finished":
             known[at.name] = run_status(at, before.run)
     if seen:
@@ -112,7 +120,8 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
 
 
 def left_to_hosts(statuses: list[RunStatus]) -> set[str]:
-    """run_ids that another run is still to be read for (plan/nest.py): once that is done without, they are trained as others are."""
+    """run_ids that another run is still to be read for (plan/nest.py): once that is done without, they are trained as
+    others are."""
     open_hosts = {s.run.run_id for s in statuses if s.state not in DONE}
     return {s.run.run_id for s in statuses if s.state not in DONE and s.run.within in open_hosts}
 
@@ -120,12 +129,17 @@ def left_to_hosts(statuses: list[RunStatus]) -> set[str]:
 def table(statuses: list[RunStatus], peak_flops_per_s: float = 0.0) -> str:
     """One row a run; MFU where the peak is known."""
     mfu = f" {'MFU':>4}" if peak_flops_per_s else ""
-    lines = [f"{'run':<34} {'state':<11} {'done':>5} {'loss':>8} {'images/s':>9}{mfu} {'left':>7} {'try':>3} {'node':<10}  note"]
+    lines = [
+        f"{'run':<34} {'state':<11} {'done':>5} {'loss':>8} {'images/s':>9}{mfu} {'left':>7} {'try':>3} {'node':<10}  "
+        "note"
+    ]
     for s in statuses:
         share = f" {_or(s.mfu(peak_flops_per_s), '.0%'):>4}" if mfu else ""
         lines.append(
-            f"{s.run.run_id:<34} {s.state:<11} {s.images / s.run.n_images:>5.0%} {_or(s.loss, '.4f'):>8} {_or(s.images_per_s, '.0f'):>9}{share} "
-            f"{units.duration(s.eta_s) if s.eta_s else '':>7} {s.attempt or '':>3} {s.host if s.state == 'running' else '':<10}  {s.reason}"
+            f"{s.run.run_id:<34} {s.state:<11} {s.images / s.run.n_images:>5.0%} {_or(s.loss, '.4f'):>8} "
+            f"{_or(s.images_per_s, '.0f'):>9}{share} "
+            f"{units.duration(s.eta_s) if s.eta_s else '':>7} {s.attempt or '':>3} "
+            f"{s.host if s.state == 'running' else '':<10}  {s.reason}"
         )
     states = [s.state for s in statuses]
     lines.append(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))

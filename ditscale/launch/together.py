@@ -1,4 +1,5 @@
-"""Several small runs in one job, each in a process of its own: what one leaves idle of a GPU or of cores, the others use."""
+"""Several small runs in one job, each in a process of its own: what one leaves idle of a GPU or of cores, the others
+use."""
 
 from __future__ import annotations
 
@@ -14,10 +15,12 @@ from .job import STOPS, TRY_AGAIN, requeue
 
 
 def together(run_dirs: list[str]) -> list[int]:
-    """Train the runs, or rehearse them, as one job; returns the exit statuses of their processes. What one run ends by, its
-    neighbours do not notice. A job that was told to stop is put back into the queue once, and goes on with those that are not
-    done; one of a failed run is a failed job, when the others have ended."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until there is somebody to pass them on to; a child unblocks its own
+    """Train the runs, or rehearse them, as one job; returns the exit statuses of their processes. What one run ends by,
+    its neighbours do not notice. A job that was told to stop is put back into the queue once, and goes on with those
+    that are not done; one of a failed run is a failed job, when the others have ended."""
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, STOPS
+    )  # until there is somebody to pass them on to; a child unblocks its own
     children = [_start(RunPaths(run_dir), len(run_dirs)) for run_dir in run_dirs]
 
     def pass_on(number, _):
@@ -42,4 +45,6 @@ def _start(at: RunPaths, n: int) -> subprocess.Popen:
     make_directory(at.log)
     with open(at.log / f"job-{queue.this_job()}.0.log", "ab") as log:
         command = [sys.executable, "-m", "ditscale.launch.job", str(at.root)]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | {PACKED: str(n)})
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | {PACKED: str(n)}
+        )

@@ -19,8 +19,8 @@ HELD = ("JobHeldUser", "JobHeldAdmin", "launch failed requeued held")
 
 
 def with_slurm(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> list[RunStatus]:
-    """`study_status` (status.py, `known` as there) with Slurm's knowledge. Slurm is asked first: a job that ends between
-    the two looks is then seen as what its files say, not as one that never was."""
+    """`study_status` (status.py, `known` as there) with Slurm's knowledge. Slurm is asked first: a job that ends
+    between the two looks is then seen as what its files say, not as one that never was."""
     live = jobs_of(paths)
     statuses = study_status(paths, known)
     if live is None:
@@ -43,7 +43,12 @@ def _explain(s: RunStatus, ended: dict[str, str], unborn: tuple[str, Path] | Non
     if how == "COMPLETED" or how.startswith("CANCELLED"):
         return replace(s, job=job, reason=f"job {job}: {how} before the run began; launching again submits it")
     see = f"see {log}" if log.exists() else "its node may not see this directory (`ditscale doctor DIR --job` tries)"
-    return replace(s, state="planned" if how == "gone" else "failed", job=job, reason=f"job {job}: {how} before the run began; {see}")
+    return replace(
+        s,
+        state="planned" if how == "gone" else "failed",
+        job=job,
+        reason=f"job {job}: {how} before the run began; {see}",
+    )
 
 
 def _merge(s: RunStatus, jobs: list[Job]) -> RunStatus:
@@ -78,7 +83,9 @@ def _ended(jobs: set[str]) -> dict[str, str]:
     rows = [line.split("|") for line in (printed or "").splitlines()]
     found = {name: row[1] for row in rows if len(row) == 2 for name in elements(row[0])}
     # elements that were cancelled before any had started are in the array's own row
-    return {job: found.get(job) or found[job.split("_")[0]] for job in jobs if job in found or job.split("_")[0] in found}
+    return {
+        job: found.get(job) or found[job.split("_")[0]] for job in jobs if job in found or job.split("_")[0] in found
+    }
 
 
 def elements(job: str) -> list[str]:

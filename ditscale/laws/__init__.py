@@ -6,8 +6,8 @@
 
 Needs numpy and scipy (h5py to read HDF5), no torch; importing it costs little more than importing numpy.
 
-minima/ is Approach 2, surface/ Approach 3; intervals/ draws and carries errors through; checks/ says what stands against a
-fit; sealed/ forecasts and judges.
+minima/ is Approach 2, surface/ Approach 3; intervals/ draws and carries errors through; checks/ says what stands
+against a fit; sealed/ forecasts and judges.
 """
 
 from .along import Along, fit_along
@@ -37,6 +37,6 @@ __all__ = [
     "Along", "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate",
     "ExtraTerm", "Finding", "FloorLaw", "Forecast", "Laws", "MetricLaw", "Offset", "Pair", "Parabola",
     "PowerLaw", "RateLaw", "Surface", "Table", "Trial", "Verdict", "checklist", "compare", "fit",
-    "fit_along", "fit_approach2", "fit_approach3", "fit_offset", "fit_parabola", "fit_rates", "fit_surface", "floor_law",
-    "forecast", "load_forecast", "metric_law", "power_law", "read_table", "read_trials", "seal", "verdict",
+    "fit_along", "fit_approach2", "fit_approach3", "fit_offset", "fit_parabola", "fit_rates", "fit_surface",
+    "floor_law", "forecast", "load_forecast", "metric_law", "power_law", "read_table", "read_trials", "seal", "verdict",
 ]  # fmt: skip

@@ -173,7 +173,9 @@ def compare(
         raise UserError(f"compare: the tables were read for different metrics ({shown}); read the same one")
     rehearsed = [name for name, table in tables.items() if table.rehearsal]
     if 0 < len(rehearsed) < len(tables):
-        raise UserError(f"compare: {', '.join(rehearsed)} was rehearsed, not trained, so it compares with nothing trained")
+        raise UserError(
+            f"compare: {', '.join(rehearsed)} was rehearsed, not trained, so it compares with nothing trained"
+        )
     budget = number(target, "target", above=0)
     fits, grids = {}, {name: table.grid() for name, table in tables.items()}
     for k, (name, grid) in enumerate(grids.items()):

@@ -1,4 +1,5 @@
-"""Any quantity of the runs, read at the sizes where the loss has its optimum: one value a slice, with its standard error."""
+"""Any quantity of the runs, read at the sizes where the loss has its optimum: one value a slice, with its standard
+error."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from .table import Table
 
 
 def usable(table: Table, column: str) -> tuple[Table, list[Parabola], list[Finding]]:
-    """The grid's runs that have `column` (from `read_table(..., also=(column,))`), their slices with an optimum, and what was
-    left out. Raises UserError when the column is not there, and with status 3 when fewer than 2 slices are left.
+    """The grid's runs that have `column` (from `read_table(..., also=(column,))`), their slices with an optimum, and
+    what was left out. Raises UserError when the column is not there, and with status 3 when fewer than 2 slices are
+    left.
     """
     source = table.source or "table"
     if column not in table.columns:

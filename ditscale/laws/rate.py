@@ -180,16 +180,18 @@ def ends(e: Estimate, before: str = " ") -> str:
 def fit_rates(trials, bootstrap: int = 1000, seed: int = 0, source: str = "", exclusions=()) -> RateLaw:
     """Fit the best rate of every size and budget in `trials`, and the law through them.
 
-    Runs with equal N, D and budget are one cell; their scatter about the parabolas, relative to the loss, is pooled over
-    cells. A diverged run bounds its cell's best rate from above, and rates from there on enter no parabola. Intervals of
-    the law: by drawing pairs, that is cells, where there are PAIRS_FROM, else by its residuals (intervals/uncertainty.py).
-    Raises UserError when there is nothing to fit.
+    Runs with equal N, D and budget are one cell; their scatter about the parabolas, relative to the loss, is pooled
+    over cells. A diverged run bounds its cell's best rate from above, and rates from there on enter no parabola.
+    Intervals of the law: by drawing pairs, that is cells, where there are PAIRS_FROM, else by its residuals
+    (intervals/uncertainty.py). Raises UserError when there is nothing to fit.
     """
     cells: dict[tuple, list[Trial]] = {}
     for t in trials:
         cells.setdefault((t.budget_flops, t.n_params, t.n_tokens), []).append(t)
     if not cells:
-        raise UserError(f"{source or 'sweep'}: no run of a learning-rate sweep has ended; `ditscale launch` trains them")
+        raise UserError(
+            f"{source or 'sweep'}: no run of a learning-rate sweep has ended; `ditscale launch` trains them"
+        )
     groups = [sorted(cells[key], key=lambda t: t.lr) for key in sorted(cells)]
     noise = _noise(groups)
     best = tuple(_best(group, noise) for group in groups)
@@ -252,7 +254,9 @@ def _best(group: list[Trial], noise: tuple[float, int]) -> BestRate:
     residuals = scaled - basis @ coefficients
     found |= {"curvature": float(coefficients[2]), "residual_rms": float(np.sqrt(np.mean(residuals**2)))}
     if coefficients[2] <= 0:
-        return refused("the loss is not convex in log rate, so the parabola has no minimum: more seeds, or extend rates")
+        return refused(
+            "the loss is not convex in log rate, so the parabola has no minimum: more seeds, or extend rates"
+        )
     x, height, _ = (float(v) for v in vertex(coefficients, "raw"))
     rate = math.exp(min(center + x, 700.0))
     if not rates[0] < rate < min(limit, math.inf if diverged else rates[-1]):
@@ -287,11 +291,14 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int, source: str, ex
 
     if not (with_n or with_d) or len(good) < needed:
         at = f"at {budgets} budget{'s' * (budgets != 1)}"
-        return refused(f"{len(good)} of {len(cells)} cells (size, budget) have a best rate, {at}; a law takes {max(needed, 3)}")
+        return refused(
+            f"{len(good)} of {len(cells)} cells (size, budget) have a best rate, {at}; a law takes {max(needed, 3)}"
+        )
     reasons = []
     if not with_d:
         reasons.append(
-            "at one budget D = C / (kappa N), so the exponents of N and D cannot be told apart: the one of N stands for "
+            "at one budget D = C / (kappa N), so the exponents of N and D cannot be told apart: the one of N stands "
+            "for "
             "both, and holds at this budget alone; sweep a second budget (rate_budgets) to have both"
         )
     if not with_n:
@@ -300,7 +307,9 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int, source: str, ex
     y = np.log([c.rate.value for c in good])
     basis = np.column_stack([np.ones(len(y)), x - x.mean(axis=0)])
     if np.linalg.cond(basis / np.linalg.norm(basis, axis=0)) > 100:
-        return refused("N and D change together in these runs, so their exponents cannot be told apart: sweep more sizes")
+        return refused(
+            "N and D change together in these runs, so their exponents cannot be told apart: sweep more sizes"
+        )
     solved = np.linalg.lstsq(basis, y, rcond=None)[0]
     fitted = basis @ solved
     how = "pairs" if len(good) >= PAIRS_FROM else "residual"

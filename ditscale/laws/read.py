@@ -30,13 +30,13 @@ SIZES = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=None, also=(), only=None) -> Table:
     """Read a table of runs from a CSV file, an HDF5 file or a study directory (its study.h5).
 
-    metric: the column that is fitted; a metric of `ditscale evaluate`, or that of a data set ("likelihood_coco"), stands for its
-    column. exclude {run_id: reason}: rows left out before they are checked, and listed in
-    `Table.exclusions`. Rows of role "rate", a learning-rate sweep, are never read: a slice holds each size at the recipe's
-    rate alone. columns {our name: the file's name}: for a file with other names, such as
-    {"n_params": "Model Size"}. kappa: where the file lacks one of n_params (N), n_tokens (D) and budget_flops (C),
-    compute it from C = kappa N D. also: further numeric columns, kept in `Table.columns`; their cells may be nan or
-    empty. only {the file's name: value}: read the rows with that value alone, as of one experiment in a table of many.
+    metric: the column that is fitted; a metric of `ditscale evaluate`, or that of a data set ("likelihood_coco"),
+    stands for its column. exclude {run_id: reason}: rows left out before they are checked, and listed in
+    `Table.exclusions`. Rows of role "rate", a learning-rate sweep, are never read: a slice holds each size at the
+    recipe's rate alone. columns {our name: the file's name}: for a file with other names, such as {"n_params": "Model
+    Size"}. kappa: where the file lacks one of n_params (N), n_tokens (D) and budget_flops (C), compute it from C =
+    kappa N D. also: further numeric columns, kept in `Table.columns`; their cells may be nan or empty. only {the file's
+    name: value}: read the rows with that value alone, as of one experiment in a table of many.
 
     A CSV is UTF-8 text separated by commas, semicolons or tabs, with a header line; lines `# key: value` above it are
     kept in `Table.recorded`, and so are the attributes of an HDF5 file. Raises UserError naming the file, the row (the
@@ -83,7 +83,9 @@ def read_table(path, metric: str = "loss", exclude=None, *, columns=None, kappa=
     recorded += [(f"column {ours}", f"{theirs!r} in the file") for ours, theirs in names.items() if ours != theirs]
     recorded += _complete(numeric, kappa)
     recorded += [("rows", f"{column} = {value}: {len(chosen)} of {count}") for column, value in (only or {}).items()]
-    recorded += [("rows", f"{len(swept)} of role rate, a learning-rate sweep, left to `ditscale rates`")] if swept else []
+    recorded += (
+        [("rows", f"{len(swept)} of role rate, a learning-rate sweep, left to `ditscale rates`")] if swept else []
+    )
     table = Table(
         run_id[keep],
         *(numeric[name] for name in REQUIRED),
@@ -194,7 +196,11 @@ def _column(metric: str, there: dict, columns: dict[str, str]) -> str:
     """The metric's column, where the table has none of its name."""
     if metric in there or metric in columns:
         return metric
-    meant = (column + metric.removeprefix(name) for name, column in MEASURED.items() if metric == name or metric.startswith((f"{name}_", f"{name}:")))
+    meant = (
+        column + metric.removeprefix(name)
+        for name, column in MEASURED.items()
+        if metric == name or metric.startswith((f"{name}_", f"{name}:"))
+    )
     return next((column for column in meant if column in there), metric)
 
 

@@ -134,7 +134,8 @@ class Table:
 
 
 def is_positive(metric: str) -> bool:
-    """Whether a metric is above zero by what it is, a loss or a FID, as its name says: "loss", "val_loss", "fid_coco", "fid:guidance=2"."""
+    """Whether a metric is above zero by what it is, a loss or a FID, as its name says: "loss", "val_loss", "fid_coco",
+    "fid:guidance=2"."""
     return not {"loss", "fid"}.isdisjoint(re.split("[_:]", metric.lower()))
 
 

@@ -65,8 +65,13 @@ def _of_table(path: Path, columns: dict[str, str]) -> list[Trial]:
         budget = row.get("budget_flops", math.nan)
         trials.append(
             Trial(
-                str(row.get("run_id", f"row-{i + 1}")), n, d, budget if math.isfinite(budget) else 6 * n * d, row["lr"],
-                row["loss"] if math.isfinite(row["loss"]) else None, row.get("role") == "grid",
+                str(row.get("run_id", f"row-{i + 1}")),
+                n,
+                d,
+                budget if math.isfinite(budget) else 6 * n * d,
+                row["lr"],
+                row["loss"] if math.isfinite(row["loss"]) else None,
+                row.get("role") == "grid",
             )  # fmt: skip
         )
     return trials

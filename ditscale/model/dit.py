@@ -1,8 +1,8 @@
 """The two Diffusion Transformers of Liang et al., "Scaling Laws for Diffusion Transformers" (arXiv 2410.08184).
 
-In-Context: patch tokens, text tokens and the time token form one sequence under one self-attention.
-Cross-Attention: patch tokens form the sequence; time and text tokens are the context of a cross-attention in each block.
-Neither has adaptive norms: time reaches the image through its token alone.
+In-Context: patch tokens, text tokens and the time token form one sequence under one self-attention. Cross-Attention:
+patch tokens form the sequence; time and text tokens are the context of a cross-attention in each block. Neither has
+adaptive norms: time reaches the image through its token alone.
 
 Shape letters: B batch, I image tokens, T text tokens, P values of a patch, W width, C channels, R resolution.
 """
@@ -34,15 +34,14 @@ class DiT(nn.Module):
         self.time_in = nn.Linear(s.time_features, W)
         self.time_out = nn.Linear(W, W)
         self.norm_context = Norm(W) if cross else None
-        self.blocks = nn.ModuleList(
-            Block(W, s.head_size, s.mlp_ratio, s.qk_norm, cross) for _ in range(s.depth)
-        )
+        self.blocks = nn.ModuleList(Block(W, s.head_size, s.mlp_ratio, s.qk_norm, cross) for _ in range(s.depth))
         self.norm_final = Norm(W)
         self.final = nn.Linear(W, s.patch_values)
         self.initialise()
 
     def initialise(self):
-        """Linear weights of variance 1 / inputs; what writes to the residual stream a further 1 / (its writers); final 0.
+        """Linear weights of variance 1 / inputs; what writes to the residual stream a further 1 / (its writers); final
+        0.
 
         A zero final layer makes the first prediction 0 for every size, so all sizes start from the same loss.
         """
@@ -71,7 +70,8 @@ class DiT(nn.Module):
         return self.head(x_BSW, x_BCRR.shape)
 
     def embed(self, x_BCRR: Tensor, t_B: Tensor, text: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the blocks get: their sequence [B, S, W], and the context [B, 1 + T, W] of a cross-attention, or None."""
+        """What the blocks get: their sequence [B, S, W], and the context [B, 1 + T, W] of a cross-attention, or
+        None."""
         x_BIW = self.patch(self.patchify(x_BCRR)) + self.position_image
         features = time_features(t_B, self.shape.time_features)
         time_B1W = self.time_out(F.silu(self.time_in(features)))[:, None]

@@ -1,16 +1,17 @@
 """muP: which weights of a DiT take smaller steps as the width grows, so that one tuned rate serves every width.
 
-Yang et al., "Tensor Programs V" (arXiv 2203.03466), Table 3, its column for Adam; for diffusion transformers Zheng et al.
-(arXiv 2505.15270). With m = width / base_width:
+Yang et al., "Tensor Programs V" (arXiv 2203.03466), Table 3, its column for Adam; for diffusion transformers Zheng et
+al. (arXiv 2505.15270). With m = width / base_width:
 
     weight                                                     initial variance     rate
     input: patch, text, time in, positions; norms; biases      as at the base       1
     hidden: time out, all matrices of the blocks               1 / inputs           1 / m
     output: final                                              0                    1 / m
 
-The initial variances are those that a DiT has anyway (model/dit.py), and a final layer that starts at 0 needs no multiplier
-in the forward pass: Table 8 of that paper, with a multiplier 1 / m and rate 1 there, trains the same function (its Lemma
-J.1). Attention keeps 1 / sqrt(head size): heads have the same size at every width. Depth has no rule here.
+The initial variances are those that a DiT has anyway (model/dit.py), and a final layer that starts at 0 needs no
+multiplier in the forward pass: Table 8 of that paper, with a multiplier 1 / m and rate 1 there, trains the same
+function (its Lemma J.1). Attention keeps 1 / sqrt(head size): heads have the same size at every width. Depth has no
+rule here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from torch import Tensor, nn
 
 from ..config import Recipe
 
-SUMS_OVER_WIDTH = ("time_out", "blocks", "final")  # parts of a DiT whose matrices have inputs in proportion to the width
+SUMS_OVER_WIDTH = (
+    "time_out",
+    "blocks",
+    "final",
+)  # parts of a DiT whose matrices have inputs in proportion to the width
 
 
 def rate_factor(name: str, parameter: nn.Parameter, recipe: Recipe, width: int) -> float:
@@ -32,11 +37,11 @@ def rate_factor(name: str, parameter: nn.Parameter, recipe: Recipe, width: int) 
 
 
 def grouped(tensors: Iterable[tuple[float, Tensor]], weight_decay: float) -> list[dict]:
-    """Tensors with the factors of their rates, as groups for AdamW (train/adamw.py), one a factor: `params`, `rate_factor` and
-    `weight_decay`.
+    """Tensors with the factors of their rates, as groups for AdamW (train/adamw.py), one a factor: `params`,
+    `rate_factor` and `weight_decay`.
 
-    A group's rate is `rate_factor` times the run's, at every step. What AdamW takes off a weight is rate times decay, so
-    the decay is divided by the factor: every weight then forgets as fast, at every width.
+    A group's rate is `rate_factor` times the run's, at every step. What AdamW takes off a weight is rate times decay,
+    so the decay is divided by the factor: every weight then forgets as fast, at every width.
     """
     groups: dict[float, list] = {}
     for factor, tensor in tensors:

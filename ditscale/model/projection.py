@@ -1,8 +1,8 @@
 """Projections: linear maps without bias, whose matrix products are most of a training step.
 
-On a CPU, torch has them done by MKL in fp32, and MKL takes its AVX-512 kernels on Intel's processors only: on AMD's it reaches
-less than half of what oneDNN does, 107 against 245 GFLOP/s of a Zen 5 core. There oneDNN is asked, by the operator that torch
-itself uses for compiled models.
+On a CPU, torch has them done by MKL in fp32, and MKL takes its AVX-512 kernels on Intel's processors only: on AMD's it
+reaches less than half of what oneDNN does, 107 against 245 GFLOP/s of a Zen 5 core. There oneDNN is asked, by the
+operator that torch itself uses for compiled models.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """Training FLOPs of all runs, counted exactly; runs that are read from others cost their cool-down, if they have one."""
+        """Training FLOPs of all runs, counted exactly; runs that are read from others cost their cool-down, if they
+        have one."""
         return float(sum(r.flops_per_image * (r.n_images + r.branch_images) for r in self.runs if not r.within))
 
 
@@ -81,12 +82,16 @@ def _distance(run: Run, n_params: float) -> float:
 
 def table(plan: Plan) -> str:
     """The plan as aligned text."""
-    head = f"{'budget':>9} {'size':>9} {'N':>7} {'images':>8} {'tokens D':>9} {'steps':>8} {'FLOPs':>10} {'off':>7} {'6ND/C':>6} {'rate':>9}"
+    head = (
+        f"{'budget':>9} {'size':>9} {'N':>7} {'images':>8} {'tokens D':>9} {'steps':>8} "
+        f"{'FLOPs':>10} {'off':>7} {'6ND/C':>6} {'rate':>9}"
+    )
     lines = [head]
     for r in plan.runs:
         lines.append(
             f"{units.compact(r.budget_flops):>9} {f'{r.width}x{r.depth}':>9} {units.count(r.n_params):>7} "
-            f"{units.count(r.n_images):>8} {units.count(r.n_tokens):>9} {r.steps:>8} {units.compact(r.achieved_flops):>10} "
+            f"{units.count(r.n_images):>8} {units.count(r.n_tokens):>9} {r.steps:>8} "
+            f"{units.compact(r.achieved_flops):>10} "
             f"{r.deviation:>+7.2%} {6 * r.n_params * r.n_tokens / r.budget_flops:>6.2f} {r.lr:>9.3g}"
         )
     for d in plan.dropped:

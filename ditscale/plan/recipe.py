@@ -13,7 +13,8 @@ from ..units import count
 
 
 def batch_of(recipe: Recipe, n_params: float, n_tokens: float) -> Recipe:
-    """The recipe with its batch as a number of images. n_tokens: D of the budget, since the batch decides the D of the run."""
+    """The recipe with its batch as a number of images. n_tokens: D of the budget, since the batch decides the D of the
+    run."""
     if recipe.batch_law is None:
         return recipe
     return replace(recipe, batch_size=int(recipe.batch_law.at(n_params, n_tokens, quantum=1)), batch_law=None)
@@ -25,7 +26,9 @@ def resolved(recipe: Recipe, n_params: float, n_images: int, n_tokens: int) -> R
     if recipe.warmup_law is not None:
         images = round(recipe.warmup_law.at(n_params, n_tokens, quantum=recipe.batch_size))
         if images > n_images:
-            raise UserError(f"a warm-up of {count(images)} images by the recipe's warmup_law, but the run has {count(n_images)}")
+            raise UserError(
+                f"a warm-up of {count(images)} images by the recipe's warmup_law, but the run has {count(n_images)}"
+            )
         recipe = replace(recipe, warmup_images=images, warmup_law=None)
     if recipe.weight_decay_law is not None:
         recipe = replace(recipe, weight_decay=recipe.weight_decay_law.at(n_params, n_tokens), weight_decay_law=None)

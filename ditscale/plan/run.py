@@ -11,14 +11,17 @@ from ..errors import UserError, one_of
 from .recipe import batch_of, resolved
 from .schedule import stable_images
 
-BESIDE = ("run_id", "execution", "study", "role", "evaluation", "within", "readings", "branch_images")  # keys of Run that change no result
+# keys of Run that change no result
+BESIDE = (
+    "run_id", "execution", "study", "role", "evaluation", "within", "readings", "branch_images",
+)  # fmt: skip
 LATER = ("width_scaling", "base_width", "caption_dropout", "ema_also")  # keys of Recipe
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the run uses its machine, as `Cluster` says: settled when it is launched. Not part of what defines the run: it
-    changes no result beyond rounding."""
+    """How the run uses its machine, as `Cluster` says: settled when it is launched. Not part of what defines the run:
+    it changes no result beyond rounding."""
 
     ranks: int
     threads: int
@@ -70,7 +73,9 @@ class Run:
     execution: Execution
     layout: int = 1
     rehearsal: Rehearsal | None = None  # None: it is trained
-    evaluation: dict[str, Evaluation] = field(default_factory=dict)  # what it is measured by at its end, beside the validation loss
+    evaluation: dict[str, Evaluation] = field(
+        default_factory=dict
+    )  # what it is measured by at its end, beside the validation loss
     within: str = ""  # run_id of the longer run whose beginning it is (plan/nest.py)
     readings: tuple[str, ...] = ()  # run_ids of the runs that are read from this one
     branch_images: int = 0  # that it trains beside its own: their cool-downs
@@ -81,7 +86,8 @@ class Run:
 
     @property
     def stable_images(self) -> int:
-        """Of n_images: before its cool-down. So many it has in common with every longer run that is else alike (plan/nest.py)."""
+        """Of n_images: before its cool-down. So many it has in common with every longer run that is else alike
+        (plan/nest.py)."""
         return stable_images(self.recipe, self.n_images)
 
     @property
@@ -92,18 +98,20 @@ class Run:
     def defines(self) -> dict:
         """What decides the outcome: the run's identity is the hash of this. Who trains it does not.
 
-        Keys that a recipe gained after the first runs count only where they differ from their default: earlier runs keep
-        their identity.
+        Keys that a recipe gained after the first runs count only where they differ from their default: earlier runs
+        keep their identity.
         """
         content = {k: v for k, v in config.plain(self).items() if k not in BESIDE}
         usual = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
-        content["recipe"] = {k: v for k, v in content["recipe"].items() if k not in LATER or getattr(self.recipe, k) != usual[k]}
+        content["recipe"] = {
+            k: v for k, v in content["recipe"].items() if k not in LATER or getattr(self.recipe, k) != usual[k]
+        }
         return content
 
 
 def make_run(study: Study, role: str, budget: float, width: int, seed: int, multiple: float = 1.0) -> Run:
-    """The run of a width at a budget: depth, length and `multiple` times the rate by the recipe. Raises UserError when it
-    would not fit.
+    """The run of a width at a budget: depth, length and `multiple` times the rate by the recipe. Raises UserError when
+    it would not fit.
 
     Steps are rounded to the budget, so a run misses it by at most half a step; more than 0.5 % is refused.
     """

@@ -23,14 +23,14 @@ def rate_factor(recipe: Recipe, images: float, n_images: int) -> float:
 
 
 def stable_images(recipe: Recipe, n_images: int) -> int:
-    """Up to so many images, a multiple of the batch, the rate does not depend on where the run of `n_images` ends: there its
-    cool-down begins, or its end is. 0 for a cosine."""
+    """Up to so many images, a multiple of the batch, the rate does not depend on where the run of `n_images` ends:
+    there its cool-down begins, or its end is. 0 for a cosine."""
     if recipe.schedule == "cosine":
         return 0
     if recipe.schedule == "constant" or not recipe.decay:
         return n_images
     steps = n_images // recipe.batch_size
-    stable = lambda step: _cooling(recipe, step * recipe.batch_size, n_images) == 1  # noqa: E731  the step after so many
+    stable = lambda step: _cooling(recipe, step * recipe.batch_size, n_images) == 1  # the step after so many
     found = min(steps, round((1 - recipe.decay) * steps) + 2)
     while found and not stable(found - 1):
         found -= 1

@@ -12,7 +12,8 @@ from ..files import make_directory, write_text
 from ..naming import RunPaths, StudyPaths
 from .run import Run, read_run
 
-BESIDE = ("cluster", "rates", "rate_budgets", "evaluation", "nested")  # what may change in a planned study, since its grid stays the same
+# what may change in a planned study, since its grid stays the same
+BESIDE = ("cluster", "rates", "rate_budgets", "evaluation", "nested")
 
 
 def read_study(root: Path | str) -> Study:
@@ -24,8 +25,9 @@ def read_study(root: Path | str) -> Study:
 
 
 def write_study(root: Path | str, study: Study) -> StudyPaths:
-    """Write study.yaml, or find the same study there. What does not change the grid's losses may differ, and is replaced: the
-    cluster, the evaluation, who trains a run (nested), and the sweep of rates, but that settings which say nothing of it leave it.
+    """Write study.yaml, or find the same study there. What does not change the grid's losses may differ, and is
+    replaced: the cluster, the evaluation, who trains a run (nested), and the sweep of rates, but that settings which
+    say nothing of it leave it.
 
     Raises UserError when the directory holds another study, or other files and no study.
     """

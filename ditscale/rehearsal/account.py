@@ -28,7 +28,8 @@ TOLERANCE = {"model exponent": 0.3, "N*": 0.5, "L*": 0.05}  # a miss by more cou
 
 @dataclass(frozen=True)
 class Check:
-    """One number of the fitted surface against the truth; `low` and `high` are the interval that is asked to hold it."""
+    """One number of the fitted surface against the truth; `low` and `high` are the interval that is asked to hold
+    it."""
 
     name: str
     truth: float
@@ -55,8 +56,8 @@ class Account:
 
     lost: rows missing from a finished record, or told of in a heartbeat and missing after a fault, and finished runs
     missing from study.h5. duplicated: steps or runs that are there twice, and runs finished by two attempts.
-    unaccounted: runs that did not finish. faults: by kind, those that ended an attempt; too_late: those whose run finished
-    before they came through. status_s: the slowest look at all runs while they ran.
+    unaccounted: runs that did not finish. faults: by kind, those that ended an attempt; too_late: those whose run
+    finished before they came through. status_s: the slowest look at all runs while they ran.
     """
 
     runs: int

@@ -1,5 +1,5 @@
-"""Faults that befall a rehearsal while it runs: kills, requests to stop, requeues, damaged checkpoints, lost nodes, a killed
-controller.
+"""Faults that befall a rehearsal while it runs: kills, requests to stop, requeues, damaged checkpoints, lost nodes, a
+killed controller.
 
 Which run is hit, how, and how far it must have come, is drawn beforehand from a seed. Every fault is written down in
 faults.jsonl. Only jobs of the study are touched; nodes and the controller are lost on the cluster of
@@ -40,8 +40,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "slurm" / "local"
 
 @dataclass(frozen=True)
 class Fault:
-    """A line of faults.jsonl. `runs` are those at work on what was hit, `attempts` the numbers of their attempts; `lost`
-    counts rows that they had told of in their heartbeat and that their record did not hold afterwards."""
+    """A line of faults.jsonl. `runs` are those at work on what was hit, `attempts` the numbers of their attempts;
+    `lost` counts rows that they had told of in their heartbeat and that their record did not hold afterwards."""
 
     kind: str  # of KINDS, or of MACHINES; the controller has no runs
     runs: tuple[str, ...]
@@ -81,8 +81,8 @@ def local_cluster() -> Path | None:
 
 
 class Injector(threading.Thread):
-    """Hits a share of the runs, each once, while `with` it they run; and loses `nodes` nodes, one after the other, then, if
-    any, the controller.
+    """Hits a share of the runs, each once, while `with` it they run; and loses `nodes` nodes, one after the other,
+    then, if any, the controller.
 
     A run that finishes before its fault comes through passes it on to one that has not begun.
     """
@@ -100,12 +100,17 @@ class Injector(threading.Thread):
         kinds = [KINDS[cluster][i % len(KINDS[cluster])] for i in range(n)]
         plan = [(kind, draw.uniform(0.1, 0.8)) for kind in kinds]
         self.due = {name: fault for name, fault in zip(names, plan) if name not in hit}
-        self.aimed: dict[str, tuple] = {}  # fault and attempt number of runs that were hit, until that attempt has ended
+        self.aimed: dict[
+            str, tuple
+        ] = {}  # fault and attempt number of runs that were hit, until that attempt has ended
         self.reserve = names[n:]
         self.by_slurm = cluster == "slurm"
         left = Counter({"node": nodes, "controller": int(nodes > 0)}) - Counter(fault.kind for fault in before)
         # at shares of the runs that have ended
-        self.lose_at = sorted(draw.uniform(0.2, 0.5) for _ in range(left["node"])), left["controller"] * [draw.uniform(0.5, 0.7)]
+        self.lose_at = (
+            sorted(draw.uniform(0.2, 0.5) for _ in range(left["node"])),
+            left["controller"] * [draw.uniform(0.5, 0.7)],
+        )
         self.draw, self.size, self.done = draw, len(names), threading.Event()
 
     def __enter__(self) -> Injector:
@@ -175,8 +180,8 @@ class Injector(threading.Thread):
         self._note(Fault(kind, (at.name,), (attempt.number,), time.time(), images, lost_rows(at, images)))
 
     def _signal(self, attempt: Attempt, number: signal.Signals):
-        """Signal an attempt's process: through Slurm where Slurm started it, but for a kill on this very machine, which is
-        to come unannounced."""
+        """Signal an attempt's process: through Slurm where Slurm started it, but for a kill on this very machine, which
+        is to come unannounced."""
         if attempt.job and (number != signal.SIGKILL or attempt.host != socket.gethostname()):
             queue.ask("scancel", f"--signal={number.name[3:]}", f"{attempt.job}.0")
             return

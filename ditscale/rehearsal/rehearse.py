@@ -42,7 +42,9 @@ def rehearse(
         raise UserError("sbatch is not on the PATH; run on a login node of the cluster, or take cluster=local")
     paths = StudyPaths(Path(root) / "rehearsal")
     if (paths.root / "rehearsal.json").exists():
-        raise UserError(f"{paths.root}: was rehearsed already (rehearsal.md tells); to do it again delete that directory")
+        raise UserError(
+            f"{paths.root}: was rehearsed already (rehearsal.md tells); to do it again delete that directory"
+        )
     began = time.time()
     marked = rehearsal_of(study, seconds, noise, seed)
     planned = plan_grid(marked)

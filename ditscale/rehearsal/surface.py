@@ -32,9 +32,7 @@ def rehearsal_of(study: Study, seconds: float, noise: float, seed: int) -> Study
     surface = {name: float(f"{getattr(truth, name):.6g}") for name in ("E", "A", "B", "alpha", "beta")}
     made = Rehearsal(**surface, noise=noise, seconds=seconds, seed=seed)
     made.check("rehearsal")
-    return replace(
-        study, rehearsal=made, cluster=replace(study.cluster, checkpoint_s=max(seconds / SAVES, 0.01))
-    )
+    return replace(study, rehearsal=made, cluster=replace(study.cluster, checkpoint_s=max(seconds / SAVES, 0.01)))
 
 
 def kappa_of(planned: Plan) -> float:

@@ -14,7 +14,12 @@ from ..units import compact
 from .read import STANDARD_ERROR, Material
 from .style import ACCENT, MUTED, Panel, Plot, limits, log_axis, sequence
 
-METRICS = {"loss": "validation loss", "vlb": "variational bound (VLB)", "nll": "exact negative log-likelihood", "fid": "FID"}  # columns of study.h5
+METRICS = {
+    "loss": "validation loss",
+    "vlb": "variational bound (VLB)",
+    "nll": "exact negative log-likelihood",
+    "fid": "FID",
+}  # columns of study.h5
 OWN_UNIT = {"loss": "loss (squared velocity)", "fid": "FID (squared distance of features)"}
 
 
@@ -42,7 +47,9 @@ class Measured:
         """Data set, and what was different in how it was measured, to column."""
         own, ends = self.material.study.data.name, (f"{self.column}_", f"{self.column}:")
         others = [name for name in self.material.points if name.startswith(ends) and not STANDARD_ERROR.match(name)]
-        return {own: self.column} | {name.removeprefix(ends[0]).replace(f"{self.column}:", f"{own}:"): name for name in sorted(others)}
+        return {own: self.column} | {
+            name.removeprefix(ends[0]).replace(f"{self.column}:", f"{own}:"): name for name in sorted(others)
+        }
 
     @cached_property
     def laws(self) -> dict[str, Along]:
@@ -68,8 +75,8 @@ class Measured:
 
 
 def measured(material: Material) -> list[Measured]:
-    """The metrics that runs of this study have; the validation loss, whose laws have figures of their own, where it was measured
-    out of domain too."""
+    """The metrics that runs of this study have; the validation loss, whose laws have figures of their own, where it was
+    measured out of domain too."""
     there = [name for name in METRICS if name in material.points and np.isfinite(material.points[name]).any()]
     found = [Measured(material, name) for name in there]
     return [m for m in found if m.has_law or material.out_of_domain]
@@ -81,8 +88,10 @@ def metrics_plot(material: Material) -> Plot | None:
     if not shown:
         return None
     text = (
-        "Each metric at the size where the loss of its budget has its optimum, read off a quadratic in log N through the runs; bars are 95 %. "
-        "Lines: the form that is taken (docs/laws.md), drawn beyond the grid where there is a probe, whose measured values are the hollow marks. "
+        "Each metric at the size where the loss of its budget has its optimum, read off a quadratic in log N through "
+        "the runs; bars are 95 %. "
+        "Lines: the form that is taken (docs/laws.md), drawn beyond the grid where there is a probe, whose measured "
+        "values are the hollow marks. "
     )
     text += " ".join(law.sentence for m in shown if m.has_law for law in m.laws.values())
     panels = tuple(Panel(_panel(material, m), 5.0, 3.8, f"{METRICS[m.column]} against FLOPs") for m in shown)
@@ -103,7 +112,16 @@ def _panel(material: Material, m: Measured):
             if m.has_law:
                 axes.plot(line, law.law.at(line), color=colour, lw=1.4, ls=(0, (6, 2)), zorder=2)
             probe = material.points[m.columns[data]][material.probe]
-            axes.plot(material.points["budget_flops"][material.probe], probe, "D", ms=6, mfc="none", mec=ACCENT, mew=1.4, zorder=4)
+            axes.plot(
+                material.points["budget_flops"][material.probe],
+                probe,
+                "D",
+                ms=6,
+                mfc="none",
+                mec=ACCENT,
+                mew=1.4,
+                zorder=4,
+            )
             values += [*at, *(law.law.at(line) if m.has_law else ()), *probe[np.isfinite(probe)]]
             values += [end for e in law.at for end in (e.low, e.high) if end > 0]
         log_axis(axes.xaxis, *limits(ends), "training FLOPs", compact)
@@ -124,14 +142,25 @@ def rows(material: Material) -> list[list[str]]:
     for m in filter(lambda m: m.has_law, measured(material)):
         for data, law in m.laws.items():
             e = law.exponent
-            exponent = "" if e is None else f"{e.value:.3f}" + (f" ({e.low:.3f} to {e.high:.3f})" if e.low is not None else "")
+            exponent = (
+                "" if e is None else f"{e.value:.3f}" + (f" ({e.low:.3f} to {e.high:.3f})" if e.low is not None else "")
+            )
             predicted = found = ""
             if len(probe):
                 p = law.predict(float(material.points["budget_flops"][probe[0]]))
                 predicted = f"{p.value:.4g} ({p.low:.4g} to {p.high:.4g})"
                 value = float(material.points[m.columns[data]][probe[0]])
                 found = f"{value:.4g}" if math.isfinite(value) else ""
-            out.append([METRICS[m.column], data, law.law.chosen.replace("_", " ").replace("log c", "log C"), exponent, predicted, found])
+            out.append(
+                [
+                    METRICS[m.column],
+                    data,
+                    law.law.chosen.replace("_", " ").replace("log c", "log C"),
+                    exponent,
+                    predicted,
+                    found,
+                ]
+            )
     return out
 
 

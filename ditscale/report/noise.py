@@ -54,11 +54,13 @@ class ByNoise:
         exponents = [law.exponent for law in self.laws]
         fast, slow = (int(pick([e.value for e in exponents])) for pick in (np.argmin, np.argmax))
         text = (
-            f"The loss falls fastest with compute at {self.between(fast)}, as C^{exponents[fast].value:.3f}, and slowest at "
+            f"The loss falls fastest with compute at {self.between(fast)}, as C^{exponents[fast].value:.3f}, and "
+            "slowest at "
             f"{self.between(slow)}, as C^{exponents[slow].value:.3f}"
         )
         apart = exponents[fast].high < exponents[slow].low
-        return f"{text}; their 95 % intervals {'lie apart' if apart else 'overlap, so these runs do not tell the two apart'}."
+        say = "lie apart" if apart else "overlap, so these runs do not tell the two apart"
+        return f"{text}; their 95 % intervals {say}."
 
 
 def noise_plot(material: Material) -> Plot | None:
@@ -67,12 +69,16 @@ def noise_plot(material: Material) -> Plot | None:
     if not found.laws:
         return None
     text = (
-        f"Validation triples by their timestep t (0 is data, 1 is noise), {len(found.laws)} levels with as many triples each. Left: the loss between two "
+        f"Validation triples by their timestep t (0 is data, 1 is noise), {len(found.laws)} levels with as many "
+        "triples each. Left: the loss between two "
         "timesteps at the size where the whole loss of a budget has its optimum, coloured by budget as in figure 1"
     )
     text += ", the probe in orange. " if material.probe.any() else ". "
     text += f"Right: the exponent of C of each level, bars are 95 %; dashed, that of the whole loss. {found.sentence}"
-    panels = (Panel(_losses(found), 5.0, 3.8, "Loss against timestep, by budget"), Panel(_exponents(found), 5.0, 3.8, "Exponent of compute against timestep"))
+    panels = (
+        Panel(_losses(found), 5.0, 3.8, "Loss against timestep, by budget"),
+        Panel(_exponents(found), 5.0, 3.8, "Exponent of compute against timestep"),
+    )
     return Plot("noise", "Which noise levels improve with scale", text, panels, columns=2)
 
 
@@ -109,7 +115,8 @@ def _exponents(found: ByNoise):
 
 
 def rows(material: Material) -> list[list[str]]:
-    """Level, loss at the first and the last budget, exponent, forecast for the probe, measured there: cells of the page's table."""
+    """Level, loss at the first and the last budget, exponent, forecast for the probe, measured there: cells of the
+    page's table."""
     found, out = ByNoise(material), []
     budgets = material.points["budget_flops"][material.probe]
     for i, law in enumerate(found.laws):
@@ -118,5 +125,14 @@ def rows(material: Material) -> list[list[str]]:
         if len(budgets):
             p = law.predict(float(budgets[0]))
             predicted, measured = f"{p.value:.4g} ({p.low:.4g} to {p.high:.4g})", f"{found.probe[0, i]:.4g}"
-        out.append([found.between(i), f"{first.value:.4g}", f"{last.value:.4g}", f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})", predicted, measured])
+        out.append(
+            [
+                found.between(i),
+                f"{first.value:.4g}",
+                f"{last.value:.4g}",
+                f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})",
+                predicted,
+                measured,
+            ]
+        )
     return out

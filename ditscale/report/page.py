@@ -23,7 +23,17 @@ from .style import Plot, css_variables, render
 from .tables import code, superscripts
 from .training import training_plot
 
-PLOTS = (slices_plot, powerlaws_plot, training_plot, domains_plot, metrics_plot, noise_plot, rates_plot, samples_plot, grids_plot)
+PLOTS = (
+    slices_plot,
+    powerlaws_plot,
+    training_plot,
+    domains_plot,
+    metrics_plot,
+    noise_plot,
+    rates_plot,
+    samples_plot,
+    grids_plot,
+)
 
 
 def write_report(root: Path | str) -> Path:
@@ -65,13 +75,33 @@ def html(material: Material, shown: list[tuple[Plot, list[str]]]) -> str:
             f"<h2>The laws in numbers</h2>{tables.laws_table(material)}<p>{escape(sentences.backtest(material))}</p>"
         )
         if rows := metrics.rows(material):
-            head = ["metric", "data set", "form in C", "exponent of C (95 %)", "forecast at the probe (95 %)", "measured there"]
+            head = [
+                "metric",
+                "data set",
+                "form in C",
+                "exponent of C (95 %)",
+                "forecast at the probe (95 %)",
+                "measured there",
+            ]
             said = "".join(f"<p>{escape(s)}</p>" for s in metrics.sentences(material))
-            body.append(f"<h2>Other metrics at the loss's optimum</h2>{tables.table(head, [[escape(c) for c in r] for r in rows], left=3)}{said}")
+            body.append(
+                "<h2>Other metrics at the loss's "
+                f"optimum</h2>{tables.table(head, [[escape(c) for c in r] for r in rows], left=3)}{said}"
+            )
         if rows := noise.rows(material):
             budgets = [compact(b) for b in material.budgets]
-            head = ["noise level", f"loss at {budgets[0]}", f"at {budgets[-1]}", "exponent of C (95 %)", "forecast at the probe (95 %)", "measured there"]
-            body.append(f"<h2>Loss by noise level, at the loss's optimum</h2>{tables.table(head, [[escape(c) for c in r] for r in rows])}")
+            head = [
+                "noise level",
+                f"loss at {budgets[0]}",
+                f"at {budgets[-1]}",
+                "exponent of C (95 %)",
+                "forecast at the probe (95 %)",
+                "measured there",
+            ]
+            body.append(
+                "<h2>Loss by noise level, at the loss's "
+                f"optimum</h2>{tables.table(head, [[escape(c) for c in r] for r in rows])}"
+            )
         body.append(f"<h2>Slices</h2>{tables.slices_table(material)}")
         body.append(f"<h2>Findings</h2>{tables.findings_list(material)}")
     body.append(_runs(material))
@@ -83,9 +113,7 @@ def html(material: Material, shown: list[tuple[Plot, list[str]]]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>\n'
         f"<style>:root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
-        f"{style}</style></head>\n<body><main>\n"
-        + "\n".join(body)
-        + "\n</main></body></html>\n"
+        f"{style}</style></head>\n<body><main>\n" + "\n".join(body) + "\n</main></body></html>\n"
     )
 
 

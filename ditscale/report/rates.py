@@ -39,7 +39,8 @@ def sentences(rates: dict) -> list[str]:
         factors, excess = [1 / c["factor"] for c in off], [100 * c["excess"] for c in off]
         out.append(
             f"The best rate is {min(factors):.2g} to {max(factors):.2g} times the recipe's, whose loss is therefore "
-            f"{min(excess):.2g} to {max(excess):.2g} % above its parabola's minimum; most at N = {count(worst['n_params'])}. "
+            f"{min(excess):.2g} to {max(excess):.2g} % above its parabola's minimum; most at N = "
+            f"{count(worst['n_params'])}. "
             f"Above the lowest that was measured it is {100 * min(c['measured_excess'] for c in off):.2g} to "
             f"{100 * max(c['measured_excess'] for c in off):.2g} %."
         )
@@ -98,7 +99,8 @@ def _sweep(rates: dict):
 
 
 def _best(rates: dict):
-    """A function that draws the best rate of each size with its interval, the recipe's, and the law along each budget."""
+    """A function that draws the best rate of each size with its interval, the recipe's, and the law along each
+    budget."""
     ok = [c for c in rates["cells"] if c["status"] == "ok"]
     given = [c for c in rates["cells"] if c["recipe_rate"] is not None]
     colours = _colours(rates)

@@ -51,9 +51,9 @@ class NoiseLevels:
 class Material:
     """All that a report shows.
 
-    points: columns of study.h5, arrays of one entry a run, but for the runs of a learning-rate sweep, which `rates` tells
-    of; units: of its columns, "" where they say none; curves: run id to rows (images, loss, loss_ema); laws, forecast,
-    verdict, rates: the JSON objects, None when absent; missing: what is not there yet.
+    points: columns of study.h5, arrays of one entry a run, but for the runs of a learning-rate sweep, which `rates`
+    tells of; units: of its columns, "" where they say none; curves: run id to rows (images, loss, loss_ema); laws,
+    forecast, verdict, rates: the JSON objects, None when absent; missing: what is not there yet.
     """
 
     root: Path
@@ -66,7 +66,9 @@ class Material:
     forecast: dict | None
     verdict: dict | None
     samples: Samples | None
-    grids: dict[float, Samples]  # by budget, of its run with the lowest loss, where runs have the same captions and sampler
+    grids: dict[
+        float, Samples
+    ]  # by budget, of its run with the lowest loss, where runs have the same captions and sampler
     missing: tuple[Missing, ...]
     rates: dict | None = None
     noise_levels: NoiseLevels | None = None
@@ -104,7 +106,11 @@ class Material:
     @property
     def out_of_domain(self) -> list[str]:
         """Names of the other data sets the runs were measured on."""
-        return [name.removeprefix("loss_") for name in self.points if name.startswith("loss_") and not STANDARD_ERROR.match(name)]
+        return [
+            name.removeprefix("loss_")
+            for name in self.points
+            if name.startswith("loss_") and not STANDARD_ERROR.match(name)
+        ]
 
     def flops_per_image(self) -> np.ndarray:
         """Training FLOPs of one image, of each run, counted as the budget is."""
@@ -129,9 +135,7 @@ def read_material(root: Path | str) -> Material:
     levels = levels and NoiseLevels(levels.borders, levels.loss[~swept])
     if not len(points["run_id"]):
         raise UserError(f"{root}: study.h5 holds no finished run; `ditscale launch {root}` trains them")
-    laws, forecast, verdict, rates = (
-        _read_json(p) for p in (paths.laws, paths.forecast, paths.verdict, paths.rates)
-    )
+    laws, forecast, verdict, rates = (_read_json(p) for p in (paths.laws, paths.forecast, paths.verdict, paths.rates))
     best = str(points["run_id"][int(np.argmin(points["loss"]))])
     samples = _read_samples(paths.run(best).evaluation, best)
     grids = _grids(paths, points, samples)
@@ -154,12 +158,27 @@ def read_material(root: Path | str) -> Material:
     if samples is None:
         missing.append(Missing(f"Samples of the best run ({best})", f"`ditscale evaluate DIR/runs/{best}`"))
     if sweep and sweep != {run for cell in (rates or {"cells": ()})["cells"] for run in cell["swept"]}:
-        what = "The learning-rate law of these runs: rates.json was made from others" if rates else "The learning-rate law"
+        what = (
+            "The learning-rate law of these runs: rates.json was made from others" if rates else "The learning-rate law"
+        )
         missing.append(Missing(f"{what} (rates.json)", "`ditscale rates DIR`"))
     missing += _unmeasured(study, points)
     curves = {name: rows for name, rows in curves.items() if name not in sweep}
     return Material(
-        Path(root), study, points, units, excluded, curves, laws, forecast, verdict, samples, grids, tuple(missing), rates, levels
+        Path(root),
+        study,
+        points,
+        units,
+        excluded,
+        curves,
+        laws,
+        forecast,
+        verdict,
+        samples,
+        grids,
+        tuple(missing),
+        rates,
+        levels,
     )
 
 
@@ -171,7 +190,9 @@ def _unmeasured(study: Study, points: dict[str, np.ndarray]) -> list[Missing]:
         lacking = points["run_id"] if values is None else points["run_id"][~np.isfinite(values)]
         if metric in COLUMNS and len(lacking):
             what = f"{COLUMNS[metric].upper()} of {len(lacking)} of {len(points['run_id'])} runs"
-            found.append(Missing(what, f"`ditscale evaluate DIR/runs/{lacking[0]}` and so on, then `ditscale collect DIR`"))
+            found.append(
+                Missing(what, f"`ditscale evaluate DIR/runs/{lacking[0]}` and so on, then `ditscale collect DIR`")
+            )
     return found
 
 

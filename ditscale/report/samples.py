@@ -79,8 +79,8 @@ COLUMNS = 8  # captions of the grid
 
 
 def grids_plot(material: Material) -> Plot | None:
-    """A row of samples a budget, at the same captions and from the same noise, and the held-out pictures last; None where
-    fewer than two budgets have samples."""
+    """A row of samples a budget, at the same captions and from the same noise, and the held-out pictures last; None
+    where fewer than two budgets have samples."""
     if len(material.grids) < 2:
         return None
     rows = {compact(budget): pictures(s.generated[:COLUMNS], s.reference) for budget, s in material.grids.items()}
@@ -99,7 +99,8 @@ def grids_plot(material: Material) -> Plot | None:
             line[0].set_ylabel(name, rotation=0, ha="right", va="center")
 
     text = (
-        f"The run with the lowest loss of each budget, FLOPs at the left, at the same captions and from the same noise ({last.settings}); "
+        "The run with the lowest loss of each budget, FLOPs at the left, at the same captions and from the same noise "
+        f"({last.settings}); "
         "the last row shows the held-out pictures of these captions. Not chosen: the first of the validation set."
     )
     return Plot("grids", "Samples over compute", text, (Panel(draw, 6.6, 0.72 * len(rows) + 0.2, "Samples by budget"),))

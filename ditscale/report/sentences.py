@@ -71,7 +71,9 @@ def found(material: Material) -> list[str]:
     span = (
         f" ({compact(budgets[0])} to {compact(budgets[-1])} FLOPs)"
         if len(budgets) > 1
-        else f" ({compact(budgets[0])} FLOPs)" if budgets else ""
+        else f" ({compact(budgets[0])} FLOPs)"
+        if budgets
+        else ""
     )
     out = [f"{plural(grid, 'run')} of the grid finished, at {plural(len(budgets), 'budget')}{span}."]
     if material.excluded:

@@ -126,9 +126,7 @@ def caption(material: Material, groups, raw: bool) -> str:
             text + "No law was fitted yet, so there are no curves. N and loss are on log axes because both span ratios."
         )
     refused = [s for *_, s in groups if s["status"] != "ok"]
-    rms = ", ".join(
-        f"{100 * s['residual_rms']:.2g} % ({compact(b)})" for b, _, s in groups if s["status"] == "ok"
-    )
+    rms = ", ".join(f"{100 * s['residual_rms']:.2g} % ({compact(b)})" for b, _, s in groups if s["status"] == "ok")
     text += "Diamonds: the minima. " if len(refused) < len(groups) else ""
     if any(s.get("log_n_se") for *_, s in groups):
         text += "Bars through them: their 95 % intervals in N by the delta method. "
@@ -141,7 +139,7 @@ def caption(material: Material, groups, raw: bool) -> str:
         )
     what = "the loss" if raw else "the logarithm of the loss"
     return (
-        text
-        + f"N is on a log axis because the parabola, of {what}, is fitted in log N; the loss axis is log because budgets"
+        text + f"N is on a log axis because the parabola, of {what}, is fitted in log N; the loss axis is log because "
+        "budgets"
         " differ by ratios."
     )

@@ -1,8 +1,9 @@
 """All finished runs of a study in one table: study.h5 and study.csv. Every run left out is listed with its reason.
 
-study.h5 (attributes: `layout` = 1, `study` = text of study.yaml, and in words what laws must say of their runs: `design`,
-`recipe`, `seeds`, `version`, `n_params`, `n_tokens`, `budget_flops` (how each is counted), `data`, `evaluation` and, of a
-column other than a loss of the EMA weights, `evaluation_<column>`; of a rehearsal `rehearsal`, and in study.csv a line `# rehearsal:`):
+study.h5 (attributes: `layout` = 1, `study` = text of study.yaml, and in words what laws must say of their runs:
+`design`, `recipe`, `seeds`, `version`, `n_params`, `n_tokens`, `budget_flops` (how each is counted), `data`,
+`evaluation` and, of a column other than a loss of the EMA weights, `evaluation_<column>`; of a rehearsal `rehearsal`,
+and in study.csv a line `# rehearsal:`):
     points/<column>      one entry a run, columns as below; what was evaluated has its `unit` as an attribute
     excluded/run_id, excluded/reason
     curves/<run_id>      training curve, at most 500 rows: images, loss, loss_ema
@@ -33,17 +34,19 @@ from .evaluation import read_results
 from .record import Damaged, open_record, read_attempts, read_steps, read_validation
 from .strata import covariance, losses_of_levels, noise_levels
 
-COLUMNS = (  # name in the table, and where it comes from
-    "run_id", "role", "budget_flops", "achieved_flops", "n_params", "n_params_matmul", "n_params_total", "n_tokens", "n_images",
-    "tokens_per_image", "width", "depth", "seed", "lr", "batch_size", "loss", "loss_se", "raw_loss", "train_loss", "train_s", "attempts",
-)
+# name in the table, and where it comes from
+COLUMNS = (
+    "run_id", "role", "budget_flops", "achieved_flops", "n_params", "n_params_matmul", "n_params_total", "n_tokens",
+    "n_images", "tokens_per_image", "width", "depth", "seed", "lr", "batch_size", "loss", "loss_se", "raw_loss",
+    "train_loss", "train_s", "attempts",
+)  # fmt: skip
 CURVE_ROWS = 500
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What `collect` found: rows (one dict a run: COLUMNS, `loss_<data set>` of each further data set, and what was evaluated)
-    and exclusions."""
+    """What `collect` found: rows (one dict a run: COLUMNS, `loss_<data set>` of each further data set, and what was
+    evaluated) and exclusions."""
 
     rows: tuple[dict, ...]
     excluded: tuple[tuple[str, str], ...]  # (run_id, reason)
@@ -87,7 +90,9 @@ def collect(root: Path | str) -> Collected:
             results.append([r for r in measured if not (r.metric == "val_loss" and r.dataset in of_record)])
     further, columns, notes = evaluated(own, results, study)
     rows = [row | more for row, more in zip(rows, further, strict=True)]
-    order = sorted(range(len(rows)), key=lambda i: (rows[i]["role"], rows[i]["budget_flops"], rows[i]["n_params"], rows[i]["seed"]))
+    order = sorted(
+        range(len(rows)), key=lambda i: (rows[i]["role"], rows[i]["budget_flops"], rows[i]["n_params"], rows[i]["seed"])
+    )
     rows = [rows[i] for i in order]
     samples = np.stack([samples[i] for i in order]) if order else np.zeros((0, 0))
     _write_h5(paths, study, rows, columns, excluded, curves, samples, timesteps)
@@ -104,7 +109,8 @@ def _mark(made: Study | Run | None) -> str:
 
 
 def _read(at: RunPaths, run: Run, mark: str) -> tuple[dict, np.ndarray, np.ndarray]:
-    """One run's row, curve and per-triple losses. Rehearsed and trained runs never share a table: `mark` is the study's."""
+    """One run's row, curve and per-triple losses. Rehearsed and trained runs never share a table: `mark` is the
+    study's."""
     if _mark(run) != mark:
         raise _LeftOut("the study is a rehearsal and the run is not" if mark else "was planned for a rehearsal")
     if not at.metrics.exists():
@@ -139,14 +145,25 @@ def _read(at: RunPaths, run: Run, mark: str) -> tuple[dict, np.ndarray, np.ndarr
     return row, curve, triples
 
 
-def _write_h5(paths: StudyPaths, study: Study | None, rows: list[dict], columns: dict[str, Column], excluded: list, curves: dict, samples: np.ndarray, timesteps: str):
+def _write_h5(
+    paths: StudyPaths,
+    study: Study | None,
+    rows: list[dict],
+    columns: dict[str, Column],
+    excluded: list,
+    curves: dict,
+    samples: np.ndarray,
+    timesteps: str,
+):
     text = h5py.string_dtype()
     memory = io.BytesIO()  # built in memory, then written whole: a reader never sees half a table
     with h5py.File(memory, "w") as file:
         file.attrs["layout"] = 1
         file.attrs["study"] = paths.study.read_text() if study else ""
         if study:
-            file.attrs.update(provenance(study) | {f"evaluation_{name}": column.how for name, column in columns.items()})
+            file.attrs.update(
+                provenance(study) | {f"evaluation_{name}": column.how for name, column in columns.items()}
+            )
             if study.rehearsal:
                 file.attrs["rehearsal"] = _mark(study)
         points = file.create_group("points")
@@ -163,7 +180,10 @@ def _write_h5(paths: StudyPaths, study: Study | None, rows: list[dict], columns:
         file["covariance"] = covariance(samples)
         if rows and not _mark(study):
             borders = noise_levels(samples.shape[1], timesteps)
-            file["noise_levels/borders"], file["noise_levels/loss"] = borders, losses_of_levels(samples, len(borders) - 1)
+            file["noise_levels/borders"], file["noise_levels/loss"] = (
+                borders,
+                losses_of_levels(samples, len(borders) - 1),
+            )
     write_bytes(paths.table, memory.getvalue())
 
 
@@ -172,15 +192,20 @@ def provenance(study: Study) -> dict[str, str]:
     design, data, recipe, validation = study.design, study.data, study.recipe, study.validation
     powers = {"width": recipe.lr_width, "N": recipe.lr_params, "D": recipe.lr_tokens}
     rate = " ".join([f"{recipe.lr_scale:g}", *(f"{name}^{power:g}" for name, power in powers.items() if power)])
+    decay = recipe.weight_decay_law or f"{recipe.weight_decay:g}"
     mup = f" with mup from width {recipe.base_width}" if recipe.width_scaling == "mup" else ""
     sets = ", ".join([validation.path or data.name, *validation.also])
-    triples = f"{sets}: the same {validation.n} (image, noise, timestep) triples of seed {validation.seed} for every run, rectified-flow loss of the"
+    triples = (
+        f"{sets}: the same {validation.n} (image, noise, timestep) triples of seed {validation.seed} for every run, "
+        "rectified-flow loss of the"
+    )
     return {
         "design": f"{design.name}, head size {design.head_size}, MLP ratio {design.mlp_ratio}, patch {design.patch}, "
         f"width / depth {recipe.aspect:g}",
-        "recipe": f"AdamW (beta {recipe.beta1:g}, {recipe.beta2:g}, weight decay {recipe.weight_decay_law or format(recipe.weight_decay, 'g')}, clip {recipe.clip:g}), "
-        f"learning rate {rate}{mup}, batch {recipe.batch_law or recipe.batch_size} images, {recipe.schedule} schedule, warm-up "
-        f"{recipe.warmup_law or recipe.warmup_images} images, EMA weights over {recipe.ema:g} of the run, {recipe.timesteps} timesteps, {recipe.precision}",
+        "recipe": f"AdamW (beta {recipe.beta1:g}, {recipe.beta2:g}, weight decay {decay}, clip {recipe.clip:g}), "
+        f"learning rate {rate}{mup}, batch {recipe.batch_law or recipe.batch_size} images, {recipe.schedule} schedule, "
+        f"warm-up {recipe.warmup_law or recipe.warmup_images} images, EMA weights over {recipe.ema:g} of the run, "
+        f"{recipe.timesteps} timesteps, {recipe.precision}",
         "seeds": ", ".join(map(str, study.seeds)),
         "version": f"ditscale {__version__}",
         "n_params": {
@@ -193,7 +218,8 @@ def provenance(study: Study) -> dict[str, str]:
             "exact": "every matrix product of forward and backward, attention included",
             "6nd": "6 N D",
         }[study.flops],
-        "data": f"{data.name}: {data.path or data.source}, {data.channels} x {data.resolution} x {data.resolution}, seed {data.seed}",
+        "data": f"{data.name}: {data.path or data.source}, "
+        f"{data.channels} x {data.resolution} x {data.resolution}, seed {data.seed}",
         "evaluation": f"{triples} EMA weights",
         "evaluation_raw_loss": f"{triples} raw weights",
         "evaluation_train_loss": "running mean of the loss of the batches that were trained on",

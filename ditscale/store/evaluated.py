@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from ..config import Study
 from .evaluation import Result
 
-COLUMNS = {"val_loss": "loss", "vlb": "vlb", "likelihood": "nll", "fid": "fid"}  # metrics of evaluation.h5, and what they are called in the table
-ASKED = ("t_min", "trace", "probes", "tolerance", "sampler", "steps", "guidance", "extractor")  # settings that are keys of config.Evaluation
+# metrics of evaluation.h5, and what they are called in the table
+COLUMNS = {"val_loss": "loss", "vlb": "vlb", "likelihood": "nll", "fid": "fid"}
+# settings that are keys of config.Evaluation
+ASKED = ("t_min", "trace", "probes", "tolerance", "sampler", "steps", "guidance", "extractor")
 
 
 @dataclass(frozen=True)
@@ -20,15 +22,20 @@ class Column:
     how: str
 
 
-def evaluated(own: str, results: list[list[Result]], study: Study | None = None) -> tuple[list[dict[str, float]], dict[str, Column], list[str]]:
-    """One dict a run, the columns by name, and notes. Of a run: vlb, nll, fid and vlb_se, ...; of a data set other than the `own`: vlb_<data set>, vlb_se_<data set>, ...
+def evaluated(
+    own: str, results: list[list[Result]], study: Study | None = None
+) -> tuple[list[dict[str, float]], dict[str, Column], list[str]]:
+    """One dict a run, the columns by name, and notes. Of a run: vlb, nll, fid and vlb_se, ...; of a data set other than
+    the `own`: vlb_<data set>, vlb_se_<data set>, ...
 
-    A column holds what was measured alike, for numbers of unlike n or solver make no law: as the study asks, or else as most runs were.
-    What was measured otherwise too has columns of its own, which end in what is different: fid:guidance=2, fid_se:guidance=2. The notes
-    say which runs lack a column.
+    A column holds what was measured alike, for numbers of unlike n or solver make no law: as the study asks, or else as
+    most runs were. What was measured otherwise too has columns of its own, which end in what is different:
+    fid:guidance=2, fid_se:guidance=2. The notes say which runs lack a column.
     """
     rows, columns, notes = [{} for _ in results], {}, []
-    ways = defaultdict(lambda: defaultdict(dict))  # by metric and data set, by way of measuring: number of the run to its result
+    ways = defaultdict(
+        lambda: defaultdict(dict)
+    )  # by metric and data set, by way of measuring: number of the run to its result
     for i, run in enumerate(results):
         for result in run:
             if result.metric in COLUMNS:
@@ -57,7 +64,9 @@ def _rank(runs: dict[int, Result], study: Study | None) -> tuple:
     as_asked = asked and (result.n, result.seed) == (asked.n or study.validation.n, study.validation.seed)
     for key in ASKED if as_asked else ():
         made = result.settings.get(key, getattr(asked, key))
-        as_asked &= (made.split()[0] if key == "extractor" else made) == getattr(asked, key)  # its name, without the hash of its weights
+        as_asked &= (made.split()[0] if key == "extractor" else made) == getattr(
+            asked, key
+        )  # its name, without the hash of its weights
     return bool(as_asked), len(runs), result.n, result.of
 
 
@@ -74,4 +83,5 @@ def _short(value) -> str:
 
 def _words(result: Result) -> str:
     n, *settings = result.how.items()
-    return f"{result.dataset}: {n[1]} images; {'; '.join(f'{key} {value}' for key, value in settings)}; the same for every run"
+    rest = "; ".join(f"{key} {value}" for key, value in settings)
+    return f"{result.dataset}: {n[1]} images; {rest}; the same for every run"

@@ -9,7 +9,7 @@ Layout (attributes `layout` = 2, `run_id`, and of the samples `sampler`, `steps`
     samples/generated             uint8 [n, R, R, C] when the data are pictures (C = 1 or 3), else float32 latents
     samples/reference             the held-out images that bear the same captions, likewise
     samples/captions              text [n]
-    ema/<window>/                 the same once more, results/, samples/ and the samples' attributes, of EMA weights over another window
+    ema/<window>/                 the same once more, results/, samples/ and their attributes, of another EMA window
                                   than the run's own
 """
 
@@ -53,8 +53,11 @@ class Result:
 
     @property
     def how(self) -> dict:
-        """What numbers of several runs must share to make a law: n, seed, and settings but for whose weights they are of."""
-        return {"n": self.n, "seed": self.seed} | {key: value for key, value in sorted(self.settings.items()) if key != "model"}
+        """What numbers of several runs must share to make a law: n, seed, and settings but for whose weights they are
+        of."""
+        return {"n": self.n, "seed": self.seed} | {
+            key: value for key, value in sorted(self.settings.items()) if key != "model"
+        }
 
     @property
     def of(self) -> tuple[str, str, str]:
@@ -63,8 +66,8 @@ class Result:
 
 
 def read_results(path: Path, window: float | None = None) -> list[Result]:
-    """All that was measured of the run's result, or of its EMA weights over another window, in no order; empty when there is no
-    file of this layout. Raises UserError at a damaged one."""
+    """All that was measured of the run's result, or of its EMA weights over another window, in no order; empty when
+    there is no file of this layout. Raises UserError at a damaged one."""
     if not _there(path):
         return []
     with h5py.File(path, "r", locking=False) as file:
@@ -93,7 +96,13 @@ def write_results(path: Path, run_id: str, results: list[Result], window: float 
 
 
 def write_samples(
-    path: Path, run_id: str, generated: np.ndarray, reference: np.ndarray, captions: list[str], settings: dict, window: float | None = None
+    path: Path,
+    run_id: str,
+    generated: np.ndarray,
+    reference: np.ndarray,
+    captions: list[str],
+    settings: dict,
+    window: float | None = None,
 ):
     """Put samples in the place of older ones of their window. settings: attributes of the file."""
 
@@ -119,7 +128,8 @@ def has_samples(path: Path, n: int, settings: dict, window: float | None = None)
 
 
 def _rewrite(path: Path, run_id: str, change: Callable):
-    """The file with a change, written whole: made anew in memory, for HDF5 does not give back the space of what is deleted."""
+    """The file with a change, written whole: made anew in memory, for HDF5 does not give back the space of what is
+    deleted."""
     memory = io.BytesIO()
     with h5py.File(memory, "w") as made:
         if _there(path):
@@ -157,7 +167,9 @@ def _result(group: h5py.Group) -> Result:
     values = {key: group.attrs[key] for key in ("metric", "dataset", "unit")}
     values |= {key: float(group.attrs[key]) for key in ("value", "se", "wall_s", "evaluations")}
     values |= {key: int(group.attrs[key]) for key in ("n", "seed")}
-    return Result(**values, settings=json.loads(group.attrs["settings"]), arrays={key: array[()] for key, array in group.items()})
+    return Result(
+        **values, settings=json.loads(group.attrs["settings"]), arrays={key: array[()] for key, array in group.items()}
+    )
 
 
 def _safe(name: str) -> str:

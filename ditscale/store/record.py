@@ -1,12 +1,12 @@
 """The record of one run: metrics.h5, complete after any kill.
 
-What survives a SIGKILL was measured: datasets that are all made up front, of fixed length, written in place and flushed,
-lost nothing in 150 kills; files whose structure grows were lost whole. So a record has its final structure from its first
-moment: one row for every training step the plan gives, rows not yet reached hold images = 0. A resumed attempt rewrites
-the rows it repeats, so no row is ever there twice.
+What survives a SIGKILL was measured: datasets that are all made up front, of fixed length, written in place and
+flushed, lost nothing in 150 kills; files whose structure grows were lost whole. So a record has its final structure
+from its first moment: one row for every training step the plan gives, rows not yet reached hold images = 0. A resumed
+attempt rewrites the rows it repeats, so no row is ever there twice.
 
-Fencing: an attempt opens the record by copying it, then renames the copy over the original. A process of an older attempt
-that still lives (on a lost node, say) keeps writing to a file that no longer has a name.
+Fencing: an attempt opens the record by copying it, then renames the copy over the original. A process of an older
+attempt that still lives (on a lost node, say) keeps writing to a file that no longer has a name.
 
 Layout (attributes `layout` = 2, `run` = text of run.yaml, and, of a rehearsed run alone, `rehearsal`):
     steps        [steps]        images, loss, loss_ema, grad_norm, lr, elapsed_s
@@ -30,7 +30,9 @@ from ..errors import UserError
 from ..files import remove
 
 LAYOUT, LAYOUTS = 2, (1, 2)  # what is written, and what is read
-STEP = np.dtype([("images", "i8"), ("loss", "f4"), ("loss_ema", "f4"), ("grad_norm", "f4"), ("lr", "f4"), ("elapsed_s", "f4")])
+STEP = np.dtype(
+    [("images", "i8"), ("loss", "f4"), ("loss_ema", "f4"), ("grad_norm", "f4"), ("lr", "f4"), ("elapsed_s", "f4")]
+)
 VALIDATION = np.dtype(
     [("dataset", "S64"), ("images", "i8"), ("loss", "f8"), ("loss_se", "f8"), ("raw_loss", "f8"), ("elapsed_s", "f8")]
 )
@@ -51,7 +53,15 @@ MEASURED = np.dtype(  # of one attempt's training steps, all ranks together; 0 o
     ]
 )
 ATTEMPT = np.dtype(
-    [("started_unix", "f8"), ("ended_unix", "f8"), ("from_images", "i8"), ("pid", "i8"), ("ranks", "i4"), ("host", "S64"), ("ended", "S16")]
+    [
+        ("started_unix", "f8"),
+        ("ended_unix", "f8"),
+        ("from_images", "i8"),
+        ("pid", "i8"),
+        ("ranks", "i4"),
+        ("host", "S64"),
+        ("ended", "S16"),
+    ]
     + MEASURED.descr
 )
 STATES = ("planned", "running", "stopped", "diverged", "finished")
@@ -111,7 +121,12 @@ class Record:
     def begin(self, started_unix: float, from_images: int, ranks: int, host: str):
         """Open a row for this attempt; the state is then `running`."""
         row = np.zeros((), ATTEMPT)
-        row["started_unix"], row["from_images"], row["pid"], row["ranks"] = started_unix, from_images, os.getpid(), ranks
+        row["started_unix"], row["from_images"], row["pid"], row["ranks"] = (
+            started_unix,
+            from_images,
+            os.getpid(),
+            ranks,
+        )
         row["host"] = host.encode()[:64]
         self._write("attempts", self.attempt, row)
         self.set_state("running")
@@ -173,7 +188,9 @@ def _fixed(file, name: str, shape: tuple, dtype: np.dtype):
 
 def _full(path: Path, error: Exception) -> UserError:
     reason = os.strerror(error.errno) if getattr(error, "errno", None) else str(error).split("(")[0]
-    return UserError(f"{path}: cannot be written ({reason}); free space on the disk, then run again: nothing before is lost")
+    return UserError(
+        f"{path}: cannot be written ({reason}); free space on the disk, then run again: nothing before is lost"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- readers
@@ -193,14 +210,17 @@ def open_record(path: Path) -> h5py.File:
         file = h5py.File(path, "r", locking=False)
     except OSError:
         raise Damaged(f"{path}: is truncated or not HDF5; {remedy}") from None
-    if file.attrs.get("layout") not in LAYOUTS or any(name not in file for name in ("steps", "validation", "attempts", "state")):
+    if file.attrs.get("layout") not in LAYOUTS or any(
+        name not in file for name in ("steps", "validation", "attempts", "state")
+    ):
         file.close()
         raise Damaged(f"{path}: is not a run record of layout {LAYOUT}; {remedy}")
     return file
 
 
 def is_full(path: Path) -> bool:
-    """Whether a record holds all steps and validation losses of its run, whatever its state. Raises as open_record does."""
+    """Whether a record holds all steps and validation losses of its run, whatever its state. Raises as open_record
+    does."""
     if not Path(path).is_file():
         return False
     with open_record(path) as file:

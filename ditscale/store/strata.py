@@ -26,8 +26,8 @@ def standard_error(samples: np.ndarray) -> float:
 
 
 def noise_levels(n: int, timesteps: str) -> np.ndarray:
-    """Borders [L + 1] in t of equally many of n strata, ten levels or, so that each has ten, fewer; from the timesteps' distribution
-    as diffusion/rectified_flow.py has it."""
+    """Borders [L + 1] in t of equally many of n strata, ten levels or, so that each has ten, fewer; from the timesteps'
+    distribution as diffusion/rectified_flow.py has it."""
     u = np.linspace(0, n, max(1, min(MOST_LEVELS, n // FEWEST_STRATA)) + 1).round() / n
     return expit(ndtri(u)) if timesteps == "logit-normal" else u
 
@@ -42,8 +42,8 @@ def losses_of_levels(samples: np.ndarray, levels: int) -> np.ndarray:
 def controlled(samples: np.ndarray, control: np.ndarray, window: int = 64) -> np.ndarray:
     """Stratified samples [n] less what a control [n] of known mean 0 explains of them: the same mean, less noise.
 
-    A regression estimator (Cochran, chapter 7) whose slopes follow the strata: each sample takes its slope from the samples of
-    the other parity in its window, of which it is independent, so no bias comes in.
+    A regression estimator (Cochran, chapter 7) whose slopes follow the strata: each sample takes its slope from the
+    samples of the other parity in its window, of which it is independent, so no bias comes in.
     """
     made = np.array(samples, dtype=float)
     if len(made) < 8:

@@ -1,7 +1,7 @@
 """AdamW (Loshchilov and Hutter, arXiv 1711.05101) by torch's fused kernel, called directly.
 
-It is what torch.optim.AdamW(fused=True) calls, to the bit. That class imports torch's compiler when it is made, two seconds of
-a CPU, and takes 0.4 ms of a step to get to the kernel: much, for the small runs of a study.
+It is what torch.optim.AdamW(fused=True) calls, to the bit. That class imports torch's compiler when it is made, two
+seconds of a CPU, and takes 0.4 ms of a step to get to the kernel: much, for the small runs of a study.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ EPS = 1e-8
 
 
 class AdamW:
-    """Steps of weights, in place. `exp_avg`, `exp_avg_sq`: the moments, in the order of the weights; `steps`: how many were
-    taken, a scalar on the device."""
+    """Steps of weights, in place. `exp_avg`, `exp_avg_sq`: the moments, in the order of the weights; `steps`: how many
+    were taken, a scalar on the device."""
 
     def __init__(self, groups: list[dict], beta1: float, beta2: float):
-        """groups: tensors as `params` whose `grad` is set at each step, with `rate_factor` and `weight_decay` (model/mup.py)."""
+        """groups: tensors as `params` whose `grad` is set at each step, with `rate_factor` and `weight_decay`
+        (model/mup.py)."""
         self.groups, self.beta1, self.beta2 = groups, beta1, beta2
         weights = [w for group in groups for w in group["params"]]
         self.exp_avg, self.exp_avg_sq = ({w: torch.zeros_like(w) for w in weights} for _ in range(2))
@@ -30,7 +31,8 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, scale: Tensor, skip: Tensor):
-        """A step with the gradients divided by `scale`; none at all where `skip` is 1. Both are scalars on the device."""
+        """A step with the gradients divided by `scale`; none at all where `skip` is 1. Both are scalars on the
+        device."""
         self.steps += 1
         for group in self.groups:
             weights = group["params"]

@@ -1,7 +1,8 @@
-"""A large model on a CPU that is its run's only rank: gradients stay what the backward pass has made, parameter by parameter.
+"""A large model on a CPU that is its run's only rank: gradients stay what the backward pass has made, parameter by
+parameter.
 
-Replicated's one buffer of gradients is cleared, added to and kept. For a small model that is cheap and saves calls. At 28.6M
-parameters it is a tenth of the memory at most, and 3 to 5 % of a step (docs/training-measured.md).
+Replicated's one buffer of gradients is cleared, added to and kept. For a small model that is cheap and saves calls. At
+28.6M parameters it is a tenth of the memory at most, and 3 to 5 % of a step (docs/training-measured.md).
 """
 
 from __future__ import annotations

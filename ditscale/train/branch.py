@@ -15,11 +15,12 @@ from .state import State
 
 @contextmanager
 def branch(state: State, shards: Shards, run: Run, shorter: Run, directory: Path) -> Iterator[None]:
-    """In here state and checkpoints are those of the run `shorter`, whose checkpoints are in `directory`; afterwards they are
-    again those of `run`, to the bit, for the first thing done is to save it.
+    """In here state and checkpoints are those of the run `shorter`, whose checkpoints are in `directory`; afterwards
+    they are again those of `run`, to the bit, for the first thing done is to save it.
 
-    Where an attempt was interrupted in here, the next comes by here again, and goes on from the newest checkpoint of `shorter`. That
-    `shorter` diverged is its own affair. Whatever else is raised in here passes through: the state is then still that of `shorter`.
+    Where an attempt was interrupted in here, the next comes by here again, and goes on from the newest checkpoint of
+    `shorter`. That `shorter` diverged is its own affair. Whatever else is raised in here passes through: the state is
+    then still that of `shorter`.
     """
     own, images = shards.directory, state.images
     shards.save(state.facts(run))
@@ -36,5 +37,8 @@ def branch(state: State, shards: Shards, run: Run, shorter: Run, directory: Path
     shards.directory = own
     found = shards.load_newest(run.run_id)
     if not found or found["images"] != images:
-        raise UserError(f"{own}: the checkpoint at {images} images, just written, cannot be read back; the same command goes on from the one before")
+        raise UserError(
+            f"{own}: the checkpoint at {images} images, just written, cannot be read back; the same command goes on "
+            "from the one before"
+        )
     state.restore(found, run.recipe.batch_size)

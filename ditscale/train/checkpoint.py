@@ -1,11 +1,14 @@
-"""Checkpoints of a run, as directories: written beside and renamed, the newest readable one wins, the one before is kept.
+"""Checkpoints of a run, as directories: written beside and renamed, the newest readable one wins, the one before is
+kept.
 
     checkpoint/images-<images, 15 digits>/    to resume: state.json, and of a trained run its tensors (shards.py)
-    checkpoint/final.pt                       of a finished run: model, ema, ema_also (lists of tensors, a window each), images, run_id;
-                                              of a rehearsed one JSON
-state.json holds run_id, images and what else its writer needs to go on, and the size of every other file: a directory that
-lacks one, or holds a part of one, is damaged. Nothing read here runs code. Nothing is written or deleted by a fenced attempt
-(fence.py), and a checkpoint that one deletes an instant after its fence is passed over. Without torch, for rehearsed runs.
+    checkpoint/final.pt                       of a finished run: model, ema, ema_also (lists of tensors, a window
+                                              each), images, run_id; of a rehearsed one JSON
+
+state.json holds run_id, images and what else its writer needs to go on, and the size of every other file: a directory
+that lacks one, or holds a part of one, is damaged. Nothing read here runs code. Nothing is written or deleted by a
+fenced attempt (fence.py), and a checkpoint that one deletes an instant after its fence is passed over. Without torch,
+for rehearsed runs.
 """
 
 from __future__ import annotations
@@ -37,8 +40,9 @@ def staged(directory: Path, images: int, writer: int) -> Path:
 
 
 def save(directory: Path, facts: dict, fill: Callable[[Path], None] | None = None, writer: int = 0):
-    """Write a checkpoint of `facts` and of the files that `fill` puts into the directory it is given, then delete all but
-    the KEEP newest. `writer`: the process whose name it bears until then, if not this one. Raises Unsaved on a full disk."""
+    """Write a checkpoint of `facts` and of the files that `fill` puts into the directory it is given, then delete all
+    but the KEEP newest. `writer`: the process whose name it bears until then, if not this one. Raises Unsaved on a full
+    disk."""
     fence.check(directory.parent)
     beside = staged(directory, facts["images"], writer or os.getpid())
     try:
@@ -87,15 +91,17 @@ def _unsaved(target: Path, error: Exception) -> Unsaved:
     if not reason:  # torch keeps it to itself
         full = shutil.disk_usage(target.parent).free < FULL_BYTES
         reason = os.strerror(errno.ENOSPC) if full else "the disk did not take all of it"
-    return Unsaved(f"{target}: cannot be written ({reason}); the checkpoint before it is untouched; free space, run again")
+    return Unsaved(
+        f"{target}: cannot be written ({reason}); the checkpoint before it is untouched; free space, run again"
+    )
 
 
 def load_newest(directory: Path, run_id: str, load: Callable[[Path], bool] | None = None) -> dict | None:
-    """The facts of the newest checkpoint that can be read, or None. A damaged one is skipped, and deleted once it is known
-    where to go on.
+    """The facts of the newest checkpoint that can be read, or None. A damaged one is skipped, and deleted once it is
+    known where to go on.
 
-    load: called with a directory that is complete by its facts; whether all of it could be read. Raises UserError when a
-    checkpoint is of another run.
+    load: called with a directory that is complete by its facts; whether all of it could be read. Raises UserError when
+    a checkpoint is of another run.
     """
     for leftover in directory.glob("*.tmp-*"):
         remove(leftover) if leftover.is_file() else shutil.rmtree(leftover, ignore_errors=True)
@@ -133,7 +139,9 @@ def load_final(directory: Path, run_id: str, device=None) -> dict:
 
     path = directory / "final.pt"
     if not path.is_file():
-        raise UserError(f"{directory.parent}: the run is not finished; `ditscale run {directory.parent}` goes on with it")
+        raise UserError(
+            f"{directory.parent}: the run is not finished; `ditscale run {directory.parent}` goes on with it"
+        )
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception:  # a cut file raises any of half a dozen types, from zipfile to pickle

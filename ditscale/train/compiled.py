@@ -1,7 +1,7 @@
 """Compiling a model with torch.compile, where that pays.
 
-On a GPU it always does. On a CPU an fp32 step is matrix products, and its compiled form no faster; in bf16, 384x12, it took 0.87 to
-0.93 of the time (docs/training-measured.md). Small models run for less time than they compile.
+On a GPU it always does. On a CPU an fp32 step is matrix products, and its compiled form no faster; in bf16, 384x12, it
+took 0.87 to 0.93 of the time (docs/training-measured.md). Small models run for less time than they compile.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ LARGE = 2**23  # parameters
 
 
 def compiles(run: Run, device: torch.device) -> bool:
-    """Whether the run's model is compiled on this device, and on a GPU its step recorded: as `execution.compile` says, else
-    where it pays and a compiler is found. How long the run is does not count: one that is read from a longer run (reading.py) is
-    to be as one that is trained by itself."""
+    """Whether the run's model is compiled on this device, and on a GPU its step recorded: as `execution.compile` says,
+    else where it pays and a compiler is found. How long the run is does not count: one that is read from a longer run
+    (reading.py) is to be as one that is trained by itself."""
     if run.execution.compile is not None:
         return run.execution.compile
     pays = device.type == "cuda" or (run.recipe.precision == "bf16" and run.n_params_total >= LARGE)
@@ -34,7 +34,11 @@ def can_compile(device: torch.device) -> bool:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(64, device=device))
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"going on without torch.compile, which does not work here: {reason[0]}; cluster.compile=false asks for that", flush=True)
+        print(
+            f"going on without torch.compile, which does not work here: {reason[0]}; cluster.compile=false asks for "
+            "that",
+            flush=True,
+        )
         return False
     return True
 

@@ -1,4 +1,5 @@
-"""How an attempt may end before its run does. `state` is what attempts/NNNN.json then says; without torch, for launchers."""
+"""How an attempt may end before its run does. `state` is what attempts/NNNN.json then says; without torch, for
+launchers."""
 
 from __future__ import annotations
 

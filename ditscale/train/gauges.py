@@ -1,4 +1,5 @@
-"""What an attempt measures of its training steps, beside the loss: speed, data wait, memory, energy (store/record.py: MEASURED)."""
+"""What an attempt measures of its training steps, beside the loss: speed, data wait, memory, energy (store/record.py:
+MEASURED)."""
 
 from __future__ import annotations
 
@@ -56,8 +57,8 @@ class Gauges:
         return self.energy_j
 
     def speed(self, images: int) -> dict:
-        """Of the attempt until now, at `images` of the run. The first look is left out once there is a second: it holds what
-        comes before steps are steady, compilation above all."""
+        """Of the attempt until now, at `images` of the run. The first look is left out once there is a second: it holds
+        what comes before steps are steady, compilation above all."""
         now = time.monotonic()
         per_s = (images - self.from_images) / max(now - self.began, 1e-9)
         if not self.steady:

@@ -1,7 +1,9 @@
-"""The micro-batch that an attempt leaves to the next when memory ran out on shards: micro_batch.json in the run's directory.
+"""The micro-batch that an attempt leaves to the next when memory ran out on shards: micro_batch.json in the run's
+directory.
 
-A rank whose weights are sharded cannot halve its micro-batch and go on by itself: the others are in the middle of the same
-pass. So it notes the half and ends, the others find the note, and the run is started again. Without torch, for launchers.
+A rank whose weights are sharded cannot halve its micro-batch and go on by itself: the others are in the middle of the
+same pass. So it notes the half and ends, the others find the note, and the run is started again. Without torch, for
+launchers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Memory that is freed stays with the process.
 
-A step frees what it allocates, and glibc hands large blocks back to the kernel, which clears them, page by page, for the next step:
-20,000 page faults a step at 384x12 on a CPU, and at the miniature's sizes some or none, by chance (docs/training-measured.md).
+A step frees what it allocates, and glibc hands large blocks back to the kernel, which clears them, page by page, for
+the next step: 20,000 page faults a step at 384x12 on a CPU, and at the miniature's sizes some or none, by chance
+(docs/training-measured.md).
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ class Heartbeat:
         self.path, self.n_images, self.every_s, self.last, self.seen = path, n_images, every_s, 0.0, None
 
     def beat(self, phase: str, images: int, loss: float | None, flops_per_image: int, force: bool = False):
-        """phase: "starting", "training", "reading" (a run that is this one's beginning), "validating", "evaluating"; `loss` is the
-        EMA of the training loss."""
+        """phase: "starting", "training", "reading" (a run that is this one's beginning), "validating", "evaluating";
+        `loss` is the EMA of the training loss."""
         now = time.time()
         if not force and now - self.last < self.every_s:
             return

@@ -1,5 +1,6 @@
-"""Whether the other ranks still live. A rank waits for its peers deep inside a collective, on a GPU without end: so each
-holds a connection to rank 0, which the kernel closes when a process dies, however it dies, and keep-alives close when a node does.
+"""Whether the other ranks still live. A rank waits for its peers deep inside a collective, on a GPU without end: so
+each holds a connection to rank 0, which the kernel closes when a process dies, however it dies, and keep-alives close
+when a node does.
 
 A rank that loses its line has GRACE_S to end by itself, with whatever error the collective gives; then it is ended.
 """
@@ -31,7 +32,9 @@ class Lifeline:
             self.peers = [listener.accept()[0] for _ in range(world - 1)]
             listener.close()
         else:
-            self.peers = [socket.create_connection(("127.0.0.1" if host == socket.gethostname() else host, port), timeout=60)]
+            self.peers = [
+                socket.create_connection(("127.0.0.1" if host == socket.gethostname() else host, port), timeout=60)
+            ]
         for peer in self.peers:
             peer.settimeout(None)
             for option, (level, value) in KEEP_ALIVE.items():

@@ -71,7 +71,8 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
     """Train the run of a directory to its end and measure it; returns the record's state, "finished".
 
     `lock` is the run's, where the caller holds it already. Raises UserError on a user's mistake, Diverged on a diverged
-    run, Stopped when a signal asked for a stop, or memory ran out on shards. When one of several ranks ends otherwise, all do, within a minute.
+    run, Stopped when a signal asked for a stop, or memory ran out on shards. When one of several ranks ends otherwise,
+    all do, within a minute.
     """
     at = RunPaths(run_dir)
     run = read_run(at.run)
@@ -169,16 +170,20 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
     recipe, device, micro = run.recipe, ranks.device, make_step.micro
     noise = Noise(run.seed, recipe.timesteps)
     captions = Dropout(run.seed, recipe.caption_dropout)
-    batches = stream(mine.source, noise, captions, state.images, run.n_images, recipe.batch_size, ranks.rank, ranks.world, device)
+    batches = stream(
+        mine.source, noise, captions, state.images, run.n_images, recipe.batch_size, ranks.rank, ranks.world, device
+    )
     gauges = Gauges(run, state.images, ranks)
-    pending = torch.zeros(REPORT_STEPS + 1, 2, device=device)  # loss and gradient norm of steps not yet looked at; energy
+    pending = torch.zeros(
+        REPORT_STEPS + 1, 2, device=device
+    )  # loss and gradient norm of steps not yet looked at; energy
     rates, filled, skipped_before = [], 0, state.skipped
     elapsed_before = writer.elapsed_before if writer else 0.0
     readings = Readings(at, run, ranks)
 
     def read() -> bool:
-        """Make the readings that are due here, if any are; their seconds are not of this run's training. Whether it was told to stop
-        meanwhile: then this run stops here too, and reads again when it goes on."""
+        """Make the readings that are due here, if any are; their seconds are not of this run's training. Whether it was
+        told to stop meanwhile: then this run stops here too, and reads again when it goes on."""
         nonlocal began, last_save
         if not readings.due(state.images):
             return False
@@ -222,8 +227,18 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
 
         # ---- every REPORT_STEPS steps, the only place where the loop waits for the device and the other ranks
         done = state.images >= run.n_images
-        due = time.monotonic() - last_save > (min(WORTH_S, run.execution.checkpoint_s) if done else run.execution.checkpoint_s)
-        told = (mine.stop.raised, due, shards.failed, micro.halvings, -micro.size, gauges.waited_s, gauges.peak_memory_bytes())
+        due = time.monotonic() - last_save > (
+            min(WORTH_S, run.execution.checkpoint_s) if done else run.execution.checkpoint_s
+        )
+        told = (
+            mine.stop.raised,
+            due,
+            shards.failed,
+            micro.halvings,
+            -micro.size,
+            gauges.waited_s,
+            gauges.peak_memory_bytes(),
+        )
         most = torch.tensor(told, dtype=torch.float64, device=device)
         ranks.all_reduce(most, dist.ReduceOp.MAX)
         pending[:, 0] /= recipe.batch_size  # a rank's is the sum over its share
@@ -253,7 +268,8 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
             writer.measure(measured)
         if _hopeless(state):
             raise Diverged(
-                f"{at.root}: {_hopeless(state)} at {state.images} images; the run has diverged (rate {run.lr:.3g}); a smaller "
+                f"{at.root}: {_hopeless(state)} at {state.images} images; the run has diverged (rate {run.lr:.3g}); a "
+                "smaller "
                 "recipe.lr_scale makes another study"
             )
         if failed:
@@ -305,7 +321,10 @@ def _hopeless(state: State) -> str:
 def _held_out(run: Run, ranks: Ranks) -> list[HeldOut]:
     """What the run is validated on: its own data's held-out images, then those of the other data sets."""
     validation = run.validation
-    return [HeldOut(data, validation, validation.n, validation.seed, ranks.device) for data in [run.data, *validation.also.values()]]
+    return [
+        HeldOut(data, validation, validation.n, validation.seed, ranks.device)
+        for data in [run.data, *validation.also.values()]
+    ]
 
 
 def _validate(mine: Attempt, run: Run, writer: Writer | None):
@@ -315,7 +334,9 @@ def _validate(mine: Attempt, run: Run, writer: Writer | None):
         writer.beat("validating", state.images, state.loss_ema, force=True)
     for i, data in enumerate(mine.held_out):
         began = time.monotonic()
-        measure = lambda: triple_losses(state.model, data, run.recipe.timesteps, run.validation.batch_size, ranks, run.recipe.precision)  # noqa: E731
+        measure = lambda: triple_losses(
+            state.model, data, run.recipe.timesteps, run.validation.batch_size, ranks, run.recipe.precision
+        )
         raw = measure().mean() if i == 0 else math.nan  # live weights in domain only: it halves the cost
         state.swap()
         samples = measure()

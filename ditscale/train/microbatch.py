@@ -22,7 +22,8 @@ ROOM = 0.92  # of the memory that is left: the rest is for fragments and the col
 
 
 class MicroBatches:
-    """How a run's gradients are computed. `size`: images of a micro-batch; `halvings`: how often memory did not suffice."""
+    """How a run's gradients are computed. `size`: images of a micro-batch; `halvings`: how often memory did not
+    suffice."""
 
     def __init__(self, run: Run, model: nn.Module, layout: Layout, ranks: Ranks, most: int = 0):
         """most: images of a micro-batch that earlier attempts found to fit; 0: not known."""
@@ -37,8 +38,8 @@ class MicroBatches:
     def gradient(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Add the gradient over (x0, text, eps, t) of this rank's share; returns the sum of its losses, on the device.
 
-        Out of memory, the micro-batch is halved and the share begun again. Raises UserError when one image is too many, and
-        OutOfMemory when weights are sharded: then the other ranks are in the middle of the same pass.
+        Out of memory, the micro-batch is halved and the share begun again. Raises UserError when one image is too many,
+        and OutOfMemory when weights are sharded: then the other ranks are in the middle of the same pass.
         """
         while True:
             try:
@@ -64,7 +65,8 @@ class MicroBatches:
     def _halve(self):
         if self.size == 1:
             raise UserError(
-                "out of memory with a single image; set cluster.recompute=blocks, cluster.sharding=full, or take a larger GPU"
+                "out of memory with a single image; set cluster.recompute=blocks, cluster.sharding=full, or take a "
+                "larger GPU"
             )
         half = (self.size + 1) // 2
         if self.layout.kind != "replicate":
@@ -79,8 +81,8 @@ class MicroBatches:
     def fit(self, batch: tuple[Tensor, ...]):
         """On a GPU, halve the share until memory has room for so many images, on all ranks: that is `size`.
 
-        `batch` holds two images or more, this rank's or any. One and two of them are put through the model, twice, as in a
-        step of several micro-batches; memory is linear in their number.
+        `batch` holds two images or more, this rank's or any. One and two of them are put through the model, twice, as
+        in a step of several micro-batches; memory is linear in their number.
         """
         device = self.ranks.device
         sizes, used = [1, min(2, self.share)], []

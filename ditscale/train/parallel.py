@@ -1,8 +1,9 @@
-"""How a model's weights lie over the ranks of a run: whole on each (replicate.py; alone.py, on the only one), or in shards (shard.py).
+"""How a model's weights lie over the ranks of a run: whole on each (replicate.py; alone.py, on the only one), or in
+shards (shard.py).
 
-    replicate   fastest for small models: one reduction a step
-    full        a shard on each rank
-    hybrid      a shard on each rank of a node, the same on every node: only gradients cross the network between nodes
+replicate   fastest for small models: one reduction a step
+full        a shard on each rank
+hybrid      a shard on each rank of a node, the same on every node: only gradients cross the network between nodes
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from .replicate import Factor, Replicated
 STATE_BYTES = 16  # of a parameter: weight, gradient and AdamW's two moments, fp32
 EMA_BYTES = 4  # of a parameter, for each window
 SMALL = 0.25  # of free memory: a state below it leaves room enough for activations
-QUICK = 5e7  # parameters whose gradients GPUs add in little of a step; of more, FSDP adds a block's while it computes the next
+# parameters whose gradients GPUs add in little of a step; of more, FSDP adds a block's while it computes the next
+QUICK = 5e7
 
 
 class Layout(Protocol):
@@ -37,7 +39,8 @@ class Layout(Protocol):
         """Before a backward pass: whether it is the step's last. Gradients add up where they are in any case."""
 
     def reduce(self) -> Tensor:
-        """After a step's backward passes: gradients become the sum over ranks. Returns their norm, a scalar on the device."""
+        """After a step's backward passes: gradients become the sum over ranks. Returns their norm, a scalar on the
+        device."""
 
     def zero(self):
         """Before a step's backward passes, which add to what is there."""
@@ -46,15 +49,16 @@ class Layout(Protocol):
         """After the weights were changed from outside."""
 
     def named(self, parts: list[Tensor], mesh=None) -> dict[str, Tensor]:
-        """Tensors that lie as `weights` do, by the parameters' names; mesh: of where they are, if not on the model's device."""
+        """Tensors that lie as `weights` do, by the parameters' names; mesh: of where they are, if not on the model's
+        device."""
 
     def whole(self, parts: list[Tensor]) -> dict[str, Tensor]:
         """`named` on the CPU, gathered from all ranks; rank 0 gets copies, others nothing."""
 
 
 def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: Ranks, averages: int = 1) -> Layout:
-    """Lay the weights of `model` (on the CPU, equal on all ranks) over the ranks; it is on its device afterwards. averages: EMAs
-    that are to lie beside them.
+    """Lay the weights of `model` (on the CPU, equal on all ranks) over the ranks; it is on its device afterwards.
+    averages: EMAs that are to lie beside them.
 
     Raises UserError when it cannot be done as `sharding` says.
     """
@@ -70,14 +74,15 @@ def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: 
 
 
 def choose(sharding: str, n_params: int, ranks: Ranks, averages: int = 1) -> str:
-    """replicate, full or hybrid. One rank has nothing to shard; "auto" shards what is not small, or not quick to reduce between
-    GPUs, inside nodes if it fits there."""
+    """replicate, full or hybrid. One rank has nothing to shard; "auto" shards what is not small, or not quick to reduce
+    between GPUs, inside nodes if it fits there."""
     if ranks.world == 1:
         return "replicate"
     nodes = ranks.world // ranks.per_node
     if sharding == "hybrid" and (nodes * ranks.per_node != ranks.world or nodes == 1 or ranks.per_node == 1):
         raise UserError(
-            f"execution.sharding: hybrid needs several nodes of several ranks, not {ranks.world} ranks, {ranks.per_node} to a "
+            f"execution.sharding: hybrid needs several nodes of several ranks, not {ranks.world} ranks, "
+            f"{ranks.per_node} to a "
             "node; choose full or replicate"
         )
     if sharding != "auto":

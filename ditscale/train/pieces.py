@@ -1,4 +1,5 @@
-"""Tensors in files of torch.distributed.checkpoint (DCP), each rank's pieces in its own. Imported late: it takes a second.
+"""Tensors in files of torch.distributed.checkpoint (DCP), each rank's pieces in its own. Imported late: it takes a
+second.
 
 Loading runs no code, whatever the files hold.
 """
@@ -44,12 +45,14 @@ def save(named: dict[str, Tensor], directory: Path, group: ProcessGroup | None):
 
 
 def load(named: dict[str, Tensor], directory: Path, group: ProcessGroup | None):
-    """Fill tensors, however they lay when they were saved. Raises Exception or CheckpointException at files that are damaged."""
+    """Fill tensors, however they lay when they were saved. Raises Exception or CheckpointException at files that are
+    damaged."""
     dcp.load(named, storage_reader=Reader(directory), process_group=group)
 
 
 class Reader(dcp.FileSystemReader):
-    """DCP's reader, but that unpickling its metadata runs no code, and that it reads tensors only, from its directory only."""
+    """DCP's reader, but that unpickling its metadata runs no code, and that it reads tensors only, from its directory
+    only."""
 
     def read_metadata(self, *args, **kwargs) -> kinds.Metadata:
         with open(Path(self.path) / ".metadata", "rb") as file:

@@ -29,12 +29,14 @@ PER_NODE = ("LOCAL_WORLD_SIZE", "SUBMITIT_LOCAL_NTASKS", "SLURM_NTASKS_PER_NODE"
 # What all ranks of one attempt share and no other attempt has.
 ATTEMPT = ("TORCHELASTIC_RUN_ID", "SUBMITIT_LOCAL_JOB_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
 MEET_S = 120
-TIMEOUT_S = 600  # of a collective: ranks may differ in how long they compile or read; their death is noticed at once (lifeline.py)
+# of a collective: ranks may differ in how long they compile or read; their death is noticed at once (lifeline.py)
+TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place: rank in 0..world-1, its device, and how many ranks a node has (nodes are filled one by one)."""
+    """This process's place: rank in 0..world-1, its device, and how many ranks a node has (nodes are filled one by
+    one)."""
 
     rank: int
     world: int
@@ -94,8 +96,8 @@ def close(rendezvous: Path):
 def start(run_dir: Path, rendezvous: Path) -> Ranks:
     """Find this process's rank and, with several, join the others. Raises UserError when they do not come in time.
 
-    Under torchrun the addresses are in the environment. Otherwise rank 0 takes a free port and publishes it in the run's
-    directory, so that runs which share a node never meet on one port.
+    Under torchrun the addresses are in the environment. Otherwise rank 0 takes a free port and publishes it in the
+    run's directory, so that runs which share a node never meet on one port.
     """
     rank = world = local = None
     for names in LAUNCHERS:
@@ -124,7 +126,9 @@ def start(run_dir: Path, rendezvous: Path) -> Ranks:
             ranks = Ranks(rank, world, device, min(per_node, world))
             return replace(ranks, lifeline=Lifeline(rank, world, ranks.share))
         except (dist.DistError, RuntimeError) as error:
-            raise UserError(f"{run_dir}: rank {rank} of {world} could not meet the others ({str(error).splitlines()[0]})") from None
+            raise UserError(
+                f"{run_dir}: rank {rank} of {world} could not meet the others ({str(error).splitlines()[0]})"
+            ) from None
     return Ranks(rank, world, device)
 
 

@@ -53,8 +53,9 @@ class Readings:
             yield free
 
     def writer(self, at: RunPaths, run: Run, images: int, rows: Callable[[int], np.ndarray]):
-        """The run's Writer, on the first rank, None on others; its record begins with the rows of the steps it has in common with this
-        run: `rows(n)` are this run's first n. `images`: where its own training begins or goes on, or its end."""
+        """The run's Writer, on the first rank, None on others; its record begins with the rows of the steps it has in
+        common with this run: `rows(n)` are this run's first n. `images`: where its own training begins or goes on, or
+        its end."""
         if not self.ranks.first:
             return nullcontext()
         return Writer(at, run, images, self.ranks.world, rows(run.stable_images // run.recipe.batch_size))

@@ -1,7 +1,8 @@
 """A rehearsed run: the records, checkpoints, heartbeats and signals of a training, with losses from a known surface.
 
 Everything but `elapsed_s` is a function of run.yaml, so an interrupted run must end with the same rows as a quiet one,
-and whoever has run.yaml can say what they must be. Without torch, which takes longer to load than a rehearsed run lasts.
+and whoever has run.yaml can say what they must be. Without torch, which takes longer to load than a rehearsed run
+lasts.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ CHUNKS = 10  # of a run's steps: after each, rows, a sign of life, and a look at
 
 
 def rehearse(run_dir: Path | str, lock: RunLock | None = None) -> str:
-    """Rehearse the run of a directory to its end; returns "finished". `lock` and what is raised as of `train` (loop.py)."""
+    """Rehearse the run of a directory to its end; returns "finished". `lock` and what is raised as of `train`
+    (loop.py)."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
     with holding(at, lock):

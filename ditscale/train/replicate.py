@@ -1,8 +1,9 @@
 """Data parallelism of whole models: every rank holds all weights and adds its gradients to the others'.
 
-All weights are views of one buffer and all gradients of another, ordered by the factors of their rates (model/mup.py). So
-reducing and clipping are a call each, AdamW and EMA one a factor. For the small models of a miniature a call's latency is
-what counts: at width 48 on a CPU core these took 0.63 ms of a step parameter by parameter, and 0.18 ms in one buffer.
+All weights are views of one buffer and all gradients of another, ordered by the factors of their rates (model/mup.py).
+So reducing and clipping are a call each, AdamW and EMA one a factor. For the small models of a miniature a call's
+latency is what counts: at width 48 on a CPU core these took 0.63 ms of a step parameter by parameter, and 0.18 ms in
+one buffer.
 """
 
 from __future__ import annotations
@@ -61,12 +62,14 @@ class Replicated:
         return {name: parts[i][at : at + shape.numel()].view(shape) for name, (i, at, shape) in self._places.items()}
 
     def whole(self, parts: list[Tensor]) -> dict[str, Tensor]:
-        return {name: part.detach().cpu().clone() for name, part in self.named(parts).items()} if self.ranks.first else {}
+        return (
+            {name: part.detach().cpu().clone() for name, part in self.named(parts).items()} if self.ranks.first else {}
+        )
 
 
 def norm(values: Tensor) -> Tensor:
-    """Euclidean, of a vector. On a CPU torch's own adds up so many squares in a row that at 28.6M values it is off by 1.6e-3,
-    and takes twice as long."""
+    """Euclidean, of a vector. On a CPU torch's own adds up so many squares in a row that at 28.6M values it is off by
+    1.6e-3, and takes twice as long."""
     if values.is_cuda:
         return torch.linalg.vector_norm(values)
     if len(values) <= IN_A_ROW:

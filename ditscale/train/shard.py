@@ -1,7 +1,7 @@
 """Fully sharded data parallelism (ZeRO-3; Rajbhandari et al., arXiv 1910.02054) by torch's FSDP2.
 
-A block's weights are gathered before its forward and its backward pass, and its gradients are reduced and scattered after
-the latter. Optimizer, EMA and checkpoints see this rank's shards alone, as plain tensors.
+A block's weights are gathered before its forward and its backward pass, and its gradients are reduced and scattered
+after the latter. Optimizer, EMA and checkpoints see this rank's shards alone, as plain tensors.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ from .replicate import Factor
 
 
 class Sharded:
-    """A model's weights in shards: "full" over all ranks, "hybrid" over the ranks of each node, the nodes being replicas: a Layout
-    (parallel.py). bf16: weights travel and compute in bf16, gradients are reduced in fp32.
+    """A model's weights in shards: "full" over all ranks, "hybrid" over the ranks of each node, the nodes being
+    replicas: a Layout (parallel.py). bf16: weights travel and compute in bf16, gradients are reduced in fp32.
     """
 
     def __init__(self, model: nn.Module, kind: str, precision: str, factor: Factor, ranks: Ranks):
         self.kind, self.model, self.ranks = kind, model, ranks
-        if ranks.device.type == "cpu" and torch.__version__ < (2, 9):  # gloo takes no means there, or FSDP does not run at all
-            raise UserError(f"execution.sharding: {kind} takes torch 2.9 or later on CPUs, and this is {torch.__version__}; choose replicate")
+        if ranks.device.type == "cpu" and torch.__version__ < (
+            2,
+            9,
+        ):  # gloo takes no means there, or FSDP does not run at all
+            raise UserError(
+                f"execution.sharding: {kind} takes torch 2.9 or later on CPUs, and this is {torch.__version__}; choose "
+                "replicate"
+            )
         self.scale = float(ranks.world)  # FSDP takes the mean over ranks
         self.shape_of_ranks = (ranks.world,) if kind == "full" else (ranks.world // ranks.per_node, ranks.per_node)
         self.mesh = self.mesh_on(ranks.device.type)
@@ -34,7 +40,8 @@ class Sharded:
         for block in model.blocks:
             fully_shard(block, mesh=self.mesh, mp_policy=policy)
         fully_shard(model, mesh=self.mesh)  # the rest: small, in fp32
-        for module in self._modules():  # some versions of torch, 2.9 for one, copy uneven shards when they are first gathered: now, before we hold them
+        # some versions of torch, 2.9 for one, copy uneven shards when they are first gathered: now, before we hold them
+        for module in self._modules():
             module.unshard()
             module.reshard()
         self._parameters: dict[str, DTensor] = dict(model.named_parameters())
@@ -47,7 +54,9 @@ class Sharded:
 
     def mesh_on(self, device_type: str) -> DeviceMesh:
         """The ranks as a mesh, the dimension over which weights are sharded last."""
-        return init_device_mesh(device_type, self.shape_of_ranks, mesh_dim_names=("nodes", "shards")[-len(self.shape_of_ranks) :])
+        return init_device_mesh(
+            device_type, self.shape_of_ranks, mesh_dim_names=("nodes", "shards")[-len(self.shape_of_ranks) :]
+        )
 
     def last(self, is_last: bool):
         self.model.set_requires_gradient_sync(is_last)
@@ -57,7 +66,10 @@ class Sharded:
         if not self._checked:  # once, after FSDP's own preparations: what is trained here is what it gathers
             held = zip(self._parameters.values(), self.weights)
             if any(p.to_local().data_ptr() != weight.data_ptr() for p, weight in held):
-                raise RuntimeError(f"torch {torch.__version__} keeps shards elsewhere than this version of ditscale expects; use cluster.sharding=replicate")
+                raise RuntimeError(
+                    f"torch {torch.__version__} keeps shards elsewhere than this version of ditscale expects; use "
+                    "cluster.sharding=replicate"
+                )
             self._checked = True
         gradients = [p.grad.to_local() for p in self._parameters.values()]
         for weight, gradient in zip(self.weights, gradients):
@@ -75,9 +87,12 @@ class Sharded:
             module.reshard()  # what was gathered for a forward pass without a backward one may still be there
 
     def named(self, parts: list[Tensor], mesh: DeviceMesh | None = None) -> dict[str, DTensor]:
-        """Tensors that lie as `weights` do, by the parameters' names, as shards of the whole. `mesh`: of where they are."""
+        """Tensors that lie as `weights` do, by the parameters' names, as shards of the whole. `mesh`: of where they
+        are."""
         return {
-            name: DTensor.from_local(part, mesh or self.mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+            name: DTensor.from_local(
+                part, mesh or self.mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+            )
             for (name, p), part in zip(self._parameters.items(), parts)
         }
 

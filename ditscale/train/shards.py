@@ -2,8 +2,8 @@
 
     <part>.<parameter>      part: model, ema, exp_avg, exp_avg_sq (AdamW's), and ema.1, ema.2, ... of recipe.ema_also;
                             whole tensors, in pieces wherever they were saved
-Saved on n ranks they load on m, sharded in any way. A save copies the tensors to the host, in the order of the device's own
-stream, and the rest happens in a thread, while the run goes on.
+Saved on n ranks they load on m, sharded in any way. A save copies the tensors to the host, in the order of the device's
+own stream, and the rest happens in a thread, while the run goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Shards:
         self.parts, self.directory, self.ranks = parts, directory, ranks
         cuda = ranks.device.type == "cuda"
         self.host = {
-            part: [torch.zeros_like(t, device="cpu", pin_memory=cuda) for t in tensors] for part, tensors in parts.items()
+            part: [torch.zeros_like(t, device="cpu", pin_memory=cuda) for t in tensors]
+            for part, tensors in parts.items()
         }
         mesh = layout.mesh_on("cpu") if layout.kind != "replicate" and cuda else None
         self.named = {
@@ -39,7 +40,9 @@ class Shards:
             for part, tensors in self.host.items()
             for name, tensor in layout.named(tensors, mesh).items()
         }
-        self.group = dist.new_group(backend="gloo") if ranks.world > 1 else None  # the loop's own may not be used in a thread
+        self.group = (
+            dist.new_group(backend="gloo") if ranks.world > 1 else None
+        )  # the loop's own may not be used in a thread
         self.copied = torch.cuda.Event() if cuda else None
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
@@ -91,7 +94,8 @@ class Shards:
         return self.error is not None
 
     def settle(self):
-        """Wait until no rank is writing a checkpoint. Raises what went wrong with the last, on every rank: Unsaved, or Fenced."""
+        """Wait until no rank is writing a checkpoint. Raises what went wrong with the last, on every rank: Unsaved, or
+        Fenced."""
         if self.thread:
             self.thread.join()
             self.thread = None
@@ -103,7 +107,8 @@ class Shards:
 
     @torch.no_grad()
     def load_newest(self, run_id: str) -> dict | None:
-        """Fill the tensors from the newest checkpoint that all ranks can read; returns its facts, None when there is none.
+        """Fill the tensors from the newest checkpoint that all ranks can read; returns its facts, None when there is
+        none.
 
         Rank 0 says which, so that ranks never disagree. Raises UserError as checkpoint.load_newest does, on every rank.
         """

@@ -8,7 +8,8 @@ import signal
 class StopFlag:
     """True once a signal has asked for a stop. Made in the main thread.
 
-    A signal that was being ignored stays ignored: a shell starts background jobs so that its Ctrl-C does not reach them.
+    A signal that was being ignored stays ignored: a shell starts background jobs so that its Ctrl-C does not reach
+    them.
     """
 
     def __init__(self, signals=(signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)):
@@ -22,8 +23,9 @@ class StopFlag:
         self.raised = True
 
     def restore(self):
-        """Put back what was blocked, then the handlers found. Slurm signals every process of a step, more than once: where
-        the job blocks these, the squeue that it starts to requeue itself inherits that and is not killed half-way."""
+        """Put back what was blocked, then the handlers found. Slurm signals every process of a step, more than once:
+        where the job blocks these, the squeue that it starts to requeue itself inherits that and is not killed
+        half-way."""
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for s, handler in self._before.items():
             signal.signal(s, handler)

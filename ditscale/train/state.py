@@ -74,8 +74,8 @@ class State:
     def step(self, clip: float) -> Tensor:
         """An optimizer step with the gradients of the layout; returns their norm, on the device.
 
-        Clipping is a factor that fused AdamW applies on the way. A step whose gradient is not finite is skipped: weights,
-        moments and averages stay. Whether it is, the device alone knows, so nothing waits for it.
+        Clipping is a factor that fused AdamW applies on the way. A step whose gradient is not finite is skipped:
+        weights, moments and averages stay. Whether it is, the device alone knows, so nothing waits for it.
         """
         norm = self.layout.reduce()
         skip = norm.isfinite().logical_not().float()

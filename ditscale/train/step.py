@@ -1,7 +1,8 @@
-"""A training step: gradients, optimizer, averages. On a GPU it is recorded once and played from then on, as a CUDA graph.
+"""A training step: gradients, optimizer, averages. On a GPU it is recorded once and played from then on, as a CUDA
+graph.
 
-What a small model's step takes on a GPU is the time its host needs to start the kernels one by one: 538 of them, 18.4 ms, at
-384x6, where they compute for 15.5 ms (H100). A recorded step is started at once.
+What a small model's step takes on a GPU is the time its host needs to start the kernels one by one: 538 of them, 18.4
+ms, at 384x6, where they compute for 15.5 ms (H100). A recorded step is started at once.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Step:
         self.taken = 0
 
     def __call__(self, batch: tuple[Tensor, ...], number: int, rate: float) -> tuple[Tensor, Tensor]:
-        """Step `number` from 1 on (x0, text, eps, t), this rank's share of the batch: the sum of its losses and the norm of the
-        whole gradient, on the device, where they stay until the next step."""
+        """Step `number` from 1 on (x0, text, eps, t), this rank's share of the batch: the sum of its losses and the
+        norm of the whole gradient, on the device, where they stay until the next step."""
         self.state.pace(number, rate)
         if not self.recorded:
             return self._eager(batch)
@@ -49,7 +50,8 @@ class Step:
         return self.micro.gradient(batch), self.state.step(self.clip)
 
     def _record(self, batch: tuple[Tensor, ...]):
-        """Record a step on copies of the batch; nothing is computed. Where there is no memory for that, steps stay as they are."""
+        """Record a step on copies of the batch; nothing is computed. Where there is no memory for that, steps stay as
+        they are."""
         self.inputs = [part.clone() for part in batch]
         graph = torch.cuda.CUDAGraph()
         try:
@@ -63,7 +65,8 @@ class Step:
             self.recorded = False
 
     def release(self):
-        """Give the recorded step's memory back, for something else to use it; it is recorded anew when there is a next step."""
+        """Give the recorded step's memory back, for something else to use it; it is recorded anew when there is a next
+        step."""
         if self.recorded:
             self.graph = self.made = self.inputs = None
             torch.cuda.empty_cache()

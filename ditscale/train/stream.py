@@ -1,4 +1,5 @@
-"""A rank's share of every batch: images, captions, noise and timesteps, each a function of the position in the stream."""
+"""A rank's share of every batch: images, captions, noise and timesteps, each a function of the position in the
+stream."""
 
 from __future__ import annotations
 
@@ -18,7 +19,15 @@ AHEAD = 2  # chunks made for a GPU before it asks for them; a CPU that trains ha
 
 
 def stream(
-    source: Source, noise: Noise, captions: Dropout, first: int, last: int, batch_size: int, rank: int, world: int, device
+    source: Source,
+    noise: Noise,
+    captions: Dropout,
+    first: int,
+    last: int,
+    batch_size: int,
+    rank: int,
+    world: int,
+    device,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Yield (x0, text, eps, t) of this rank for each batch from position `first` up to `last`.
 
@@ -30,7 +39,11 @@ def stream(
     cuda = device.type == "cuda"
 
     def read(start: int) -> tuple[Tensor, Tensor, Tensor]:
-        index = torch.arange(start, min(last, start + steps_at_once * batch_size)).view(-1, world, share)[:, rank].reshape(-1)
+        index = (
+            torch.arange(start, min(last, start + steps_at_once * batch_size))
+            .view(-1, world, share)[:, rank]
+            .reshape(-1)
+        )
         x0, text = source.batch(index)
         made = index, x0, captions(index, text)
         return tuple(part.pin_memory() for part in made) if cuda else made

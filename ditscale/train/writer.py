@@ -1,4 +1,5 @@
-"""What the one process that writes a run's directory does, whatever its steps compute: lock, signs of life, record and end.
+"""What the one process that writes a run's directory does, whatever its steps compute: lock, signs of life, record and
+end.
 
 loop.py trains with it, rehearsed.py rehearses; neither torch nor a model is known here.
 """
@@ -30,7 +31,8 @@ LOSS_EMA = 0.9  # the paper smooths the training loss with this coefficient
 
 @contextmanager
 def holding(at: RunPaths, lock: RunLock | None = None):
-    """Hold the run's lock, or take over `lock`; what goes wrong inside, but for a request to stop, is noted in failure.json.
+    """Hold the run's lock, or take over `lock`; what goes wrong inside, but for a request to stop, is noted in
+    failure.json.
 
     Raises UserError when another process has the lock, and Fenced when a newer attempt is the writer: then nothing is
     noted, for the directory is the other's.
@@ -62,7 +64,9 @@ class Writer:
     Leaving it by Stopped or Diverged gives the record that state. `beat_s`: seconds between signs of life.
     """
 
-    def __init__(self, at: RunPaths, run: Run, images: int, ranks: int, begun: np.ndarray | None = None, beat_s: float = EVERY_S):
+    def __init__(
+        self, at: RunPaths, run: Run, images: int, ranks: int, begun: np.ndarray | None = None, beat_s: float = EVERY_S
+    ):
         """begun: the run's first rows, of dtype STEP, where they were recorded elsewhere."""
         self.at, self.run = at, run
         self.heart = Heartbeat(at.heartbeat, run.n_images, beat_s)

@@ -47,5 +47,7 @@ def test_distributions():
 
 def test_streams_differ():
     index = torch.arange(100)
-    seen = {tuple(draws.words(draws.key(seed, name), index, 1)[:, 0].tolist()) for seed in (0, 1) for name in ("a", "b")}
+    seen = {
+        tuple(draws.words(draws.key(seed, name), index, 1)[:, 0].tolist()) for seed in (0, 1) for name in ("a", "b")
+    }
     assert len(seen) == 4

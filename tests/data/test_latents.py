@@ -23,7 +23,10 @@ def file(tmp_path):
 
 def test_each_pass_is_a_new_shuffle_of_all_images(file):
     source = Latents(file)
-    orders = [(source.batch(torch.arange(k * 37, (k + 1) * 37))[0][:, 0, 0, 0] / 2 + 0.5).round().int().tolist() for k in range(3)]
+    orders = [
+        (source.batch(torch.arange(k * 37, (k + 1) * 37))[0][:, 0, 0, 0] / 2 + 0.5).round().int().tolist()
+        for k in range(3)
+    ]
     for order in orders:
         assert sorted(order) == list(range(37))
     assert orders[0] != orders[1] != orders[2] and orders[0] != list(range(37))

@@ -1,4 +1,5 @@
-"""Classifier-free guidance: captions left out in training, and the guided sampler against a velocity known in closed form."""
+"""Classifier-free guidance: captions left out in training, and the guided sampler against a velocity known in closed
+form."""
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ def test_captions_are_left_out_by_position():
 
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
 def test_a_guided_velocity(sampler):
-    """Velocities that are constants of the caption: x0 = noise - v, with v extrapolated from none through the caption."""
+    """Velocities that are constants of the caption: x0 = noise - v, with v extrapolated from none through the
+    caption."""
     calls = []
 
     def model(x, t, text):
@@ -61,7 +63,21 @@ def test_a_run_without_captions_learns_no_word(one_run, ditscale):
 def test_guidance_is_recorded_and_refused(one_run, ditscale, capsys):
     plain, guided = one_run(), one_run("recipe.caption_dropout=0.1")
     assert ditscale("run", plain).returncode == 0 and ditscale("run", guided).returncode == 0
-    words = ["--metrics", "fid", "--dataset", "scenes", "--n", "64", "--few", "--steps", "2", "--guidance", "2", "--samples", "2"]
+    words = [
+        "--metrics",
+        "fid",
+        "--dataset",
+        "scenes",
+        "--n",
+        "64",
+        "--few",
+        "--steps",
+        "2",
+        "--guidance",
+        "2",
+        "--samples",
+        "2",
+    ]
     assert main(["evaluate", str(plain), *words]) == 2
     assert "recipe.caption_dropout=0.1" in capsys.readouterr().err and not (plain / "evaluation.h5").exists()
     assert main(["evaluate", str(guided), *words]) == 0

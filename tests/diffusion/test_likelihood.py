@@ -34,7 +34,8 @@ def test_likelihood_with_the_exact_trace(gaussian, tolerance, error):
 
 @pytest.mark.slow
 def test_likelihood_by_hutchinson_is_unbiased(gaussian):
-    """One probe scatters by 0.13 nats per dimension here; the mean is right, and P probes scatter by 1 / sqrt(P) of it."""
+    """One probe scatters by 0.13 nats per dimension here; the mean is right, and P probes scatter by 1 / sqrt(P) of
+    it."""
     x = gaussian.sample(4000)
     one, _ = log_likelihood(gaussian, x, None, signs(1, *x.shape), 1e-4)
     many, _ = log_likelihood(gaussian, x, None, signs(16, *x.shape), 1e-4)
@@ -57,7 +58,7 @@ def test_the_order_of_the_solver():
     """x' = 2 t x, l' = x^2: x(1) = e, l(1) = int exp(2 t^2) dt; the error follows the tolerance over four decades."""
     t = torch.linspace(0, 1, 200001, dtype=torch.float64)
     truth = torch.trapezoid((2 * t**2).exp(), t).item()
-    field = lambda x, t, rows: (2 * t[:, None] * x, x[:, 0] ** 2)  # noqa: E731
+    field = lambda x, t, rows: (2 * t[:, None] * x, x[:, 0] ** 2)
     for tolerance in (1e-4, 1e-6, 1e-8):
         path = solve(field, torch.ones(1, 1, dtype=torch.float64), tolerance)
         assert abs(path.x.item() - torch.e) < 20 * tolerance and abs(path.l.item() - truth) < 20 * tolerance

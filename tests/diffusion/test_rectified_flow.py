@@ -64,8 +64,9 @@ def test_noise_is_a_function_of_position():
 
 @pytest.mark.parametrize("steps, tolerance", [(16, 2e-2), (64, 1.5e-3)])
 def test_sampler_reaches_the_data(steps, tolerance):
-    """The exact flow of a Gaussian carries eps to MEAN + SCALE * eps; Heun's error falls with the square of the step."""
+    """The exact flow of a Gaussian carries eps to MEAN + SCALE * eps; Heun's error falls with the square of the
+    step."""
     eps = torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    model = lambda x, t, text: best_velocity(x, t)  # noqa: E731
+    model = lambda x, t, text: best_velocity(x, t)
     found = sample(model, eps.float(), None, steps)
     assert (found - (MEAN + SCALE * eps)).abs().max() < tolerance * math.e

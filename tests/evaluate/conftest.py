@@ -66,7 +66,17 @@ def gaussian(gaussian_file):
 def study(tmp_path_factory, ditscale):
     """A study of two small trained runs, with EMA weights over two windows."""
     root = tmp_path_factory.mktemp("evaluate") / "s"
-    settings = ["study=mini", "~evaluation", "nested=false", "budgets=[2e10]", "widths=[24,32]", "probe_budget=1e11", "recipe.min_steps=20", "validation.n=1024", "recipe.ema_also=[0.5]"]
+    settings = [
+        "study=mini",
+        "~evaluation",
+        "nested=false",
+        "budgets=[2e10]",
+        "widths=[24,32]",
+        "probe_budget=1e11",
+        "recipe.min_steps=20",
+        "validation.n=1024",
+        "recipe.ema_also=[0.5]",
+    ]
     assert ditscale("plan", root, *settings).returncode == 0
     assert ditscale("launch", root).returncode == 0
     assert ditscale("collect", root).returncode == 0
@@ -86,7 +96,9 @@ def inception(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:  # its constructor loads a file; here it is to leave what it has drawn
         patch.setattr(torch, "load", lambda *_, **__: {})
         patch.setattr(torch.nn.Module, "load_state_dict", lambda self, state, **more: load(self, self.state_dict()))
-        FeatureExtractorInceptionV3.__init__(made, "inception-v3-compat", ["2048"], feature_extractor_weights_path="any", cuda=False)
+        FeatureExtractorInceptionV3.__init__(
+            made, "inception-v3-compat", ["2048"], feature_extractor_weights_path="any", cuda=False
+        )
     for weight in made.parameters():
         if weight.dim() == 4:
             torch.nn.init.kaiming_normal_(weight)  # else nothing is left of a picture after so many layers

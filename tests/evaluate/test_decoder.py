@@ -1,7 +1,7 @@
 """The decoder of a VAE against diffusers' own, and FID of a run on latents.
 
-vae/ was written by diffusers 0.42.1: an AutoencoderKL of random weights (seed 0), by its save_pretrained; decoded.npz has two
-random latents and what its decode made of them.
+vae/ was written by diffusers 0.42.1: an AutoencoderKL of random weights (seed 0), by its save_pretrained; decoded.npz
+has two random latents and what its decode made of them.
 """
 
 import json
@@ -38,7 +38,11 @@ def write_safetensors(path: Path, tensors: dict[str, torch.Tensor]):
         header[name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(t.half().contiguous().numpy().tobytes() for t in tensors.values()))
+    path.write_bytes(
+        len(text).to_bytes(8, "little")
+        + text
+        + b"".join(t.half().contiguous().numpy().tobytes() for t in tensors.values())
+    )
 
 
 def test_pictures_are_those_of_diffusers():
@@ -58,7 +62,10 @@ def test_a_file_of_2022(tmp_path):
     for name, tensor in tensors.items():
         for new, then in old.items():
             if f".{new}." in name:
-                name, tensor = name.replace(f".{new}.", f".{then}."), tensor[..., None, None] if tensor.dim() == 2 else tensor
+                name, tensor = (
+                    name.replace(f".{new}.", f".{then}."),
+                    tensor[..., None, None] if tensor.dim() == 2 else tensor,
+                )
         renamed[name] = tensor
     assert renamed.keys() != tensors.keys()
     shutil.copy(VAE / CONFIG, tmp_path)
@@ -72,7 +79,10 @@ def test_a_file_of_2022(tmp_path):
     [
         (lambda vae: (vae / WEIGHTS).unlink(), "there is no diffusion_pytorch_model.safetensors in it"),
         (lambda vae: (vae / CONFIG).write_text("{}"), "is not that of an AutoencoderKL"),
-        (lambda vae: (vae / WEIGHTS).write_bytes((vae / WEIGHTS).read_bytes()[:-100]), "is truncated or no safetensors file"),
+        (
+            lambda vae: (vae / WEIGHTS).write_bytes((vae / WEIGHTS).read_bytes()[:-100]),
+            "is truncated or no safetensors file",
+        ),
         (lambda vae: (vae / WEIGHTS).write_bytes(b"\xff" * 100), "is truncated or no safetensors file"),
         (lambda vae: change(vae, block_out_channels=[4, 8]), "does not fit config.json"),
         (lambda vae: change(vae, up_block_types=["AttnUpDecoderBlock2D"]), "blocks of kind 'AttnUpDecoderBlock2D'"),
@@ -93,9 +103,23 @@ def change(vae, **settings):
 
 
 def settings_of(root):
-    shapes = ["data=latents", "data.channels=4", "data.resolution=4", "data.text_length=2", "data.text_dim=8", "design.patch=2"]
+    shapes = [
+        "data=latents",
+        "data.channels=4",
+        "data.resolution=4",
+        "data.text_length=2",
+        "data.text_dim=8",
+        "design.patch=2",
+    ]
     small = ["~validation.also", "budgets=[1e9]", "widths=[16]", "recipe.min_steps=10", "validation.n=64"]
-    return ["study=mini", "nested=false", *shapes, *small, f"data.path={root}/train.h5", f"validation.path={root}/held-out.h5"]
+    return [
+        "study=mini",
+        "nested=false",
+        *shapes,
+        *small,
+        f"data.path={root}/train.h5",
+        f"validation.path={root}/held-out.h5",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +159,9 @@ def test_held_out_files_that_do_not_fit(latents, tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
-    assert f"{file}: holds 200 images, and 201 are asked for; use validation.n=200" in refused("run", ("\n  n: 64\n", "\n  n: 201\n"))
+    assert f"{file}: holds 200 images, and 201 are asked for; use validation.n=200" in refused(
+        "run", ("\n  n: 64\n", "\n  n: 201\n")
+    )
     other = tmp_path / "other.h5"
     other.write_bytes(file.read_bytes())
     train = file.parent / "train.h5"
@@ -151,7 +177,21 @@ def test_held_out_files_that_do_not_fit(latents, tmp_path, capsys):
 @pytest.mark.slow
 def test_fid_of_latents(latents, inception, cache, capsys):
     run, file = latents
-    words = ["evaluate", str(run), "--metrics", "fid", "--n", "24", "--few", "--steps", "2", "--sampler", "euler", "--samples", "3"]
+    words = [
+        "evaluate",
+        str(run),
+        "--metrics",
+        "fid",
+        "--n",
+        "24",
+        "--few",
+        "--steps",
+        "2",
+        "--sampler",
+        "euler",
+        "--samples",
+        "3",
+    ]
 
     def refused(*more):
         assert main([*words, *more]) == 2
@@ -173,7 +213,9 @@ def test_fid_of_latents(latents, inception, cache, capsys):
         assert made["samples/generated"].shape == (3, 16, 16, 3) and made["samples/generated"].dtype == np.uint8
         captions = made["samples/captions"].asstr()[:]
         numbers = [int(caption.split()[1]) for caption in captions]  # the order is a shuffle; captions tell which
-        np.testing.assert_array_equal(made["samples/reference"][:], held["pictures"][sorted(numbers)][np.argsort(np.argsort(numbers))])
+        np.testing.assert_array_equal(
+            made["samples/reference"][:], held["pictures"][sorted(numbers)][np.argsort(np.argsort(numbers))]
+        )
         everything, latent = held["pictures"][:], held["latents"][:].astype("f4")
     (reference,) = set(cache.glob("reference-*.npz")) - before
     how = Evaluation(extractor="inception-v3-compat", weights=str(inception))
@@ -197,7 +239,8 @@ def test_fid_of_latents(latents, inception, cache, capsys):
 
 @pytest.mark.slow
 def test_a_data_set_the_study_did_not_name(latents, tmp_path, capsys):
-    """Measured on when the run is long finished, and in the study's table; another file of the same name is another data set."""
+    """Measured on when the run is long finished, and in the study's table; another file of the same name is another
+    data set."""
     run, held_out = latents
     ood, study = tmp_path / "coco.h5", run.parent.parent
 
@@ -243,20 +286,31 @@ def test_a_data_set_the_study_did_not_name(latents, tmp_path, capsys):
     assert table.columns["vlb_coco"][0] == found["vlb", "coco"].value and table.columns["loss_se_coco"][0] > 0
     # the record's own losses are as they were, and a study's own data set is read from the file it names
     evaluated("--metrics", "val_loss", "--dataset", "latents")
-    own = next(r.value for r in read_results(run / "evaluation.h5") if r.metric == "val_loss" and r.dataset == "latents")
-    assert own == pytest.approx(read_table(study).loss[0], rel=1e-6) and own != pytest.approx(found["val_loss", "coco"].value, rel=1e-3)
+    own = next(
+        r.value for r in read_results(run / "evaluation.h5") if r.metric == "val_loss" and r.dataset == "latents"
+    )
+    assert own == pytest.approx(read_table(study).loss[0], rel=1e-6) and own != pytest.approx(
+        found["val_loss", "coco"].value, rel=1e-3
+    )
 
     write(ood, spread=4.0)
     again = evaluated(*asked)
     assert "were there" not in again
-    losses = {r.settings["file"]: r.value for r in read_results(run / "evaluation.h5") if (r.metric, r.dataset) == ("val_loss", "coco")}
+    losses = {
+        r.settings["file"]: r.value
+        for r in read_results(run / "evaluation.h5")
+        if (r.metric, r.dataset) == ("val_loss", "coco")
+    }
     old = found["val_loss", "coco"]
-    assert len(losses) == 2 and losses.pop(old.settings["file"]) == old.value and next(iter(losses.values())) > old.value
+    assert (
+        len(losses) == 2 and losses.pop(old.settings["file"]) == old.value and next(iter(losses.values())) > old.value
+    )
 
 
 @pytest.mark.slow
 def test_a_study_of_latents_that_asks_for_fid(latents, inception, tmp_path, ditscale):
-    """Refused without a VAE to look through, or with an extractor that learns from pictures; else a run has it at its end."""
+    """Refused without a VAE to look through, or with an extractor that learns from pictures; else a run has it at its
+    end."""
     study, settings = tmp_path / "study", [*settings_of(latents[1].parent), "~evaluation.vlb", "~evaluation.likelihood"]
 
     def plan(*words):
@@ -277,5 +331,9 @@ def test_a_study_of_latents_that_asks_for_fid(latents, inception, tmp_path, dits
     assert done.returncode == 0, done
     (run,) = study.glob("runs/*")
     (found,) = read_results(run / "evaluation.h5")
-    assert (found.metric, found.n) == ("fid", 24) and found.settings["decoder"].startswith("vae ") and math.isfinite(found.value)
+    assert (
+        (found.metric, found.n) == ("fid", 24)
+        and found.settings["decoder"].startswith("vae ")
+        and math.isfinite(found.value)
+    )
     assert read_state(run / "metrics.h5") == "finished"

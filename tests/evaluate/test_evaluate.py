@@ -55,7 +55,12 @@ def test_evaluation_repeats_the_records_losses(study, ditscale):
 def test_the_same_captions_and_noise_for_every_run(study, ditscale):
     with_captions = []
     for run_dir in study.glob("runs/*"):
-        assert ditscale("evaluate", run_dir, "--samples", "4", "--steps", "2", "--sampler", "euler", "--n", "64").returncode == 0
+        assert (
+            ditscale(
+                "evaluate", run_dir, "--samples", "4", "--steps", "2", "--sampler", "euler", "--n", "64"
+            ).returncode
+            == 0
+        )
         with h5py.File(run_dir / "evaluation.h5") as file:
             with_captions.append((file["samples/captions"].asstr()[:].tolist(), file["samples/reference"][:].tobytes()))
     assert with_captions[0] == with_captions[1]
@@ -69,7 +74,18 @@ def test_likelihood_is_resumed_shared_and_not_repeated(study, ditscale):
     for copy in (killed, calm):
         shutil.copytree(run_dir, copy)
         (copy / "evaluation.h5").unlink(missing_ok=True)
-    words = ["--metrics", "likelihood,vlb", "--dataset", "ood", "--images", "96", "--batch-size", "16", "--samples", "0"]
+    words = [
+        "--metrics",
+        "likelihood,vlb",
+        "--dataset",
+        "ood",
+        "--images",
+        "96",
+        "--batch-size",
+        "16",
+        "--samples",
+        "0",
+    ]
     assert ditscale("evaluate", calm, *words).returncode == 0
     command = [sys.executable, "-m", "ditscale", "evaluate", killed, *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -122,7 +138,9 @@ def test_collect_gives_laws_their_columns(study, capsys):
     run_dirs = sorted(study.glob("runs/*"))
     for run_dir in run_dirs:
         assert main(["evaluate", str(run_dir), "--metrics", "vlb", "--n", "64", "--samples", "0"]) == 0
-    assert main(["evaluate", str(run_dir), "--metrics", "vlb", "--n", "32", "--samples", "0", "--ema", "0.5"]) == 0  # no result of the run
+    assert (
+        main(["evaluate", str(run_dir), "--metrics", "vlb", "--n", "32", "--samples", "0", "--ema", "0.5"]) == 0
+    )  # no result of the run
     assert main(["collect", str(study)]) == 0
     for path in (study / "study.csv", study / "study.h5"):
         table = read_table(path, metric="vlb", also=("vlb_se", "vlb_scenes-ood", "vlb_se_scenes-ood"))
@@ -131,7 +149,10 @@ def test_collect_gives_laws_their_columns(study, capsys):
             assert table.loss[i] == pytest.approx(found["vlb", "scenes"].value, rel=1e-9)
             assert table.columns["vlb_se_scenes-ood"][i] == pytest.approx(found["vlb", "scenes-ood"].se, rel=1e-9)
     capsys.readouterr()
-    assert main(["evaluate", str(run_dirs[0]), "--metrics", "vlb", "--n", "32", "--dataset", "scenes", "--samples", "0"]) == 0
+    assert (
+        main(["evaluate", str(run_dirs[0]), "--metrics", "vlb", "--n", "32", "--dataset", "scenes", "--samples", "0"])
+        == 0
+    )
     assert main(["collect", str(study)]) == 0
     assert "  vlb:n=32: 1 of 2 runs have it\n" in capsys.readouterr().out
     again = read_table(study, metric="vlb")
@@ -156,7 +177,12 @@ def test_ema_weights_of_other_windows(study, tmp_path, capsys):
     (run_dir / "evaluation.h5").unlink(missing_ok=True)
 
     def said(*words):
-        assert main(["evaluate", str(run_dir), "--dataset", "scenes", "--n", "64", "--samples", "2", "--steps", "2", *words]) == 0
+        assert (
+            main(
+                ["evaluate", str(run_dir), "--dataset", "scenes", "--n", "64", "--samples", "2", "--steps", "2", *words]
+            )
+            == 0
+        )
         return capsys.readouterr().out
 
     def losses(window):
@@ -171,10 +197,16 @@ def test_ema_weights_of_other_windows(study, tmp_path, capsys):
     assert "1 of 1 results were there" in said("--ema", "0.1")  # the run's own
     again, kept, made = (losses(window) for window in (None, 0.5, 0.3))
     assert np.array_equal(again[0], own) and again[1] == settings and "ema" not in settings
-    assert kept[1]["ema"] == 0.5 and made[1]["ema"] == 0.3 and 0 == kept[1]["ema profile error"] < made[1]["ema profile error"] < 0.2
+    assert (
+        kept[1]["ema"] == 0.5
+        and made[1]["ema"] == 0.3
+        and 0 == kept[1]["ema profile error"] < made[1]["ema profile error"] < 0.2
+    )
     assert not np.array_equal(own, kept[0]) and not np.array_equal(kept[0], made[0])
     with h5py.File(run_dir / "evaluation.h5") as file:
-        assert set(file["ema"]) == {"0.5", "0.3"} and not np.array_equal(file["samples/generated"], file["ema/0.5/samples/generated"])
+        assert set(file["ema"]) == {"0.5", "0.3"} and not np.array_equal(
+            file["samples/generated"], file["ema/0.5/samples/generated"]
+        )
 
     content = torch.load(run_dir / "checkpoint" / "final.pt", weights_only=True)
     finished = [load(run_dir, window) for window in (None, 0.1, 0.5, 0.3)]
@@ -185,7 +217,10 @@ def test_ema_weights_of_other_windows(study, tmp_path, capsys):
         torch.testing.assert_close(mixed, x * a + y * b)
     for window in ("0.05", "0.6"):
         assert main(["evaluate", str(run_dir), "--ema", window]) == 2
-        says = f"EMA window {window}: is neither one that the run kept (0.1, 0.5) nor between two; to have it, plan with recipe.ema_also=[{window}]"
+        says = (
+            f"EMA window {window}: is neither one that the run kept (0.1, 0.5) nor between two; "
+            f"to have it, plan with recipe.ema_also=[{window}]"
+        )
         assert capsys.readouterr().err == f"ditscale: error: {says}\n"
     torch.save({key: value for key, value in content.items() if key != "ema_also"}, run_dir / "checkpoint" / "final.pt")
     text = (run_dir / "run.yaml").read_text()
@@ -210,7 +245,15 @@ def test_refusals(study, capsys):
 
     assert "choose one of: val_loss, vlb, likelihood, fid" in refused("--metrics", "val_loss,bpd")
     assert "choose of: scenes, scenes-ood, ood" in refused("--dataset", "coco")
-    for option, value in (("--tolerance", "0"), ("--trace", "guess"), ("--n", "1"), ("--sampler", "ddim"), ("--t-min", "x"), ("--ema", "2"), ("--ema", "wide")):
+    for option, value in (
+        ("--tolerance", "0"),
+        ("--trace", "guess"),
+        ("--n", "1"),
+        ("--sampler", "ddim"),
+        ("--t-min", "x"),
+        ("--ema", "2"),
+        ("--ema", "wide"),
+    ):
         assert option in refused(option, value)
     try:
         torch.save({**content, "run_id": "another"}, final)

@@ -47,7 +47,8 @@ def test_the_same_numbers_as_torch_fidelity():
     theirs = registered(reader)
     features = [theirs(x)[0].detach().numpy() for x in (a, b)]
     said = torch_fidelity().calculate_metrics(
-        input1=Pictures(a), input2=Pictures(b), cuda=False, fid=True, kid=True, prc=True, feature_extractor="caption-reader",
+        input1=Pictures(a), input2=Pictures(b), cuda=False, fid=True, kid=True, prc=True,
+        feature_extractor="caption-reader",
         kid_subset_size=300, save_cpu_ram=True, cache=False, verbose=False,
     )  # fmt: skip
     ours = fid.kid_and_recall(*features)
@@ -59,8 +60,8 @@ def test_the_same_numbers_as_torch_fidelity():
 
 @pytest.mark.slow
 def test_the_reader_reads(cache):
-    """Trained by the recipe, on pictures it has not seen: the ground always, colours and places several times as often as by
-    chance (1/7 and 1/9), shapes twice (1/16; two icons of a few pixels that cover each other). Then cached."""
+    """Trained by the recipe, on pictures it has not seen: the ground always, colours and places several times as often
+    as by chance (1/7 and 1/9), shapes twice (1/16; two icons of a few pixels that cover each other). Then cached."""
     data = compose(["study=mini"]).data
     reader, name = caption_reader(data, ONE)
     x, text = open_source(data).batch(torch.arange(1000))
@@ -76,13 +77,31 @@ def test_the_reader_reads(cache):
 @pytest.mark.slow
 def test_fid_of_a_trained_run(study, cache, capsys):
     run_dir = sorted(study.glob("runs/*"))[1]
-    words = ["evaluate", str(run_dir), "--metrics", "fid", "--dataset", "scenes", "--n", "255", "--steps", "4", "--samples", "0"]
+    words = [
+        "evaluate",
+        str(run_dir),
+        "--metrics",
+        "fid",
+        "--dataset",
+        "scenes",
+        "--n",
+        "255",
+        "--steps",
+        "4",
+        "--samples",
+        "0",
+    ]
     assert main(words) == 2 and "too few" in capsys.readouterr().err
-    assert main([*words[:-5], "3", "--few"]) == 2 and "3 images give no FID at all; use --n 2048" in capsys.readouterr().err
+    assert (
+        main([*words[:-5], "3", "--few"]) == 2
+        and "3 images give no FID at all; use --n 2048" in capsys.readouterr().err
+    )
     found, before = {}, set(cache.glob("reference-*.npz"))
     for sampler in ("euler", "heun"):
         assert main([*words, "--few", "--sampler", sampler]) == 0
-        (found[sampler],) = [r for r in read_results(run_dir / "evaluation.h5") if r.metric == "fid" and r.settings["sampler"] == sampler]
+        (found[sampler],) = [
+            r for r in read_results(run_dir / "evaluation.h5") if r.metric == "fid" and r.settings["sampler"] == sampler
+        ]
     heun = found["heun"]
     assert heun.n == 255 and heun.evaluations == 7 and found["euler"].evaluations == 4
     assert heun.settings["extractor"].startswith("caption-reader ") and heun.settings["steps"] == 4
@@ -97,18 +116,55 @@ def test_fid_of_a_trained_run(study, cache, capsys):
 @pytest.mark.slow
 def test_two_ranks_give_the_same_numbers(study, ditscale, tmp_path):
     """Images and features are shared out; what they come to is one process's, and so are the samples to look at."""
-    alone, together = (shutil.copytree(sorted(study.glob("runs/*"))[0], tmp_path / name) for name in ("alone", "together"))
+    alone, together = (
+        shutil.copytree(sorted(study.glob("runs/*"))[0], tmp_path / name) for name in ("alone", "together")
+    )
     for copy in (alone, together):
         (copy / "evaluation.h5").unlink(missing_ok=True)
-    words = ["--metrics", "fid", "--dataset", "ood", "--images", "130", "--few", "--steps", "2", "--samples", "3", "--batch-size", "32"]
+    words = [
+        "--metrics",
+        "fid",
+        "--dataset",
+        "ood",
+        "--images",
+        "130",
+        "--few",
+        "--steps",
+        "2",
+        "--samples",
+        "3",
+        "--batch-size",
+        "32",
+    ]
     assert ditscale("evaluate", alone, *words).returncode == 0
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ditscale", "evaluate", str(together), *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DITSCALE_CACHE": str(tmp_path / "cache")}  # theirs is made anew
+    two = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "ditscale",
+        "evaluate",
+        str(together),
+        *words,
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "DITSCALE_CACHE": str(tmp_path / "cache"),
+    }  # theirs is made anew
     shutil.copytree(os.environ["DITSCALE_CACHE"], tmp_path / "cache", ignore=shutil.ignore_patterns("reference-*"))
     done = subprocess.run(two, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.count("fid") == 1, done.stdout + done.stderr
     (a,), (b,) = (read_results(copy / "evaluation.h5") for copy in (alone, together))
-    assert b.value == pytest.approx(a.value, rel=1e-5) and b.se == pytest.approx(a.se, rel=1e-5) and b.settings == a.settings
+    assert (
+        b.value == pytest.approx(a.value, rel=1e-5)
+        and b.se == pytest.approx(a.se, rel=1e-5)
+        and b.settings == a.settings
+    )
     for name in ("half", "extrapolated", "kid", "precision", "recall"):
         np.testing.assert_allclose(b.arrays[name], a.arrays[name], rtol=1e-4)
     with h5py.File(alone / "evaluation.h5") as one, h5py.File(together / "evaluation.h5") as other:
@@ -118,7 +174,8 @@ def test_two_ranks_give_the_same_numbers(study, ditscale, tmp_path):
 
 @pytest.mark.slow
 def test_a_named_extractor_from_a_file_of_weights(inception):
-    """Inception of random weights from a local file: its features are torch-fidelity's own, and grey pictures will do."""
+    """Inception of random weights from a local file: its features are torch-fidelity's own, and grey pictures will
+    do."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     made = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception))

@@ -64,6 +64,8 @@ def test_few_images_and_halves(n, m):
 
     half = min(n, m) // 2
     whole, halves = frechet.whole_and_half(x, y)
-    assert whole == pytest.approx(by_definition(x, y), rel=1e-6) and frechet.distance(x, y) == pytest.approx(whole, rel=1e-9)
+    assert whole == pytest.approx(by_definition(x, y), rel=1e-6) and frechet.distance(x, y) == pytest.approx(
+        whole, rel=1e-9
+    )
     parts = [by_definition(x[i * half : (i + 1) * half], y[i * half : (i + 1) * half]) for i in (0, 1)]
     assert halves == pytest.approx(sum(parts) / 2, rel=1e-6)

@@ -34,7 +34,9 @@ def test_the_bound_reaches_the_entropy(gaussian):
     model, data = gaussian
     n = 20_000
     found = everything(Bound(model, data(n), "fp32", t_min=1e-3), n)
-    sampled = -model.log_p(data(n).images(torch.arange(n))[0]).mean().item()  # of these images, not of all there could be
+    sampled = (
+        -model.log_p(data(n).images(torch.arange(n))[0]).mean().item()
+    )  # of these images, not of all there could be
     assert found["unit"] == "nats per dimension"
     assert abs(found["value"] - sampled) < 1e-3 + 3 * found["se"] and found["se"] < 6e-3
     assert found["value"] > sampled - 3 * found["se"]
@@ -58,7 +60,11 @@ def test_standard_errors_by_repetition(gaussian, metric):
     n, values, errors = 256, [], []
     for seed in range(200):
         held_out = data(n, seed)
-        made = Bound(model, held_out, "fp32") if metric == "vlb" else ValidationLoss({"ema": model}, held_out, "logit-normal", "fp32")
+        made = (
+            Bound(model, held_out, "fp32")
+            if metric == "vlb"
+            else ValidationLoss({"ema": model}, held_out, "logit-normal", "fp32")
+        )
         index = torch.arange(n)
         draw = held_out.source.batch
         held_out.source.batch = lambda i: draw(i + seed * 79 * 256)  # other images

@@ -18,7 +18,8 @@ CONTENT = b"weights" * 100_000
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """A server on the loopback that has a file, known as vgg16's; what it was asked for; and a cache of the test's own."""
+    """A server on the loopback that has a file, known as vgg16's; what it was asked for; and a cache of the test's
+    own."""
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -69,5 +70,8 @@ def test_said_where_they_are_not_there(served, tmp_path):
     (path,) = files_of(study)
     assert path == str(weights.kept("vgg16"))
     found = {f.what: f for f in local_files([path])}
-    assert found[f"{path} is not there"].level == "bad" and "ditscale fetch-weights vgg16" in found[f"{path} is not there"].remedy
+    assert (
+        found[f"{path} is not there"].level == "bad"
+        and "ditscale fetch-weights vgg16" in found[f"{path} is not there"].remedy
+    )
     assert files_of(compose(["study=mini"])) == []

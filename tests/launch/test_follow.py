@@ -53,14 +53,19 @@ def test_a_job_that_slurm_lists_for_ever(one_run, monkeypatch):
 
         monkeypatch.setattr(module, "with_slurm", lambda *_: [replace(planned, state=state)])
         monkeypatch.setattr(cancel, "jobs_of", module.jobs_of)
-        monkeypatch.setattr(cancel.subprocess, "run", lambda words, **_: cancelled.append(words[1:]) or CompletedProcess(words, 0, "", ""))
+        monkeypatch.setattr(
+            cancel.subprocess,
+            "run",
+            lambda words, **_: cancelled.append(words[1:]) or CompletedProcess(words, 0, "", ""),
+        )
         assert [s.state for s in module.follow(paths, look)] == [state]
         assert least <= len(looks) < least + 3
         assert cancelled == ([["1_0"]] if state == "finished" else [])
 
 
 def test_jobs_that_wait_for_nothing(one_run, monkeypatch, capsys):
-    """Slurm put the job of a run that is done back into the queue: it goes. One of several runs stays while one of them has work left."""
+    """Slurm put the job of a run that is done back into the queue: it goes. One of several runs stays while one of them
+    has work left."""
     run_dir = one_run()
     paths = StudyPaths(run_dir.parent.parent)
     at = paths.run(run_dir.name)
@@ -68,7 +73,9 @@ def test_jobs_that_wait_for_nothing(one_run, monkeypatch, capsys):
     waits, shared = (Job(number, 0, "PENDING", "BeginTime", "", "any", "", "") for number in "12")
     done = replace(planned, state="finished")
     called = []
-    monkeypatch.setattr(cancel.subprocess, "run", lambda words, **_: called.append(words) or CompletedProcess(words, 0, "", ""))
+    monkeypatch.setattr(
+        cancel.subprocess, "run", lambda words, **_: called.append(words) or CompletedProcess(words, 0, "", "")
+    )
     for where in (module, cancel):
         monkeypatch.setattr(where, "jobs_of", lambda _: {run_dir.name: [waits, shared], "another": [shared]})
     monkeypatch.setattr(module, "with_slurm", lambda *_: [done])
@@ -89,7 +96,9 @@ def test_a_job_that_slurm_holds(one_run, monkeypatch):
     monkeypatch.setattr(module.time, "sleep", lambda _: None)
     monkeypatch.setattr(module.queue, "ask", lambda *words: released.append(words) or "")
     for where in (module, cancel):
-        monkeypatch.setattr(where, "jobs_of", lambda _: {run_dir.name: [Job("7", 0, "PENDING", held.reason, "", "any", "", "")]})
+        monkeypatch.setattr(
+            where, "jobs_of", lambda _: {run_dir.name: [Job("7", 0, "PENDING", held.reason, "", "any", "", "")]}
+        )
     looks = iter([held, replace(held, reason="Priority"), held, held, held])
     monkeypatch.setattr(module, "with_slurm", lambda *_: [next(looks)])
     assert module.follow(paths, lambda *_: None) == [held]

@@ -99,8 +99,8 @@ def test_a_run_that_left_the_study_leaves_nothing(one_run):
 
 @pytest.mark.slow
 def test_a_fenced_attempt_writes_and_deletes_nothing(one_run):
-    """The first attempt is frozen while it validates, its job is started again, and it goes on before the second one has
-    read anything: the checkpoints it would clear away are what that one resumes from."""
+    """The first attempt is frozen while it validates, its job is started again, and it goes on before the second one
+    has read anything: the checkpoints it would clear away are what that one resumes from."""
     at = RunPaths(one_run("budgets=[1e10]", "validation.n=20000", "cluster.checkpoint_s=0.2"))
     first = start(at.root, 0, 1)
     wait_until(lambda: phase(at) == "validating" and resumable(at.checkpoint), first)  # it is saved meanwhile
@@ -129,7 +129,9 @@ def test_two_runs_by_hand_at_once(one_run, ditscale, one_line_error):
     at = RunPaths(one_run("budgets=[5e10]"))
     command = [sys.executable, "-m", "ditscale", "run", str(at.root)]
     env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     wait_until(lambda: any(process.poll() is not None for process in both))
     refused = next(process for process in both if process.poll() is not None)
     (trains,) = set(both) - {refused}
@@ -161,7 +163,19 @@ def test_a_run_touches_no_network(one_run, ranks):
     """In a network namespace with nothing but loopback: it finishes, and one rank has not even tried to connect."""
     at = RunPaths(one_run())
     several = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}") if ranks > 1 else ()
-    command = ["unshare", "--net", sys.executable, "-c", ALONE, sys.executable, *several, "-m", "ditscale", "run", str(at.root)]
+    command = [
+        "unshare",
+        "--net",
+        sys.executable,
+        "-c",
+        ALONE,
+        sys.executable,
+        *several,
+        "-m",
+        "ditscale",
+        "run",
+        str(at.root),
+    ]
     env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
     if "unshare failed" in done.stderr:
@@ -170,13 +184,20 @@ def test_a_run_touches_no_network(one_run, ranks):
     assert read_state(at.metrics) == "finished"
     counts = counters(done.stdout)
     if ranks == 1:
-        assert counts["Tcp"]["ActiveOpens"] == 0 and counts["Udp"]["OutDatagrams"] == 0 and counts["Ip"]["OutNoRoutes"] == 0
+        assert (
+            counts["Tcp"]["ActiveOpens"] == 0
+            and counts["Udp"]["OutDatagrams"] == 0
+            and counts["Ip"]["OutNoRoutes"] == 0
+        )
 
 
 def counters(text) -> dict:
     """/proc/net/snmp: pairs of lines, names and values."""
     lines = [line.split() for line in text.splitlines() if ": " in line]
-    return {names[0].rstrip(":"): dict(zip(names[1:], map(int, values[1:]))) for names, values in zip(lines[::2], lines[1::2])}
+    return {
+        names[0].rstrip(":"): dict(zip(names[1:], map(int, values[1:])))
+        for names, values in zip(lines[::2], lines[1::2])
+    }
 
 
 def phase(at) -> str:

@@ -17,7 +17,17 @@ from ditscale.pipeline import plan_study
 from ditscale.plan.run import read_run
 from ditscale.plan.study import read_study
 
-STUDY = ["study=mini", "~evaluation", "nested=false", "budgets=[2.5e9,5e9]", "widths=[16,24,32]", "probe_budget=1.2e10", "recipe.min_steps=20", "validation.n=128", "cluster.workers=2"]
+STUDY = [
+    "study=mini",
+    "~evaluation",
+    "nested=false",
+    "budgets=[2.5e9,5e9]",
+    "widths=[16,24,32]",
+    "probe_budget=1.2e10",
+    "recipe.min_steps=20",
+    "validation.n=128",
+    "cluster.workers=2",
+]
 
 
 def losses(root):
@@ -33,9 +43,16 @@ def test_interrupted_and_repeated(tmp_path, ditscale):
     assert ditscale("launch", quiet).returncode == 0
 
     env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    launch = lambda: subprocess.Popen(  # noqa: E731
-        [sys.executable, "-m", "ditscale", "launch", str(rough)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored when the tests themselves run in the background
+    launch = lambda: subprocess.Popen(
+        [sys.executable, "-m", "ditscale", "launch", str(rough)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored when the tests themselves run in the background
     )
     process = launch()  # Ctrl-C as a terminal sends it: to the whole process group
     wait_until(lambda: any(rough.glob("runs/*/metrics.h5")))
@@ -76,7 +93,8 @@ def test_a_failing_run_is_said_and_the_others_end(tmp_path, ditscale):
 
 @pytest.mark.slow
 def test_ranks_of_one_run_meet(tmp_path, ditscale):
-    """The probe's two ranks, started by submitit, find each other through the run's directory, and agree with one rank."""
+    """The probe's two ranks, started by submitit, find each other through the run's directory, and agree with one
+    rank."""
     roots = [tmp_path / "one", tmp_path / "two"]
     for root in roots:
         ditscale("plan", root, *STUDY, "budgets=[2.5e9]", "widths=[24]", "cluster.probe_ranks=2")
@@ -96,7 +114,9 @@ def test_ranks_of_one_run_meet(tmp_path, ditscale):
 @pytest.mark.parametrize("workers, width, threads", [(1, 64, 1), (2, 64, 2), (16, 64, 2), (16, 256, 16), (3, 16, 1)])
 def test_the_probe_gets_as_many_threads_as_it_has_work_for(tmp_path, workers, width, threads):
     """64x3 has 3.7e8 FLOPs a step, which is work for two; 16x1 for none but its own."""
-    paths, planned = plan_study(str(tmp_path / "s"), ["study=mini", "budgets=[6.3e12]", f"widths=[{width}]", f"cluster.workers={workers}"])
+    paths, planned = plan_study(
+        str(tmp_path / "s"), ["study=mini", "budgets=[6.3e12]", f"widths=[{width}]", f"cluster.workers={workers}"]
+    )
     (run,) = planned.runs
     cluster = read_study(paths.root).cluster
     local._settle(paths, replace(run, role="probe"), cluster)

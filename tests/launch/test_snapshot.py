@@ -24,7 +24,9 @@ def edited(tmp_path, monkeypatch):
 
 
 def contents(root: Path) -> dict:
-    return {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    return {
+        p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    }
 
 
 def test_the_copy_is_whole_and_is_what_gets_imported(tmp_path):
@@ -33,14 +35,21 @@ def test_the_copy_is_whole_and_is_what_gets_imported(tmp_path):
     assert contents(source / "ditscale") == wanted and Path("report/style.css") in wanted
     assert not list(source.rglob("__pycache__"))
     assert snapshot(tmp_path / "code") == source and len(os.listdir(tmp_path / "code")) == 1
-    code = "import ditscale; from ditscale.config import compose, configs_dir; compose(['study=paper']); print(ditscale.__file__); print(configs_dir())"
+    code = (
+        "import ditscale; from ditscale.config import compose, configs_dir; compose(['study=paper']); "
+        "print(ditscale.__file__); print(configs_dir())"
+    )
     with _importing_from(source):  # even from the checkout itself
         env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        found = subprocess.run([sys.executable, "-c", code], cwd=module.PACKAGE.parent, env=env, capture_output=True, text=True)
+        found = subprocess.run(
+            [sys.executable, "-c", code], cwd=module.PACKAGE.parent, env=env, capture_output=True, text=True
+        )
     at = source.resolve() / "ditscale"
     assert found.stdout.splitlines() == [str(at / "__init__.py"), str(at / "configs")], found.stderr
     assert os.environ.get("PYTHONSAFEPATH") is None
-    assert list(source.rglob("__pycache__")) and snapshot(tmp_path / "code") == source  # what Python compiles is no change
+    assert (
+        list(source.rglob("__pycache__")) and snapshot(tmp_path / "code") == source
+    )  # what Python compiles is no change
 
 
 def test_other_source_is_another_copy_and_leaves_the_first_alone(tmp_path, edited):
@@ -68,7 +77,8 @@ def test_the_mark_is_the_last_file_written(tmp_path):
 
 @pytest.mark.slow
 def test_a_copy_that_is_used_is_never_replaced(tmp_path):
-    """Elements of an array start together and all want the copy. Each, once it has it, finds it whole, and the same one."""
+    """Elements of an array start together and all want the copy. Each, once it has it, finds it whole, and the same
+    one."""
     look = """
 import os, sys, time
 from pathlib import Path
@@ -82,7 +92,9 @@ for n in range(6):
         assert os.stat(target).st_ino == first and (target / "ditscale" / "cli.py").is_file()
 """
     start = str(time.time() + 3)
-    racing = [subprocess.Popen([sys.executable, "-c", look, str(tmp_path), start], stderr=subprocess.PIPE) for _ in range(6)]
+    racing = [
+        subprocess.Popen([sys.executable, "-c", look, str(tmp_path), start], stderr=subprocess.PIPE) for _ in range(6)
+    ]
     assert [(p.communicate()[1].decode(), p.returncode) for p in racing] == [("", 0)] * 6
     assert all(len(list(code.iterdir())) == 1 for code in tmp_path.iterdir())
 

@@ -27,7 +27,9 @@ def tilted(ratio, c):
 
 def test_a_noise_free_law_is_found():
     found = fit_along(with_metric(tilted), "fid")
-    assert found.exponent.value == pytest.approx(-0.2, abs=2e-3)  # the slices' minima are a parabola's, near the surface's own
+    assert found.exponent.value == pytest.approx(
+        -0.2, abs=2e-3
+    )  # the slices' minima are a parabola's, near the surface's own
     assert [e.value for e in found.at] == pytest.approx(30 * (np.array(BUDGETS) / 1e11) ** -0.2, rel=0.02)
     assert found.law.chosen == "power_law"
     assert found.predict(1e14).value == pytest.approx(30 * 1e3**-0.2, rel=0.05)
@@ -50,10 +52,14 @@ def test_a_line_in_log_c_and_values_of_either_sign():
 
 
 def test_a_fid_is_never_forecast_below_zero():
-    """Few budgets that fall as a line in log C does, and much scatter: a line would be at -1.3, and a bound would be no FID."""
+    """Few budgets that fall as a line in log C does, and much scatter: a line would be at -1.3, and a bound would be no
+    FID."""
     table = with_metric(lambda ratio, c: 9 - 0.3 * 9 * np.log10(c / 1e11), 0.2, name="fid_coco").take(np.arange(24))
     found = fit_along(table, "fid_coco")
-    assert found.law.chosen == "power_law" and {f.name for f in found.law.forms} == {"power_law", "power_law_with_floor"}
+    assert found.law.chosen == "power_law" and {f.name for f in found.law.forms} == {
+        "power_law",
+        "power_law_with_floor",
+    }
     far = found.predict(1e15)
     assert 0 < far.low < far.value < far.high
     assert all(0 < e.low < e.value < e.high for e in found.at)

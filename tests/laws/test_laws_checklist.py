@@ -101,4 +101,7 @@ def test_a_study_answers_all_but_its_hypothesis(tmp_path, settings):
         file["points/raw_loss"], file["points/fid_coco"] = table.loss, table.loss
         file.attrs["evaluation_fid_coco"] = "coco: 10000 images"
     for metric, words in {"raw_loss": "raw weights", "fid_coco": "coco: 10000 images", "loss": "EMA weights"}.items():
-        assert words in answers(checklist(fit(read_table(root, metric), bootstrap=0)))["data", "what the metric was measured on"]
+        assert (
+            words
+            in answers(checklist(fit(read_table(root, metric), bootstrap=0)))["data", "what the metric was measured on"]
+        )

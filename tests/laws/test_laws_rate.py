@@ -15,8 +15,8 @@ RATES = (0.25, 0.5, 1, 2, 4)
 
 
 def sweep(b=-0.5, c=0.1, scale=3.0, budgets=(1e17, 1e18), sizes=6, rates=RATES, noise=0.0, seed=0, off=1.5, k=0.02):
-    """Trials whose loss is (1 + k (log lr - log lr*)^2) times that of the size, at multiples of `off` times the best rate
-    lr* = scale N^b D^c; D = C / 6 N."""
+    """Trials whose loss is (1 + k (log lr - log lr*)^2) times that of the size, at multiples of `off` times the best
+    rate lr* = scale N^b D^c; D = C / 6 N."""
     rng, made = np.random.default_rng(seed), []
     for budget in budgets:
         for n in np.geomspace(1e6, 1e8, sizes).tolist():
@@ -61,7 +61,10 @@ def test_one_budget_identifies_one_exponent():
     assert law.ok and law.tokens is None and law.params.value == pytest.approx(-0.6, abs=1e-8)
     assert law.scale.value == pytest.approx(3.0 * (1e17 / 6) ** 0.1, rel=1e-7)
     assert "cannot be told apart" in law.reasons[0]
-    assert law.overrides() == f"recipe.lr_scale={law.scale.value:.6g} recipe.lr_width=0 recipe.lr_params=-0.6 recipe.lr_tokens=0"
+    assert (
+        law.overrides()
+        == f"recipe.lr_scale={law.scale.value:.6g} recipe.lr_width=0 recipe.lr_params=-0.6 recipe.lr_tokens=0"
+    )
 
 
 def test_one_size_identifies_the_exponent_of_tokens():
@@ -80,7 +83,8 @@ def test_the_pasted_law_plans_these_rates():
 
 
 def test_intervals_cover_the_truth():
-    """95 % intervals of the exponents and of each best rate, at 0.5 % noise of a loss: nominal within the test's own error."""
+    """95 % intervals of the exponents and of each best rate, at 0.5 % noise of a loss: nominal within the test's own
+    error."""
     hits = {"params": [], "tokens": [], "cell": []}
     for seed in range(120):
         law = fit_rates(sweep(noise=0.005, seed=seed), bootstrap=200, seed=seed)
@@ -100,14 +104,17 @@ def first_cell(losses):
     return fit_rates(changed(sweep(), dict(zip(at(None, 0), losses)))).cells[0]
 
 
-@pytest.mark.parametrize("losses, says", [
-    ((0.2, 0.3, 0.4, 0.5, 0.6), "lowest at the lowest rate tried"),
-    ((0.6, 0.5, 0.4, 0.3, 0.2), "lowest at the highest rate tried"),
-    ((0.3, 0.4, 0.29, 0.4, 0.3), "not convex"),
-    ((0.5, 0.4, None, 0.4, 0.5), "2 rates finished, below"),
-    ((None, None, None, None, None), "0 rates finished"),
-    ((0.9, 0.301, 0.300, 0.3005, None), None),
-])
+@pytest.mark.parametrize(
+    "losses, says",
+    [
+        ((0.2, 0.3, 0.4, 0.5, 0.6), "lowest at the lowest rate tried"),
+        ((0.6, 0.5, 0.4, 0.3, 0.2), "lowest at the highest rate tried"),
+        ((0.3, 0.4, 0.29, 0.4, 0.3), "not convex"),
+        ((0.5, 0.4, None, 0.4, 0.5), "2 rates finished, below"),
+        ((None, None, None, None, None), "0 rates finished"),
+        ((0.9, 0.301, 0.300, 0.3005, None), None),
+    ],
+)
 def test_refusals(losses, says):
     """What is not a minimum is refused with what to do; a law is fitted through the other cells."""
     cell = first_cell(losses)
@@ -125,7 +132,8 @@ def test_a_minimum_that_is_no_more_than_noise_is_refused():
 
 
 def test_diverged_runs_bound_and_never_enter():
-    """Rates from the lowest diverged one on change nothing in the parabola, whatever the losses of those that finished."""
+    """Rates from the lowest diverged one on change nothing in the parabola, whatever the losses of those that
+    finished."""
     trials = sweep(off=1.0)
     with_high = changed(trials, {i: (None if i % 5 == 3 else 99.0) for i in range(len(trials)) if i % 5 >= 3})
     law = fit_rates(with_high)
@@ -147,7 +155,8 @@ def test_no_law_through_too_few():
 
 def write(path, trials, head="run_id,role,n_params,n_tokens,budget_flops,lr,loss"):
     rows = [
-        f"{t.run_id},{'grid' if t.recipe else 'rate'},{t.n_params!r},{t.n_tokens!r},{t.budget_flops!r},{t.lr!r},{'' if t.loss is None else t.loss}"
+        f"{t.run_id},{'grid' if t.recipe else 'rate'},{t.n_params!r},{t.n_tokens!r},{t.budget_flops!r},{t.lr!r},"
+        f"{'' if t.loss is None else t.loss}"
         for t in trials
     ]
     path.write_text("\n".join([head, *rows]) + "\n")

@@ -241,11 +241,17 @@ def test_metrics_that_are_no_losses_may_be_negative(tmp_path):
 
 
 def test_metrics_by_the_names_they_are_measured_under(tmp_path):
-    """`evaluate --metrics likelihood` puts nll into the table, and --metric likelihood fits it; a column of that very name goes first."""
-    head, cells = "n_params,n_tokens,budget_flops,loss,nll,nll_coco,nll:probes=4,loss_coco", "1e6,1e8,6e14,3,-1.5,-1.2,-1.4,4\n"
+    """`evaluate --metrics likelihood` puts nll into the table, and --metric likelihood fits it; a column of that very
+    name goes first."""
+    head, cells = (
+        "n_params,n_tokens,budget_flops,loss,nll,nll_coco,nll:probes=4,loss_coco",
+        "1e6,1e8,6e14,3,-1.5,-1.2,-1.4,4\n",
+    )
     path = write(tmp_path, f"{head}\n{cells}")
     for name, column, value in [
-        ("likelihood", "nll", -1.5), ("likelihood_coco", "nll_coco", -1.2), ("likelihood:probes=4", "nll:probes=4", -1.4), ("val_loss", "loss", 3), ("val_loss_coco", "loss_coco", 4), ("nll", "nll", -1.5),
+        ("likelihood", "nll", -1.5), ("likelihood_coco", "nll_coco", -1.2),
+        ("likelihood:probes=4", "nll:probes=4", -1.4),
+        ("val_loss", "loss", 3), ("val_loss_coco", "loss_coco", 4), ("nll", "nll", -1.5),
     ]:  # fmt: skip
         table = read_table(path, name)
         assert (table.metric, table.loss[0]) == (column, value)

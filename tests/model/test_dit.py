@@ -4,14 +4,16 @@ import torch
 from ditscale.flops import Shape
 from ditscale.model.dit import DiT, sine_positions, time_features
 
-SHAPES = {
-    design: Shape(design, 2, 32, 8, 4, True, 64, 16, 27, 4, 40, 0) for design in ("incontext", "crossattention")
-}
+SHAPES = {design: Shape(design, 2, 32, 8, 4, True, 64, 16, 27, 4, 40, 0) for design in ("incontext", "crossattention")}
 
 
 def inputs(batch=3):
     g = torch.Generator().manual_seed(0)
-    return torch.randn(batch, 3, 12, 12, generator=g), torch.rand(batch, generator=g), torch.randint(0, 40, (batch, 4), generator=g)
+    return (
+        torch.randn(batch, 3, 12, 12, generator=g),
+        torch.rand(batch, generator=g),
+        torch.randint(0, 40, (batch, 4), generator=g),
+    )
 
 
 def awake(shape):

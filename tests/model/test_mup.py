@@ -61,7 +61,8 @@ def activations(model):
 @pytest.mark.slow
 @pytest.mark.parametrize("design", ["incontext", "crossattention"])
 def test_coordinate_check(design):
-    """After 3 steps the change of every activation is as large at width 256 as at 32 under mup; with one rate it grows."""
+    """After 3 steps the change of every activation is as large at width 256 as at 32 under mup; with one rate it
+    grows."""
     growth = {}
     for name, recipe in (("mup", MUP), ("standard", STANDARD)):
         sizes = []
@@ -79,13 +80,17 @@ def test_coordinate_check(design):
 
 @pytest.mark.slow
 def test_table_3_and_table_8_train_the_same_function():
-    """Yang et al., Lemma J.1: multiplier 1/m and rate 1 at the output is multiplier 1 and rate 1/m, since it starts at 0."""
+    """Yang et al., Lemma J.1: multiplier 1/m and rate 1 at the output is multiplier 1 and rate 1/m, since it starts at
+    0."""
 
     class Multiplied(nn.Linear):
         def forward(self, x):
             return F.linear(x, self.weight * (BASE / 128), self.bias)
 
-    ours, other = dit(128), dit(128)  # m = 4: a power of two, so that the two agree to the bit where nothing else differs
+    ours, other = (
+        dit(128),
+        dit(128),
+    )  # m = 4: a power of two, so that the two agree to the bit where nothing else differs
     trained(ours, parameter_groups(ours.named_parameters(), MUP, 128), 1e-2, 5, eps=1e-30)
     final = Multiplied(128, 12)
     nn.init.zeros_(final.weight), nn.init.zeros_(final.bias)
@@ -102,10 +107,13 @@ def test_table_3_and_table_8_train_the_same_function():
 
 @pytest.mark.parametrize("design", ["incontext", "crossattention"])
 def test_initial_weights_are_those_of_the_table(design):
-    """Between widths 64 and 256 the spread of input weights stays, that of hidden ones halves, the output starts at 0."""
+    """Between widths 64 and 256 the spread of input weights stays, that of hidden ones halves, the output starts at
+    0."""
     small, large = (dict(dit(width, design).named_parameters()) for width in (64, 256))
     for name, weight in small.items():
-        grows_in = weight.ndim == 2 and large[name].shape[1] > weight.shape[1] and large[name].shape[0] > weight.shape[0]
+        grows_in = (
+            weight.ndim == 2 and large[name].shape[1] > weight.shape[1] and large[name].shape[0] > weight.shape[0]
+        )
         if name == "final.weight":
             assert not weight.any() and not large[name].any()
         elif name.endswith("weight") and weight.ndim == 2:
@@ -122,7 +130,9 @@ def test_groups_hold_every_parameter_once():
     slow = {id(p) for g in groups if g["rate_factor"] == 0.25 for p in g["params"]}
     grown = dict(dit(256).named_parameters())
     for name, p in model.named_parameters():  # what sums over the width: matrices whose number of inputs grows with it
-        assert (id(p) in slow) == (name.endswith("weight") and p.ndim == 2 and grown[name].shape[1] > p.shape[1] and name != "text.weight")
+        assert (id(p) in slow) == (
+            name.endswith("weight") and p.ndim == 2 and grown[name].shape[1] > p.shape[1] and name != "text.weight"
+        )
     (one,) = parameter_groups(model.named_parameters(), STANDARD, 128)
     assert one["rate_factor"] == 1.0
 

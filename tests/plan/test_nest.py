@@ -10,13 +10,17 @@ THREE = ("study=mini", "nested=true", "budgets=[1e11,2e11,4e11]", "widths=[[32,4
 
 def test_one_trajectory_a_size_and_seed():
     planned, alone = plan_grid(compose(list(THREE))), plan_grid(compose([*THREE, "nested=false"]))
-    assert [r.run_id for r in planned.runs] == [r.run_id for r in alone.runs]  # who trains a run does not change what it is
+    assert [r.run_id for r in planned.runs] == [
+        r.run_id for r in alone.runs
+    ]  # who trains a run does not change what it is
     by_id = {r.run_id: r for r in planned.runs}
     for run in planned.runs:
         family = [r for r in planned.runs if (r.width, r.seed) == (run.width, run.seed)]
         longest = max(family, key=lambda r: r.n_images)
         assert run.within == ("" if run is longest else longest.run_id)
-        assert [by_id[i] for i in run.readings] == (sorted(family, key=lambda r: r.n_images)[:-1] if run is longest else [])
+        assert [by_id[i] for i in run.readings] == (
+            sorted(family, key=lambda r: r.n_images)[:-1] if run is longest else []
+        )
     once = sum(r.n_images * r.flops_per_image for r in planned.runs if not r.within)
     assert planned.flops == once == pytest.approx(2 * (2e11 + 4e11 + 4e11), rel=0.01)
     assert f"{1 - once / alone.flops:.0%} of the FLOPs saved" in table(planned) and "saved" not in table(alone)

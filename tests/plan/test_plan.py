@@ -56,7 +56,9 @@ def test_the_probe_is_the_nearest_size():
 def test_identity(tmp_path):
     """The id changes with whatever changes the result, and with nothing else."""
     first = plan_grid(compose(["study=mini"])).runs[0].run_id
-    same = plan_grid(compose(["study=mini", "name=other", "cluster.workers=7", "cluster.checkpoint_s=3"])).runs[0].run_id
+    same = (
+        plan_grid(compose(["study=mini", "name=other", "cluster.workers=7", "cluster.checkpoint_s=3"])).runs[0].run_id
+    )
     assert first == same
     for change in ("recipe.clip=2", "data.seed=1", "seeds=[1]", "validation.n=512", "design.mlp_ratio=3"):
         assert plan_grid(compose(["study=mini", change])).runs[0].run_id != first
@@ -79,7 +81,8 @@ def test_the_directory(tmp_path):
         read_study(tmp_path / "other")
 
 
-# The first ids that were given. A study planned then must go on where it was, whatever settings recipes have gained since.
+# The first ids that were given. A study planned then must go on where it was, whatever settings recipes have gained
+# since.
 FIRST = {
     "mini": ("c2e11-d1-w32-s0-3b9319", "c8e11-d3-w80-s0-aa625f"),
     "paper": ("c1e17-d2-w128-s0-19ac18", "c6e18-d15-w960-s0-b3ffcd"),
@@ -90,7 +93,9 @@ FIRST = {
 def test_runs_keep_their_identity(study):
     runs = plan_grid(compose([f"study={study}"])).runs
     assert (runs[0].run_id, runs[-1].run_id) == FIRST[study]
-    changed = plan_grid(compose([f"study={study}", "recipe.width_scaling=mup", "recipe.base_width=64", "recipe.lr_width=0"])).runs
+    changed = plan_grid(
+        compose([f"study={study}", "recipe.width_scaling=mup", "recipe.base_width=64", "recipe.lr_width=0"])
+    ).runs
     assert not {r.run_id for r in runs} & {r.run_id for r in changed}
 
 
@@ -140,25 +145,31 @@ def read_back(run):
 
 def test_a_law_that_is_a_constant_plans_the_same_runs():
     constant = plan_grid(compose(["study=mini"])).runs
-    assert plan_grid(compose(["study=mini", "recipe.batch_law={scale: 16}", "recipe.warmup_law={scale: 480}"])).runs == constant
+    assert (
+        plan_grid(compose(["study=mini", "recipe.batch_law={scale: 16}", "recipe.warmup_law={scale: 480}"])).runs
+        == constant
+    )
 
 
-@pytest.mark.parametrize("settings, says", [
-    (["recipe.batch_law={scale: 0}"], "batch_law.scale: 0.0 is too small"),
-    (["recipe.batch_law={scale: 16, quantum: 2.5}"], "batch_law.quantum: 2.5 is not a whole number"),
-    (["recipe.batch_law={scale: 16, power: 2}"], "unknown key 'power'"),
-    (["recipe.batch_law=16"], "expected keys (scale, params, tokens, quantum)"),
-    (["recipe.warmup_law={scale: 1e9}"], "a warm-up of 1G images"),
-    (["recipe.width_scaling=mup"], "base_width: missing"),
-    (["recipe.width_scaling=mup", "recipe.base_width=64"], "recipe.lr_width=0 recipe.lr_scale=0.0046875"),
-    (["recipe.base_width=64"], "of no use without"),
-    (["recipe.width_scaling=up"], "choose one of: none, mup"),
-    (["recipe.ema_also=[0.05,0.1]"], "ema_also: 0.1 and 0.1 are one window twice"),
-    (["recipe.ema_also=[0.05,0.2,0.0502]"], "ema_also: 0.05 and 0.0502 are one window twice"),
-    (["recipe.ema_also=[0]"], "ema_also[0]: 0.0 is too small; it must be above 0"),
-    (["recipe.ema_also=[1.5]"], "ema_also[0]: 1.5 is too large"),
-    (["recipe.ema_also=0.05"], "write [0.05]"),
-])
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        (["recipe.batch_law={scale: 0}"], "batch_law.scale: 0.0 is too small"),
+        (["recipe.batch_law={scale: 16, quantum: 2.5}"], "batch_law.quantum: 2.5 is not a whole number"),
+        (["recipe.batch_law={scale: 16, power: 2}"], "unknown key 'power'"),
+        (["recipe.batch_law=16"], "expected keys (scale, params, tokens, quantum)"),
+        (["recipe.warmup_law={scale: 1e9}"], "a warm-up of 1G images"),
+        (["recipe.width_scaling=mup"], "base_width: missing"),
+        (["recipe.width_scaling=mup", "recipe.base_width=64"], "recipe.lr_width=0 recipe.lr_scale=0.0046875"),
+        (["recipe.base_width=64"], "of no use without"),
+        (["recipe.width_scaling=up"], "choose one of: none, mup"),
+        (["recipe.ema_also=[0.05,0.1]"], "ema_also: 0.1 and 0.1 are one window twice"),
+        (["recipe.ema_also=[0.05,0.2,0.0502]"], "ema_also: 0.05 and 0.0502 are one window twice"),
+        (["recipe.ema_also=[0]"], "ema_also[0]: 0.0 is too small; it must be above 0"),
+        (["recipe.ema_also=[1.5]"], "ema_also[0]: 1.5 is too large"),
+        (["recipe.ema_also=0.05"], "write [0.05]"),
+    ],
+)
 def test_impossible_laws(settings, says):
     with pytest.raises(UserError) as error:
         plan_grid(compose(["study=mini", *settings]))

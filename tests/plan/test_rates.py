@@ -29,7 +29,12 @@ def test_a_sweep_is_the_grid_again_at_other_rates():
     for run in swept:
         (own,) = [g for g in grid if (g.width, g.seed, g.budget_flops) == (run.width, run.seed, run.budget_flops)]
         differ = {k for k, v in plain(own).items() if plain(run)[k] != v}
-        assert differ - {"within", "readings"} == {"run_id", "role", "lr", "evaluation"}  # losses alone are asked of a sweep, and none of its runs is read from another
+        assert differ - {"within", "readings"} == {
+            "run_id",
+            "role",
+            "lr",
+            "evaluation",
+        }  # losses alone are asked of a sweep, and none of its runs is read from another
         assert any(run.lr == pytest.approx(own.lr * m, rel=1e-5) for m in (0.25, 0.5, 2, 4))
     assert "48 of them a sweep of the learning rate" in table(planned)
 
@@ -39,15 +44,18 @@ def test_budgets_of_the_sweep():
     assert {r.budget_flops for r in planned.runs if r.role == "rate"} == {4e11, 8e11}
 
 
-@pytest.mark.parametrize("settings, says", [
-    (["rates=[1,2,4,2]"], "give each multiple once, from small to large"),
-    (["rates=[0,1,2]"], "study.rates[0]: 0.0 is too small"),
-    (["rates=[1,2]"], "a minimum takes three or more"),
-    (["rates=[2]"], "a minimum takes three or more"),
-    ([RATES, "rate_budgets=[3e11]"], "3e11 is not a budget of the grid"),
-    (["rate_budgets=[2e11]"], "there are no rates to sweep"),
-    (["rates=2"], "is not a list"),
-])
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        (["rates=[1,2,4,2]"], "give each multiple once, from small to large"),
+        (["rates=[0,1,2]"], "study.rates[0]: 0.0 is too small"),
+        (["rates=[1,2]"], "a minimum takes three or more"),
+        (["rates=[2]"], "a minimum takes three or more"),
+        ([RATES, "rate_budgets=[3e11]"], "3e11 is not a budget of the grid"),
+        (["rate_budgets=[2e11]"], "there are no rates to sweep"),
+        (["rates=2"], "is not a list"),
+    ],
+)
 def test_impossible_sweeps(settings, says):
     with pytest.raises(UserError) as error:
         compose(["study=mini", *settings])
@@ -83,13 +91,16 @@ def write(path, rows):
 
 
 def test_no_law_sees_a_sweep(tmp_path):
-    """The laws of a table with a sweep's rows, far below every slice, are those of the table without them, in each digit."""
+    """The laws of a table with a sweep's rows, far below every slice, are those of the table without them, in each
+    digit."""
     planned = plan_runs(compose(["study=mini", RATES]))
     rng = np.random.default_rng(0)
     rows = [
         {
-            "run_id": r.run_id, "role": r.role, "n_params": r.n_params, "n_tokens": r.n_tokens, "budget_flops": r.budget_flops,
-            "loss": 0.05 if r.role == "rate" else 0.1 + 9 * r.n_params**-0.4 + 300 * r.n_tokens**-0.7 + 1e-4 * rng.random(),
+            "run_id": r.run_id, "role": r.role, "n_params": r.n_params, "n_tokens": r.n_tokens,
+            "budget_flops": r.budget_flops,
+            "loss": 0.05 if r.role == "rate"
+            else 0.1 + 9 * r.n_params**-0.4 + 300 * r.n_tokens**-0.7 + 1e-4 * rng.random(),
         }
         for r in planned.runs
     ]  # fmt: skip

@@ -14,7 +14,8 @@ from ditscale.store.record import STEP, VALIDATION, Record
 
 # A grid, and a surface whose minima lie inside it.
 GRID = [
-    "study=mini", "~evaluation", "budgets=[1e11,3e11,9e11]", "probe_budget=7.2e12", "recipe.aspect=16", "recipe.min_steps=200",
+    "study=mini", "~evaluation", "budgets=[1e11,3e11,9e11]", "probe_budget=7.2e12", "recipe.aspect=16",
+    "recipe.min_steps=200",
     "widths=[[24,32,40,48,64],[32,40,48,56,72],[40,48,56,72,88]]",
 ]  # fmt: skip
 E, A, B, POWER = 0.05, 80.0, 300.0, 0.55  # loss = E + A N^-POWER + B D^-POWER

@@ -49,9 +49,7 @@ def test_curves_are_the_fit(held):
         assert {material.points["run_id"][i] for i in rows} == set(fitted.table.run_id[own.rows])
         order = [list(fitted.table.run_id).index(material.points["run_id"][i]) for i in rows]
         at = [list(own.rows).index(i) for i in order]
-        assert parabola(s, material.points["n_params"][rows], raw=True) == pytest.approx(
-            own.fitted[at], rel=1e-9
-        )
+        assert parabola(s, material.points["n_params"][rows], raw=True) == pytest.approx(own.fitted[at], rel=1e-9)
     budget = np.array([1e11, 7.2e12])
     n, d, loss = fitted.approach3.surface.optimum(budget)
     ours = surface_optimum(fitted.to_dict(), budget)

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def tilted(study):
-    """A study whose triples fall by C^(-0.2 (1 - u)) more than the whole loss does, u from 0 at the data to 1 at the noise."""
+    """A study whose triples fall by C^(-0.2 (1 - u)) more than the whole loss does, u from 0 at the data to 1 at the
+    noise."""
     paths = study(samples=False)
     for at in paths.run_dirs():
         with h5py.File(at.metrics, "r+") as file:
@@ -32,7 +33,10 @@ def test_the_level_that_improves_most(tilted):
     exponents = np.array([law.exponent.value for law in found.laws])
     middle = (np.arange(6) + 0.5) / 6
     np.testing.assert_allclose(exponents - exponents[-1], -0.2 * (middle[-1] - middle), atol=0.004)
-    assert found.sentence.startswith("The loss falls fastest with compute at t 0.00 to 0.2") and "lie apart" in found.sentence
+    assert (
+        found.sentence.startswith("The loss falls fastest with compute at t 0.00 to 0.2")
+        and "lie apart" in found.sentence
+    )
     for law, measured in zip(found.laws, found.probe[0], strict=True):
         assert law.predict(7.2e12).value == pytest.approx(measured, rel=0.1)
     cells = rows(found.material)
@@ -42,7 +46,9 @@ def test_the_level_that_improves_most(tilted):
 
 
 def test_levels_alike_are_not_told_apart(study):
-    assert "overlap, so these runs do not tell the two apart" in ByNoise(read_material(study(samples=False).root)).sentence
+    assert (
+        "overlap, so these runs do not tell the two apart" in ByNoise(read_material(study(samples=False).root)).sentence
+    )
 
 
 def test_a_run_that_was_excluded_takes_no_part(tilted):

@@ -88,7 +88,8 @@ class Slurm:
         while not true():
             if time.monotonic() > until:
                 raise AssertionError(
-                    f"never: {what}\n{self.call('squeue', '--states=all', check=False)}\n{self.call('sinfo', '-N', check=False)}"
+                    f"never: {what}\n{self.call('squeue', '--states=all', check=False)}\n"
+                    f"{self.call('sinfo', '-N', check=False)}"
                 )
             time.sleep(0.2)
 
@@ -126,7 +127,8 @@ def alive(pid: int) -> bool:
 
 
 def records(root: Path) -> dict[str, dict]:
-    """What each finished run of a study measured, by run id: loss curve, gradient norms and validation losses, to the bit."""
+    """What each finished run of a study measured, by run id: loss curve, gradient norms and validation losses, to the
+    bit."""
     found = {}
     for path in sorted(root.glob("runs/*/metrics.h5")):
         with h5py.File(path, "r", locking=False) as file:
@@ -138,7 +140,8 @@ def records(root: Path) -> dict[str, dict]:
     return found
 
 
-# Six runs of a second or less, and two that last long enough to be disturbed and checkpoint only when they are asked to.
+# Six runs of a second or less, and two that last long enough to be disturbed and checkpoint only when they are asked
+# to.
 SMALL = (
     "study=mini",
     "~evaluation",

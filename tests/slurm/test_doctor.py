@@ -39,7 +39,7 @@ def test_a_sound_cluster(slurm, ditscale, tmp_path):
 
 
 def test_troubles(slurm, ditscale, tmp_path):
-    said = lambda *words, **env: ditscale("doctor", tmp_path, *words, env={**slurm.env, **env})  # noqa: E731
+    said = lambda *words, **env: ditscale("doctor", tmp_path, *words, env={**slurm.env, **env})
     wrong = said("cluster=slurm-cpu", "cluster.partition=nowhere", "--job")
     assert (
         wrong.returncode == 1
@@ -55,8 +55,19 @@ def test_troubles(slurm, ditscale, tmp_path):
     bare = said("cluster=slurm-cpu", PATH=str(Path(sys.executable).parent))
     assert bare.returncode == 1 and "not on the PATH: sbatch, squeue" in bare.stdout
     slurm.call("sacctmgr", "--immediate", "add", "account", "lab", check=False)
-    slurm.call("sacctmgr", "--immediate", "add", "user", slurm.call("id", "-un").strip(), "account=lab", "maxsubmitjobs=40", check=False)
-    assert "account lab may queue 40 jobs; a larger study wants cluster.max_queued=40" in said("cluster=slurm-cpu").stdout
+    slurm.call(
+        "sacctmgr",
+        "--immediate",
+        "add",
+        "user",
+        slurm.call("id", "-un").strip(),
+        "account=lab",
+        "maxsubmitjobs=40",
+        check=False,
+    )
+    assert (
+        "account lab may queue 40 jobs; a larger study wants cluster.max_queued=40" in said("cluster=slurm-cpu").stdout
+    )
     assert "may queue" not in said("cluster=slurm-cpu", "cluster.max_queued=40").stdout
     slurm.kill("slurmdbd")
     assert "sacct gives no answer" in said("cluster=slurm-cpu").stdout
@@ -69,23 +80,46 @@ def test_troubles(slurm, ditscale, tmp_path):
 
 
 def test_a_directory_that_nodes_do_not_share(slurm, ditscale, tmp_path, plan, call, few, status, settled):
-    """node1's slurmd gets a file system of its own there, as on a cluster where the study lies on a login node's disk."""
+    """node1's slurmd gets a file system of its own there, as on a cluster where the study lies on a login node's
+    disk."""
     os.kill(int((slurm.directory / "pid" / "slurmd.node1.pid").read_text()), signal.SIGKILL)
     hide = f"mount -t tmpfs tmpfs {tmp_path} && exec slurmd -N node1 -f {slurm.env['SLURM_CONF']}"
     env = {**slurm.env, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     try:
-        apart = subprocess.run(["unshare", "--mount", "sh", "-c", hide], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        apart = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", hide], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
         if apart.returncode:
             pytest.skip(f"no mount namespaces here: {apart.stderr.strip()}")
-        slurm.wait(lambda: slurm.call("sinfo", "-h", "-n", "node1", "-p", "main", "-o", "%t").strip() == "idle", 60, "node1 is back")
-        done = ditscale("doctor", tmp_path / "study", "cluster=slurm-cpu", "+cluster.sbatch={nodelist: node1}", "--job", env=slurm.env)
-        assert done.returncode == 1 and f"a node does not see {tmp_path}; put the study on" in done.stdout, done.stdout + done.stderr
+        slurm.wait(
+            lambda: slurm.call("sinfo", "-h", "-n", "node1", "-p", "main", "-o", "%t").strip() == "idle",
+            60,
+            "node1 is back",
+        )
+        done = ditscale(
+            "doctor",
+            tmp_path / "study",
+            "cluster=slurm-cpu",
+            "+cluster.sbatch={nodelist: node1}",
+            "--job",
+            env=slurm.env,
+        )
+        assert done.returncode == 1 and f"a node does not see {tmp_path}; put the study on" in done.stdout, (
+            done.stdout + done.stderr
+        )
 
         plan(tmp_path / "study", *few)  # who launches all the same is told, before and after
         launched = call("launch", tmp_path / "study", "cluster=slurm-cpu", "+cluster.sbatch={nodelist: node1}")
-        assert launched.returncode == 0 and "looks local to this machine; other nodes must see the study" in launched.stdout, launched
+        assert (
+            launched.returncode == 0
+            and "looks local to this machine; other nodes must see the study" in launched.stdout
+        ), launched
         settled(tmp_path / "study")
-        slurm.wait(lambda: {s["state"] for s in status(tmp_path / "study").values()} == {"failed"}, 30, "sacct knows how they ended")
+        slurm.wait(
+            lambda: {s["state"] for s in status(tmp_path / "study").values()} == {"failed"},
+            30,
+            "sacct knows how they ended",
+        )
         assert all("its node may not see this directory" in s["reason"] for s in status(tmp_path / "study").values())
     finally:
         pid = slurm.directory / "pid" / "slurmd.node1.pid"
@@ -102,15 +136,24 @@ def test_files_that_runs_read(tmp_path):
     here, missing, offline = local_files(files_of(study)[:2])
     assert (here.level, missing.level, offline.level) == ("ok", "bad", "ok")
     assert "held-out.h5 is not there" in missing.what and "HF_HUB_OFFLINE=1" in offline.what
-    answer = {"node": "node1", "gpus": 1, "torch": "2", "unix": time.time() - 300, "locked": False, "unreadable": [data[0]]}
+    answer = {
+        "node": "node1",
+        "gpus": 1,
+        "torch": "2",
+        "unix": time.time() - 300,
+        "locked": False,
+        "unreadable": [data[0]],
+    }
     said = {f.what: f.level for f in seen_by_a_node(tmp_path, answer, 4)}
     assert said[f"node1 cannot read {data[0]}"] == "bad" and said["node1 gives a task 1 of 4 GPUs asked for"] == "bad"
-    assert said["node1 does not see a lock that is held here"] == "note" and said["node1's clock is -300 s off"] == "note"
+    assert (
+        said["node1 does not see a lock that is held here"] == "note" and said["node1's clock is -300 s off"] == "note"
+    )
 
 
 def test_settings_of_other_clusters(slurm):
     text = slurm.call("scontrol", "show", "config")
-    levels = lambda text: {f.what: f.level for f in settings(text)}  # noqa: E731
+    levels = lambda text: {f.what: f.level for f in settings(text)}
     other = text.replace("MaxArraySize            = 1001", "MaxArraySize            = 0").replace(
         "preempt_send_user_signal", "(null)"
     )

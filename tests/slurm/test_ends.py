@@ -1,4 +1,5 @@
-"""How jobs end: at their time limit without warning, in a crash loop, diverged, signalled while they start, without their run.
+"""How jobs end: at their time limit without warning, in a crash loop, diverged, signalled while they start, without
+their run.
 
 What waits for the same minute waits together.
 """
@@ -19,10 +20,13 @@ ON_CLUSTER = "cluster=slurm-cpu"
 def test_the_time_limit_without_warning_and_a_crash_loop(
     slurm, call, plan, long, few, tmp_path, attempts, heartbeat, log, status, settled, submissions, records, quiet
 ):
-    """Slurm sends SIGTERM at the limit: the run saves and asks for its requeue. Beside it a run dies at once, six times."""
+    """Slurm sends SIGTERM at the limit: the run saves and asks for its requeue. Beside it a run dies at once, six
+    times."""
     limit, loop = tmp_path / "limit", tmp_path / "loop"
     late, _ = plan(limit, *long)
-    array = slurm.sbatch("--array=0-0", "--time=1", "--signal=B:URG@1", TEMPLATES / "train_array.sbatch", limit, cwd=tmp_path)
+    array = slurm.sbatch(
+        "--array=0-0", "--time=1", "--signal=B:URG@1", TEMPLATES / "train_array.sbatch", limit, cwd=tmp_path
+    )
     slurm.wait(lambda: heartbeat(limit, late) > 500, 60, "it trains")
     os.kill(attempts(limit, late)[0]["pid"], signal.SIGSTOP)  # else it might finish; SIGCONT at the limit lets it go
 
@@ -36,12 +40,17 @@ def test_the_time_limit_without_warning_and_a_crash_loop(
         kill(attempts(loop, crashing)[-1]["pid"])  # ... and nothing was saved
     settled(loop)
     found = status(loop)[crashing]
-    assert found["state"] == "failed" and f"5 attempts of job {job} got no further than its first checkpoint" in found["reason"]
+    assert (
+        found["state"] == "failed"
+        and f"5 attempts of job {job} got no further than its first checkpoint" in found["reason"]
+    )
     assert slurm.jobs(job)[job].state == "FAILED" and len(attempts(loop, crashing)) == 5
     again = call("launch", loop)  # somebody has mended what was wrong
     assert "1 runs to submit" in again.stdout, again
 
-    slurm.wait(lambda: slurm.ended(array) and attempts(limit, late)[-1]["ended"] == "finished", 240, "the late run ends")
+    slurm.wait(
+        lambda: slurm.ended(array) and attempts(limit, late)[-1]["ended"] == "finished", 240, "the late run ends"
+    )
     assert f"requeueing job {array}_0" in log(limit, late)
     *cut, _ = attempts(limit, late)  # a slow machine needs more than two minutes for it
     assert cut and {a["ended"] for a in cut} == {"stopped"}
@@ -65,7 +74,9 @@ def test_diverged_signalled_early_and_gone_from_the_study(
     slurm, call, plan, few, small, tmp_path, status, settled, submissions, records, quiet
 ):
     wild, early, left = tmp_path / "wild", tmp_path / "early", tmp_path / "left"
-    (diverging, *_) = plan(wild, *few, "widths=[24]", "recipe.lr_scale=1e6", "recipe.clip=1e9", "recipe.warmup_images=0")
+    (diverging, *_) = plan(
+        wild, *few, "widths=[24]", "recipe.lr_scale=1e6", "recipe.clip=1e9", "recipe.warmup_images=0"
+    )
     runs = plan(early, *few)
     gone, *stay = plan(left, *few)
     slurm.call("scontrol", "update", "partitionname=main", "state=down")
@@ -76,7 +87,10 @@ def test_diverged_signalled_early_and_gone_from_the_study(
         said = call("launch", left).stdout
         (submission,) = submissions(left)
         orphan = f"{submission['job']}_{submission['runs'].index(gone)}"
-        assert f"orphaned: job {orphan} is for run {gone}, which is not in this study any more; `scancel {orphan}` removes it" in said
+        assert (
+            f"orphaned: job {orphan} is for run {gone}, which is not in this study any more; `scancel {orphan}` "
+            "removes it" in said
+        )
         assert "0 runs to submit, 2 waiting or running" in said
     finally:
         slurm.call("scontrol", "update", "partitionname=main", "state=up")

@@ -1,4 +1,5 @@
-"""What befalls runs on a cluster. After each fault the study completes, and every run equals an undisturbed one to the bit.
+"""What befalls runs on a cluster. After each fault the study completes, and every run equals an undisturbed one to the
+bit.
 
 Runs are frozen (SIGSTOP) while a fault is prepared, so that it hits them half-way on any machine.
 """
@@ -117,10 +118,17 @@ def test_nodes_lost_requeue_and_a_damaged_checkpoint(
 def test_runs_that_share_a_job(
     slurm, plan, call, tmp_path, attempts, submissions, heartbeat, status, records, quiet, log, settled
 ):
-    """Two runs to a job. One that is killed leaves its neighbour alone; a job that is told to stop goes on with both."""
+    """Two runs to a job. One that is killed leaves its neighbour alone; a job that is told to stop goes on with
+    both."""
     root = tmp_path / "study"
     plan(root, *FOUR)
-    done = call("launch", root, ON_CLUSTER, "cluster.checkpoint_s=0.2", "cluster.sizes=[{up_to_params: 1e9, flops_per_s: 1e10, pack: 2}]")
+    done = call(
+        "launch",
+        root,
+        ON_CLUSTER,
+        "cluster.checkpoint_s=0.2",
+        "cluster.sizes=[{up_to_params: 1e9, flops_per_s: 1e10, pack: 2}]",
+    )
     assert done.returncode == 0 and "4 runs, 2 runs a job, 1 rank" in done.stdout, done
     (submission,) = submissions(root)
     array, (hurt, beside, first, second) = submission["job"], submission["runs"]
@@ -134,7 +142,11 @@ def test_runs_that_share_a_job(
     os.kill(attempts(root, hurt)[0]["pid"], signal.SIGKILL)
     thaw(attempts(root, beside))
     slurm.call("scancel", "--signal=USR2", f"{array}_1")
-    slurm.wait(lambda: all(pending_signals(attempts(root, run)[0]["pid"]) & USR2_PENDING for run in (first, second)), 30, "both are told")
+    slurm.wait(
+        lambda: all(pending_signals(attempts(root, run)[0]["pid"]) & USR2_PENDING for run in (first, second)),
+        30,
+        "both are told",
+    )
     for run in (first, second):
         thaw(attempts(root, run))
     settled(root)
@@ -221,7 +233,8 @@ def test_without_accounting_and_controller(slurm, half_way, attempts, status, re
 
 
 def test_four_runs_go_on_with_two_ranks_each(slurm, half_way, attempts, records, quiet, call, settled):
-    """Cancelled half-way on one rank, launched again with two: all four at once, on nodes that share one machine's ports."""
+    """Cancelled half-way on one rank, launched again with two: all four at once, on nodes that share one machine's
+    ports."""
     root, array, runs = half_way
     assert "cancelled 4 jobs" in call("cancel", root).stdout  # Slurm lets the frozen go on, to save
     settled(root)
@@ -245,7 +258,8 @@ def test_four_runs_go_on_with_two_ranks_each(slurm, half_way, attempts, records,
 def test_a_disk_that_fills_in_mid_run(
     slurm, plan, call, small_disk, attempts, submissions, heartbeat, status, records, quiet, settled, log
 ):
-    """Four runs train when the disk is full: each ends in one line and keeps its checkpoint, and goes on with room again."""
+    """Four runs train when the disk is full: each ends in one line and keeps its checkpoint, and goes on with room
+    again."""
     half_way = freeze_half_way(slurm, plan, call, small_disk("60m") / "study", attempts, submissions, heartbeat)
     root, array, runs = next(half_way)
     saved = {run: resumable(root / "runs" / run / "checkpoint")[-1] for run in runs}
@@ -258,7 +272,9 @@ def test_a_disk_that_fills_in_mid_run(
         assert state["state"] in ("failed", "interrupted"), state
         assert "cannot be written (No space left on device)" in log(root, run) and "Traceback" not in log(root, run)
         # perhaps a newer one: to delete an old checkpoint makes room
-        assert max((root / "runs" / run / "checkpoint").glob("images-*")) >= saved[run] and not list((root / "runs" / run).rglob("*.tmp*"))
+        assert max((root / "runs" / run / "checkpoint").glob("images-*")) >= saved[run] and not list(
+            (root / "runs" / run).rglob("*.tmp*")
+        )
     ballast.unlink()
     again = call("launch", root)
     assert "4 runs to submit" in again.stdout, again
@@ -274,7 +290,9 @@ def small_disk(tmp_path):
 
     def mount(size: str):
         disk.mkdir()
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], capture_output=True).returncode:
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], capture_output=True
+        ).returncode:
             pytest.skip("mounting a small tmpfs needs root")
         return disk
 

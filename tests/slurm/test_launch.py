@@ -1,4 +1,5 @@
-"""`ditscale launch DIR cluster=slurm` on the real cluster: arrays by submitit, repeated, mixed with sbatch, interrupted."""
+"""`ditscale launch DIR cluster=slurm` on the real cluster: arrays by submitit, repeated, mixed with sbatch,
+interrupted."""
 
 import os
 import signal
@@ -144,8 +145,11 @@ def test_two_ranks_on_two_nodes(slurm, call, plan, tmp_path, small, settled):
             np.testing.assert_allclose(b["steps"]["loss"], a["steps"]["loss"], rtol=1e-4)
 
 
-def test_two_ranks_stop_together_and_one_is_killed(slurm, call, plan, tmp_path, long, heartbeat, attempts, records, quiet, settled, submissions, status):
-    """Told to stop, both ranks save and are requeued as one; when one is killed, Slurm ends the other and the job fails."""
+def test_two_ranks_stop_together_and_one_is_killed(
+    slurm, call, plan, tmp_path, long, heartbeat, attempts, records, quiet, settled, submissions, status
+):
+    """Told to stop, both ranks save and are requeued as one; when one is killed, Slurm ends the other and the job
+    fails."""
     root = tmp_path / "study"
     (run, *_) = plan(root, *long, "widths=[40]")
     two = ("cluster.sizes=[{up_to_params: 1e9, nodes: 2, flops_per_s: 1e10}]", "cluster.checkpoint_s=0.5")
@@ -201,9 +205,11 @@ def test_a_failed_run_is_a_failed_job(slurm, call, plan, tmp_path, few, submissi
     assert states == {runs[1]: "FAILED", runs[2]: "COMPLETED"}
 
 
-def test_gpus_and_jobs_that_end_before_their_run_begins(slurm, call, plan, tmp_path, few, small, status, settled, attempts, records, quiet, submissions):
-    """Each task keeps the GPU that Slurm gives it, whatever was set where it was submitted. Before that, jobs fail in their
-    setup, and are cancelled while they wait: status says so."""
+def test_gpus_and_jobs_that_end_before_their_run_begins(
+    slurm, call, plan, tmp_path, few, small, status, settled, attempts, records, quiet, submissions
+):
+    """Each task keeps the GPU that Slurm gives it, whatever was set where it was submitted. Before that, jobs fail in
+    their setup, and are cancelled while they wait: status says so."""
     root = tmp_path / "study"
     runs = plan(root, *few)
     size = "cluster.sizes=[{up_to_params: 1e9, gpus: 1, flops_per_s: 1e10}]" if slurm.gpus else "cluster.threads=1"
@@ -213,7 +219,9 @@ def test_gpus_and_jobs_that_end_before_their_run_begins(slurm, call, plan, tmp_p
     slurm.wait(lambda: {s["state"] for s in status(root).values()} == {"failed"}, 30, "sacct knows how they ended")
     told = status(root)
     for i, run in enumerate(failed["runs"]):
-        assert f"job {failed['job']}_{i}: FAILED before the run began; see {root}/jobs/" in told[run]["reason"], told[run]
+        assert f"job {failed['job']}_{i}: FAILED before the run began; see {root}/jobs/" in told[run]["reason"], told[
+            run
+        ]
     slurm.kill("slurmdbd")  # and where sacct does not know
     assert {s["state"] for s in status(root).values()} == {"planned"}
     assert all("gone before the run began; see" in s["reason"] for s in status(root).values())
@@ -224,7 +232,11 @@ def test_gpus_and_jobs_that_end_before_their_run_begins(slurm, call, plan, tmp_p
         again = call("launch", root, *ON_CLUSTER, size, CUDA_VISIBLE_DEVICES="7")
         assert "3 runs to submit" in again.stdout, again
         assert "cancelled 3 jobs" in call("cancel", root).stdout
-        slurm.wait(lambda: all("launching again submits it" in s["reason"] for s in status(root).values()), 30, "status says so")
+        slurm.wait(
+            lambda: all("launching again submits it" in s["reason"] for s in status(root).values()),
+            30,
+            "status says so",
+        )
         assert all("CANCELLED by" in s["reason"] for s in status(root).values())
         last = call("launch", root, *ON_CLUSTER, size, CUDA_VISIBLE_DEVICES="7")
         assert "3 runs to submit" in last.stdout, last
@@ -239,7 +251,7 @@ def test_gpus_and_jobs_that_end_before_their_run_begins(slurm, call, plan, tmp_p
 def test_refusals(slurm, call, plan, tmp_path, small, one_line_error, status, submissions):
     root = tmp_path / "study"
     plan(root, *small)
-    refused = lambda *words, **env: one_line_error(call("launch", root, *words, **env))  # noqa: E731
+    refused = lambda *words, **env: one_line_error(call("launch", root, *words, **env))
     assert "'nowhere' is not known; choose one of: main, urgent" in refused(*ON_CLUSTER, "cluster.partition=nowhere")
     assert "ask for 3 h, and partition urgent allows 1 h" in refused(
         *ON_CLUSTER,
@@ -263,7 +275,9 @@ def test_refusals(slurm, call, plan, tmp_path, small, one_line_error, status, su
     assert {s["state"] for s in status(root, SLURM_CONF="/nowhere/slurm.conf").values()} == {"planned"}
 
 
-def test_runs_that_are_read_from_longer_ones(slurm, call, plan, tmp_path, small, quiet, records, submissions, settled, attempts):
+def test_runs_that_are_read_from_longer_ones(
+    slurm, call, plan, tmp_path, small, quiet, records, submissions, settled, attempts
+):
     """Of six runs three are submitted; a plain array over all of them trains no run twice."""
     root = tmp_path / "study"
     runs = plan(root, *small, "nested=true")

@@ -32,7 +32,7 @@ def test_an_array_waits_runs_and_is_accounted(slurm, tmp_path):
         "0"
     }
 
-    accounts = lambda: slurm.call("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", job).split()  # noqa: E731
+    accounts = lambda: slurm.call("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", job).split()
     slurm.wait(lambda: sorted(accounts()) == [f"{job}_{i}|COMPLETED" for i in range(8)], 30, "sacct knows all eight")
 
 
@@ -53,7 +53,7 @@ def test_a_lost_node_moves_its_job(slurm, tmp_path):
     job = slurm.sbatch(
         "--requeue", script(tmp_path, f"while sleep 0.5; do echo $SLURMD_NODENAME >>{tmp_path}/ticks; done")
     )
-    ticks = lambda: (tmp_path / "ticks").read_text().split() if (tmp_path / "ticks").exists() else []  # noqa: E731
+    ticks = lambda: (tmp_path / "ticks").read_text().split() if (tmp_path / "ticks").exists() else []
     slurm.wait(ticks, what="it runs")
     lost = ticks()[0]
     slurm.script("break", lost)
@@ -71,7 +71,7 @@ def test_up_and_down_twice_beside_another_cluster(slurm, tmp_path):
     env = {**os.environ, "NODES": "1", "GPUS": "0", "ACCOUNTING": "no"}
     run = lambda *words: subprocess.run(
         words, env={**env, "SLURM_CONF": f"{directory}/etc/slurm.conf"}, capture_output=True, text=True, timeout=120
-    )  # noqa: E731
+    )
     for _ in range(2):
         up = run(SCRIPTS / "up", directory)
         assert up.returncode == 0 and "1 nodes" in up.stdout, up.stdout + up.stderr

@@ -1,4 +1,5 @@
-"""Sixty runs through a real Slurm with kills, requeues, damaged checkpoints, a lost node and a killed controller: nothing is lost or doubled."""
+"""Sixty runs through a real Slurm with kills, requeues, damaged checkpoints, a lost node and a killed controller:
+nothing is lost or doubled."""
 
 import json
 

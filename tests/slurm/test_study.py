@@ -13,16 +13,41 @@ import pytest
 pytestmark = pytest.mark.slow
 DRIVER = Path(__file__).resolve().parents[2] / "slurm" / "study.sbatch"
 NINE = (  # with the probe
-    "study=mini", "nested=false", "~evaluation.fid", "~evaluation.likelihood", "evaluation.vlb.n=64", "budgets=[4e9,8e9]", "widths=[16,24,32,40]", "probe_budget=1.6e10", "recipe.min_steps=10", "validation.n=256",
+    "study=mini",
+    "nested=false",
+    "~evaluation.fid",
+    "~evaluation.likelihood",
+    "evaluation.vlb.n=64",
+    "budgets=[4e9,8e9]",
+    "widths=[16,24,32,40]",
+    "probe_budget=1.6e10",
+    "recipe.min_steps=10",
+    "validation.n=256",
 )
 
 
 def test_interrupted_and_gone_on_with_as_a_job(slurm, call, tmp_path, records, attempts, submissions, settled):
     root = tmp_path / "a study"
-    command = [sys.executable, "-m", "ditscale", "study", str(root), *NINE, "cluster=slurm-cpu", "cluster.parallel=3", "cluster.max_queued=7"]
+    command = [
+        sys.executable,
+        "-m",
+        "ditscale",
+        "study",
+        str(root),
+        *NINE,
+        "cluster=slurm-cpu",
+        "cluster.parallel=3",
+        "cluster.max_queued=7",
+    ]
     waiting = subprocess.Popen(
-        command, env=slurm.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored when the tests themselves run in the background
+        command,
+        env=slurm.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored when the tests themselves run in the background
     )
     slurm.wait(lambda: list(root.glob("runs/*/heartbeat.json")), 120, "the grid trains")
     waiting.send_signal(signal.SIGINT)
@@ -45,10 +70,16 @@ def test_interrupted_and_gone_on_with_as_a_job(slurm, call, tmp_path, records, a
     assert json.loads((root / "verdict.json").read_text())["measured"] > 0
     found = records(root)  # all finished
     submitted = [s["runs"] for s in submissions(root)]
-    assert len(submitted[0]) == 7 and sorted(sum(submitted, [])) == sorted(found)  # as many as there was room for; each once
+    assert len(submitted[0]) == 7 and sorted(sum(submitted, [])) == sorted(
+        found
+    )  # as many as there was room for; each once
     assert all(len(attempts(root, run)) == 1 for run in found)
-    assert {s["job"] for s in submissions(root)} >= {a["job"].split("_")[0] for run in found for a in attempts(root, run)}
-    needless = slurm.sbatch("--array=0-3", "--begin=now+1hour", DRIVER.with_name("train_array.sbatch"), root, cwd=tmp_path)
+    assert {s["job"] for s in submissions(root)} >= {
+        a["job"].split("_")[0] for run in found for a in attempts(root, run)
+    }
+    needless = slurm.sbatch(
+        "--array=0-3", "--begin=now+1hour", DRIVER.with_name("train_array.sbatch"), root, cwd=tmp_path
+    )
     again = call("study", root)
     assert "cancelled 4 jobs" in again.stdout and slurm.ended(needless + "_3")
     assert again.returncode == 0 and "0 runs to submit, 0 waiting or running, 8 done" in again.stdout, again

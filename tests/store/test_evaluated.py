@@ -18,13 +18,22 @@ def test_results_are_kept_replaced_and_read_back(tmp_path):
     path = tmp_path / "evaluation.h5"
     assert read_results(path) == []
     write_results(path, "run", [result(samples=np.arange(5.0))])
-    write_samples(path, "run", np.zeros((2, 4, 4, 3), "u1"), np.ones((2, 4, 4, 3), "u1"), ["a", "b"], {"sampler": "heun", "steps": 8, "seed": 1})
+    write_samples(
+        path,
+        "run",
+        np.zeros((2, 4, 4, 3), "u1"),
+        np.ones((2, 4, 4, 3), "u1"),
+        ["a", "b"],
+        {"sampler": "heun", "steps": 8, "seed": 1},
+    )
     write_results(path, "run", [result(value=2.0, samples=np.arange(3.0)), result("likelihood", "far/off")])
     found = {(r.metric, r.dataset): r for r in read_results(path)}
     assert set(found) == {("vlb", "own"), ("likelihood", "far/off")}
     assert found["vlb", "own"].value == 2.0 and found["vlb", "own"].arrays["samples"].tolist() == [0, 1, 2]
     assert found["vlb", "own"].same(result()) and not found["vlb", "own"].same(result(n=99))
-    assert has_samples(path, 2, {"sampler": "heun", "steps": 8, "seed": 1}) and not has_samples(path, 2, {"sampler": "euler"})
+    assert has_samples(path, 2, {"sampler": "heun", "steps": 8, "seed": 1}) and not has_samples(
+        path, 2, {"sampler": "euler"}
+    )
     size = path.stat().st_size
     for _ in range(5):
         write_results(path, "run", [result(value=2.0, samples=np.arange(3.0))])
@@ -46,16 +55,32 @@ def test_columns_of_runs_measured_alike():
         [result(value=9.0, n=50)],
     ]
     rows, columns, notes = evaluated("own", runs)
-    assert {name: column.unit for name, column in columns.items()} == {"vlb": "nats", "nll_coco": "nats", "loss_coco": "nats", "vlb:n=50": "nats"}
+    assert {name: column.unit for name, column in columns.items()} == {
+        "vlb": "nats",
+        "nll_coco": "nats",
+        "loss_coco": "nats",
+        "vlb:n=50": "nats",
+    }
     assert columns["vlb"].how == "own: 100 images; seed 7; t_min 0.01; the same for every run"
-    assert rows[0] == {"vlb": 1.0, "vlb_se": 0.01, "nll_coco": 3.0, "nll_se_coco": 0.01, "loss_coco": 0.5, "loss_se_coco": 0.01}
+    assert rows[0] == {
+        "vlb": 1.0,
+        "vlb_se": 0.01,
+        "nll_coco": 3.0,
+        "nll_se_coco": 0.01,
+        "loss_coco": 0.5,
+        "loss_se_coco": 0.01,
+    }
     assert rows[1]["vlb"] == 2.0 and rows[2] == {"vlb:n=50": 9.0, "vlb_se:n=50": 0.01}
-    assert "vlb: 2 of 3 runs have it; `ditscale evaluate RUN_DIR` measures" in notes and "vlb:n=50: 1 of 3 runs have it" in notes
+    assert (
+        "vlb: 2 of 3 runs have it; `ditscale evaluate RUN_DIR` measures" in notes
+        and "vlb:n=50: 1 of 3 runs have it" in notes
+    )
     assert any(n.startswith("nll_coco: 2 of 3 runs have it; `ditscale") for n in notes)
 
 
 def test_ways_of_measuring_stand_side_by_side(tmp_path):
-    """What is measured otherwise takes nobody's place; the study's own way has the plain column, though most runs were measured otherwise."""
+    """What is measured otherwise takes nobody's place; the study's own way has the plain column, though most runs were
+    measured otherwise."""
     path = tmp_path / "evaluation.h5"
     ways = [fid(4.0, steps=8), fid(3.0, steps=32), fid(2.0, steps=8, guidance=2.0), fid(5.0, steps=8, n=4096)]
     for way in ways:
@@ -64,10 +89,19 @@ def test_ways_of_measuring_stand_side_by_side(tmp_path):
     kept = read_results(path)
     assert sorted(r.value for r in kept) == [2.0, 3.0, 4.5, 5.0]
 
-    study = compose(["study=mini", "validation.n=2048", "evaluation.fid.n=0", "evaluation.fid.sampler=euler", "evaluation.fid.steps=8"])
+    study = compose(
+        [
+            "study=mini",
+            "validation.n=2048",
+            "evaluation.fid.n=0",
+            "evaluation.fid.sampler=euler",
+            "evaluation.fid.steps=8",
+        ]
+    )
     rows, columns, _ = evaluated("scenes", [kept, [fid(3.1, steps=32)], [fid(3.2, steps=32)]], study)
     assert rows[0] == {
-        "fid": 4.5, "fid_se": 0.01, "fid:steps=32": 3.0, "fid_se:steps=32": 0.01, "fid:guidance=2": 2.0, "fid_se:guidance=2": 0.01,
+        "fid": 4.5, "fid_se": 0.01, "fid:steps=32": 3.0, "fid_se:steps=32": 0.01,
+        "fid:guidance=2": 2.0, "fid_se:guidance=2": 0.01,
         "fid:n=4096": 5.0, "fid_se:n=4096": 0.01,
     }  # fmt: skip
     assert rows[1] == {"fid:steps=32": 3.1, "fid_se:steps=32": 0.01}
@@ -77,7 +111,13 @@ def test_ways_of_measuring_stand_side_by_side(tmp_path):
 
 
 def fid(value, n=2048, model="abc", sampler="euler", steps=32, guidance=1.0):
-    settings = {"extractor": "caption-reader 0123", "sampler": sampler, "steps": steps, "guidance": guidance, "model": model}
+    settings = {
+        "extractor": "caption-reader 0123",
+        "sampler": sampler,
+        "steps": steps,
+        "guidance": guidance,
+        "model": model,
+    }
     return Result("fid", "scenes", value, 0.01, "squared feature", n, 12345, settings, 3.0, 1.0, {})
 
 

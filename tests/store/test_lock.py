@@ -17,7 +17,9 @@ def test_two_hundred_starts_beside_a_status_loop(tmp_path):
     path = tmp_path / "lock"
     RunLock(path).release()
     code = f"from ditscale.store.lock import is_locked\nwhile True: is_locked({str(path)!r})"
-    watchers = [subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.getcwd()}) for _ in range(2)]
+    watchers = [
+        subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.getcwd()}) for _ in range(2)
+    ]
     try:
         time.sleep(0.5)
         for _ in range(200):
@@ -33,9 +35,16 @@ def test_two_hundred_starts_beside_a_status_loop(tmp_path):
 
 
 def test_one_that_is_held_names_its_holder(tmp_path):
-    code = f"from ditscale.store.lock import RunLock; lock = RunLock({str(tmp_path / 'lock')!r}); print('held', flush=True); input()"
+    code = (
+        f"from ditscale.store.lock import RunLock; lock = RunLock({str(tmp_path / 'lock')!r}); "
+        "print('held', flush=True); input()"
+    )
     holder = subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.getcwd()}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(Held, match=f"process {holder.pid} on .* is running it"):

@@ -139,7 +139,8 @@ def test_attempt_rows(tmp_path):
 
 
 def test_measured_and_a_record_of_layout_1(tmp_path):
-    """What an attempt measures is in its row; a record from before it was kept is read, and renewed by the next attempt."""
+    """What an attempt measures is in its row; a record from before it was kept is read, and renewed by the next
+    attempt."""
     path = tmp_path / "metrics.h5"
     r = record(path)
     r.begin(10.0, 0, 1, "host")

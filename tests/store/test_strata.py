@@ -9,7 +9,8 @@ from ditscale.store.strata import controlled, losses_of_levels, noise_levels, st
 
 
 def samples(rng, n=512):
-    """Stratified samples with a trend, and noise that grows and is partly a control's doing. The true mean is 1/3 + 1."""
+    """Stratified samples with a trend, and noise that grows and is partly a control's doing. The true mean is 1/3 +
+    1."""
     u = (np.arange(n) + 0.5) / n
     control = rng.normal(size=n)
     return u**2 + 1 + (1 - u) * control + 0.1 * (1 + u) * rng.normal(size=n), control

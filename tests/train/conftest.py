@@ -29,7 +29,9 @@ class Ranks:
 
     def wait(self):
         ends = json.loads(self.server.stdout.readline())
-        return [(status, re.sub(r"\[Gloo\].*\n", "", text)) for status, text in ends]  # some versions of torch tell of every meeting
+        return [
+            (status, re.sub(r"\[Gloo\].*\n", "", text)) for status, text in ends
+        ]  # some versions of torch tell of every meeting
 
     def reached(self, images, seconds=300):
         """Wait until the record holds so many images."""
@@ -56,8 +58,8 @@ def server():
 
 @pytest.fixture
 def on_ranks(server):
-    """Start a run on `world` ranks, `per_node` to a node; its execution is changed as `execution` says. short: a rank, and of how
-    many images a pass is all that its memory holds."""
+    """Start a run on `world` ranks, `per_node` to a node; its execution is changed as `execution` says. short: a rank,
+    and of how many images a pass is all that its memory holds."""
 
     def begin(run_dir, world, per_node=None, env=None, short=None, **execution):
         path = Path(run_dir) / "run.yaml"
@@ -111,6 +113,8 @@ def start():
         words = ["-m", "ditscale", "run", str(run_dir)]
         if ranks > 1:
             words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *words]
-        return subprocess.Popen([sys.executable, *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [sys.executable, *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     return begin

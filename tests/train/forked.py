@@ -1,8 +1,8 @@
 """Serves runs of several real ranks: torch is imported once, and every rank is a fork of this process.
 
-A line on stdin: {"run": directory, "world": n, "per_node": n, "env": {...}, "short": [rank, images]}; PRODUCTS=onednn in
-env has all projections done by oneDNN. Two lines on stdout: the ranks' process ids, then, when all
-have ended, [[exit status, what it printed], ...].
+A line on stdin: {"run": directory, "world": n, "per_node": n, "env": {...}, "short": [rank, images]}; PRODUCTS=onednn
+in env has all projections done by oneDNN. Two lines on stdout: the ranks' process ids, then, when all have ended,
+[[exit status, what it printed], ...].
 """
 
 import itertools
@@ -53,7 +53,10 @@ def short_of_memory(images: int):
     def refused(model, x0, *others):
         made = losses(model, x0, *others)  # the other ranks wait for this one in the backward pass
         if len(x0) > images and next(passes) >= 2:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+                "1 bytes."
+            )
         return made
 
     microbatch.losses = refused

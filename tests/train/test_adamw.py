@@ -9,8 +9,14 @@ from ditscale.train.adamw import AdamW
 def test_as_torch_to_the_bit():
     """Two groups with rates and decays of their own, clipped gradients, and a step that is skipped."""
     torch.manual_seed(0)
-    ours, theirs = ([w.clone().requires_grad_() for w in made] for made in [[torch.randn(7, 5), torch.randn(33), torch.randn(3)]] * 2)
-    split = lambda w: [{"params": w[:2], "rate_factor": 1.0, "weight_decay": 0.1}, {"params": w[2:], "rate_factor": 0.25, "weight_decay": 0.4}]  # noqa: E731
+    ours, theirs = (
+        [w.clone().requires_grad_() for w in made]
+        for made in [[torch.randn(7, 5), torch.randn(33), torch.randn(3)]] * 2
+    )
+    split = lambda w: [
+        {"params": w[:2], "rate_factor": 1.0, "weight_decay": 0.1},
+        {"params": w[2:], "rate_factor": 0.25, "weight_decay": 0.4},
+    ]
     adamw = AdamW(split(ours), 0.9, 0.95)
     reference = torch.optim.AdamW(split(theirs), lr=1, betas=(0.9, 0.95), fused=True)
     for step in range(20):

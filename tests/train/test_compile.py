@@ -26,9 +26,12 @@ pytestmark = [
 
 
 def test_a_compiled_run_is_the_same_run(one_run):
-    """Trained compiled, with activations computed again; then samples from compiled blocks, also of a last chunk that is smaller, and the
-    likelihood from the same blocks as they were."""
-    eager, run = one_run("budgets=[1.2e9]"), one_run("budgets=[1.2e9]", "cluster.compile=true", "cluster.recompute=blocks")
+    """Trained compiled, with activations computed again; then samples from compiled blocks, also of a last chunk that
+    is smaller, and the likelihood from the same blocks as they were."""
+    eager, run = (
+        one_run("budgets=[1.2e9]"),
+        one_run("budgets=[1.2e9]", "cluster.compile=true", "cluster.recompute=blocks"),
+    )
     assert eager.name == run.name  # how it executes is no part of a run
     assert execute(str(eager)) == execute(str(run)) == "finished"
     with h5py.File(eager / "metrics.h5") as a, h5py.File(run / "metrics.h5") as b:
@@ -43,18 +46,25 @@ def test_a_compiled_run_is_the_same_run(one_run):
     how = Evaluation(steps=3)
     with torch.no_grad():
         for rows in (slice(0, 4), slice(4, 6)):
-            made, theirs = (generate(model, data, index[rows], x0[rows], text[rows], how, "fp32") for model in (finished.ema, plain.ema))
+            made, theirs = (
+                generate(model, data, index[rows], x0[rows], text[rows], how, "fp32")
+                for model in (finished.ema, plain.ema)
+            )
             torch.testing.assert_close(made, theirs, rtol=1e-3, atol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs
     for trace in ("hutchinson", "exact"):
-        ours, theirs = (Likelihood(model, data, trace, 2, 1e-2).rows(index[:2])[0][:, 0] for model in (finished.ema, plain.ema))
+        ours, theirs = (
+            Likelihood(model, data, trace, 2, 1e-2).rows(index[:2])[0][:, 0] for model in (finished.ema, plain.ema)
+        )
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_compiled_where_it_pays(one_run, monkeypatch):
     """By itself on a CPU: a large model in bf16."""
     cpu = torch.device("cpu")
-    half, full, told = (read_run(one_run(*words) / "run.yaml") for words in (["recipe.precision=bf16"], [], ["cluster.compile=true"]))
+    half, full, told = (
+        read_run(one_run(*words) / "run.yaml") for words in (["recipe.precision=bf16"], [], ["cluster.compile=true"])
+    )
     assert [compiled.compiles(run, cpu) for run in (half, full, told)] == [False, False, True]
     monkeypatch.setattr(compiled, "LARGE", half.n_params_total)
     assert [compiled.compiles(run, cpu) for run in (half, full, told)] == [True, False, True]
@@ -74,4 +84,6 @@ def test_without_a_compiler_a_run_goes_on(one_run, tmp_path):
     env = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", WITHOUT, str(run_dir)], env=env, capture_output=True, text=True)
     first, *_, last = done.stdout.splitlines()
-    assert first.startswith("going on without torch.compile, which does not work here: ") and last == "finished 0", done.stderr
+    assert first.startswith("going on without torch.compile, which does not work here: ") and last == "finished 0", (
+        done.stderr
+    )

@@ -26,7 +26,11 @@ def test_stopped_and_killed_while_it_is_measured(one_run, ditscale, start):
     for ending in (signal.SIGTERM, signal.SIGKILL):
         process = start(other)
         until, before = time.monotonic() + 120, len(list(other.glob("evaluation.parts/*/*.npz")))
-        while len(list(other.glob("evaluation.parts/*/*.npz"))) < before + 2 and process.poll() is None and time.monotonic() < until:
+        while (
+            len(list(other.glob("evaluation.parts/*/*.npz"))) < before + 2
+            and process.poll() is None
+            and time.monotonic() < until
+        ):
             time.sleep(0.01)
         assert json.loads((other / "heartbeat.json").read_text())["phase"] == "evaluating"
         process.send_signal(ending)

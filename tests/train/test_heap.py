@@ -27,7 +27,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver() < ("glibc", "2.35"), reason="glibc before 2.35, or another C library")
 def test_freed_memory_stays():
-    faults = {how: int(subprocess.run([sys.executable, "-c", COUNTED, how], capture_output=True, text=True, check=True).stdout) for how in ("kept", "given back")}
+    faults = {
+        how: int(
+            subprocess.run([sys.executable, "-c", COUNTED, how], capture_output=True, text=True, check=True).stdout
+        )
+        for how in ("kept", "given back")
+    }
     assert faults["kept"] < 1000 < faults["given back"] / 5
 
 

@@ -48,7 +48,9 @@ def test_every_layout_gives_the_same_curve(one_run, on_ranks, copy_of, content, 
         assert ends == [(0, "finished\n")] * world, (execution, ends)
         found = content(other)
         for name, tolerance in (("loss", 1e-5), ("grad_norm", 1e-4), ("samples", 1e-3)):
-            np.testing.assert_allclose(found[name][:50], expected[name][:50], rtol=tolerance, err_msg=f"{world} {execution}")
+            np.testing.assert_allclose(
+                found[name][:50], expected[name][:50], rtol=tolerance, err_msg=f"{world} {execution}"
+            )
         made = torch.load(other / "checkpoint" / "final.pt", weights_only=True)
         assert list(made["model"]) == list(weights["model"])
         for name, whole in weights["model"].items():
@@ -57,11 +59,19 @@ def test_every_layout_gives_the_same_curve(one_run, on_ranks, copy_of, content, 
             row = file["attempts"][0]
         assert row["sharding"].decode() == execution.get("sharding", "replicate") and row["ranks"] == world
         assert row["micro_batch"] == execution.get("micro_batch", 16 // world)
-        assert row["peak_memory_bytes"] > 1e7 and row["images_per_s"] > 0 and row["tokens_per_s"] == pytest.approx(row["images_per_s"] * 24 if design == "incontext" else row["images_per_s"] * 16, rel=0.2)
+        assert (
+            row["peak_memory_bytes"] > 1e7
+            and row["images_per_s"] > 0
+            and row["tokens_per_s"]
+            == pytest.approx(row["images_per_s"] * 24 if design == "incontext" else row["images_per_s"] * 16, rel=0.2)
+        )
 
     with open(GOLDEN / f"{design}.csv") as file:
         golden = list(csv.DictReader(file))
-    for name, tolerance in (("loss", 1e-3), ("grad_norm", 1e-2)):  # other machines and versions of torch round otherwise
+    for name, tolerance in (
+        ("loss", 1e-3),
+        ("grad_norm", 1e-2),
+    ):  # other machines and versions of torch round otherwise
         column = np.array([float(row[name]) for row in golden])
         assert len(column) >= 50
         np.testing.assert_allclose(expected[name][: len(column)], column, rtol=tolerance)
@@ -78,7 +88,8 @@ def test_bf16_is_near_fp32_and_alike_in_every_layout(one_run, on_ranks, copy_of,
 
 @pytest.mark.slow
 def test_saved_on_some_ranks_and_resumed_on_others(one_run, on_ranks, copy_of, content):
-    """On the same ranks to the bit, on others within rounding; a shard that was cut falls back to the checkpoint before."""
+    """On the same ranks to the bit, on others within rounding; a shard that was cut falls back to the checkpoint
+    before."""
     run_dir = one_run("budgets=[3e9]", "cluster.checkpoint_s=0.05", "recipe.ema_also=[0.05]")
     images = read_run(run_dir / "run.yaml").n_images
     quiet, stopped = copy_of(run_dir, "quiet"), copy_of(run_dir, "stopped")
@@ -90,7 +101,8 @@ def test_saved_on_some_ranks_and_resumed_on_others(one_run, on_ranks, copy_of, c
     assert len(resumable(stopped / "checkpoint")) == 2 and not list((stopped / "checkpoint").glob("*.tmp-*"))
     expected, averages = content(quiet), further(quiet)
     for name, world, sharding, cut in (
-        ("same", 2, "full", False), ("one", 1, "auto", False), ("four", 4, "full", False), ("whole", 2, "replicate", True),
+        ("same", 2, "full", False), ("one", 1, "auto", False), ("four", 4, "full", False),
+        ("whole", 2, "replicate", True),
     ):  # fmt: skip
         other = copy_of(stopped, name)
         if cut:
@@ -126,7 +138,9 @@ def test_when_one_rank_is_killed_the_others_end_and_the_run_resumes(one_run, on_
     ends = going.wait()
     assert time.monotonic() - began < 60
     end, text = ends[1 - victim]
-    assert ends[victim][0] == -signal.SIGKILL and end in (1, 2) and "has ended" in text and "Traceback" not in text, ends
+    assert ends[victim][0] == -signal.SIGKILL and end in (1, 2) and "has ended" in text and "Traceback" not in text, (
+        ends
+    )
     assert on_ranks(hurt, 1).wait()[0][0] == 0
     assert on_ranks(quiet, 1).wait()[0][0] == 0
     np.testing.assert_allclose(content(hurt)["loss"], content(quiet)["loss"], rtol=1e-4)
@@ -135,7 +149,8 @@ def test_when_one_rank_is_killed_the_others_end_and_the_run_resumes(one_run, on_
 @pytest.mark.slow
 @pytest.mark.parametrize("short", [0, 1])
 def test_out_of_memory_on_shards(one_run, on_ranks, copy_of, content, short):
-    """One rank runs out of memory in the middle of a pass, twice: all end, and the same command goes on with the half."""
+    """One rank runs out of memory in the middle of a pass, twice: all end, and the same command goes on with the
+    half."""
     run_dir = one_run("budgets=[1.2e9]")
     whole, hurt = copy_of(run_dir, "whole"), copy_of(run_dir, "hurt")
     for size in (4, 2):
@@ -143,7 +158,10 @@ def test_out_of_memory_on_shards(one_run, on_ranks, copy_of, content, short):
         ends = on_ranks(hurt, 2, sharding="full", short=(short, 2)).wait()
         assert time.monotonic() - began < 60
         for end, text in ends:
-            assert end == 130 and f"OutOfMemory: out of memory; the same command goes on with micro-batches of {size} images" in text, ends
+            assert (
+                end == 130
+                and f"OutOfMemory: out of memory; the same command goes on with micro-batches of {size} images" in text
+            ), ends
     assert [end for end, _ in on_ranks(hurt, 2, sharding="full", short=(short, 2)).wait()] == [0, 0]
     assert on_ranks(whole, 1).wait()[0][0] == 0
     np.testing.assert_allclose(content(hurt)["loss"], content(whole)["loss"], rtol=1e-4)
@@ -182,7 +200,12 @@ def test_choice_of_layout(monkeypatch):
     two_nodes, one_node = ((4, 2), (4, 4))
     for n_params, device, (world, per_node), chosen in (
         (1e7, "cuda", two_nodes, "replicate"),  # a GPU reduces it in no time
-        (2e8, "cuda", two_nodes, "hybrid"),  # 4 GB of state: there is room, but its reduction is better done beside the pass
+        (
+            2e8,
+            "cuda",
+            two_nodes,
+            "hybrid",
+        ),  # 4 GB of state: there is room, but its reduction is better done beside the pass
         (2e8, "cuda", one_node, "full"),
         (2e8, "cpu", two_nodes, "replicate"),
         (2e9, "cpu", two_nodes, "hybrid"),  # 40 GB of 100 on a rank, 20 GB on each of a node's two

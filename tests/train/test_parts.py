@@ -62,7 +62,7 @@ def test_further_windows_change_nothing_of_the_first():
 def test_between_two_windows(kept):
     """Coefficients and error against least squares on a fine grid; those of kept windows against the obvious."""
     t = (np.arange(100_000) + 0.5) / 100_000
-    profile = lambda window: (1 / window) * t ** (1 / window - 1)  # noqa: E731
+    profile = lambda window: (1 / window) * t ** (1 / window - 1)
     found, error = between(0.1, kept)
     assert found.tolist() == [float(w == 0.1) for w in kept] and error == 0
     base, *others = used = [w for w in kept if w]
@@ -92,7 +92,9 @@ def test_the_average_of_another_window_afterwards(averaged):
     assert torch.equal(kept_made, averaged.averages[1][1])
 
 
-@pytest.mark.parametrize("window, kept", [(0.07, (0.1,)), (0.2, (0.05, 0.1)), (0.01, (0.0, 0.05, 0.1)), (0.0, (0.05, 0.1))])
+@pytest.mark.parametrize(
+    "window, kept", [(0.07, (0.1,)), (0.2, (0.05, 0.1)), (0.01, (0.0, 0.05, 0.1)), (0.0, (0.05, 0.1))]
+)
 def test_a_window_that_cannot_be_had(window, kept):
     with pytest.raises(UserError, match=f"EMA window {window:g}: .*plan with recipe.ema_also"):
         between(window, kept)
@@ -120,7 +122,8 @@ def test_standard_error_of_strata():
 
 
 def test_a_child_outlives_the_signals_that_a_launcher_blocks():
-    """Before and after the flag listens they stay blocked, for us and for the squeue that a job starts; meanwhile not."""
+    """Before and after the flag listens they stay blocked, for us and for the squeue that a job starts; meanwhile
+    not."""
     code = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('alive')"
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
     try:

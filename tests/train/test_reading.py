@@ -1,5 +1,5 @@
-"""Runs that are read from a longer one, and those that branch off it for their cool-down, equal those that are trained alone: record,
-weights, evaluation, to the bit."""
+"""Runs that are read from a longer one, and those that branch off it for their cool-down, equal those that are trained
+alone: record, weights, evaluation, to the bit."""
 
 import json
 import shutil
@@ -20,22 +20,34 @@ from ditscale.train.ends import Diverged
 
 pytestmark = pytest.mark.slow
 SETTINGS = [
-    "study=mini", "~evaluation", "+evaluation.vlb.n=48", "budgets=[4e9,8e9,1.6e10]", "widths=[32,40]", "recipe.min_steps=10",
+    "study=mini", "~evaluation", "+evaluation.vlb.n=48", "budgets=[4e9,8e9,1.6e10]", "widths=[32,40]",
+    "recipe.min_steps=10",
     "validation.n=64", "validation.batch_size=16", "cluster.checkpoint_s=0.3",
     "recipe.ema_also=[0.05]",
 ]  # fmt: skip
-COOLING = ["recipe.schedule=wsd", "recipe.decay=0.5", "cluster.checkpoint_s=0.03", "budgets=[1e10,2e10,4e10]", "widths=[32]"]
+COOLING = [
+    "recipe.schedule=wsd",
+    "recipe.decay=0.5",
+    "cluster.checkpoint_s=0.03",
+    "budgets=[1e10,2e10,4e10]",
+    "widths=[32]",
+]
 
 
 def content(run_dir) -> dict:
     with h5py.File(run_dir / "metrics.h5", locking=False) as file:
         assert file["state"][()] == b"finished"
         found = {name: file["steps"][name].tobytes() for name in ("images", "loss", "loss_ema", "grad_norm", "lr")}
-        found |= {f"validation {name}": file["validation"][name].tobytes() for name in ("images", "loss", "loss_se", "raw_loss")}
+        found |= {
+            f"validation {name}": file["validation"][name].tobytes()
+            for name in ("images", "loss", "loss_se", "raw_loss")
+        }
         found["samples"] = file["samples"][:].tobytes()
     final = torch.load(run_dir / "checkpoint" / "final.pt", weights_only=True)
     found |= {name: w.numpy().tobytes() for name, w in final["model"].items()}
-    found |= {i: w.numpy().tobytes() for i, w in enumerate([*final["ema"], *final["ema_also"][0]])} | {"of": (final["run_id"], final["images"])}
+    found |= {i: w.numpy().tobytes() for i, w in enumerate([*final["ema"], *final["ema_also"][0]])} | {
+        "of": (final["run_id"], final["images"])
+    }
     return found | {(r.metric, r.dataset): (r.value, r.se) for r in read_results(run_dir / "evaluation.h5")}
 
 
@@ -86,7 +98,8 @@ def test_a_nested_study(tmp_path, alone, ditscale):
 
 
 def test_branches(tmp_path, cooled, ditscale):
-    """Each shorter run leaves its host where its rate does, cools down, and is measured; the host goes on as if nothing had been."""
+    """Each shorter run leaves its host where its rate does, cools down, and is measured; the host goes on as if nothing
+    had been."""
     root = tmp_path / "s"
     host, first = nested(root, *COOLING)
     done = ditscale("launch", root)
@@ -105,7 +118,10 @@ def test_branches(tmp_path, cooled, ditscale):
 
 def test_several_that_branch_off_at_one_place(tmp_path, ditscale):
     """Rates that fall from the first step on have that one in common."""
-    falling, roots = [*SETTINGS, *COOLING, "recipe.decay=1", "budgets=[4e9,8e9,1.6e10]"], [tmp_path / "alone", tmp_path / "nested"]
+    falling, roots = (
+        [*SETTINGS, *COOLING, "recipe.decay=1", "budgets=[4e9,8e9,1.6e10]"],
+        [tmp_path / "alone", tmp_path / "nested"],
+    )
     for root in roots:
         plan_study(str(root), [*falling, f"nested={str(root.name == 'nested').lower()}"])
         assert ditscale("launch", root).returncode == 0
@@ -118,7 +134,10 @@ def test_several_that_branch_off_at_one_place(tmp_path, ditscale):
 def test_stopped_in_the_middle_of_a_branch(tmp_path, cooled, ending, start):
     """While it cools down, and while it is measured."""
     host, first = nested(tmp_path / "s", *COOLING)
-    moments = (lambda: list(first.glob("checkpoint/images-*[0-9]")), lambda: list(first.glob("evaluation.parts/*/*.npz")))
+    moments = (
+        lambda: list(first.glob("checkpoint/images-*[0-9]")),
+        lambda: list(first.glob("evaluation.parts/*/*.npz")),
+    )
     for moment in moments:
         process = start(host)
         while not moment() and process.poll() is None:

@@ -1,4 +1,5 @@
-"""Checkpoints in one process: what comes back, what is refused, and what a bad step or too little memory leaves behind."""
+"""Checkpoints in one process: what comes back, what is refused, and what a bad step or too little memory leaves
+behind."""
 
 import json
 import os
@@ -41,7 +42,11 @@ def train_a_step(state, gradient, number):
 
 
 def everything(state, shards):
-    return {f"{part}.{name}": t.clone() for part, tensors in shards.parts.items() for name, t in state.layout.named(tensors).items()}
+    return {
+        f"{part}.{name}": t.clone()
+        for part, tensors in shards.parts.items()
+        for name, t in state.layout.named(tensors).items()
+    }
 
 
 def same(a, b):
@@ -149,7 +154,9 @@ def test_a_step_is_clipped_adamw(begun):
     """Against torch's own AdamW and clip_grad_norm_, parameter by parameter."""
     run, state, _ = begun()
     plain = [p.detach().clone().requires_grad_() for p in state.model.parameters()]
-    other = torch.optim.AdamW(plain, lr=0.01, betas=(run.recipe.beta1, run.recipe.beta2), weight_decay=run.recipe.weight_decay)
+    other = torch.optim.AdamW(
+        plain, lr=0.01, betas=(run.recipe.beta1, run.recipe.beta2), weight_decay=run.recipe.weight_decay
+    )
     for number in (1, 2, 3):
         for p, q in zip(state.model.parameters(), plain):
             p.grad.copy_(torch.randn_like(p) * 10 ** (number - 3))
@@ -204,7 +211,10 @@ def test_out_of_memory_halves_the_micro_batch(one_run):
     command = [sys.executable, "-c", SHORT_OF_MEMORY, str(run_dir / "run.yaml")]
     env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run([*command, "160"], capture_output=True, text=True, env=env)
-    assert done.stdout.startswith("out of memory: going on with micro-batches of 512 images"), (done.stdout, done.stderr)
+    assert done.stdout.startswith("out of memory: going on with micro-batches of 512 images"), (
+        done.stdout,
+        done.stderr,
+    )
     words = done.stdout.split()
     assert "halvings" in words, done
     assert int(words[words.index("halvings") + 1]) >= 1 and float(words[-1]) < 1e-5

@@ -30,7 +30,13 @@ def copies(run_dir, names):
 
 def start(run_dir, **env):
     variables = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", **env}
-    return subprocess.Popen([sys.executable, "-m", "ditscale", "run", str(run_dir)], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "ditscale", "run", str(run_dir)],
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for_images(run_dir, n, process, seconds=60):
@@ -47,7 +53,14 @@ def wait_for_images(run_dir, n, process, seconds=60):
 @pytest.mark.slow
 @pytest.mark.parametrize("design", ["incontext", "crossattention"])
 def test_interrupted_and_killed_runs_equal_an_undisturbed_one(one_run, ditscale, content, design):
-    run_dir = one_run(f"design={design}", "design.head_size=8", "design.patch=3", "cluster.checkpoint_s=0.2", "budgets=[1e10]", "recipe.ema_also=[0.05,0.3]")
+    run_dir = one_run(
+        f"design={design}",
+        "design.head_size=8",
+        "design.patch=3",
+        "cluster.checkpoint_s=0.2",
+        "budgets=[1e10]",
+        "recipe.ema_also=[0.05,0.3]",
+    )
     quiet, killed, stopped = copies(run_dir, ["quiet", "killed", "stopped"])
     assert ditscale("run", quiet).returncode == 0
     images = read_run(run_dir / "run.yaml").n_images
@@ -86,7 +99,17 @@ def test_under_torchrun(one_run, ditscale, content):
     run_dir = one_run("budgets=[1.2e9]")
     one, two = copies(run_dir, ["1", "2"])
     assert ditscale("run", one).returncode == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "ditscale", "run", str(two)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "ditscale",
+        "run",
+        str(two),
+    ]
     env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -137,7 +160,7 @@ def test_a_diverged_run_says_so(one_run, ditscale, one_line_error):
 @pytest.mark.slow
 def test_damaged_files_are_refused_in_one_line(one_run, ditscale, one_line_error):
     run_dir = one_run()
-    cut, = copies(run_dir, ["cut"])
+    (cut,) = copies(run_dir, ["cut"])
     assert ditscale("run", cut).returncode == 0
     whole = (cut / "metrics.h5").read_bytes()
     (cut / "metrics.h5").write_bytes(whole[:500])
@@ -159,7 +182,7 @@ def test_damaged_files_are_refused_in_one_line(one_run, ditscale, one_line_error
 def test_a_full_disk(one_run, ditscale, one_line_error, small_disk, content):
     """The run ends in one line, what was complete stays complete, and with room again it goes on."""
     run_dir = one_run("budgets=[2e10]", "widths=[40]", "cluster.checkpoint_s=0.2")
-    quiet, = copies(run_dir, ["quiet"])
+    (quiet,) = copies(run_dir, ["quiet"])
     assert ditscale("run", quiet).returncode == 0
     full = small_disk / "run"
     shutil.copytree(run_dir, full)
@@ -182,7 +205,12 @@ def test_planning_on_a_full_disk_writes_no_half_file(small_disk, ditscale, one_l
 @pytest.mark.slow
 def test_mup_is_trained(one_run, content):
     """At the base width mup is nothing; at twice the base width the run is another one, from its second step on."""
-    mup = lambda base: ("recipe.width_scaling=mup", f"recipe.base_width={base}", "recipe.lr_width=0", "recipe.lr_scale=0.0125")  # noqa: E731
+    mup = lambda base: (
+        "recipe.width_scaling=mup",
+        f"recipe.base_width={base}",
+        "recipe.lr_width=0",
+        "recipe.lr_scale=0.0125",
+    )
     runs = [one_run("recipe.warmup_images=0"), *(one_run("recipe.warmup_images=0", *mup(base)) for base in (24, 12))]
     for process in [start(run) for run in runs]:
         assert process.wait(timeout=120) == 0, process.communicate()

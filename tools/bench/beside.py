@@ -1,4 +1,5 @@
-"""Workers that are timed at once: each is started, says "ready" when it is, waits for a line, works, and prints its speed."""
+"""Workers that are timed at once: each is started, says "ready" when it is, waits for a line, works, and prints its
+speed."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ import sys
 
 
 def speeds(n: int, script: str, *words, **env: str) -> list[float]:
-    """What n workers say of themselves, `script` with these words being each one's command. Ends the program where one has ended
-    before it was ready; why, it has said."""
+    """What n workers say of themselves, `script` with these words being each one's command. Ends the program where one
+    has ended before it was ready; why, it has said."""
     command = [sys.executable, script, *map(str, words)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": os.environ | env}
     workers = [subprocess.Popen(command, **pipes) for _ in range(n)]

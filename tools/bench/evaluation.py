@@ -2,8 +2,8 @@
 
     python tools/bench/evaluation.py RUN_DIR [--n 1000 4000] [--metrics likelihood,vlb,val_loss,fid] [--ranks 2]
 
-By the command a user types, on a copy of the run, so that nothing is there beforehand; what FID learns once (its extractor, the features of
-the held-out images) is in the cache after a first round that does not count.
+By the command a user types, on a copy of the run, so that nothing is there beforehand; what FID learns once (its
+extractor, the features of the held-out images) is in the cache after a first round that does not count.
 """
 
 from __future__ import annotations
@@ -32,10 +32,24 @@ def measure(run_dir: Path, metric: str, n: int, ranks: int, scratch: Path) -> tu
     words = ["evaluate", str(copy), "--metrics", metric, "--images", str(n), "--samples", "0", "--few"]
     own = read_results(run_dir / "evaluation.h5") if (run_dir / "evaluation.h5").is_file() else []
     name = next((r.dataset for r in own if not r.dataset.endswith("ood")), "scenes")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "ditscale", *words, "--dataset", name]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(ranks),
+        "-m",
+        "ditscale",
+        *words,
+        "--dataset",
+        name,
+    ]
     began = time.perf_counter()
     with open(scratch / "log", "w") as log:
-        process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
+        )
         _, status, used = os.wait4(process.pid, 0)  # of the largest of its processes
     took = time.perf_counter() - began
     if status:
@@ -52,8 +66,14 @@ def main():
     parser.add_argument("--metrics", default="likelihood,vlb,val_loss,fid")
     parser.add_argument("--ranks", type=int, default=2)
     options = parser.parse_args()
-    print(f"{datetime.date.today()}, {options.ranks} ranks of one thread, torch {torch.__version__}, {options.run_dir.name}")
-    print("| metric | images | evaluations an image | seconds, with starting | images/s | MiB of a process |\n|---|---|---|---|---|---|")
+    print(
+        f"{datetime.date.today()}, {options.ranks} ranks of one thread, torch {torch.__version__}, "
+        f"{options.run_dir.name}"
+    )
+    print(
+        "| metric | images | evaluations an image | seconds, with starting | images/s | MiB of a process "
+        "|\n|---|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as scratch:
         for metric in options.metrics.split(","):
             if metric == "fid":
@@ -61,7 +81,9 @@ def main():
                     measure(options.run_dir, metric, n, options.ranks, Path(scratch))
             for n in options.n:
                 took, evaluations, memory = measure(options.run_dir, metric, n, options.ranks, Path(scratch))
-                print(f"| {metric} | {n} | {evaluations:.0f} | {took:.1f} | {n / took:.0f} | {memory:.0f} |", flush=True)
+                print(
+                    f"| {metric} | {n} | {evaluations:.0f} | {took:.1f} | {n / took:.0f} | {memory:.0f} |", flush=True
+                )
 
 
 if __name__ == "__main__":

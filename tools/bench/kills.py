@@ -2,11 +2,10 @@
 
     python tools/bench/kills.py [--kills 100] [--seed 0] [--budget 2e12] [DIR]
 
-Plans a run that trains for a minute or four and is measured at its end (bound and likelihood), does it once undisturbed, and once
-more with SIGKILL at random moments: every attempt lives for a time drawn uniformly from nothing to what lets the kills spread over
-the whole run.
-Then the curve, the final weights, the validation losses and the measured numbers are compared to the bit. Prints what the kills
-hit as a table, and the machine.
+Plans a run that trains for a minute or four and is measured at its end (bound and likelihood), does it once
+undisturbed, and once more with SIGKILL at random moments: every attempt lives for a time drawn uniformly from nothing
+to what lets the kills spread over the whole run. Then the curve, the final weights, the validation losses and the
+measured numbers are compared to the bit. Prints what the kills hit as a table, and the machine.
 """
 
 from __future__ import annotations
@@ -40,7 +39,12 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def start(run_dir: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "ditscale", "run", str(run_dir)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        [sys.executable, "-m", "ditscale", "run", str(run_dir)],
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def phase(run_dir: Path, since: float) -> str:
@@ -85,8 +89,12 @@ def main():
     assert process.wait() == 0, process.stdout.read().decode()
     undisturbed = time.monotonic() - began
 
-    each = (undisturbed - starting) / options.kills  # what an attempt may train on average, so that the run outlives the kills
-    longest = starting + each + (each**2 + 2 * each * starting) ** 0.5  # of lives uniform up to this, what exceeds the start averages to it
+    each = (
+        undisturbed - starting
+    ) / options.kills  # what an attempt may train on average, so that the run outlives the kills
+    longest = (
+        starting + each + (each**2 + 2 * each * starting) ** 0.5
+    )  # of lives uniform up to this, what exceeds the start averages to it
     moments, hit, began = random.Random(options.seed), Counter(), time.monotonic()
     damaged = 0
     while hit.total() < options.kills and read_state(killed / "metrics.h5") != "finished":
@@ -108,7 +116,10 @@ def main():
     with h5py.File(killed / "metrics.h5", locking=False) as file:
         attempts = int((file["attempts"]["started_unix"] > 0).sum())
 
-    print(f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, seed {options.seed}")
+    print(
+        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
+        f"{torch.__version__}, seed {options.seed}"
+    )
     print("| | |\n|---|---|")
     for name, value in (
         ("run", f"{planned.runs[0].run_id}, {planned.runs[0].steps} steps, checkpoints every 0.5 s"),
@@ -118,7 +129,11 @@ def main():
         ("checkpoints found damaged", damaged),
         ("wall time", f"{spent:.0f} s"),
         ("rows of the curve", f"{b['rows']} of {a['rows']}"),
-        ("differs from the undisturbed run", ", ".join(different) or "nothing: curve, weights, EMA, validation, bound and likelihood are equal to the bit"),
+        (
+            "differs from the undisturbed run",
+            ", ".join(different)
+            or "nothing: curve, weights, EMA, validation, bound and likelihood are equal to the bit",
+        ),
     ):
         print(f"| {name} | {value} |")
     if not options.dir:

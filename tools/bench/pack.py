@@ -2,7 +2,8 @@
 
     python tools/bench/pack.py [--size 64x2] [--batch 16] [--runs N] [--rounds N] [--seconds S]
 
-On a CPU, N runs of one thread each against one run with N threads (N: cores); on a GPU, 1, 2 and 4 runs on it. Ways take turns.
+On a CPU, N runs of one thread each against one run with N threads (N: cores); on a GPU, 1, 2 and 4 runs on it. Ways
+take turns.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python tools/bench/run_speed.py [--at-once N] [--seconds S] [KEY=VALUE ...]
 
-Plans a study, launches it here, and reads from the longest run of each size how many images a second it did in all and how
-long it waited for data. Before and after, the same run's step is repeated on one batch, in as many processes at once as the study's runs are.
-Settings on a CPU are study=mini ~evaluation, if none are given; on a GPU a size of study=paper on a file of random latents.
+Plans a study, launches it here, and reads from the longest run of each size how many images a second it did in all and
+how long it waited for data. Before and after, the same run's step is repeated on one batch, in as many processes at
+once as the study's runs are. Settings on a CPU are study=mini ~evaluation, if none are given; on a GPU a size of
+study=paper on a file of random latents.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def write_latents(path: Path, n: int, seed: int):
 
 
 def step_alone(run_dir: str, seconds: float):
-    """One of those (beside.py) that repeat the run's step on its first batch for so long, and say how many images a second that was."""
+    """One of those (beside.py) that repeat the run's step on its first batch for so long, and say how many images a
+    second that was."""
     run = read_run(Path(run_dir) / "run.yaml")
     torch.set_num_threads(run.execution.threads)
     if not CUDA:
@@ -118,13 +120,16 @@ def main():
         cluster, runs = read_study(paths.root).cluster, longest(paths)
         at_once = options.at_once or cluster.workers or max(1, torch.get_num_threads() // cluster.threads)
         words = ("--seconds", options.seconds, "--step-of")
-        measure = lambda: [statistics.mean(beside.speeds(at_once, __file__, *words, run_dir)) for _, run_dir in runs]  # noqa: E731
+        measure = lambda: [statistics.mean(beside.speeds(at_once, __file__, *words, run_dir)) for _, run_dir in runs]
         before = measure()
         ditscale("launch", paths.root)
         after = measure()
         where = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} cores"
         print(f"{datetime.date.today()}, {where}, torch {torch.__version__}, {at_once} at once")
-        print("| size | its step alone, before and after | images/s, mean | run, images/s | of its step | waiting for data |\n|---|---|---|---|---|---|")
+        print(
+            "| size | its step alone, before and after | images/s, mean | run, images/s | of its step | waiting for "
+            "data |\n|---|---|---|---|---|---|"
+        )
         own = together = 0.0  # seconds of all runs' steps, alone and in the loop
         for (run, run_dir), *speeds in zip(runs, before, after):
             with h5py.File(run_dir / "metrics.h5", "r") as file:
@@ -134,7 +139,8 @@ def main():
             own, together = own + run.n_images / mean, together + run.n_images / whole
             steps = " and ".join(f"{1e3 * run.recipe.batch_size / speed:.2f} ms" for speed in speeds)
             print(
-                f"| {run.width}x{run.depth} | {steps} | {mean:.0f} | {whole:.0f} | {whole / mean:.0%} | {attempt['data_wait_s'] / seconds:.1%} |"
+                f"| {run.width}x{run.depth} | {steps} | {mean:.0f} | {whole:.0f} | {whole / mean:.0%} | "
+                f"{attempt['data_wait_s'] / seconds:.1%} |"
             )
         print(f"all: {own:.0f} s of steps, {together:.0f} s in the loop, {own / together:.0%}")
 

@@ -1,8 +1,11 @@
-"""A training step on several ranks of this node, for each way its weights may lie: images a second, and against one rank.
+"""A training step on several ranks of this node, for each way its weights may lie: images a second, and against one
+rank.
 
-    python tools/bench/scaling.py [--ranks 1 2 4 ...] [--size 384x12] [--batch N] [--precision fp32|bf16] [--rounds N] [--seconds S]
+    python tools/bench/scaling.py [--ranks 1 2 4 ...] [--size 384x12] [--batch N] [--precision fp32|bf16]
+        [--rounds N] [--seconds S]
 
-On GPUs a rank has one; on a CPU, ranks share the cores and talk over gloo. `--batch`: images of a rank's step. Ways take turns.
+On GPUs a rank has one; on a CPU, ranks share the cores and talk over gloo. `--batch`: images of a rank's step. Ways
+take turns.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ def worker(way: str, options):
     with tempfile.TemporaryDirectory() as directory:
         ranks = start(Path(directory), Path(directory) / "rendezvous")
         width, depth = map(int, options.size.split("x"))
-        step, _ = train_step.ours(DESIGN, width, depth, options.batch * ranks.world, options.precision, CUDA, ranks, way)
+        step, _ = train_step.ours(
+            DESIGN, width, depth, options.batch * ranks.world, options.precision, CUDA, ranks, way
+        )
         for _ in range(6):
             step()
         train_step.settle()
@@ -51,8 +56,26 @@ def worker(way: str, options):
 
 def measured(n: int, way: str, options) -> float:
     """Images a second of n ranks."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}", __file__, "--worker", way]
-    command += ["--size", options.size, "--batch", str(options.batch), "--precision", options.precision, "--seconds", str(options.seconds)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={n}",
+        __file__,
+        "--worker",
+        way,
+    ]
+    command += [
+        "--size",
+        options.size,
+        "--batch",
+        str(options.batch),
+        "--precision",
+        options.precision,
+        "--seconds",
+        str(options.seconds),
+    ]
     threads = max(1, len(os.sched_getaffinity(0)) // n)
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True)
     found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("images/s")]
@@ -80,7 +103,10 @@ def main():
         for way in ways:
             found[way].append(measured(*way, options))
     where = f"{most} x {torch.cuda.get_device_name()}" if CUDA else f"CPU, {most} cores"
-    print(f"{datetime.date.today()}, {where}, torch {torch.__version__}, {DESIGN} {options.size}, {options.batch} images a rank, {options.precision}")
+    print(
+        f"{datetime.date.today()}, {where}, torch {torch.__version__}, {DESIGN} {options.size}, {options.batch} images "
+        f"a rank, {options.precision}"
+    )
     print("| ranks | sharding | images/s | against the first row |\n|---|---|---|---|")
     for (n, way), speeds in found.items():
         speed = statistics.median(speeds)

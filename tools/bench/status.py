@@ -3,8 +3,9 @@
     python tools/bench/status.py [DIR]
 
 Makes a study of 2,016 runs without training: 1,000 finished, 500 running on other nodes (an attempt that has not ended,
-a fresh heartbeat, a record), 516 planned. Then times the command itself, start of Python included, as a process of its own:
-first with nothing remembered (jobs/seen.json), then with it. Slurm is not asked: a real one would know nothing of these jobs. The best of three is printed, and the machine.
+a fresh heartbeat, a record), 516 planned. Then times the command itself, start of Python included, as a process of its
+own: first with nothing remembered (jobs/seen.json), then with it. Slurm is not asked: a real one would know nothing of
+these jobs. The best of three is printed, and the machine.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ import numpy as np
 from ditscale.pipeline import plan_study
 from ditscale.store.record import VALIDATION, Record
 
-STUDY = ["study=mini", "budgets=[5e9,1e10]", "widths=[16,24,32]", "probe_budget=3e10", "recipe.min_steps=20", f"seeds={list(range(336))}"]
+STUDY = [
+    "study=mini",
+    "budgets=[5e9,1e10]",
+    "widths=[16,24,32]",
+    "probe_budget=3e10",
+    "recipe.min_steps=20",
+    f"seeds={list(range(336))}",
+]
 FINISHED, RUNNING = 1000, 500
 
 
@@ -45,11 +53,25 @@ def make(root: Path):
             record.end("finished", time.time())
         record.close()
         (at.root / "attempts").mkdir()
-        attempt = {"number": 1, "job": f"7_{i}", "restart": 0, "host": "elsewhere", "node": "node1", "pid": 1, "ranks": 1}
+        attempt = {
+            "number": 1,
+            "job": f"7_{i}",
+            "restart": 0,
+            "host": "elsewhere",
+            "node": "node1",
+            "pid": 1,
+            "ranks": 1,
+        }
         attempt |= {"started_unix": time.time(), "checkpoint": "", "ended": "finished" if done else ""}
         (at.root / "attempts" / "0001.json").write_text(json.dumps(attempt))
         at.lock.write_text("{}")
-        beat = {"phase": "training", "images": run.n_images // 2, "loss": 0.5, "images_per_s": 100.0, "host": "elsewhere"}
+        beat = {
+            "phase": "training",
+            "images": run.n_images // 2,
+            "loss": 0.5,
+            "images_per_s": 100.0,
+            "host": "elsewhere",
+        }
         at.heartbeat.write_text(json.dumps(beat))
     return paths
 
@@ -58,11 +80,19 @@ def seconds(root: Path) -> tuple[float, float]:
     """One call of the command: seconds of the clock, and of the CPU, which on a quiet machine are about the same."""
     began, cpu = time.monotonic(), cpu_s()
     command = [sys.executable, "-m", "ditscale", "status", str(root), "--json"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": "/nowhere"}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": "/nowhere"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     took = time.monotonic() - began, cpu_s() - cpu
     states = [s["state"] for s in json.loads(done.stdout)]
     expected = {"finished": FINISHED, "running": RUNNING, "planned": len(states) - FINISHED - RUNNING}
-    assert {state: states.count(state) for state in states} == expected, {state: states.count(state) for state in states}
+    assert {state: states.count(state) for state in states} == expected, {
+        state: states.count(state) for state in states
+    }
     return took
 
 
@@ -86,7 +116,10 @@ def main():
             first.append(seconds(root))
             again.append(seconds(root))
         runs = len(paths.run_dirs())
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    model = next(
+        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+        platform.machine(),
+    )
     for name, tries in (("first", first), ("again", again)):
         clock, cpu = (min(each) for each in zip(*tries))
         print(f"{runs} runs, {name}: {clock:.2f} s, {cpu:.2f} s of CPU ({model}, {datetime.date.today()})")

@@ -1,14 +1,17 @@
-"""A training step against other projects' at equal size, precision and batch: images a second, FLOP/s, share of the matmul rate.
+"""A training step against other projects' at equal size, precision and batch: images a second, FLOP/s, share of the
+matmul rate.
 
-    python tools/bench/train_step.py [--peer NAME=PATH ...] [--sizes 384x12[:BATCH] ...] [--batch N] [--precision fp32|bf16] [--rounds N]
+    python tools/bench/train_step.py [--peer NAME=PATH ...] [--sizes 384x12[:BATCH] ...] [--batch N]
+        [--precision fp32|bf16] [--rounds N]
         [--kinds eager compiled] [--attention cudnn]
 
-A peer is the root of a checkout of DiT, fast-DiT or SiT (their models.py, which needs timm), or `diffusers=installed`. Nothing of
-theirs is here. Everyone gets the same latents (16 x 16 x 4 in patches of 2 on a CPU, 32 x 32 x 4 on a GPU) and does a whole step as its project does it:
-forward, backward, AdamW, EMA. Ours has text beside the patches (1 token on a CPU, 77 on a GPU), theirs a class. A peer on a GPU runs under autocast to bf16,
-as those projects' users do. On a CPU contenders take turns, round after round; the median round counts; FLOPs are what torch's
-FlopCounterMode counts in a contender's own step. Each contender has a process of its own, as in life: how memory is kept and given back is a process's affair. On a GPU ours is compiled and recorded (train/step.py), and the sizes are 20M,
-170M and 1B.
+A peer is the root of a checkout of DiT, fast-DiT or SiT (their models.py, which needs timm), or `diffusers=installed`.
+Nothing of theirs is here. Everyone gets the same latents (16 x 16 x 4 in patches of 2 on a CPU, 32 x 32 x 4 on a GPU)
+and does a whole step as its project does it: forward, backward, AdamW, EMA. Ours has text beside the patches (1 token
+on a CPU, 77 on a GPU), theirs a class. A peer on a GPU runs under autocast to bf16, as those projects' users do. On a
+CPU contenders take turns, round after round; the median round counts; FLOPs are what torch's FlopCounterMode counts in
+a contender's own step. Each contender has a process of its own, as in life: how memory is kept and given back is a
+process's affair. On a GPU ours is compiled and recorded (train/step.py), and the sizes are 20M, 170M and 1B.
 """
 
 from __future__ import annotations
@@ -51,11 +54,29 @@ HEAD = 64
 COMPILED = ", compiled"
 
 
-def ours(design: str, width: int, depth: int, batch: int, precision: str, compiled: bool, ranks=Ranks(0, 1, DEVICE), sharding="auto"):
-    """A step of ditscale's loop (train/step.py), in a process like that of a run (train/ranks.py). batch: of all ranks together."""
+def ours(
+    design: str,
+    width: int,
+    depth: int,
+    batch: int,
+    precision: str,
+    compiled: bool,
+    ranks=Ranks(0, 1, DEVICE),
+    sharding="auto",
+):
+    """A step of ditscale's loop (train/step.py), in a process like that of a run (train/ranks.py). batch: of all ranks
+    together."""
     if not CUDA:
         keep_freed_memory()
-    study = compose(["study=paper", f"design={design}", f"design.head_size={HEAD}", f"recipe.precision={precision}", f"recipe.batch_size={batch}"])
+    study = compose(
+        [
+            "study=paper",
+            f"design={design}",
+            f"design.head_size={HEAD}",
+            f"recipe.precision={precision}",
+            f"recipe.batch_size={batch}",
+        ]
+    )
     data = Data("latents", "latents", CHANNELS, SIDE, text_length=TEXT, text_dim=TEXT_DIM, path="none")
     study = SimpleNamespace(**{**vars(study), "data": data})
     study.recipe = copy.copy(study.recipe)
@@ -69,7 +90,10 @@ def ours(design: str, width: int, depth: int, batch: int, precision: str, compil
     one = Step(state, micro, 1.0, compiled)
     share = batch // ranks.world
     index = torch.arange(share, device=DEVICE)
-    x0, text = torch.randn(share, CHANNELS, SIDE, SIDE, device=DEVICE), torch.randn(share, TEXT, TEXT_DIM, device=DEVICE)
+    x0, text = (
+        torch.randn(share, CHANNELS, SIDE, SIDE, device=DEVICE),
+        torch.randn(share, TEXT, TEXT_DIM, device=DEVICE),
+    )
     data_of_step = (x0, text, *Noise(0, "logit-normal").draw(index, x0.shape))
     count = iter(range(1, 10**9))
 
@@ -87,16 +111,30 @@ def peer(name: str, path: str, width: int, depth: int, batch: int, precision: st
         from diffusers import DiTTransformer2DModel
 
         model = DiTTransformer2DModel(
-            num_attention_heads=heads, attention_head_dim=HEAD, in_channels=CHANNELS, out_channels=CHANNELS, num_layers=depth, sample_size=SIDE, patch_size=2
+            num_attention_heads=heads,
+            attention_head_dim=HEAD,
+            in_channels=CHANNELS,
+            out_channels=CHANNELS,
+            num_layers=depth,
+            sample_size=SIDE,
+            patch_size=2,
         )
-        call = lambda x, t, y: model(x, timestep=t.long(), class_labels=y).sample  # noqa: E731
+        call = lambda x, t, y: model(x, timestep=t.long(), class_labels=y).sample
     else:
         spec = importlib.util.spec_from_file_location(f"peer_{name.replace('-', '_')}", Path(path) / "models.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         kind = getattr(module, "SiT", None) or module.DiT
-        model = kind(input_size=SIDE, patch_size=2, in_channels=CHANNELS, hidden_size=width, depth=depth, num_heads=heads, learn_sigma=False)
-        call = lambda x, t, y: model(x, t, y)  # noqa: E731
+        model = kind(
+            input_size=SIDE,
+            patch_size=2,
+            in_channels=CHANNELS,
+            hidden_size=width,
+            depth=depth,
+            num_heads=heads,
+            learn_sigma=False,
+        )
+        call = lambda x, t, y: model(x, t, y)
     model.to(DEVICE).train()
     averages = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0)
@@ -145,7 +183,9 @@ class Contender:
 def contend(pipe, name: str, path: str, shape: tuple, attention: str):
     """What a Contender's process does: tells parameters and FLOPs of a step, then times it, round by round."""
     if CUDA:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as those projects' train.py does
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+            True  # as those projects' train.py does
+        )
     torch.manual_seed(0)
     is_ours = name.startswith("ditscale ")
     kernels = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
@@ -200,7 +240,11 @@ def matmul_rate(precision: str) -> float:
     n, kind = (8192, torch.bfloat16) if CUDA else (2048, torch.float32)
     kind = torch.bfloat16 if precision == "bf16" else kind
     a, b = (torch.randn(n, n, device=DEVICE, dtype=kind) for _ in range(2))
-    kinds = (lambda: a @ b,) if CUDA else (lambda: a @ b, lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
+    kinds = (
+        (lambda: a @ b,)
+        if CUDA
+        else (lambda: a @ b, lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
+    )
     return max(2 * n**3 / timed(kind, 0.5) for kind in kinds for _ in range(5))
 
 
@@ -211,14 +255,24 @@ def main():
     parser.add_argument("--batch", type=int, default=128 if CUDA else 16)
     parser.add_argument("--precision", default="bf16" if CUDA else "fp32", choices=("fp32", "bf16"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--kinds", nargs="+", default=["compiled" if CUDA else "eager"], choices=("eager", "compiled"), help="of ours")
-    parser.add_argument("--attention", default="default", choices=("default", "cudnn"), help="kernels that ours prefers on a GPU")
+    parser.add_argument(
+        "--kinds", nargs="+", default=["compiled" if CUDA else "eager"], choices=("eager", "compiled"), help="of ours"
+    )
+    parser.add_argument(
+        "--attention", default="default", choices=("default", "cudnn"), help="kernels that ours prefers on a GPU"
+    )
     options = parser.parse_args()
     kinds = [COMPILED if kind == "compiled" else "" for kind in options.kinds]
     rate = matmul_rate(options.precision)
     where = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{datetime.date.today()}, {where}, torch {torch.__version__}, {options.precision}, batch {options.batch}, matmul {rate / 1e9:.0f} GFLOP/s")
-    print("| size | who | parameters | ms a step | images/s | GFLOP/s | of matmul | images/s against the fastest peer |\n|---|---|---|---|---|---|---|---|")
+    print(
+        f"{datetime.date.today()}, {where}, torch {torch.__version__}, {options.precision}, batch {options.batch}, "
+        f"matmul {rate / 1e9:.0f} GFLOP/s"
+    )
+    print(
+        "| size | who | parameters | ms a step | images/s | GFLOP/s | of matmul | images/s against the fastest peer "
+        "|\n|---|---|---|---|---|---|---|---|"
+    )
     for size in options.sizes:
         shape, _, batch = size.partition(":")
         width, depth = map(int, shape.split("x"))
@@ -227,9 +281,14 @@ def main():
         names = {f"ditscale {design}{kind}": "" for kind in kinds for design in ("incontext", "crossattention")}
         names |= dict(word.partition("=")[::2] for word in options.peer)
         sizes, counted, times = {}, {}, {name: [] for name in names}
-        for together in [[name] for name in names] if CUDA else [list(names)]:  # a GPU has no memory for all, and a steadier clock
+        for together in (
+            [[name] for name in names] if CUDA else [list(names)]
+        ):  # a GPU has no memory for all, and a steadier clock
             with ExitStack() as there:
-                asked = {name: there.enter_context(closing(Contender(name, names[name], shape, options.attention))) for name in together}
+                asked = {
+                    name: there.enter_context(closing(Contender(name, names[name], shape, options.attention)))
+                    for name in together
+                }
                 for name, one in asked.items():
                     sizes[name], counted[name] = one.told()
                 for _ in range(options.rounds):
@@ -241,7 +300,8 @@ def main():
             flops = counted[name] * speed[name] / batch
             ratio = f"{speed[name] / fastest:.2f}" if fastest else ""
             print(
-                f"| {size} | {name} | {sizes[name] / 1e6:.1f}M | {1e3 * batch / speed[name]:.1f} | {speed[name]:.1f} | {flops / 1e9:.0f} | "
+                f"| {size} | {name} | {sizes[name] / 1e6:.1f}M | {1e3 * batch / speed[name]:.1f} | {speed[name]:.1f} | "
+                f"{flops / 1e9:.0f} | "
                 f"{flops / rate:.0%} | {ratio} |"
             )
 

@@ -15,7 +15,8 @@ WRONG_UNIT = 300.0
 
 
 def refuse_units(table: Table, kappa: float | None = None) -> None:
-    """Raise UserError where a column, or some of its rows, cannot be in whole counts; not where kappa says it is meant."""
+    """Raise UserError where a column, or some of its rows, cannot be in whole counts; not where kappa says it is
+    meant."""
     where = table.source or "table"
     ratio = table.budget_flops / (table.n_params * table.n_tokens)
     middle = float(np.median(ratio))

@@ -90,7 +90,8 @@ class Forecast:
         short = "{:.4g}".format
         rehearsed = any(f["code"] == "rehearsal" for f in self.findings)
         lines = [
-            f"{'REHEARSAL: forecast' if rehearsed else 'Forecast'} for {compact(self.target_budget_flops)} FLOPs, {self.factor:.3g}x beyond the largest of "
+            f"{'REHEARSAL: forecast' if rehearsed else 'Forecast'} for {compact(self.target_budget_flops)} FLOPs, "
+            f"{self.factor:.3g}x beyond the largest of "
             f"{self.inputs['n_runs']} runs' budgets",
             f"  N*    {span(self.n_params, count)}",
             f"  D*    {span(self.n_tokens, count)}",

@@ -172,7 +172,8 @@ def _sentence(forecast: Forecast, table: Table, i: int, error: float, inside: bo
     ratio = float(table.n_params[i]) / forecast.n_params.value
     size = f"the probe's N = {count(table.n_params[i])} is {ratio:.2g}x the forecast optimum"
     return (
-        f"{'REHEARSAL: at' if table.rehearsal else 'At'} {compact(forecast.target_budget_flops)} FLOPs, {forecast.factor:.3g}x beyond the largest budget, "
+        f"{'REHEARSAL: at' if table.rehearsal else 'At'} {compact(forecast.target_budget_flops)} FLOPs, "
+        f"{forecast.factor:.3g}x beyond the largest budget, "
         f"{forecast.metric} = {float(table.loss[i]):.4g} was measured and {forecast.loss.value:.4g} forecast by the "
         f"{'mixture of laws' if forecast.law == AVERAGE else forecast.law.replace('_', ' ')} "
         f"({100 * abs(error):.2g} % {side}; {size}). {outcome}"

@@ -57,9 +57,9 @@ class Surface:
     """A fitted surface L = E + A N^-alpha + B D^-beta (+ extra terms); kappa = C / (N D) of the table.
 
     full (1 + 2 J,): E, the log coefficients and the exponents of the J terms. fixed: exponents that were given, by
-    name; tied: whether alpha = beta was imposed; delta: of the Huber loss. objective_value: the minimum (sum of Huber losses
-    of log residuals, or half the sum of squares); residuals (n,) are log loss measured minus fitted. status "ok" or
-    "refused"; a refused surface keeps its numbers for those who overrule.
+    name; tied: whether alpha = beta was imposed; delta: of the Huber loss. objective_value: the minimum (sum of Huber
+    losses of log residuals, or half the sum of squares); residuals (n,) are log loss measured minus fitted. status "ok"
+    or "refused"; a refused surface keeps its numbers for those who overrule.
     """
 
     full: np.ndarray
