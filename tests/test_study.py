@@ -35,9 +35,8 @@ def test_whole_study(tmp_path, ditscale):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # ignored when the tests themselves run in the background
+        # ignored when the tests themselves run in the background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until = time.monotonic() + 120
     while len(list(root.glob("runs/*/checkpoint/final.pt"))) < 2 and time.monotonic() < until:

@@ -28,9 +28,8 @@ class Rows:
             and not dataset.is_virtual
             and not dataset.dtype.hasobject
         )
-        self.offset = (
-            dataset.id.get_offset() if plain else None
-        )  # where it lies in the file, in one piece; None: HDF5 knows
+        # where it lies in the file, in one piece; None: HDF5 knows
+        self.offset = dataset.id.get_offset() if plain else None
         self.path, self._file, self._readers = path, None, None
 
     def at(self, index: np.ndarray) -> np.ndarray:

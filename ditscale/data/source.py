@@ -23,9 +23,8 @@ class Source(Protocol):
     pixels: bool  # whether the images are pictures on [-1, 1] with 8-bit levels; otherwise they are latents
     n_images: int | None  # None: endless, every position holds a new image
     fingerprint: str  # of what a file holds; empty where images are drawn, for the configuration says all of these
-    made_by: dict[
-        str, str
-    ]  # the frozen models of latents and of text features, as far as they are named: "vae", "text_encoder"
+    # the frozen models of latents and of text features, as far as they are named: "vae", "text_encoder"
+    made_by: dict[str, str]
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images and texts at `index`, int64 [B].

@@ -30,9 +30,8 @@ def timestep(u_B: Tensor, distribution: str) -> Tensor:
     """
     if distribution != "logit-normal":
         return u_B
-    return 1 / (
-        1 + torch.exp(-torch.special.ndtri(u_B))
-    )  # torch's sigmoid rounds an image's t otherwise in a batch of other length
+    # torch's sigmoid rounds an image's t otherwise in a batch of other length
+    return 1 / (1 + torch.exp(-torch.special.ndtri(u_B)))
 
 
 class Noise:

@@ -21,12 +21,8 @@ from .weights import DECODER
 
 CONFIG, WEIGHTS = DECODER
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-OLD_NAMES = {
-    ".query.": ".to_q.",
-    ".key.": ".to_k.",
-    ".value.": ".to_v.",
-    ".proj_attn.": ".to_out.0.",
-}  # of 2022's files
+# of 2022's files
+OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 PIECE = 16  # latents decoded at once: a picture of 512 x 512 takes half a gigabyte meanwhile
 
 
@@ -148,9 +144,8 @@ def load_decoder(directory: Path | str, device: torch.device) -> VAEDecoder:
     for name, tensor in read_safetensors(directory / WEIGHTS, ("decoder.", "post_quant_conv.")).items():
         for old, new in OLD_NAMES.items():
             name = name.replace(old, new)
-        linear = (
-            ".to_" in name and tensor.dim() == 4
-        )  # some files keep an attention's matrices as convolutions of 1 x 1
+        # some files keep an attention's matrices as convolutions of 1 x 1
+        linear = ".to_" in name and tensor.dim() == 4
         weights[name] = tensor[:, :, 0, 0] if linear else tensor
     try:
         decoder.load_state_dict(weights)

@@ -166,9 +166,8 @@ def kid_and_recall(generated: np.ndarray, reference: np.ndarray) -> dict[str, np
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     pair = [torch.from_numpy(np.asarray(rows, dtype=np.float32)) for rows in (generated, reference)]
-    size = min(
-        SUBSET, *(max(2, len(rows) // 2) for rows in pair)
-    )  # a subset of all images would be the same each time, and have no spread
+    # a subset of all images would be the same each time, and have no spread
+    size = min(SUBSET, *(max(2, len(rows) // 2) for rows in pair))
     kid = kid_features_to_metric(*pair, kid_subsets=SUBSETS, kid_subset_size=size, verbose=False)
     beside = max(1, DISTANCES // max(map(len, pair)))  # images whose distances to all others are
     prc = prc_features_to_metric(*pair, save_cpu_ram=True, prc_batch_size=beside, verbose=False)

@@ -15,9 +15,8 @@ class Settings:
 
     metrics: dict[str, Evaluation] = field(default_factory=dict)
     datasets: tuple[str, ...] = ()  # names or labels; none: the run's own and all of its study's validation.also
-    files: dict[str, str] = field(
-        default_factory=dict
-    )  # further data sets by label, which are measured on where `datasets` names them
+    # further data sets by label, which are measured on where `datasets` names them
+    files: dict[str, str] = field(default_factory=dict)
     seed: int | None = None  # of the noise; None: validation.seed, so that runs of a study share it
     batch_size: int | None = None  # images in a chunk; None: validation.batch_size
     samples: int = 16  # images to draw for people to look at

@@ -45,10 +45,8 @@ def triple_losses(
         # where weights are sharded, ranks compute in step: one whose share has ended goes on with a triple that does
         # not count
         at = part if len(part) else torch.zeros(1, dtype=torch.int64)
-        drawn, t = (
-            triples(data, at),
-            times(data, at, distribution),
-        )  # not under autocast: pictures are matrix products too
+        # not under autocast: pictures are matrix products too
+        drawn, t = (triples(data, at), times(data, at, distribution))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             values = losses(model, *drawn, t).double()
         if len(part):

@@ -76,9 +76,8 @@ def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
                 continue  # another was faster; look at it
             if not (last and last.job and not last.ended):
                 raise Busy(str(holder)) from None
-            at.lock.unlink(
-                missing_ok=True
-            )  # of an attempt that is gone to Slurm: it keeps the file it has open, the name is ours
+            # of an attempt that is gone to Slurm: it keeps the file it has open, the name is ours
+            at.lock.unlink(missing_ok=True)
             continue
         try:
             write_once(_file(at, me.number), json.dumps(asdict(me)))

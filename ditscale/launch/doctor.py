@@ -350,9 +350,8 @@ def _on_a_node(root: Path, cluster: Cluster, files: list[str]) -> list[Finding]:
         shutil.rmtree(scratch, ignore_errors=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no output"]
-        said = next(
-            (line for line in reversed(lines) if "Exited with exit code" not in line), lines[-1]
-        )  # srun's, of what went before
+        # srun's, of what went before
+        said = next((line for line in reversed(lines) if "Exited with exit code" not in line), lines[-1])
         if str(scratch) in said:
             return [Finding(BAD, f"a node does not see {at}", "put the study on a file system that all nodes share")]
         return [Finding(BAD, f"a job fails: {said}", "nodes need this Python environment under the same path")]

@@ -145,9 +145,8 @@ def requeue():
     """Put this job back into the queue, unless Slurm has done so or it is cancelled."""
     job = queue.this_job()
     state = queue.state(job)
-    if state != "RUNNING" and not queue.out_of_time(
-        job
-    ):  # cancelled: it is to end; pending: Slurm has requeued it already
+    # cancelled: it is to end; pending: Slurm has requeued it already
+    if state != "RUNNING" and not queue.out_of_time(job):
         print(f"job {job} is {state or 'not known to squeue'}; it is not requeued from here", flush=True)
         return
     print(f"requeueing job {job}", flush=True)

@@ -66,9 +66,8 @@ def launch(
         if s.run.role == role and s.state not in (*DONE, "running"):
             _settle(paths, s.run, cluster)
     slots = workers(cluster)
-    jobs: dict[
-        tuple[str, int], object
-    ] = {}  # what this call started: run_id and the micro-batch noted then, to the job
+    # what this call started: run_id and the micro-batch noted then, to the job
+    jobs: dict[tuple[str, int], object] = {}
     name = lambda run: (run.run_id, noted(paths.run(run.run_id), run.execution.ranks))
     alive = lambda run: any(_alive(job) for (run_id, _), job in jobs.items() if run_id == run.run_id)
     known: dict[str, RunStatus] = {}
@@ -147,9 +146,8 @@ def _stop(jobs: dict):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for job in jobs.values():
         if _alive(job):
-            job._process.send_signal(
-                signal.SIGTERM
-            )  # the controller passes it on; job.cancel would kill within a second
+            # the controller passes it on; job.cancel would kill within a second
+            job._process.send_signal(signal.SIGTERM)
     until = time.monotonic() + STOP_S
     while any(_alive(job) for job in jobs.values()) and time.monotonic() < until:
         time.sleep(0.1)

@@ -30,9 +30,8 @@ class Job:
 
 def this_job() -> str:
     """The Slurm job that this process belongs to, as "123_4" or "123"; "" when Slurm did not start it."""
-    if (
-        "SLURM_JOB_ID" not in os.environ or "SUBMITIT_LOCAL_JOB_ID" in os.environ
-    ):  # `ditscale launch` may run inside a job
+    # `ditscale launch` may run inside a job
+    if "SLURM_JOB_ID" not in os.environ or "SUBMITIT_LOCAL_JOB_ID" in os.environ:
         return ""
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

@@ -53,9 +53,8 @@ def resources(run: Run, cluster: Cluster) -> Resources:
             f"cluster.sizes gives it; change nodes or ranks of that row"
         )
     training = (run.n_images + run.branch_images) * run.flops_per_image
-    measuring = (1 + len(run.readings)) * evaluation_flops(
-        run
-    )  # those that are read from it have its size and settings
+    # those that are read from it have its size and settings
+    measuring = (1 + len(run.readings)) * evaluation_flops(run)
     takes = (training + measuring) / (ranks * size.flops_per_s)
     seconds = START_S + cluster.margin * (run.rehearsal.seconds if run.rehearsal else takes)
     hours = min(next((h for h in HOURS if 3600 * h >= seconds), HOURS[-1]), cluster.max_time_h)

@@ -18,9 +18,8 @@ def together(run_dirs: list[str]) -> list[int]:
     """Train the runs, or rehearse them, as one job; returns the exit statuses of their processes. What one run ends by,
     its neighbours do not notice. A job that was told to stop is put back into the queue once, and goes on with those
     that are not done; one of a failed run is a failed job, when the others have ended."""
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, STOPS
-    )  # until there is somebody to pass them on to; a child unblocks its own
+    # until there is somebody to pass them on to; a child unblocks its own
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     children = [_start(RunPaths(run_dir), len(run_dirs)) for run_dir in run_dirs]
 
     def pass_on(number, _):

@@ -28,9 +28,8 @@ def attend(q_BSHD: Tensor, k_BCHD: Tensor, v_BCHD: Tensor) -> Tensor:
     """Softmax attention of each head: [B, S, H, D]. Heads stay beside each other in memory, as the projections have
     them: on a GPU, to copy them apart and back took longer than the attention."""
     q, k, v = (part.transpose(1, 2) for part in (q_BSHD, k_BCHD, v_BCHD))
-    if (
-        v.dtype == torch.bfloat16 and v.device.type == "cpu"
-    ):  # torch's fused backward pass takes five times as long as this
+    # torch's fused backward pass takes five times as long as this
+    if v.dtype == torch.bfloat16 and v.device.type == "cpu":
         q, k = q.to(v.dtype), k.to(v.dtype)
         return (((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v).transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)

@@ -22,11 +22,8 @@ from torch import Tensor, nn
 
 from ..config import Recipe
 
-SUMS_OVER_WIDTH = (
-    "time_out",
-    "blocks",
-    "final",
-)  # parts of a DiT whose matrices have inputs in proportion to the width
+# parts of a DiT whose matrices have inputs in proportion to the width
+SUMS_OVER_WIDTH = ("time_out", "blocks", "final")
 
 
 def rate_factor(name: str, parameter: nn.Parameter, recipe: Recipe, width: int) -> float:

@@ -73,9 +73,8 @@ class Run:
     execution: Execution
     layout: int = 1
     rehearsal: Rehearsal | None = None  # None: it is trained
-    evaluation: dict[str, Evaluation] = field(
-        default_factory=dict
-    )  # what it is measured by at its end, beside the validation loss
+    # what it is measured by at its end, beside the validation loss
+    evaluation: dict[str, Evaluation] = field(default_factory=dict)
     within: str = ""  # run_id of the longer run whose beginning it is (plan/nest.py)
     readings: tuple[str, ...] = ()  # run_ids of the runs that are read from this one
     branch_images: int = 0  # that it trains beside its own: their cool-downs

@@ -100,9 +100,8 @@ class Injector(threading.Thread):
         kinds = [KINDS[cluster][i % len(KINDS[cluster])] for i in range(n)]
         plan = [(kind, draw.uniform(0.1, 0.8)) for kind in kinds]
         self.due = {name: fault for name, fault in zip(names, plan) if name not in hit}
-        self.aimed: dict[
-            str, tuple
-        ] = {}  # fault and attempt number of runs that were hit, until that attempt has ended
+        # fault and attempt number of runs that were hit, until that attempt has ended
+        self.aimed: dict[str, tuple] = {}
         self.reserve = names[n:]
         self.by_slurm = cluster == "slurm"
         left = Counter({"node": nodes, "controller": int(nodes > 0)}) - Counter(fault.kind for fault in before)

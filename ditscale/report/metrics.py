@@ -14,12 +14,13 @@ from ..units import compact
 from .read import STANDARD_ERROR, Material
 from .style import ACCENT, MUTED, Panel, Plot, limits, log_axis, sequence
 
+# columns of study.h5
 METRICS = {
     "loss": "validation loss",
     "vlb": "variational bound (VLB)",
     "nll": "exact negative log-likelihood",
     "fid": "FID",
-}  # columns of study.h5
+}
 OWN_UNIT = {"loss": "loss (squared velocity)", "fid": "FID (squared distance of features)"}
 
 

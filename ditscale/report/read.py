@@ -66,9 +66,8 @@ class Material:
     forecast: dict | None
     verdict: dict | None
     samples: Samples | None
-    grids: dict[
-        float, Samples
-    ]  # by budget, of its run with the lowest loss, where runs have the same captions and sampler
+    # by budget, of its run with the lowest loss, where runs have the same captions and sampler
+    grids: dict[float, Samples]
     missing: tuple[Missing, ...]
     rates: dict | None = None
     noise_levels: NoiseLevels | None = None

@@ -33,9 +33,8 @@ def evaluated(
     fid:guidance=2, fid_se:guidance=2. The notes say which runs lack a column.
     """
     rows, columns, notes = [{} for _ in results], {}, []
-    ways = defaultdict(
-        lambda: defaultdict(dict)
-    )  # by metric and data set, by way of measuring: number of the run to its result
+    # by metric and data set, by way of measuring: number of the run to its result
+    ways = defaultdict(lambda: defaultdict(dict))
     for i, run in enumerate(results):
         for result in run:
             if result.metric in COLUMNS:
@@ -64,9 +63,8 @@ def _rank(runs: dict[int, Result], study: Study | None) -> tuple:
     as_asked = asked and (result.n, result.seed) == (asked.n or study.validation.n, study.validation.seed)
     for key in ASKED if as_asked else ():
         made = result.settings.get(key, getattr(asked, key))
-        as_asked &= (made.split()[0] if key == "extractor" else made) == getattr(
-            asked, key
-        )  # its name, without the hash of its weights
+        # its name, without the hash of its weights
+        as_asked &= (made.split()[0] if key == "extractor" else made) == getattr(asked, key)
     return bool(as_asked), len(runs), result.n, result.of
 
 

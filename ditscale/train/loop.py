@@ -174,9 +174,8 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
         mine.source, noise, captions, state.images, run.n_images, recipe.batch_size, ranks.rank, ranks.world, device
     )
     gauges = Gauges(run, state.images, ranks)
-    pending = torch.zeros(
-        REPORT_STEPS + 1, 2, device=device
-    )  # loss and gradient norm of steps not yet looked at; energy
+    # loss and gradient norm of steps not yet looked at; energy
+    pending = torch.zeros(REPORT_STEPS + 1, 2, device=device)
     rates, filled, skipped_before = [], 0, state.skipped
     elapsed_before = writer.elapsed_before if writer else 0.0
     readings = Readings(at, run, ranks)

@@ -24,10 +24,8 @@ class Sharded:
 
     def __init__(self, model: nn.Module, kind: str, precision: str, factor: Factor, ranks: Ranks):
         self.kind, self.model, self.ranks = kind, model, ranks
-        if ranks.device.type == "cpu" and torch.__version__ < (
-            2,
-            9,
-        ):  # gloo takes no means there, or FSDP does not run at all
+        # gloo takes no means there, or FSDP does not run at all
+        if ranks.device.type == "cpu" and torch.__version__ < (2, 9):
             raise UserError(
                 f"execution.sharding: {kind} takes torch 2.9 or later on CPUs, and this is {torch.__version__}; choose "
                 "replicate"

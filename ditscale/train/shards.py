@@ -40,9 +40,8 @@ class Shards:
             for part, tensors in self.host.items()
             for name, tensor in layout.named(tensors, mesh).items()
         }
-        self.group = (
-            dist.new_group(backend="gloo") if ranks.world > 1 else None
-        )  # the loop's own may not be used in a thread
+        # the loop's own may not be used in a thread
+        self.group = dist.new_group(backend="gloo") if ranks.world > 1 else None
         self.copied = torch.cuda.Event() if cuda else None
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None

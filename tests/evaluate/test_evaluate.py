@@ -138,9 +138,8 @@ def test_collect_gives_laws_their_columns(study, capsys):
     run_dirs = sorted(study.glob("runs/*"))
     for run_dir in run_dirs:
         assert main(["evaluate", str(run_dir), "--metrics", "vlb", "--n", "64", "--samples", "0"]) == 0
-    assert (
-        main(["evaluate", str(run_dir), "--metrics", "vlb", "--n", "32", "--samples", "0", "--ema", "0.5"]) == 0
-    )  # no result of the run
+    # no result of the run
+    assert main(["evaluate", str(run_dir), "--metrics", "vlb", "--n", "32", "--samples", "0", "--ema", "0.5"]) == 0
     assert main(["collect", str(study)]) == 0
     for path in (study / "study.csv", study / "study.h5"):
         table = read_table(path, metric="vlb", also=("vlb_se", "vlb_scenes-ood", "vlb_se_scenes-ood"))

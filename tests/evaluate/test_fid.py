@@ -150,12 +150,13 @@ def test_two_ranks_give_the_same_numbers(study, ditscale, tmp_path):
         str(together),
         *words,
     ]
+    # theirs is made anew
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "DITSCALE_CACHE": str(tmp_path / "cache"),
-    }  # theirs is made anew
+    }
     shutil.copytree(os.environ["DITSCALE_CACHE"], tmp_path / "cache", ignore=shutil.ignore_patterns("reference-*"))
     done = subprocess.run(two, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.count("fid") == 1, done.stdout + done.stderr

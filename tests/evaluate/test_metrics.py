@@ -34,9 +34,8 @@ def test_the_bound_reaches_the_entropy(gaussian):
     model, data = gaussian
     n = 20_000
     found = everything(Bound(model, data(n), "fp32", t_min=1e-3), n)
-    sampled = (
-        -model.log_p(data(n).images(torch.arange(n))[0]).mean().item()
-    )  # of these images, not of all there could be
+    # of these images, not of all there could be
+    sampled = -model.log_p(data(n).images(torch.arange(n))[0]).mean().item()
     assert found["unit"] == "nats per dimension"
     assert abs(found["value"] - sampled) < 1e-3 + 3 * found["se"] and found["se"] < 6e-3
     assert found["value"] > sampled - 3 * found["se"]

@@ -41,9 +41,8 @@ def test_all_ranks_leave_a_run_that_another_process_trains(one_run):
     at = RunPaths(one_run())
     _, lock = claim(at)
     processes = [start(at.root, rank, 2) for rank in (0, 1)]
-    (said, _), (_, trouble) = [
-        process.communicate(timeout=100) for process in processes
-    ]  # rank 1 is told: it would wait 120 s
+    # rank 1 is told: it would wait 120 s
+    (said, _), (_, trouble) = [process.communicate(timeout=100) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], trouble
     assert f"process {os.getpid()} on" in said and "nothing to do" in said
     assert len(read_attempts(at)) == 1 and not at.failure.exists()

@@ -50,9 +50,8 @@ def test_interrupted_and_repeated(tmp_path, ditscale):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # ignored when the tests themselves run in the background
+        # ignored when the tests themselves run in the background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     process = launch()  # Ctrl-C as a terminal sends it: to the whole process group
     wait_until(lambda: any(rough.glob("runs/*/metrics.h5")))

@@ -36,12 +36,8 @@ def test_a_host_gets_time_for_the_runs_that_branch_off_it():
     ]
     alone, host = (plan_grid(compose([*cooling, f"nested={nested}"])).runs[1] for nested in ("false", "true"))
     assert host.readings and not alone.readings
-    for run, margin, hours in (
-        (alone, 1.0, 2),
-        (alone, 1.3, 2),
-        (host, 1.0, 2),
-        (host, 1.3, 4),
-    ):  # 1.1, 1.4, 1.7 and 2.2 h, and a start
+    # 1.1, 1.4, 1.7 and 2.2 h, and a start
+    for run, margin, hours in ((alone, 1.0, 2), (alone, 1.3, 2), (host, 1.0, 2), (host, 1.3, 4)):
         assert resources(run, Cluster("slurm", sizes=(Size(1e9, 1e8),), margin=margin)).minutes == 60 * hours
 
 

@@ -47,9 +47,8 @@ def test_the_copy_is_whole_and_is_what_gets_imported(tmp_path):
     at = source.resolve() / "ditscale"
     assert found.stdout.splitlines() == [str(at / "__init__.py"), str(at / "configs")], found.stderr
     assert os.environ.get("PYTHONSAFEPATH") is None
-    assert (
-        list(source.rglob("__pycache__")) and snapshot(tmp_path / "code") == source
-    )  # what Python compiles is no change
+    # what Python compiles is no change
+    assert list(source.rglob("__pycache__")) and snapshot(tmp_path / "code") == source
 
 
 def test_other_source_is_another_copy_and_leaves_the_first_alone(tmp_path, edited):
@@ -65,7 +64,7 @@ def test_a_copy_without_its_mark_is_made_again(tmp_path):
     source = snapshot(tmp_path / "code")
     whole = contents(source)
     (source / "complete").unlink()
-    (source / "ditscale" / "cli.py").unlink()
+    (source / "ditscale" / "pipeline.py").unlink()
     assert snapshot(tmp_path / "code") == source and contents(source) == whole
     assert len(os.listdir(tmp_path / "code")) == 1
 
@@ -89,7 +88,7 @@ for n in range(6):
     first = os.stat(target).st_ino
     until = time.time() + 0.3
     while time.time() < until:
-        assert os.stat(target).st_ino == first and (target / "ditscale" / "cli.py").is_file()
+        assert os.stat(target).st_ino == first and (target / "ditscale" / "pipeline.py").is_file()
 """
     start = str(time.time() + 3)
     racing = [

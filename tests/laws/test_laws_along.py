@@ -27,9 +27,8 @@ def tilted(ratio, c):
 
 def test_a_noise_free_law_is_found():
     found = fit_along(with_metric(tilted), "fid")
-    assert found.exponent.value == pytest.approx(
-        -0.2, abs=2e-3
-    )  # the slices' minima are a parabola's, near the surface's own
+    # the slices' minima are a parabola's, near the surface's own
+    assert found.exponent.value == pytest.approx(-0.2, abs=2e-3)
     assert [e.value for e in found.at] == pytest.approx(30 * (np.array(BUDGETS) / 1e11) ** -0.2, rel=0.02)
     assert found.law.chosen == "power_law"
     assert found.predict(1e14).value == pytest.approx(30 * 1e3**-0.2, rel=0.05)

@@ -10,9 +10,8 @@ THREE = ("study=mini", "nested=true", "budgets=[1e11,2e11,4e11]", "widths=[[32,4
 
 def test_one_trajectory_a_size_and_seed():
     planned, alone = plan_grid(compose(list(THREE))), plan_grid(compose([*THREE, "nested=false"]))
-    assert [r.run_id for r in planned.runs] == [
-        r.run_id for r in alone.runs
-    ]  # who trains a run does not change what it is
+    # who trains a run does not change what it is
+    assert [r.run_id for r in planned.runs] == [r.run_id for r in alone.runs]
     by_id = {r.run_id: r for r in planned.runs}
     for run in planned.runs:
         family = [r for r in planned.runs if (r.width, r.seed) == (run.width, run.seed)]

@@ -29,12 +29,8 @@ def test_a_sweep_is_the_grid_again_at_other_rates():
     for run in swept:
         (own,) = [g for g in grid if (g.width, g.seed, g.budget_flops) == (run.width, run.seed, run.budget_flops)]
         differ = {k for k, v in plain(own).items() if plain(run)[k] != v}
-        assert differ - {"within", "readings"} == {
-            "run_id",
-            "role",
-            "lr",
-            "evaluation",
-        }  # losses alone are asked of a sweep, and none of its runs is read from another
+        # losses alone are asked of a sweep, and none of its runs is read from another
+        assert differ - {"within", "readings"} == {"run_id", "role", "lr", "evaluation"}
         assert any(run.lr == pytest.approx(own.lr * m, rel=1e-5) for m in (0.25, 0.5, 2, 4))
     assert "48 of them a sweep of the learning rate" in table(planned)
 

@@ -74,9 +74,8 @@ def test_troubles(slurm, ditscale, tmp_path):
     if not slurm.gpus:
         return
     gpus = said("cluster=slurm-cpu", "cluster.sizes=[{up_to_params: 1e9, gpus: 1, flops_per_s: 1e10}]", "--job")
-    assert gpus.returncode == 1 and "gives a task 0 of 1 GPUs asked for" in gpus.stdout, (
-        gpus.stdout
-    )  # the rehearsal's GPUs are not real
+    # the rehearsal's GPUs are not real
+    assert gpus.returncode == 1 and "gives a task 0 of 1 GPUs asked for" in gpus.stdout, gpus.stdout
 
 
 def test_a_directory_that_nodes_do_not_share(slurm, ditscale, tmp_path, plan, call, few, status, settled):

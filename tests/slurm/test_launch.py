@@ -24,12 +24,8 @@ def test_launch_mixed_and_repeated(
     slurm.call("scontrol", "update", "partitionname=main", "state=down")  # nothing starts yet
     try:
         plain = slurm.sbatch("--array=0-0", TEMPLATES / "train_array.sbatch", "study", "2", cwd=tmp_path)
-        inside = {
-            "SLURM_JOB_ID": "1",
-            "SLURM_NTASKS": "7",
-            "SLURM_ARRAY_TASK_ID": "3",
-            "RANK": "5",
-        }  # as from inside a job
+        # as from inside a job
+        inside = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "7", "SLURM_ARRAY_TASK_ID": "3", "RANK": "5"}
         first = call("launch", root, *ON_CLUSTER, "cluster.parallel=3", **inside)
         assert first.returncode == 0, first.stdout + first.stderr
         assert "5 runs to submit, 1 waiting or running, 0 done" in first.stdout and "3 at once" in first.stdout
@@ -52,9 +48,8 @@ def test_launch_mixed_and_repeated(
     assert len(pickles) == 5 and all(len(p) < 1000 and b"ditscale.launch.job" in p for p in pickles)
     done = call("launch", root)
     assert "0 runs to submit, 0 waiting or running, 6 done" in done.stdout
-    assert (
-        call("launch", root, "cluster=slurm-cpu").returncode == 0 and len(submissions(root)) == 2
-    )  # the plain array's too
+    # the plain array's too
+    assert call("launch", root, "cluster=slurm-cpu").returncode == 0 and len(submissions(root)) == 2
 
 
 def test_a_launcher_killed_after_sbatch_is_taken_up(
@@ -194,9 +189,8 @@ def test_a_failed_run_is_a_failed_job(slurm, call, plan, tmp_path, few, submissi
     root = tmp_path / "study"
     runs = plan(root, *few)
     (root / "runs" / runs[0] / "metrics.h5").write_bytes(b"broken")
-    assert (
-        "2 runs to submit, 0 waiting or running, 1 done" in call("launch", root, *ON_CLUSTER).stdout
-    )  # damaged is said by status
+    # damaged is said by status
+    assert "2 runs to submit, 0 waiting or running, 1 done" in call("launch", root, *ON_CLUSTER).stdout
     text = (root / "runs" / runs[1] / "run.yaml").read_text()
     (root / "runs" / runs[1] / "run.yaml").write_text(text.replace("width: 24", "width: 25"))
     settled(root)

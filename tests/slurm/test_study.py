@@ -45,9 +45,8 @@ def test_interrupted_and_gone_on_with_as_a_job(slurm, call, tmp_path, records, a
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # ignored when the tests themselves run in the background
+        # ignored when the tests themselves run in the background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     slurm.wait(lambda: list(root.glob("runs/*/heartbeat.json")), 120, "the grid trains")
     waiting.send_signal(signal.SIGINT)
@@ -70,9 +69,8 @@ def test_interrupted_and_gone_on_with_as_a_job(slurm, call, tmp_path, records, a
     assert json.loads((root / "verdict.json").read_text())["measured"] > 0
     found = records(root)  # all finished
     submitted = [s["runs"] for s in submissions(root)]
-    assert len(submitted[0]) == 7 and sorted(sum(submitted, [])) == sorted(
-        found
-    )  # as many as there was room for; each once
+    # as many as there was room for; each once
+    assert len(submitted[0]) == 7 and sorted(sum(submitted, [])) == sorted(found)
     assert all(len(attempts(root, run)) == 1 for run in found)
     assert {s["job"] for s in submissions(root)} >= {
         a["job"].split("_")[0] for run in found for a in attempts(root, run)

@@ -29,9 +29,8 @@ class Ranks:
 
     def wait(self):
         ends = json.loads(self.server.stdout.readline())
-        return [
-            (status, re.sub(r"\[Gloo\].*\n", "", text)) for status, text in ends
-        ]  # some versions of torch tell of every meeting
+        # some versions of torch tell of every meeting
+        return [(status, re.sub(r"\[Gloo\].*\n", "", text)) for status, text in ends]
 
     def reached(self, images, seconds=300):
         """Wait until the record holds so many images."""

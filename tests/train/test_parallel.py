@@ -68,10 +68,8 @@ def test_every_layout_gives_the_same_curve(one_run, on_ranks, copy_of, content, 
 
     with open(GOLDEN / f"{design}.csv") as file:
         golden = list(csv.DictReader(file))
-    for name, tolerance in (
-        ("loss", 1e-3),
-        ("grad_norm", 1e-2),
-    ):  # other machines and versions of torch round otherwise
+    # other machines and versions of torch round otherwise
+    for name, tolerance in (("loss", 1e-3), ("grad_norm", 1e-2)):
         column = np.array([float(row[name]) for row in golden])
         assert len(column) >= 50
         np.testing.assert_allclose(expected[name][: len(column)], column, rtol=tolerance)
@@ -200,12 +198,8 @@ def test_choice_of_layout(monkeypatch):
     two_nodes, one_node = ((4, 2), (4, 4))
     for n_params, device, (world, per_node), chosen in (
         (1e7, "cuda", two_nodes, "replicate"),  # a GPU reduces it in no time
-        (
-            2e8,
-            "cuda",
-            two_nodes,
-            "hybrid",
-        ),  # 4 GB of state: there is room, but its reduction is better done beside the pass
+        # 4 GB of state: there is room, but its reduction is better done beside the pass
+        (2e8, "cuda", two_nodes, "hybrid"),
         (2e8, "cuda", one_node, "full"),
         (2e8, "cpu", two_nodes, "replicate"),
         (2e9, "cpu", two_nodes, "hybrid"),  # 40 GB of 100 on a rank, 20 GB on each of a node's two

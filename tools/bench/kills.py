@@ -89,12 +89,10 @@ def main():
     assert process.wait() == 0, process.stdout.read().decode()
     undisturbed = time.monotonic() - began
 
-    each = (
-        undisturbed - starting
-    ) / options.kills  # what an attempt may train on average, so that the run outlives the kills
-    longest = (
-        starting + each + (each**2 + 2 * each * starting) ** 0.5
-    )  # of lives uniform up to this, what exceeds the start averages to it
+    # what an attempt may train on average, so that the run outlives the kills
+    each = (undisturbed - starting) / options.kills
+    # of lives uniform up to this, what exceeds the start averages to it
+    longest = starting + each + (each**2 + 2 * each * starting) ** 0.5
     moments, hit, began = random.Random(options.seed), Counter(), time.monotonic()
     damaged = 0
     while hit.total() < options.kills and read_state(killed / "metrics.h5") != "finished":

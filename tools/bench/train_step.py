@@ -183,9 +183,8 @@ class Contender:
 def contend(pipe, name: str, path: str, shape: tuple, attention: str):
     """What a Contender's process does: tells parameters and FLOPs of a step, then times it, round by round."""
     if CUDA:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
-            True  # as those projects' train.py does
-        )
+        # as those projects' train.py does
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(0)
     is_ours = name.startswith("ditscale ")
     kernels = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
@@ -281,9 +280,8 @@ def main():
         names = {f"ditscale {design}{kind}": "" for kind in kinds for design in ("incontext", "crossattention")}
         names |= dict(word.partition("=")[::2] for word in options.peer)
         sizes, counted, times = {}, {}, {name: [] for name in names}
-        for together in (
-            [[name] for name in names] if CUDA else [list(names)]
-        ):  # a GPU has no memory for all, and a steadier clock
+        # a GPU has no memory for all, and a steadier clock
+        for together in [[name] for name in names] if CUDA else [list(names)]:
             with ExitStack() as there:
                 asked = {
                     name: there.enter_context(closing(Contender(name, names[name], shape, options.attention)))

@@ -60,9 +60,8 @@ class Item:
 def checklist(laws) -> tuple[Item, ...]:
     """The items for a `fit.Laws`, in the order of PARTS."""
     known = {key.lower().replace(" ", "_"): text for key, text in laws.table.recorded}
-    of_metric = known.get(
-        f"evaluation_{laws.table.metric.lower()}"
-    )  # where metrics were measured on unlike data, or unlike ways
+    # where metrics were measured on unlike data, or unlike ways
+    of_metric = known.get(f"evaluation_{laws.table.metric.lower()}")
     known |= {"evaluation": of_metric} if of_metric else {}
     items = [Item(part, question, known.get(key, NOT_RECORDED)) for key, part, question in RECORDED]
     items += [Item(*answer) for answer in (*_of_the_table(laws), *_of_the_fit(laws))]
