@@ -234,7 +234,7 @@ def flops_of(step) -> int:
     return counter.get_total_flops()
 
 
-def matmul_rate(precision: str) -> float:
+def matmul_rate(precision: str, tries: int = 5) -> float:
     """FLOP/s of large matrix products, the best of several: what a share is of."""
     n, kind = (8192, torch.bfloat16) if CUDA else (2048, torch.float32)
     kind = torch.bfloat16 if precision == "bf16" else kind
@@ -244,7 +244,7 @@ def matmul_rate(precision: str) -> float:
         if CUDA
         else (lambda: a @ b, lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
     )
-    return max(2 * n**3 / timed(kind, 0.5) for kind in kinds for _ in range(5))
+    return max(2 * n**3 / timed(kind, 0.5) for kind in kinds for _ in range(tries))
 
 
 def main():
@@ -262,16 +262,8 @@ def main():
     )
     options = parser.parse_args()
     kinds = [COMPILED if kind == "compiled" else "" for kind in options.kinds]
-    rate = matmul_rate(options.precision)
     where = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
-    print(
-        f"{datetime.date.today()}, {where}, torch {torch.__version__}, {options.precision}, batch {options.batch}, "
-        f"matmul {rate / 1e9:.0f} GFLOP/s"
-    )
-    print(
-        "| size | who | parameters | ms a step | images/s | GFLOP/s | of matmul | images/s against the fastest peer "
-        "|\n|---|---|---|---|---|---|---|---|"
-    )
+    print(f"{datetime.date.today()}, {where}, torch {torch.__version__}, {options.precision}")
     for size in options.sizes:
         shape, _, batch = size.partition(":")
         width, depth = map(int, shape.split("x"))
@@ -279,7 +271,7 @@ def main():
         shape = width, depth, batch, options.precision
         names = {f"ditscale {design}{kind}": "" for kind in kinds for design in ("incontext", "crossattention")}
         names |= dict(word.partition("=")[::2] for word in options.peer)
-        sizes, counted, times = {}, {}, {name: [] for name in names}
+        sizes, counted, times, rates = {}, {}, {name: [] for name in names}, []
         # a GPU has no memory for all, and a steadier clock
         for together in [[name] for name in names] if CUDA else [list(names)]:
             with ExitStack() as there:
@@ -289,18 +281,29 @@ def main():
                 }
                 for name, one in asked.items():
                     sizes[name], counted[name] = one.told()
+                rates.append(matmul_rate(options.precision))
                 for _ in range(options.rounds):
+                    if not CUDA:  # other guests of this machine change it from minute to minute
+                        rates.append(matmul_rate(options.precision, 1))
                     for name, one in asked.items():
                         times[name].append(one.time())
         speed = {name: batch / statistics.median(seconds) for name, seconds in times.items()}
-        fastest = max((speed[name] for name in speed if not name.startswith("ditscale")), default=None)
-        for name in speed:
-            flops = counted[name] * speed[name] / batch
-            ratio = f"{speed[name] / fastest:.2f}" if fastest else ""
+        flops = {name: counted[name] * speed[name] / batch for name in names}
+        peers = [name for name in names if not name.startswith("ditscale")]
+        rate = statistics.median(rates)
+        print(
+            f"\n{size}, batch {batch}, {options.rounds} rounds, matmul {rate / 1e9:.0f} GFLOP/s "
+            f"({min(rates) / 1e9:.0f} to {max(rates) / 1e9:.0f})\n\n"
+            "| who | parameters | ms a step | images/s | GFLOP/s | of matmul "
+            "| images/s, of the fastest peer | GFLOP/s, of it |\n"
+            "|---|---|---|---|---|---|---|---|"
+        )
+        for name in names:
+            ratios = [f"{of[name] / max(of[peer] for peer in peers):.2f}" if peers else "" for of in (speed, flops)]
             print(
-                f"| {size} | {name} | {sizes[name] / 1e6:.1f}M | {1e3 * batch / speed[name]:.1f} | {speed[name]:.1f} | "
-                f"{flops / 1e9:.0f} | "
-                f"{flops / rate:.0%} | {ratio} |"
+                f"| {name} | {sizes[name] / 1e6:.1f}M | {1e3 * batch / speed[name]:.1f} | {speed[name]:.1f} | "
+                f"{flops[name] / 1e9:.0f} | {flops[name] / rate:.0%} | {' | '.join(ratios)} |",
+                flush=True,
             )
 
 
