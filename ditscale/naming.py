@@ -10,6 +10,7 @@ from pathlib import Path
 from . import units
 
 PACKED = "DITSCALE_PACKED"  # in the environment: how many runs share this one's job, and its GPU
+GPUS = "DITSCALE_GPUS"  # in the environment: those that a run started on this machine is to use, "" for none
 
 
 def digest(mapping: dict) -> str:

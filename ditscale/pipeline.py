@@ -38,6 +38,7 @@ def launch_study(root: str, role: str | None = None) -> int:
     A diverged run is said but no failure: it is a result, which `collect` leaves out with its reason.
     """
     from .launch.follow import bring_to_end
+    from .launch.gpus import gpus
     from .launch.local import workers
     from .launch.progress import Progress
 
@@ -46,7 +47,8 @@ def launch_study(root: str, role: str | None = None) -> int:
     if not runs:
         raise UserError(f"{root}: holds no runs; `ditscale plan {root}` writes them")
     roles = [role] if role else sorted({r.role for r in runs})
-    n = workers(study.cluster) if study.cluster.name == "local" else study.cluster.parallel
+    here = study.cluster.name == "local"
+    n = workers(study.cluster, gpus(study.cluster)) if here else study.cluster.parallel
     extra = 0.0 if any(r.role == "probe" for r in runs) or role is None else study.probe_budget
     progress = Progress(n, extra)
     unfinished = []

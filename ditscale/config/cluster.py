@@ -40,9 +40,11 @@ class Cluster:
     assumed."""
 
     name: str = "local"
-    workers: int = 0  # local: runs at once; 0: one per core
+    workers: int = 0  # local: runs at once; 0: one per GPU, or per core where there is none
+    gpus: int | None = None  # local: of this machine's, so many are used; None: all, 0: none
     threads: int = 1  # threads of each rank
-    probe_ranks: int = 0  # local: data-parallel ranks of the probe; 0: one, with the threads of all workers
+    # local: ranks of the probe; 0: one per GPU, or where there is none one with the threads of all workers
+    probe_ranks: int = 0
     checkpoint_s: float = 20.0  # seconds between checkpoints
     sharding: str = "auto"  # how weights lie over ranks: replicate, full, hybrid (train/parallel.py)
     micro_batch: int = 0  # images that a rank puts through the model at once; 0: found from free memory
@@ -78,6 +80,8 @@ class Cluster:
             ("signal_s", 1),
         ):
             units.whole(getattr(self, name), f"{where}.{name}", low=low)
+        if self.gpus is not None:
+            units.whole(self.gpus, f"{where}.gpus", low=0)
         units.number(self.peak_flops_per_s, f"{where}.peak_flops_per_s", low=0)
         one_of(self.sharding, SHARDINGS, f"{where}.sharding")
         units.whole(self.micro_batch, f"{where}.micro_batch", low=0)

@@ -40,7 +40,7 @@ class Attempt:
     ranks: int
     started_unix: float
     checkpoint: str  # the newest when it started, "" for none
-    gpus: str = ""  # those that Slurm has given it: CUDA_VISIBLE_DEVICES, which nothing here ever sets
+    gpus: str = ""  # those that Slurm, or a launch on this machine (gpus.py), has given it: CUDA_VISIBLE_DEVICES
     ended: str = ""  # how it ended; "" while it lives, and for ever if it was killed
 
 

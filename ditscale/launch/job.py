@@ -23,7 +23,7 @@ from ..plan.run import Run, read_run
 from ..store.record import read_state
 from ..train.ends import Closed, Diverged, Stopped
 from . import attempt as attempts
-from . import queue
+from . import gpus, queue
 
 STOPS = {signal.SIGTERM, signal.SIGUSR2}
 TRY_AGAIN = 75  # exit status of a run that shares its job (together.py) and was told to stop
@@ -35,6 +35,7 @@ def execute(run_dir: str) -> str:
     line: the run's own record, never the job's exit, says whether it succeeded; under Slurm a failed run is a failed
     job too. A diverged run is none: that is its result."""
     _hold_stops()
+    gpus.take()
     at = RunPaths(run_dir)
     try:
         run_here = read_run(at.run)  # before anything is written: the run may have left the study while its job waited

@@ -10,14 +10,17 @@ import signal
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Callable
 
 from ..config import Cluster
 from ..errors import Interrupted, UserError
-from ..naming import StudyPaths
+from ..naming import GPUS, PACKED, StudyPaths
 from ..plan.run import Run
 from ..train.halved import noted
+from . import gpus
+from .attempt import last_attempt
 from .job import execute
 from .settle import settle
 from .snapshot import snapshot
@@ -28,20 +31,22 @@ WORTH_FLOPS = 1.5e8  # of a step, for each thread: with less they wait for each 
 STOP_S = 60  # what a run gets to finish its step and save when we are interrupted
 
 
-def workers(cluster: Cluster) -> int:
-    """Runs at once: as configured, or one per core this process may use."""
-    return cluster.workers or max(1, len(os.sched_getaffinity(0)) // cluster.threads)
+def workers(cluster: Cluster, given: list[str]) -> int:
+    """Runs at once: as configured, or one for each GPU given, or without any for each core this process may use."""
+    return cluster.workers or len(given) or max(1, len(os.sched_getaffinity(0)) // cluster.threads)
 
 
-def _settle(paths: StudyPaths, run: Run, cluster: Cluster):
-    """How a run is executed here. The probe, for which the others have ended, is one rank with as many of all workers'
-    threads as its step has work for; or as many ranks of `cluster.probe_ranks` as its batch divides over."""
+def _settle(paths: StudyPaths, run: Run, cluster: Cluster, given: list[str]):
+    """How a run is executed here. The probe, for which the others have ended, has as many ranks, of
+    `cluster.probe_ranks` or of the GPUs given, as its batch divides over; else it is one, with as many of all workers'
+    threads as its step has work for."""
     ranks = 1
-    if run.role == "probe" and cluster.probe_ranks:
-        ranks = next(n for n in range(cluster.probe_ranks, 0, -1) if run.recipe.batch_size % n == 0)
+    most = min(cluster.probe_ranks or len(given), len(given) or cluster.probe_ranks)
+    if run.role == "probe" and most:
+        ranks = next(n for n in range(most, 0, -1) if run.recipe.batch_size % n == 0)
     elif run.role == "probe":
         worth = round(run.flops_per_image * run.recipe.batch_size / WORTH_FLOPS)
-        cluster = replace(cluster, threads=max(cluster.threads, min(worth, cluster.threads * workers(cluster))))
+        cluster = replace(cluster, threads=max(cluster.threads, min(worth, cluster.threads * workers(cluster, given))))
     settle(paths, [run], cluster, ranks)
 
 
@@ -62,10 +67,13 @@ def launch(
             f"{paths.root}: its runs are for cluster={cluster.name}; `ditscale launch {paths.root}` submits them, and "
             "cluster=local trains here"
         )
+    given = gpus.gpus(cluster)
     for s in study_status(paths):
         if s.run.role == role and s.state not in (*DONE, "running"):
-            _settle(paths, s.run, cluster)
-    slots = workers(cluster)
+            _settle(paths, s.run, cluster, given)
+    slots = workers(cluster, given)
+    sharing = -(-slots // len(given)) if given else 1
+    used: dict[str, list[str]] = {}  # run_id to the GPUs that this call gave it
     # what this call started: run_id and the micro-batch noted then, to the job
     jobs: dict[tuple[str, int], object] = {}
     name = lambda run: (run.run_id, noted(paths.run(run.run_id), run.execution.ranks))
@@ -79,7 +87,9 @@ def launch(
                 everything = study_status(paths, known)
                 mine = [s for s in everything if s.run.role == role]
                 show(everything, time.monotonic() - looked)
-                busy = sum(s.run.execution.ranks for s in mine if s.state == "running" or alive(s.run))
+                at_work = [s for s in mine if s.state == "running" or alive(s.run)]
+                busy = sum(s.run.execution.ranks for s in at_work)
+                used = {s.run.run_id: used.get(s.run.run_id) or _gpus_of(paths, s.run) for s in at_work}
                 waiting = [
                     s
                     for s in mine
@@ -91,7 +101,10 @@ def launch(
                     if busy and busy + s.run.execution.ranks > slots:
                         break
                     source = source or snapshot(paths.code)
-                    jobs[name(s.run)] = _submit(LocalExecutor, paths, s, source)
+                    own = gpus.least_used(given, s.run.execution.ranks, chain.from_iterable(used.values()))
+                    used[s.run.run_id] = own
+                    environment = {GPUS: ",".join(own), PACKED: str(sharing)}
+                    jobs[name(s.run)] = _submit(LocalExecutor, paths, s, source, environment)
                     busy += s.run.execution.ranks
                 if not busy:
                     return study_status(paths)
@@ -103,7 +116,13 @@ def launch(
             ) from None
 
 
-def _submit(executor_class, paths: StudyPaths, status: RunStatus, source: Path):
+def _gpus_of(paths: StudyPaths, run: Run) -> list[str]:
+    """Of a run that another call has started."""
+    attempt = last_attempt(paths.run(run.run_id))
+    return attempt.gpus.split(",") if attempt and attempt.gpus else []
+
+
+def _submit(executor_class, paths: StudyPaths, status: RunStatus, source: Path, environment: dict[str, str]):
     """One attempt of a run, importing from `source`, as a submitit job, with a log directory of its own: submitit's job
     numbers are process ids, which return, and a result found under a number is believed."""
     at = paths.run(status.run.run_id)
@@ -114,7 +133,7 @@ def _submit(executor_class, paths: StudyPaths, status: RunStatus, source: Path):
     try:
         executor = executor_class(folder=at.log / f"attempt-{attempt + 1:03d}")
         executor.update_parameters(timeout_min=60 * 24 * 365, tasks_per_node=status.run.execution.ranks)
-        with _importing_from(source):
+        with _importing_from(source, environment):
             return executor.submit(execute, str(at.root.resolve()))
     except OSError as error:
         raise UserError(
@@ -125,11 +144,11 @@ def _submit(executor_class, paths: StudyPaths, status: RunStatus, source: Path):
 
 
 @contextmanager
-def _importing_from(source):
+def _importing_from(source, environment: dict[str, str]):
     """Processes started inside import ditscale from `source`, and never from the directory they happen to stand in."""
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source.resolve()), before.get("PYTHONPATH")]))
-    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ |= {"PYTHONSAFEPATH": "1"} | environment
     try:
         yield
     finally:
