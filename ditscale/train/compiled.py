@@ -47,12 +47,13 @@ def speed_up(model: DiT, compiled: bool, recompute: str = "none"):
     """Compile the model, and compute its blocks' activations again in the backward pass (`recompute`: none or blocks).
 
     Methods are replaced, not modules: sharding hangs its gathering on a block, and that stays outside. All blocks are
-    compiled once.
+    compiled once. A second call takes the place of the first.
     """
+    own = lambda module, name: getattr(type(module), name).__get__(module)  # whatever stands in its place
     if compiled:
-        model.embed, model.head = torch.compile(model.embed), torch.compile(model.head)
+        model.embed, model.head = (torch.compile(own(model, name)) for name in ("embed", "head"))
     for block in model.blocks:
-        forward = torch.compile(block.forward) if compiled else block.forward
+        forward = torch.compile(own(block, "forward")) if compiled else own(block, "forward")
         if recompute == "blocks":
             forward = partial(recomputed, forward, use_reentrant=False, preserve_rng_state=False)
         block.forward = forward

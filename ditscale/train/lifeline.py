@@ -14,6 +14,7 @@ import sys
 import threading
 
 GRACE_S = 20.0
+MEET_S = 60.0
 KEEP_ALIVE = {socket.SO_KEEPALIVE: (socket.SOL_SOCKET, 1)} | {  # a silent node is given up after 10 + 4 * 5 s
     getattr(socket, name): (socket.IPPROTO_TCP, value)
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
@@ -23,18 +24,19 @@ BYE = b"."
 
 
 class Lifeline:
-    """This rank's end of it. `share` gives every rank the value of rank 0."""
+    """This rank's end of it. `share` gives every rank the value of rank 0; `address` is how others reach rank 0's node,
+    where that is known. Raises OSError when a rank does not come within MEET_S."""
 
-    def __init__(self, rank: int, world: int, share):
+    def __init__(self, rank: int, world: int, share, address: str = ""):
         listener = socket.create_server(("", 0), backlog=world) if rank == 0 else None
         host, port = share((socket.gethostname(), listener.getsockname()[1]) if listener else None)
         if listener:
+            listener.settimeout(MEET_S)
             self.peers = [listener.accept()[0] for _ in range(world - 1)]
             listener.close()
         else:
-            self.peers = [
-                socket.create_connection(("127.0.0.1" if host == socket.gethostname() else host, port), timeout=60)
-            ]
+            address = "127.0.0.1" if host == socket.gethostname() else address or host
+            self.peers = [socket.create_connection((address, port), timeout=MEET_S)]
         for peer in self.peers:
             peer.settimeout(None)
             for option, (level, value) in KEEP_ALIVE.items():

@@ -6,6 +6,7 @@ One clock, images seen, drives schedule, EMA, checkpoints and resume. Data, nois
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from contextlib import nullcontext
@@ -138,9 +139,12 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
         with Writer(at, run, images, ranks.world) if ranks.first else nullcontext() as writer:
             if mine:
                 _train(mine, at, run, writer)
+                mine.make_step.release()
                 _validate(mine, run, writer)
                 shards.settle()
                 _save_final(at, run, state, writer)
+                mine = state = shards = None  # what is measured now is in the final checkpoint
+                _free(ranks.device)
             _evaluate(at, run, ranks, stop, writer)
             if writer:
                 writer.finish()
@@ -151,10 +155,18 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
         stop.restore()
 
 
+def _free(device: torch.device):
+    """Give the memory of a model that is not used any more back: on a GPU the next one may need it."""
+    if device.type == "cuda":
+        gc.collect()  # compiled methods refer to what they are methods of
+        torch.cuda.empty_cache()
+
+
 def _step_of(at: RunPaths, run: Run, ranks: Ranks, state: State, source: Source) -> Step:
     """The run's steps, of micro-batches that fit into memory, by a compiled model where it is to be."""
     device = ranks.device
     micro = MicroBatches(run, state.model, state.layout, ranks, halved.noted(at, ranks.world))
+    speed_up(state.model, False, run.execution.recompute)  # what is recomputed takes no memory: it counts for the fit
     if device.type == "cuda" and not run.execution.micro_batch:
         index = torch.arange(2)
         x0, text = (part.to(device) for part in source.batch(index))

@@ -18,6 +18,7 @@ from .ends import OutOfMemory
 from .parallel import Layout
 from .ranks import Ranks
 
+LESS = "set cluster.recompute=blocks, cluster.sharding=full, or take a larger GPU"  # what to do
 ROOM = 0.92  # of the memory that is left: the rest is for fragments and the collectives
 
 
@@ -64,10 +65,7 @@ class MicroBatches:
 
     def _halve(self):
         if self.size == 1:
-            raise UserError(
-                "out of memory with a single image; set cluster.recompute=blocks, cluster.sharding=full, or take a "
-                "larger GPU"
-            )
+            raise UserError(f"out of memory with a single image; {LESS}")
         half = (self.size + 1) // 2
         if self.layout.kind != "replicate":
             raise OutOfMemory(half)
@@ -90,7 +88,12 @@ class MicroBatches:
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
             self.size = n
-            self.accumulate(tuple(torch.cat([part[:n]] * 2) for part in batch))
+            try:
+                self.accumulate(tuple(torch.cat([part[:n]] * 2) for part in batch))
+            except RuntimeError as error:
+                if is_memory(error):
+                    raise UserError(f"out of memory with {n} of its images at once; {LESS}") from None
+                raise
             used.append(torch.cuda.max_memory_allocated(device) - before)
             self.layout.zero()
         each = max(used[2] - used[1], 1)

@@ -38,7 +38,9 @@ METADATA = {  # what a DCP checkpoint's .metadata, a pickle, may name: dataclass
 def save(named: dict[str, Tensor], directory: Path, group: ProcessGroup | None):
     """Write tensors, DTensors in their pieces, by all ranks of `group` together. Raises on all of them what one met."""
     try:
-        dcp.save(named, storage_writer=dcp.FileSystemWriter(directory), process_group=group)
+        # to copy ahead is for tensors on a GPU, and waits for the stream that trains
+        writer = dcp.FileSystemWriter(directory, per_thread_copy_ahead=0)
+        dcp.save(named, storage_writer=writer, process_group=group)
     except CheckpointException as error:
         first = next(iter(error.failures.values()))[0]
         raise first if isinstance(first, Exception) else RuntimeError(str(first))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -25,7 +26,8 @@ LAUNCHERS = (  # rank, world size, local rank: torchrun, submitit's local execut
     ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID"),
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
 )
-PER_NODE = ("LOCAL_WORLD_SIZE", "SUBMITIT_LOCAL_NTASKS", "SLURM_NTASKS_PER_NODE")
+# Slurm's are as in "8(x2)"; that of a step is there with srun
+PER_NODE = ("LOCAL_WORLD_SIZE", "SUBMITIT_LOCAL_NTASKS", "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
 # What all ranks of one attempt share and no other attempt has.
 ATTEMPT = ("TORCHELASTIC_RUN_ID", "SUBMITIT_LOCAL_JOB_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
 MEET_S = 120
@@ -106,7 +108,7 @@ def start(run_dir: Path, rendezvous: Path) -> Ranks:
             break
     else:
         rank, world, local = 0, 1, 0
-    per_node = next((int(os.environ[name]) for name in PER_NODE if name in os.environ), world)
+    per_node = next((int(re.match(r"\d+", os.environ[name])[0]) for name in PER_NODE if name in os.environ), world)
     cuda = torch.cuda.is_available()
     if cuda:
         local %= torch.cuda.device_count()  # one GPU visible per task, or all of them: both are usual on Slurm
@@ -118,14 +120,16 @@ def start(run_dir: Path, rendezvous: Path) -> Ranks:
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         timeout = timedelta(seconds=TIMEOUT_S)
         try:
+            address = ""
             if "RANK" in os.environ:
+                address = os.environ.get("MASTER_ADDR", "")
                 dist.init_process_group(backend, timeout=timeout)
             else:
                 store = _meet(rank, world, rendezvous, timedelta(seconds=MEET_S))
                 dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
             ranks = Ranks(rank, world, device, min(per_node, world))
-            return replace(ranks, lifeline=Lifeline(rank, world, ranks.share))
-        except (dist.DistError, RuntimeError) as error:
+            return replace(ranks, lifeline=Lifeline(rank, world, ranks.share, address))
+        except (dist.DistError, RuntimeError, OSError) as error:
             raise UserError(
                 f"{run_dir}: rank {rank} of {world} could not meet the others ({str(error).splitlines()[0]})"
             ) from None

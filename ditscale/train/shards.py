@@ -70,6 +70,7 @@ class Shards:
     def _write(self, facts: dict):
         try:
             if self.copied:
+                torch.cuda.set_device(self.ranks.device)  # a thread begins on the first
                 self.copied.synchronize()
             if self.ranks.first:
                 checkpoint.save(self.directory, facts, self._fill, self.writer)

@@ -55,7 +55,8 @@ class Step:
         self.inputs = [part.clone() for part in batch]
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self.stream):
+            # other threads meanwhile pin memory for batches to come (stream.py), or wait for a checkpoint's copies
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.made = self.micro.accumulate(tuple(self.inputs)), self.state.step(self.clip)
             self.graph = graph
         except RuntimeError as error:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -29,6 +30,21 @@ def test_an_array_and_its_aggregate(slurm, plan, tmp_path, quiet, records, small
     slurm.wait(lambda: slurm.ended(again), 60, "the repeated array ends")
     assert {job.state for job in slurm.jobs(again).values()} == {"COMPLETED"}
     assert records(root) == quiet(*small)
+
+
+def test_a_run_on_several_nodes(slurm, plan, tmp_path, quiet, records, small, attempts):
+    """Two ranks on each of two nodes, as the template's comment says, train as one rank does."""
+    root = tmp_path / "study"
+    run = plan(root, *small)[0]
+    array = slurm.sbatch(
+        "--array=0", "--nodes=2", "--ntasks-per-node=2", TEMPLATES / "train_array.sbatch", root, cwd=tmp_path
+    )
+    slurm.wait(lambda: slurm.ended(array), 120, "the array ends")
+    assert {job.state for job in slurm.jobs(array).values()} == {"COMPLETED"}
+    assert [attempt["ranks"] for attempt in attempts(root, run)] == [4]
+    assert len(list((root / "runs" / run / "log").glob(f"job-{array}_0.*.log"))) == 4
+    together, alone = (np.frombuffer(of[run]["loss"], "f4") for of in (records(root), quiet(*small)))
+    np.testing.assert_allclose(together, alone, rtol=1e-3)
 
 
 def test_a_signal_saves_and_requeues_this_element_only(
