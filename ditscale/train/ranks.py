@@ -108,7 +108,7 @@ def start(run_dir: Path, rendezvous: Path) -> Ranks:
             break
     else:
         rank, world, local = 0, 1, 0
-    per_node = next((int(re.match(r"\d+", os.environ[name])[0]) for name in PER_NODE if name in os.environ), world)
+    per_node = _per_node(world)
     cuda = torch.cuda.is_available()
     if cuda:
         local %= torch.cuda.device_count()  # one GPU visible per task, or all of them: both are usual on Slurm
@@ -134,6 +134,12 @@ def start(run_dir: Path, rendezvous: Path) -> Ranks:
                 f"{run_dir}: rank {rank} of {world} could not meet the others ({str(error).splitlines()[0]})"
             ) from None
     return Ranks(rank, world, device)
+
+
+def _per_node(world: int) -> int:
+    """Ranks of each node; of the first, where they are uneven."""
+    known = (os.environ[name] for name in PER_NODE if name in os.environ)
+    return int(re.match(r"\d+", next(known, str(world)))[0])
 
 
 def _attempt() -> str:

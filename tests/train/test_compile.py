@@ -16,6 +16,7 @@ from ditscale.evaluate.held_out import HeldOut
 from ditscale.evaluate.likelihood import Likelihood
 from ditscale.evaluate.samples import generate
 from ditscale.launch.job import execute
+from ditscale.model.dit import DiT
 from ditscale.plan.run import read_run
 from ditscale.train import compiled
 
@@ -70,9 +71,22 @@ def test_compiled_where_it_pays(one_run, monkeypatch):
     assert [compiled.compiles(run, cpu) for run in (half, full, told)] == [True, False, True]
 
 
+def test_a_second_call_takes_the_place_of_the_first(one_run):
+    """As a run does that looks at memory first: what it recomputes is not recomputed twice."""
+    model = DiT(read_run(one_run() / "run.yaml").shape)
+    plain = [type(block).forward.__get__(block) for block in model.blocks]
+    compiled.speed_up(model, False, "blocks")
+    assert [block.forward.args for block in model.blocks] == [(forward,) for forward in plain]
+    compiled.speed_up(model, False, "blocks")
+    assert [block.forward.args for block in model.blocks] == [(forward,) for forward in plain]
+    compiled.speed_up(model, False)
+    assert [block.forward for block in model.blocks] == plain
+
+
 WITHOUT = """
 import sys, torch
 from ditscale.launch.job import execute
+from ditscale.model.dit import DiT
 from ditscale.train import compiled
 compiled.LARGE = 0
 print(execute(sys.argv[1]), torch._dynamo.utils.counters["stats"]["unique_graphs"])

@@ -1,0 +1,54 @@
+"""Finding the other ranks of a run: what launchers say, and a rank that never comes."""
+
+import os
+import socket
+import threading
+
+import pytest
+
+from ditscale.train import lifeline, ranks
+
+
+@pytest.mark.parametrize(
+    "said, found",
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_TASKS_PER_NODE": "1"}, 8),
+        ({"SLURM_TASKS_PER_NODE": "4(x3),2"}, 4),
+        ({"SLURM_TASKS_PER_NODE": "1", "LOCAL_WORLD_SIZE": "2"}, 2),
+        ({}, 16),
+    ],
+)
+def test_ranks_of_a_node(said, found, monkeypatch):
+    for name in ranks.PER_NODE:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert ranks._per_node(16) == found
+
+
+def test_a_rank_that_never_comes_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(lifeline, "MEET_S", 0.2)
+    with pytest.raises(OSError):
+        lifeline.Lifeline(0, 2, lambda value: value)
+
+
+def test_on_another_node_the_launcher_says_where(monkeypatch):
+    """The name that rank 0's node has for itself may mean nothing elsewhere."""
+    told, ready, ends = [], threading.Event(), []
+
+    def share(value):
+        if value:
+            told.append(("no-such-host.invalid", value[1]))
+            ready.set()
+        ready.wait(10)
+        return told[0]
+
+    first = threading.Thread(target=lambda: ends.append(lifeline.Lifeline(0, 2, share)))
+    first.start()
+    ready.wait(10)
+    other = lifeline.Lifeline(1, 2, lambda value: told[0], "localhost")
+    first.join(10)
+    assert ends and socket.gethostname() != told[0][0]
+    for end in (*ends, other):
+        end.close(orderly=True)
+    assert not ends[0].lost(within_s=0.5) and not other.lost(within_s=0.1), os.getpid()
