@@ -2,7 +2,7 @@
 
     python tools/bench/run_speed.py [--at-once N] [--seconds S] [KEY=VALUE ...]
 
-Plans a study, launches it here, and reads from the longest run of each size how many images a second it did in all and
+Plans a study, trains it here, and reads from the longest run of each size how many images a second it did in all and
 how long it waited for data. Before and after, the same run's step is repeated on one batch, in as many processes at
 once as the study's runs are. Settings on a CPU are study=mini ~evaluation, if none are given; on a GPU a size of
 study=paper on a file of random latents.
@@ -113,16 +113,21 @@ def main():
             train, held_out = Path(place, "latents.h5"), Path(place, "held-out.h5")
             write_latents(train, 4096, 0)
             write_latents(held_out, 256, 1)
-            settings = [*LATENTS, f"data.path={train}", f"validation.path={held_out}", "cluster.workers=1"]
+            settings = [*LATENTS, f"data.path={train}", f"validation.path={held_out}"]
         settings = settings or ["study=mini", "~evaluation"]
         paths = StudyPaths(str(Path(place, "study")))
         ditscale("plan", paths.root, *settings)
         cluster, runs = read_study(paths.root).cluster, longest(paths)
-        at_once = options.at_once or cluster.workers or max(1, torch.get_num_threads() // cluster.threads)
+        here = 1 if CUDA else cluster.workers or max(1, torch.get_num_threads() // cluster.threads)
+        at_once = options.at_once or here
         words = ("--seconds", options.seconds, "--step-of")
         measure = lambda: [statistics.mean(beside.speeds(at_once, __file__, *words, run_dir)) for _, run_dir in runs]
         before = measure()
-        ditscale("launch", paths.root)
+        if CUDA:
+            for _, run_dir in runs:
+                ditscale("run", run_dir)
+        else:
+            ditscale("launch", paths.root)
         after = measure()
         where = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} cores"
         print(f"{datetime.date.today()}, {where}, torch {torch.__version__}, {at_once} at once")

@@ -154,6 +154,10 @@ def peer(name: str, path: str, width: int, depth: int, batch: int, precision: st
     return step, sum(p.numel() for p in model.parameters())
 
 
+class Ended(Exception):
+    """A contender's process has, by an error that it has told."""
+
+
 class Contender:
     """A step that a process of its own repeats when asked to."""
 
@@ -169,10 +173,13 @@ class Contender:
         try:
             return self.pipe.recv()
         except EOFError:
-            sys.exit(f"{self.name}: its process has ended, see above")
+            raise Ended from None
 
     def time(self) -> float:
-        self.pipe.send("time")
+        try:
+            self.pipe.send("time")
+        except OSError:
+            raise Ended from None
         return self.told()
 
     def close(self):
@@ -191,8 +198,9 @@ def contend(pipe, name: str, path: str, shape: tuple, attention: str):
     with sdpa_kernel(kernels, set_priority=True) if is_ours and attention == "cudnn" else nullcontext():
         if is_ours:
             design, _, compiled = name.removeprefix("ditscale ").partition(",")
+            width, depth, batch, precision = shape
+            counted = batch * flops_of(ours(design, width, depth, 1, precision, False)[0])
             step, size = ours(design, *shape, bool(compiled))
-            counted = flops_of(ours(design, *shape, False)[0] if compiled else step)
         else:
             step, size = peer(name, path, *shape)
             counted = flops_of(step)
@@ -271,25 +279,36 @@ def main():
         shape = width, depth, batch, options.precision
         names = {f"ditscale {design}{kind}": "" for kind in kinds for design in ("incontext", "crossattention")}
         names |= dict(word.partition("=")[::2] for word in options.peer)
-        sizes, counted, times, rates = {}, {}, {name: [] for name in names}, []
+        sizes, counted, times, rates = {}, {}, {}, []
         # a GPU has no memory for all, and a steadier clock
         for together in [[name] for name in names] if CUDA else [list(names)]:
+            rates.append(matmul_rate(options.precision))
             with ExitStack() as there:
                 asked = {
                     name: there.enter_context(closing(Contender(name, names[name], shape, options.attention)))
                     for name in together
                 }
-                for name, one in asked.items():
-                    sizes[name], counted[name] = one.told()
-                rates.append(matmul_rate(options.precision))
+                for name, one in list(asked.items()):
+                    try:
+                        sizes[name], counted[name] = one.told()
+                    except Ended:
+                        del asked[name]
+                found = {name: [] for name in asked}
                 for _ in range(options.rounds):
                     if not CUDA:  # other guests of this machine change it from minute to minute
                         rates.append(matmul_rate(options.precision, 1))
-                    for name, one in asked.items():
-                        times[name].append(one.time())
+                    for name, one in list(asked.items()):
+                        try:
+                            found[name].append(one.time())
+                        except Ended:
+                            del asked[name]
+                times |= {name: found[name] for name in asked}
+            for name in together:
+                said = f"{1e3 * statistics.median(times[name]):.1f} ms a step" if name in times else "FAILED, see above"
+                print(f"{size}, batch {batch}, {name}: {said}", file=sys.stderr, flush=True)
         speed = {name: batch / statistics.median(seconds) for name, seconds in times.items()}
-        flops = {name: counted[name] * speed[name] / batch for name in names}
-        peers = [name for name in names if not name.startswith("ditscale")]
+        flops = {name: counted[name] * speed[name] / batch for name in speed}
+        peers = [name for name in speed if not name.startswith("ditscale")]
         rate = statistics.median(rates)
         print(
             f"\n{size}, batch {batch}, {options.rounds} rounds, matmul {rate / 1e9:.0f} GFLOP/s "
@@ -299,6 +318,9 @@ def main():
             "|---|---|---|---|---|---|---|---|"
         )
         for name in names:
+            if name not in speed:
+                print(f"| {name} | failed | | | | | | |")
+                continue
             ratios = [f"{of[name] / max(of[peer] for peer in peers):.2f}" if peers else "" for of in (speed, flops)]
             print(
                 f"| {name} | {sizes[name] / 1e6:.1f}M | {1e3 * batch / speed[name]:.1f} | {speed[name]:.1f} | "
