@@ -4,10 +4,11 @@ repeated alone, and the whole goes on from wherever it stopped."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from . import units
-from .config import Study, compose
+from .config import Study, changed, compose
 from .errors import UserError
 from .files import write_text
 from .naming import StudyPaths
@@ -23,6 +24,8 @@ def plan_study(root: str, settings: list[str], configs: Path | None = None) -> t
     paths = StudyPaths(root)
     if settings or not paths.study.exists():
         study = compose(settings, configs)
+        if paths.study.exists():  # how it is launched is remembered
+            study = replace(study, cluster=changed(read_study(root).cluster, settings, configs))
         plan_runs(study)  # an impossible study is refused before anything is written
         write_study(root, study)
     planned = plan_runs(read_study(root))
@@ -54,6 +57,7 @@ def launch_study(root: str, role: str | None = None) -> int:
     unfinished = []
     for each in roles:
         ended = bring_to_end(paths, study.cluster, each, progress.show)
+        progress.show(ended, last=True)
         unfinished += [s for s in ended if s.run.role == each and s.state != "finished"]
     for s in unfinished:
         print(f"{s.run.run_id}: {s.state}: {s.reason}")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +33,38 @@ def test_plan_twice_is_one_study(tmp_path, ditscale, one_line_error):
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.yaml")}
     assert "holds another study" in one_line_error(ditscale("plan", "s", "study=mini", "recipe.clip=3", cwd=tmp_path))
     assert "holds another study" in one_line_error(ditscale("study", "s", "study=paper", cwd=tmp_path))
+
+
+def test_planned_again_a_study_stays_where_it_is_launched(tmp_path, ditscale, one_line_error):
+    """What is said of its cluster is remembered, until something else is said of it."""
+    cluster = lambda: yaml.safe_load((tmp_path / "s" / "study.yaml").read_text())["cluster"]
+    words = ["study=mini", "~evaluation", "budgets=[2e11]"]
+    ditscale("plan", "s", *words, "cluster=slurm", "cluster.partition=gpu", cwd=tmp_path)
+    assert ditscale("plan", "s", *words, "rates=[0.5,1,2]", cwd=tmp_path).returncode == 0
+    assert (cluster()["name"], cluster()["partition"]) == ("slurm", "gpu")
+    ditscale("plan", "s", *words, "cluster.parallel=3", cwd=tmp_path)
+    assert (cluster()["name"], cluster()["partition"], cluster()["parallel"]) == ("slurm", "gpu", 3)
+    refused = one_line_error(ditscale("launch", "s", "recipe.clip=2", cwd=tmp_path))
+    assert "only the cluster may change here" in refused
+    ditscale("plan", "s", *words, "cluster=local", cwd=tmp_path)
+    assert cluster()["name"] == "local"
+
+
+@pytest.mark.parametrize(
+    "setting, says",
+    [
+        ("recipe.lr_width=1e300", "too large a number"),
+        ("recipe.aspect=1e-300", "too large a number"),
+        ("recipe.lr_width=-1e300", "a learning rate of 0"),
+        ("recipe.lr_scale=1e308", "no width fits it"),
+        ("recipe.batch_law={scale: 16, quantum: 1e308}", "no width fits it"),
+        ("recipe.warmup_images=1e300", "by recipe.warmup_images, but the run has"),
+    ],
+)
+def test_impossible_recipes_are_not_planned(tmp_path, ditscale, one_line_error, setting, says):
+    words = ["study=mini", "recipe.lr_width=10"] if "lr_scale" in setting else ["study=mini"]
+    assert says in one_line_error(ditscale("plan", "s", *words, setting, cwd=tmp_path))
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import yaml
 
-from ditscale.config import Recipe, Size, Study, build, compose, dump_yaml, plain, read
+from ditscale.config import Recipe, Size, Study, build, changed, compose, dump_yaml, plain, read
 from ditscale.errors import UserError
 
 BAD = [  # overrides, and what the one line must say
@@ -27,6 +27,17 @@ BAD = [  # overrides, and what the one line must say
     (["flops=exactly"], "choose one of: exact, 6nd"),
     (["study=paper", "validation.path="], "validation.path"),
     (["nonsense"], "nonsense"),
+    (["seeds=[0,0]"], "study.seeds: [0, 0]: give each seed once"),
+    (["seeds=[1e30]"], "too large"),
+    (["widths=[32,32]"], "give each width of a budget once"),
+    (["budgets=[2e11,4e11]", "widths=[[32,40],[]]"], "and at least one"),
+    (["recipe=3"], "recipe=3: is a choice of configs/recipe/"),
+    (["data=latents"], "data.path: missing; give data.path=VALUE"),
+    (["study=mini", "study=nope"], "study=nope: there is no such study"),
+    (["recipe.batch_size=8,16"], "recipe.batch_size=8,16: several values; give one"),
+    (["validation.n=1e300"], "too large"),
+    (["cluster.threads=1e9"], "too large"),
+    (["recipe.width_scaling=mup"], "as in recipe.base_width=256"),
 ]
 
 
@@ -117,3 +128,14 @@ def test_a_wrong_file_says_where(tmp_path, text, says):
         assert says in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(UserError, match="nothing.yaml: cannot be read"):
         read(Size, tmp_path / "nothing.yaml")
+
+
+def test_a_clusters_own_settings():
+    """Those that are not mentioned stay as they were; cluster=NAME takes another."""
+    there = compose(["cluster=slurm", "cluster.partition=gpu", "+cluster.sbatch.qos=long"]).cluster
+    assert changed(there, ["study=mini", "recipe.clip=2"]) == there
+    other = changed(there, ["cluster.parallel=4", "+cluster.sbatch.exclusive=''"])
+    assert other == dataclasses.replace(there, parallel=4, sbatch={"qos": "long", "exclusive": ""})
+    assert changed(there, ["cluster=local"]) == compose([]).cluster
+    with pytest.raises(UserError, match="study.cluster.margin"):
+        changed(there, ["cluster.margin=-1"])

@@ -84,22 +84,21 @@ def launch(options):
 
 
 def _cluster(options):
-    """The study's cluster; settings at launch replace it, for this launch and those that follow."""
+    """The study's cluster; settings at launch change it, for this launch and those that follow."""
     from dataclasses import replace
 
-    from ..config import compose
+    from ..config import about_cluster, changed
     from ..plan.study import read_study, write_study
 
     study = read_study(options.dir)
     if not options.settings:
         return study.cluster
-    names = [word.split("=")[0].lstrip("+~") for word in options.settings]
-    if "cluster" not in names or any(name.split(".")[0] != "cluster" for name in names):
+    if about_cluster(options.settings) != options.settings:
         raise UserError(
             "launch: a study is settled when it is planned; only the cluster may change here: cluster=slurm "
             "cluster.partition=NAME ..."
         )
-    study = replace(study, cluster=compose(options.settings, options.configs).cluster)
+    study = replace(study, cluster=changed(study.cluster, options.settings, options.configs))
     write_study(options.dir, study)
     return study.cluster
 
@@ -115,15 +114,18 @@ def cancel(options):
 
 def doctor(options):
     """Exit status 1 when something is bad."""
-    from ..config import Cluster, compose
+    from ..config import Cluster, changed, compose
     from ..launch.doctor import examine, files_of
     from ..naming import StudyPaths
     from ..plan.study import read_study
 
     planned = read_study(options.dir) if StudyPaths(options.dir).study.is_file() else None
-    composed = compose(options.settings, options.configs) if options.settings else None
-    cluster = (composed or planned).cluster if composed or planned else Cluster()
-    files = files_of(planned or composed) if planned or composed else []
+    if planned:
+        cluster = changed(planned.cluster, options.settings, options.configs)
+    else:
+        planned = compose(options.settings, options.configs) if options.settings else None
+        cluster = planned.cluster if planned else Cluster()
+    files = files_of(planned) if planned else []
     found = examine(Path(options.dir), cluster, files, options.job)
     print(*found, sep="\n")
     return int(any(finding.level == "bad" for finding in found))

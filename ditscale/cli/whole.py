@@ -70,19 +70,18 @@ def _to_rehearse(options):
     study is the rehearsal's alone."""
     from dataclasses import replace
 
-    from ..config import compose
+    from ..config import about_cluster, changed
     from ..naming import StudyPaths
     from ..pipeline import plan_study
     from ..plan.study import read_study
 
-    cluster_only = all(word.split("=")[0].lstrip("+~").split(".")[0] == "cluster" for word in options.settings)
-    if options.settings and not cluster_only:
+    if about_cluster(options.settings) != options.settings:
         paths, _ = plan_study(options.dir, options.settings, options.configs)
         return read_study(paths.root)
     study = read_study(options.dir)
     if not StudyPaths(options.dir).run_dirs():
         raise UserError(f"{options.dir}: holds no runs; `ditscale plan {options.dir}` writes them")
-    return replace(study, cluster=compose(options.settings, options.configs).cluster) if options.settings else study
+    return replace(study, cluster=changed(study.cluster, options.settings, options.configs))
 
 
 def study(options):

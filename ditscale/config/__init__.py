@@ -6,7 +6,7 @@ study.yaml and run.yaml, so a compute node needs neither Hydra nor the configura
 """
 
 from .cluster import RECOMPUTES, SHARDINGS, Cluster, Size
-from .compose import compose, configs_dir
+from .compose import about_cluster, changed, compose, configs_dir
 from .data import Data
 from .design import Design
 from .evaluation import FEWEST, LEAST, METRICS, Evaluation, Validation
@@ -18,6 +18,7 @@ from .study import Study
 
 __all__ = [
     "Cluster", "Data", "Design", "Evaluation", "FEWEST", "LEAST", "Law", "METRICS", "RECOMPUTES", "Recipe",
-    "Rehearsal", "SHARDINGS", "Size", "Study", "TIMESTEPS", "Validation", "build", "compose", "configs_dir",
+    "Rehearsal", "SHARDINGS", "Size", "Study", "TIMESTEPS", "Validation", "about_cluster", "build",
+    "changed", "compose", "configs_dir",
     "dump_yaml", "plain", "read", "read_yaml",
 ]  # fmt: skip

@@ -79,7 +79,7 @@ class Cluster:
             ("max_queued", 0),
             ("signal_s", 1),
         ):
-            units.whole(getattr(self, name), f"{where}.{name}", low=low)
+            units.whole(getattr(self, name), f"{where}.{name}", low=low, high=100_000)
         if self.gpus is not None:
             units.whole(self.gpus, f"{where}.gpus", low=0)
         units.number(self.peak_flops_per_s, f"{where}.peak_flops_per_s", low=0)

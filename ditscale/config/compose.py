@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from ..errors import UserError, nearest
@@ -45,23 +45,58 @@ def compose(overrides: list[str], search: Path | None = None) -> Study:
     try:
         with initialize_config_dir(config_dir=str(configs_dir()), version_base="1.3"):
             composed = OmegaConf.to_container(hydra_compose("config", overrides), resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_hydra_line(error, overrides)) from None
     return build(Study, composed, "study")
 
 
+def about_cluster(overrides: list[str]) -> list[str]:
+    """Those of the settings that concern the cluster: cluster=NAME and cluster.KEY=VALUE."""
+    return [o for o in overrides if _key(o).split(".")[0] == "cluster"]
+
+
+def changed(cluster: Cluster, overrides: list[str], search: Path | None = None) -> Cluster:
+    """A cluster with what the settings say of it: that of cluster=NAME in its place, else its own keys alone. Raises
+    UserError as `compose` does."""
+    words = about_cluster(overrides)
+    if not words:
+        return cluster
+    composed = compose(words, search).cluster
+    if any(_key(word) == "cluster" for word in words):
+        return composed
+    new = {key: getattr(composed, key) for key in (_key(word).split(".")[1] for word in words)}
+    new |= {key: getattr(cluster, key) | value for key, value in new.items() if isinstance(value, dict)}
+    made = replace(cluster, **new)
+    made.check("study.cluster")
+    return made
+
+
+def _key(override: str) -> str:
+    return override.split("=")[0].lstrip("+~")
+
+
 def _hydra_line(error: Exception, overrides: list[str]) -> str:
     """Hydra's many-line message as one line, with the valid choices where it is about a choice."""
+    from omegaconf.errors import MissingMandatoryValue
+
     text = str(error)
-    group = next((o.split("=")[0].lstrip("+~") for o in overrides if f"'{o.split('=')[0]}/" in text), None)
+    group = next((_key(o) for o in overrides if f"'{_key(o)}/" in text), None)
     if "Could not find" in text and group:
         known = sorted(p.stem for p in (configs_dir() / group).glob("*.yaml"))
-        value = next(o.split("=", 1)[1] for o in overrides if o.startswith(group + "="))
+        value = [o.split("=", 1)[1] for o in overrides if _key(o) == group][-1]
         return f"{group}={value}: there is no such {group}{nearest(value, known)}; choose one of: {', '.join(known)}"
     if "Could not override" in text:
         key = text.split("'")[1]
         close = nearest(key, _settings())
         return f"{key}: there is no such setting{close}; settings are keys of study.yaml, as in recipe.batch_size=32"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: missing; give {error.full_key}=VALUE"
+    if "Ambiguous value" in text:
+        word = next((o for o in overrides if "," in o and o.lstrip("+~") in text), "one of the settings")
+        return f"{word}: several values; give one, or a list in brackets where the setting is a list"
+    if "must be a string" in text:
+        word = next((o for o in overrides if _key(o) in GROUPS), "one of the settings")
+        return f"{word}: is a choice of configs/{_key(word)}/; give the name of a file there"
     return text.split("Available options")[0]
 
 

@@ -28,7 +28,8 @@ class Validation:
     also: dict[str, Data] = field(default_factory=dict)  # out-of-domain data sets, by label
 
     def check(self, where: str):
-        units.whole(self.n, f"{where}.n", low=2)
+        units.whole(self.n, f"{where}.n", low=2, high=100_000_000)
+        units.whole(self.seed, f"{where}.seed", low=0, high=2**31 - 1)
         units.whole(self.batch_size, f"{where}.batch_size", low=1)
 
 

@@ -105,17 +105,16 @@ class Recipe:
             if next_one < WINDOW_RATIO * one:  # what lies beyond them would be made of their difference (train/ema.py)
                 raise UserError(
                     f"{where}.ema_also: {one:g} and {next_one:g} are one window twice; give others than "
-                    f"{where}.ema={self.ema:g}, "
-                    f"each once, {WINDOW_RATIO - 1:.0%} apart or more"
+                    f"{where}.ema={self.ema:g}, each once, {WINDOW_RATIO - 1:.0%} apart or more"
                 )
 
     def _check_width(self, where: str):
         units.whole(self.base_width, f"{where}.base_width", low=0)
         if self.width_scaling == "none" and self.base_width:
-            raise UserError(f"{where}.base_width: {self.base_width} is of no use without {where}.width_scaling=mup")
+            raise UserError(f"{where}.base_width: {self.base_width} is of no use without recipe.width_scaling=mup")
         if self.width_scaling == "mup" and not self.base_width:
             raise UserError(
-                f"{where}.base_width: missing; give the width whose rate was tuned, as in {where}.base_width=256"
+                f"{where}.base_width: missing; give the width whose rate was tuned, as in recipe.base_width=256"
             )
         if self.width_scaling == "mup" and self.lr_width:
             same = self.lr_scale * self.base_width**self.lr_width

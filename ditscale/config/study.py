@@ -70,8 +70,13 @@ class Study:
                     f"study.widths: {width} is not a multiple of the head size {self.design.head_size}; "
                     f"use {max(1, round(width / self.design.head_size)) * self.design.head_size}"
                 )
+        for row in self.widths if any(nested) else [self.widths]:
+            if not row or len(set(row)) < len(row):
+                raise UserError(f"study.widths: {list(row)}: give each width of a budget once, and at least one")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"study.seeds: {list(self.seeds)}: give each seed once")
         for seed in self.seeds:
-            units.whole(seed, "study.seeds", low=0)
+            units.whole(seed, "study.seeds", low=0, high=2**31 - 1)
         self._check_rates()
         self._check_evaluation()
         if self.data.source == "latents" and not self.validation.path:
@@ -142,7 +147,7 @@ class Study:
             raise UserError(
                 f"study.evaluation.fid.n: {fid.n or self.validation.n} images are too few for a number that means "
                 "something; use "
-                f"{FEWEST} or more, or add study.evaluation.fid.few=true"
+                f"{FEWEST} or more, or add evaluation.fid.few=true"
             )
 
     def widths_of(self, budget: float) -> tuple[int, ...]:

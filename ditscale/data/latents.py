@@ -14,6 +14,7 @@ attributes shift, scale: the images a model sees are (latents - shift) * scale. 
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import cached_property
 from pathlib import Path
 
@@ -44,7 +45,10 @@ class Latents:
     def __init__(self, path: Path | str, seed: int = 0):
         self.path, self.seed, self._file = Path(path), seed, None
         if not self.path.is_file():
-            raise UserError(f"data file {path}: there is no such file; set data.path=FILE")
+            raise UserError(
+                f"data file {path}: there is no such file; set data.path=FILE, and validation.path=FILE for "
+                "held-out images"
+            )
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 n, self.channels, self.height, self.width = file["latents"].shape
@@ -64,6 +68,10 @@ class Latents:
                 f"data file {path}: needs latents [n, C, R, R], text [n, T, D] and attributes shift and scale, and may "
                 f"have captions and pictures ({error})"
             ) from None
+        if not (math.isfinite(self.shift) and math.isfinite(self.scale) and self.scale):
+            raise UserError(
+                f"data file {path}: shift {self.shift:g} and scale {self.scale:g} make no images; see docs/data.md"
+            )
         if n != n_text or n == 0:
             raise UserError(f"data file {path}: {n} latents but {n_text} texts")
         self.n_images, self.name = n, self.path.stem

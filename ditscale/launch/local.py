@@ -136,9 +136,7 @@ def _submit(executor_class, paths: StudyPaths, status: RunStatus, source: Path, 
         with _importing_from(source, environment):
             return executor.submit(execute, str(at.root.resolve()))
     except OSError as error:
-        raise UserError(
-            f"{at.log}: cannot be written ({error.strerror}); free space on the disk and launch again"
-        ) from None
+        raise UserError(f"{at.log}: cannot be written ({error.strerror}); mend that and launch again") from None
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 

@@ -26,12 +26,12 @@ class Progress:
         self.drawn, self.last = 0, 0.0
         self.speed: dict[int, float] = {}  # FLOP/s of one rank, by n_params: small models use a core less well
 
-    def show(self, statuses: list[RunStatus], took_s: float = 0.0):
-        """Draw, if it is time to; how long it took to find them is not shown."""
+    def show(self, statuses: list[RunStatus], took_s: float = 0.0, last: bool = False):
+        """Draw, if it is time to, or this is the last; how long it took to find them is not shown."""
         for s in statuses:
             if s.images_per_s:
                 self.speed[s.run.n_params] = s.images_per_s * s.run.flops_per_image / s.run.execution.ranks
-        if not self.terminal and time.monotonic() - self.last < LINE_EVERY_S:
+        if not self.terminal and not last and time.monotonic() - self.last < LINE_EVERY_S:
             return
         self.last = time.monotonic()
         lines = self.lines(statuses)

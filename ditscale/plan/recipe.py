@@ -30,6 +30,11 @@ def resolved(recipe: Recipe, n_params: float, n_images: int, n_tokens: int) -> R
                 f"a warm-up of {count(images)} images by the recipe's warmup_law, but the run has {count(n_images)}"
             )
         recipe = replace(recipe, warmup_images=images, warmup_law=None)
+    if recipe.warmup_images > n_images:
+        raise UserError(
+            f"a warm-up of {count(recipe.warmup_images)} images by recipe.warmup_images, but the run has "
+            f"{count(n_images)}"
+        )
     if recipe.weight_decay_law is not None:
         recipe = replace(recipe, weight_decay=recipe.weight_decay_law.at(n_params, n_tokens), weight_decay_law=None)
     return recipe

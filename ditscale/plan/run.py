@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -114,6 +115,13 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int, mult
 
     Steps are rounded to the budget, so a run misses it by at most half a step; more than 0.5 % is refused.
     """
+    try:
+        return _run_of(study, role, budget, width, seed, multiple)
+    except OverflowError:
+        raise UserError("what the recipe comes to is too large a number; see recipe.aspect, lr_*, and *_law") from None
+
+
+def _run_of(study: Study, role: str, budget: float, width: int, seed: int, multiple: float) -> Run:
     recipe = study.recipe
     depth = max(1, round(width / recipe.aspect))
     shape = flops.shape_of(study.design, study.data, depth, width)
@@ -133,6 +141,9 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int, mult
     n_tokens = n_images * shape.tokens_per_image
     recipe = resolved(recipe, n, n_images, n_tokens)
     rate = multiple * recipe.lr_scale * width**recipe.lr_width * n**recipe.lr_params * n_tokens**recipe.lr_tokens
+    rate = float(f"{rate:.6g}")
+    if not 0 < rate < math.inf:
+        raise UserError(f"a learning rate of {rate:g}; see recipe.lr_scale, lr_width, lr_params and lr_tokens")
     made = Run(
         run_id="",
         study=study.name,
@@ -152,7 +163,7 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int, mult
         n_params_total=counts["total"],
         tokens_per_image=shape.tokens_per_image,
         flops_per_image=exact,
-        lr=float(f"{rate:.6g}"),
+        lr=rate,
         design=study.design,
         data=study.data,
         recipe=recipe,

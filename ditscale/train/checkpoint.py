@@ -23,6 +23,8 @@ from typing import BinaryIO, Callable
 
 from ..errors import UserError
 from ..files import remove
+from ..naming import RunPaths
+from ..store.record import read_state
 from . import fence
 
 KEEP = 2
@@ -137,15 +139,16 @@ def load_final(directory: Path, run_id: str, device=None) -> dict:
     """The final checkpoint. Raises UserError when the run has none yet, or it is damaged or of another run."""
     import torch  # here: rehearsed runs and their tools go without
 
-    path = directory / "final.pt"
+    path, at = directory / "final.pt", RunPaths(directory.parent)
+    again = f"move {at.metrics} away, then `ditscale run {at.root}` trains it again"
+    if not path.is_file() and at.metrics.is_file() and read_state(at.metrics) == "finished":
+        raise UserError(f"{path}: is gone; {again}")
     if not path.is_file():
-        raise UserError(
-            f"{directory.parent}: the run is not finished; `ditscale run {directory.parent}` goes on with it"
-        )
+        raise UserError(f"{at.root}: the run is not finished; `ditscale run {at.root}` goes on with it")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception:  # a cut file raises any of half a dozen types, from zipfile to pickle
-        raise UserError(f"{path}: cannot be read; delete it and `ditscale run {directory.parent}`") from None
+        raise UserError(f"{path}: cannot be read; {again}") from None
     if content["run_id"] != run_id:
         raise UserError(f"{path}: is of run {content['run_id']}, not {run_id}; move it away")
     return content

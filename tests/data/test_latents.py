@@ -52,5 +52,12 @@ def test_wrong_files(file, tmp_path):
         f["latents"] = np.zeros((2, 4, 8, 8))
     with pytest.raises(UserError, match="needs latents"):
         Latents(tmp_path / "bare.h5")
+    for scale in (0, float("nan")):
+        with h5py.File(file, "r+") as f:
+            f.attrs["scale"] = scale
+        with pytest.raises(UserError, match="make no images"):
+            Latents(file)
+    with h5py.File(file, "r+") as f:
+        f.attrs["scale"] = 2.0
     with pytest.raises(UserError, match="resolution is 16 in the configuration but 8 in the data"):
         open_source(Data("x", "latents", 4, 16, 5, 0, 6, path=str(file)))

@@ -262,7 +262,7 @@ def test_refusals(study, capsys):
         final.write_bytes(whole[:999])
         assert "cannot be read" in refused()
         final.unlink()
-        assert "the run is not finished" in refused()
+        assert f"move {run_dir / 'metrics.h5'} away, then `ditscale run {run_dir}` trains it again" in refused()
     finally:
         final.write_bytes(whole)
     assert files(run_dir) == before

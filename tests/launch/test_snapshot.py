@@ -39,7 +39,7 @@ def test_the_copy_is_whole_and_is_what_gets_imported(tmp_path):
         "import ditscale; from ditscale.config import compose, configs_dir; compose(['study=paper']); "
         "print(ditscale.__file__); print(configs_dir())"
     )
-    with _importing_from(source):  # even from the checkout itself
+    with _importing_from(source, {}):  # even from the checkout itself
         env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         found = subprocess.run(
             [sys.executable, "-c", code], cwd=module.PACKAGE.parent, env=env, capture_output=True, text=True
