@@ -169,10 +169,12 @@ def status(options):
 def run(options):
     from ..launch.job import run as attempt
     from ..naming import RunPaths
-    from ..train.ends import Stopped
+    from ..train.ends import RankLost, Stopped
 
     try:
         print(attempt(RunPaths(options.run_dir)))
+    except RankLost as reason:
+        raise UserError(str(reason)) from None
     except Stopped as reason:
         print(reason)
         return 130

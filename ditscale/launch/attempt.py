@@ -19,6 +19,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import make_directory, write_once, write_text
 from ..naming import RunPaths
+from ..plan.run import read_run
 from ..store.lock import Held, RunLock, is_locked
 from ..train import checkpoint
 from . import queue
@@ -161,7 +162,17 @@ def _restart() -> int:
 
 
 def _newest_checkpoint(at: RunPaths) -> str:
-    """Where an attempt begins; of a run that is trained, how much of it is measured, which grows too."""
+    """Where an attempt begins, and what it has of runs that are read from this one: they are trained and measured while
+    this one stands still."""
+    try:
+        readings = read_run(at.run).readings
+    except UserError:  # rehearsed by hand, or damaged: the run itself will say
+        readings = ()
+    return " ".join(filter(None, map(_reached, [at, *(RunPaths(at.root.parent / run_id) for run_id in readings)])))
+
+
+def _reached(at: RunPaths) -> str:
+    """The newest checkpoint of a run; of one that is trained, how much of it is measured, which grows too."""
     if (at.checkpoint / "final.pt").exists():
         measured = at.evaluation.stat().st_size if at.evaluation.exists() else 0
         return f"final-{measured}-{len(list(at.evaluation_parts.glob('*/*.npz')))}"

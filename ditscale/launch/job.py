@@ -70,7 +70,7 @@ def execute(run_dir: str) -> str:
     if queue.this_job():
         if state == "stopped" and PACKED in os.environ:
             raise SystemExit(TRY_AGAIN)
-        if state == "stopped" and _first():
+        if state in ("stopped", "lost") and _first():
             requeue()
         if state == "failed":
             raise SystemExit(1)
@@ -91,7 +91,7 @@ def run(at: RunPaths) -> str:
     if not _first():
         return "rehearsed by rank 0" if read_run(at.run).rehearsal else _loop(at)(at.root)
     mine, lock = attempts.claim(at)
-    os.environ["DITSCALE_ATTEMPT"] = str(mine.number)
+    os.environ |= {"DITSCALE_ATTEMPT": str(mine.number), "DITSCALE_RUN": str(at.root.absolute())}
     try:
         state = _loop(at)(at.root, lock)
     except BaseException as error:

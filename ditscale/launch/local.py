@@ -20,7 +20,7 @@ from ..naming import GPUS, PACKED, StudyPaths
 from ..plan.run import Run
 from ..train.halved import noted
 from . import gpus
-from .attempt import last_attempt
+from .attempt import last_attempt, read_attempts
 from .job import execute
 from .settle import settle
 from .snapshot import snapshot
@@ -28,6 +28,7 @@ from .status import DONE, RunStatus, left_to_hosts, study_status
 
 POLL_S = 0.5
 WORTH_FLOPS = 1.5e8  # of a step, for each thread: with less they wait for each other
+AGAIN = 3  # times that a run goes on in one call when it has lost a rank
 STOP_S = 60  # what a run gets to finish its step and save when we are interrupted
 
 
@@ -57,8 +58,8 @@ def launch(
     the study's status and the seconds that it took to find.
 
     Longest runs start first, so that the workers end together. A run that fails is not tried again in this call; one
-    that memory was too short for on shards goes on with the half (train/halved.py). Returns the final status. Raises
-    Interrupted on Ctrl-C or SIGTERM, after the runs have stopped at a checkpoint.
+    that memory was too short for on shards goes on with the half (train/halved.py), and one that lost a rank goes on.
+    Returns the final status. Raises Interrupted on Ctrl-C or SIGTERM, after the runs have stopped at a checkpoint.
     """
     from submitit import LocalExecutor
 
@@ -74,10 +75,10 @@ def launch(
     slots = workers(cluster, given)
     sharing = -(-slots // len(given)) if given else 1
     used: dict[str, list[str]] = {}  # run_id to the GPUs that this call gave it
-    # what this call started: run_id and the micro-batch noted then, to the job
-    jobs: dict[tuple[str, int], object] = {}
-    name = lambda run: (run.run_id, noted(paths.run(run.run_id), run.execution.ranks))
-    alive = lambda run: any(_alive(job) for (run_id, _), job in jobs.items() if run_id == run.run_id)
+    # what this call started: run_id, the micro-batch noted then, and how often a rank was lost, to the job
+    jobs: dict[tuple[str, int, int], object] = {}
+    name = lambda run: (run.run_id, noted(paths.run(run.run_id), run.execution.ranks), _lost(paths, run))
+    alive = lambda run: any(_alive(job) for (run_id, *_), job in jobs.items() if run_id == run.run_id)
     known: dict[str, RunStatus] = {}
     source = None  # one copy for all that this call starts, taken when something is to start
     with _terminated_as_interrupt():
@@ -114,6 +115,13 @@ def launch(
             raise Interrupted(
                 "interrupted; every run saved a checkpoint; the same command goes on from there"
             ) from None
+
+
+def _lost(paths: StudyPaths, run: Run) -> int:
+    """How often a run has ended because one of its ranks did: up to AGAIN times it goes on."""
+    if run.execution.ranks == 1:
+        return 0
+    return min(AGAIN, sum(attempt.ended == "lost" for attempt in read_attempts(paths.run(run.run_id))))
 
 
 def _gpus_of(paths: StudyPaths, run: Run) -> list[str]:

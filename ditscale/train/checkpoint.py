@@ -98,26 +98,33 @@ def _unsaved(target: Path, error: Exception) -> Unsaved:
     )
 
 
-def load_newest(directory: Path, run_id: str, load: Callable[[Path], bool] | None = None) -> dict | None:
+def load_newest(directory: Path, run_id: str, load: Callable[[Path], str] | None = None) -> dict | None:
     """The facts of the newest checkpoint that can be read, or None. A damaged one is skipped, and deleted once it is
     known where to go on.
 
-    load: called with a directory that is complete by its facts; whether all of it could be read. Raises UserError when
-    a checkpoint is of another run.
+    load: called with a directory that is complete by its facts; returns why it cannot be read, "" where it could be.
+    Raises UserError when a checkpoint is of another run, and where none could be read though one is complete: that may
+    be the fault of something else, and they are all there is.
     """
+    fence.check(directory.parent)
     for leftover in directory.glob("*.tmp-*"):
         remove(leftover) if leftover.is_file() else shutil.rmtree(leftover, ignore_errors=True)
-    damaged, facts = [], None
+    damaged, facts, unread = [], None, ""
     while waiting := [path for path in resumable(directory) if path not in damaged]:
         path = waiting[-1]
         facts = _read(path)
         if facts is not None and facts["run_id"] != run_id:
             raise UserError(f"{path}: is of run {facts['run_id']}, not {run_id}; move it away")
-        if facts is not None and (load is None or load(path)):
+        why = load(path) if facts is not None and load else ""
+        if facts is not None and not why:
             break
+        if facts is not None:
+            unread = f"{path}: cannot be read ({why})"
         facts = None
         if path.exists():
             damaged.append(path)
+    if unread and not facts:
+        raise UserError(f"{unread}; mend that, or move {directory} away for the run to start again")
     for other in damaged:
         rest = f"resuming from {path.name}" if facts else "no older checkpoint is there; starting again"
         print(f"{other.name} cannot be read; {rest}", flush=True)
@@ -165,14 +172,16 @@ def resumable(directory: Path) -> list[Path]:
 
 
 def _read(path: Path) -> dict | None:
-    """The facts of a complete checkpoint, None of a damaged one."""
+    """The facts of a complete checkpoint, None of a damaged one. Raises UserError where it cannot be looked at."""
     try:
         facts = json.loads((path / FACTS).read_text())
         sizes = facts.pop("files")
         whole = all("/" not in name and (path / name).stat().st_size == size for name, size in sizes.items())
         return facts if whole and isinstance(facts["images"], int) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that and run again") from None
 
 
 def _delete(directory: Path, paths: list[Path]):

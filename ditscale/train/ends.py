@@ -24,6 +24,17 @@ class OutOfMemory(Stopped):
         self.size = size
 
 
+class RankLost(Stopped):
+    """Another rank of the run has ended before its time; the run resumes."""
+
+    state = "lost"
+
+    def __init__(self, at: RunPaths):
+        Exception.__init__(
+            self, f"{at.root}: a rank of this run has ended; the same command goes on from the last checkpoint"
+        )
+
+
 class Diverged(UserError):
     """The loss became NaN or exploded: a result, not a failure."""
 

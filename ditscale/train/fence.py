@@ -1,5 +1,6 @@
 """The fence between attempts of a run: an older one that still lives (its node was lost to Slurm, not to power) may not
-write any more. DITSCALE_ATTEMPT is the number that launch/attempt.py claimed for this process."""
+write any more. DITSCALE_ATTEMPT is the number that launch/attempt.py claimed for this process, of the run DITSCALE_RUN:
+what is read from it (reading.py) is written by the same attempt."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from .ends import Fenced
 
 
 def check(run_dir: Path):
-    """Raise Fenced once a newer attempt is there."""
-    mine = int(os.environ.get("DITSCALE_ATTEMPT", 0))
+    """Raise Fenced once a newer attempt is there, of the run that this process has claimed."""
+    mine, run_dir = int(os.environ.get("DITSCALE_ATTEMPT", 0)), os.environ.get("DITSCALE_RUN", run_dir)
     if mine and (RunPaths(run_dir).attempts / f"{mine + 1:04d}.json").exists():
         raise Fenced(f"{run_dir}: attempt {mine} ends, for attempt {mine + 1} has taken over")

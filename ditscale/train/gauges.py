@@ -3,12 +3,14 @@ MEASURED)."""
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from typing import Iterator
 
 import torch
 
+from ..naming import PACKED
 from ..plan.run import Run
 from .ranks import Ranks
 
@@ -24,6 +26,7 @@ class Gauges:
         self.began = self.asked = time.monotonic()
         self.from_images = images
         self.steady = False
+        self.sharing = int(os.environ.get(PACKED, 1))  # runs on this GPU
 
     def timed(self, batches: Iterator) -> Iterator:
         """The batches, the time that each one took to come being noted."""
@@ -46,11 +49,12 @@ class Gauges:
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def energy_so_far(self) -> float:
-        """Joules of this rank's GPU since the attempt began; 0 where the driver does not tell."""
+        """Joules of this rank's GPU since the attempt began, or its part where runs share one; 0 where the driver does
+        not tell."""
         now = time.monotonic()
         if self.ranks.device.type == "cuda" and now - self.asked > POWER_S:
             try:
-                self.energy_j += torch.cuda.power_draw(self.ranks.device) / 1000 * (now - self.asked)
+                self.energy_j += torch.cuda.power_draw(self.ranks.device) / 1000 * (now - self.asked) / self.sharing
             except Exception:  # no NVML, no binding for it, or a driver that does not say
                 pass
             self.asked = now

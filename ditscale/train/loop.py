@@ -36,7 +36,7 @@ from ..store.record import STEP, VALIDATION, is_full, read_state
 from . import checkpoint, halved
 from .branch import branch
 from .compiled import compiles, speed_up
-from .ends import Diverged, OutOfMemory, Stopped
+from .ends import Diverged, OutOfMemory, RankLost, Stopped
 from .gauges import Gauges, device_name
 from .microbatch import MicroBatches
 from .ranks import Ranks, start
@@ -88,17 +88,18 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
                 halved.note(at, ranks.world, short.size)
                 raise
             except (Stopped, Diverged, checkpoint.Unsaved):  # on all ranks alike
-                ranks.meet()
-                orderly = True
+                try:
+                    ranks.meet()
+                    orderly = True
+                except RuntimeError:
+                    pass  # one is gone by now; what happened before is what counts
                 raise
             except RuntimeError as error:
                 if not ranks.lost(error):
                     raise
                 if (smaller := halved.noted(at, ranks.world)) != size:
                     raise OutOfMemory(smaller) from None
-                raise UserError(
-                    f"{at.root}: a rank of this run has ended; the same command goes on from the last checkpoint"
-                ) from None
+                raise RankLost(at) from None
             ranks.meet()
             orderly = True
             return state
@@ -142,7 +143,7 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
                 mine.make_step.release()
                 _validate(mine, run, writer)
                 shards.settle()
-                _save_final(at, run, state, writer)
+                _save_final(at, run, state, ranks, writer)
                 mine = state = shards = None  # what is measured now is in the final checkpoint
                 _free(ranks.device)
             _evaluate(at, run, ranks, stop, writer)
@@ -258,7 +259,7 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
         ranks.all_reduce(pending)
         stop_asked, save_due, failed, halvings, size, waited_s, peak_bytes = most.tolist()
         *values, (energy_j, _) = pending[[*range(filled), -1]].tolist()
-        rows = _rows(values, rates, step - filled, recipe.batch_size, state)
+        rows, hopeless = _rows(values, rates, step - filled, recipe.batch_size, state)
         rows["elapsed_s"] = elapsed_before + time.monotonic() - began
         rates, filled = [], 0
         if writer:
@@ -275,11 +276,11 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
             "peak_memory_bytes": peak_bytes,
             "energy_j": energy_j,
         }
-        if writer and (stop_asked or save_due or done or _hopeless(state)):
+        if writer and (stop_asked or save_due or done or hopeless):
             writer.measure(measured)
-        if _hopeless(state):
+        if hopeless:
             raise Diverged(
-                f"{at.root}: {_hopeless(state)} at {state.images} images; the run has diverged (rate {run.lr:.3g}); a "
+                f"{at.root}: {hopeless}; the run has diverged (rate {run.lr:.3g}); a "
                 "smaller "
                 "recipe.lr_scale makes another study"
             )
@@ -304,29 +305,32 @@ def _read(mine: Attempt, at: RunPaths, run: Run, readings: Readings, host: Write
             mine.shards.settle()
             mine.make_step.release()
         _validate(mine, run, writer)
-        _save_final(at, run, mine.state, writer)
+        _save_final(at, run, mine.state, mine.ranks, writer)
         _evaluate(at, run, mine.ranks, mine.stop, writer, host)
         if writer:
             writer.finish()
 
 
-def _rows(values: list, rates: list[float], first_step: int, batch_size: int, state: State) -> np.ndarray:
-    """Record rows of finished steps; advances the loss's EMA and counts skipped steps, which have no part in it."""
-    rows = np.zeros(len(values), STEP)
+def _rows(values: list, rates: list[float], first_step: int, batch_size: int, state: State) -> tuple[np.ndarray, str]:
+    """Record rows of finished steps, and why the run has diverged at one of them, or "". Advances the loss's EMA and
+    counts skipped steps, which have no part in it."""
+    rows, hopeless = np.zeros(len(values), STEP), ""
     for i, (loss, norm) in enumerate(values):
         if math.isfinite(norm):
             state.loss_ema, state.skipped_in_row = smoothed(state.loss_ema, loss), 0
         else:
             state.skipped, state.skipped_in_row = state.skipped + 1, state.skipped_in_row + 1
-        rows[i] = ((first_step + i + 1) * batch_size, loss, state.loss_ema, norm, rates[i], 0)
-    return rows
+        images = (first_step + i + 1) * batch_size
+        rows[i] = (images, loss, state.loss_ema, norm, rates[i], 0)
+        hopeless = hopeless or _hopeless(state, images)  # at whichever step: looks come as readings and stops have it
+    return rows, hopeless
 
 
-def _hopeless(state: State) -> str:
+def _hopeless(state: State, images: int) -> str:
     """Why the run has diverged, or "" while it has not."""
     if state.skipped_in_row >= HOPELESS:
-        return f"the gradient was not finite in {state.skipped_in_row} steps in a row"
-    return f"the loss reached {state.loss_ema:.3g}" if state.loss_ema >= EXPLODED else ""
+        return f"the gradient was not finite in {state.skipped_in_row} steps in a row, at {images} images"
+    return f"the loss reached {state.loss_ema:.3g} at {images} images" if state.loss_ema >= EXPLODED else ""
 
 
 def _held_out(run: Run, ranks: Ranks) -> list[HeldOut]:
@@ -361,12 +365,18 @@ def _validate(mine: Attempt, run: Run, writer: Writer | None):
             writer.write_validation(i, row, samples)
 
 
-def _save_final(at: RunPaths, run: Run, state: State, writer: Writer | None):
-    """Write what the run has come to."""
+def _save_final(at: RunPaths, run: Run, state: State, ranks: Ranks, writer: Writer | None):
+    """Write what the run has come to. Raises Unsaved, on all ranks, where that cannot be."""
     final = {"run_id": run.run_id, "images": state.images, "model": state.layout.whole(state.layout.weights)}
     final["ema"], *final["ema_also"] = (list(state.layout.whole(averages).values()) for averages in state.ema.averages)
+    unsaved = None
     if writer:
-        checkpoint.save_final(at.checkpoint, lambda file: torch.save(final, file))
+        try:
+            checkpoint.save_final(at.checkpoint, lambda file: torch.save(final, file))
+        except checkpoint.Unsaved as error:
+            unsaved = error
+    if not ranks.agree(unsaved is None):
+        raise unsaved or checkpoint.Unsaved(f"{at.checkpoint}: final.pt cannot be written; rank 0 says why")
 
 
 def _evaluate(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag, writer: Writer | None, host: Writer | None = None):

@@ -108,6 +108,6 @@ class MicroBatches:
 
 
 def is_memory(error: RuntimeError) -> bool:
-    """The CPU's allocator and oneDNN say it in words alone."""
-    words = ("can't allocate memory", "could not create a primitive")
+    """The CPU's allocator, oneDNN, cuBLAS and cuDNN say it in words alone."""
+    words = ("can't allocate memory", "could not create a primitive", "STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in words)

@@ -42,8 +42,14 @@ def save(named: dict[str, Tensor], directory: Path, group: ProcessGroup | None):
         writer = dcp.FileSystemWriter(directory, per_thread_copy_ahead=0)
         dcp.save(named, storage_writer=writer, process_group=group)
     except CheckpointException as error:
-        first = next(iter(error.failures.values()))[0]
-        raise first if isinstance(first, Exception) else RuntimeError(str(first))
+        raise first_of(error)
+
+
+def first_of(error: BaseException) -> Exception:
+    """What a rank has met, of all that DCP tells of it."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return error if isinstance(error, Exception) else RuntimeError(str(error))
 
 
 def load(named: dict[str, Tensor], directory: Path, group: ProcessGroup | None):

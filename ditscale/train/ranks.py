@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import socket
 import threading
 import time
@@ -31,6 +32,7 @@ PER_NODE = ("LOCAL_WORLD_SIZE", "SUBMITIT_LOCAL_NTASKS", "SLURM_STEP_TASKS_PER_N
 # What all ranks of one attempt share and no other attempt has.
 ATTEMPT = ("TORCHELASTIC_RUN_ID", "SUBMITIT_LOCAL_JOB_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
 MEET_S = 120
+KNOCK_S = 10
 # of a collective: ranks may differ in how long they compile or read; their death is noticed at once (lifeline.py)
 TIMEOUT_S = 600
 
@@ -147,10 +149,18 @@ def _attempt() -> str:
 
 
 def _meet(rank: int, world: int, rendezvous: Path, timeout: timedelta) -> dist.TCPStore:
+    """The store of all ranks, once they are all there. Raises RuntimeError when one does not come in time."""
     attempt = _attempt()
     if rank == 0:
         store = dist.TCPStore("0.0.0.0", 0, world, is_master=True, timeout=timeout, wait_for_workers=False)
-        write_text(rendezvous, json.dumps({"attempt": attempt, "host": socket.gethostname(), "port": store.port}))
+        place = {"host": socket.gethostname(), "port": store.port, "token": secrets.token_hex(8)}
+        store.set("token", place["token"])
+        write_text(rendezvous, json.dumps({"attempt": attempt} | place))
+        try:
+            store.wait([f"here {other}" for other in range(1, world)], timeout)
+        finally:
+            rendezvous.unlink(missing_ok=True)  # job numbers return: another attempt may have this one's
+        store.set("all", "")
         return store
     until = time.monotonic() + timeout.total_seconds()
     while time.monotonic() < until:
@@ -162,6 +172,15 @@ def _meet(rank: int, world: int, rendezvous: Path, timeout: timedelta) -> dist.T
             if "port" not in found:
                 raise Closed("rank 0 has nothing to do")
             host = "127.0.0.1" if found["host"] == socket.gethostname() else found["host"]
-            return dist.TCPStore(host, found["port"], world, is_master=False, timeout=timeout)
+            try:  # briefly: it may be what an earlier attempt left behind
+                store = dist.TCPStore(host, found["port"], world, is_master=False, timeout=timedelta(seconds=KNOCK_S))
+                answers = store.get("token").decode() == found["token"]
+            except RuntimeError:
+                answers = False
+            if answers:
+                store.set_timeout(timeout)
+                store.set(f"here {rank}", "")
+                store.wait(["all"], timeout)
+                return store
         time.sleep(0.05)
     raise RuntimeError(f"no address from rank 0 within {MEET_S} s")

@@ -73,16 +73,44 @@ class Shards:
                 torch.cuda.set_device(self.ranks.device)  # a thread begins on the first
                 self.copied.synchronize()
             if self.ranks.first:
-                checkpoint.save(self.directory, facts, self._fill, self.writer)
-            else:
+                self._write_first(facts)
+            elif self._told():
                 self._fill(checkpoint.staged(self.directory, facts["images"], self.writer))
+            else:
+                raise self._unsaved()
         except BaseException as error:
             self.error = error
+
+    def _write_first(self, facts: dict):
+        """The checkpoint, by the rank that makes its directory. The others write only when that is there: else they
+        would wait for it until the collectives' time is up."""
+        begun = False
+
+        def fill(beside: Path):
+            nonlocal begun
+            begun = self._told(True)
+            self._fill(beside)
+
+        try:
+            checkpoint.save(self.directory, facts, fill, self.writer)
+        finally:
+            if not begun:
+                self._told(False)
+
+    def _told(self, begun: bool = False) -> bool:
+        """Rank 0's `begun`, on every rank."""
+        holder = [begun]
+        if self.group:
+            dist.broadcast_object_list(holder, src=0, group=self.group, device=torch.device("cpu"))
+        return holder[0]
 
     def _fill(self, beside: Path):
         from . import pieces
 
         pieces.save(self.named, beside, self.group)
+
+    def _unsaved(self) -> checkpoint.Unsaved:
+        return checkpoint.Unsaved(f"{self.directory}: a checkpoint cannot be written; rank 0 says why")
 
     def close(self):
         """However the run ends: let what is being written come to its end, good or bad."""
@@ -100,8 +128,7 @@ class Shards:
             self.thread.join()
             self.thread = None
         if not self.ranks.agree(self.error is None):
-            unsaved = checkpoint.Unsaved(f"{self.directory}: a checkpoint cannot be written; rank 0 says why")
-            raise self.error if self.error and self.ranks.first else unsaved
+            raise self.error if self.error and self.ranks.first else self._unsaved()
 
     # ---- loading
 
@@ -130,13 +157,22 @@ class Shards:
                     tensor.copy_(host)
         return found
 
-    def _load(self, path: Path) -> bool:
-        """Read a checkpoint into the host's tensors; whether every rank could."""
+    def _load(self, path: Path) -> str:
+        """Read a checkpoint into the host's tensors; why a rank could not, "" where all could. Raises UserError on rank
+        0 where that does not mean that it is damaged."""
         from . import pieces
 
+        trouble = None
         try:
             pieces.load(self.named, path, self.group)
-            good = True
-        except (Exception, pieces.CheckpointException):  # a cut or altered file raises whatever it comes to
-            good = False
-        return self.ranks.agree(good)
+        except (Exception, pieces.CheckpointException) as error:  # a cut or altered file raises whatever it comes to
+            trouble = pieces.first_of(error)
+        if self.ranks.agree(trouble is None):
+            return ""
+        why = f"{type(trouble).__name__}: {trouble}".splitlines()[0] if trouble else "another rank says why"
+        if trouble and not self.ranks.first:
+            print(f"rank {self.ranks.rank}: {path.name} cannot be read ({why})", flush=True)
+        elsewhere = isinstance(trouble, (OSError, MemoryError)) and not isinstance(trouble, FileNotFoundError)
+        if not self.ranks.agree(not elsewhere) and self.ranks.first:
+            raise UserError(f"{path}: cannot be read ({why}); mend that and run again")
+        return why
