@@ -97,12 +97,16 @@ def give_verdict(root: str):
     from .laws import load_forecast, read_table, verdict
     from .store.collect import collect
 
-    paths = StudyPaths(root)
+    paths, study = StudyPaths(root), read_study(root)
     if not paths.forecast.exists():
         raise UserError(f"{root}: holds no forecast.json; `ditscale forecast {root}` seals one")
     sealed = load_forecast(paths.forecast)
-    collect(root)
-    given = verdict(sealed, read_table(root, sealed.metric))
+    left_out = dict(collect(root).excluded)
+    table = read_table(root, sealed.metric)
+    if not (table.role == "probe").any():
+        state = left_out.get(plan_probe(study, sealed.n_params.value).run_id, "not planned")
+        raise UserError(f"{root}: the probe has no measured loss yet ({state}); `ditscale launch {root}` trains it")
+    given = verdict(sealed, table)
     write_json(paths.verdict, given.to_dict())
     return given
 

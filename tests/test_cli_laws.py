@@ -101,6 +101,15 @@ def test_flags_of_fit(runs, call, flags):
         assert found["objective"] == flags[1]
 
 
+def test_too_few_replicates_for_an_interval(runs, call):
+    for n in ("1", "39"):
+        assert (
+            f"--bootstrap: {n} is too small for 95 % intervals; at least 40, or 0"
+            in call("fit", runs, "--bootstrap", n)[1]
+        )
+    assert call("fit", runs, "--bootstrap", "0")[0] == call("fit", runs, "--bootstrap", "40")[0] == 0
+
+
 def test_a_metric_that_is_higher_where_better_is_refused_not_raised(runs, call):
     status, out = call("fit", runs, "--json", "--bootstrap", "0", "--metric", "loglik")
     assert status == 3 and any(f["severity"] == "refused" for f in one_object(out)["findings"])
@@ -318,6 +327,8 @@ def test_forecasts_that_cannot_be_made(runs, tmp_path, call):
     assert "no such file; seal a forecast first" in call("verdict", runs)[1]
     assert "cannot be written" in call("forecast", runs, "--budget", "1e20", "--out", tmp_path / "no" / "f.json")[1]
     assert "--metric is for tables" in call("forecast", tmp_path / "study", "--metric", "fid")[1]
+    assert f"{tmp_path / 'study'}: holds no study.yaml" in call("verdict", tmp_path / "study")[1]
+    assert "not above the largest budget" in call("forecast", runs, "--budget", "2e18")[1]
     short = tmp_path / "short.csv"
     short.write_text(HEAD + "\n".join(text().splitlines()[1:4]))
     assert main(["forecast", str(short), "--budget", "1e20"]) == 3

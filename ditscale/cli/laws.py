@@ -139,6 +139,12 @@ def forecast(options):
         of_tables_only(options, "metric", "out")
         sealed, probe = seal_forecast(options.table, budget)
         advice = f"the probe is planned: {probe.run_id}; `ditscale launch {options.table}` trains it"
+        ratio = probe.n_params / sealed.n_params.value
+        if not 0.8 <= ratio <= 1.25:
+            advice += (
+                f"; its N = {units.count(probe.n_params)}, the nearest that the study's recipe trains at this budget, "
+                f"is {ratio:.2g}x the forecast's N*, so its loss may lie above the forecast"
+            )
     _show(options, sealed, sealed.to_dict())
     if not options.json:
         print(advice)
@@ -213,4 +219,6 @@ def _fitting(options) -> dict:
     from .. import units
 
     replicates = units.whole(options.bootstrap, "--bootstrap", low=0, high=100_000)
+    if 0 < replicates < 40:  # as a forecast asks for: fewer have no 95 % interval
+        raise UserError(f"--bootstrap: {replicates} is too small for 95 % intervals; at least 40, or 0 for none")
     return {"objective": options.objective, "bootstrap": replicates, "seed": units.whole(options.seed, "--seed", low=0)}

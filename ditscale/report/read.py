@@ -12,11 +12,19 @@ import numpy as np
 
 from ..config import Study
 from ..errors import UserError
-from ..laws import Estimate, Table, read_table
+from ..laws import Estimate, Table, load_forecast, read_table
 from ..naming import StudyPaths
 from ..plan.study import read_study
 from ..store.evaluated import COLUMNS
 
+# What a report reads of the file that each verb writes.
+PARTS = {
+    "fit": ("approach2", "approach3", "backtests", "bootstrap", "exclusions", "findings", "kappa", "loss_law",
+            "loss_with_floor", "metric", "n_runs", "objective", "points", "slices"),
+    "verdict": ("by_law", "inputs_unchanged", "inside", "interval", "measured", "n_params", "n_params_forecast",
+                "predicted", "relative_error", "run_id"),
+    "rates": ("cells", "overrides", "params", "reasons", "scale", "status", "tokens"),
+}  # fmt: skip
 STANDARD_ERROR = re.compile(r"[a-z]+_se([_:]|$)")  # a column of study.h5 that holds those of another
 
 
@@ -134,7 +142,10 @@ def read_material(root: Path | str) -> Material:
     levels = levels and NoiseLevels(levels.borders, levels.loss[~swept])
     if not len(points["run_id"]):
         raise UserError(f"{root}: study.h5 holds no finished run; `ditscale launch {root}` trains them")
-    laws, forecast, verdict, rates = (_read_json(p) for p in (paths.laws, paths.forecast, paths.verdict, paths.rates))
+    laws, verdict = _read_json(paths.laws, "fit"), _read_json(paths.verdict, "verdict")
+    rates = _read_json(paths.rates, "rates")
+    # What is published as sealed must be what was sealed.
+    forecast = load_forecast(paths.forecast).to_dict() if paths.forecast.exists() else None
     best = str(points["run_id"][int(np.argmin(points["loss"]))])
     samples = _read_samples(paths.run(best).evaluation, best)
     grids = _grids(paths, points, samples)
@@ -218,15 +229,18 @@ def _read_table(path: Path):
     return points, units, excluded, curves, levels
 
 
-def _read_json(path: Path) -> dict | None:
+def _read_json(path: Path, verb: str) -> dict | None:
+    """What `ditscale VERB` wrote, None where it has not. Raises UserError at anything else."""
     if not path.is_file():
         return None
+    again = f"`ditscale {verb} {path.parent}` makes it again"
     try:
-        return json.loads(path.read_text())
+        body = json.loads(path.read_text())
     except ValueError:
-        raise UserError(
-            f"{path}: is not JSON; move it away and make it again with `ditscale {path.stem} {path.parent}`"
-        ) from None
+        raise UserError(f"{path}: is not JSON; {again}") from None
+    if not isinstance(body, dict) or not body.keys() >= set(PARTS[verb]):
+        raise UserError(f"{path}: is not what `ditscale {verb}` writes; {again}")
+    return body
 
 
 def _read_samples(path: Path, run_id: str) -> Samples | None:

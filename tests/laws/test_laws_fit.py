@@ -130,6 +130,19 @@ def test_wrong_units_are_refused_unless_they_are_meant():
     )
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_any_float_are_no_warnings():
+    """The steps of the delta method reach exponents below 0 here; sizes of which N D is infinite are wrong units."""
+    loose = study(noise=0.05, seed=2, sizes=4, off=0.1, width=2)
+    json.dumps(fit(loose, bootstrap=50, targets=("1e13",)).to_dict(), allow_nan=False)
+    few = changed(BASE, n_params=scaled(BASE.n_params, [0], 1e200), n_tokens=scaled(BASE.n_tokens, [0], 1e200))
+    for verb in (fit, lambda t: forecast(t, 1e22), lambda t: fit(t, kappa=6)):
+        with pytest.raises(UserError, match="of run row-1 is 0, of the others 6"):
+            verb(few)
+        with pytest.raises(UserError, match="too large or too small for their budget_flops"):
+            verb(changed(BASE, n_params=BASE.n_params * 1e200, n_tokens=BASE.n_tokens * 1e200))
+
+
 def test_broken_power_law_of_n_is_lack_of_fit():
     parts = [
         study(CHINCHILLA, (c,), sizes=9, noise=0.001, off=off) for c, off in zip(SIX, (1, 1, 1, 1, 1, 1), strict=True)

@@ -127,6 +127,26 @@ def test_hindsight_is_refused(table, tmp_path):
     assert caught.value.status == 3
 
 
+def test_a_budget_that_is_not_beyond_the_grid_is_refused(table):
+    for budget in (6e11, 8.7e11):
+        with pytest.raises(UserError, match=r"not above the largest budget of its runs, 9e11; .* example 7.2e12"):
+            forecast(table, budget, bootstrap=40)
+
+
+def test_an_optimum_that_no_size_speaks_for_is_said(tmp_path):
+    def unseen(table, target=TARGET):
+        made = forecast(table, target, bootstrap=40)
+        return made, [f["message"] for f in made.findings if f["code"] == "optimum_unseen"]
+
+    assert unseen(study())[1] == [] and unseen(study(off=0.3), 9e14)[1] == []
+    made, (below, none) = unseen(study(off=30.0, width=2))
+    assert "lies below all of the grid's sizes" in below and "none of the 3 slices has a usable minimum" in none
+    assert f"warning: optimum_unseen: {below}" in made.summary()
+    assert seal(tmp_path / "f.json", made) == load_forecast(tmp_path / "f.json")
+    above, _ = unseen(study(off=1 / 60, width=2))[1]
+    assert "above all of the grid's sizes" in above and "for a budget only 8x their largest" in above
+
+
 def test_verdict_held_and_failed(sealed, table):
     good = verdict(sealed, with_probe(table, MINIATURE, TARGET))
     assert good.inside and good.inputs_unchanged and "The forecast held" in good.sentence
@@ -160,7 +180,7 @@ def test_verdicts_that_are_refused(sealed, table):
 
 def test_a_probe_under_another_name_or_role_is_known_again(table, tmp_path):
     """The row that is to be judged was among the inputs: as a grid run, at another budget's side, or renamed."""
-    seen = with_probe(table, MINIATURE, 2 * TARGET, loss=0.14, run_id="big")
+    seen = with_probe(table, MINIATURE, TARGET / 2, loss=0.14, run_id="big")
     seen = dataclasses.replace(seen, role=np.array(["grid"] * len(seen), dtype=object))
     made = seal(tmp_path / "f.json", forecast(seen, TARGET, bootstrap=40))
     row = made.inputs["rows"][[r["run_id"] for r in made.inputs["rows"]].index("big")]

@@ -12,10 +12,12 @@ import h5py
 import numpy as np
 import pytest
 
-from ditscale import units
+from ditscale import pipeline, units
+from ditscale.cli import main
 from ditscale.errors import UserError
 from ditscale.naming import StudyPaths
-from ditscale.pipeline import write_json
+from ditscale.pipeline import give_verdict, write_json
+from ditscale.plan.grid import plan_probe
 from ditscale.report import sentences
 from ditscale.report.page import html, write_report
 from ditscale.report.read import read_material
@@ -241,10 +243,42 @@ def test_refused_directories(tmp_path, held):
     with pytest.raises(UserError, match="damaged"):
         write_report(tmp_path)
     shutil.copy(held.table, tmp_path)
-    (tmp_path / "laws.json").write_text("{")
-    with pytest.raises(UserError, match="not JSON"):
-        write_report(tmp_path)
+    for name, verb in (("laws", "fit"), ("verdict", "verdict"), ("rates", "rates")):
+        again = re.escape(f"`ditscale {verb} {tmp_path}` makes it again")
+        path = tmp_path / f"{name}.json"
+        for content, says in (("{", "not JSON"), ("{}", "not what"), ("[]", "not what"), ('{"a": 1}', "not what")):
+            path.write_text(content)
+            with pytest.raises(UserError, match=f"{re.escape(str(path))}: is {says}.*{again}"):
+                write_report(tmp_path)
+        path.unlink()
     assert not (tmp_path / "report" / "index.html").exists()
+
+
+def test_an_altered_forecast_is_not_published(held, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(held.root, root, ignore=shutil.ignore_patterns("report"))
+    path = StudyPaths(root).forecast
+    sealed = path.read_text()
+    altered = re.sub(r'"value": [\d.e+-]+', '"value": 1e9', sealed, count=1)
+    for content, says in ((altered, "altered"), ("{}", "no sha256"), ("[]", "no sha256"), ("{", "not readable")):
+        path.write_text(content)
+        with pytest.raises(UserError, match=f"{re.escape(str(path))} .*{says}"):
+            write_report(root)
+    assert not (root / "report").exists()
+
+
+def test_a_forecast_before_its_probe(study, monkeypatch, capsys):
+    """A verdict says who trains the probe; a probe of another size than the forecast's is said."""
+    root = str(study(forecast=False, samples=False).root)
+    assert main(["forecast", root]) == 0
+    assert capsys.readouterr().out.endswith(f"`ditscale launch {root}` trains it\n")
+    with pytest.raises(
+        UserError, match=re.escape(f"no measured loss yet (not started); `ditscale launch {root}` trains it")
+    ):
+        give_verdict(root)
+    monkeypatch.setattr(pipeline, "plan_probe", lambda study, n_params: plan_probe(study, n_params / 4))
+    assert main(["forecast", root]) == 0
+    assert re.search(r"its N = \S+, the nearest .* is 0\.2\d?x the forecast's N\*", capsys.readouterr().out)
 
 
 def test_a_report_needs_no_torch():

@@ -28,6 +28,7 @@ CODES = {
     "units_mixed": "warning",
     "outlier_run": "warning",
     "lack_of_fit": "warning",
+    "optimum_unseen": "warning",
     "asymmetric_surface": "warning",
     "extrapolation": "info",
     "probe_left_out": "info",

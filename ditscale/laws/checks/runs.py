@@ -18,14 +18,20 @@ def refuse_units(table: Table, kappa: float | None = None) -> None:
     """Raise UserError where a column, or some of its rows, cannot be in whole counts; not where kappa says it is
     meant."""
     where = table.source or "table"
-    ratio = table.budget_flops / (table.n_params * table.n_tokens)
+    ratio = table.budget_flops / table.n_params / table.n_tokens  # N D of wrong units may be beyond any float
     middle = float(np.median(ratio))
+    if middle == 0 or not np.isfinite(middle):
+        raise UserError(
+            f"{where}: n_params and n_tokens are too large or too small for their budget_flops, of which no C / (N D) "
+            "can be computed; write all three as whole counts"
+        )
     if kappa is None and not 6 / WRONG_UNIT <= middle <= 6 * WRONG_UNIT:
         raise UserError(
             f"{where}: C / (N D) is {compact(middle)} in the median, where 6 is usual; write n_params, n_tokens and "
             f"budget_flops as whole counts, not in millions or exaFLOPs, or give kappa {compact(middle)} if it is meant"
         )
-    far = np.abs(np.log(ratio / middle)) > np.log(WRONG_UNIT)
+    with np.errstate(divide="ignore", over="ignore"):  # log 0 is infinitely far
+        far = np.abs(np.log(ratio / middle)) > np.log(WRONG_UNIT)
     if far.any():
         i = int(np.argmax(far))
         raise UserError(

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...units import compact, count, number, whole
+from ..checks.findings import Finding
 from ..checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
 from ..intervals.uncertainty import LEVEL, Estimate
 from ..minima.approach2 import fit_approach2
@@ -109,9 +110,9 @@ class Forecast:
 def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0) -> Forecast:
     """Forecast one new run at `budget_flops` from the grid runs of `table`.
 
-    bootstrap: replicates, 40 or more. Raises UserError when a grid run lies at the target budget, when the metric is
-    not positive, or when no form of law can be fitted (status 3). Probes take no part; when one near the target has
-    been measured already, `inputs` says so and `seal` refuses.
+    bootstrap: replicates, 40 or more. Raises UserError when a grid run lies at or above the target budget, when the
+    metric is not positive, or when no form of law can be fitted (status 3). Probes take no part; when one near the
+    target has been measured already, `inputs` says so and `seal` refuses.
     """
     whole(bootstrap, "bootstrap", low=40)
     target = number(budget_flops, "target budget", above=0)
@@ -124,11 +125,18 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
             f"{table.source or 'table'}: run {grid.run_id[near][0]} already lies at the target budget "
             f"{compact(target)}; forecast a budget that no run has, or mark that run as a probe"
         )
+    largest = float(grid.budget_flops.max())
+    if target <= largest:
+        raise UserError(
+            f"{table.source or 'table'}: the target budget {compact(target)} is not above the largest budget of its "
+            f"runs, {compact(largest)}; forecast a larger one, for example {compact(8 * largest)}"
+        )
     if not (grid.loss > 0).all():
         raise UserError(
             f"{table.source or 'table'}: {grid.metric} is not positive everywhere, and the laws of a forecast are "
             "power laws; where higher is better, fit the negative of the metric"
         )
+    refuse_units(grid)
     laws = fit_approach2(grid, "log", bootstrap, seed)
     fitted = fit_approach3(grid, "ls_log", 0, seed)
     forms, scatter = law_forms(grid, target, laws, fitted.surface, seed)
@@ -143,8 +151,7 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
         place = fit_approach3(grid, "ls_log", bootstrap, seed, keep_without_floor=True).predict(target)
     else:
         place = laws.predict(target)
-    refuse_units(grid)
-    findings = check_rehearsal(grid) + check_units(grid)
+    findings = check_rehearsal(grid) + check_units(grid) + _check_optimum(grid, target, place["n_params"].value, laws)
     if usable(fitted.surface):
         findings += find_outliers(grid, fitted.surface.residuals, 5)
     budgets = [budget for budget, _ in grid.slices()]
@@ -177,6 +184,36 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
         inputs_sha256=inputs_hash(grid),
         findings=[f.to_dict() for f in findings],
     )
+
+
+def _check_optimum(grid: Table, target: float, n_params: float, laws) -> list[Finding]:
+    """`optimum_unseen`: an N* where no size of the grid speaks for it, or slices of which none has a minimum.
+
+    N* grows with the budget, so below every size it is an artefact; above, it may grow as fast as the budget at most.
+    """
+    sizes = f"the grid's sizes ({count(grid.n_params.min())} to {count(grid.n_params.max())})"
+    growth = target / float(grid.budget_flops.max())
+    least, most = float(grid.n_params.min()), growth * float(grid.n_params.max())
+    findings = []
+    if n_params < least:
+        text = (
+            f"N* = {count(n_params)} lies below all of {sizes}, though the budget is above all of theirs; add smaller "
+            "sizes, until the slices have their minima inside"
+        )
+        findings.append(Finding("optimum_unseen", text, value=n_params / least))
+    if n_params > most:
+        text = (
+            f"N* = {count(n_params)} lies {n_params / most * growth:.3g}x above all of {sizes}, for a budget only "
+            f"{growth:.3g}x their largest; add larger sizes, until the slices have their minima inside"
+        )
+        findings.append(Finding("optimum_unseen", text, value=n_params / most))
+    if laws.slices and not laws.accepted:
+        text = (
+            f"none of the {len(laws.slices)} slices has a usable minimum, so N* and D* rest on the surface alone; "
+            "`ditscale fit` says what each slice lacks"
+        )
+        findings.append(Finding("optimum_unseen", text, slices=tuple(p.budget_flops for p in laws.slices)))
+    return findings
 
 
 def _coefficients(laws, surface) -> dict[str, dict[str, float]]:

@@ -20,7 +20,7 @@ from ..intervals.uncertainty import (
 from ..minima.parabola import NEAR
 from ..table import Table
 from .fit_surface import fit_surface, refit_surfaces
-from .surface import Surface, fold, law_with_floor, optimum
+from .surface import BEYOND, Surface, fold, law_with_floor, optimum
 
 POSITIVE = ("A", "B", "n_params", "n_tokens", "loss")  # for which the delta method works on the log
 
@@ -102,9 +102,9 @@ class Approach3:
             near, far = np.zeros_like(log_n), np.full_like(log_n, 30.0)
             for _ in range(50):
                 step = (near + far) / 2
-                at = (
-                    floor + np.exp(log_a - alpha * (log_n + side * step)) + np.exp(log_b - beta * (log_d - side * step))
-                )
+                with np.errstate(**BEYOND):
+                    of_n, of_d = log_a - alpha * (log_n + side * step), log_b - beta * (log_d - side * step)
+                    at = floor + np.exp(of_n) + np.exp(of_d)
                 inside = at < (1 + NEAR) * loss
                 near, far = np.where(inside, step, near), np.where(inside, far, step)
             with np.errstate(over="ignore"):

@@ -12,6 +12,10 @@ import numpy as np
 
 from ..checks.findings import Finding
 
+# Replicates, and the steps of the delta method, may have exponents that no surface has: infinity and NaN are the right
+# words for their optimum, and whoever takes an interval reads them so.
+BEYOND = {"over": "ignore", "divide": "ignore", "invalid": "ignore"}
+
 
 def optimum(parameters: np.ndarray, kappa: float, budget_flops):
     """(log N*, log D*, L*) minimising L(N, D) under C = kappa N D.
@@ -22,10 +26,11 @@ def optimum(parameters: np.ndarray, kappa: float, budget_flops):
     """
     floor, log_a, log_b, alpha, beta = np.moveaxis(np.asarray(parameters), -1, 0)
     log_nd = np.log(np.asarray(budget_flops, dtype=float) / kappa)
-    log_g = (np.log(alpha / beta) + log_a - log_b) / (alpha + beta)
-    log_n = log_g + beta / (alpha + beta) * log_nd
-    log_d = log_nd - log_n
-    return log_n, log_d, floor + np.exp(log_a - alpha * log_n) + np.exp(log_b - beta * log_d)
+    with np.errstate(**BEYOND):
+        log_g = (np.log(alpha / beta) + log_a - log_b) / (alpha + beta)
+        log_n = log_g + beta / (alpha + beta) * log_nd
+        log_d = log_nd - log_n
+        return log_n, log_d, floor + np.exp(log_a - alpha * log_n) + np.exp(log_b - beta * log_d)
 
 
 def law_with_floor(parameters: np.ndarray, kappa: float):
@@ -33,7 +38,8 @@ def law_with_floor(parameters: np.ndarray, kappa: float):
     floor, log_a, log_b, alpha, beta = np.moveaxis(np.asarray(parameters), -1, 0)
     log_n, log_d, _ = optimum(parameters, kappa, kappa)
     exponent = -alpha * beta / (alpha + beta)
-    log_k = np.logaddexp(log_a - alpha * log_n, log_b - beta * log_d) - exponent * math.log(kappa)
+    with np.errstate(**BEYOND):
+        log_k = np.logaddexp(log_a - alpha * log_n, log_b - beta * log_d) - exponent * math.log(kappa)
     return floor, log_k, exponent
 
 
