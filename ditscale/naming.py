@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from stat import S_ISREG
 
 from . import units
+from .errors import UserError
 
 PACKED = "DITSCALE_PACKED"  # in the environment: how many runs share this one's job, and its GPU
 GPUS = "DITSCALE_GPUS"  # in the environment: those that a run started on this machine is to use, "" for none
@@ -64,13 +66,16 @@ class StudyPaths:
         return RunPaths(self.runs / run_id)
 
     def run_dirs(self) -> list[RunPaths]:
-        """All planned runs, by name."""
+        """All planned runs, by name. Raises UserError where it cannot be seen whether there are any: a run that is not
+        ours to read must not look like none."""
         runs = self.runs
         try:
             names = sorted(os.listdir(runs))
+            return [RunPaths(runs / name) for name in names if _is_file(f"{runs}/{name}/run.yaml")]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return [RunPaths(runs / name) for name in names if os.path.isfile(f"{runs}/{name}/run.yaml")]
+        except OSError as error:
+            raise UserError(f"{error.filename or runs}: cannot be read ({error.strerror})") from None
 
 
 class RunPaths:
@@ -96,3 +101,11 @@ class RunPaths:
     @property
     def name(self) -> str:
         return self.root.name
+
+
+def _is_file(path: str) -> bool:
+    """As os.path.isfile, but raises where nobody may look."""
+    try:
+        return S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False

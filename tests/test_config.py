@@ -126,6 +126,9 @@ def test_a_wrong_file_says_where(tmp_path, text, says):
         with pytest.raises(UserError) as error:
             read(Size, tmp_path / "x.yaml")
         assert says in str(error.value) and "\n" not in str(error.value)
+    (tmp_path / "x.yaml").write_bytes(b"up_to_params: 1e9 # \xff\n")
+    with pytest.raises(UserError, match="x.yaml: is not UTF-8 text"):
+        read(Size, tmp_path / "x.yaml")
     with pytest.raises(UserError, match="nothing.yaml: cannot be read"):
         read(Size, tmp_path / "nothing.yaml")
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from ..errors import UserError
 
+# whole numbers that options take at most: far beyond any use, and before memory or a file's integers end
+MOST = {"n": 10**8, "samples": 10**4, "batch_size": 10**6, "probes": 10**4, "steps": 10**4, "seed": 2**31 - 1}
+
 
 def add(verb):
     """The parsers of these verbs; verb(name, function, text) makes one."""
@@ -75,8 +78,12 @@ def evaluate(options):
     from ..naming import RunPaths
     from ..plan.run import read_run
 
-    whole = {name: getattr(options, name) for name in ("n", "probes", "steps")}
-    given = {name: units.whole(text, f"--{name}") for name, text in whole.items() if text is not None}
+    whole = {
+        name: units.whole(text, f"--{name.replace('_', '-')}", high=most)
+        for name, most in MOST.items()
+        if (text := getattr(options, name)) is not None
+    }
+    given = {name: whole[name] for name in ("n", "probes", "steps") if name in whole}
     real = {name: getattr(options, name) for name in ("t_min", "tolerance", "guidance")}
     given |= {
         name: units.number(text, f"--{name.replace('_', '-')}") for name, text in real.items() if text is not None
@@ -89,8 +96,7 @@ def evaluate(options):
     }
     if given.get("n") == 0:
         raise UserError("--n: 0 is too small; use 2 or more")
-    more = {name: getattr(options, name) for name in ("batch_size", "seed", "samples")}
-    more = {name: units.whole(text, f"--{name.replace('_', '-')}") for name, text in more.items() if text is not None}
+    more = {name: whole[name] for name in ("batch_size", "seed", "samples") if name in whole}
     if options.ema is not None:
         more["ema"] = units.number(options.ema, "--ema")
     asked = read_run(RunPaths(options.run_dir).run).evaluation

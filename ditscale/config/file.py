@@ -78,10 +78,12 @@ def read_yaml(path: Path) -> dict:
 
 def _text(path: Path) -> str:
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8") as file:
             return file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8, or put a whole copy in its place") from None
 
 
 def dump_yaml(mapping: dict) -> str:

@@ -57,7 +57,7 @@ def measure(
     chunks, so none waits longer than one takes, and call `tick`. Raises Unmeasurable, on
     all of them, when an image's numbers are not finite or its metric says so.
     """
-    starts = list(range(0, n, chunk))
+    starts = range(0, n, chunk)
     rows = torch.zeros(n, len(metric.columns), dtype=metric.dtype)
     sums = torch.zeros(2, dtype=torch.float64)  # seconds, evaluations
     done = torch.zeros(len(starts), dtype=torch.int64)

@@ -8,16 +8,18 @@ import socket
 from dataclasses import dataclass
 
 from .. import units
+from ..errors import UserError
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import Run, read_run
 from ..store.lock import is_locked
-from ..store.record import Damaged, read_end
+from ..store.record import Damaged, read_end, read_skipped, skipped_note
 from .attempt import LIVE_S, heartbeat_age, last_attempt
 from .seen import Seen
 
 HERE = socket.gethostname()
 # any of these is there once a run has begun
 BEGUN = {"attempts", "metrics.h5", "heartbeat.json", "failure.json", "lock"}
+SEEN = ("loss", "host", "ranks", "attempt", "job", "reason")  # what is remembered of a finished run
 DONE = ("finished", "diverged", "damaged")  # nothing more will happen to these by themselves
 
 
@@ -76,15 +78,12 @@ def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -
         if before is None:
             seen = seen or Seen(paths.jobs / "seen.json")
             run, end = read_run(at.run), seen.end(at)
+            end = end if end and "reason" in end else None  # without one it was noted before there were any
             known[at.name] = (
-                RunStatus(run, "finished", run.n_images, reason="", images_per_s=None, **end)
-                if end
-                else run_status(at, run)
+                RunStatus(run, "finished", run.n_images, images_per_s=None, **end) if end else run_status(at, run)
             )
             if known[at.name].state == "finished" and not end:
-                seen.note_end(
-                    at, {name: getattr(known[at.name], name) for name in ("loss", "host", "ranks", "attempt", "job")}
-                )
+                seen.note_end(at, {name: getattr(known[at.name], name) for name in SEEN})
         elif before.state != "finished":
             known[at.name] = run_status(at, before.run)
     if seen:
@@ -93,16 +92,23 @@ def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -
 
 
 def run_status(at: RunPaths, run: Run) -> RunStatus:
-    """One run's status."""
-    if not BEGUN.intersection(os.listdir(at.root)):
-        return RunStatus(run, "planned", 0, None, None, "", f"read from {run.within}" if run.within else "")
+    """One run's status. Raises UserError where its directory cannot be read."""
+    try:
+        names = os.listdir(at.root)
+    except OSError as error:
+        raise UserError(f"{at.root}: cannot be read ({error.strerror})") from None
+    if not BEGUN.intersection(names):
+        reason = _no_sign(at) if at.log.name in names else ""
+        reason = reason or (f"read from {run.within}" if run.within else "")
+        return RunStatus(run, "planned", 0, None, None, "", reason)
     heart = _json(at.heartbeat)
     images, loss, reason = heart.get("images", 0), heart.get("loss"), ""
     last = last_attempt(at)
     who = {"ranks": last.ranks, "attempt": last.number, "job": last.job} if last else {}
     if is_locked(at.lock) or (last and not last.ended and last.host != HERE and heartbeat_age(at) < LIVE_S):
         host = last.node if last and last.node else heart.get("host", "")
-        return RunStatus(run, "running", images, loss, heart.get("images_per_s"), host, heart.get("phase", ""), **who)
+        reason = _and_skipped(heart.get("phase", ""), at, run, images)
+        return RunStatus(run, "running", images, loss, heart.get("images_per_s"), host, reason, **who)
     try:
         state, measured = read_end(at.metrics)
     except Damaged as error:
@@ -113,10 +119,43 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
     elif state == "diverged":
         reason = failure.get("reason", "")
     elif failure:
-        state, reason = "failed", failure["reason"]
+        state, reason = "failed", failure.get("reason", "")
     elif state == "running":
         state, reason = "interrupted", "its process is gone; launching again resumes it"
+    elif state == "planned" and not last:
+        reason = _no_sign(at)
+    reason = _and_skipped(reason, at, run, images)
     return RunStatus(run, state, images, loss, None, heart.get("host", ""), reason, **who)
+
+
+def _and_skipped(reason: str, at: RunPaths, run: Run, images: int) -> str:
+    """A note, and how many of the run's steps up to so many images were skipped, if that is worth a word."""
+    steps = images // run.recipe.batch_size
+    skipped = skipped_note(read_skipped(at.metrics), steps) if steps else ""
+    return "; ".join(filter(None, (reason, skipped)))
+
+
+def _no_sign(at: RunPaths) -> str:
+    """Of a run that a launch on this machine has started and that has written nothing: where to look. Nothing while
+    that process lives, for it may only be slow to start."""
+    attempts = sorted(at.log.glob("attempt-*"), key=lambda path: (len(path.name), path.name))
+    if not attempts:
+        return ""
+    files = sorted(attempts[-1].glob("*"))
+    if any(_is_alive(path.name.split("_")[0]) for path in files):  # submitit's number of a job is a process id
+        return ""
+    printed = [path for path in files if path.suffix == ".err"]
+    return f"its last attempt left no sign; see {printed[0] if printed else attempts[-1]}"
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def left_to_hosts(statuses: list[RunStatus]) -> set[str]:
@@ -151,7 +190,9 @@ def _or(value, form: str) -> str:
 
 
 def _json(path) -> dict:
+    """The mapping in a JSON file; empty where there is none."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from .. import __version__
-from ..config import Study
+from ..config import Study, Validation
 from ..errors import UserError
 from ..files import write_bytes, write_text
 from ..naming import RunPaths, StudyPaths
@@ -31,7 +31,7 @@ from ..plan.run import Run, read_run
 from ..plan.study import read_study
 from .evaluated import Column, evaluated
 from .evaluation import read_results
-from .record import Damaged, open_record, read_attempts, read_steps, read_validation
+from .record import Damaged, open_record, read_attempts, read_steps, read_validation, skipped_note
 from .strata import covariance, losses_of_levels, noise_levels
 
 # name in the table, and where it comes from
@@ -51,7 +51,7 @@ class Collected:
     rows: tuple[dict, ...]
     excluded: tuple[tuple[str, str], ...]  # (run_id, reason)
     rehearsal: str = ""  # where the losses come from, if the study is a rehearsal
-    notes: tuple[str, ...] = ()  # of evaluations that only some runs have
+    notes: tuple[str, ...] = ()  # of evaluations that only some runs have, and of steps that runs skipped
 
     def summary(self) -> str:
         lines = [f"REHEARSAL: {self.rehearsal}"] if self.rehearsal else []
@@ -63,7 +63,8 @@ class Collected:
 def collect(root: Path | str) -> Collected:
     """Read every run's record and write study.h5 and study.csv, each whole or not at all.
 
-    A run counts when its record says finished and it has its validation loss. Raises UserError when there is no run.
+    A run counts when its record says finished and it has its validation loss, on the study's triples. Raises UserError
+    when there is no run.
     """
     paths = StudyPaths(root)
     run_dirs = paths.run_dirs()
@@ -72,10 +73,13 @@ def collect(root: Path | str) -> Collected:
     study = read_study(root) if paths.study.exists() else None
     mark = _mark(study)
     rows, curves, samples, excluded, results, own, timesteps = [], {}, [], [], [], "", ""
+    validation, skips = study and study.validation, []
     for at in run_dirs:
         try:
             run = read_run(at.run)
-            row, curve, triples = _read(at, run, mark)
+            row, curve, triples, skipped = _read(at, run, mark)
+            validation = validation or run.validation  # without a study, the first run's
+            _check_triples(run.validation, validation, len(triples), len(samples[0]) if samples else len(triples))
             measured = read_results(at.evaluation)
         except _LeftOut as reason:
             excluded.append((at.name, f"{'learning-rate sweep: ' if run.role == 'rate' else ''}{reason}"))
@@ -85,10 +89,11 @@ def collect(root: Path | str) -> Collected:
             rows.append(row)
             curves[run.run_id] = curve
             samples.append(triples)
+            skips += [f"{run.run_id}: {skipped}"] if skipped else []
             own, timesteps = run.data.name, run.recipe.timesteps
             of_record = [own, *(name.removeprefix("loss_") for name in row if name.startswith("loss_"))]
             results.append([r for r in measured if not (r.metric == "val_loss" and r.dataset in of_record)])
-    further, columns, notes = evaluated(own, results, study)
+    further, columns, notes = evaluated(own, results, study, [row["role"] for row in rows])
     rows = [row | more for row, more in zip(rows, further, strict=True)]
     order = sorted(
         range(len(rows)), key=lambda i: (rows[i]["role"], rows[i]["budget_flops"], rows[i]["n_params"], rows[i]["seed"])
@@ -97,7 +102,7 @@ def collect(root: Path | str) -> Collected:
     samples = np.stack([samples[i] for i in order]) if order else np.zeros((0, 0))
     _write_h5(paths, study, rows, columns, excluded, curves, samples, timesteps)
     write_text(paths.csv, (f"# rehearsal: {mark}\n" if mark else "") + _csv(rows))
-    return Collected(tuple(rows), tuple(excluded), mark, tuple(notes))
+    return Collected(tuple(rows), tuple(excluded), mark, tuple(notes + skips))
 
 
 class _LeftOut(Exception):
@@ -108,9 +113,22 @@ def _mark(made: Study | Run | None) -> str:
     return str(made.rehearsal) if made and made.rehearsal else ""
 
 
-def _read(at: RunPaths, run: Run, mark: str) -> tuple[dict, np.ndarray, np.ndarray]:
-    """One run's row, curve and per-triple losses. Rehearsed and trained runs never share a table: `mark` is the
-    study's."""
+def _check_triples(here: Validation, there: Validation, n: int, n_others: int):
+    """Losses are compared triple by triple, so a run measured on others than the study's, or on `n` where the runs
+    before have `n_others`, is left out."""
+    keys = ("n", "seed", "path")
+    unlike = [
+        f"{key} {mine!r}, not {its!r}" for key in keys if (mine := getattr(here, key)) != (its := getattr(there, key))
+    ]
+    if not unlike and n != n_others:
+        unlike = [f"{n} in its record, not {n_others}"]
+    if unlike:
+        raise _LeftOut(f"it was measured on other validation triples than the study's ({', '.join(unlike)})")
+
+
+def _read(at: RunPaths, run: Run, mark: str) -> tuple[dict, np.ndarray, np.ndarray, str]:
+    """One run's row, curve and per-triple losses, and what to say of steps that it skipped. Rehearsed and trained runs
+    never share a table: `mark` is the study's."""
     if _mark(run) != mark:
         raise _LeftOut("the study is a rehearsal and the run is not" if mark else "was planned for a rehearsal")
     if not at.metrics.exists():
@@ -142,7 +160,9 @@ def _read(at: RunPaths, run: Run, mark: str) -> tuple[dict, np.ndarray, np.ndarr
         row[f"loss_{extra['dataset'].decode()}"] = float(extra["loss"])
     every = max(1, -(-len(steps) // CURVE_ROWS))
     curve = steps[every - 1 :: every][["images", "loss", "loss_ema"]]
-    return row, curve, triples
+    # counted in the rows, which hold no step twice, whoever trained it
+    skipped = skipped_note(int(np.count_nonzero(~np.isfinite(steps["grad_norm"]))), len(steps))
+    return row, curve, triples, skipped
 
 
 def _write_h5(

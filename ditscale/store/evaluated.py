@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Sequence
 
 from ..config import Study
 from .evaluation import Result
@@ -23,16 +24,18 @@ class Column:
 
 
 def evaluated(
-    own: str, results: list[list[Result]], study: Study | None = None
+    own: str, results: list[list[Result]], study: Study | None = None, roles: Sequence[str] = ()
 ) -> tuple[list[dict[str, float]], dict[str, Column], list[str]]:
     """One dict a run, the columns by name, and notes. Of a run: vlb, nll, fid and vlb_se, ...; of a data set other than
     the `own`: vlb_<data set>, vlb_se_<data set>, ...
 
     A column holds what was measured alike, for numbers of unlike n or solver make no law: as the study asks, or else as
     most runs were. What was measured otherwise too has columns of its own, which end in what is different:
-    fid:guidance=2, fid_se:guidance=2. The notes say which runs lack a column.
+    fid:guidance=2, fid_se:guidance=2. The notes say how many runs lack a column; by their `roles`, those of a sweep of
+    rates are not counted, for no study has them evaluated.
     """
     rows, columns, notes = [{} for _ in results], {}, []
+    counted = [i for i in range(len(results)) if not roles or roles[i] != "rate"]
     # by metric and data set, by way of measuring: number of the run to its result
     ways = defaultdict(lambda: defaultdict(dict))
     for i, run in enumerate(results):
@@ -46,9 +49,10 @@ def evaluated(
             columns[f"{name}{where}"] = Column(_any(runs).unit, _words(_any(runs)))
             for i, result in runs.items():
                 rows[i] |= {f"{name}{where}": result.value, f"{name}_se{where}": result.se}
-            if len(runs) < len(rows):
+            have = sum(i in runs for i in counted)
+            if have < len(counted):
                 how = "; `ditscale evaluate RUN_DIR` measures" if runs is usual else ""
-                notes.append(f"{name}{where}: {len(runs)} of {len(rows)} runs have it{how}")
+                notes.append(f"{name}{where}: {have} of {len(counted)} runs have it{how}")
     return rows, columns, notes
 
 

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import h5py
 import numpy as np
@@ -70,10 +71,9 @@ def read_results(path: Path, window: float | None = None) -> list[Result]:
     there is no file of this layout. Raises UserError at a damaged one."""
     if not _there(path):
         return []
-    with h5py.File(path, "r", locking=False) as file:
-        at = file.get(_place(window), {})
-        groups = [at[f"results/{m}/{d}"] for m in at.get("results", {}) for d in at[f"results/{m}"]]
-        return [_result(group) for group in groups]
+    with _opened(path) as file:
+        at = _find(file, f"{_place(window)}/results") or {}
+        return [_result(at[metric][name]) for metric in at for name in at[metric]]
 
 
 def write_results(path: Path, run_id: str, results: list[Result], window: float | None = None):
@@ -121,10 +121,10 @@ def has_samples(path: Path, n: int, settings: dict, window: float | None = None)
     """Whether n samples of these settings are there."""
     if not _there(path):
         return False
-    with h5py.File(path, "r", locking=False) as file:
-        at = file.get(_place(window))
+    with _opened(path) as file:
+        at = _find(file, _place(window))
         same = at is not None and all(at.attrs.get(key) == value for key, value in settings.items())
-        return same and "samples" in at and len(at["samples/generated"]) == n
+        return same and "samples" in list(at) and len(at["samples/generated"]) == n
 
 
 def _rewrite(path: Path, run_id: str, change: Callable):
@@ -133,7 +133,7 @@ def _rewrite(path: Path, run_id: str, change: Callable):
     memory = io.BytesIO()
     with h5py.File(memory, "w") as made:
         if _there(path):
-            with h5py.File(path, "r", locking=False) as old:
+            with _opened(path) as old:
                 made.attrs.update(old.attrs)
                 for name in old:
                     old.copy(name, made)
@@ -152,15 +152,37 @@ def _place(window: float | None) -> str:
     return "/" if window is None else f"/ema/{window}"
 
 
+def _find(group: h5py.Group, place: str) -> h5py.Group | None:
+    """The group at a place, None where there is none. Names are listed, since h5py's `get` and `in` take a damaged
+    group for an empty one."""
+    for name in filter(None, place.split("/")):
+        if name not in list(group):
+            return None
+        group = group[name]
+    return group
+
+
 def _there(path: Path) -> bool:
     """Whether the file is there. One of an older layout counts as none: it is measured anew and written over."""
     if not Path(path).is_file():
         return False
+    with _opened(path) as file:
+        return file.attrs["layout"] == LAYOUT
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """The file, to be read in the `with` block. Raises UserError where it is damaged: that may show anywhere in it, and
+    h5py has an exception of its own for each."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            return file.attrs.get("layout") == LAYOUT
+        file = h5py.File(path, "r", locking=False)
     except OSError:
         raise UserError(f"{path}: is truncated or not HDF5; delete it and evaluate again") from None
+    try:
+        with file:
+            yield file
+    except (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError):
+        raise UserError(f"{path}: is damaged; delete it and evaluate again") from None
 
 
 def _result(group: h5py.Group) -> Result:

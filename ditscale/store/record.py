@@ -19,7 +19,9 @@ Layout 1 lacks what was measured: it is read like 2, and the next attempt at the
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -91,7 +93,7 @@ class Record:
             if self.file.attrs["layout"] < LAYOUT:
                 self._renew()
             os.replace(self.beside, self.path)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # h5py has both for a write that failed
             remove(self.beside)
             raise _full(self.path, error) from None
         self.attempt = min(int(np.count_nonzero(self.file["attempts"]["started_unix"])), MAX_ATTEMPTS - 1)
@@ -187,10 +189,12 @@ def _fixed(file, name: str, shape: tuple, dtype: np.dtype):
 
 
 def _full(path: Path, error: Exception) -> UserError:
-    reason = os.strerror(error.errno) if getattr(error, "errno", None) else str(error).split("(")[0]
-    return UserError(
-        f"{path}: cannot be written ({reason}); free space on the disk, then run again: nothing before is lost"
-    )
+    in_words = re.search(r"errno = (\d+)", str(error))  # HDF5 has the number in its text
+    number = getattr(error, "errno", None) or int(in_words[1] if in_words else 0)
+    reason = os.strerror(number) if number else str(error).split("(")[0].strip()
+    full = number in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free space on the disk" if full else "see that the place can be written"
+    return UserError(f"{path}: cannot be written ({reason}); {remedy}, then run again: nothing before is lost")
 
 
 # ------------------------------------------------------------------------------------------------------------- readers
@@ -203,9 +207,11 @@ class Damaged(UserError):
 def open_record(path: Path) -> h5py.File:
     """Open a record for reading, beside its writer. Raises Damaged with what is wrong and what to do."""
     path = Path(path)
-    if not path.is_file():
-        raise Damaged(f"{path}: is missing; the run has not started (or its record was moved away)")
     remedy = f"move it away and run `ditscale run {path.parent}` again"
+    if not path.is_file():
+        if path.exists():
+            raise Damaged(f"{path}: is not a file; {remedy}")
+        raise Damaged(f"{path}: is missing; the run has not started (or its record was moved away)")
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError:
@@ -254,6 +260,40 @@ def read_end(path: Path) -> tuple[str, float | None]:
     finally:
         file.close()
     return state, loss if state == "finished" else None
+
+
+def read_skipped(path: Path) -> int:
+    """Steps that a run's attempts skipped, as they have counted them; 0 where that is not known. A status reads it, so
+    it is not counted in the steps, of which there may be a million, and HDF5 says only where the rows are: to turn
+    their many fields into ours takes it several times as long.
+    """
+    try:
+        file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, _UNLOCKED)
+    except OSError:
+        return 0
+    try:
+        attempts = h5py.h5d.open(file, b"attempts")
+        offset, n, size = attempts.get_offset(), attempts.shape[0], attempts.get_storage_size()
+    except (KeyError, OSError):
+        return 0
+    finally:
+        file.close()
+    if offset is None or size != n * ATTEMPT.itemsize:  # of layout 1
+        return 0
+    skipped = 0
+    with open(path, "rb") as file:
+        file.seek(offset)
+        for first in range(0, n, 16):  # nearly all runs have a few attempts, of the many there is space for
+            rows = np.fromfile(file, ATTEMPT, min(16, n - first))
+            skipped += int(rows["skipped"].sum())
+            if not rows["started_unix"].all():
+                break
+    return skipped
+
+
+def skipped_note(skipped: int, steps: int) -> str:
+    """What to say of the skipped ones of a run's steps: nothing up to 1 % of them."""
+    return f"{skipped} of {steps} steps skipped: their gradient was not finite" if skipped > 0.01 * steps else ""
 
 
 def _value(file, name: bytes, into: np.ndarray) -> np.ndarray:

@@ -1,10 +1,15 @@
 """Status from files alone, read again and again."""
 
+import json
+import os
+import subprocess
+
 import h5py
 import pytest
 
+from ditscale.errors import UserError
 from ditscale.launch.seen import Seen
-from ditscale.launch.status import study_status
+from ditscale.launch.status import study_status, table
 from ditscale.naming import StudyPaths
 from ditscale.plan.run import read_run
 from ditscale.store.record import Record
@@ -44,3 +49,75 @@ def test_a_damaged_or_missing_memory_costs_time_only(study):
     (paths.jobs / "seen.json").unlink()
     assert study_status(paths) == first
     assert Seen(paths.jobs / "seen.json").before
+
+
+def test_skipped_steps_are_in_the_note_and_remembered(study):
+    paths, at = study
+    run = read_run(at.run)
+    with h5py.File(at.metrics, "r+") as file:
+        rows = file["attempts"][:2]
+        rows["started_unix"], rows["skipped"] = 1.0, (2, 1)
+        file["attempts"][:2] = rows
+    for _ in range(2):
+        (found,) = study_status(paths)
+        assert found.reason == f"3 of {run.steps} steps skipped: their gradient was not finite"
+    assert found.reason in table([found]) and found.reason in (paths.jobs / "seen.json").read_text()
+    old = json.loads((paths.jobs / "seen.json").read_text())
+    del old[at.name][1]["reason"]  # noted by a version that had none
+    (paths.jobs / "seen.json").write_text(json.dumps(old))
+    assert study_status(paths) == [found]
+    with h5py.File(at.metrics, "r+") as file:
+        file["state"][()] = b"running"
+    at.heartbeat.write_text(json.dumps({"images": 10 * run.recipe.batch_size}))
+    (found,) = study_status(paths)
+    assert found.state == "interrupted" and found.reason.endswith(
+        "resumes it; 3 of 10 steps skipped: their gradient was not finite"
+    )
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{", "null"])
+def test_json_that_is_no_mapping_counts_as_none(study, content):
+    paths, at = study
+    before = study_status(paths)
+    (paths.jobs / "seen.json").unlink()
+    for path in (at.heartbeat, at.failure):
+        path.write_text(content)
+    assert study_status(paths) == before
+
+
+def test_a_run_that_ended_before_it_wrote_anything(one_run):
+    run_dir = one_run()
+    paths = StudyPaths(run_dir.parent.parent)
+    said = lambda: [(s.state, s.reason) for s in study_status(paths)]
+    assert said() == [("planned", "")]
+    child = subprocess.Popen(["sleep", "60"])
+    for name in ("attempt-001/1_0_log.err", "attempt-002/x_0_log.out", f"attempt-002/{child.pid}_0_log.err"):
+        path = run_dir / "log" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    assert said() == [("planned", "")]  # its process may only be slow to start
+    child.kill()
+    child.wait()
+    assert said() == [("planned", f"its last attempt left no sign; see {path}")]
+    (run_dir / "attempts").mkdir()  # it came as far as that
+    assert said() == [("planned", f"its last attempt left no sign; see {path}")]
+
+
+def test_what_may_not_be_read_is_one_line(study, monkeypatch):
+    """As root everything may be read, so the refusal is made here."""
+    paths, at = study
+
+    def refuse(call, refused):
+        def asked(path, *more, **named):
+            if os.fspath(path) == os.fspath(refused):
+                raise PermissionError(13, "Permission denied", os.fspath(path))
+            return call(path, *more, **named)
+
+        return asked
+
+    for name, refused in (("listdir", paths.runs), ("stat", at.run), ("listdir", at.root)):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refuse(getattr(os, name), refused))
+            with pytest.raises(UserError) as told:
+                study_status(paths)
+        assert str(told.value) == f"{refused}: cannot be read (Permission denied)"

@@ -48,6 +48,21 @@ def test_a_damaged_file_is_one_line(tmp_path):
         read_results(path)
 
 
+def test_damage_in_the_middle_is_one_line(tmp_path):
+    path = tmp_path / "evaluation.h5"
+    write_results(path, "run", [result()])
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"SNOD", b"XXXX"))  # the names in its groups
+    for use in (read_results, lambda path: write_results(path, "run", [result("fid")])):
+        with pytest.raises(UserError, match="evaluation.h5: is damaged; delete it and evaluate again"):
+            use(path)
+    assert path.read_bytes() == content.replace(b"SNOD", b"XXXX")
+    write_samples(path.with_name("s.h5"), "run", np.zeros(2), np.zeros(2), ["a", "b"], {"steps": 8})
+    path.write_bytes(path.with_name("s.h5").read_bytes().replace(b"SNOD", b"XXXX"))
+    with pytest.raises(UserError, match="is damaged"):
+        has_samples(path, 2, {})
+
+
 def test_columns_of_runs_measured_alike():
     runs = [
         [result(value=1.0, model="a"), result("likelihood", "coco", 3.0), result("val_loss", "coco", 0.5)],
@@ -76,6 +91,15 @@ def test_columns_of_runs_measured_alike():
         and "vlb:n=50: 1 of 3 runs have it" in notes
     )
     assert any(n.startswith("nll_coco: 2 of 3 runs have it; `ditscale") for n in notes)
+
+
+def test_runs_of_a_sweep_are_not_missed():
+    """No study has them evaluated; one that was by hand has its number all the same."""
+    roles = ["grid", "probe", "rate", "rate"]
+    rows, _, notes = evaluated("own", [[result()], [result()], [result()], []], roles=roles)
+    assert notes == [] and rows[2]["vlb"] == 2.5
+    _, _, notes = evaluated("own", [[result()], [], [result()], []], roles=roles)
+    assert notes == ["vlb: 1 of 2 runs have it; `ditscale evaluate RUN_DIR` measures"]
 
 
 def test_ways_of_measuring_stand_side_by_side(tmp_path):

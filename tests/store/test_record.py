@@ -1,5 +1,6 @@
 """The run record: complete after any kill, one writer, nothing half-written."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,9 @@ import time
 import h5py
 import numpy as np
 import pytest
+from numpy.lib.recfunctions import repack_fields
 
+from ditscale.errors import UserError
 from ditscale.store.record import (
     ATTEMPT,
     MEASURED,
@@ -19,6 +22,8 @@ from ditscale.store.record import (
     Record,
     open_record,
     read_attempts,
+    read_end,
+    read_skipped,
     read_state,
     read_steps,
 )
@@ -124,6 +129,48 @@ def test_damaged_records(tmp_path, content):
         read_state(tmp_path / "other.h5")
     with pytest.raises(Damaged, match="is missing"):
         open_record(tmp_path / "none.h5")
+    (tmp_path / "directory.h5").mkdir()
+    for read in (open_record, read_state, read_end, record):
+        with pytest.raises(Damaged, match="directory.h5: is not a file; move it away"):
+            read(tmp_path / "directory.h5")
+
+
+@pytest.mark.parametrize(
+    "error, says",
+    [
+        (OSError(errno.ENOSPC, "full"), "No space left on device); free space on the disk, then run again"),
+        (OSError(errno.EDQUOT, "full"), "Disk quota exceeded); free space on the disk, then run again"),
+        (RuntimeError("Can't write (errno = 28, error message = 'x')"), "No space left on device); free space"),
+        (OSError(errno.EROFS, "ro"), "Read-only file system); see that the place can be written, then run again"),
+        (RuntimeError("Can't write (no more is known)"), "(Can't write); see that the place can be written"),
+    ],
+)
+def test_a_place_that_cannot_be_written(tmp_path, monkeypatch, error, says):
+    """Only where space has run out is space asked for; HDF5 may say so in its text alone."""
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(Record, "_make", fails)
+    with pytest.raises(UserError) as told:
+        record(tmp_path / "metrics.h5")
+    assert says in str(told.value) and not os.listdir(tmp_path)
+
+
+def test_skipped_steps_of_all_attempts(tmp_path):
+    path = tmp_path / "metrics.h5"
+    assert read_skipped(path) == 0
+    for k in range(20):
+        r = record(path)
+        r.begin(10.0, 0, 1, "host")
+        r.measure({"skipped": k})
+        r.close()
+    assert read_skipped(path) == 190
+    with h5py.File(path, "r+") as file:  # as of layout 1
+        rows = file["attempts"][:]
+        del file["attempts"]
+        file["attempts"] = repack_fields(rows[[name for name in ATTEMPT.names if name not in MEASURED.names]])
+    assert read_skipped(path) == 0
 
 
 def test_attempt_rows(tmp_path):
