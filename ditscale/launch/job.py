@@ -100,6 +100,7 @@ def run(at: RunPaths) -> str:
     finally:
         lock.release()
         attempts.end(at, mine, state)
+        del os.environ["DITSCALE_ATTEMPT"], os.environ["DITSCALE_RUN"]
     return state
 
 

@@ -115,8 +115,7 @@ def start(run_dir: Path, rendezvous: Path) -> Ranks:
     if cuda:
         local %= torch.cuda.device_count()  # one GPU visible per task, or all of them: both are usual on Slurm
         torch.cuda.set_device(local)
-    else:
-        keep_freed_memory()
+    keep_freed_memory()
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if world > 1:
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from ditscale.launch import attempt as module
 from ditscale.launch.attempt import Busy, Exhausted, claim, end, last_attempt, read_attempts
 from ditscale.naming import RunPaths
 from ditscale.store.lock import RunLock, is_locked
+from ditscale.train import fence
 from ditscale.train.ends import Fenced
 from ditscale.train.heartbeat import Heartbeat
 
@@ -83,6 +85,7 @@ def test_the_restart_of_a_job_takes_over_from_a_process_that_lives_on(at, monkey
     in_slurm(monkeypatch, 7, 3)
     old, held = claim(at)
     monkeypatch.setenv("DITSCALE_ATTEMPT", str(old.number))
+    monkeypatch.setenv("DITSCALE_RUN", str(at.root))
     heart = Heartbeat(at.heartbeat, 100)
     heart.beat("training", 10, 0.5, 1, force=True)
 
@@ -95,6 +98,8 @@ def test_the_restart_of_a_job_takes_over_from_a_process_that_lives_on(at, monkey
     with pytest.raises(Fenced, match="attempt 1 ends, for attempt 2 has taken over"):
         heart.beat("training", 20, 0.5, 1, force=True)
     assert at.heartbeat.read_text() == before
+    with pytest.raises(Fenced):  # nor does it write what is read from its run
+        fence.check(at.root.parent / "another")
     held.release()
 
 
@@ -110,6 +115,18 @@ def test_another_job_is_believed_alive_by_its_heartbeat_where_squeue_is_silent(a
     old = time.time() - 2 * module.LIVE_S
     os.utime(at.heartbeat, (old, old))
     assert claim(at)[0].number == 2
+
+
+def test_progress_of_what_is_read_from_a_run_is_progress(at, monkeypatch):
+    """While a run's readings are trained and measured, its own checkpoints stand still."""
+    monkeypatch.setattr(module, "read_run", lambda path: SimpleNamespace(readings=("short",)))
+    at.checkpoint.mkdir()
+    short = RunPaths(at.root.parent / "short")
+    seen = []
+    for images in (16, 32):
+        (short.checkpoint / f"images-{images:015d}").mkdir(parents=True)
+        seen.append(module._newest_checkpoint(at))
+    assert len(set(seen)) == 2 and seen[1].endswith("images-000000000000032")
 
 
 def test_attempts_without_progress_end_and_progress_or_a_new_launch_starts_again(at, monkeypatch):

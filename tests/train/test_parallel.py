@@ -168,6 +168,22 @@ def test_out_of_memory_on_shards(one_run, on_ranks, copy_of, content, short):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("what", ["checkpoint", "checkpoint/final.pt"])
+def test_what_rank_0_cannot_write_ends_both(one_run, on_ranks, what):
+    """Its directory cannot be made, or what it has come to cannot get its name: both ranks end, and at once."""
+    run_dir = one_run("budgets=[3e9]", "cluster.checkpoint_s=0.05")
+    if what == "checkpoint":
+        (run_dir / what).write_text("in the way")
+    else:
+        (run_dir / what).mkdir(parents=True)
+    began = time.monotonic()
+    ends = on_ranks(run_dir, 2, sharding="full").wait()
+    assert time.monotonic() - began < 60
+    assert [end for end, _ in ends] == [2, 2] and all("cannot be written" in text for _, text in ends), ends
+    assert all("Traceback" not in text for _, text in ends)
+
+
+@pytest.mark.slow
 def test_a_full_disk_on_shards(one_run, on_ranks, small_disk, content):
     """Both ranks end, one says why; the checkpoint before is there and with room again the run goes on from it."""
     run_dir = one_run("budgets=[3e9]", "cluster.checkpoint_s=0.05")

@@ -1,10 +1,15 @@
 """Finding the other ranks of a run: what launchers say, and a rank that never comes."""
 
+import json
 import os
 import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
+import torch.distributed as dist
 
 from ditscale.train import lifeline, ranks
 
@@ -24,6 +29,22 @@ def test_ranks_of_a_node(said, found, monkeypatch):
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     assert ranks._per_node(16) == found
+
+
+def test_an_address_that_was_left_behind_is_passed_over(tmp_path, monkeypatch):
+    """Job numbers return: the file may be of another attempt, at a port where nobody is, or somebody else."""
+    monkeypatch.setattr(ranks, "KNOCK_S", 1)
+    place, timeout = tmp_path / "rendezvous.json", timedelta(seconds=20)
+    somebody = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, wait_for_workers=False)
+    for port in (1, somebody.port):
+        stale = {"attempt": ranks._attempt(), "host": socket.gethostname(), "port": port, "token": "old"}
+        place.write_text(json.dumps(stale))
+        with ThreadPoolExecutor() as pool:
+            other = pool.submit(ranks._meet, 1, 2, place, timeout)
+            time.sleep(0.5)
+            first = pool.submit(ranks._meet, 0, 2, place, timeout)
+            first.result(timeout=20).set("a", "b")
+            assert other.result(timeout=20).get("a") == b"b" and not place.exists()
 
 
 def test_a_rank_that_never_comes_is_not_waited_for(monkeypatch):

@@ -1,19 +1,21 @@
 """Checkpoints in one process: what comes back, what is refused, and what a bad step or too little memory leaves
 behind."""
 
+import errno
 import json
 import os
 import pickle
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from ditscale.errors import UserError
 from ditscale.plan.run import read_run
-from ditscale.train import checkpoint
+from ditscale.train import checkpoint, pieces
 from ditscale.train.ranks import Ranks
 from ditscale.train.state import build
 
@@ -126,6 +128,36 @@ def test_a_damaged_newest_falls_back_and_runs_no_code(begun, tmp_path, monkeypat
     assert not (tmp_path / "pwned").exists()
     assert "images-000000000000032 cannot be read; resuming from images-000000000000016" in capsys.readouterr().out
     assert [path.name for path in checkpoint.resumable(tmp_path / "checkpoint")] == ["images-000000000000016"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), RuntimeError("unknown layout")])
+def test_what_cannot_be_read_now_is_not_thrown_away(begun, tmp_path, monkeypatch, error):
+    """A disk that does not answer, or another version of torch, says nothing of the checkpoints."""
+    run, *_ = saved(begun)
+
+    def refuse(*_):
+        raise error
+
+    _, _, into = begun()
+    monkeypatch.setattr(pieces, "load", refuse)
+    with pytest.raises(UserError, match="cannot be read .*mend that"):
+        into.load_newest(run.run_id)
+    monkeypatch.undo()
+    assert into.load_newest(run.run_id)["images"] == 32
+
+
+def test_facts_that_cannot_be_looked_at_are_not_damage(begun, tmp_path, monkeypatch):
+    run, *_ = saved(begun)
+
+    def refuse(*_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    _, _, into = begun()
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(UserError, match="Stale file handle"):
+        into.load_newest(run.run_id)
+    monkeypatch.undo()
+    assert len(checkpoint.resumable(tmp_path / "checkpoint")) == 2
 
 
 def test_the_pickle_would_have_run(tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 """Real runs in processes of their own: resumed, killed, spread over ranks, refused."""
 
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 
 from ditscale.plan.run import read_run
 from ditscale.store.record import read_state
+from ditscale.train import loop
 from ditscale.train.checkpoint import resumable
 
 
@@ -148,6 +151,16 @@ def test_the_second_process_is_refused(one_run, ditscale, one_line_error):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bad, says", [(range(3, 15), "in 10 steps in a row, at 208 images"), (range(3, 12), "")])
+def test_ten_bad_steps_in_a_row_are_too_many_wherever_the_loop_looks(bad, says):
+    """Also where a good step comes before it does: looks are where readings and stops have them."""
+    state = SimpleNamespace(loss_ema=math.nan, skipped=0, skipped_in_row=0)
+    values = [(1.0, math.nan if step in bad else 0.5) for step in range(16)]
+    rows, why = loop._rows(values, [0.1] * 16, 0, 16, state)
+    assert says in why and bool(why) == bool(says)
+    assert np.isnan(rows["grad_norm"]).sum() == state.skipped == len(bad)
+
+
 def test_a_diverged_run_says_so(one_run, ditscale, one_line_error):
     run_dir = one_run("recipe.lr_scale=1e6", "recipe.clip=1e9", "recipe.warmup_images=0")
     assert "has diverged" in one_line_error(ditscale("run", run_dir))
