@@ -196,7 +196,7 @@ def rates(options):
     from .. import units
     from ..laws import fit_rates, read_trials
 
-    replicates = units.whole(options.bootstrap, "--bootstrap", low=0, high=100_000)
+    replicates = _replicates(options)
     seed = units.whole(options.seed, "--seed", low=0)
     if Path(options.table).is_dir():
         from ..pipeline import fit_sweep
@@ -218,7 +218,14 @@ def _show(options, result, body: dict):
 def _fitting(options) -> dict:
     from .. import units
 
+    seed = units.whole(options.seed, "--seed", low=0)
+    return {"objective": options.objective, "bootstrap": _replicates(options), "seed": seed}
+
+
+def _replicates(options) -> int:
+    from .. import units
+
     replicates = units.whole(options.bootstrap, "--bootstrap", low=0, high=100_000)
     if 0 < replicates < 40:  # as a forecast asks for: fewer have no 95 % interval
         raise UserError(f"--bootstrap: {replicates} is too small for 95 % intervals; at least 40, or 0 for none")
-    return {"objective": options.objective, "bootstrap": replicates, "seed": units.whole(options.seed, "--seed", low=0)}
+    return replicates

@@ -78,9 +78,16 @@ class Latents:
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images float32 [B, C, R, R] and text features float32 [B, T, D] at positions `index` (int64 [B])."""
+        return self.ready(*self.stored(index))
+
+    def stored(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Source` says: latents and text as the file has them."""
         order = self._order(index.cpu()).numpy()
-        latents, text = (torch.from_numpy(self._rows(name, order)).float() for name in ("latents", "text"))
-        return latents.sub_(self.shift).mul_(self.scale), text
+        return torch.from_numpy(self._rows("latents", order)), torch.from_numpy(self._rows("text", order))
+
+    def ready(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Source` says."""
+        return (images.float() - self.shift).mul_(self.scale), texts.float()
 
     @cached_property
     def fingerprint(self) -> str:

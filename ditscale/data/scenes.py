@@ -150,6 +150,13 @@ class Scenes:
         light = slope[:, 0, None, None] * grid + slope[:, 1, None, None] * grid[:, None]
         return image + light[:, None], torch.stack([*text, _COLOUR + ground], dim=1)
 
+    def stored(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Nothing is: scenes are drawn."""
+        return self.batch(index)
+
+    def ready(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        return images, texts
+
     def captions(self, index: Tensor) -> list[str]:
         """As `Source` says."""
         return [self.caption(text) for text in self.batch(index)[1].cpu()]

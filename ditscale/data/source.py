@@ -33,6 +33,14 @@ class Source(Protocol):
         """
         ...
 
+    def stored(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as they are kept, often in half the bytes: what `ready` makes a batch of, on whatever device."""
+        ...
+
+    def ready(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch of what is `stored`; `batch` is both."""
+        ...
+
     def captions(self, index: Tensor) -> list[str]:
         """The texts at `index` in words, for people; empty where there are none."""
         ...

@@ -42,6 +42,16 @@ def test_values_and_text_belong_together(file):
     assert torch.equal(x[0], x[2]) and not torch.equal(x[0], x[1])
 
 
+def test_a_batch_is_made_of_what_is_stored(file):
+    """Half the bytes travel to a GPU; in fp32, in place or not, the numbers are the same."""
+    source, index = Latents(file), torch.tensor([5, 3, 40])
+    latents, text = source.stored(index)
+    assert latents.dtype == text.dtype == torch.float16
+    for made, batch in zip(source.ready(latents, text), source.batch(index), strict=True):
+        assert made.dtype == torch.float32 and torch.equal(made, batch)
+    assert torch.equal(source.stored(index)[0], latents), "what was read is not written over"
+
+
 def test_wrong_files(file, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         Latents(tmp_path / "none.h5")
