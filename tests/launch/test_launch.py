@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -108,6 +109,47 @@ def test_ranks_of_one_run_meet(tmp_path, ditscale):
     assert "ranks: 2" in at.read_text()
     assert ditscale("plan", roots[1]).returncode == 0 and "ranks: 2" in at.read_text()
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_a_rank_goes_on(tmp_path, ditscale):
+    """In the same call, from its checkpoint."""
+    root = tmp_path / "s"
+    words = ["budgets=[3e10]", "widths=[24]", "cluster.probe_ranks=2", "cluster.checkpoint_s=0.3"]
+    assert ditscale("plan", root, *STUDY, *words, "probe_budget=1e11").returncode == 0
+    (at,) = root.glob("runs/*/run.yaml")
+    at.write_text(at.read_text().replace("role: grid", "role: probe"))
+    env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    launch = subprocess.Popen(
+        [sys.executable, "-m", "ditscale", "launch", str(root)], env=env, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(lambda: any(at.parent.glob("checkpoint/images-*")))
+        (second,) = (pid for pid in processes(at.parent) if b"SUBMITIT_LOCAL_GLOBALID=1" in environment(pid))
+        os.kill(second, signal.SIGKILL)
+        out, _ = launch.communicate(timeout=120)
+    finally:
+        launch.kill()
+    assert launch.returncode == 0, out
+    ends = [json.loads(path.read_text())["ended"] for path in sorted(at.parent.glob("attempts/*.json"))]
+    assert ends == ["lost", "finished"]
+
+
+def processes(run_dir):
+    """Those that work at a run: submitit's commands name its log."""
+    mine = f"{run_dir}/log".encode()
+    return [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if mine in content(p)]
+
+
+def environment(pid):
+    return content(Path(f"/proc/{pid}/environ")).split(b"\0")
+
+
+def content(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 @pytest.mark.parametrize("workers, width, threads", [(1, 64, 1), (2, 64, 2), (16, 64, 2), (16, 256, 16), (3, 16, 1)])
