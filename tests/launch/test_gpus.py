@@ -61,6 +61,7 @@ def test_the_least_used():
     assert gpus.least_used(["0", "1", "2"], 2, ["0"]) == ["1", "2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers, sharing", [(0, 1), (3, 2)])
 def test_runs_get_theirs(four, tmp_path, monkeypatch, workers, sharing):
     """Each of four runs on two GPUs has one, and both are used; the probe, on which all ranks work, has both."""

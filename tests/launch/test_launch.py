@@ -194,4 +194,4 @@ def test_workers(monkeypatch, cpus, threads, workers, expected):
     from ditscale.launch.local import workers as count
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cpus)))
-    assert count(Cluster(workers=workers, threads=threads)) == expected
+    assert count(Cluster(workers=workers, threads=threads), []) == expected
