@@ -6,7 +6,8 @@
 `depth` may be swept instead of `width`, `seed` too; other keys are settings of the study, as in `ditscale plan`. The
 points become runs of the study before Hydra starts: study.yaml and each run.yaml are written here, and Hydra sweeps
 over the ids of the runs that are missing. A job composes nothing of the study, what is impossible is refused at once,
-and whoever looks at the study (`ditscale status`, another launch) knows the points while they wait.
+and whoever looks at the study (`ditscale status`, another launch) knows the points while they wait. GPUs are the
+launcher's to give: hydra/launcher=submitit_local hides them unless hydra.launcher.gpus_per_node says how many.
 """
 
 from __future__ import annotations

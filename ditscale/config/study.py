@@ -1,4 +1,4 @@
-"""An isoFLOP study: all of the above."""
+"""An isoFLOP study, made of all the other parts of a configuration."""
 
 from __future__ import annotations
 

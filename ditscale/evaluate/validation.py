@@ -46,7 +46,7 @@ def triple_losses(
         # not count
         at = part if len(part) else torch.zeros(1, dtype=torch.int64)
         # not under autocast: pictures are matrix products too
-        drawn, t = (triples(data, at), times(data, at, distribution))
+        drawn, t = triples(data, at), times(data, at, distribution)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             values = losses(model, *drawn, t).double()
         if len(part):

@@ -72,8 +72,8 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
     """Train the run of a directory to its end and measure it; returns the record's state, "finished".
 
     `lock` is the run's, where the caller holds it already. Raises UserError on a user's mistake, Diverged on a diverged
-    run, Stopped when a signal asked for a stop, or memory ran out on shards. When one of several ranks ends otherwise,
-    all do, within a minute.
+    run, Stopped when a signal asked for a stop, OutOfMemory when memory ran out on shards. When one of several ranks
+    ends otherwise, the others do within a minute, by RankLost; those two are Stopped as well.
     """
     at = RunPaths(run_dir)
     run = read_run(at.run)

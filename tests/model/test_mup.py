@@ -88,7 +88,7 @@ def test_table_3_and_table_8_train_the_same_function():
             return F.linear(x, self.weight * (BASE / 128), self.bias)
 
     # m = 4: a power of two, so that the two agree to the bit where nothing else differs
-    ours, other = (dit(128), dit(128))
+    ours, other = dit(128), dit(128)
     trained(ours, parameter_groups(ours.named_parameters(), MUP, 128), 1e-2, 5, eps=1e-30)
     final = Multiplied(128, 12)
     nn.init.zeros_(final.weight), nn.init.zeros_(final.bias)

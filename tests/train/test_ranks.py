@@ -1,7 +1,6 @@
 """Finding the other ranks of a run: what launchers say, and a rank that never comes."""
 
 import json
-import os
 import socket
 import threading
 import time
@@ -72,4 +71,4 @@ def test_on_another_node_the_launcher_says_where(monkeypatch):
     assert ends and socket.gethostname() != told[0][0]
     for end in (*ends, other):
         end.close(orderly=True)
-    assert not ends[0].lost(within_s=0.5) and not other.lost(within_s=0.1), os.getpid()
+    assert not ends[0].lost(within_s=0.5) and not other.lost(within_s=0.1)

@@ -2,8 +2,7 @@
 matmul rate.
 
     python tools/bench/train_step.py [--peer NAME=PATH ...] [--sizes 384x12[:BATCH] ...] [--batch N]
-        [--precision fp32|bf16] [--rounds N]
-        [--kinds eager compiled] [--attention cudnn]
+        [--precision fp32|bf16] [--rounds N] [--kinds eager compiled] [--attention cudnn]
 
 A peer is the root of a checkout of DiT, fast-DiT or SiT (their models.py, which needs timm), or `diffusers=installed`.
 Nothing of theirs is here. Everyone gets the same latents (16 x 16 x 4 in patches of 2 on a CPU, 32 x 32 x 4 on a GPU)
