@@ -5,7 +5,7 @@ the valid choices. Hydra composes a study from `configs/` (compose.py); everythi
 study.yaml and run.yaml, so a compute node needs neither Hydra nor the configuration tree.
 """
 
-from .cluster import RECOMPUTES, SHARDINGS, Cluster, Size
+from .cluster import ATTENTIONS, RECOMPUTES, SHARDINGS, Cluster, Size
 from .compose import about_cluster, changed, compose, configs_dir
 from .data import Data
 from .design import Design
@@ -17,8 +17,7 @@ from .rehearsal import Rehearsal
 from .study import Study
 
 __all__ = [
-    "Cluster", "Data", "Design", "Evaluation", "FEWEST", "LEAST", "Law", "METRICS", "RECOMPUTES", "Recipe",
-    "Rehearsal", "SHARDINGS", "Size", "Study", "TIMESTEPS", "Validation", "about_cluster", "build",
-    "changed", "compose", "configs_dir",
-    "dump_yaml", "plain", "read", "read_yaml",
+    "ATTENTIONS", "Cluster", "Data", "Design", "Evaluation", "FEWEST", "LEAST", "Law", "METRICS", "RECOMPUTES",
+    "Recipe", "Rehearsal", "SHARDINGS", "Size", "Study", "TIMESTEPS", "Validation", "about_cluster", "build",
+    "changed", "compose", "configs_dir", "dump_yaml", "plain", "read", "read_yaml",
 ]  # fmt: skip

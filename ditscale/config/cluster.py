@@ -9,6 +9,7 @@ from ..errors import UserError, one_of
 
 SHARDINGS = ("auto", "replicate", "full", "hybrid")
 RECOMPUTES = ("none", "blocks")
+ATTENTIONS = ("quickest", "flash", "cudnn")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Cluster:
     micro_batch: int = 0  # images that a rank puts through the model at once; 0: found from free memory
     # activations that backward computes again instead of keeping them: none, or those of blocks
     recompute: str = "none"
+    attention: str = "quickest"  # kernels of a bf16 run on a GPU (train/attention.py)
     compile: bool | None = None  # torch.compile of the blocks; None: where it pays (train/compiled.py)
     sizes: tuple[Size, ...] = ()  # slurm: by up_to_params, rising; a run takes the first row that holds it
     peak_flops_per_s: float = 0.0  # of one rank, for the MFU; 0: unknown
@@ -86,6 +88,7 @@ class Cluster:
         one_of(self.sharding, SHARDINGS, f"{where}.sharding")
         units.whole(self.micro_batch, f"{where}.micro_batch", low=0)
         one_of(self.recompute, RECOMPUTES, f"{where}.recompute")
+        one_of(self.attention, ATTENTIONS, f"{where}.attention")
         for name in ("margin", "max_time_h"):
             units.number(getattr(self, name), f"{where}.{name}", above=0)
         if self.name == "slurm" and not self.sizes:

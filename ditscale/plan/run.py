@@ -30,6 +30,7 @@ class Execution:
     sharding: str = "auto"
     micro_batch: int = 0
     recompute: str = "none"
+    attention: str = "quickest"
     compile: bool | None = None
     peak_flops_per_s: float = 0.0
 
@@ -41,6 +42,7 @@ class Execution:
     def check(self, where: str):
         one_of(self.sharding, config.SHARDINGS, f"{where}.sharding")
         one_of(self.recompute, config.RECOMPUTES, f"{where}.recompute")
+        one_of(self.attention, config.ATTENTIONS, f"{where}.attention")
         units.whole(self.micro_batch, f"{where}.micro_batch", low=0)
 
 

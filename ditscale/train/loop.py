@@ -33,7 +33,7 @@ from ..plan.run import Run, read_run
 from ..plan.schedule import rate_factor
 from ..store.lock import RunLock
 from ..store.record import STEP, VALIDATION, is_full, read_state
-from . import checkpoint, halved
+from . import attention, checkpoint, halved
 from .branch import branch
 from .compiled import compiles, speed_up
 from .ends import Diverged, OutOfMemory, RankLost, Stopped
@@ -83,7 +83,8 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
     try:
         with holding(at, lock) if ranks.first else nullcontext():
             try:
-                state = _attempt(at, run, ranks)
+                with attention.chosen(run, ranks):
+                    state = _attempt(at, run, ranks)
             except OutOfMemory as short:  # on this rank
                 halved.note(at, ranks.world, short.size)
                 raise

@@ -65,8 +65,8 @@ def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: 
     n_params = sum(p.numel() for p in model.parameters())
     kind = choose(sharding, n_params, ranks, averages)
     if kind == "replicate":
-        if ranks.world == 1 and ranks.device.type == "cpu" and n_params >= LARGE:
-            return Alone(model, factor)
+        if ranks.world == 1 and n_params >= LARGE:
+            return Alone(model, factor, ranks.device)
         return Replicated(model.to(ranks.device), factor, ranks)
     from .shard import Sharded  # here: FSDP takes a second to import
 

@@ -2,7 +2,7 @@
 matmul rate.
 
     python tools/bench/train_step.py [--peer NAME=PATH ...] [--sizes 384x12[:BATCH] ...] [--batch N]
-        [--precision fp32|bf16] [--rounds N] [--kinds eager compiled] [--attention cudnn]
+        [--precision fp32|bf16] [--rounds N] [--kinds eager compiled] [--attention quickest|flash|cudnn]
 
 A peer is the root of a checkout of DiT, fast-DiT or SiT (their models.py, which needs timm), or `diffusers=installed`.
 Nothing of theirs is here. Everyone gets the same latents (16 x 16 x 4 in patches of 2 on a CPU, 32 x 32 x 4 on a GPU)
@@ -23,7 +23,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +37,8 @@ from ditscale.config import Data, compose
 from ditscale.diffusion.rectified_flow import Noise
 from ditscale.evaluate.fidelity import torch_fidelity
 from ditscale.model.projection import plain_products
-from ditscale.plan.run import Execution, make_run
+from ditscale.plan.run import Execution, Run, make_run
+from ditscale.train import attention as kernels
 from ditscale.train.compiled import speed_up
 from ditscale.train.heap import keep_freed_memory
 from ditscale.train.microbatch import MicroBatches
@@ -48,25 +49,14 @@ from ditscale.train.step import Step
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 CHANNELS, SIDE, TEXT, TEXT_DIM = 4, (32 if CUDA else 16), (77 if CUDA else 1), 64
+ONE = Ranks(0, 1, DEVICE)
 SIZES = ["512x6", "1024x12", "1792x24:64"] if CUDA else ["384x12"]
 HEAD = 64
 COMPILED = ", compiled"
 
 
-def ours(
-    design: str,
-    width: int,
-    depth: int,
-    batch: int,
-    precision: str,
-    compiled: bool,
-    ranks=Ranks(0, 1, DEVICE),
-    sharding="auto",
-):
-    """A step of ditscale's loop (train/step.py), in a process like that of a run (train/ranks.py). batch: of all ranks
-    together."""
-    if not CUDA:
-        keep_freed_memory()
+def a_run(design: str, width: int, depth: int, batch: int, precision: str) -> Run:
+    """As the study of the paper has them, of this size. batch: of all ranks together."""
     study = compose(
         [
             "study=paper",
@@ -81,7 +71,23 @@ def ours(
     study.recipe = copy.copy(study.recipe)
     object.__setattr__(study.recipe, "aspect", width / depth)
     object.__setattr__(study.recipe, "min_steps", 1)
-    run = make_run(study, "grid", 1e19, width, 0)
+    return make_run(study, "grid", 1e19, width, 0)
+
+
+def ours(
+    design: str,
+    width: int,
+    depth: int,
+    batch: int,
+    precision: str,
+    compiled: bool,
+    ranks=ONE,
+    sharding="auto",
+):
+    """A step of ditscale's loop (train/step.py), in a process like that of a run (train/ranks.py)."""
+    if not CUDA:
+        keep_freed_memory()
+    run = a_run(design, width, depth, batch, precision)
     execution = Execution(ranks.world, torch.get_num_threads(), 60, compile=compiled, sharding=sharding)
     state = build(replace(run, execution=execution), ranks)
     micro = MicroBatches(run, state.model, state.layout, ranks)
@@ -193,11 +199,13 @@ def contend(pipe, name: str, path: str, shape: tuple, attention: str):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(0)
     is_ours = name.startswith("ditscale ")
-    kernels = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-    with sdpa_kernel(kernels, set_priority=True) if is_ours and attention == "cudnn" else nullcontext():
+    with ExitStack() as there:
         if is_ours:
             design, _, compiled = name.removeprefix("ditscale ").partition(",")
             width, depth, batch, precision = shape
+            run = a_run(design, *shape)
+            run = replace(run, execution=replace(run.execution, attention=attention))
+            there.enter_context(kernels.chosen(run, ONE))
             counted = batch * flops_of(ours(design, width, depth, 1, precision, False)[0])
             step, size = ours(design, *shape, bool(compiled))
         else:
@@ -265,7 +273,10 @@ def main():
         "--kinds", nargs="+", default=["compiled" if CUDA else "eager"], choices=("eager", "compiled"), help="of ours"
     )
     parser.add_argument(
-        "--attention", default="default", choices=("default", "cudnn"), help="kernels that ours prefers on a GPU"
+        "--attention",
+        default="quickest",
+        choices=("quickest", "flash", "cudnn"),
+        help="kernels that ours prefers on a GPU; quickest: as a run does",
     )
     options = parser.parse_args()
     kinds = [COMPILED if kind == "compiled" else "" for kind in options.kinds]
