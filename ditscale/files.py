@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -45,6 +46,15 @@ def write_once(path: Path, text: str):
                 file.write(text)
     finally:
         remove(beside)
+
+
+def read_mapping(path: Path) -> dict:
+    """The mapping in a JSON file that can be done without: empty where there is none, or it is damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):  # ValueError: not JSON, or not even UTF-8
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def remove(path: Path):

@@ -40,7 +40,7 @@ from .launch.watch import with_slurm
 from .naming import StudyPaths
 from .plan.grid import Plan, plan_grid
 from .plan.run import Run
-from .plan.study import plan_run, read_study, write_study
+from .plan.study import plan_all, read_study, write_study
 
 POINT = ("budget", "width", "depth", "seed")
 OURS = ("study_dir", "wait", *POINT)
@@ -170,8 +170,7 @@ def _plan(words: Words, configs: Path | None) -> tuple[StudyPaths, Study, Plan]:
     swept.check("study")
     planned = plan_grid(swept)
     write_study(paths.root, study)
-    for run in planned.runs:
-        plan_run(paths, run)
+    plan_all(paths, planned.runs, by="sweep")
     return paths, study, planned
 
 
