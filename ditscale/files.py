@@ -48,13 +48,19 @@ def write_once(path: Path, text: str):
         remove(beside)
 
 
-def read_mapping(path: Path) -> dict:
-    """The mapping in a JSON file that can be done without: empty where there is none, or it is damaged."""
+def read_mapping(path: Path, kinds: dict | None = None) -> dict:
+    """The mapping in a JSON file that can be done without: empty where there is none, or it is damaged. `kinds` as in
+    `of_kinds`."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):  # ValueError: not JSON, or not even UTF-8
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) and of_kinds(content, kinds or {}) else {}
+
+
+def of_kinds(content: dict, kinds: dict) -> bool:
+    """Whether what a mapping has of the keys in `kinds` is of their types."""
+    return all(isinstance(content[key], kind) for key, kind in kinds.items() if key in content)
 
 
 def remove(path: Path):

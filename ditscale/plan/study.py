@@ -100,10 +100,17 @@ def write_run(paths: StudyPaths, run: Run) -> RunPaths:
     """Write runs/<run_id>/run.yaml unless it says the same already."""
     at = paths.run(run.run_id)
     text = config.dump_yaml(config.plain(run))
-    if not at.run.is_file() or at.run.read_text() != text:
+    if not _says(at.run, text):
         make_directory(at.root)
         write_text(at.run, text)
     return at
+
+
+def _says(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
 
 
 def _difference(there: dict, here: dict, prefix: str = "") -> str:

@@ -154,10 +154,11 @@ def load_final(directory: Path, run_id: str, device=None) -> dict:
         raise UserError(f"{at.root}: the run is not finished; `ditscale run {at.root}` goes on with it")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+        of = content["run_id"]
     except Exception:  # a cut file raises any of half a dozen types, from zipfile to pickle
         raise UserError(f"{path}: cannot be read; {again}") from None
-    if content["run_id"] != run_id:
-        raise UserError(f"{path}: is of run {content['run_id']}, not {run_id}; move it away")
+    if of != run_id:
+        raise UserError(f"{path}: is of run {of}, not {run_id}; move it away")
     return content
 
 
@@ -177,7 +178,7 @@ def _read(path: Path) -> dict | None:
         facts = json.loads((path / FACTS).read_text())
         sizes = facts.pop("files")
         whole = all("/" not in name and (path / name).stat().st_size == size for name, size in sizes.items())
-        return facts if whole and isinstance(facts["images"], int) else None
+        return facts if whole and isinstance(facts["images"], int) and isinstance(facts["run_id"], str) else None
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
     except OSError as error:
