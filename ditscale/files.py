@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
 
 from .errors import UserError
+
+# by what the system says of a place that it does not let us write
+REMEDIES = {
+    errno.ENOSPC: "free space on the disk",
+    errno.EDQUOT: "free space on the disk",
+    errno.EROFS: "mount the disk for writing",
+    errno.EACCES: "make the place writable for you",
+    errno.EPERM: "make the place writable for you",
+}
 
 
 def write_text(path: Path, text: str, to_disk: bool = True):
@@ -76,4 +86,12 @@ def make_directory(path: Path):
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be made ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be made ({error.strerror}); {remedy(error, path)}") from None
+
+
+def remedy(error: OSError, path: Path) -> str:
+    """What to do where `path` could not be made or written."""
+    in_the_way = next((at for at in (path, *path.parents) if os.path.isfile(at)), None)
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and in_the_way:
+        return f"move {in_the_way} away, where a directory is to be"
+    return REMEDIES.get(error.errno, "see that the place can be written")

@@ -28,6 +28,7 @@ from pathlib import Path
 from . import config, units
 from .config import Study
 from .errors import UserError
+from .files import remedy
 from .launch import queue
 from .launch.job import execute
 from .launch.progress import Progress
@@ -369,7 +370,7 @@ def _submit(paths: StudyPaths, study: Study, submission: Submission, launcher: d
             raise UserError(f"sbatch refuses {len(submission.runs)} runs: {refusal(error)}") from None
         if isinstance(error, OSError):
             raise UserError(
-                f"{at}: cannot be written ({error.strerror}); free space on the disk and sweep again"
+                f"{at}: cannot be written ({error.strerror}); {remedy(error, at)}, then sweep again"
             ) from None
         raise
     finally:

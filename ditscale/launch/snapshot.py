@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..config import configs_dir
 from ..errors import UserError
+from ..files import remedy
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MARK = "complete"
@@ -61,7 +62,7 @@ def snapshot(code: Path) -> Path:
         shutil.rmtree(staging, ignore_errors=True)
         if not (target / MARK).is_file():  # another launcher may have finished the same copy first
             raise UserError(
-                f"{target}: cannot be written ({error.strerror}); free space on the disk and launch again"
+                f"{target}: cannot be written ({error.strerror}); {remedy(error, target)}, then launch again"
             ) from None
     return target
 

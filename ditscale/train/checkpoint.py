@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Callable
 
 from ..errors import UserError
-from ..files import remove
+from ..files import remedy, remove
 from ..naming import RunPaths
 from ..store.record import read_state
 from . import fence
@@ -89,12 +89,12 @@ def save_final(directory: Path, write: Callable[[BinaryIO], None]):
 
 def _unsaved(target: Path, error: Exception) -> Unsaved:
     fence.check(target.parent.parent)  # a newer attempt clears away what older ones have begun
-    reason = getattr(error, "strerror", None)
-    if not reason:  # torch keeps it to itself
+    if not getattr(error, "strerror", None):  # torch keeps it to itself
         full = shutil.disk_usage(target.parent).free < FULL_BYTES
-        reason = os.strerror(errno.ENOSPC) if full else "the disk did not take all of it"
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else OSError(0, "the disk did not take all")
     return Unsaved(
-        f"{target}: cannot be written ({reason}); the checkpoint before it is untouched; free space, run again"
+        f"{target}: cannot be written ({error.strerror}); the checkpoint before it is untouched; "
+        f"{remedy(error, target)}, then run again"
     )
 
 
