@@ -145,7 +145,7 @@ def _me(number: int, checkpoint: str) -> Attempt:
     return Attempt(
         number,
         queue.this_job(),
-        _restart(),
+        restart(),
         socket.gethostname(),
         os.environ.get("SLURMD_NODENAME", ""),
         os.getpid(),
@@ -162,7 +162,7 @@ def world() -> int:
     return int(next((os.environ[name] for name in names if name in os.environ), 1))
 
 
-def _restart() -> int:
+def restart() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", 0))
 
 
@@ -188,7 +188,7 @@ def _alive(at: RunPaths, other: Attempt) -> bool:
     """Whether another attempt may still be at work, by the best witness there is."""
     if other.ended:
         return False
-    if other.job and other.job == queue.this_job() and other.restart < _restart():
+    if other.job and other.job == queue.this_job() and other.restart < restart():
         return False  # Slurm has restarted this very job, so to Slurm the other is gone
     if other.job and other.job != queue.this_job():
         state = queue.state(other.job)
