@@ -90,8 +90,8 @@ def _content() -> dict[str, bytes]:
         largest = max(sizes, key=sizes.get)
         raise UserError(
             f"{PACKAGE}: holds {sum(sizes.values()) / 2**20:.0f} MiB, and a study keeps a copy of at most "
-            f"{LIMIT / 2**20:.0f}; move away "
-            f"what is no source (the largest is {largest}, {sizes[largest] / 2**20:.0f} MiB) and launch again"
+            f"{LIMIT / 2**20:.0f}; move away what is no source (the largest is {largest}, "
+            f"{sizes[largest] / 2**20:.0f} MiB) and launch again"
         )
     content = {f"ditscale/{name}": files[name].read_bytes() for name in sorted(files)}
     for name, text in content.items():
