@@ -237,6 +237,8 @@ def _read_json(path: Path, verb: str) -> dict | None:
     again = f"`ditscale {verb} {path.parent}` makes it again"
     try:
         body = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError:
         raise UserError(f"{path}: is not JSON; {again}") from None
     if not isinstance(body, dict) or not body.keys() >= set(PARTS[verb]):
