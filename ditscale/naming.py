@@ -44,6 +44,7 @@ class StudyPaths:
     """The study directory."""
 
     study = _In("study.yaml")
+    planned = _In("planned.json")  # run ids, and what planned each
     code = _In("code")
     runs = _In("runs")
     jobs = _In("jobs")  # the launcher's own files

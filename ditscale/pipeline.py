@@ -15,7 +15,7 @@ from .naming import StudyPaths
 from .plan.grid import Plan, plan_probe
 from .plan.rates import plan_runs
 from .plan.run import read_run
-from .plan.study import plan_run, read_study, write_study
+from .plan.study import plan_all, read_study, write_study
 
 
 def plan_study(root: str, settings: list[str], configs: Path | None = None) -> tuple[StudyPaths, Plan]:
@@ -29,8 +29,7 @@ def plan_study(root: str, settings: list[str], configs: Path | None = None) -> t
         plan_runs(study)  # an impossible study is refused before anything is written
         write_study(root, study)
     planned = plan_runs(read_study(root))
-    for run in planned.runs:
-        plan_run(paths, run)
+    plan_all(paths, planned.runs, by="plan")
     return paths, planned
 
 
@@ -88,7 +87,7 @@ def seal_forecast(root: str, budget: float | None = None):
     collect(root)
     sealed = seal(paths.forecast, forecast(read_table(root), study.probe_budget))
     probe = plan_probe(study, sealed.n_params.value)
-    plan_run(paths, probe)
+    plan_all(paths, [probe], by="forecast")
     return sealed, probe
 
 

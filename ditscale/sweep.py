@@ -28,6 +28,7 @@ from pathlib import Path
 from . import config, units
 from .config import Study
 from .errors import UserError
+from .files import remedy
 from .launch import queue
 from .launch.job import execute
 from .launch.progress import Progress
@@ -40,7 +41,7 @@ from .launch.watch import with_slurm
 from .naming import StudyPaths
 from .plan.grid import Plan, plan_grid
 from .plan.run import Run
-from .plan.study import plan_run, read_study, write_study
+from .plan.study import plan_all, read_study, write_study
 
 POINT = ("budget", "width", "depth", "seed")
 OURS = ("study_dir", "wait", *POINT)
@@ -170,8 +171,7 @@ def _plan(words: Words, configs: Path | None) -> tuple[StudyPaths, Study, Plan]:
     swept.check("study")
     planned = plan_grid(swept)
     write_study(paths.root, study)
-    for run in planned.runs:
-        plan_run(paths, run)
+    plan_all(paths, planned.runs, by="sweep")
     return paths, study, planned
 
 
@@ -370,7 +370,7 @@ def _submit(paths: StudyPaths, study: Study, submission: Submission, launcher: d
             raise UserError(f"sbatch refuses {len(submission.runs)} runs: {refusal(error)}") from None
         if isinstance(error, OSError):
             raise UserError(
-                f"{at}: cannot be written ({error.strerror}); free space on the disk and sweep again"
+                f"{at}: cannot be written ({error.strerror}); {remedy(error, at)}, then sweep again"
             ) from None
         raise
     finally:

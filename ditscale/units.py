@@ -22,7 +22,7 @@ def number(
         raise UserError(f"{what}: {value!r} is not a number; write for example 1e18")
     try:
         x = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise UserError(f"{what}: {value!r} is not a number; write for example 1e18") from None
     if not math.isfinite(x):
         raise UserError(f"{what}: {value!r} is not a finite number")

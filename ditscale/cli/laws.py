@@ -130,8 +130,7 @@ def forecast(options):
         sealed = seal(beside(options.table, options.out), forecast_table(read(options.table, options), budget))
         advice = (
             f"train it at N = {units.count(sealed.n_params.value)}, D = {units.count(sealed.n_tokens.value)} tokens, "
-            "add its row "
-            f"(role probe) to the table, then `ditscale verdict {options.table}`"
+            f"add its row (role probe) to the table, then `ditscale verdict {options.table}`"
         )
     else:
         from ..pipeline import seal_forecast

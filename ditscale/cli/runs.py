@@ -66,15 +66,18 @@ def plan(options):
 
 
 def launch(options):
+    from ..naming import StudyPaths
     from ..pipeline import launch_study
+    from ..plan.study import gone
 
-    cluster = _cluster(options)
+    cluster, paths = _cluster(options), StudyPaths(options.dir)
+    if lost := gone(paths, [at.name for at in paths.run_dirs()]):
+        print(lost, flush=True)
     if cluster.name == "local":
         return launch_study(options.dir)
     from ..launch.slurm import launch as submit
-    from ..naming import StudyPaths
 
-    submitted = submit(StudyPaths(options.dir), cluster)
+    submitted = submit(paths, cluster)
     print(f"`ditscale status {options.dir} --watch` follows the runs")
     if submitted:
         print(
@@ -137,12 +140,13 @@ def status(options):
     from ..launch.status import DONE, table
     from ..launch.watch import with_slurm
     from ..naming import StudyPaths
-    from ..plan.study import read_study
+    from ..plan.study import gone, read_study
 
     study = read_study(options.dir)
     paths, known = StudyPaths(options.dir), {}
     while True:
         found = with_slurm(paths, known)
+        lost = gone(paths, known)
         if options.json:
             keys = ("state", "images", "loss", "images_per_s", "eta_s", "attempt", "job", "host", "reason")
             print(
@@ -161,6 +165,8 @@ def status(options):
             )
             if study.rehearsal:
                 print(f"REHEARSAL: {study.rehearsal}", flush=True)
+        if lost:
+            print(lost, file=sys.stderr if options.json else sys.stdout, flush=True)
         if not options.watch or all(s.state in DONE for s in found):
             return
         time.sleep(2)

@@ -71,6 +71,8 @@ def read_yaml(path: Path) -> dict:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    except ValueError as error:  # what looks like a date and is none, a whole number of thousands of digits
+        raise UserError(f"{path}: not valid YAML ({error})") from None
     if not isinstance(mapping, dict):
         raise UserError(f"{path}: holds no keys")
     return mapping

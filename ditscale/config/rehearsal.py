@@ -35,6 +35,5 @@ class Rehearsal:
     def __str__(self) -> str:
         return (
             f"losses drawn from L(N, D) = {self.E:.6g} + {self.A:.6g} N^-{self.alpha:g} + {self.B:.6g} "
-            f"D^-{self.beta:g} "
-            f"with {self.noise:.2%} noise; nothing was trained"
+            f"D^-{self.beta:g} with {self.noise:.2%} noise; nothing was trained"
         )

@@ -110,8 +110,7 @@ class Study:
                 known = ", ".join(map(units.compact, self.budgets))
                 raise UserError(
                     f"study.rate_budgets: {units.compact(budget)} is not a budget of the grid, whose runs are the "
-                    "sweep's "
-                    f"multiple 1; choose of: {known}"
+                    f"sweep's multiple 1; choose of: {known}"
                 )
         if self.rate_budgets and not self.rates:
             raise UserError("study.rate_budgets: there are no rates to sweep; give rates, as in rates=[0.25,0.5,1,2,4]")
@@ -123,21 +122,18 @@ class Study:
             if how.guidance != 1 and not self.recipe.caption_dropout:
                 raise UserError(
                     f"study.evaluation.{name}.guidance: {how.guidance:g} needs runs that know images without a "
-                    "caption; add "
-                    "recipe.caption_dropout=0.1"
+                    "caption; add recipe.caption_dropout=0.1"
                 )
         fid = self.evaluation.get("fid")
         if fid and self.data.channels not in (1, 3) and not fid.decoder:
             raise UserError(
                 f"study.evaluation.fid: {self.data.name} is latents, and FID wants pictures; name the directory of "
-                "their VAE "
-                "(+evaluation.fid.decoder=DIR), or leave it out (~evaluation.fid)"
+                "their VAE (+evaluation.fid.decoder=DIR), or leave it out (~evaluation.fid)"
             )
         if fid and self.data.channels not in (1, 3) and fid.extractor == EXTRACTORS[0]:
             raise UserError(
                 f"study.evaluation.fid.extractor: the {fid.extractor} learns from pictures, and {self.data.name} is "
-                "latents; choose another, as "
-                "+evaluation.fid.extractor=clip-vit-l-14"
+                "latents; choose another, as +evaluation.fid.extractor=clip-vit-l-14"
             )
         if fid and (fid.n or self.validation.n) < LEAST:
             raise UserError(
@@ -146,8 +142,7 @@ class Study:
         if fid and not fid.few and (fid.n or self.validation.n) < FEWEST:
             raise UserError(
                 f"study.evaluation.fid.n: {fid.n or self.validation.n} images are too few for a number that means "
-                "something; use "
-                f"{FEWEST} or more, or add evaluation.fid.few=true"
+                f"something; use {FEWEST} or more, or add evaluation.fid.few=true"
             )
 
     def widths_of(self, budget: float) -> tuple[int, ...]:

@@ -139,8 +139,7 @@ def check(data: HeldOut, asked: Evaluation):
     if not data.pixels and not asked.decoder:
         raise UserError(
             f"fid: {data.name} is latents, and an extractor wants pictures; name the directory of their VAE: --decoder "
-            "DIR "
-            "(evaluation.fid.decoder of a study)"
+            "DIR (evaluation.fid.decoder of a study)"
         )
     if not data.pixels and asked.extractor == READER:
         raise UserError(

@@ -61,8 +61,7 @@ def check_weights(how: Evaluation):
     if path and not path.is_file():
         raise UserError(
             f"{how.extractor}: its weights are not there ({path}); `ditscale fetch-weights {how.extractor}` gets them "
-            "on a machine with "
-            "internet, or name the file: --weights FILE (evaluation.fid.weights of a study)"
+            "on a machine with internet, or name the file: --weights FILE (evaluation.fid.weights of a study)"
         )
 
 

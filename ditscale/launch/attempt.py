@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from dataclasses import asdict, dataclass, replace
@@ -112,20 +113,24 @@ def end(at: RunPaths, attempt: Attempt, state: str):
 
 def read_attempts(at: RunPaths) -> list[Attempt]:
     """All attempts of a run that can be read, oldest first."""
-    found = [_read(path) for path in sorted(at.attempts.glob("[0-9]*.json"))]
-    return [attempt for attempt in found if attempt]
+    return [_read(at.attempts / name) for name in sorted(_names(at))]
 
 
 def last_attempt(at: RunPaths) -> Attempt | None:
     """The newest attempt, or None."""
-    try:
-        names = [name for name in os.listdir(at.attempts) if name.endswith(".json") and name[0] != "."]
-    except OSError:
-        return None
+    names = _names(at)
     return _read(at.attempts / max(names)) if names else None
 
 
-def _read(path: Path) -> Attempt | None:
+def _names(at: RunPaths) -> list[str]:
+    """Of the attempts' files."""
+    try:
+        return [name for name in os.listdir(at.attempts) if re.fullmatch(r"\d+\.json", name)]
+    except OSError:
+        return []
+
+
+def _read(path: Path) -> Attempt:
     try:
         return Attempt(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -140,7 +145,7 @@ def _me(number: int, checkpoint: str) -> Attempt:
     return Attempt(
         number,
         queue.this_job(),
-        _restart(),
+        restart(),
         socket.gethostname(),
         os.environ.get("SLURMD_NODENAME", ""),
         os.getpid(),
@@ -157,7 +162,7 @@ def world() -> int:
     return int(next((os.environ[name] for name in names if name in os.environ), 1))
 
 
-def _restart() -> int:
+def restart() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", 0))
 
 
@@ -183,7 +188,7 @@ def _alive(at: RunPaths, other: Attempt) -> bool:
     """Whether another attempt may still be at work, by the best witness there is."""
     if other.ended:
         return False
-    if other.job and other.job == queue.this_job() and other.restart < _restart():
+    if other.job and other.job == queue.this_job() and other.restart < restart():
         return False  # Slurm has restarted this very job, so to Slurm the other is gone
     if other.job and other.job != queue.this_job():
         state = queue.state(other.job)

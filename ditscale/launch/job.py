@@ -20,12 +20,15 @@ from ..errors import UserError
 from ..files import make_directory, write_text
 from ..naming import PACKED, RunPaths
 from ..plan.run import Run, read_run
+from ..store.lock import is_locked
 from ..store.record import read_state
 from ..train.ends import Closed, Diverged, Stopped
+from ..train.lifeline import GRACE_S
 from . import attempt as attempts
 from . import gpus, queue
 
 STOPS = {signal.SIGTERM, signal.SIGUSR2}
+TURN_S = 2.0  # after which the next rank asks for the requeue, if those before it have not
 TRY_AGAIN = 75  # exit status of a run that shares its job (together.py) and was told to stop
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_MODE": "offline"}
 
@@ -70,7 +73,7 @@ def execute(run_dir: str) -> str:
     if queue.this_job():
         if state == "stopped" and PACKED in os.environ:
             raise SystemExit(TRY_AGAIN)
-        if state in ("stopped", "lost") and _first():
+        if state in ("stopped", "lost") and (_first() or state == "lost" and _is_left_to(_rank(), at)):
             requeue()
         if state == "failed":
             raise SystemExit(1)
@@ -128,9 +131,30 @@ def _loop(at: RunPaths):
 
 
 def _first() -> bool:
-    """Whether this is rank 0, without torch."""
-    rank = os.environ.get("RANK") or os.environ.get("SUBMITIT_LOCAL_GLOBALID") or os.environ.get("SLURM_PROCID") or "0"
-    return int(rank) == 0
+    """Whether this is rank 0."""
+    return _rank() == 0
+
+
+def _rank() -> int:
+    """This process's among those of its run, without torch."""
+    names = ("RANK", "SUBMITIT_LOCAL_GLOBALID", "SLURM_PROCID")
+    return int(next((os.environ[name] for name in names if os.environ.get(name)), 0))
+
+
+def _is_left_to(rank: int, at: RunPaths) -> bool:
+    """Whether to ask for the requeue is left to this rank, when one is lost. Rank 0 notes how the attempt has ended, if
+    it lives, and asks itself where that is the thing to do; else the lowest that lives does, since each waits for its
+    turn. Should two ask, Slurm refuses the second."""
+    began = time.monotonic()
+    turn = began + TURN_S * rank
+    while (now := time.monotonic()) < turn:
+        last = attempts.last_attempt(at)
+        if last is None or last.ended or last.restart != attempts.restart():
+            return False
+        if is_locked(at.lock) and now < began + GRACE_S:  # it is about to end by itself
+            turn = max(turn, now + TURN_S)
+        time.sleep(0.1)
+    return True
 
 
 def _link_log(at: RunPaths):

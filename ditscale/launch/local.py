@@ -16,6 +16,7 @@ from typing import Callable
 
 from ..config import Cluster
 from ..errors import Interrupted, UserError
+from ..files import remedy
 from ..naming import GPUS, PACKED, StudyPaths
 from ..plan.run import Run
 from ..train.halved import noted
@@ -144,7 +145,9 @@ def _submit(executor_class, paths: StudyPaths, status: RunStatus, source: Path, 
         with _importing_from(source, environment):
             return executor.submit(execute, str(at.root.resolve()))
     except OSError as error:
-        raise UserError(f"{at.log}: cannot be written ({error.strerror}); mend that and launch again") from None
+        raise UserError(
+            f"{at.log}: cannot be written ({error.strerror}); {remedy(error, at.log)}, then launch again"
+        ) from None
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 

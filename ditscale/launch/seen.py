@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_mapping, write_text
 from ..naming import RunPaths
 
 
@@ -17,16 +17,15 @@ class Seen:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            self.before = json.loads(path.read_text())
-        except (OSError, ValueError):
-            self.before = {}
+        self.before = read_mapping(path)
         self.now = dict(self.before)
 
     def end(self, at: RunPaths) -> dict | None:
         """What was noted of this finished run, or None."""
-        stamp, end = self.now.get(at.name, (None, None))
-        return end if stamp is not None and stamp == _stamp(at.metrics) else None
+        match self.now.get(at.name):
+            case [[_, _] as stamp, dict(end)] if stamp == _stamp(at.metrics):
+                return end
+        return None
 
     def note_end(self, at: RunPaths, content: dict):
         """Note how a finished run ended."""

@@ -19,7 +19,7 @@ from typing import Callable
 
 from ..config import Cluster
 from ..errors import UserError
-from ..files import make_directory
+from ..files import make_directory, remedy
 from ..naming import StudyPaths
 from ..plan.run import Run
 from . import queue
@@ -206,9 +206,8 @@ def _submit(
         shutil.rmtree(folder(paths, token), ignore_errors=True)
         raise UserError(f"sbatch refuses {len(runs)} runs: {refusal(error)}") from None
     except OSError as error:
-        raise UserError(
-            f"{folder(paths, token)}: cannot be written ({error.strerror}); free space on the disk and launch again"
-        ) from None
+        at = folder(paths, token)
+        raise UserError(f"{at}: cannot be written ({error.strerror}); {remedy(error, at)}, then launch again") from None
     submission = replace(submission, job=started[0].job_id.split("_")[0])
     write(paths, submission)
     return submission

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..config import configs_dir
 from ..errors import UserError
+from ..files import remedy
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MARK = "complete"
@@ -61,7 +62,7 @@ def snapshot(code: Path) -> Path:
         shutil.rmtree(staging, ignore_errors=True)
         if not (target / MARK).is_file():  # another launcher may have finished the same copy first
             raise UserError(
-                f"{target}: cannot be written ({error.strerror}); free space on the disk and launch again"
+                f"{target}: cannot be written ({error.strerror}); {remedy(error, target)}, then launch again"
             ) from None
     return target
 
@@ -89,8 +90,8 @@ def _content() -> dict[str, bytes]:
         largest = max(sizes, key=sizes.get)
         raise UserError(
             f"{PACKAGE}: holds {sum(sizes.values()) / 2**20:.0f} MiB, and a study keeps a copy of at most "
-            f"{LIMIT / 2**20:.0f}; move away "
-            f"what is no source (the largest is {largest}, {sizes[largest] / 2**20:.0f} MiB) and launch again"
+            f"{LIMIT / 2**20:.0f}; move away what is no source (the largest is {largest}, "
+            f"{sizes[largest] / 2**20:.0f} MiB) and launch again"
         )
     content = {f"ditscale/{name}": files[name].read_bytes() for name in sorted(files)}
     for name, text in content.items():

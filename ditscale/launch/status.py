@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from dataclasses import dataclass
 
 from .. import units
 from ..errors import UserError
+from ..files import of_kinds, read_mapping
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import Run, read_run
 from ..store.lock import is_locked
@@ -19,7 +19,10 @@ from .seen import Seen
 HERE = socket.gethostname()
 # any of these is there once a run has begun
 BEGUN = {"attempts", "metrics.h5", "heartbeat.json", "failure.json", "lock"}
-SEEN = ("loss", "host", "ranks", "attempt", "job", "reason")  # what is remembered of a finished run
+# what is remembered of a finished run, and what is asked of a heartbeat
+NUMBER = int | float | None
+SEEN = {"loss": NUMBER, "host": str, "ranks": int, "attempt": int, "job": str, "reason": str}
+HEART = {"images": int, "loss": NUMBER, "images_per_s": NUMBER, "host": str, "phase": str}
 DONE = ("finished", "diverged", "damaged")  # nothing more will happen to these by themselves
 
 
@@ -78,7 +81,8 @@ def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -
         if before is None:
             seen = seen or Seen(paths.jobs / "seen.json")
             run, end = read_run(at.run), seen.end(at)
-            end = end if end and "reason" in end else None  # without one it was noted before there were any
+            if end and not (end.keys() == SEEN.keys() and of_kinds(end, SEEN)):  # of an older version, or damaged
+                end = None
             known[at.name] = (
                 RunStatus(run, "finished", run.n_images, images_per_s=None, **end) if end else run_status(at, run)
             )
@@ -101,7 +105,7 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
         reason = _no_sign(at) if at.log.name in names else ""
         reason = reason or (f"read from {run.within}" if run.within else "")
         return RunStatus(run, "planned", 0, None, None, "", reason)
-    heart = _json(at.heartbeat)
+    heart = read_mapping(at.heartbeat, HEART)
     images, loss, reason = heart.get("images", 0), heart.get("loss"), ""
     last = last_attempt(at)
     who = {"ranks": last.ranks, "attempt": last.number, "job": last.job} if last else {}
@@ -113,7 +117,7 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
         state, measured = read_end(at.metrics)
     except Damaged as error:
         return RunStatus(run, "damaged", images, loss, None, "", str(error))
-    failure = _json(at.failure)
+    failure = read_mapping(at.failure, {"reason": str})
     if state == "finished":
         images, loss = run.n_images, measured
     elif state == "diverged":
@@ -176,9 +180,8 @@ def table(statuses: list[RunStatus], peak_flops_per_s: float = 0.0) -> str:
         share = f" {_or(s.mfu(peak_flops_per_s), '.0%'):>4}" if mfu else ""
         lines.append(
             f"{s.run.run_id:<34} {s.state:<11} {s.images / s.run.n_images:>5.0%} {_or(s.loss, '.4f'):>8} "
-            f"{_or(s.images_per_s, '.0f'):>9}{share} "
-            f"{units.duration(s.eta_s) if s.eta_s else '':>7} {s.attempt or '':>3} "
-            f"{s.host if s.state == 'running' else '':<10}  {s.reason}"
+            f"{_or(s.images_per_s, '.0f'):>9}{share} {units.duration(s.eta_s) if s.eta_s else '':>7} "
+            f"{s.attempt or '':>3} {s.host if s.state == 'running' else '':<10}  {s.reason}"
         )
     states = [s.state for s in statuses]
     lines.append(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
@@ -187,12 +190,3 @@ def table(statuses: list[RunStatus], peak_flops_per_s: float = 0.0) -> str:
 
 def _or(value, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _json(path) -> dict:
-    """The mapping in a JSON file; empty where there is none."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import make_directory, write_text
+from ..files import make_directory, remove, write_text
 from ..naming import StudyPaths
 
 
@@ -66,7 +66,7 @@ def write_once(paths: StudyPaths, submission: Submission) -> Submission:
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})") from None
     finally:
-        beside.unlink(missing_ok=True)
+        remove(beside)
     return _read(target)
 
 

@@ -154,8 +154,7 @@ class RateLaw:
             best = (f"{c.rate.value:.3g}", ends(c.rate, "").strip(" ()")) if c.ok else ("refused", "")
             lines.append(
                 f"{count(c.n_params):>8} {count(c.n_tokens):>8} {compact(c.budget_flops):>9} {best[0]:>10} "
-                f"{best[1]:>19} "
-                f"{'' if c.recipe_rate is None else format(c.recipe_rate, '.3g'):>9} "
+                f"{best[1]:>19} {'' if c.recipe_rate is None else format(c.recipe_rate, '.3g'):>9} "
                 f"{'' if c.factor is None else format(c.factor, '.2f'):>11} "
                 f"{'' if c.excess is None else format(c.excess, '.2%'):>10} "
                 f"{'' if c.measured_excess is None else format(c.measured_excess, '.2%'):>9}"
@@ -298,8 +297,7 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int, source: str, ex
     if not with_d:
         reasons.append(
             "at one budget D = C / (kappa N), so the exponents of N and D cannot be told apart: the one of N stands "
-            "for "
-            "both, and holds at this budget alone; sweep a second budget (rate_budgets) to have both"
+            "for both, and holds at this budget alone; sweep a second budget (rate_budgets) to have both"
         )
     if not with_n:
         reasons.append("all best rates are of one size, so the exponent of N is not known: the one of D stands alone")

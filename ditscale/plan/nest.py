@@ -39,7 +39,6 @@ def nest(runs: list[Run], recipe: Recipe) -> tuple[list[Run], str]:
     if not any(run.within for run in found.values()):
         why = (
             "no run begins as a longer one does, so each is trained by itself: a size must be in several budgets, and "
-            "rate, batch, "
-            "warm-up and decay must not depend on D"
+            "rate, batch, warm-up and decay must not depend on D"
         )
     return [found[run.run_id] for run in runs], why

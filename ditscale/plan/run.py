@@ -16,6 +16,10 @@ from .schedule import stable_images
 BESIDE = (
     "run_id", "execution", "study", "role", "evaluation", "within", "readings", "branch_images",
 )  # fmt: skip
+POSITIVE = (
+    "budget_flops", "achieved_flops", "depth", "width", "steps", "n_images", "n_tokens", "n_params", "n_params_matmul",
+    "n_params_total", "tokens_per_image", "flops_per_image", "lr",
+)  # fmt: skip
 LATER = ("width_scaling", "base_width", "caption_dropout", "ema_also")  # keys of Recipe
 
 
@@ -81,6 +85,10 @@ class Run:
     within: str = ""  # run_id of the longer run whose beginning it is (plan/nest.py)
     readings: tuple[str, ...] = ()  # run_ids of the runs that are read from this one
     branch_images: int = 0  # that it trains beside its own: their cool-downs
+
+    def check(self, where: str):
+        for name in POSITIVE:
+            units.number(getattr(self, name), f"{where}.{name}", above=0)
 
     @property
     def shape(self) -> flops.Shape:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from .. import config
 from ..config import Study
 from ..errors import UserError
-from ..files import make_directory, write_text
+from ..files import make_directory, read_mapping, write_text
 from ..naming import RunPaths, StudyPaths
 from .run import Run, read_run
 
 # what may change in a planned study, since its grid stays the same
 BESIDE = ("cluster", "rates", "rate_budgets", "evaluation", "nested")
+# what plans runs, and how each is asked to bring those back whose directory was deleted
+PLANNERS = {"plan": "`ditscale plan {root}`", "forecast": "`ditscale forecast {root}`", "sweep": "the same sweep"}
 
 
 def read_study(root: Path | str) -> Study:
@@ -61,14 +65,52 @@ def plan_run(paths: StudyPaths, run: Run) -> RunPaths:
     return write_run(paths, replace(run, execution=there.execution))
 
 
+def plan_all(paths: StudyPaths, runs: Iterable[Run], by: str):
+    """plan_run of each, and note in planned.json that `by` (of PLANNERS) has planned them: study.yaml does not tell,
+    for a sweep plans points and not the grid, and a deleted directory takes all trace of its run along.
+
+    What `plan` does not plan any more, as multiples of the rate that the study has dropped, is no planned run."""
+    for run in runs:
+        plan_run(paths, run)
+    before = _planned(paths)
+    kept = {run_id: who for run_id, who in before.items() if not by == who == "plan"}
+    now = kept | {run.run_id: by for run in runs}
+    if now != before:
+        write_text(paths.planned, json.dumps(now, indent=1) + "\n")
+
+
+def gone(paths: StudyPaths, there: Collection[str]) -> str:
+    """Which planned runs are not among those `there`, in a line for who asks about the study; "" where all are."""
+    lost = {run_id: by for run_id, by in _planned(paths).items() if run_id not in there}
+    if not lost:
+        return ""
+    names = ", ".join([*lost][:3]) + (", ..." if len(lost) > 3 else "")
+    again = " and ".join(PLANNERS[by].format(root=paths.root) for by in dict.fromkeys(lost.values()))
+    runs, them = ("runs have", "them") if len(lost) > 1 else ("run has", "it")
+    return f"{len(lost)} planned {runs} no directory, or no run.yaml in it ({names}); to bring {them} back: {again}"
+
+
+def _planned(paths: StudyPaths) -> dict[str, str]:
+    """Run ids, and what of PLANNERS planned each; those of a study that was planned before this was noted are not
+    known."""
+    return {run_id: by for run_id, by in read_mapping(paths.planned).items() if str(by) in PLANNERS}
+
+
 def write_run(paths: StudyPaths, run: Run) -> RunPaths:
     """Write runs/<run_id>/run.yaml unless it says the same already."""
     at = paths.run(run.run_id)
     text = config.dump_yaml(config.plain(run))
-    if not at.run.is_file() or at.run.read_text() != text:
+    if not _says(at.run, text):
         make_directory(at.root)
         write_text(at.run, text)
     return at
+
+
+def _says(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
 
 
 def _difference(there: dict, here: dict, prefix: str = "") -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..files import read_mapping
 from ..launch import queue
 from ..launch.attempt import Attempt, last_attempt, read_attempts
 from ..naming import RunPaths, StudyPaths
@@ -60,8 +61,11 @@ def read_faults(path: Path) -> list[Fault]:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
         return []
-    found = map(json.loads, lines)
-    return [Fault(**f | {"runs": tuple(f["runs"]), "attempts": tuple(f["attempts"])}) for f in found]
+    try:
+        found = [json.loads(line) for line in lines]
+        return [Fault(**f | {"runs": tuple(f["runs"]), "attempts": tuple(f["attempts"])}) for f in found]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: is damaged; delete {path.parent} and rehearse again") from None
 
 
 def disturbed(paths: StudyPaths, fault: Fault) -> list[str]:
@@ -131,7 +135,7 @@ class Injector(threading.Thread):
         machines.join()
 
     def _look(self, at: RunPaths, kind: str, share: float):
-        heart = _heart(at)
+        heart = read_mapping(at.heartbeat)
         if not heart:
             return
         seen = heart["images"] / heart["n_images"]
@@ -217,7 +221,7 @@ class Injector(threading.Thread):
                 if self.done.wait(LOOK_S):
                     return
             node, hit = max(at_work.items(), key=lambda item: len(item[1]))
-            told = {at.name: _heart(at)["images"] for at, _ in hit}
+            told = {at.name: read_mapping(at.heartbeat)["images"] for at, _ in hit}
             subprocess.run([SCRIPTS / "break", node, directory], capture_output=True)
             lost = sum(lost_rows(self.paths.run(name), images) for name, images in told.items())
             self._note(Fault("node", tuple(told), tuple(number for _, number in hit), time.time(), 0, lost))
@@ -232,7 +236,7 @@ class Injector(threading.Thread):
         """By node, the runs that are in the first half of their steps there, and the numbers of their attempts."""
         found = {}
         for at in self.paths.run_dirs():
-            heart = _heart(at)
+            heart = read_mapping(at.heartbeat)
             if heart.get("phase") in ("starting", "training") and heart["images"] < heart["n_images"] / 2:
                 attempt = last_attempt(at)
                 if not attempt.ended and is_locked(at.lock):
@@ -253,13 +257,6 @@ def lost_rows(at: RunPaths, images: int) -> int:
             return steps - int(np.count_nonzero(file["steps"][:steps]["images"]))
     except Damaged:
         return steps
-
-
-def _heart(at: RunPaths) -> dict:
-    try:
-        return json.loads(at.heartbeat.read_text())
-    except (OSError, ValueError):
-        return {}
 
 
 def check_nodes(nodes: int | None, cluster: str) -> int:

@@ -90,9 +90,8 @@ def metrics_plot(material: Material) -> Plot | None:
         return None
     text = (
         "Each metric at the size where the loss of its budget has its optimum, read off a quadratic in log N through "
-        "the runs; bars are 95 %. "
-        "Lines: the form that is taken (docs/laws.md), drawn beyond the grid where there is a probe, whose measured "
-        "values are the hollow marks. "
+        "the runs; bars are 95 %. Lines: the form that is taken (docs/laws.md), drawn beyond the grid where there is a "
+        "probe, whose measured values are the hollow marks. "
     )
     text += " ".join(law.sentence for m in shown if m.has_law for law in m.laws.values())
     panels = tuple(Panel(_panel(material, m), 5.0, 3.8, f"{METRICS[m.column]} against FLOPs") for m in shown)

@@ -55,8 +55,7 @@ class ByNoise:
         fast, slow = (int(pick([e.value for e in exponents])) for pick in (np.argmin, np.argmax))
         text = (
             f"The loss falls fastest with compute at {self.between(fast)}, as C^{exponents[fast].value:.3f}, and "
-            "slowest at "
-            f"{self.between(slow)}, as C^{exponents[slow].value:.3f}"
+            f"slowest at {self.between(slow)}, as C^{exponents[slow].value:.3f}"
         )
         apart = exponents[fast].high < exponents[slow].low
         say = "lie apart" if apart else "overlap, so these runs do not tell the two apart"
@@ -70,8 +69,8 @@ def noise_plot(material: Material) -> Plot | None:
         return None
     text = (
         f"Validation triples by their timestep t (0 is data, 1 is noise), {len(found.laws)} levels with as many "
-        "triples each. Left: the loss between two "
-        "timesteps at the size where the whole loss of a budget has its optimum, coloured by budget as in figure 1"
+        "triples each. Left: the loss between two timesteps at the size where the whole loss of a budget has its "
+        "optimum, coloured by budget as in figure 1"
     )
     text += ", the probe in orange. " if material.probe.any() else ". "
     text += f"Right: the exponent of C of each level, bars are 95 %; dashed, that of the whole loss. {found.sentence}"

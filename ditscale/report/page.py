@@ -85,8 +85,8 @@ def html(material: Material, shown: list[tuple[Plot, list[str]]]) -> str:
             ]
             said = "".join(f"<p>{escape(s)}</p>" for s in metrics.sentences(material))
             body.append(
-                "<h2>Other metrics at the loss's "
-                f"optimum</h2>{tables.table(head, [[escape(c) for c in r] for r in rows], left=3)}{said}"
+                "<h2>Other metrics at the loss's optimum</h2>"
+                f"{tables.table(head, [[escape(c) for c in r] for r in rows], left=3)}{said}"
             )
         if rows := noise.rows(material):
             budgets = [compact(b) for b in material.budgets]
@@ -99,8 +99,8 @@ def html(material: Material, shown: list[tuple[Plot, list[str]]]) -> str:
                 "measured there",
             ]
             body.append(
-                "<h2>Loss by noise level, at the loss's "
-                f"optimum</h2>{tables.table(head, [[escape(c) for c in r] for r in rows])}"
+                "<h2>Loss by noise level, at the loss's optimum</h2>"
+                f"{tables.table(head, [[escape(c) for c in r] for r in rows])}"
             )
         body.append(f"<h2>Slices</h2>{tables.slices_table(material)}")
         body.append(f"<h2>Findings</h2>{tables.findings_list(material)}")

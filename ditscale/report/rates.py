@@ -40,8 +40,8 @@ def sentences(rates: dict) -> list[str]:
         out.append(
             f"The best rate is {min(factors):.2g} to {max(factors):.2g} times the recipe's, whose loss is therefore "
             f"{min(excess):.2g} to {max(excess):.2g} % above its parabola's minimum; most at N = "
-            f"{count(worst['n_params'])}. "
-            f"Above the lowest that was measured it is {100 * min(c['measured_excess'] for c in off):.2g} to "
+            f"{count(worst['n_params'])}. Above the lowest that was measured it is "
+            f"{100 * min(c['measured_excess'] for c in off):.2g} to "
             f"{100 * max(c['measured_excess'] for c in off):.2g} %."
         )
     if rates["status"] == "ok":

@@ -130,7 +130,8 @@ def number(entry: dict | None) -> Estimate | None:
 
 
 def read_material(root: Path | str) -> Material:
-    """Read a study directory. Raises UserError without study.yaml, study.h5 or a finished run, or at a damaged file."""
+    """Read a study directory. Raises UserError without study.yaml, study.h5 or a finished run of the grid, or at a
+    damaged file."""
     paths = StudyPaths(root)
     study = read_study(root)
     if not paths.table.is_file():
@@ -140,8 +141,8 @@ def read_material(root: Path | str) -> Material:
     sweep = set(points["run_id"][swept])
     points = {name: column[~swept] for name, column in points.items()}
     levels = levels and NoiseLevels(levels.borders, levels.loss[~swept])
-    if not len(points["run_id"]):
-        raise UserError(f"{root}: study.h5 holds no finished run; `ditscale launch {root}` trains them")
+    if not (points["role"] == "grid").any():
+        raise UserError(f"{root}: study.h5 holds no finished run of the grid; `ditscale launch {root}` trains them")
     laws, verdict = _read_json(paths.laws, "fit"), _read_json(paths.verdict, "verdict")
     rates = _read_json(paths.rates, "rates")
     # What is published as sealed must be what was sealed.
@@ -236,6 +237,8 @@ def _read_json(path: Path, verb: str) -> dict | None:
     again = f"`ditscale {verb} {path.parent}` makes it again"
     try:
         body = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError:
         raise UserError(f"{path}: is not JSON; {again}") from None
     if not isinstance(body, dict) or not body.keys() >= set(PARTS[verb]):

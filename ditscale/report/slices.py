@@ -140,6 +140,5 @@ def caption(material: Material, groups, raw: bool) -> str:
     what = "the loss" if raw else "the logarithm of the loss"
     return (
         text + f"N is on a log axis because the parabola, of {what}, is fitted in log N; the loss axis is log because "
-        "budgets"
-        " differ by ratios."
+        "budgets differ by ratios."
     )

@@ -60,11 +60,10 @@ def training_plot(material: Material) -> Plot | None:
     sizes_of_batch = sorted({int(points["batch_size"][i]) for i in runs})
     batches = " to ".join(map(str, dict.fromkeys((sizes_of_batch[0], sizes_of_batch[-1]))))
     text = (
-        f"{len(runs)} runs, coloured by model size N (written where the longest run of a size"
-        f" ends){', the probe in orange' if material.probe.any() else ''}. Training loss smoothed by an exponential"
-        f" moving average with coefficient 0.9 over steps of {batches} images; the first"
-        f" {100 * FIRST:g} % of each run is left out. Both axes are log: compute spans powers of ten, and a power law"
-        " in compute is a straight line."
+        f"{len(runs)} runs, coloured by model size N (written where the longest run of a size "
+        f"ends){', the probe in orange' if material.probe.any() else ''}. Training loss smoothed by an exponential "
+        f"moving average with coefficient 0.9 over steps of {batches} images; the first {100 * FIRST:g} % of each run "
+        "is left out. Both axes are log: compute spans powers of ten, and a power law in compute is a straight line."
     )
     return Plot(
         "training",

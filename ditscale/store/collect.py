@@ -28,7 +28,7 @@ from ..errors import UserError
 from ..files import write_bytes, write_text
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import Run, read_run
-from ..plan.study import read_study
+from ..plan.study import gone, read_study
 from .evaluated import Column, evaluated
 from .evaluation import read_results
 from .record import Damaged, open_record, read_attempts, read_steps, read_validation, skipped_note
@@ -51,7 +51,8 @@ class Collected:
     rows: tuple[dict, ...]
     excluded: tuple[tuple[str, str], ...]  # (run_id, reason)
     rehearsal: str = ""  # where the losses come from, if the study is a rehearsal
-    notes: tuple[str, ...] = ()  # of evaluations that only some runs have, and of steps that runs skipped
+    # of planned runs that are not there, evaluations that only some runs have, and steps that runs skipped
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
         lines = [f"REHEARSAL: {self.rehearsal}"] if self.rehearsal else []
@@ -69,7 +70,8 @@ def collect(root: Path | str) -> Collected:
     paths = StudyPaths(root)
     run_dirs = paths.run_dirs()
     if not run_dirs:
-        raise UserError(f"{root}: holds no runs; `ditscale plan {root} study=mini` plans them")
+        settings = "" if paths.study.exists() else " study=mini"
+        raise UserError(f"{root}: holds no runs; `ditscale plan {root}{settings}` plans them")
     study = read_study(root) if paths.study.exists() else None
     mark = _mark(study)
     rows, curves, samples, excluded, results, own, timesteps = [], {}, [], [], [], "", ""
@@ -102,7 +104,8 @@ def collect(root: Path | str) -> Collected:
     samples = np.stack([samples[i] for i in order]) if order else np.zeros((0, 0))
     _write_h5(paths, study, rows, columns, excluded, curves, samples, timesteps)
     write_text(paths.csv, (f"# rehearsal: {mark}\n" if mark else "") + _csv(rows))
-    return Collected(tuple(rows), tuple(excluded), mark, tuple(notes + skips))
+    missed = gone(paths, [at.name for at in run_dirs])
+    return Collected(tuple(rows), tuple(excluded), mark, tuple(filter(None, [missed, *notes, *skips])))
 
 
 class _LeftOut(Exception):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import read_mapping
 
 PATIENCE_S = 1.0  # is_locked holds a lock of its own for microseconds; a run that starts then tries again
 
@@ -29,10 +30,8 @@ class RunLock:
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
         if not _within(PATIENCE_S, self._take):
-            self.file.seek(0)
-            holder = self.file.read().strip()
             self.file.close()
-            who = json.loads(holder) if holder.startswith("{") and holder.endswith("}") else {}
+            who = read_mapping(path)
             raise Held(
                 f"{path.parent}: process {who.get('pid', '?')} on {who.get('host', '?')} is running it; "
                 f"wait for it, or end it first"

@@ -19,7 +19,6 @@ Layout 1 lacks what was measured: it is read like 2, and the next attempt at the
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -29,7 +28,7 @@ import h5py
 import numpy as np
 
 from ..errors import UserError
-from ..files import remove
+from ..files import remedy, remove
 
 LAYOUT, LAYOUTS = 2, (1, 2)  # what is written, and what is read
 STEP = np.dtype(
@@ -192,9 +191,8 @@ def _full(path: Path, error: Exception) -> UserError:
     in_words = re.search(r"errno = (\d+)", str(error))  # HDF5 has the number in its text
     number = getattr(error, "errno", None) or int(in_words[1] if in_words else 0)
     reason = os.strerror(number) if number else str(error).split("(")[0].strip()
-    full = number in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "free space on the disk" if full else "see that the place can be written"
-    return UserError(f"{path}: cannot be written ({reason}); {remedy}, then run again: nothing before is lost")
+    first = remedy(OSError(number, reason), path)
+    return UserError(f"{path}: cannot be written ({reason}); {first}, then run again: nothing before is lost")
 
 
 # ------------------------------------------------------------------------------------------------------------- readers

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Callable
 
 from ..errors import UserError
-from ..files import remove
+from ..files import remedy, remove
 from ..naming import RunPaths
 from ..store.record import read_state
 from . import fence
@@ -89,12 +89,12 @@ def save_final(directory: Path, write: Callable[[BinaryIO], None]):
 
 def _unsaved(target: Path, error: Exception) -> Unsaved:
     fence.check(target.parent.parent)  # a newer attempt clears away what older ones have begun
-    reason = getattr(error, "strerror", None)
-    if not reason:  # torch keeps it to itself
+    if not getattr(error, "strerror", None):  # torch keeps it to itself
         full = shutil.disk_usage(target.parent).free < FULL_BYTES
-        reason = os.strerror(errno.ENOSPC) if full else "the disk did not take all of it"
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else OSError(0, "the disk did not take all")
     return Unsaved(
-        f"{target}: cannot be written ({reason}); the checkpoint before it is untouched; free space, run again"
+        f"{target}: cannot be written ({error.strerror}); the checkpoint before it is untouched; "
+        f"{remedy(error, target)}, then run again"
     )
 
 
@@ -154,10 +154,11 @@ def load_final(directory: Path, run_id: str, device=None) -> dict:
         raise UserError(f"{at.root}: the run is not finished; `ditscale run {at.root}` goes on with it")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+        of = content["run_id"]
     except Exception:  # a cut file raises any of half a dozen types, from zipfile to pickle
         raise UserError(f"{path}: cannot be read; {again}") from None
-    if content["run_id"] != run_id:
-        raise UserError(f"{path}: is of run {content['run_id']}, not {run_id}; move it away")
+    if of != run_id:
+        raise UserError(f"{path}: is of run {of}, not {run_id}; move it away")
     return content
 
 
@@ -177,7 +178,7 @@ def _read(path: Path) -> dict | None:
         facts = json.loads((path / FACTS).read_text())
         sizes = facts.pop("files")
         whole = all("/" not in name and (path / name).stat().st_size == size for name, size in sizes.items())
-        return facts if whole and isinstance(facts["images"], int) else None
+        return facts if whole and isinstance(facts["images"], int) and isinstance(facts["run_id"], str) else None
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
     except OSError as error:

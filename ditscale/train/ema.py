@@ -71,8 +71,7 @@ def between(window: float, kept: Sequence[float]) -> tuple[np.ndarray, float]:
     if not low < window < high:
         raise UserError(
             f"EMA window {window:g}: is neither one that the run kept ({', '.join(f'{w:g}' for w in kept)}) nor "
-            "between "
-            f"two; to have it, plan with recipe.ema_also=[{window:g}]"
+            f"between two; to have it, plan with recipe.ema_also=[{window:g}]"
         )
 
     g, target = 1 / np.array(kept)[used] - 1, 1 / window - 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 
-from ..files import write_text
+from ..files import read_mapping, write_text
 from ..naming import RunPaths
 
 
@@ -21,8 +21,5 @@ def note(at: RunPaths, ranks: int, size: int):
 
 def noted(at: RunPaths, ranks: int) -> int:
     """Images of a micro-batch that an earlier attempt on so many ranks has left; 0 where none has."""
-    try:
-        found = json.loads(at.micro_batch.read_text())
-        return int(found["micro_batch"]) if found["ranks"] == ranks else 0
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+    found = read_mapping(at.micro_batch, {"micro_batch": int})
+    return found.get("micro_batch", 0) if found.get("ranks") == ranks else 0

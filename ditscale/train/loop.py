@@ -281,9 +281,8 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
             writer.measure(measured)
         if hopeless:
             raise Diverged(
-                f"{at.root}: {hopeless}; the run has diverged (rate {run.lr:.3g}); a "
-                "smaller "
-                "recipe.lr_scale makes another study"
+                f"{at.root}: {hopeless}; the run has diverged (rate {run.lr:.3g}); a smaller recipe.lr_scale makes "
+                "another study"
             )
         if failed:
             shards.settle()

@@ -82,8 +82,7 @@ def choose(sharding: str, n_params: int, ranks: Ranks, averages: int = 1) -> str
     if sharding == "hybrid" and (nodes * ranks.per_node != ranks.world or nodes == 1 or ranks.per_node == 1):
         raise UserError(
             f"execution.sharding: hybrid needs several nodes of several ranks, not {ranks.world} ranks, "
-            f"{ranks.per_node} to a "
-            "node; choose full or replicate"
+            f"{ranks.per_node} to a node; choose full or replicate"
         )
     if sharding != "auto":
         return sharding

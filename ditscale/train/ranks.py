@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_mapping, write_text
 from .ends import Closed
 from .heap import keep_freed_memory
 from .lifeline import GRACE_S, Lifeline
@@ -163,10 +163,7 @@ def _meet(rank: int, world: int, rendezvous: Path, timeout: timedelta) -> dist.T
         return store
     until = time.monotonic() + timeout.total_seconds()
     while time.monotonic() < until:
-        try:
-            found = json.loads(rendezvous.read_text())
-        except (OSError, ValueError):
-            found = {}
+        found = read_mapping(rendezvous)
         if found.get("attempt") == attempt:
             if "port" not in found:
                 raise Closed("rank 0 has nothing to do")

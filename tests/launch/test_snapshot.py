@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import subprocess
@@ -133,7 +134,27 @@ def test_more_than_100_mib_is_refused(tmp_path, edited):
     assert not (tmp_path / "code").exists()
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
+    """What the system says, and what helps against it."""
+
+    def says(code) -> str:
+        with pytest.raises(UserError, match=r"code/\w+: cannot be written \(.*\); .*, then launch again") as told:
+            snapshot(code)
+        return str(told.value)
+
     (tmp_path / "code").write_text("a file")
-    with pytest.raises(UserError, match="cannot be written"):
-        snapshot(tmp_path / "code")
+    assert f"(Not a directory); move {tmp_path / 'code'} away" in says(tmp_path / "code")
+    for number, advice in (
+        (errno.ENOSPC, "(No space left on device); free space on the disk"),
+        (errno.EACCES, "(Permission denied); make the place writable for you"),
+        (errno.EROFS, "(Read-only file system); mount the disk for writing"),
+        (errno.EIO, "(Input/output error); see that the place can be written"),
+    ):
+        refused = OSError(number, os.strerror(number))
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "mkdir", lambda *_, refused=refused, **__: raised(refused))
+            assert advice in says(tmp_path / "other" / "code")
+
+
+def raised(error):
+    raise error

@@ -42,9 +42,14 @@ def test_what_is_remembered_is_what_is_there(study):
 
 
 def test_a_damaged_or_missing_memory_costs_time_only(study):
-    paths, _ = study
+    paths, at = study
     first = study_status(paths)
-    (paths.jobs / "seen.json").write_text("{")
+    stamp, end = json.loads((paths.jobs / "seen.json").read_text())[at.name]
+    entries = [3, "x", [], [stamp], [stamp, 3], [3, end], [stamp, {}], [stamp, end | {"loss": "x"}], [stamp, [end]]]
+    for content in ("", "{", "3", '["x"]', *(json.dumps({at.name: entry}) for entry in entries)):
+        (paths.jobs / "seen.json").write_text(content)
+        assert study_status(paths) == first
+    (paths.jobs / "seen.json").write_bytes(b"\xff\xfe\0")
     assert study_status(paths) == first
     (paths.jobs / "seen.json").unlink()
     assert study_status(paths) == first
@@ -75,13 +80,14 @@ def test_skipped_steps_are_in_the_note_and_remembered(study):
     )
 
 
-@pytest.mark.parametrize("content", ["[]", "3", "{", "null"])
-def test_json_that_is_no_mapping_counts_as_none(study, content):
+@pytest.mark.parametrize("content", ["[]", "3", "{", "null", '{"images": "x", "reason": 3}', "\xff"])
+def test_json_that_no_run_has_written_counts_as_none(study, content):
     paths, at = study
     before = study_status(paths)
     (paths.jobs / "seen.json").unlink()
-    for path in (at.heartbeat, at.failure):
-        path.write_text(content)
+    for path in (at.heartbeat, at.failure, at.attempts / "notes.json"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content.encode("latin1"))
     assert study_status(paths) == before
 
 

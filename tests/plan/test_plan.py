@@ -5,7 +5,7 @@ from ditscale.config import compose
 from ditscale.errors import UserError
 from ditscale.plan.grid import plan_grid, plan_probe, table
 from ditscale.plan.run import read_run
-from ditscale.plan.study import read_study, write_run, write_study
+from ditscale.plan.study import plan_run, read_study, write_run, write_study
 
 
 def test_the_papers_study():
@@ -70,6 +70,14 @@ def test_the_directory(tmp_path):
     assert read_study(tmp_path / "s") == study
     run = plan_grid(study).runs[0]
     assert read_run(write_run(paths, run).run) == run
+    for damaged in (b"", b"\xff\xfe\0", b"[]", b"seed: 2024-13-45\n", b"seed: 1" + 400 * b"0"):
+        paths.run(run.run_id).run.write_bytes(damaged)
+        with pytest.raises(UserError, match="run.yaml"):
+            read_run(paths.run(run.run_id).run)
+        assert read_run(plan_run(paths, run).run) == run
+    paths.run(run.run_id).run.write_text(paths.run(run.run_id).run.read_text().replace("lr: 0", "lr: -0"))
+    with pytest.raises(UserError, match=r"run.yaml.lr: -0.\d+ is too small; it must be above 0"):
+        read_run(paths.run(run.run_id).run)
     write_study(tmp_path / "s", study)  # the same again is no error
     with pytest.raises(UserError, match=r"holds another study \(recipe.clip is 1.0 there, 2.0 here\)"):
         write_study(tmp_path / "s", compose(["study=mini", "recipe.clip=2"]))

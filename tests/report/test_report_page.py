@@ -251,6 +251,10 @@ def test_refused_directories(tmp_path, held):
             with pytest.raises(UserError, match=f"{re.escape(str(path))}: is {says}.*{again}"):
                 write_report(tmp_path)
         path.unlink()
+    with h5py.File(tmp_path / "study.h5", "r+") as file:
+        file["points/role"][...] = "probe"
+    with pytest.raises(UserError, match="study.h5 holds no finished run of the grid"):
+        write_report(tmp_path)
     assert not (tmp_path / "report" / "index.html").exists()
 
 

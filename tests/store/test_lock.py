@@ -49,6 +49,9 @@ def test_one_that_is_held_names_its_holder(tmp_path):
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(Held, match=f"process {holder.pid} on .* is running it"):
         RunLock(tmp_path / "lock")
+    (tmp_path / "lock").write_bytes(b"{\xff}")  # somebody else wrote there
+    with pytest.raises(Held, match=r"process \? on \? is running it"):
+        RunLock(tmp_path / "lock")
     holder.kill()
     holder.communicate()
     RunLock(tmp_path / "lock").release()

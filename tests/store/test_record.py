@@ -141,7 +141,7 @@ def test_damaged_records(tmp_path, content):
         (OSError(errno.ENOSPC, "full"), "No space left on device); free space on the disk, then run again"),
         (OSError(errno.EDQUOT, "full"), "Disk quota exceeded); free space on the disk, then run again"),
         (RuntimeError("Can't write (errno = 28, error message = 'x')"), "No space left on device); free space"),
-        (OSError(errno.EROFS, "ro"), "Read-only file system); see that the place can be written, then run again"),
+        (OSError(errno.EROFS, "ro"), "Read-only file system); mount the disk for writing, then run again"),
         (RuntimeError("Can't write (no more is known)"), "(Can't write); see that the place can be written"),
     ],
 )

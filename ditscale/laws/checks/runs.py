@@ -88,9 +88,8 @@ def find_outliers(table: Table, residuals: np.ndarray, n_parameters: int) -> lis
     findings = []
     for i in outliers(residuals, n_parameters):
         text = (
-            f"run {table.run_id[i]} lies {100 * np.expm1(residuals[i]):+.2g} % off the fit, where "
-            f"{100 * scale:.2g} % is usual; look at its curve; if it diverged, exclude it by name, or fit approach 2 "
-            "with `robust` too"
+            f"run {table.run_id[i]} lies {100 * np.expm1(residuals[i]):+.2g} % off the fit, where {100 * scale:.2g} % "
+            "is usual; look at its curve; if it diverged, exclude it by name, or fit approach 2 with `robust` too"
         )
         budget = next(b for b, rows in table.slices() if i in rows)
         findings.append(Finding("outlier_run", text, (str(table.run_id[i]),), (budget,), value=np.expm1(residuals[i])))

@@ -92,8 +92,7 @@ class Forecast:
         rehearsed = any(f["code"] == "rehearsal" for f in self.findings)
         lines = [
             f"{'REHEARSAL: forecast' if rehearsed else 'Forecast'} for {compact(self.target_budget_flops)} FLOPs, "
-            f"{self.factor:.3g}x beyond the largest of "
-            f"{self.inputs['n_runs']} runs' budgets",
+            f"{self.factor:.3g}x beyond the largest of {self.inputs['n_runs']} runs' budgets",
             f"  N*    {span(self.n_params, count)}",
             f"  D*    {span(self.n_tokens, count)}",
             f"  {self.metric}  {span(self.loss, short)}   {100 * self.level:g} % for one new run",

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from ...errors import UserError
+from ...files import remove
 from ...units import compact
 from .forecast import LAYOUT, Forecast
 from .hashes import own_hash
@@ -63,7 +64,7 @@ def _write_once(path: Path, text: str) -> None:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        beside.unlink(missing_ok=True)
+        remove(beside)
 
 
 def load_forecast(path) -> Forecast:
