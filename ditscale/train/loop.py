@@ -23,17 +23,14 @@ from ..data.source import Source
 from ..diffusion.rectified_flow import Noise
 from ..errors import UserError
 from ..evaluate import run as evaluation
-from ..evaluate.finished import load
 from ..evaluate.held_out import HeldOut, check_makers
-from ..evaluate.measure import Unmeasurable
 from ..evaluate.settings import Settings
-from ..evaluate.validation import triple_losses
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
 from ..plan.schedule import rate_factor
 from ..store.lock import RunLock
-from ..store.record import STEP, VALIDATION, is_full, read_state
-from . import attention, checkpoint, halved
+from ..store.record import STEP, is_full, read_state
+from . import attention, checkpoint, finish, halved
 from .branch import branch
 from .compiled import compiles, speed_up
 from .ends import Diverged, OutOfMemory, RankLost, Stopped
@@ -125,7 +122,7 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
     trained = ranks.first and is_full(at.metrics) and checkpoint.has_final(at.checkpoint, run.run_id)
     trained = ranks.share(trained)  # then its evaluation was interrupted
     if not trained:
-        source, held_out = open_source(run.data), _held_out(run, ranks)
+        source, held_out = open_source(run.data), finish.held_out(run, ranks)
         for data in held_out:
             check_makers(source, data.source, data.name)
         state = build(run, ranks)
@@ -142,12 +139,12 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
             if mine:
                 _train(mine, at, run, writer)
                 mine.make_step.release()
-                _validate(mine, run, writer)
+                finish.validate(mine.state, mine.held_out, run, mine.ranks, writer)
                 shards.settle()
-                _save_final(at, run, state, ranks, writer)
+                finish.save_final(at, run, state, ranks, writer)
                 mine = state = shards = None  # what is measured now is in the final checkpoint
                 _free(ranks.device)
-            _evaluate(at, run, ranks, stop, writer)
+            finish.evaluate(at, run, ranks, stop, writer)
             if writer:
                 writer.finish()
         return "finished"
@@ -304,9 +301,9 @@ def _read(mine: Attempt, at: RunPaths, run: Run, readings: Readings, host: Write
             _train(mine, at, run, writer, host)
             mine.shards.settle()
             mine.make_step.release()
-        _validate(mine, run, writer)
-        _save_final(at, run, mine.state, mine.ranks, writer)
-        _evaluate(at, run, mine.ranks, mine.stop, writer, host)
+        finish.validate(mine.state, mine.held_out, run, mine.ranks, writer)
+        finish.save_final(at, run, mine.state, mine.ranks, writer)
+        finish.evaluate(at, run, mine.ranks, mine.stop, writer, host)
         if writer:
             writer.finish()
 
@@ -331,78 +328,3 @@ def _hopeless(state: State, images: int) -> str:
     if state.skipped_in_row >= HOPELESS:
         return f"the gradient was not finite in {state.skipped_in_row} steps in a row, at {images} images"
     return f"the loss reached {state.loss_ema:.3g} at {images} images" if state.loss_ema >= EXPLODED else ""
-
-
-def _held_out(run: Run, ranks: Ranks) -> list[HeldOut]:
-    """What the run is validated on: its own data's held-out images, then those of the other data sets."""
-    validation = run.validation
-    return [
-        HeldOut(data, validation, validation.n, validation.seed, ranks.device)
-        for data in [run.data, *validation.also.values()]
-    ]
-
-
-def _validate(mine: Attempt, run: Run, writer: Writer | None):
-    """Measure EMA and live weights on every validation set."""
-    state, ranks = mine.state, mine.ranks
-    if writer:
-        writer.beat("validating", state.images, state.loss_ema, force=True)
-    for i, data in enumerate(mine.held_out):
-        began = time.monotonic()
-        measure = lambda: triple_losses(
-            state.model, data, run.recipe.timesteps, run.validation.batch_size, ranks, run.recipe.precision
-        )
-        raw = measure().mean() if i == 0 else math.nan  # live weights in domain only: it halves the cost
-        state.swap()
-        samples = measure()
-        state.swap()
-        if not np.isfinite(samples).all():
-            raise Diverged(f"{run.run_id}: the validation loss on {data.name} is not finite; the run has diverged")
-        if writer:
-            row = np.zeros((), VALIDATION)
-            row["dataset"], row["images"], row["loss"] = data.name.encode(), state.images, samples.mean()
-            row["raw_loss"], row["elapsed_s"] = raw, time.monotonic() - began
-            writer.write_validation(i, row, samples)
-
-
-def _save_final(at: RunPaths, run: Run, state: State, ranks: Ranks, writer: Writer | None):
-    """Write what the run has come to. Raises Unsaved, on all ranks, where that cannot be."""
-    final = {"run_id": run.run_id, "images": state.images, "model": state.layout.whole(state.layout.weights)}
-    final["ema"], *final["ema_also"] = (list(state.layout.whole(averages).values()) for averages in state.ema.averages)
-    unsaved = None
-    if writer:
-        try:
-            checkpoint.save_final(at.checkpoint, lambda file: torch.save(final, file))
-        except checkpoint.Unsaved as error:
-            unsaved = error
-    if not ranks.agree(unsaved is None):
-        raise unsaved or checkpoint.Unsaved(f"{at.checkpoint}: final.pt cannot be written; rank 0 says why")
-
-
-def _evaluate(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag, writer: Writer | None, host: Writer | None = None):
-    """Measure what the study asks for. What has no finite value is said in the log and stays out: the run is finished.
-
-    host: of the run that this one is read from.
-    """
-    if not run.evaluation:
-        return
-
-    def tick():
-        if writer:
-            writer.beat("evaluating", run.n_images, None)
-        if host:
-            host.beat("reading", run.stable_images, None)
-        if not ranks.agree(not stop.raised):
-            raise Stopped(at, run.n_images, run.n_images)
-
-    if writer:
-        writer.beat("evaluating", run.n_images, None, force=True)
-    ranks.meet()  # the final checkpoint is there
-    finished = load(at.root).to(ranks.device)
-    try:
-        made = evaluation.measure_all(at, finished, Settings(run.evaluation), ranks, tick)
-    except Unmeasurable as error:
-        print(f"not measured: {error}", flush=True)
-    else:
-        if writer:
-            print(made.summary(), flush=True)

@@ -15,7 +15,7 @@ from ditscale.pipeline import plan_study
 from ditscale.plan.run import read_run
 from ditscale.store.evaluation import read_results
 from ditscale.store.record import read_state
-from ditscale.train import loop
+from ditscale.train import finish, loop
 from ditscale.train.ends import Diverged
 
 pytestmark = pytest.mark.slow
@@ -191,14 +191,14 @@ def test_two_ranks_branch_too(tmp_path, cooled, start):
 
 def test_a_branch_that_diverges_is_its_own_affair(tmp_path, cooled, monkeypatch, capfd):
     host, first = nested(tmp_path / "s", *COOLING)
-    validate = loop._validate
+    validate = finish.validate
 
-    def diverged(mine, run, writer):
+    def diverged(state, held_out, run, ranks, writer):
         if run.run_id == first.name:
             raise Diverged("the loss is beyond words")
-        validate(mine, run, writer)
+        validate(state, held_out, run, ranks, writer)
 
-    monkeypatch.setattr(loop, "_validate", diverged)
+    monkeypatch.setattr(finish, "validate", diverged)
     assert loop.train(host) == "finished"
     assert read_state(first / "metrics.h5") == "diverged" and "beyond words" in (first / "failure.json").read_text()
     for path in (host, *(host.parent / name for name in read_run(host / "run.yaml").readings[1:])):
