@@ -38,5 +38,5 @@ def test_freed_memory_stays():
 
 def test_the_norm_of_many_values():
     values = torch.randn(30_000_000, generator=torch.Generator().manual_seed(0))
-    assert abs(norm(values) / values.double().norm() - 1) < 1e-5
+    assert abs(norm(values) / values.double().norm() - 1) < 1e-6
     assert norm(torch.tensor([1.0, torch.inf])).isinf() and norm(torch.tensor([1.0, torch.nan])).isnan()
