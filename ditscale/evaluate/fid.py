@@ -53,10 +53,11 @@ class FID:
         own: Data,
         precision: str,
         ranks: Ranks,
+        parts: Path,
         tick: Callable[[], None],
     ):
-        """own: the run's own data set, whatever it is measured on."""
-        self.tick = tick
+        """own: the run's own data set, whatever it is measured on. parts: where this run keeps what it has done."""
+        self.parts, self.tick = parts, tick
         self.model, self.data, self.how, self.precision, self.ranks = model, data, asked, precision, ranks
         self.features, full_name, width = extractor(asked, own, ranks)
         self.columns = list(range(width))
@@ -103,7 +104,7 @@ class FID:
         kept = self.ranks.share(_kept(path) if self.ranks.first else None)
         if kept is not None:
             return kept
-        parts = path.with_suffix(".parts")
+        parts = self.parts / path.stem  # this run's own: another may extract the same at this moment
         rows, _, _ = measure(_Reference(self), self.data.n, 256, parts, self.ranks, self.tick)
         if self.ranks.first:
             memory = io.BytesIO()

@@ -122,7 +122,7 @@ def measure_all(
     for data in _chosen(run, settings.datasets):
         for name, how in settings.metrics.items():
             held_out = _held_out(run, data, how.n, settings.seed, ranks.device)
-            metric = _metric(name, finished, held_out, how, ranks, tick)
+            metric = _metric(name, finished, held_out, how, ranks, at.evaluation_parts, tick)
             result = _asked(metric, held_out, weights)
             there = next((r for r in known if r.same(result)), None)
             try:
@@ -164,7 +164,7 @@ def _held_out(run: Run, data: Data, n: int, seed: int | None, device: torch.devi
 
 
 def _metric(
-    name: str, finished: Finished, data: HeldOut, how: Evaluation, ranks: Ranks, tick: Callable[[], None]
+    name: str, finished: Finished, data: HeldOut, how: Evaluation, ranks: Ranks, parts: Path, tick: Callable[[], None]
 ) -> Metric:
     run, recipe = finished.run, finished.run.recipe
     if name == "val_loss":
@@ -173,7 +173,7 @@ def _metric(
         return Bound(finished.ema, data, recipe.precision, how.t_min)
     if name == "likelihood":
         return Likelihood(finished.ema, data, how.trace, how.probes, how.tolerance)
-    return fid.FID(finished.ema, data, how, run.data, recipe.precision, ranks, tick)
+    return fid.FID(finished.ema, data, how, run.data, recipe.precision, ranks, parts, tick)
 
 
 def _asked(metric: Metric, data: HeldOut, weights: dict) -> Result:

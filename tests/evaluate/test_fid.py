@@ -186,3 +186,27 @@ def test_a_named_extractor_from_a_file_of_weights(inception):
     assert width == 2048 and name.startswith("inception-v3-compat ")
     torch.testing.assert_close(features(x), made.eval()(x)[0])
     torch.testing.assert_close(features(x[:, :1]), made(x[:, :1].repeat(1, 3, 1, 1))[0])
+
+
+@pytest.mark.slow
+def test_two_runs_extract_one_reference_at_once(study, tmp_path, monkeypatch):
+    """The second begins and ends while the first is in the middle of it."""
+    runs = [tmp_path / path.name for path in sorted(study.glob("runs/*"))[:2]]
+    for path in runs:
+        shutil.copytree(study / "runs" / path.name, path)
+        (path / "evaluation.h5").unlink(missing_ok=True)
+    words = ["--metrics", "fid", "--dataset", "scenes", "--n", "300", "--few", "--steps", "1", "--samples", "0"]
+    monkeypatch.setattr(fid, "cache", lambda: tmp_path / "cache")
+    rows, began = fid._Reference.rows, []
+
+    def meanwhile(self, index):
+        began.append(index)
+        if len(began) == 1:
+            assert main(["evaluate", str(runs[1]), *words]) == 0
+        return rows(self, index)
+
+    monkeypatch.setattr(fid._Reference, "rows", meanwhile)
+    assert main(["evaluate", str(runs[0]), *words]) == 0
+    assert all([r.metric for r in read_results(path / "evaluation.h5")] == ["fid"] for path in runs)
+    assert not any((path / "evaluation.parts").exists() for path in runs)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npz"]
