@@ -13,7 +13,7 @@ import pytest
 SETTINGS = [
     "study=mini",
     "budgets=[3e10,6e10]",
-    "widths=[16,32,40,48,56,64]",
+    "widths=[16,32,48,64]",
     "probe_budget=1.2e11",
     "recipe.min_steps=10",
     "validation.n=512",
@@ -59,7 +59,7 @@ def test_whole_study(tmp_path, ditscale):
         assert (root / name).stat().st_size > 0, name
     with h5py.File(root / "study.h5") as file:
         roles = file["points/role"].asstr()[:].tolist()
-        assert roles.count("probe") == 1 and roles.count("grid") == 12 and len(file["excluded/run_id"]) == 0
+        assert roles.count("probe") == 1 and roles.count("grid") == 8 and len(file["excluded/run_id"]) == 0
         probe = dict(zip(roles, file["points/loss"][:]))["probe"]
     verdict = json.loads((root / "verdict.json").read_text())
     assert verdict["measured"] == pytest.approx(probe)

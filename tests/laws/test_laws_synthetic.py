@@ -194,7 +194,7 @@ def test_one_diverged_run_hardly_moves_the_law():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", NOISES[1:])
+@pytest.mark.parametrize("noise", [NOISES[1], NOISES[-1]])
 @pytest.mark.parametrize("name", TRUTHS)
 def test_intervals_hold_the_truth(name, noise):
     hits = {"a": 0, "n_params": 0, "loss": 0}
@@ -205,7 +205,7 @@ def test_intervals_hold_the_truth(name, noise):
         hits["a"] += laws.approach3.coefficients()["model_exponent"].covers(truth.model_exponent)
         hits["n_params"] += at["n_params"].covers(n_params)
         hits["loss"] += at["loss"].covers(loss)
-    # Nine such tests of three shares: each share may fall short of a true 0.95 once in 100,000 times.
+    # Six such tests of three shares: each share may fall short of a true 0.95 once in 100,000 times.
     assert min(hits.values()) >= binom.ppf(1e-5, 60, 0.95)
 
 
