@@ -1,6 +1,6 @@
 """Evaluation of a trained run: metrics on its held-out images and on other data sets, and samples, into evaluation.h5.
 
-At the end of a run (train/loop.py) as its study asks, or on demand. What is there with the same settings is not
+At the end of a run (train/finish.py) as its study asks, or on demand. What is there with the same settings is not
 measured again. Whoever starts this with several ranks shares the work among them.
 """
 
