@@ -94,7 +94,7 @@ class RunPaths:
     failure = _In("failure.json")
     attempts = _In("attempts")
     rendezvous = _In("rendezvous.json")
-    micro_batch = _In("micro_batch.json")  # where memory ran out on shards (train/halved.py)
+    micro_batch = _In("micro_batch.json")  # where memory ran out on shards (rundir/micro_batch.py)
 
     def __init__(self, root: Path | str):
         self.root = Path(root)

@@ -39,10 +39,10 @@ def launch_study(root: str, role: str | None = None) -> int:
 
     A diverged run is said but no failure: it is a result, which `collect` leaves out with its reason.
     """
-    from .launch.follow import bring_to_end
-    from .launch.gpus import gpus
-    from .launch.local import workers
-    from .launch.progress import Progress
+    from .launch.backends.local import workers
+    from .launch.job.gpus import gpus
+    from .launch.monitor.progress import Progress
+    from .launch.wait import bring_to_end
 
     paths, study = StudyPaths(root), read_study(root)
     runs = [read_run(at.run) for at in paths.run_dirs()]
@@ -75,8 +75,8 @@ def fit_sweep(root: str, bootstrap: int = 1000, seed: int = 0):
 
 def seal_forecast(root: str, budget: float | None = None):
     """Collect, seal the forecast at the probe's budget, and plan the probe at the size the law gives."""
+    from .collect.table import collect
     from .laws import forecast, read_table, seal
-    from .store.collect import collect
 
     paths, study = StudyPaths(root), read_study(root)
     if budget is not None and budget != study.probe_budget:
@@ -93,8 +93,8 @@ def seal_forecast(root: str, budget: float | None = None):
 
 def give_verdict(root: str):
     """The verdict on the sealed forecast; written to verdict.json."""
+    from .collect.table import collect
     from .laws import load_forecast, read_table, verdict
-    from .store.collect import collect
 
     paths, study = StudyPaths(root), read_study(root)
     if not paths.forecast.exists():
@@ -112,9 +112,9 @@ def give_verdict(root: str):
 
 def whole_study(root: str, settings: list[str], configs: Path | None = None) -> int:
     """Plan to report. Returns 0 when the report stands, 1 when runs failed, 3 when no law could be given."""
+    from .collect.table import collect
     from .laws import fit, read_table
     from .report.page import write_report
-    from .store.collect import collect
 
     paths, planned = plan_study(root, settings, configs)
     study: Study = read_study(root)
@@ -153,7 +153,7 @@ def _draw_samples(paths: StudyPaths, study: Study):
     """Samples of the run with the lowest loss, unless they are there; but not on a cluster's login node."""
     import h5py
 
-    from .launch import queue
+    from . import slurm_client
 
     with h5py.File(paths.table, "r") as file:
         ours = file["points/role"].asstr()[:] != "rate"  # samples are of a run that the laws are about
@@ -161,7 +161,7 @@ def _draw_samples(paths: StudyPaths, study: Study):
     at = paths.run(best)
     if at.evaluation.exists():
         return
-    if study.cluster.name == "slurm" and not queue.this_job():
+    if study.cluster.name == "slurm" and not slurm_client.this_job():
         print(
             f"samples can be drawn on a node: `srun ditscale evaluate {at.root}`, then `ditscale report {paths.root}`"
         )

@@ -25,19 +25,18 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import config, units
+from . import config, slurm_client, units
 from .config import Study
 from .errors import UserError
 from .files import remedy
-from .launch import queue
-from .launch.job import execute
-from .launch.progress import Progress
-from .launch.settle import settle
-from .launch.slurm import array_limit, clean_environment, missing_runs, only_launcher, refusal
+from .launch.backends.slurm_array import array_limit, clean_environment, missing_runs, only_launcher, refusal
+from .launch.backends.submission import Submission, folder, new_token, write
+from .launch.job.execute import execute
+from .launch.monitor.progress import Progress
+from .launch.monitor.slurm_status import with_slurm
+from .launch.monitor.status import DONE, study_status
+from .launch.resources import settle
 from .launch.snapshot import snapshot
-from .launch.status import DONE, study_status
-from .launch.submission import Submission, folder, new_token, write
-from .launch.watch import with_slurm
 from .naming import StudyPaths
 from .plan.grid import Plan, plan_grid
 from .plan.run import Run
@@ -50,13 +49,13 @@ SUBMITIT = "hydra_plugins.hydra_submitit_launcher.submitit_launcher."
 
 
 def job(composed) -> str:
-    """What each Hydra job executes: one run, as every other job does (launch/job.py). Returns how the run ended."""
+    """What each Hydra job executes: one run, as other jobs do (launch/job/execute.py). Returns how it ended."""
     try:
         state = execute(str(StudyPaths(composed.study_dir).run(composed.run).root))
     except Exception:  # the run has noted it; Hydra would keep it for the end, and let the Slurm job be COMPLETED
         traceback.print_exc()
         state = "failed"
-        if queue.this_job():
+        if slurm_client.this_job():
             raise SystemExit(1) from None
     if state == "stopped" and "SUBMITIT_EXECUTOR" not in os.environ:
         raise KeyboardInterrupt  # of the sweep: the other points are not to start
@@ -334,7 +333,7 @@ def _on_slurm(paths: StudyPaths, study: Study, points, launcher: dict, words: Wo
     if not words.wait:
         return 0
     progress, known = Progress(len(runs)), {}
-    while queue.jobs(submission.name) != []:  # None: squeue gives no answer now
+    while slurm_client.jobs(submission.name) != []:  # None: squeue gives no answer now
         progress.show([s for s in study_status(paths, known) if s.run.run_id in runs])
         time.sleep(POLL_S)
     return _report(paths, set(runs))
@@ -380,7 +379,7 @@ def _submit(paths: StudyPaths, study: Study, submission: Submission, launcher: d
 
 
 def _slurm_words(at: Path, study: Study, submission: Submission, launcher: dict, words: Words) -> list[str]:
-    """Overrides of hydra-submitit-launcher that make its jobs what the others are (launch/slurm.py)."""
+    """Overrides of hydra-submitit-launcher that make its jobs what the others are (launch/backends/slurm_array.py)."""
     threads = launcher["cpus_per_task"] or study.cluster.threads
     import_path = os.pathsep.join(filter(None, [submission.code, os.environ.get("PYTHONPATH")]))
     setup = [

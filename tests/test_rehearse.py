@@ -106,7 +106,7 @@ def test_an_interrupted_run_has_the_rows_of_a_quiet_one(rough, copy):
     for name in ("metrics.h5", "heartbeat.json"):
         (run / name).unlink()
     code = (
-        "import sys; from ditscale.naming import RunPaths; from ditscale.launch.job import run; "
+        "import sys; from ditscale.naming import RunPaths; from ditscale.launch.job.execute import run; "
         f"print(run(RunPaths({str(run)!r})), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

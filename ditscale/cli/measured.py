@@ -124,6 +124,6 @@ def fetch_weights(options):
 
 
 def collect(options):
-    from ..store.collect import collect as gather
+    from ..collect.table import collect as gather
 
     print(gather(options.dir).summary())

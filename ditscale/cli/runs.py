@@ -75,7 +75,7 @@ def launch(options):
         print(lost, flush=True)
     if cluster.name == "local":
         return launch_study(options.dir)
-    from ..launch.slurm import launch as submit
+    from ..launch.backends.slurm_array import launch as submit
 
     submitted = submit(paths, cluster)
     print(f"`ditscale status {options.dir} --watch` follows the runs")
@@ -118,7 +118,7 @@ def cancel(options):
 def doctor(options):
     """Exit status 1 when something is bad."""
     from ..config import Cluster, changed, compose
-    from ..launch.doctor import examine, files_of
+    from ..launch.doctor.examine import examine, files_of
     from ..naming import StudyPaths
     from ..plan.study import read_study
 
@@ -137,8 +137,8 @@ def doctor(options):
 def status(options):
     import time
 
-    from ..launch.status import DONE, table
-    from ..launch.watch import with_slurm
+    from ..launch.monitor.slurm_status import with_slurm
+    from ..launch.monitor.status import DONE, table
     from ..naming import StudyPaths
     from ..plan.study import gone, read_study
 
@@ -173,9 +173,9 @@ def status(options):
 
 
 def run(options):
-    from ..launch.job import run as attempt
+    from ..launch.job.execute import run as attempt
     from ..naming import RunPaths
-    from ..train.ends import RankLost, Stopped
+    from ..rundir.outcomes import RankLost, Stopped
 
     try:
         print(attempt(RunPaths(options.run_dir)))

@@ -47,12 +47,12 @@ class Cluster:
     # local: ranks of the probe; 0: one per GPU, or where there is none one with the threads of all workers
     probe_ranks: int = 0
     checkpoint_s: float = 20.0  # seconds between checkpoints
-    sharding: str = "auto"  # how weights lie over ranks: replicate, full, hybrid (train/parallel.py)
+    sharding: str = "auto"  # how weights lie over ranks: replicate, full, hybrid (train/layout/choose.py)
     micro_batch: int = 0  # images that a rank puts through the model at once; 0: found from free memory
     # activations that backward computes again instead of keeping them: none, or those of blocks
     recompute: str = "none"
-    attention: str = "quickest"  # kernels of a bf16 run on a GPU (train/attention.py)
-    compile: bool | None = None  # torch.compile of the blocks; None: where it pays (train/compiled.py)
+    attention: str = "quickest"  # kernels of a bf16 run on a GPU (train/attention_backend.py)
+    compile: bool | None = None  # torch.compile of the blocks; None: where it pays (model/compile.py)
     sizes: tuple[Size, ...] = ()  # slurm: by up_to_params, rising; a run takes the first row that holds it
     peak_flops_per_s: float = 0.0  # of one rank, for the MFU; 0: unknown
     parallel: int = 0  # slurm: jobs at once, over all arrays; 0: as many as Slurm starts

@@ -11,7 +11,7 @@ from .data import Data
 METRICS = ("val_loss", "vlb", "likelihood", "fid")
 TRACES = ("hutchinson", "exact")
 SAMPLERS = ("heun", "euler")
-# the first is ours (evaluate/reader.py)
+# the first is ours (evaluate/miniature_reader.py)
 EXTRACTORS = ("caption-reader", "inception-v3-compat", "clip-vit-l-14", "vgg16")
 LEAST = 4  # images of an FID at all: halves of two, and three neighbours of each
 FEWEST = 2048  # images of an FID: fewer give one that says more about their number than about the run

@@ -14,7 +14,7 @@ def open_source(data: Data) -> Source:
 
         source = Latents(data.path)
     else:
-        from .scenes import Scenes
+        from .miniature_scenes import Scenes
 
         source = Scenes(
             size=data.resolution, objects=max(1, (data.text_length - 1) // 3), seed=data.seed, style=data.source

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from typing import Callable
 
 import torch
 from torch import Tensor
 
 from ..config import Data, Evaluation
-from ..train.ranks import Ranks
-from .fidelity import torch_fidelity
-from .reader import NAME, RECIPE, caption_reader
+from ..distributed.ranks import Ranks
+from .miniature_reader import NAME, RECIPE, caption_reader
 from .weights import check_weights, needed
 
 
@@ -79,3 +79,28 @@ def _create(name: str, layer: str, **options):
     from torch_fidelity.utils import create_feature_extractor
 
     return create_feature_extractor(name, [layer], cuda=False, verbose=False, **options)
+
+
+def torch_fidelity():
+    """The module torch_fidelity, imported late: it takes seconds, and torchvision with it."""
+    _torchvision()
+    import torch_fidelity
+
+    return torch_fidelity
+
+
+def _torchvision():
+    """torchvision's wheel for CUDA, beside a torch for CPU, has no compiled operators, and its import stops where it
+    describes two of them. With their schemas defined the rest of it works, and nothing here calls them."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for operator in ("nms", "qnms"):
+            torch.library.define(
+                f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
+        import torchvision  # noqa: F401

@@ -19,18 +19,17 @@ from torch import Tensor, nn
 
 from ..config import FEWEST, LEAST, Data, Evaluation, plain
 from ..diffusion.sampler import model_evaluations
+from ..distributed.ranks import Ranks
 from ..errors import UserError
 from ..files import make_directory, write_bytes
 from ..naming import cache, digest
-from ..train.ranks import Ranks
 from . import frechet, samples
 from .decoder import check_decoder
-from .extractor import extractor
-from .fidelity import torch_fidelity
+from .extractor import extractor, torch_fidelity
 from .held_out import HeldOut
 from .measure import clear, measure
-from .reader import NAME as READER
-from .sight import decoder_of, sight
+from .miniature_reader import NAME as READER
+from .to_pictures import decoder_of, sight
 from .weights import check_weights
 
 RESAMPLES = 100
@@ -101,7 +100,7 @@ class FID:
             **self.data.settings,
         }
         path = cache() / f"reference-{digest(kind)[:12]}.npz"
-        kept = self.ranks.share(_kept(path) if self.ranks.first else None)
+        kept = self.ranks.broadcast(_kept(path) if self.ranks.first else None)
         if kept is not None:
             return kept
         parts = self.parts / path.stem  # this run's own: another may extract the same at this moment

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from ..model.compile import compiles, speed_up
 from ..model.dit import DiT
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
-from ..train import checkpoint
-from ..train.compiled import compiles, speed_up
-from ..train.ema import between
+from ..rundir.record import read_state
+from .posthoc_ema import between
 
 FINGERPRINT_VALUES = 64  # of each parameter
 
@@ -61,7 +61,7 @@ def load(run_dir: Path | str, window: float | None = None) -> Finished:
         raise UserError(f"{at.root}: was rehearsed, so there is no model to evaluate")
     own, windows = run.recipe.ema, run.recipe.windows
     coefficients, error = between(own if window is None else window, windows)
-    content = checkpoint.load_final(at.checkpoint, run.run_id, torch.device("cpu"))
+    content = load_final(at.checkpoint, run.run_id, torch.device("cpu"))
     ema, raw = (DiT(run.shape).eval().requires_grad_(False) for _ in range(2))
     try:
         ema.load_state_dict(content["model"])
@@ -75,3 +75,29 @@ def load(run_dir: Path | str, window: float | None = None) -> Finished:
     except (RuntimeError, ValueError):
         raise UserError(f"{at.checkpoint}/final.pt: is of another design or size than run.yaml says") from None
     return Finished(run, ema, raw, None if window == own else window, error)
+
+
+def has_final(directory: Path, run_id: str) -> bool:
+    """Whether the run's final checkpoint is there and can be read."""
+    try:
+        return torch.load(directory / "final.pt", mmap=True, weights_only=True)["run_id"] == run_id
+    except Exception:  # there is none, or see below
+        return False
+
+
+def load_final(directory: Path, run_id: str, device=None) -> dict:
+    """The final checkpoint. Raises UserError when the run has none yet, or it is damaged or of another run."""
+    path, at = directory / "final.pt", RunPaths(directory.parent)
+    again = f"move {at.metrics} away, then `ditscale run {at.root}` trains it again"
+    if not path.is_file() and at.metrics.is_file() and read_state(at.metrics) == "finished":
+        raise UserError(f"{path}: is gone; {again}")
+    if not path.is_file():
+        raise UserError(f"{at.root}: the run is not finished; `ditscale run {at.root}` goes on with it")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        of = content["run_id"]
+    except Exception:  # a cut file raises any of half a dozen types, from zipfile to pickle
+        raise UserError(f"{path}: cannot be read; {again}") from None
+    if of != run_id:
+        raise UserError(f"{path}: is of run {of}, not {run_id}; move it away")
+    return content

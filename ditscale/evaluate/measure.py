@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from .. import units
+from ..distributed.ranks import Ranks
 from ..errors import UserError
 from ..files import make_directory, remove, write_bytes
-from ..train.ranks import Ranks
 
 PROGRESS_S = 10.0
 
@@ -85,7 +85,7 @@ def measure(
                 _write(parts / f"{start}.npz", values, made)
             except UserError as trouble:
                 error = trouble
-        if not ranks.agree(error is None):
+        if not ranks.all_true(error is None):
             raise error or Unmeasurable(f"{metric.name}: another rank cannot measure it, and says why")
         tick()
         if ranks.first and time.monotonic() - told > PROGRESS_S:

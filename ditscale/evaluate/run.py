@@ -1,6 +1,6 @@
 """Evaluation of a trained run: metrics on its held-out images and on other data sets, and samples, into evaluation.h5.
 
-At the end of a run (train/finish.py) as its study asks, or on demand. What is there with the same settings is not
+At the end of a run (train/finalize.py) as its study asks, or on demand. What is there with the same settings is not
 measured again. Whoever starts this with several ranks shares the work among them.
 """
 
@@ -15,20 +15,20 @@ from typing import Callable
 import torch
 
 from ..config import Data, Evaluation
+from ..distributed.ranks import Ranks, start
 from ..errors import UserError, nearest
 from ..naming import RunPaths, digest
 from ..plan.run import Run
-from ..store.evaluation import Result, read_results, write_results
-from ..store.lock import RunLock
-from ..train.ranks import Ranks, start
+from ..rundir.evaluation import Result, read_results, write_results
+from ..rundir.lock import RunLock
 from . import fid, samples
-from .bound import Bound
 from .finished import Finished, load
 from .held_out import HeldOut, check_makers, data_sets, with_files
 from .likelihood import Likelihood
 from .measure import Metric, Unmeasurable, clear, measure
 from .settings import Settings
 from .validation import ValidationLoss
+from .vlb import Bound
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ def evaluate(run_dir: Path | str, settings: Settings | None = None) -> Measured:
         with ExitStack() as held:
             if ranks.first:
                 held.callback(RunLock(at.evaluation_lock).release)
-            ranks.meet()
+            ranks.barrier()
             made = measure_all(at, finished.to(ranks.device), settings, ranks)
-            ranks.meet()
+            ranks.barrier()
             orderly = True
             return made
     except RuntimeError as error:
-        if not ranks.lost(error):
+        if not ranks.peer_died(error):
             raise
         raise UserError(f"{at.root}: a rank has ended; the same command goes on where this one was") from None
     finally:

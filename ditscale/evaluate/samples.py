@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ..config import Evaluation
 from ..data.captions import no_caption
 from ..diffusion.sampler import sample
-from ..store.evaluation import has_samples, write_samples
+from ..rundir.evaluation import has_samples, write_samples
 from .held_out import HeldOut
-from .sight import sight
+from .to_pictures import sight
 
 STREAM = "sampling noise"
 

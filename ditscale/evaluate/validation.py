@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..config import TIMESTEPS
 from ..diffusion.rectified_flow import losses, timestep
-from ..store.strata import standard_error
-from ..train.ranks import Ranks
+from ..distributed.ranks import Ranks
+from ..rundir.strata import standard_error
 from .held_out import HeldOut
 
 STREAM = "validation noise"

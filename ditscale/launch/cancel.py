@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 
+from .. import slurm_client
 from ..errors import UserError
 from ..naming import StudyPaths
-from . import queue
-from .jobs import drivers, jobs_of
+from .monitor.job_index import drivers, jobs_of
 
 AT_ONCE = 500  # names on one command line
 
@@ -50,7 +50,9 @@ def _scancel(names: list[str]):
     for start in range(0, len(names), AT_ONCE):
         some = names[start : start + AT_ONCE]
         try:
-            done = subprocess.run(["scancel", *some], capture_output=True, text=True, timeout=60 * queue.ANSWER_S)
+            done = subprocess.run(
+                ["scancel", *some], capture_output=True, text=True, timeout=60 * slurm_client.ANSWER_S
+            )
         except (OSError, subprocess.TimeoutExpired):
             raise UserError("scancel gives no answer; call it again") from None
         if done.returncode:

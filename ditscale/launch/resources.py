@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from .. import units
 from ..config import Cluster, Size
 from ..errors import UserError
+from ..naming import StudyPaths
 from ..plan.price import evaluation_flops
-from ..plan.run import Run
+from ..plan.run import Run, executed
+from ..plan.study import write_run
 
 START_S = 300  # loading Python, torch and the data, on a slow file system
 HOURS = (0.25, 0.5, 1, 2, 4, 8, 12, 24, 48, 72, 96, 168)  # few lengths make few arrays
@@ -78,3 +80,12 @@ def shares(total: int, counts: list[int]) -> list[int]:
         needy = max((i for i in range(len(counts)) if given[i] < counts[i]), key=lambda i: counts[i] / given[i])
         given[needy] += 1
     return given
+
+
+def settle(paths: StudyPaths, runs: list[Run], cluster: Cluster, ranks: int):
+    """Write the execution of runs that are to start into their run.yaml, where it says otherwise. Raises UserError
+    where that cannot be written."""
+    for run in runs:
+        settled = executed(run, cluster, ranks)
+        if settled != run:
+            write_run(paths, settled)

@@ -10,19 +10,20 @@ minima/ is Approach 2, surface/ Approach 3; intervals/ draws and carries errors 
 against a fit; sealed/ forecasts and judges.
 """
 
-from .along import Along, fit_along
 from .checks.backtest import Backtest
 from .checks.checklist import checklist
-from .checks.findings import CODES, Finding
 from .compare import Comparison, Criterion, Pair, compare
+from .estimates import Estimate
+from .findings import CODES, Finding
 from .fit import Laws, fit
-from .intervals.uncertainty import Estimate
+from .frontier.gap import Offset, fit_offset
+from .frontier.trend import Along, fit_along
+from .learning_rate.law import BestRate, RateLaw, Trial, fit_rates
+from .learning_rate.trials import read_trials
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.metric_law import MetricLaw, metric_law
 from .minima.parabola import Parabola, fit_parabola
 from .minima.powerlaw import FloorLaw, PowerLaw, floor_law, power_law
-from .offset import Offset, fit_offset
-from .rate import BestRate, RateLaw, Trial, fit_rates
 from .read import read_table
 from .sealed.forecast import Forecast, forecast
 from .sealed.seal import load_forecast, seal
@@ -31,7 +32,6 @@ from .surface.approach3 import Approach3, fit_approach3
 from .surface.fit_surface import fit_surface
 from .surface.surface import ExtraTerm, Surface
 from .table import Table
-from .trials import read_trials
 
 __all__ = [
     "Along", "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate",

@@ -15,9 +15,9 @@ import numpy as np
 
 from ..errors import UserError
 from ..units import compact, number
-from .checks.findings import Finding
 from .checks.runs import check_rehearsal, refuse_units
-from .intervals.uncertainty import Estimate, estimate
+from .estimates import Estimate, estimate
+from .findings import Finding
 from .minima.approach2 import Approach2, fit_approach2
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.surface import law_with_floor
@@ -109,7 +109,7 @@ class Comparison:
         }  # fmt: skip
 
     def summary(self) -> str:
-        from .summary import columns, interval
+        from .text import columns, interval
 
         head = [f"{name} exponent" for name in EXPONENTS] + [self.metric]
         rows = [["", *itertools.chain.from_iterable((name, "95 %") for name in head)]]

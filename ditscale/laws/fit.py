@@ -11,12 +11,12 @@ from ..errors import UserError, one_of
 from ..units import compact, number
 from .checks.backtest import Backtest, backtest
 from .checks.checklist import checklist
-from .checks.findings import Finding
 from .checks.form import check_lines, check_surface
 from .checks.grid import Bias, check_bias, check_drift, parabola_bias
 from .checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
-from .intervals.delta import slice_intervals, surface_intervals
-from .intervals.uncertainty import INTERVALS, RESAMPLE, Estimate
+from .delta import slice_intervals, surface_intervals
+from .estimates import INTERVALS, RESAMPLE, Estimate
+from .findings import Finding
 from .minima.approach2 import Approach2, fit_approach2
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.surface import Surface

@@ -3,9 +3,9 @@ cool-down.
 
 Data, noise and timesteps are functions of (seed, position), the EMA of the step: under a constant rate a run of 4e11
 FLOPs is the first half of the one of 8e11 that has its size and seed, to the bit. The longer one is the host; it stops
-at each shorter one's last image, measures it, and writes its directory as if it had been trained (train/reading.py).
+at each shorter one's last image, measures it, and writes its directory as if it had been trained (train/nested.py).
 Where rates cool down at the end (wsd), it stops where the shorter one's cool-down begins, trains that, and goes back to
-where it stopped (train/branch.py).
+where it stopped (train/nested.py).
 """
 
 from __future__ import annotations

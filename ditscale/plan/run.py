@@ -13,14 +13,14 @@ from .recipe import batch_of, resolved
 from .schedule import stable_images
 
 # keys of Run that change no result
-BESIDE = (
+NOT_IN_IDENTITY = (
     "run_id", "execution", "study", "role", "evaluation", "within", "readings", "branch_images",
 )  # fmt: skip
 POSITIVE = (
     "budget_flops", "achieved_flops", "depth", "width", "steps", "n_images", "n_tokens", "n_params", "n_params_matmul",
     "n_params_total", "tokens_per_image", "flops_per_image", "lr",
 )  # fmt: skip
-LATER = ("width_scaling", "base_width", "caption_dropout", "ema_also")  # keys of Recipe
+RECIPE_FIELDS_ADDED_LATER = ("width_scaling", "base_width", "caption_dropout", "ema_also")  # keys of Recipe
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,12 @@ class Run:
         Keys that a recipe gained after the first runs count only where they differ from their default: earlier runs
         keep their identity.
         """
-        content = {k: v for k, v in config.plain(self).items() if k not in BESIDE}
+        content = {k: v for k, v in config.plain(self).items() if k not in NOT_IN_IDENTITY}
         usual = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
         content["recipe"] = {
-            k: v for k, v in content["recipe"].items() if k not in LATER or getattr(self.recipe, k) != usual[k]
+            k: v
+            for k, v in content["recipe"].items()
+            if k not in RECIPE_FIELDS_ADDED_LATER or getattr(self.recipe, k) != usual[k]
         }
         return content
 

@@ -15,7 +15,7 @@ from ..naming import RunPaths, StudyPaths
 from .run import Run, read_run
 
 # what may change in a planned study, since its grid stays the same
-BESIDE = ("cluster", "rates", "rate_budgets", "evaluation", "nested")
+MAY_CHANGE = ("cluster", "rates", "rate_budgets", "evaluation", "nested")
 # what plans runs, and how each is asked to bring those back whose directory was deleted
 PLANNERS = {"plan": "`ditscale plan {root}`", "forecast": "`ditscale forecast {root}`", "sweep": "the same sweep"}
 
@@ -41,7 +41,7 @@ def write_study(root: Path | str, study: Study) -> StudyPaths:
         if not study.rates:
             study = replace(study, rates=old.rates, rate_budgets=old.rate_budgets)
         there, here = config.plain(old), config.plain(study)
-        same_beside = [there.pop(key) for key in BESIDE] == [here.pop(key) for key in BESIDE]
+        same_beside = [there.pop(key) for key in MAY_CHANGE] == [here.pop(key) for key in MAY_CHANGE]
         if there != here:
             raise UserError(
                 f"{root} holds another study ({_difference(there, here)}); "

@@ -11,13 +11,13 @@ import h5py
 import numpy as np
 
 from .. import units
-from ..launch.attempt import read_attempts
 from ..laws import Laws
-from ..laws.intervals.uncertainty import Estimate
+from ..laws.estimates import Estimate
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import Run, read_run
 from ..plan.study import read_study
-from ..store.record import Damaged, open_record
+from ..rundir.attempts import read_attempts
+from ..rundir.record import Damaged, open_record
 from ..train.rehearsed import expected_loss, expected_steps
 from .faults import KINDS, MACHINES, disturbed, read_faults
 from .surface import truth_of

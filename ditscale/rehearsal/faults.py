@@ -22,15 +22,15 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import slurm_client
 from ..errors import UserError
 from ..files import read_mapping
-from ..launch import queue
-from ..launch.attempt import Attempt, last_attempt, read_attempts
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import read_run
-from ..store.lock import is_locked
-from ..store.record import Damaged, open_record
-from ..train.checkpoint import FACTS, resumable
+from ..rundir.attempts import Attempt, last_attempt, read_attempts
+from ..rundir.checkpoints import FACTS, resumable
+from ..rundir.lock import is_locked
+from ..rundir.record import Damaged, open_record
 
 KINDS = {"local": ("kill", "stop", "truncate"), "slurm": ("kill", "stop", "requeue", "truncate")}
 MACHINES = ("node", "controller")  # faults of the cluster rather than of a run
@@ -165,7 +165,7 @@ class Injector(threading.Thread):
 
     def _inject(self, at: RunPaths, kind: str, images: int, attempt: Attempt):
         if kind == "requeue":
-            queue.requeue(attempt.job)
+            slurm_client.requeue(attempt.job)
         elif kind == "stop":
             self._signal(attempt, self.draw.choice((signal.SIGTERM, signal.SIGUSR2)))
         else:
@@ -186,7 +186,7 @@ class Injector(threading.Thread):
         """Signal an attempt's process: through Slurm where Slurm started it, but for a kill on this very machine, which
         is to come unannounced."""
         if attempt.job and (number != signal.SIGKILL or attempt.host != socket.gethostname()):
-            queue.ask("scancel", f"--signal={number.name[3:]}", f"{attempt.job}.0")
+            slurm_client.ask("scancel", f"--signal={number.name[3:]}", f"{attempt.job}.0")
             return
         try:
             os.kill(attempt.pid, number)
@@ -226,7 +226,7 @@ class Injector(threading.Thread):
             lost = sum(lost_rows(self.paths.run(name), images) for name, images in told.items())
             self._note(Fault("node", tuple(told), tuple(number for _, number in hit), time.time(), 0, lost))
             until = time.monotonic() + 120
-            while "down" not in (queue.ask("sinfo", "--noheader", f"--nodes={node}", "--format=%T") or ""):
+            while "down" not in (slurm_client.ask("sinfo", "--noheader", f"--nodes={node}", "--format=%T") or ""):
                 if time.monotonic() > until:
                     break
                 time.sleep(1)

@@ -11,17 +11,17 @@ from collections import Counter
 from pathlib import Path
 
 from .. import units
+from ..collect.table import collect
 from ..config import Study
 from ..errors import UserError
-from ..launch.follow import bring_to_end
-from ..launch.status import DONE, RunStatus
+from ..launch.monitor.status import DONE, RunStatus
+from ..launch.wait import bring_to_end
 from ..laws import fit, read_table
 from ..naming import StudyPaths
 from ..pipeline import write_json
 from ..plan.grid import plan_grid
 from ..plan.study import plan_run, write_study
 from ..report.page import write_report
-from ..store.collect import collect
 from .account import Account, account, write
 from .faults import Injector, check_nodes
 from .surface import rehearsal_of

@@ -10,12 +10,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from ..collect.columns import COLUMNS
 from ..config import Study
 from ..errors import UserError
 from ..laws import Estimate, Table, load_forecast, read_table
 from ..naming import StudyPaths
 from ..plan.study import read_study
-from ..store.evaluated import COLUMNS
 
 # What a report reads of the file that each verb writes.
 PARTS = {

@@ -21,46 +21,48 @@ from ..data.captions import Dropout
 from ..data.open import open_source
 from ..data.source import Source
 from ..diffusion.rectified_flow import Noise
+from ..distributed.ranks import Ranks, start
 from ..errors import UserError
 from ..evaluate import run as evaluation
+from ..evaluate.finished import has_final
 from ..evaluate.held_out import HeldOut, check_makers
 from ..evaluate.settings import Settings
+from ..model.compile import compiles, speed_up
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
 from ..plan.schedule import rate_factor
-from ..store.lock import RunLock
-from ..store.record import STEP, is_full, read_state
-from . import attention, checkpoint, finish, halved
-from .branch import branch
-from .compiled import compiles, speed_up
-from .ends import Diverged, OutOfMemory, RankLost, Stopped
-from .gauges import Gauges, device_name
-from .microbatch import MicroBatches
-from .ranks import Ranks, start
-from .reading import Readings
-from .shards import Shards
-from .signals import StopFlag
+from ..rundir import checkpoints, micro_batch
+from ..rundir.lock import RunLock
+from ..rundir.outcomes import Diverged, OutOfMemory, RankLost, Stopped
+from ..rundir.record import STEP, is_full, read_state
+from ..rundir.session import Writer, holding, smoothed
+from ..rundir.signals import StopFlag
+from . import attention_backend, finalize
+from .batches import stream
+from .checkpointer import Checkpointer
+from .gradient_accumulation import GradientAccumulation
+from .heap import keep_freed_memory
+from .nested import NestedRuns, branch
 from .state import State, build
 from .step import Step
-from .stream import stream
-from .writer import Writer, holding, smoothed
+from .throughput import ThroughputMeter, device_name
 
-REPORT_STEPS = 16  # steps between looks at the device: losses, stop requests and checkpoints wait for one
+SYNC_STEPS = 16  # steps between looks at the device: losses, stop requests and checkpoints wait for one
 EXPLODED = 10.0  # a smoothed loss above this is a diverged run: an untrained model starts near 1
-WORTH_S = 10.0  # of training: less is not saved once more before validation
-LASTING_S = 2.0  # of training still to come: such a run is likely to need a checkpoint
-HOPELESS = 10  # so many steps in a row without a finite gradient are a diverged run too
+MIN_UNSAVED_S = 10.0  # of training: less is not saved once more before validation
+CHECKPOINT_LIKELY_S = 2.0  # of training still to come: such a run is likely to need a checkpoint
+MAX_NONFINITE_STEPS = 10  # so many steps in a row without a finite gradient are a diverged run too
 
 
 @dataclass
 class Attempt:
-    """What an attempt at a run trains with; the runs that are read from it (reading.py) are trained with the same."""
+    """What an attempt at a run trains with; the runs that are read from it (nested.py) are trained with the same."""
 
     ranks: Ranks
     source: Source
     held_out: list[HeldOut]
     state: State
-    shards: Shards
+    shards: Checkpointer
     make_step: Step
     stop: StopFlag
 
@@ -75,30 +77,31 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
     at = RunPaths(run_dir)
     run = read_run(at.run)
     torch.set_num_threads(run.execution.threads)
+    keep_freed_memory()
     ranks, orderly = start(at.root, at.rendezvous), False
-    size = halved.noted(at, ranks.world)
+    size = micro_batch.noted(at, ranks.world)
     try:
         with holding(at, lock) if ranks.first else nullcontext():
             try:
-                with attention.chosen(run, ranks):
+                with attention_backend.chosen(run, ranks):
                     state = _attempt(at, run, ranks)
             except OutOfMemory as short:  # on this rank
-                halved.note(at, ranks.world, short.size)
+                micro_batch.note(at, ranks.world, short.size)
                 raise
-            except (Stopped, Diverged, checkpoint.Unsaved):  # on all ranks alike
+            except (Stopped, Diverged, checkpoints.CheckpointNotWritten):  # on all ranks alike
                 try:
-                    ranks.meet()
+                    ranks.barrier()
                     orderly = True
                 except RuntimeError:
                     pass  # one is gone by now; what happened before is what counts
                 raise
             except RuntimeError as error:
-                if not ranks.lost(error):
+                if not ranks.peer_died(error):
                     raise
-                if (smaller := halved.noted(at, ranks.world)) != size:
+                if (smaller := micro_batch.noted(at, ranks.world)) != size:
                     raise OutOfMemory(smaller) from None
                 raise RankLost(at) from None
-            ranks.meet()
+            ranks.barrier()
             orderly = True
             return state
     finally:
@@ -119,10 +122,10 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
 
     # ---- data, model, and where an earlier attempt left off
     mine, shards, images = None, None, run.n_images
-    trained = ranks.first and is_full(at.metrics) and checkpoint.has_final(at.checkpoint, run.run_id)
-    trained = ranks.share(trained)  # then its evaluation was interrupted
+    trained = ranks.first and is_full(at.metrics) and has_final(at.checkpoint, run.run_id)
+    trained = ranks.broadcast(trained)  # then its evaluation was interrupted
     if not trained:
-        source, held_out = open_source(run.data), finish.held_out(run, ranks)
+        source, held_out = open_source(run.data), finalize.held_out(run, ranks)
         for data in held_out:
             check_makers(source, data.source, data.name)
         state = build(run, ranks)
@@ -139,12 +142,12 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
             if mine:
                 _train(mine, at, run, writer)
                 mine.make_step.release()
-                finish.validate(mine.state, mine.held_out, run, mine.ranks, writer)
+                finalize.validate(mine.state, mine.held_out, run, mine.ranks, writer)
                 shards.settle()
-                finish.save_final(at, run, state, ranks, writer)
+                finalize.save_final(at, run, state, ranks, writer)
                 mine = state = shards = None  # what is measured now is in the final checkpoint
                 _free(ranks.device)
-            finish.evaluate(at, run, ranks, stop, writer)
+            finalize.evaluate(at, run, ranks, stop, writer)
             if writer:
                 writer.finish()
         return "finished"
@@ -164,7 +167,7 @@ def _free(device: torch.device):
 def _step_of(at: RunPaths, run: Run, ranks: Ranks, state: State, source: Source) -> Step:
     """The run's steps, of micro-batches that fit into memory, by a compiled model where it is to be."""
     device = ranks.device
-    micro = MicroBatches(run, state.model, state.layout, ranks, halved.noted(at, ranks.world))
+    micro = GradientAccumulation(run, state.model, state.layout, ranks, micro_batch.noted(at, ranks.world))
     speed_up(state.model, False, run.execution.recompute)  # what is recomputed takes no memory: it counts for the fit
     if device.type == "cuda" and not run.execution.micro_batch:
         index = torch.arange(2)
@@ -184,12 +187,12 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
     batches = stream(
         mine.source, noise, captions, state.images, run.n_images, recipe.batch_size, ranks.rank, ranks.world, device
     )
-    gauges = Gauges(run, state.images, ranks)
+    meter = ThroughputMeter(run, state.images, ranks)
     # loss and gradient norm of steps not yet looked at; energy
-    pending = torch.zeros(REPORT_STEPS + 1, 2, device=device)
+    pending = torch.zeros(SYNC_STEPS + 1, 2, device=device)
     rates, filled, skipped_before = [], 0, state.skipped
     elapsed_before = writer.elapsed_before if writer else 0.0
-    readings = Readings(at, run, ranks)
+    readings = NestedRuns(at, run, ranks)
 
     def read() -> bool:
         """Make the readings that are due here, if any are; their seconds are not of this run's training. Whether it was
@@ -216,7 +219,7 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
             told = True
         took = time.monotonic() - paused
         began, last_save = began + took, last_save + took
-        gauges.pause(took)
+        meter.pause(took)
         return told or read()
 
     from_images = state.images
@@ -224,7 +227,7 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
     if read():  # an attempt before this one was stopped at it
         raise Stopped(at, state.images, run.n_images)
 
-    for batch in gauges.timed(batches):
+    for batch in meter.timed(batches):
         rate = run.lr * rate_factor(recipe, state.images, run.n_images)
         step = state.images // recipe.batch_size + 1
         loss, norm = make_step(batch, step, rate)
@@ -232,13 +235,13 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
         pending[filled, 0], pending[filled, 1] = loss, norm
         rates.append(rate)
         filled += 1
-        if filled < REPORT_STEPS and state.images < run.n_images and not readings.due(state.images):
+        if filled < SYNC_STEPS and state.images < run.n_images and not readings.due(state.images):
             continue
 
-        # ---- every REPORT_STEPS steps, the only place where the loop waits for the device and the other ranks
+        # ---- every SYNC_STEPS steps, the only place where the loop waits for the device and the other ranks
         done = state.images >= run.n_images
         due = time.monotonic() - last_save > (
-            min(WORTH_S, run.execution.checkpoint_s) if done else run.execution.checkpoint_s
+            min(MIN_UNSAVED_S, run.execution.checkpoint_s) if done else run.execution.checkpoint_s
         )
         told = (
             mine.stop.raised,
@@ -246,14 +249,14 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
             shards.failed,
             micro.halvings,
             -micro.size,
-            gauges.waited_s,
-            gauges.peak_memory_bytes(),
+            meter.waited_s,
+            meter.peak_memory_bytes(),
         )
         most = torch.tensor(told, dtype=torch.float64, device=device)
         ranks.all_reduce(most, dist.ReduceOp.MAX)
         pending[:, 0] /= recipe.batch_size  # a rank's is the sum over its share
         pending[:, 1] /= ranks.world  # norms are equal on all
-        pending[-1] = gauges.energy_so_far()
+        pending[-1] = meter.energy_so_far()
         ranks.all_reduce(pending)
         stop_asked, save_due, failed, halvings, size, waited_s, peak_bytes = most.tolist()
         *values, (energy_j, _) = pending[[*range(filled), -1]].tolist()
@@ -264,7 +267,7 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
             writer.write_steps(step - len(rows), rows)
         if host:
             host.beat("reading", run.stable_images, None)
-        measured = gauges.speed(state.images) | {
+        measured = meter.speed(state.images) | {
             "device": device_name(device).encode(),
             "sharding": state.layout.kind.encode(),
             "micro_batch": -size,
@@ -283,7 +286,9 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
             )
         if failed:
             shards.settle()
-        if (time.monotonic() - began) * (run.n_images - state.images) > LASTING_S * (state.images - from_images):
+        if (time.monotonic() - began) * (run.n_images - state.images) > CHECKPOINT_LIKELY_S * (
+            state.images - from_images
+        ):
             shards.make_ready()
         stop_asked = read() or stop_asked
         if save_due or stop_asked:
@@ -294,16 +299,16 @@ def _train(mine: Attempt, at: RunPaths, run: Run, writer: Writer | None, host: W
             raise Stopped(at, state.images, run.n_images)
 
 
-def _read(mine: Attempt, at: RunPaths, run: Run, readings: Readings, host: Writer | None):
+def _read(mine: Attempt, at: RunPaths, run: Run, readings: NestedRuns, host: Writer | None):
     """Train the cool-down of a run that is read from another, where it has one, measure it and write its directory."""
     with readings.writer(at, run, mine.state.images, lambda n: host.record.file["steps"][:n]) as writer:
         if run.stable_images < run.n_images:
             _train(mine, at, run, writer, host)
             mine.shards.settle()
             mine.make_step.release()
-        finish.validate(mine.state, mine.held_out, run, mine.ranks, writer)
-        finish.save_final(at, run, mine.state, mine.ranks, writer)
-        finish.evaluate(at, run, mine.ranks, mine.stop, writer, host)
+        finalize.validate(mine.state, mine.held_out, run, mine.ranks, writer)
+        finalize.save_final(at, run, mine.state, mine.ranks, writer)
+        finalize.evaluate(at, run, mine.ranks, mine.stop, writer, host)
         if writer:
             writer.finish()
 
@@ -325,6 +330,6 @@ def _rows(values: list, rates: list[float], first_step: int, batch_size: int, st
 
 def _hopeless(state: State, images: int) -> str:
     """Why the run has diverged, or "" while it has not."""
-    if state.skipped_in_row >= HOPELESS:
+    if state.skipped_in_row >= MAX_NONFINITE_STEPS:
         return f"the gradient was not finite in {state.skipped_in_row} steps in a row, at {images} images"
     return f"the loss reached {state.loss_ema:.3g} at {images} images" if state.loss_ema >= EXPLODED else ""

@@ -18,12 +18,12 @@ import numpy as np
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
 from ..plan.schedule import rate_factor
-from ..store.lock import RunLock
-from ..store.record import STEP, VALIDATION, read_state
-from . import checkpoint
-from .ends import Stopped
-from .signals import StopFlag
-from .writer import Writer, holding, smoothed
+from ..rundir import checkpoints
+from ..rundir.lock import RunLock
+from ..rundir.outcomes import Stopped
+from ..rundir.record import STEP, VALIDATION, read_state
+from ..rundir.session import Writer, holding, smoothed
+from ..rundir.signals import StopFlag
 
 CHUNKS = 10  # of a run's steps: after each, rows, a sign of life, and a look at signals and the checkpoint's clock
 
@@ -39,12 +39,12 @@ def rehearse(run_dir: Path | str, lock: RunLock | None = None) -> str:
         stop = StopFlag()
         try:
             at.failure.unlink(missing_ok=True)
-            found = checkpoint.load_newest(at.checkpoint, run.run_id)
+            found = checkpoints.load_newest(at.checkpoint, run.run_id)
             images = found["images"] if found else 0
             with Writer(at, run, images, ranks=1, beat_s=min(1.0, run.rehearsal.seconds / CHUNKS)) as writer:
                 _steps(at, run, images, writer, stop)
                 _measure(run, writer)
-                checkpoint.save_final(at.checkpoint, _final(run))
+                checkpoints.save_final(at.checkpoint, _final(run))
                 writer.finish()
         finally:
             stop.restore()
@@ -99,7 +99,7 @@ def _steps(at: RunPaths, run: Run, images: int, writer: Writer, stop: StopFlag):
 
 
 def _save(at: RunPaths, run: Run, images: int):
-    checkpoint.save(at.checkpoint, _facts(run, images))
+    checkpoints.save(at.checkpoint, _facts(run, images))
 
 
 def _final(run: Run):

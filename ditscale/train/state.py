@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..distributed.ranks import Ranks
 from ..model.dit import DiT
 from ..model.mup import grouped, rate_factor
 from ..plan.run import Run
 from .adamw import AdamW
+from .checkpointer import Checkpointer
 from .ema import EMA
-from .parallel import Layout, lay
-from .ranks import Ranks
-from .shards import Shards
+from .layout.choose import Layout, lay
 
 
 @dataclass
@@ -33,7 +33,7 @@ class State:
     skipped: int = 0  # steps whose gradient was not finite
     skipped_in_row: int = 0
 
-    def shards(self, directory: Path, ranks: Ranks) -> Shards:
+    def shards(self, directory: Path, ranks: Ranks) -> Checkpointer:
         """The checkpoints in a run's directory, to save to and to load from."""
         weights, optimizer = self.layout.weights, self.optimizer
         parts = {
@@ -42,7 +42,7 @@ class State:
             "exp_avg": [optimizer.exp_avg[w] for w in weights],
             "exp_avg_sq": [optimizer.exp_avg_sq[w] for w in weights],
         }
-        return Shards(self.layout, parts, directory, ranks)
+        return Checkpointer(self.layout, parts, directory, ranks)
 
     def facts(self, run: Run) -> dict:
         """The rest of a checkpoint: what is no tensor."""
@@ -59,12 +59,12 @@ class State:
         self.images, self.loss_ema = facts["images"], facts["loss_ema"]
         self.skipped, self.skipped_in_row = facts["skipped"], facts["skipped_in_row"]
         self.optimizer.steps.fill_(self.images // batch_size - self.skipped)
-        self.layout.changed()
+        self.layout.weights_changed()
 
     def swap(self):
         """Exchange EMA and live weights; twice is the identity."""
         self.ema.swap()
-        self.layout.changed()
+        self.layout.weights_changed()
 
     def pace(self, number: int, rate: float):
         """What the next step, number `number` from 1, does not find on the device."""
@@ -77,10 +77,10 @@ class State:
         Clipping is a factor that fused AdamW applies on the way. A step whose gradient is not finite is skipped:
         weights, moments and averages stay. Whether it is, the device alone knows, so nothing waits for it.
         """
-        norm = self.layout.reduce()
+        norm = self.layout.reduce_gradients()
         skip = norm.isfinite().logical_not().float()
         self.optimizer.step(((norm + 1e-6) / clip).clamp_(min=1), skip)
-        self.layout.zero()
+        self.layout.zero_grad()
         self.ema.update(skip)
         return norm
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .microbatch import MicroBatches, is_memory
+from .gradient_accumulation import GradientAccumulation, is_memory
 from .state import State
 
 WARM = 3  # steps before one is recorded: they compile, and libraries take memory for themselves
@@ -19,7 +19,7 @@ WARM = 3  # steps before one is recorded: they compile, and libraries take memor
 class Step:
     """Steps of one attempt of a run; `clip`: of the gradient's norm."""
 
-    def __init__(self, state: State, micro: MicroBatches, clip: float, recorded: bool):
+    def __init__(self, state: State, micro: GradientAccumulation, clip: float, recorded: bool):
         """recorded: where it can be: on one rank, on a GPU."""
         self.state, self.micro, self.clip = state, micro, clip
         self.recorded = recorded and micro.ranks.world == 1 and micro.ranks.device.type == "cuda"
@@ -55,7 +55,7 @@ class Step:
         self.inputs = [part.clone() for part in batch]
         graph = torch.cuda.CUDAGraph()
         try:
-            # other threads meanwhile pin memory for batches to come (stream.py), or wait for a checkpoint's copies
+            # other threads meanwhile pin memory for batches to come (batches.py), or wait for a checkpoint's copies
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.made = self.micro.accumulate(tuple(self.inputs)), self.state.step(self.clip)
             self.graph = graph

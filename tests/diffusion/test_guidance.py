@@ -10,7 +10,7 @@ from ditscale.data.captions import Dropout, no_caption
 from ditscale.diffusion.sampler import model_evaluations, sample
 from ditscale.model.dit import DiT
 from ditscale.plan.run import read_run
-from ditscale.store.evaluation import read_results
+from ditscale.rundir.evaluation import read_results
 
 
 def test_captions_are_left_out_by_position():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ditscale.diffusion import vlb
-from ditscale.store.strata import controlled, standard_error
+from ditscale.rundir.strata import controlled, standard_error
 
 T_MIN = 1e-3  # the data's smallest scale is 0.1: here the end can be further out than on a model's untrained times
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ditscale.config import Data, Validation
-from ditscale.evaluate.fidelity import torch_fidelity
+from ditscale.evaluate.extractor import torch_fidelity
 from ditscale.evaluate.held_out import HeldOut
 
 SHAPE = (4, 4, 4)

@@ -16,14 +16,14 @@ import torch
 
 from ditscale.cli import main
 from ditscale.config import Evaluation
+from ditscale.distributed.ranks import Ranks
 from ditscale.errors import UserError
 from ditscale.evaluate.decoder import CONFIG, WEIGHTS, load_decoder, read_safetensors
 from ditscale.evaluate.extractor import extractor
 from ditscale.laws import read_table
 from ditscale.plan.run import read_run
-from ditscale.store.evaluation import read_results
-from ditscale.store.record import read_state
-from ditscale.train.ranks import Ranks
+from ditscale.rundir.evaluation import read_results
+from ditscale.rundir.record import read_state
 
 VAE = Path(__file__).with_name("vae")
 CPU = torch.device("cpu")

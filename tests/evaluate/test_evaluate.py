@@ -21,10 +21,10 @@ from ditscale.errors import UserError
 from ditscale.evaluate.finished import load
 from ditscale.evaluate.held_out import HeldOut, held_out
 from ditscale.evaluate.likelihood import Likelihood
+from ditscale.evaluate.posthoc_ema import between
 from ditscale.evaluate.validation import times, triples
 from ditscale.laws import read_table
-from ditscale.store.evaluation import read_results
-from ditscale.train.ema import between
+from ditscale.rundir.evaluation import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,13 +15,12 @@ from torch.utils.data import Dataset
 from ditscale.cli import main
 from ditscale.config import Evaluation, compose
 from ditscale.data.open import open_source
+from ditscale.distributed.ranks import Ranks
 from ditscale.evaluate import fid, frechet
-from ditscale.evaluate.extractor import extractor, registered
-from ditscale.evaluate.fidelity import torch_fidelity
-from ditscale.evaluate.reader import CaptionReader, caption_reader
-from ditscale.evaluate.sight import as_bytes
-from ditscale.store.evaluation import read_results
-from ditscale.train.ranks import Ranks
+from ditscale.evaluate.extractor import extractor, registered, torch_fidelity
+from ditscale.evaluate.miniature_reader import CaptionReader, caption_reader
+from ditscale.evaluate.to_pictures import as_bytes
+from ditscale.rundir.evaluation import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = Ranks(0, 1, torch.device("cpu"))

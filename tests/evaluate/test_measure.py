@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from ditscale.distributed.ranks import Ranks
 from ditscale.errors import UserError
 from ditscale.evaluate.measure import clear, measure
-from ditscale.train.ranks import Ranks
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ditscale.evaluate.bound import Bound
 from ditscale.evaluate.likelihood import Likelihood
 from ditscale.evaluate.validation import ValidationLoss
+from ditscale.evaluate.vlb import Bound
 
 
 def everything(metric, n):

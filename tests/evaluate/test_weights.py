@@ -11,7 +11,7 @@ from ditscale.cli import main
 from ditscale.config import Evaluation, compose
 from ditscale.errors import UserError
 from ditscale.evaluate import weights
-from ditscale.launch.doctor import files_of, local_files
+from ditscale.launch.doctor.examine import files_of, local_files
 
 CONTENT = b"weights" * 100_000
 

@@ -7,7 +7,8 @@ import pytest
 
 from ditscale.config import Cluster
 from ditscale.errors import UserError
-from ditscale.launch import gpus, local
+from ditscale.launch.backends import local
+from ditscale.launch.job.execute import gpus
 from ditscale.pipeline import plan_study
 from ditscale.plan.run import read_run
 from ditscale.plan.study import read_study

@@ -11,10 +11,10 @@ import time
 import h5py
 import pytest
 
-from ditscale.launch.attempt import claim, read_attempts
 from ditscale.naming import RunPaths
-from ditscale.store.record import read_state
-from ditscale.train.checkpoint import resumable
+from ditscale.rundir.attempts import claim, read_attempts
+from ditscale.rundir.checkpoints import resumable
+from ditscale.rundir.record import read_state
 
 
 def start(run_dir, rank, ranks, **more):

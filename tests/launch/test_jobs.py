@@ -2,10 +2,10 @@
 
 import pytest
 
-from ditscale.launch.jobs import _first
-from ditscale.launch.queue import Job
-from ditscale.launch.watch import elements
+from ditscale.launch.monitor.job_index import _first
+from ditscale.launch.monitor.slurm_status import elements
 from ditscale.naming import StudyPaths
+from ditscale.slurm_client import Job
 
 
 @pytest.mark.parametrize(

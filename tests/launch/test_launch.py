@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ditscale.launch import local
+from ditscale.launch.backends import local
 from ditscale.pipeline import plan_study
 from ditscale.plan.run import read_run
 from ditscale.plan.study import read_study
@@ -191,7 +191,7 @@ def wait_until(true, seconds=60):
 @pytest.mark.parametrize("cpus, threads, workers, expected", [(4, 1, 0, 4), (4, 2, 0, 2), (4, 8, 0, 1), (4, 1, 3, 3)])
 def test_workers(monkeypatch, cpus, threads, workers, expected):
     from ditscale.config import Cluster
-    from ditscale.launch.local import workers as count
+    from ditscale.launch.backends.local import workers as count
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cpus)))
     assert count(Cluster(workers=workers, threads=threads), []) == expected

@@ -11,7 +11,7 @@ import pytest
 from ditscale.config import configs_dir
 from ditscale.errors import UserError
 from ditscale.launch import snapshot as module
-from ditscale.launch.local import _importing_from
+from ditscale.launch.backends.local import _importing_from
 from ditscale.launch.snapshot import snapshot
 
 

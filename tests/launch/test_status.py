@@ -8,11 +8,11 @@ import h5py
 import pytest
 
 from ditscale.errors import UserError
-from ditscale.launch.seen import Seen
-from ditscale.launch.status import study_status, table
+from ditscale.launch.monitor.status import study_status, table
+from ditscale.launch.monitor.status_cache import Seen
 from ditscale.naming import StudyPaths
 from ditscale.plan.run import read_run
-from ditscale.store.record import Record
+from ditscale.rundir.record import Record
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import h5py
 import pytest
 from laws_synthetic import CHINCHILLA, study, with_probe
 
+from ditscale.collect.table import collect
 from ditscale.laws import fit, read_table
 from ditscale.laws.checks.checklist import NOT_RECORDED, PARTS, RECORDED, checklist, lines
 from ditscale.pipeline import plan_study
 from ditscale.plan.study import read_study
-from ditscale.store.collect import collect
 
 BUDGETS = (1e18, 3e18, 1e19, 3e19)
 

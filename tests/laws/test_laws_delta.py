@@ -5,7 +5,7 @@ import pytest
 from laws_synthetic import CHINCHILLA, study
 
 from ditscale.laws import fit, fit_approach3, fit_surface
-from ditscale.laws.intervals.delta import surface_covariance, through
+from ditscale.laws.delta import surface_covariance, through
 
 SIX = tuple(np.geomspace(1e18, 1e20, 6))
 

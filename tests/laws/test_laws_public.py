@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ditscale.laws import Table, fit, fit_approach2, fit_approach3, fit_parabola, fit_surface, power_law
-from ditscale.laws.intervals.uncertainty import resample_counts
+from ditscale.laws.estimates import resample_counts
 from ditscale.laws.surface.fit_surface import refit_surfaces
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from ditscale.cli import main
 from ditscale.naming import StudyPaths
 from ditscale.pipeline import plan_study
 from ditscale.plan.run import read_run
-from ditscale.store.record import Record
+from ditscale.rundir.record import Record
 
 SETTINGS = ["study=mini", "~evaluation", "nested=false", "budgets=[2.5e9]", "recipe.min_steps=20"]
 WIDTHS = "widths=[16,24,32]"

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 
+from ditscale.collect.table import collect
 from ditscale.config import compose, plain
 from ditscale.errors import UserError
 from ditscale.laws import fit, read_table, read_trials
@@ -13,7 +14,6 @@ from ditscale.plan.grid import plan_grid, table
 from ditscale.plan.rates import plan_runs
 from ditscale.plan.run import read_run
 from ditscale.plan.study import read_study
-from ditscale.store.collect import collect
 
 RATES = "rates=[0.25,0.5,1,2,4]"
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from ditscale import laws
+from ditscale.collect.table import collect
 from ditscale.config import compose
 from ditscale.pipeline import give_verdict, seal_forecast, write_json
 from ditscale.plan.rates import plan_runs
 from ditscale.plan.study import write_run, write_study
-from ditscale.store.collect import collect
-from ditscale.store.record import STEP, VALIDATION, Record
+from ditscale.rundir.record import STEP, VALIDATION, Record
 
 # A grid, and a surface whose minima lie inside it.
 GRID = [

@@ -6,10 +6,10 @@ import h5py
 import numpy as np
 import pytest
 
+from ditscale.collect.table import collect
 from ditscale.report.noise import ByNoise, rows
 from ditscale.report.page import write_report
 from ditscale.report.read import read_material
-from ditscale.store.collect import collect
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ditscale.config import compose
-from ditscale.launch.doctor import directory, file_system, files_of, local_files, seen_by_a_node, settings
+from ditscale.launch.doctor.examine import directory, file_system, files_of, local_files, seen_by_a_node, settings
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from ditscale.train.checkpoint import resumable
+from ditscale.rundir.checkpoints import resumable
 
 pytestmark = pytest.mark.slow
 FOUR = (

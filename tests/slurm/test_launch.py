@@ -45,7 +45,7 @@ def test_launch_mixed_and_repeated(
     assert {s["state"] for s in status(root).values()} == {"finished"}
     assert "finished" in log(root, mine["runs"][0])
     pickles = [path.read_bytes() for path in root.glob("jobs/*/*_submitted.pkl")]
-    assert len(pickles) == 5 and all(len(p) < 1000 and b"ditscale.launch.job" in p for p in pickles)
+    assert len(pickles) == 5 and all(len(p) < 1000 and b"ditscale.launch.job.execute" in p for p in pickles)
     done = call("launch", root)
     assert "0 runs to submit, 0 waiting or running, 6 done" in done.stdout
     # the plain array's too

@@ -13,10 +13,10 @@ import tempfile
 import traceback
 
 import ditscale.model.projection as projection
+import ditscale.train.gradient_accumulation as microbatch
 import ditscale.train.loop as loop
-import ditscale.train.microbatch as microbatch
 from ditscale.errors import UserError
-from ditscale.train.ends import Diverged, Stopped
+from ditscale.rundir.outcomes import Diverged, Stopped
 
 
 def rank(job: dict, number: int, log) -> int:

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ditscale.distributed.ranks import Ranks
 from ditscale.plan.run import read_run
-from ditscale.train import attention
-from ditscale.train.attention import CUDNN, FLASH, alike, chosen, preferring
-from ditscale.train.ranks import Ranks
+from ditscale.train import attention_backend
+from ditscale.train.attention_backend import CUDNN, FLASH, alike, chosen, preferring
 
 CPU = torch.device("cpu")
 
@@ -34,9 +34,9 @@ def test_the_preferred_come_first_and_all_others_stay():
 
 
 def test_it_tries_the_attention_of_a_block(run):
-    made = attention._attention(run, CPU)()
+    made = attention_backend._attention(run, CPU)()
     shape = run.shape
-    images, heads = min(run.recipe.batch_size, attention.IMAGES), shape.width // shape.head_size
+    images, heads = min(run.recipe.batch_size, attention_backend.IMAGES), shape.width // shape.head_size
     tokens = shape.tokens_per_image
     sizes = [(tokens, heads)] if shape.design == "incontext" else [(tokens, heads), (shape.image_tokens, heads)]
     assert [tuple(part.shape) for part in made[: len(sizes)]] == [(images, *size, shape.head_size) for size in sizes]
@@ -50,11 +50,11 @@ def test_it_tries_the_attention_of_a_block(run):
 
 @pytest.mark.parametrize("cudnn_s, same, gains", [(0.7, True, True), (0.99, True, False), (0.7, False, False)])
 def test_quicker_and_alike(run, monkeypatch, capsys, cudnn_s, same, gains):
-    monkeypatch.setattr(attention, "_seconds", lambda step: cudnn_s if first() == int(CUDNN) else 1.0)
-    whole = attention.attend
+    monkeypatch.setattr(attention_backend, "_seconds", lambda step: cudnn_s if first() == int(CUDNN) else 1.0)
+    whole = attention_backend.attend
     other = lambda *parts: whole(*parts) * (1 if same or first() == int(FLASH) else 1.1)
-    monkeypatch.setattr(attention, "attend", other)
-    assert attention._cudnn_gains(run, CPU) is gains
+    monkeypatch.setattr(attention_backend, "attend", other)
+    assert attention_backend._cudnn_gains(run, CPU) is gains
     told = capsys.readouterr().out
     assert told.startswith("attention: cuDNN" if gains else "attention: Flash")
     assert f"{cudnn_s:.2f}" in told if same else "something else" in told
@@ -64,8 +64,8 @@ def test_kernels_that_fail_are_not_taken(run, monkeypatch, capsys):
     def fail(*parts):
         raise RuntimeError("cuDNN Frontend error: no plan\nmore")
 
-    monkeypatch.setattr(attention, "attend", fail)
-    assert attention._cudnn_gains(run, CPU) is False
+    monkeypatch.setattr(attention_backend, "attend", fail)
+    assert attention_backend._cudnn_gains(run, CPU) is False
     assert capsys.readouterr().out == "attention: Flash; trying cuDNN failed: cuDNN Frontend error: no plan\n"
 
 

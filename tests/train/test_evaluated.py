@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from ditscale.store.evaluation import read_results
-from ditscale.store.record import read_state
+from ditscale.rundir.evaluation import read_results
+from ditscale.rundir.record import read_state
 
 ASKED = ("+evaluation.likelihood.n=96", "+evaluation.vlb.n=64", "validation.batch_size=16")
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from ditscale.train.replicate import norm
+from ditscale.train.layout.replicated import norm
 
 COUNTED = """
 import resource, sys, torch

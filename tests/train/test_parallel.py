@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from ditscale.distributed.ranks import Ranks
 from ditscale.plan.run import read_run
-from ditscale.train import parallel
-from ditscale.train.checkpoint import resumable
-from ditscale.train.parallel import choose
-from ditscale.train.ranks import Ranks
+from ditscale.rundir.checkpoints import resumable
+from ditscale.train.layout import choose as layout
+from ditscale.train.layout.choose import choose
 
 GOLDEN = Path(__file__).parent / "golden"
 SHORT = ("budgets=[1.2e9]", "validation.n=129", "validation.batch_size=16")
@@ -209,8 +209,8 @@ def test_choice_of_layout(monkeypatch):
         choose("hybrid", 10, Ranks(0, 4, cpu, per_node=4))
     assert choose("hybrid", 10, Ranks(0, 4, cpu, per_node=2)) == "hybrid"
 
-    monkeypatch.setattr(Ranks, "share", lambda self, value: value)
-    monkeypatch.setattr(parallel, "_free_bytes", lambda ranks: 100e9)
+    monkeypatch.setattr(Ranks, "broadcast", lambda self, value: value)
+    monkeypatch.setattr(layout, "_free_bytes", lambda ranks: 100e9)
     two_nodes, one_node = ((4, 2), (4, 4))
     for n_params, device, (world, per_node), chosen in (
         (1e7, "cuda", two_nodes, "replicate"),  # a GPU reduces it in no time

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from ditscale.errors import UserError
-from ditscale.store.strata import standard_error
-from ditscale.train.ema import EMA, between
-from ditscale.train.signals import StopFlag
-from ditscale.train.stream import AHEAD, ahead
+from ditscale.evaluate.posthoc_ema import between
+from ditscale.rundir.signals import StopFlag
+from ditscale.rundir.strata import standard_error
+from ditscale.train.batches import AHEAD, ahead
+from ditscale.train.ema import EMA
 
 N, WINDOWS = 5000, (0.1, 0.05, 0.5)
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from ditscale.plan.run import read_run
-from ditscale.store.record import read_state
+from ditscale.rundir.checkpoints import resumable
+from ditscale.rundir.record import read_state
 from ditscale.train import loop
-from ditscale.train.checkpoint import resumable
 
 
 def same(a, b):

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from ditscale.laws import compare, fit, fit_approach2, fit_approach3
-from ditscale.laws.intervals.uncertainty import estimate
+from ditscale.laws.estimates import estimate
 from ditscale.laws.synthetic import (
     ASYMMETRIC,
     CASES,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from ditscale.store.evaluation import read_results
+from ditscale.rundir.evaluation import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -28,8 +28,8 @@ import h5py
 import torch
 
 from ditscale.pipeline import plan_study
-from ditscale.store.evaluation import read_results
-from ditscale.store.record import read_state
+from ditscale.rundir.evaluation import read_results
+from ditscale.rundir.record import read_state
 
 STUDY = [
     "study=mini", "widths=[48]", "recipe.min_steps=20", "cluster.checkpoint_s=0.5", "validation.batch_size=32",

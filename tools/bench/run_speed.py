@@ -26,13 +26,13 @@ import torch
 
 from ditscale.data.open import open_source
 from ditscale.diffusion.rectified_flow import Noise
+from ditscale.distributed.ranks import Ranks
+from ditscale.model.compile import compiles, speed_up
 from ditscale.naming import StudyPaths
 from ditscale.plan.run import Run, read_run
 from ditscale.plan.study import read_study
-from ditscale.train.compiled import compiles, speed_up
+from ditscale.train.gradient_accumulation import GradientAccumulation
 from ditscale.train.heap import keep_freed_memory
-from ditscale.train.microbatch import MicroBatches
-from ditscale.train.ranks import Ranks
 from ditscale.train.state import build
 from ditscale.train.step import Step
 
@@ -60,7 +60,7 @@ def step_alone(run_dir: str, seconds: float):
         keep_freed_memory()
     ranks = Ranks(0, 1, DEVICE)
     state = build(run, ranks)
-    micro = MicroBatches(run, state.model, state.layout, ranks)
+    micro = GradientAccumulation(run, state.model, state.layout, ranks)
     compiled = compiles(run, DEVICE)
     speed_up(state.model, compiled, run.execution.recompute)
     step = Step(state, micro, run.recipe.clip, compiled)

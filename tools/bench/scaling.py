@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 import train_step
 
-from ditscale.train.ranks import start
+from ditscale.distributed.ranks import start
 
 CUDA = torch.cuda.is_available()
 DESIGN = "crossattention"
@@ -41,9 +41,9 @@ def worker(way: str, options):
         for _ in range(6):
             step()
         train_step.settle()
-        ranks.meet()
+        ranks.barrier()
         began, n, until = time.perf_counter(), 0, options.seconds
-        while ranks.share(time.perf_counter() - began < until):  # all stop after the same step
+        while ranks.broadcast(time.perf_counter() - began < until):  # all stop after the same step
             for _ in range(5):
                 step()
             train_step.settle()
@@ -51,7 +51,7 @@ def worker(way: str, options):
         seconds = time.perf_counter() - began
         if ranks.first:
             print("images/s", n * options.batch * ranks.world / seconds, flush=True)
-        ranks.meet()
+        ranks.barrier()
         ranks.close(orderly=True)
 
 

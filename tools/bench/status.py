@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from ditscale.pipeline import plan_study
-from ditscale.store.record import VALIDATION, Record
+from ditscale.rundir.record import VALIDATION, Record
 
 STUDY = [
     "study=mini",

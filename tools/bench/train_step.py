@@ -35,14 +35,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ditscale.config import Data, compose
 from ditscale.diffusion.rectified_flow import Noise
-from ditscale.evaluate.fidelity import torch_fidelity
+from ditscale.distributed.ranks import Ranks
+from ditscale.evaluate.extractor import torch_fidelity
+from ditscale.model.compile import speed_up
 from ditscale.model.projection import plain_products
 from ditscale.plan.run import Execution, Run, make_run
-from ditscale.train import attention as kernels
-from ditscale.train.compiled import speed_up
+from ditscale.train import attention_backend as kernels
+from ditscale.train.gradient_accumulation import GradientAccumulation
 from ditscale.train.heap import keep_freed_memory
-from ditscale.train.microbatch import MicroBatches
-from ditscale.train.ranks import Ranks
 from ditscale.train.state import build
 from ditscale.train.step import Step
 
@@ -84,13 +84,13 @@ def ours(
     ranks=ONE,
     sharding="auto",
 ):
-    """A step of ditscale's loop (train/step.py), in a process like that of a run (train/ranks.py)."""
+    """A step of ditscale's loop (train/step.py), in a process like that of a run (distributed/ranks.py)."""
     if not CUDA:
         keep_freed_memory()
     run = a_run(design, width, depth, batch, precision)
     execution = Execution(ranks.world, torch.get_num_threads(), 60, compile=compiled, sharding=sharding)
     state = build(replace(run, execution=execution), ranks)
-    micro = MicroBatches(run, state.model, state.layout, ranks)
+    micro = GradientAccumulation(run, state.model, state.layout, ranks)
     speed_up(state.model, compiled)
     one = Step(state, micro, 1.0, compiled)
     share = batch // ranks.world

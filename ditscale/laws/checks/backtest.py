@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...units import compact
-from ..intervals.uncertainty import Estimate, estimate
+from ..estimates import Estimate, estimate
+from ..findings import Finding
 from ..minima.approach2 import Approach2, fit_approach2
 from ..surface.approach3 import Approach3, fit_approach3
 from ..table import Table
-from .findings import Finding
 
 REPLICATES = 200  # of each refit behind a backtest's intervals
 MAX_HELD_OUT = 4

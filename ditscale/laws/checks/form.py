@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..intervals.uncertainty import f_tail
+from ..estimates import f_tail
+from ..findings import Finding, names_of, some
 from ..minima.approach2 import Approach2
 from ..minima.powerlaw import line
 from ..surface.descent import jacobian_of
 from ..surface.fit_surface import fit_surface, variables
 from ..surface.surface import Surface
 from ..table import Table
-from .findings import Finding, names_of, some
 from .runs import outliers
 
 # Many tests are made on every table; a clean one must pass all of them.

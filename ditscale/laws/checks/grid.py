@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..intervals.uncertainty import Estimate, estimate, t_quantile
+from ..estimates import Estimate, estimate, t_quantile
+from ..findings import Finding
 from ..minima.approach2 import Approach2
 from ..minima.parabola import refit, response_of, vertex
 from ..minima.powerlaw import line
 from ..surface.approach3 import Approach3
 from ..surface.surface import optimum
 from ..table import Table
-from .findings import Finding
 
 DRIFT = 2.0  # a change of the centring by this factor over the budgets is worth a word
 

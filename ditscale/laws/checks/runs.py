@@ -6,9 +6,9 @@ import numpy as np
 
 from ...errors import UserError
 from ...units import compact
+from ..findings import Finding, names_of, some
 from ..minima.robust import scale_of
 from ..table import Table
-from .findings import Finding, names_of, some
 
 # C / (N D) this far from 6, or of one run from the others, is a unit; nearer than that it may be a way of counting.
 WRONG_UNIT = 300.0

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from ...units import compact
-from ..checks.findings import Finding
-from ..intervals.uncertainty import Estimate, estimate, resample_counts, residual_draws, scheme
+from ..estimates import Estimate, estimate, resample_counts, residual_draws, scheme
+from ..findings import Finding
 from ..table import Table, is_positive
 from .metric_law import FORMS, POSITIVE_FORMS, Errors, MetricLaw, metric_law
 from .parabola import Noise, Parabola, fit_parabola, pooled_noise, refit, response_of, vertex

@@ -239,7 +239,7 @@ def _aicc_known(chi2, counts, n, dof):
 def _choose(scores, errors):
     """Index (R,) of the form that `RULE` takes."""
     close = scores <= scores.min(axis=-1, keepdims=True) + CLOSE
-    # Held-out errors first, the AICc between equals (all infinite with 2 budgets).
+    # LockHeld-out errors first, the AICc between equals (all infinite with 2 budgets).
     key = np.where(close, np.abs(errors), np.nan)
     key = np.where(np.isnan(key), np.inf, np.minimum(key, 1e300))
     tie = np.where(close, scores, np.inf)

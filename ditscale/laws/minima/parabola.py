@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...units import compact, count
-from ..checks.findings import Finding, run_to_add
-from ..intervals.uncertainty import PAIRS_NEEDS
+from ..estimates import PAIRS_NEEDS
+from ..findings import Finding, run_to_add
 from ..table import Table
 from .robust import bisquare, scale_of, trimmed
 

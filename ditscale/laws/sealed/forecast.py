@@ -8,15 +8,15 @@ import numpy as np
 
 from ...errors import UserError
 from ...units import compact, count, number, whole
-from ..checks.findings import Finding
 from ..checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
-from ..intervals.uncertainty import LEVEL, Estimate
+from ..estimates import LEVEL, Estimate
+from ..findings import Finding
 from ..minima.approach2 import fit_approach2
 from ..surface.approach3 import fit_approach3
 from ..table import SAME_BUDGET, Table
-from .average import average, widened
 from .forms import ORDER, Form, admissible, law_forms, usable
 from .hashes import inputs_hash
+from .mixture import average, widened
 
 LAYOUT = 2
 AVERAGE = "average"  # the law of a forecast that mixes several forms

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..intervals.uncertainty import Estimate, estimate
+from ..estimates import Estimate, estimate
 from ..minima.approach2 import Approach2, fit_approach2
 from ..surface.fit_surface import fit_surface
 from ..surface.surface import Surface
 from ..table import Table
-from .predictive import floor_is_needed, profile_interval
+from .prediction_interval import floor_is_needed, profile_interval
 
 ORDER = ("surface", "power_law_with_floor", "power_law")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import UserError, nearest
 from ...units import compact, count
-from ..intervals.uncertainty import Estimate
+from ..estimates import Estimate
 from ..table import Table
 from .forecast import AT_TARGET, AVERAGE, Forecast
 from .hashes import inputs_hash, own_hash

@@ -7,16 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..intervals.uncertainty import (
-    LEVEL,
-    Estimate,
-    estimate,
-    left_out_weights,
-    resample_counts,
-    residual_draws,
-    scheme,
-    t_quantile,
-)
+from ..estimates import LEVEL, Estimate, estimate, left_out_weights, resample_counts, residual_draws, scheme, t_quantile
 from ..minima.parabola import NEAR
 from ..table import Table
 from .fit_surface import fit_surface, refit_surfaces

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import UserError, one_of
 from ...units import compact
-from ..checks.findings import Finding, run_to_add
+from ..findings import Finding, run_to_add
 from ..table import Table
 from .descent import descend
 from .surface import ExtraTerm, Surface, fold, optimum

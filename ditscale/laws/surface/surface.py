@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checks.findings import Finding
+from ..findings import Finding
 
 # Replicates, and the steps of the delta method, may have exponents that no surface has: infinity and NaN are the right
 # words for their optimum, and whoever takes an interval reads them so.

@@ -1,0 +1,89 @@
+"""What was submitted to Slurm: jobs/<token>/submission.json, written before sbatch and completed after it.
+
+The token is in the job's name, so a submission cut short between sbatch and its record is found again in squeue.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ...errors import UserError
+from ...files import make_directory, remove, write_text
+from ...naming import StudyPaths
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One array (or single job): which runs each index trains, and the source all its attempts import."""
+
+    token: str
+    job: str  # Slurm's number; "" until sbatch has answered
+    runs: tuple[str, ...]  # run ids by index, `pack` to an index
+    code: str
+    unix: float
+    pack: int = 1
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return f"ditscale-{self.token}"
+
+    @property
+    def elements(self) -> list[tuple[str, ...]]:
+        """The run ids that each index trains."""
+        return [self.runs[i : i + self.pack] for i in range(0, len(self.runs), self.pack)]
+
+
+def new_token() -> str:
+    return secrets.token_hex(4)
+
+
+def folder(paths: StudyPaths, token: str) -> Path:
+    return paths.jobs / token
+
+
+def write(paths: StudyPaths, submission: Submission):
+    """Write or replace a submission's record."""
+    at = folder(paths, submission.token)
+    make_directory(at)
+    write_text(at / "submission.json", _text(submission))
+
+
+def write_once(paths: StudyPaths, submission: Submission) -> Submission:
+    """Write a submission's record unless another process has; returns what is there now."""
+    at = folder(paths, submission.token)
+    make_directory(at)
+    beside, target = at / f".submission.{os.getpid()}", at / "submission.json"
+    try:
+        beside.write_text(_text(submission))
+        os.link(beside, target)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})") from None
+    finally:
+        remove(beside)
+    return _read(target)
+
+
+def read_all(paths: StudyPaths) -> list[Submission]:
+    """All submissions of a study, oldest first."""
+    return sorted((_read(path) for path in paths.jobs.glob("*/submission.json")), key=lambda s: s.unix)
+
+
+def _text(submission: Submission) -> str:
+    return json.dumps(asdict(submission), indent=1) + "\n"
+
+
+def _read(path: Path) -> Submission:
+    try:
+        found = json.loads(path.read_text())
+        return Submission(**found | {"runs": tuple(found["runs"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UserError(
+            f"{path}: is damaged; move its directory away (jobs it tells of are then seen as strangers)"
+        ) from None

@@ -1,0 +1,41 @@
+"""What a node sees, for `ditscale doctor --job`; a job of a few seconds executes it:
+
+    python -m ditscale.launch.doctor.node_probe DIRECTORY [FILE ...]
+
+writes DIRECTORY/answer.json: the node, its GPUs and clock, whether it sees a lock that the asking machine holds on
+DIRECTORY/lock, whether rename works between the two, and which of the files it cannot read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from ...errors import UserError
+from ...files import write_text
+from ...rundir.lock import is_locked
+
+
+def look(directory: Path, files: list[str]) -> dict:
+    """The answer. Reads, but writes nothing."""
+    import torch
+
+    return {
+        "node": os.environ.get("SLURMD_NODENAME", os.uname().nodename),
+        "gpus": torch.cuda.device_count(),
+        "torch": torch.__version__,
+        "unix": time.time(),
+        "locked": is_locked(directory / "lock"),
+        "unreadable": [path for path in files if not os.access(path, os.R_OK)],
+    }
+
+
+if __name__ == "__main__":
+    there = Path(sys.argv[1])
+    try:
+        write_text(there / "answer.json", json.dumps(look(there, sys.argv[2:])))  # renamed over the one that asks
+    except UserError as error:
+        sys.exit(f"ditscale: error: {error}")

@@ -1,0 +1,83 @@
+"""What is running, how far, and how long it will still take: on a terminal a block redrawn in place, else a line now
+and then."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import time
+from collections import Counter
+
+from ... import units
+from .status import DONE, RunStatus
+
+LINE_EVERY_S = 10.0
+SHOWN = 8  # runs with a line of their own
+
+
+class Progress:
+    """Shows a study's status; `workers` run at once (0: as many as do), `extra_flops` is work that is not planned yet
+    (the probe)."""
+
+    def __init__(self, workers: int, extra_flops: float = 0.0, out=sys.stdout):
+        self.workers, self.extra_flops, self.out = workers, extra_flops, out
+        self.terminal = out.isatty()
+        self.drawn, self.last = 0, 0.0
+        self.speed: dict[int, float] = {}  # FLOP/s of one rank, by n_params: small models use a core less well
+
+    def show(self, statuses: list[RunStatus], took_s: float = 0.0, last: bool = False):
+        """Draw, if it is time to, or this is the last; how long it took to find them is not shown."""
+        for s in statuses:
+            if s.images_per_s:
+                self.speed[s.run.n_params] = s.images_per_s * s.run.flops_per_image / s.run.execution.ranks
+        if not self.terminal and not last and time.monotonic() - self.last < LINE_EVERY_S:
+            return
+        self.last = time.monotonic()
+        lines = self.lines(statuses)
+        if not self.terminal:
+            print(lines[0] + "  " + "; ".join(line.strip() for line in lines[1:]), file=self.out, flush=True)
+            return
+        width = shutil.get_terminal_size().columns - 1
+        up = f"\x1b[{self.drawn}F" if self.drawn else ""
+        self.out.write(up + "".join(f"\x1b[2K{line[:width]}\n" for line in lines) + "\x1b[J")
+        self.out.flush()
+        self.drawn = len(lines)
+
+    def lines(self, statuses: list[RunStatus]) -> list[str]:
+        """First line the whole study, then one for each running run."""
+        done = sum(s.done_flops for s in statuses)
+        left = sum(s.left_flops for s in statuses) + self.extra_flops
+        fraction = done / (done + left) if done + left else 1.0
+        ended = sum(s.state in DONE for s in statuses)
+        eta = self.eta_s(statuses)
+        bar = "#" * round(24 * fraction)
+        left = f"  about {units.duration(eta)} left" if eta else ""
+        lines = [f"[{bar:<24}] {fraction:>4.0%}  {ended} of {len(statuses)} runs done{left}"]
+        running = [s for s in statuses if s.state == "running"]
+        waiting = Counter(s.reason for s in statuses if s.state == "queued")
+        for s in running[:SHOWN]:
+            part = [
+                f"  {s.run.role} {units.compact(s.run.budget_flops)} {s.run.width}x{s.run.depth} "
+                f"{s.images / s.run.n_images:.0%}"
+            ]
+            part += [f"loss {s.loss:.4f}"] if s.loss is not None else []
+            part += [f"{s.images_per_s * s.run.flops_per_image / 1e9:.0f} GFLOP/s"] if s.images_per_s else [s.reason]
+            lines.append(" ".join(part))
+        if len(running) > SHOWN:
+            lines.append(f"  and {len(running) - SHOWN} runs more")
+        lines += [f"  {n} waiting ({reason})" for reason, n in waiting.most_common(3)]
+        return lines
+
+    def eta_s(self, statuses: list[RunStatus]) -> float | None:
+        """Seconds left: the work over the workers' speed, but never less than the longest run alone needs."""
+        workers = self.workers or sum(s.run.execution.ranks for s in statuses if s.state == "running")
+        if not self.speed or not workers:
+            return None
+        alone = [s.left_flops / (self._speed_of(s.run.n_params) * s.run.execution.ranks) for s in statuses]
+        together = sum(s.left_flops / (self._speed_of(s.run.n_params) * workers) for s in statuses)
+        return max([together, *alone]) + self.extra_flops / (max(self.speed.values()) * workers)
+
+    def _speed_of(self, n_params: int) -> float:
+        """Known FLOP/s of the size nearest in log N."""
+        return self.speed[min(self.speed, key=lambda n: abs(math.log(n / n_params)))]

@@ -1,0 +1,82 @@
+"""`fit_along`: how a metric goes with compute along the models that are optimal for the loss.
+
+The question of Liang et al. (arXiv 2410.08184), section 4: what VLB, likelihood and FID has the model one would train
+at a budget? A metric has an optimal size of its own too (`fit` with that metric gives it); here the size is the loss's,
+and the metric is read off a quadratic in log N through its runs, so that one noisy run does not decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...units import compact
+from ..estimates import Estimate
+from ..findings import Finding
+from ..minima.metric_law import FORMS, POSITIVE_FORMS, Errors, MetricLaw, metric_law
+from ..table import Table, is_positive
+from .at_optimum import at_optimum, interval_of, usable
+
+REPLICATES, SEED = 2000, 0
+
+
+@dataclass(frozen=True)
+class Along:
+    """A metric at the loss's optimum. at: its values at the budgets; exponent: of k C^a through them, None when a value
+    is not positive; law: that or another form, by the rule of metric_law."""
+
+    metric: str
+    budgets: np.ndarray
+    at: tuple[Estimate, ...]
+    exponent: Estimate | None
+    law: MetricLaw
+    refits: object
+    findings: tuple[Finding, ...]
+
+    def predict(self, budget_flops: float) -> Estimate:
+        """The metric of the loss's optimal model at a budget: the law's value, 95 % of replicates with the choice of
+        form in each."""
+        low, high = np.quantile(self.refits.at(budget_flops), [0.025, 0.975])
+        return Estimate(float(self.law.at(budget_flops)), float(low), float(high))
+
+    @property
+    def sentence(self) -> str:
+        first, last = self.at[0].value, self.at[-1].value
+        text = (
+            f"{self.metric} goes from {first:.4g} to {last:.4g} between {compact(self.budgets[0])} and "
+            f"{compact(self.budgets[-1])} FLOPs"
+        )
+        if self.exponent:
+            e = self.exponent
+            text += f", as C^{e.value:.3f}" + (f" (95 % {e.low:.3f} to {e.high:.3f})" if e.low is not None else "")
+        return f"{text}. Form: {self.law.why}."
+
+
+def fit_along(table: Table, column: str) -> Along:
+    """The law of `column` along the optimum of the table's own metric. Raises UserError as `usable` (at_optimum.py)
+    does."""
+    grid, slices, findings = usable(table, column)
+    values, budgets = grid.columns[column], np.array([p.budget_flops for p in slices])
+    positive = is_positive(column) and bool((values > 0).all())
+    rng = np.random.default_rng(SEED)
+    if positive:
+        # read off, and scattered, in logs: a loss or a FID scatters by a share of itself, and no replicate is negative
+        log_at, log_se, dof = at_optimum(grid, slices, np.log(values), np.ones(len(grid)))
+        at, se = np.exp(log_at), np.exp(log_at) * log_se
+        estimates = tuple(interval_of(v, s, dof).exp() for v, s in zip(log_at, log_se, strict=True))
+        draws = np.exp(log_at + log_se * rng.standard_t(dof, (REPLICATES, len(at))))
+    else:
+        size = np.abs(values) if (values > 0).all() else np.ones(len(grid))
+        at, se, dof = at_optimum(grid, slices, values, size)
+        estimates = tuple(interval_of(v, s, dof) for v, s in zip(at, se, strict=True))
+        draws = at + se * rng.standard_t(dof, (REPLICATES, len(at)))
+    law = metric_law(budgets, at, POSITIVE_FORMS if positive else tuple(FORMS), Errors(se, dof))
+    exponent = None
+    if (at > 0).all():
+        x = np.log(budgets) - np.log(budgets).mean()
+        slope = lambda y: np.log(y) @ x / (x @ x)
+        possible = draws[(draws > 0).all(axis=1)]
+        low, high = np.quantile(slope(possible), [0.025, 0.975]) if len(possible) > REPLICATES / 2 else (None, None)
+        exponent = Estimate(float(slope(at)), low, high)
+    return Along(column, budgets, estimates, exponent, law, law.refit(draws), tuple(findings))

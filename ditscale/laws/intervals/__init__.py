@@ -1,1 +1,0 @@
-"""Intervals: the bootstrap and the delta method."""

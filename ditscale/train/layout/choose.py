@@ -1,0 +1,99 @@
+"""How a model's weights lie over the ranks of a run: whole on each (replicated.py), or in
+shards (fsdp.py).
+
+replicate   fastest for small models: one reduction a step
+full        a shard on each rank
+hybrid      a shard on each rank of a node, the same on every node: only gradients cross the network between nodes
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ...distributed.ranks import Ranks
+from ...errors import UserError
+from .replicated import LARGE, Factor, LoneLayout, ReplicatedLayout
+
+STATE_BYTES = 16  # of a parameter: weight, gradient and AdamW's two moments, fp32
+EMA_BYTES = 4  # of a parameter, for each window
+SMALL = 0.25  # of free memory: a state below it leaves room enough for activations
+# parameters whose gradients GPUs add in little of a step; of more, FSDP adds a block's while it computes the next
+QUICK = 5e7
+
+
+class Layout(Protocol):
+    """A model's weights, laid over ranks. Tensors that lie as `weights` do: optimizer's moments, EMA."""
+
+    kind: str
+    shape_of_ranks: tuple[int, ...]  # over which weights are sharded
+    scale: float  # of a rank's loss, so that what reduce_gradients() makes is the gradient of the sum over ranks
+    weights: list[Tensor]  # what this rank holds, fp32
+    factors: list[float]  # of the run's rate, for each of the weights
+
+    def set_last_microbatch(self, is_last: bool):
+        """Before a backward pass: whether it is the step's last. Gradients add up where they are in any case."""
+
+    def reduce_gradients(self) -> Tensor:
+        """After a step's backward passes: gradients become the sum over ranks. Returns their norm, a scalar on the
+        device."""
+
+    def zero_grad(self):
+        """Before a step's backward passes, which add to what is there."""
+
+    def weights_changed(self):
+        """After the weights were changed from outside."""
+
+    def named(self, parts: list[Tensor], mesh=None) -> dict[str, Tensor]:
+        """Tensors that lie as `weights` do, by the parameters' names; mesh: of where they are, if not on the model's
+        device."""
+
+    def gather_full(self, parts: list[Tensor]) -> dict[str, Tensor]:
+        """`named` on the CPU, gathered from all ranks; rank 0 gets copies, others nothing."""
+
+
+def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: Ranks, averages: int = 1) -> Layout:
+    """Lay the weights of `model` (on the CPU, equal on all ranks) over the ranks; it is on its device afterwards.
+    averages: EMAs that are to lie beside them.
+
+    Raises UserError when it cannot be done as `sharding` says.
+    """
+    n_params = sum(p.numel() for p in model.parameters())
+    kind = choose(sharding, n_params, ranks, averages)
+    if kind == "replicate":
+        if ranks.world == 1 and n_params >= LARGE:
+            return LoneLayout(model, factor, ranks.device)
+        return ReplicatedLayout(model.to(ranks.device), factor, ranks)
+    from .fsdp import FSDPLayout  # here: FSDP takes a second to import
+
+    return FSDPLayout(model, kind, precision, factor, ranks)
+
+
+def choose(sharding: str, n_params: int, ranks: Ranks, averages: int = 1) -> str:
+    """replicate, full or hybrid. One rank has nothing to shard; "auto" shards what is not small, or not quick to reduce
+    between GPUs, inside nodes if it fits there."""
+    if ranks.world == 1:
+        return "replicate"
+    nodes = ranks.world // ranks.per_node
+    if sharding == "hybrid" and (nodes * ranks.per_node != ranks.world or nodes == 1 or ranks.per_node == 1):
+        raise UserError(
+            f"execution.sharding: hybrid needs several nodes of several ranks, not {ranks.world} ranks, "
+            f"{ranks.per_node} to a node; choose full or replicate"
+        )
+    if sharding != "auto":
+        return sharding
+    size, free = (STATE_BYTES + EMA_BYTES * averages) * n_params, ranks.broadcast(_free_bytes(ranks))
+    if size < SMALL * free and (ranks.device.type == "cpu" or n_params < QUICK):
+        return "replicate"
+    inside = nodes > 1 and ranks.per_node > 1 and nodes * ranks.per_node == ranks.world
+    return "hybrid" if inside and size < 2 * SMALL * free * ranks.per_node else "full"
+
+
+def _free_bytes(ranks: Ranks) -> int:
+    """That a rank may use: of its GPU, or its part of the node's."""
+    if ranks.device.type == "cuda":
+        return torch.cuda.mem_get_info(ranks.device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks.per_node

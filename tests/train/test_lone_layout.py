@@ -1,0 +1,60 @@
+"""A large model alone on a CPU trains as one whose gradients lie in one buffer."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from ditscale.distributed.ranks import Ranks
+from ditscale.plan.run import read_run
+from ditscale.train.gradient_accumulation import GradientAccumulation
+from ditscale.train.layout import choose
+from ditscale.train.layout.replicated import LoneLayout, ReplicatedLayout
+from ditscale.train.state import build
+from ditscale.train.step import Step
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+RANKS = Ranks(0, 1, torch.device("cpu"))
+MUP = ("recipe.width_scaling=mup", "recipe.base_width=16", "recipe.lr_width=0", "recipe.lr_scale=0.01")
+INFINITE = 4  # the step whose batch is not finite, from 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("micro_batch", [0, 5])
+def test_as_in_one_buffer(one_run, monkeypatch, tmp_path, precision, micro_batch):
+    run = read_run(one_run(f"recipe.precision={precision}", *MUP) / "run.yaml")
+    run = copy.copy(run)
+    object.__setattr__(run, "execution", copy.copy(run.execution))
+    object.__setattr__(run.execution, "micro_batch", micro_batch)
+    data, states, told = run.data, [], []
+    draw = torch.Generator().manual_seed(0)
+    batches = []
+    for i in range(8):
+        x0, eps = torch.randn(2, run.recipe.batch_size, data.channels, data.resolution, data.resolution, generator=draw)
+        text = torch.randint(run.shape.text_vocab, (run.recipe.batch_size, data.text_length), generator=draw)
+        batches.append((x0 * (math.inf if i == INFINITE else 1), text, eps, torch.rand(len(x0), generator=draw)))
+    for large, kind in ((10**9, ReplicatedLayout), (0, LoneLayout)):
+        monkeypatch.setattr(choose, "LARGE", large)
+        state = build(run, RANKS)
+        assert type(state.layout) is kind
+        one = Step(state, GradientAccumulation(run, state.model, state.layout, RANKS), 0.5, False)
+        told.append([tuple(float(value) for value in one(batch, i + 1, 3e-3)) for i, batch in enumerate(batches)])
+        states.append(state)
+    for i, (there, here) in enumerate(zip(*told)):
+        finite = math.isfinite(there[1])
+        assert finite == math.isfinite(here[1]) == (i != INFINITE)
+        if finite:
+            assert here == pytest.approx(there, rel=1e-6 if precision == "fp32" else 1e-3)
+    there, here = (state.layout.gather_full(state.layout.weights) for state in states)
+    assert there.keys() == here.keys()
+    if precision == "fp32":
+        assert all(torch.allclose(there[name], here[name], rtol=0, atol=1e-5) for name in there)
+
+    shards = [state.shards(tmp_path / "checkpoint", RANKS) for state in states]
+    shards[1].save(states[1].facts(run))
+    shards[1].settle()
+    shards[0].load_newest(run.run_id)
+    for part, tensors in shards[1].parts.items():
+        back = states[0].layout.named(shards[0].parts[part])
+        assert all(torch.equal(tensor, back[name]) for name, tensor in states[1].layout.named(tensors).items()), part
