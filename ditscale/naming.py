@@ -11,9 +11,6 @@ from stat import S_ISREG
 from . import units
 from .errors import UserError
 
-PACKED = "DITSCALE_PACKED"  # in the environment: how many runs share this one's job, and its GPU
-GPUS = "DITSCALE_GPUS"  # in the environment: those that a run started on this machine is to use, "" for none
-
 
 def digest(mapping: dict) -> str:
     """SHA-256 of a mapping's canonical JSON: equal for equal content, whatever the order of keys."""

@@ -153,7 +153,7 @@ def _draw_samples(paths: StudyPaths, study: Study):
     """Samples of the run with the lowest loss, unless they are there; but not on a cluster's login node."""
     import h5py
 
-    from . import slurm_client
+    from .process import this_process
 
     with h5py.File(paths.table, "r") as file:
         ours = file["points/role"].asstr()[:] != "rate"  # samples are of a run that the laws are about
@@ -161,7 +161,7 @@ def _draw_samples(paths: StudyPaths, study: Study):
     at = paths.run(best)
     if at.evaluation.exists():
         return
-    if study.cluster.name == "slurm" and not slurm_client.this_job():
+    if study.cluster.name == "slurm" and not this_process().job:
         print(
             f"samples can be drawn on a node: `srun ditscale evaluate {at.root}`, then `ditscale report {paths.root}`"
         )

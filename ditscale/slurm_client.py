@@ -28,16 +28,6 @@ class Job:
         return self.array if self.index is None else f"{self.array}_{self.index}"
 
 
-def this_job() -> str:
-    """The Slurm job that this process belongs to, as "123_4" or "123"; "" when Slurm did not start it."""
-    # `ditscale launch` may run inside a job
-    if "SLURM_JOB_ID" not in os.environ or "SUBMITIT_LOCAL_JOB_ID" in os.environ:
-        return ""
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ["SLURM_JOB_ID"]
-
-
 def jobs(name: str | None = None) -> list[Job] | None:
     """This user's jobs that wait or run, of one name or all; None when squeue gives no answer."""
     words = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%F|%K|%T|%r|%N|%j|%Z|%o"]

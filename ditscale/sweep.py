@@ -41,6 +41,7 @@ from .naming import StudyPaths
 from .plan.grid import Plan, plan_grid
 from .plan.run import Run
 from .plan.study import plan_all, read_study, write_study
+from .process import this_process
 
 POINT = ("budget", "width", "depth", "seed")
 OURS = ("study_dir", "wait", *POINT)
@@ -55,7 +56,7 @@ def job(composed) -> str:
     except Exception:  # the run has noted it; Hydra would keep it for the end, and let the Slurm job be COMPLETED
         traceback.print_exc()
         state = "failed"
-        if slurm_client.this_job():
+        if this_process().job:
             raise SystemExit(1) from None
     if state == "stopped" and "SUBMITIT_EXECUTOR" not in os.environ:
         raise KeyboardInterrupt  # of the sweep: the other points are not to start

@@ -1,10 +1,9 @@
-"""Who am I among the processes of this run: one place that reads launchers' variables and starts torch.distributed."""
+"""The ranks of a run: how they meet, and what they do together."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import socket
 import threading
@@ -18,18 +17,10 @@ import torch.distributed as dist
 
 from ..errors import UserError
 from ..files import read_mapping, write_text
+from ..process import this_process
 from ..rundir.outcomes import Closed
 from .liveness import GRACE_S, Liveness
 
-LAUNCHERS = (  # rank, world size, local rank: torchrun, submitit's local executor, Slurm
-    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID"),
-    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
-)
-# Slurm's are as in "8(x2)"; that of a step is there with srun
-PER_NODE = ("LOCAL_WORLD_SIZE", "SUBMITIT_LOCAL_NTASKS", "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
-# What all ranks of one attempt share and no other attempt has.
-ATTEMPT = ("TORCHELASTIC_RUN_ID", "SUBMITIT_LOCAL_JOB_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
 MEET_S = 120
 KNOCK_S = 10
 # of a collective: ranks may differ in how long they compile or read; their death is noticed at once (liveness.py)
@@ -45,6 +36,7 @@ class Ranks:
     world: int
     device: torch.device
     per_node: int = 1
+    runs_per_gpu: int = 1
     liveness: Liveness | None = None
 
     @property
@@ -93,7 +85,7 @@ class Ranks:
 
 def close(rendezvous: Path):
     """Rank 0 tells the others, who wait for its address, that there will be none."""
-    write_text(rendezvous, json.dumps({"attempt": _attempt()}))
+    write_text(rendezvous, json.dumps({"attempt": this_process().attempt}))
 
 
 def start(run_dir: Path, rendezvous: Path) -> Ranks:
@@ -102,14 +94,8 @@ def start(run_dir: Path, rendezvous: Path) -> Ranks:
     Under torchrun the addresses are in the environment. Otherwise rank 0 takes a free port and publishes it in the
     run's directory, so that runs which share a node never meet on one port.
     """
-    rank = world = local = None
-    for names in LAUNCHERS:
-        if all(name in os.environ for name in names):
-            rank, world, local = (int(os.environ[name]) for name in names)
-            break
-    else:
-        rank, world, local = 0, 1, 0
-    per_node = _per_node(world)
+    me = this_process()
+    rank, world, local = me.rank, me.world, me.local_rank
     cuda = torch.cuda.is_available()
     if cuda:
         local %= torch.cuda.device_count()  # one GPU visible per task, or all of them: both are usual on Slurm
@@ -120,34 +106,24 @@ def start(run_dir: Path, rendezvous: Path) -> Ranks:
         timeout = timedelta(seconds=TIMEOUT_S)
         try:
             address = ""
-            if "RANK" in os.environ:
+            if me.launcher == "torchrun":
                 address = os.environ.get("MASTER_ADDR", "")
                 dist.init_process_group(backend, timeout=timeout)
             else:
                 store = _meet(rank, world, rendezvous, timedelta(seconds=MEET_S))
                 dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
-            ranks = Ranks(rank, world, device, min(per_node, world))
-            return replace(ranks, liveness=Liveness(rank, world, ranks.share, address))
+            ranks = Ranks(rank, world, device, me.ranks_per_node, me.runs_per_gpu)
+            return replace(ranks, liveness=Liveness(rank, world, ranks.broadcast, address))
         except (dist.DistError, RuntimeError, OSError) as error:
             raise UserError(
                 f"{run_dir}: rank {rank} of {world} could not meet the others ({str(error).splitlines()[0]})"
             ) from None
-    return Ranks(rank, world, device)
-
-
-def _per_node(world: int) -> int:
-    """Ranks of each node; of the first, where they are uneven."""
-    known = (os.environ[name] for name in PER_NODE if name in os.environ)
-    return int(re.match(r"\d+", next(known, str(world)))[0])
-
-
-def _attempt() -> str:
-    return "-".join(os.environ.get(name, "") for name in ATTEMPT)
+    return Ranks(rank, world, device, runs_per_gpu=me.runs_per_gpu)
 
 
 def _meet(rank: int, world: int, rendezvous: Path, timeout: timedelta) -> dist.TCPStore:
     """The store of all ranks, once they are all there. Raises RuntimeError when one does not come in time."""
-    attempt = _attempt()
+    attempt = this_process().attempt
     if rank == 0:
         store = dist.TCPStore("0.0.0.0", 0, world, is_master=True, timeout=timeout, wait_for_workers=False)
         place = {"host": socket.gethostname(), "port": store.port, "token": secrets.token_hex(8)}

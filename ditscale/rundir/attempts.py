@@ -22,6 +22,7 @@ from ..errors import UserError
 from ..files import make_directory, write_once, write_text
 from ..naming import RunPaths
 from ..plan.run import read_run
+from ..process import this_process
 from . import checkpoints
 from .lock import LockHeld, RunLock, is_locked
 
@@ -142,28 +143,9 @@ def _file(at: RunPaths, number: int) -> Path:
 
 
 def _me(number: int, checkpoint: str) -> Attempt:
-    return Attempt(
-        number,
-        slurm_client.this_job(),
-        restart(),
-        socket.gethostname(),
-        os.environ.get("SLURMD_NODENAME", ""),
-        os.getpid(),
-        world(),
-        time.time(),
-        checkpoint,
-        os.environ.get("CUDA_VISIBLE_DEVICES", ""),
-    )
-
-
-def world() -> int:
-    """How many ranks this process's run has, by whichever launcher started it."""
-    names = ("WORLD_SIZE", "SUBMITIT_LOCAL_NTASKS", "SLURM_NTASKS")
-    return int(next((os.environ[name] for name in names if name in os.environ), 1))
-
-
-def restart() -> int:
-    return int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    me = this_process()
+    host, pid, now = socket.gethostname(), os.getpid(), time.time()
+    return Attempt(number, me.job, me.restart, host, me.node, pid, me.world, now, checkpoint, me.gpus)
 
 
 def _newest_checkpoint(at: RunPaths) -> str:
@@ -188,9 +170,10 @@ def _alive(at: RunPaths, other: Attempt) -> bool:
     """Whether another attempt may still be at work, by the best witness there is."""
     if other.ended:
         return False
-    if other.job and other.job == slurm_client.this_job() and other.restart < restart():
+    me = this_process()
+    if other.job and other.job == me.job and other.restart < me.restart:
         return False  # Slurm has restarted this very job, so to Slurm the other is gone
-    if other.job and other.job != slurm_client.this_job():
+    if other.job and other.job != me.job:
         state = slurm_client.state(other.job)
         if state is not None:
             return state in slurm_client.AT_WORK

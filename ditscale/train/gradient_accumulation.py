@@ -5,15 +5,12 @@ The gradient is that of the whole batch, whatever the micro-batch: each image's 
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor, nn
 
 from ..diffusion.rectified_flow import losses
 from ..distributed.ranks import Ranks
 from ..errors import UserError
-from ..naming import PACKED
 from ..plan.run import Run
 from ..rundir.outcomes import OutOfMemory
 from .layout.choose import Layout
@@ -98,7 +95,7 @@ class GradientAccumulation:
             self.layout.zero_grad()
         each = max(used[2] - used[1], 1)
         torch.cuda.empty_cache()
-        mine = ROOM / int(os.environ.get(PACKED, 1))  # of the memory that is free; runs beside this one look at it too
+        mine = ROOM / self.ranks.runs_per_gpu  # of the memory that is free; runs beside this one look at it too
         left = mine * torch.cuda.mem_get_info(device)[0] - (used[1] - each)
         most = torch.tensor([left / each], device=device)
         self.ranks.all_reduce(most, torch.distributed.ReduceOp.MIN)

@@ -3,7 +3,6 @@ MEASURED)."""
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from typing import Iterator
@@ -11,7 +10,6 @@ from typing import Iterator
 import torch
 
 from ..distributed.ranks import Ranks
-from ..naming import PACKED
 from ..plan.run import Run
 
 POWER_S = 1.0  # between two questions to the GPU's driver
@@ -26,7 +24,7 @@ class ThroughputMeter:
         self.began = self.asked = time.monotonic()
         self.from_images = images
         self.steady = False
-        self.sharing = int(os.environ.get(PACKED, 1))  # runs on this GPU
+        self.sharing = ranks.runs_per_gpu  # runs on this GPU
 
     def timed(self, batches: Iterator) -> Iterator:
         """The batches, the time that each one took to come being noted."""

@@ -1,4 +1,4 @@
-"""Finding the other ranks of a run: what launchers say, and a rank that never comes."""
+"""Finding the other ranks of a run: an address left behind, and a rank that never comes."""
 
 import json
 import socket
@@ -11,23 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from ditscale.distributed import liveness, ranks
-
-
-@pytest.mark.parametrize(
-    "said, found",
-    [
-        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_TASKS_PER_NODE": "1"}, 8),
-        ({"SLURM_TASKS_PER_NODE": "4(x3),2"}, 4),
-        ({"SLURM_TASKS_PER_NODE": "1", "LOCAL_WORLD_SIZE": "2"}, 2),
-        ({}, 16),
-    ],
-)
-def test_ranks_of_a_node(said, found, monkeypatch):
-    for name in ranks.PER_NODE:
-        monkeypatch.delenv(name, raising=False)
-    for name, value in said.items():
-        monkeypatch.setenv(name, value)
-    assert ranks._per_node(16) == found
+from ditscale.process import this_process
 
 
 def test_an_address_that_was_left_behind_is_passed_over(tmp_path, monkeypatch):
@@ -36,7 +20,7 @@ def test_an_address_that_was_left_behind_is_passed_over(tmp_path, monkeypatch):
     place, timeout = tmp_path / "rendezvous.json", timedelta(seconds=20)
     somebody = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, wait_for_workers=False)
     for port in (1, somebody.port):
-        stale = {"attempt": ranks._attempt(), "host": socket.gethostname(), "port": port, "token": "old"}
+        stale = {"attempt": this_process().attempt, "host": socket.gethostname(), "port": port, "token": "old"}
         place.write_text(json.dumps(stale))
         with ThreadPoolExecutor() as pool:
             other = pool.submit(ranks._meet, 1, 2, place, timeout)

@@ -25,6 +25,7 @@ def start(run_dir, rank, ranks, **more):
         "OMP_NUM_THREADS": "1",
         "SLURM_JOB_ID": "5",
         "SLURM_PROCID": str(rank),
+        "SLURM_STEP_ID": "0",
     }
     env |= {"SLURM_NTASKS": str(ranks), "SLURM_LOCALID": str(rank), **more}
     return subprocess.Popen(

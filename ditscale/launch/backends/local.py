@@ -17,8 +17,9 @@ from typing import Callable
 from ...config import Cluster
 from ...errors import Interrupted, UserError
 from ...files import remedy
-from ...naming import GPUS, PACKED, StudyPaths
+from ...naming import StudyPaths
 from ...plan.run import Run
+from ...process import GPUS, RUNS_PER_GPU
 from ...rundir.attempts import last_attempt, read_attempts
 from ...rundir.micro_batch import noted
 from ..job import gpus
@@ -106,7 +107,7 @@ def launch(
                     source = source or snapshot(paths.code)
                     own = gpus.least_used(given, s.run.execution.ranks, chain.from_iterable(used.values()))
                     used[s.run.run_id] = own
-                    environment = {GPUS: ",".join(own), PACKED: str(sharing)}
+                    environment = {GPUS: ",".join(own), RUNS_PER_GPU: str(sharing)}
                     jobs[name(s.run)] = _submit(LocalExecutor, paths, s, source, environment)
                     busy += s.run.execution.ranks
                 if not busy:

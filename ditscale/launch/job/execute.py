@@ -20,8 +20,9 @@ from ... import slurm_client
 from ...distributed.liveness import GRACE_S
 from ...errors import UserError
 from ...files import make_directory, write_text
-from ...naming import PACKED, RunPaths
+from ...naming import RunPaths
 from ...plan.run import Run, read_run
+from ...process import this_process
 from ...rundir import attempts
 from ...rundir.lock import is_locked
 from ...rundir.outcomes import Closed, Diverged, Stopped
@@ -54,7 +55,7 @@ def execute(run_dir: str) -> str:
         state = run(at)
     except attempts.Busy as reason:
         print(reason, flush=True)
-        if attempts.world() > 1:
+        if this_process().world > 1:
             from ...distributed.ranks import close
 
             close(at.rendezvous)
@@ -69,12 +70,13 @@ def execute(run_dir: str) -> str:
         if isinstance(error, attempts.CrashLoop):
             _note_failure(at, error)
         state = "failed"
-    if _first():
+    me = this_process()
+    if me.first:
         print(f"{at.name}: {state}", flush=True)
-    if slurm_client.this_job():
-        if state == "stopped" and PACKED in os.environ:
+    if me.job:
+        if state == "stopped" and me.packed:
             raise SystemExit(TRY_AGAIN)
-        if state in ("stopped", "lost") and (_first() or state == "lost" and _is_left_to(_rank(), at)):
+        if state in ("stopped", "lost") and (me.first or state == "lost" and _is_left_to(me.rank, at)):
             requeue()
         if state == "failed":
             raise SystemExit(1)
@@ -92,7 +94,7 @@ def run(at: RunPaths) -> str:
     if read_state(at.metrics) == "finished":
         return "finished"
     _environment()
-    if not _first():
+    if not this_process().first:
         return "rehearsed by rank 0" if read_run(at.run).rehearsal else _loop(at)(at.root)
     mine, lock = attempts.claim(at)
     os.environ |= {"DITSCALE_ATTEMPT": str(mine.number), "DITSCALE_RUN": str(at.root.absolute())}
@@ -131,17 +133,6 @@ def _loop(at: RunPaths):
     return train
 
 
-def _first() -> bool:
-    """Whether this is rank 0."""
-    return _rank() == 0
-
-
-def _rank() -> int:
-    """This process's among those of its run, without torch."""
-    names = ("RANK", "SUBMITIT_LOCAL_GLOBALID", "SLURM_PROCID")
-    return int(next((os.environ[name] for name in names if os.environ.get(name)), 0))
-
-
 def _is_left_to(rank: int, at: RunPaths) -> bool:
     """Whether to ask for the requeue is left to this rank, when one is lost. Rank 0 notes how the attempt has ended, if
     it lives, and asks itself where that is the thing to do; else the lowest that lives does, since each waits for its
@@ -150,7 +141,7 @@ def _is_left_to(rank: int, at: RunPaths) -> bool:
     turn = began + TURN_S * rank
     while (now := time.monotonic()) < turn:
         last = attempts.last_attempt(at)
-        if last is None or last.ended or last.restart != attempts.restart():
+        if last is None or last.ended or last.restart != this_process().restart:
             return False
         if is_locked(at.lock) and now < began + GRACE_S:  # it is about to end by itself
             turn = max(turn, now + TURN_S)
@@ -160,8 +151,9 @@ def _is_left_to(rank: int, at: RunPaths) -> bool:
 
 def _link_log(at: RunPaths):
     """A run's log is found in its directory, whatever wrote it: submitit's is a file of the array."""
-    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and PACKED not in os.environ:
-        name, rank = slurm_client.this_job(), os.environ["SLURM_PROCID"]
+    me = this_process()
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and not me.packed:
+        name, rank = me.job, me.rank
         log = at.log / f"job-{name}.{rank}.log"
         make_directory(at.log)
         if not log.is_symlink():
@@ -170,7 +162,7 @@ def _link_log(at: RunPaths):
 
 def requeue():
     """Put this job back into the queue, unless Slurm has done so or it is cancelled."""
-    job = slurm_client.this_job()
+    job = this_process().job
     state = slurm_client.state(job)
     # cancelled: it is to end; pending: Slurm has requeued it already
     if state != "RUNNING" and not slurm_client.out_of_time(job):

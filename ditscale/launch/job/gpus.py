@@ -10,7 +10,7 @@ from typing import Iterable
 
 from ...config import Cluster
 from ...errors import UserError
-from ...naming import GPUS
+from ...process import GPUS
 
 
 def gpus(cluster: Cluster) -> list[str]:

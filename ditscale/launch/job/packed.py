@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 
-from ... import slurm_client
 from ...files import make_directory
-from ...naming import PACKED, RunPaths
+from ...naming import RunPaths
+from ...process import RUNS_PER_GPU, this_process
 from .execute import STOPS, TRY_AGAIN, requeue
 
 
@@ -42,8 +42,8 @@ def together(run_dirs: list[str]) -> list[int]:
 def _start(at: RunPaths, n: int) -> subprocess.Popen:
     """The run's process, one of n; what it prints goes to a log of its own."""
     make_directory(at.log)
-    with open(at.log / f"job-{slurm_client.this_job()}.0.log", "ab") as log:
+    with open(at.log / f"job-{this_process().job}.0.log", "ab") as log:
         command = [sys.executable, "-m", "ditscale.launch.job", str(at.root)]
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | {PACKED: str(n)}
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | {RUNS_PER_GPU: str(n)}
         )
