@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import UserError
-    from .laws import compare, fit, fit_rates, forecast, read_table, seal, verdict
+    from .laws import fit_rates, forecast, read_table, seal, verdict
+    from .laws.compare import compare
+    from .laws.fit import fit
     from .study import Study, evaluate, plan, train
 
 __version__ = "0.1.0"

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,10 @@ from .errors import UserError, nearest
 from .naming import RunPaths, StudyPaths
 
 if TYPE_CHECKING:
-    from . import config, laws
+    from .config import Study as StudySettings
     from .launch.monitor.status import RunStatus
+    from .laws import Forecast, Laws, Table
+    from .plan import grid
     from .plan.run import Run
 
 SHOWN_ROWS = 7  # of a table in `repr`, which is ten lines at most
@@ -27,9 +29,10 @@ PROGRESS_S = 2.0  # between two calls of a progress function
 
 @dataclass(frozen=True, repr=False)
 class Rows(Sequence[Mapping[str, Any]]):
-    """Rows of a table, each a mapping of column names to values.
+    """Rows of a table, each a mapping of column names to values, that a notebook shows.
 
-    title: a line above them. columns: those shown; `to_frame` and `to_dict` have all. notes: lines below them.
+    title: a line above them. columns: those shown; `to_frame` and `to_dict` have all. notes: lines below. text: what
+    the verb prints.
 
         for run in ds.Study.open("my-study").runs(): print(run["run_id"], run["n_params"])
     """
@@ -38,6 +41,7 @@ class Rows(Sequence[Mapping[str, Any]]):
     rows: tuple[Mapping[str, Any], ...]
     columns: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    text: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -45,31 +49,36 @@ class Rows(Sequence[Mapping[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         return self.rows[index]
 
+    def _shown(self, most: int) -> tuple[list[list[str]], str]:
+        """Cells of the first rows, and how many rows are left."""
+        cells = [[_cell(row.get(name)) for name in self.columns] for row in self.rows[:most]]
+        return cells, f"... and {len(self) - most} more rows" if len(self) > most else ""
+
     def __repr__(self) -> str:
-        cells = [self.columns, *([_cell(row.get(c)) for c in self.columns] for row in self.rows[:SHOWN_ROWS])]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
-        lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths)).rstrip() for row in cells]
-        more = [f"... and {len(self) - SHOWN_ROWS} more rows"] if len(self) > SHOWN_ROWS else []
-        return "\n".join([self.title, *(lines if self.rows else []), *more])
+        cells, more = self._shown(SHOWN_ROWS)
+        widths = [max(map(len, column)) for column in zip(self.columns, *cells)]
+        lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths)).rstrip() for row in (self.columns, *cells)]
+        return "\n".join(filter(None, [self.title, *lines, more]))
 
     def _repr_html_(self) -> str:
-        row = lambda tag, cells: f"<tr>{''.join(f'<{tag}>{escape(c)}</{tag}>' for c in cells)}</tr>"
-        body = "".join(row("td", [_cell(r.get(c)) for c in self.columns]) for r in self.rows[:30])
-        rest = f"<p>... and {len(self) - 30} more rows</p>" if len(self) > 30 else ""
-        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
-        table = f"<table><thead>{row('th', self.columns)}</thead><tbody>{body}</tbody></table>"
-        return f"<p>{escape(self.title)}</p>{table}{rest}{notes}"
+        cells, more = self._shown(30)
+        head, *body = [
+            f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in row)}</tr>"
+            for tag, row in [("th", self.columns), *(("td", row) for row in cells)]
+        ]
+        lines = "".join(f"<p>{escape(line)}</p>" for line in filter(None, [more, *self.notes]))
+        return f"<p>{escape(self.title)}</p><table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>{lines}"
 
     def summary(self) -> str:
         """The text that the verb prints."""
-        return "\n".join([repr(self), *self.notes])
+        return self.text or "\n".join([repr(self), *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
         """The value that the verb prints with --json."""
-        return {"title": self.title, "rows": [dict(row) for row in self.rows], "notes": list(self.notes)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("columns", "text")}
 
     def to_frame(self) -> Any:
-        """A pandas DataFrame, one row per run or result. Raises UserError where pandas is not installed."""
+        """A pandas DataFrame of all columns. Raises UserError where pandas is not installed."""
         try:
             import pandas
         except ImportError:
@@ -79,36 +88,18 @@ class Rows(Sequence[Mapping[str, Any]]):
 
 @dataclass(frozen=True, repr=False)
 class Plan(Rows):
-    """The runs of a study, as `plan` finds them. dropped: cells of the grid without a run. flops: of training, all
-    runs together. dir: where it was written, None for nowhere."""
+    """The runs of a study. dropped: cells of the grid without a run, with reasons. flops: training FLOPs of all runs.
+    dir: where the plan was written, "" for nowhere."""
 
-    text: str = ""
     dropped: tuple[Mapping[str, Any], ...] = ()
     flops: float = 0.0
-    dir: Path | None = None
-
-    def summary(self) -> str:
-        return self.text
-
-    def to_dict(self) -> dict[str, Any]:
-        whole = {"dropped": [dict(cell) for cell in self.dropped], "flops": self.flops}
-        return super().to_dict() | whole | {"dir": self.dir and str(self.dir)}
-
-
-@dataclass(frozen=True, repr=False)
-class Measurements(Rows):
-    """What `evaluate` knows of a run, one row per metric and data set."""
-
-    text: str = ""
-
-    def summary(self) -> str:
-        return self.text
+    dir: str = ""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """How an attempt at a run ended. state: "finished", "stopped" (train again to resume) or "diverged"; images: seen so
-    far; loss: validation loss per latent element, None before the end; reason: why it did not finish."""
+    """How an attempt at a run ended. state: "finished", "stopped" (train again to resume) or "diverged". images: those
+    trained on. loss: on the validation triples, None before the end. reason: why the run did not finish."""
 
     run_id: str
     state: str
@@ -132,9 +123,9 @@ def plan(*settings: str, dir: Path | str | None = None, configs: Path | str | No
     search = Path(configs) if configs else None
     if dir is None:
         study = compose(list(settings), search)
-        return _plan_of(study, plan_runs(study), None)
+        return _plan_of(study, plan_runs(study))
     paths, planned = plan_study(dir, settings, search)
-    return _plan_of(Study.open(paths.root).settings, planned, paths.root)
+    return _plan_of(Study.open(paths.root).settings, planned, str(paths.root))
 
 
 def train(run_dir: Path | str, progress: Callable[[dict[str, Any]], None] | None = None) -> Trained:
@@ -176,13 +167,13 @@ def evaluate(
     batch_size: int | None = None,
     samples: int | None = None,
     **how: Any,
-) -> Measurements:
+) -> Rows:
     """Measure a finished run and draw samples, into evaluation.h5; skips results measured with the same settings.
 
-    metrics: of val_loss, vlb, likelihood (nats or bits as `unit` says) and fid; by default the study's. datasets: the
-    run's own data, labels of validation.also, or LABEL=FILE. ema: window of the EMA weights, as a share of the run. how:
-    fields of the study's `evaluation`, such as n, steps, guidance, few. Raises UserError, and writes nothing, at what
-    cannot be measured.
+    metrics: of val_loss, vlb, likelihood and fid; by default the study's. datasets: the run's own data, labels of
+    validation.also, or LABEL=FILE. ema: window of the EMA weights, as a share of the run. how: keys of the study's
+    `evaluation`, such as n, steps, guidance, few. Each row has value, se (standard error) and unit. Raises UserError,
+    and writes nothing, at what cannot be measured.
 
         ds.evaluate(run_dir, metrics=["val_loss", "fid"], n=4096)
     """
@@ -192,9 +183,7 @@ def evaluate(
     known = [f.name for f in fields(Evaluation)]
     for name in how:
         if name not in known:
-            raise UserError(
-                f"evaluate: there is no option {name!r}{nearest(name, known)}; choose of: {', '.join(known)}"
-            )
+            raise UserError(f"evaluate: unknown option {name!r}{nearest(name, known)}; choose of: {', '.join(known)}")
     asked = read_run(RunPaths(run_dir).run).evaluation
     if "n" in how:
         how = {"few": False} | how  # The study's consent to few images is for its own n.
@@ -204,31 +193,28 @@ def evaluate(
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise UserError(f"--dataset {twice}: given twice; name each data set once")
     files = dict(text.split("=", 1) for text in datasets if "=" in text)
-    more = {"ema": ema, "seed": seed, "batch_size": batch_size, "samples": samples}
 
-    from .evaluate.run import evaluate as measure
+    from .evaluate.run import evaluate as measure  # Loads torch, which a mistake above need not wait for.
     from .evaluate.settings import Settings
 
-    given = {name: value for name, value in more.items() if value is not None}
-    measured = measure(run_dir, Settings(chosen, tuple(labels), files, **given))
+    few = 16 if samples is None else samples
+    measured = measure(run_dir, Settings(chosen, tuple(labels), files, seed, batch_size, few, ema))
     shown = ("dataset", "metric", "value", "se", "unit", "n")
-    rows = tuple(
-        {name: getattr(r, name) for name in (*shown, "seed", "settings", "wall_s", "evaluations")}
-        for r in measured.results
-    )
+    columns = (*shown, "seed", "settings", "wall_s", "evaluations")
+    rows = tuple({name: getattr(result, name) for name in columns} for result in measured.results)
     title = f"{measured.run.run_id}: {len(rows)} results, {measured.samples} samples"
-    return Measurements(title, rows, shown, text=measured.summary() if measured.first else "")
+    return Rows(title, rows, shown, text=measured.summary())
 
 
 @dataclass(frozen=True, repr=False)
 class Study:
-    """A study directory, as `ditscale plan` made it.
+    """A study directory, as `ditscale plan` made it. settings: the content of study.yaml.
 
-    study = ds.Study.open("my-study"); study.laws().summary()
+    study = ds.Study.open("my-study"); print(study.laws().summary())
     """
 
     root: Path
-    settings: config.Study = field(compare=False)
+    settings: StudySettings
 
     @classmethod
     def open(cls, root: Path | str) -> Study:
@@ -239,16 +225,16 @@ class Study:
 
     @property
     def paths(self) -> StudyPaths:
-        """Every file of the study."""
+        """Every file of the study: `study.paths.table`."""
         return StudyPaths(self.root)
 
     def __repr__(self) -> str:
         names = ("table", "laws", "forecast", "verdict", "rates", "report")
-        there = [p.name for p in (getattr(self.paths, name) for name in names) if p.exists()]
+        found = [at.name for at in (getattr(self.paths, name) for name in names) if at.exists()]
         budgets = ", ".join(map(units.compact, self.settings.budgets))
         return (
             f"Study {self.settings.name} in {self.root}\n{len(self.paths.run_dirs())} runs planned; design "
-            f"{self.settings.design.name}; budgets {budgets} FLOPs\nholds {', '.join(there) or 'no results yet'}"
+            f"{self.settings.design.name}; budgets {budgets} FLOPs\nholds {', '.join(found) or 'no results yet'}"
         )
 
     def _repr_html_(self) -> str:
@@ -258,7 +244,7 @@ class Study:
         """The study's plan, as it stands; writes nothing: `study.plan().to_frame()`."""
         from .plan.rates import plan_runs
 
-        return _plan_of(self.settings, plan_runs(self.settings), self.root)
+        return _plan_of(self.settings, plan_runs(self.settings), str(self.root))
 
     def runs(self) -> Rows:
         """All planned runs, the probe too, with the directory of each: `study.runs()[0]["dir"]`."""
@@ -273,20 +259,20 @@ class Study:
         from .launch.monitor.status import table
 
         statuses = with_slurm(self.paths)
-        text = table(statuses, self.settings.cluster.peak_flops_per_s).splitlines()[-1]
+        text = table(statuses, self.settings.cluster.peak_flops_per_s)
         columns = ("run_id", "state", "images", "loss", "images_per_s", "eta_s")
-        return Rows(text, tuple(map(status_row, statuses)), columns)
+        return Rows(text.splitlines()[-1], tuple(map(status_row, statuses)), columns, text=text)
 
     def collect(self) -> Rows:
-        """Read every finished run into study.h5 and study.csv; notes say what is left out and why: `study.collect()`."""
+        """Collect finished runs into study.h5 and study.csv; notes list the runs left out: `study.collect()`."""
         from .collect.table import collect
 
         found = collect(self.root)
         title, *notes = found.summary().splitlines()
         columns = ("run_id", "role", "budget_flops", "n_params", "n_tokens", "loss")
-        return Rows(title, found.rows, columns, tuple(line.strip() for line in notes))
+        return Rows(title, found.rows, columns, tuple(notes), found.summary())
 
-    def table(self, metric: str = "loss", **how: Any) -> laws.Table:
+    def table(self, metric: str = "loss", **how: Any) -> Table:
         """The table that laws are fitted to; collects first where there is no study.h5. Options as of `ds.read_table`:
         `study.table("fid")`."""
         from .laws import read_table
@@ -295,14 +281,14 @@ class Study:
             self.collect()
         return read_table(self.root, metric, **how)
 
-    def laws(self, metric: str = "loss", **how: Any) -> laws.Laws:
+    def laws(self, metric: str = "loss", **how: Any) -> Laws:
         """The laws fitted to the study, at the probe's budget too. Options as of `ds.fit`; writes nothing:
         `study.laws(bootstrap=200)`."""
         from .laws import fit
 
         return fit(self.table(metric), **{"targets": (units.compact(self.settings.probe_budget),)} | how)
 
-    def forecast(self, budget: float | str | None = None) -> laws.Forecast:
+    def forecast(self, budget: float | str | None = None) -> Forecast:
         """The sealed forecast, or before there is one, or at another budget (FLOPs), a new one, which is not sealed:
         `study.forecast("1.5e21")`. `ditscale forecast DIR` seals."""
         from .laws import forecast, load_forecast
@@ -318,9 +304,7 @@ class Study:
         return write_report(self.root)
 
 
-def _plan_of(study: config.Study, planned: Any, root: Path | None) -> Plan:
-    from dataclasses import asdict
-
+def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:
     from .plan.grid import table
 
     rows = tuple(_row(run) for run in planned.runs)
@@ -332,18 +316,15 @@ def _plan_of(study: config.Study, planned: Any, root: Path | None) -> Plan:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    names = (
-        "run_id", "role", "budget_flops", "achieved_flops", "width", "depth", "seed", "n_params", "n_images", "n_tokens",
-        "steps", "lr", "within",
-    )  # fmt: skip
-    return {name: getattr(run, name) for name in names}
+    names = "run_id role budget_flops achieved_flops width depth seed n_params n_images n_tokens steps lr within"
+    return {name: getattr(run, name) for name in names.split()}
 
 
 def status_row(status: RunStatus) -> dict[str, Any]:
     """One run of `ditscale status --json`."""
-    names = ("state", "images", "loss", "images_per_s", "eta_s", "attempt", "job", "host", "reason")
+    names = "state images loss images_per_s eta_s attempt job host reason"
     whole = {"run_id": status.run.run_id, "n_images": status.run.n_images}
-    return whole | {name: getattr(status, name) for name in names}
+    return whole | {name: getattr(status, name) for name in names.split()}
 
 
 def _cell(value: Any) -> str:

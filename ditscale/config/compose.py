@@ -80,6 +80,11 @@ def _hydra_line(error: Exception, overrides: list[str]) -> str:
     from omegaconf.errors import MissingMandatoryValue
 
     text = str(error)
+    nameless = [o for o in overrides if not _key(o)]
+    if nameless or "override_grammar" in text:
+        candidates = [*nameless, getattr(error, "override", None), *(o for o in overrides if o in text)]
+        override = next(filter(None, candidates), "one of the settings")
+        return f"{override.lstrip('+')}: write KEY=VALUE, and close every bracket and quote, as in seeds=[0,1]"
     group = next((_key(o) for o in overrides if f"'{_key(o)}/" in text), None)
     if "Could not find" in text and group:
         known = sorted(p.stem for p in (configs_dir() / group).glob("*.yaml"))

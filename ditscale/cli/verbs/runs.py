@@ -130,13 +130,14 @@ def doctor(options: Options) -> Report:
     from ...plan.study import read_study
 
     configs = path(options.configs)
+    study, cluster = None, Cluster()
     if StudyPaths(options.dir).study.is_file():
-        planned = read_study(options.dir)
-        cluster = changed(planned.cluster, options.settings, configs)
-    else:
-        planned = compose(options.settings, configs) if options.settings else None
-        cluster = planned.cluster if planned else Cluster()
-    findings = examine(Path(options.dir), cluster, files_of(planned) if planned else [], options.job)
+        study = read_study(options.dir)
+        cluster = changed(study.cluster, options.settings, configs)
+    elif options.settings:
+        study = compose(options.settings, configs)
+        cluster = study.cluster
+    findings = examine(Path(options.dir), cluster, files_of(study) if study else [], options.job)
     text = "\n".join(map(str, findings))
     return Report(text, [asdict(f) for f in findings], int(any(f.level == "bad" for f in findings)))
 
@@ -187,8 +188,9 @@ def run(options: Options) -> Report:
     flag("--few", "allow FID with fewer than 2048 images"),
     examples=[f"ditscale evaluate {RUN}", f"ditscale evaluate {RUN} --metrics vlb,fid --guidance 1"],
 )  # fmt: skip
-def evaluate(options: Options) -> Report:
+def evaluate(options: Options) -> Report | None:
     from ... import units
+    from ...process import this_process
     from ...study import evaluate as measure
 
     given: dict[str, Any] = {}
@@ -204,4 +206,4 @@ def evaluate(options: Options) -> Report:
             given[name] = value
     metrics = joined([options.metrics]) if options.metrics else None
     measured = measure(options.run_dir, metrics, datasets=options.dataset, **given)
-    return Report(measured.summary(), measured.to_dict())
+    return Report(measured.summary(), measured.to_dict()) if this_process().first else None

@@ -73,8 +73,8 @@ def report(options: Options) -> Report:
 
 
 @verb(
-    "Dry-run a study end to end. Simulates losses, injects faults, then verifies that no run was lost; the rehearsal is "
-    "a study of its own in DIR/rehearsal.",
+    "Dry-run a study end to end. Simulates losses, injects faults, then verifies that no run was lost. "
+    "The rehearsal is a study of its own in DIR/rehearsal.",
     positional("dir", "DIR", "planned study, or a new directory where the settings plan one", complete="directory"),
     option("--faults", "SHARE", "share of the runs to kill, stop, requeue or damage", default="0.2"),
     option("--nodes", "N", "nodes to kill, and the controller once; on the cluster of slurm/local (default: 1)"),
