@@ -23,7 +23,7 @@ def _parser(shtab: Any) -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB")
     complete = {"file": shtab.FILE, "directory": shtab.DIRECTORY}
     for verb in VERBS.values():
-        sub = verbs.add_parser(verb.name, help=_plain(verb.summary), description=_plain(verb.summary), add_help=False)
+        sub = verbs.add_parser(verb.name, help=_plain(verb.headline), add_help=False)
         for a in verb.arguments:
             action = sub.add_argument(*a.names, **_keywords(a))
             if a.complete:

@@ -41,7 +41,7 @@ def overview() -> str:
     """Every verb in a line."""
     lines = ["usage: ditscale VERB ...", "", INTRODUCTION]
     for title, verbs in grouped():
-        lines += ["", f"{title}:", *_columns((v.name, v.summary.split(". ")[0].rstrip(".")) for v in verbs)]
+        lines += ["", f"{title}:", *_columns((v.name, v.headline) for v in verbs)]
     lines += ["", "Topics:", *_columns((name, about) for name, (about, _) in TOPICS.items())]
     lines += ["", "First steps:", *(f"    {words:<39}# {what}" for words, what in FIRST_STEPS)]
     return "\n".join([*lines, "", "`ditscale help VERB` explains a verb; `ditscale --version` prints the version."])

@@ -115,6 +115,11 @@ class Verb:
         return [a for a in self.arguments if a.is_option]
 
     @property
+    def headline(self) -> str:
+        """The first sentence of the summary."""
+        return self.summary.split(". ")[0].rstrip(".")
+
+    @property
     def usage(self) -> str:
         """'ditscale plan [DIR] [KEY=VALUE ...] [options]'."""
         forms = {"": "{}", "?": "[{}]", "+": "{} ...", "*": "[{} ...]"}
