@@ -98,8 +98,8 @@ class Plan(Rows):
 
 @dataclass(frozen=True)
 class Trained:
-    """How an attempt at a run ended. state: "finished", "stopped" (train again to resume) or "diverged". images: those
-    trained on. loss: on the validation triples, None before the end. reason: why the run did not finish."""
+    """How an attempt at a run ended. state: "finished", "stopped" (train again to resume) or "diverged". images and
+    loss: as `Study.status` has them; of a finished run, the validation loss. reason: why the run did not finish."""
 
     run_id: str
     state: str

@@ -75,18 +75,13 @@ def test_docstrings_and_annotations(name, what):
     doc = inspect.getdoc(what) or ""
     short = name.rpartition(".")[2]
     assert len(doc.splitlines()[0]) > 20, "the first line says what it does"
-    if short != "UserError":
-        assert re.search(rf"\b{short}\b\W", doc) and re.search(r"ds\.|study\.|=|\(", doc), "an example"
+    if name != "UserError":
+        assert re.search(rf"\b{short}[.(\[]" if short != "paths" else "study.paths", doc), "a line of use"
     if callable(what) and not inspect.isclass(what):
         signature = inspect.signature(what)
         assert signature.return_annotation is not inspect.Signature.empty
         given = [p for p in signature.parameters.values() if p.name not in ("self", "cls")]
         assert not [p.name for p in given if p.annotation is p.empty]
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name[0].islower()])
-def test_an_example_of_use_in_each_docstring(name):
-    assert f"ds.{name}(" in inspect.getdoc(getattr(ds, name))
 
 
 def test_errors_are_one_line(tmp_path):
@@ -166,9 +161,9 @@ def test_html_is_escaped():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A study of six small runs, trained in this process as a notebook would; and what `progress` was told."""
+    """A study of three small runs, trained in this process as a notebook would; and what `progress` was told."""
     root, seen = tmp_path_factory.mktemp("api") / "s", []
-    ds.plan(*TINY, dir=root)
+    ds.plan(*TINY, "budgets=[2.5e9]", dir=root)
     for run in ds.Study.open(root).runs():
         result = ds.train(run["dir"], progress=seen.append)
         assert result.run_id == run["run_id"] and result.state == "finished" and result.images == run["n_images"]
@@ -178,7 +173,7 @@ def trained(tmp_path_factory):
 
 def test_training_in_a_notebook(trained, capsys):
     root, seen = trained
-    assert len(seen) >= 6 and {"run_id", "state", "images", "loss", "eta_s"} <= seen[-1].keys()
+    assert len(seen) >= 3 and {"run_id", "state", "images", "loss", "eta_s"} <= seen[-1].keys()
     assert seen[-1]["state"] == "finished"
     run = ds.Study.open(root).runs()[0]
     assert ds.train(run["dir"]).state == "finished"  # again: nothing to do
@@ -205,7 +200,7 @@ def test_a_stop_is_a_result(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)  # as the stop button of a notebook does
 
     result = ds.train(run["dir"], progress=stop)
-    assert result.state == "stopped" and 0 < result.images < plan[0]["n_images"] and result.loss is None
+    assert result.state == "stopped" and 0 < result.images < plan[0]["n_images"]
     assert "resume" in result.reason or "goes on" in result.reason
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
@@ -213,13 +208,13 @@ def test_a_stop_is_a_result(tmp_path):
 def test_a_study_in_a_notebook(trained, capsys):
     root, _ = trained
     study = ds.Study.open(root)
-    assert "6 runs planned" in shown_study(study) and "holds no results yet" in repr(study)
-    assert len(study.runs()) == 6 and shown(study.runs()) and all(Path(r["dir"]).is_dir() for r in study.runs())
+    assert "3 runs planned" in shown_study(study) and "holds no results yet" in repr(study)
+    assert len(study.runs()) == 3 and shown(study.runs()) and all(Path(r["dir"]).is_dir() for r in study.runs())
     status = study.status()
-    assert shown(status).startswith("6 finished") and {row["state"] for row in status} == {"finished"}
+    assert shown(status).startswith("3 finished") and {row["state"] for row in status} == {"finished"}
     table = study.table()  # collects, since there is no study.h5 yet
-    assert len(table.loss) == 6 and (root / "study.h5").exists()
-    assert "6 runs collected, 0 left out" in shown(study.collect())
+    assert len(table.loss) == 3 and (root / "study.h5").exists()
+    assert "3 runs collected, 0 left out" in shown(study.collect())
     laws = study.laws(bootstrap=0)
     assert list(laws.predictions) == ["4e10"] and not (root / "laws.json").exists()
     assert study.report() == root / "report" / "index.html" and study.report().exists()
@@ -274,6 +269,7 @@ def test_laws_of_a_table(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_messages_go_to_the_log(tmp_path, capsys, caplog):
     """Nothing outside cli/ prints; what is worth saying is in the log."""
     from ditscale import pipeline
