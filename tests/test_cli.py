@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from ditscale import cli
-from ditscale.cli import help as cli_help
 from ditscale.cli.parse import find, parse
 from ditscale.cli.verb import VERBS, Report
 
@@ -79,7 +78,7 @@ def test_the_reference_is_current(ditscale):
         [sys.executable, "-m", "ditscale.cli.reference"], env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True,
     )  # fmt: skip
-    assert done.stdout == cli_help.markdown() == (ROOT / "docs" / "cli.md").read_text(), "docs/cli.md is old"
+    assert done.stdout == (ROOT / "docs" / "cli.md").read_text(), "docs/cli.md is old"
 
 
 EXAMPLES = [(name, line) for name in FIRST_NAMES for line in VERBS[name].examples]

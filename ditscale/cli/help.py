@@ -1,4 +1,4 @@
-"""What `ditscale help` prints, and the same as Markdown for docs/cli.md."""
+"""What `ditscale help` prints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable
 
 from ..errors import UserError, nearest
-from .verb import COMMON, JSON, VERBS, Argument, Verb
+from .verb import VERBS, Argument, Verb
 
 EXIT_CODES = {
     0: "success",
@@ -123,43 +123,3 @@ def _columns(rows: Iterable[tuple[str, str]]) -> list[str]:
             name = ""
         lines += [f"    {word:<{left}}{part}".rstrip() for word, part in zip([name] + [""] * len(parts), parts)]
     return lines
-
-
-# ------------------------------------------------------------------------------------------------------------ Markdown
-
-
-def markdown() -> str:
-    """docs/cli.md."""
-    out = [
-        "# The command line",
-        "Written by `python -m ditscale.cli.reference > docs/cli.md` from the same declarations as `ditscale help`. "
-        "Options may stand before, between and after other arguments.",
-        "## Exit codes",
-        _table(("code", "meaning"), ((str(code), meaning) for code, meaning in EXIT_CODES.items())),
-        "## Options of every verb",
-        _table(("option", "meaning"), ((f"`{a.usage}`", a.help) for a in COMMON)),
-        "Every verb that reports also has `--json`. Standard output is then one JSON value and nothing else (with "
-        "`--watch`, one in each line); messages go to standard error.",
-        "## Completion",
-        "    source <(ditscale completion bash)                                      # in ~/.bashrc\n"
-        "    ditscale completion zsh > ~/.zfunc/_ditscale                            # a directory of $fpath\n"
-        "    ditscale completion fish > ~/.config/fish/completions/ditscale.fish",
-    ]
-    for title, verbs in grouped():
-        out.append(f"## {title}")
-        for v in verbs:
-            out += [f"### {v.name}", v.summary, f"    {v.usage}"]
-            own = [a for a in v.arguments if a not in (JSON, *COMMON)]
-            if own:
-                out.append(_table(("argument", "meaning"), ((f"`{a.usage}`", _described(a)) for a in own)))
-            out.append("\n".join(f"    {line}" for line in v.examples))
-    return "\n\n".join(out) + "\n"
-
-
-def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
-    cells = [head, ("---", "---"), *((_cell(a), _cell(b)) for a, b in rows)]
-    return "\n".join(f"| {left} | {right} |" for left, right in cells)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -13,10 +13,10 @@ import tempfile
 import traceback
 
 import ditscale.model.projection as projection
-import ditscale.train.gradient_accumulation as microbatch
-import ditscale.train.loop as loop
 from ditscale.errors import UserError
 from ditscale.rundir.outcomes import Diverged, Stopped
+from ditscale.train import gradient_accumulation as microbatch
+from ditscale.train import loop
 
 
 def rank(job: dict, number: int, log) -> int:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ... import units
 from ...errors import UserError, command
+from ...naming import StudyPaths
 from ..tables import columns_of, forecast_file, is_table, named_tables, of_tables_only, read
 from ..verb import Argument, Options, Report, flag, option, positional, verb
 
 TABLE = positional("table", "DIR|TABLE", "study directory, or a CSV or HDF5 table of runs", complete="file")
 METRIC = option("--metric", "COLUMN", "column to fit, or a metric of `evaluate`: vlb, likelihood, fid", default="loss")
-COLUMNS = option(
-    "--columns", "OURS=THEIRS,...", "rename columns, for example n_params=size; may be repeated", count="*"
+COLUMNS = option("--columns", "OURS=THEIRS,...", "rename columns, as in n_params=size; may be repeated", count="*")
+RESAMPLES = ("auto", "pairs", "stratified", "residual")
+RESAMPLING = (
+    option("--bootstrap", "N", "bootstrap replicates for the intervals; 0 for none", default="1000"),
+    option("--seed", "N", "random seed for the bootstrap", default="0"),
 )
-SEED = option("--seed", "N", "random seed for the bootstrap", default="0")
-BOOTSTRAP = option("--bootstrap", "N", "bootstrap replicates for the intervals; 0 for none", default="1000")
-OBJECTIVE = option(
-    "--objective", "NAME", "loss function for the surface fit", default="huber", choices=("huber", "ls", "ls_log")
-)
+OBJECTIVES = ("huber", "ls", "ls_log")
+OBJECTIVE = option("--objective", "NAME", "loss function for the surface fit", "huber", choices=OBJECTIVES)
 
 
 def _reading(of: str = "") -> tuple[Argument, ...]:
@@ -27,11 +29,8 @@ def _reading(of: str = "") -> tuple[Argument, ...]:
         COLUMNS,
         option("--only", f"{of}COLUMN=VALUE", "rows to read: those with this value; may be repeated", count="*"),
         option("--exclude", f"{of}RUN=REASON", "run to leave out, listed with the reason; may be repeated", count="*"),
-        option(
-            "--kappa", "NUMBER", "factor in C = kappa N D: computes the one of N, D and C that a table lacks; "
-            "fit also holds the surface to it",
-        ),
-    )  # fmt: skip
+        option("--kappa", "NUMBER", "C / (N D): computes a missing one of N, D and C; `fit` also fixes it"),
+    )
 
 
 @verb(
@@ -39,14 +38,10 @@ def _reading(of: str = "") -> tuple[Argument, ...]:
     TABLE,
     option("--target", "FLOPS", "budget to predict at; may be repeated", count="*"),
     option("--interval", "KIND", "kind of 95 % interval", default="percentile", choices=("percentile", "bca")),
-    option(
-        "--resample", "WHAT", "what the bootstrap resamples", default="auto",
-        choices=("auto", "pairs", "stratified", "residual"),
-    ),
+    option("--resample", "WHAT", "what the bootstrap resamples", "auto", choices=RESAMPLES),
     flag("--robust", "robust parabola fits (resist outlier runs)"),
     OBJECTIVE,
-    BOOTSTRAP,
-    SEED,
+    *RESAMPLING,
     METRIC,
     *_reading(),
     examples=[
@@ -54,9 +49,8 @@ def _reading(of: str = "") -> tuple[Argument, ...]:
         "ditscale fit runs.csv --target 1.5e21",
         "ditscale fit my-study",
     ],
-)  # fmt: skip
+)
 def fit(options: Options) -> Report:
-    from ... import units
     from ...laws import fit
 
     for target in options.target:
@@ -72,7 +66,6 @@ def fit(options: Options) -> Report:
     )
     value = laws.to_dict()
     if Path(options.table).is_dir():
-        from ...naming import StudyPaths
         from ...pipeline import write_json
 
         write_json(StudyPaths(options.table).laws_of(laws.table.metric), value)
@@ -89,8 +82,6 @@ def fit(options: Options) -> Report:
     examples=["ditscale forecast runs.csv --budget 1.5e21", "ditscale forecast my-study"],
 )
 def forecast(options: Options) -> Report:
-    from ... import units
-
     budget = units.number(options.budget, "--budget", above=0) if options.budget else None
     if is_table(options.table):
         from ...laws import forecast, seal
@@ -147,14 +138,12 @@ def verdict(options: Options) -> Report:
     option("--against", "COLUMN", "second metric, of one table: its offset from the first, as of loss_coco from loss"),
     option("--target", "FLOPS", "budget to compare losses at (default: twice the largest budget)"),
     OBJECTIVE,
-    BOOTSTRAP,
-    SEED,
+    *RESAMPLING,
     METRIC,
     *_reading("[NAME:]"),
     examples=["ditscale compare runs.csv same=runs.csv --bootstrap 200", "ditscale compare a=study-a b=study-b"],
 )
 def compare(options: Options) -> Report:
-    from ... import units
     from ...laws import compare, fit_offset
 
     named = named_tables(options.tables)
@@ -183,12 +172,10 @@ def compare(options: Options) -> Report:
         complete="file",
     ),
     COLUMNS,
-    BOOTSTRAP,
-    SEED,
+    *RESAMPLING,
     examples=["ditscale rates my-study"],
 )  # fmt: skip
 def rates(options: Options) -> Report:
-    from ... import units
     from ...laws import fit_rates, read_trials
 
     replicates, seed = _replicates(options), units.whole(options.seed, "--seed", low=0)
@@ -204,15 +191,11 @@ def rates(options: Options) -> Report:
 
 
 def _fitting(options: Options) -> dict[str, Any]:
-    from ... import units
-
     seed = units.whole(options.seed, "--seed", low=0)
     return {"objective": options.objective, "bootstrap": _replicates(options), "seed": seed}
 
 
 def _replicates(options: Options) -> int:
-    from ... import units
-
     replicates = units.whole(options.bootstrap, "--bootstrap", low=0, high=100_000)
     if 0 < replicates < 40:  # A 95 % interval takes 40 replicates or more.
         raise UserError(f"--bootstrap: {replicates} is too small for 95 % intervals; at least 40, or 0 for none")

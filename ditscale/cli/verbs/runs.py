@@ -10,7 +10,10 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from ... import units
 from ...errors import UserError, command
+from ...logs import log
+from ...naming import RunPaths, StudyPaths
 from ..parse import joined, path
 from ..verb import DIR, RUN_DIR, SETTINGS, Options, Report, flag, option, positional, verb
 from .studies import progress
@@ -30,8 +33,6 @@ MOST = {"n": 10**8, "samples": 10**4, "batch_size": 10**6, "probes": 10**4, "ste
     examples=["ditscale launch my-study", "ditscale launch my-study cluster=slurm cluster.partition=gpu"],
 )
 def launch(options: Options) -> Report:
-    from ...logs import log
-    from ...naming import StudyPaths
     from ...pipeline import launch_study
     from ...plan.study import gone
 
@@ -79,7 +80,6 @@ def _cluster(options: Options) -> Cluster:
 def status(options: Options) -> Iterator[Report]:
     from ...launch.monitor.slurm_status import with_slurm
     from ...launch.monitor.status import DONE, RunStatus, table
-    from ...naming import StudyPaths
     from ...plan.study import gone, read_study
     from ...study import status_row
 
@@ -108,12 +108,11 @@ def status(options: Options) -> Iterator[Report]:
 )
 def cancel(options: Options) -> Report:
     from ...launch.cancel import cancel
-    from ...naming import StudyPaths
     from ...plan.study import read_study
 
     read_study(options.dir)
     text = cancel(StudyPaths(options.dir))
-    return Report(text, {"cancelled": text})
+    return Report(text, {"message": text})
 
 
 @verb(
@@ -126,7 +125,6 @@ def cancel(options: Options) -> Report:
 def doctor(options: Options) -> Report:
     from ...config import Cluster, changed, compose
     from ...launch.doctor.examine import examine, files_of
-    from ...naming import StudyPaths
     from ...plan.study import read_study
 
     configs = path(options.configs)
@@ -149,7 +147,6 @@ def doctor(options: Options) -> Report:
 )
 def run(options: Options) -> Report:
     from ...launch.job.execute import run as train
-    from ...naming import RunPaths
     from ...rundir.outcomes import RankLost, Stopped
 
     at = RunPaths(options.run_dir)
@@ -189,7 +186,6 @@ def run(options: Options) -> Report:
     examples=[f"ditscale evaluate {RUN}", f"ditscale evaluate {RUN} --metrics vlb,fid --guidance 1"],
 )  # fmt: skip
 def evaluate(options: Options) -> Report | None:
-    from ... import units
     from ...process import this_process
     from ...study import evaluate as measure
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
+from ... import units
 from ...errors import UserError, command
+from ...naming import StudyPaths
 from ..parse import path
 from ..verb import DIR, SETTINGS, Options, Report, flag, option, positional, verb
 
@@ -85,7 +88,6 @@ def report(options: Options) -> Report:
     examples=["ditscale rehearse my-study study=mini"],
 )
 def rehearse(options: Options) -> Report:
-    from ... import units
     from ...rehearsal.rehearse import rehearse
 
     account = rehearse(
@@ -107,7 +109,6 @@ def _to_rehearse(options: Options) -> Any:
     """The study of a directory, planned there when the settings say more than a cluster. A cluster given for a planned
     study is used by the rehearsal alone."""
     from ...config import about_cluster, changed
-    from ...naming import StudyPaths
     from ...pipeline import plan_study
     from ...plan.study import read_study
 
@@ -123,8 +124,6 @@ def _to_rehearse(options: Options) -> Any:
 
 def progress(options: Options) -> Any:
     """What shows the progress of a launch: a block redrawn on a terminal, else a line now and then; None if quiet."""
-    import sys
-
     from ...launch.monitor.progress import Progress
 
     return None if options.quiet else lambda workers, flops: Progress(workers, flops, sys.stdout).show
