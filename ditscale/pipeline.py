@@ -29,7 +29,7 @@ Progress = Callable[[int, float], Callable[..., None]]
 
 
 @dataclass(frozen=True)
-class Ended:
+class Outcome:
     """How a launch or a whole study ended.
 
     status: "complete", "failed" (runs that can be fixed did) or "no law". unfinished: run_id, state and reason of runs
@@ -74,7 +74,7 @@ def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | N
     return paths, planned
 
 
-def launch_study(root: Path | str, role: str | None = None, progress: Progress | None = None) -> Ended:
+def launch_study(root: Path | str, role: str | None = None, progress: Progress | None = None) -> Outcome:
     """Train what is missing, here or as Slurm jobs, and wait for it: the grid, and the probe once it is planned."""
     from .launch.backends.local import workers
     from .launch.job.gpus import gpus
@@ -94,7 +94,7 @@ def launch_study(root: Path | str, role: str | None = None, progress: Progress |
         show(statuses, last=True)
         unfinished += [s for s in statuses if s.run.role == each and s.state != "finished"]
     rows = tuple({"run_id": s.run.run_id, "state": s.state, "reason": s.reason} for s in unfinished)
-    return Ended("failed" if any(s.state != "diverged" for s in unfinished) else "complete", rows)
+    return Outcome("failed" if any(s.state != "diverged" for s in unfinished) else "complete", rows)
 
 
 def fit_sweep(root: Path | str, bootstrap: int = 1000, seed: int = 0) -> RateLaw:
@@ -139,14 +139,14 @@ def give_verdict(root: Path | str) -> Verdict:
     if not (table.role == "probe").any():
         state = excluded.get(plan_probe(study, sealed.n_params.value).run_id, "not planned")
         raise UserError(f"{root}: the probe has no measured loss yet ({state}); {command('launch', root)} trains it")
-    given = verdict(sealed, table)
-    write_json(paths.verdict, given.to_dict())
-    return given
+    result = verdict(sealed, table)
+    write_json(paths.verdict, result.to_dict())
+    return result
 
 
 def whole_study(
     root: Path | str, settings: Sequence[str] = (), configs: Path | None = None, progress: Progress | None = None
-) -> Ended:
+) -> Outcome:
     """Plan, launch, collect, fit, forecast, probe, verdict, report. Raises UserError at the first step that cannot."""
     from .collect.table import collect
     from .laws import fit, read_table
@@ -160,7 +160,7 @@ def whole_study(
     )
     for cell in planned.dropped:
         log.info(f"dropped: budget {units.compact(cell.budget_flops)}, width {cell.width}: {cell.reason}")
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     diverged: tuple[dict[str, str], ...] = ()
     for role in ("grid", "rate"):
         if any(run.role == role for run in planned.runs):
@@ -169,22 +169,22 @@ def whole_study(
                 return launched
             diverged += launched.unfinished
     if any(run.role == "rate" for run in planned.runs):
-        found["rates"] = _logged(fit_sweep(root))
+        results["rates"] = _logged(fit_sweep(root))
     log.info(collect(root).summary())
     laws = fit(read_table(root), targets=(units.compact(study.probe_budget),))
-    found["laws"] = _logged(laws)
-    write_json(paths.laws, found["laws"])
+    results["laws"] = _logged(laws)
+    write_json(paths.laws, results["laws"])
     if not laws.given:
-        return Ended("no law", diverged, found, str(write_report(root)))
+        return Outcome("no law", diverged, results, str(write_report(root)))
     sealed, probe = seal_forecast(root)
-    found["forecast"] = _logged(sealed)
+    results["forecast"] = _logged(sealed)
     log.info(f"probe {probe.run_id}: {units.count(probe.n_params)} parameters, {units.count(probe.n_images)} images")
     launched = launch_study(root, "probe", progress)
     if launched.exit_code:
-        return replace(launched, results=found)
-    found["verdict"] = _logged(give_verdict(root))
+        return replace(launched, results=results)
+    results["verdict"] = _logged(give_verdict(root))
     _draw_samples(paths, study)
-    return Ended("complete", diverged, found, str(write_report(root)))
+    return Outcome("complete", diverged, results, str(write_report(root)))
 
 
 def _logged(result: Any) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class Plan(Rows):
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """How an attempt at a run ended. state: "finished", "stopped" (train again to resume) or "diverged". images and
     loss: as `Study.status` has them; of a finished run, the validation loss. reason: why the run did not finish."""
 
@@ -128,7 +128,7 @@ def plan(*settings: str, dir: Path | str | None = None, configs: Path | str | No
     return _plan_of(Study.open(paths.root).settings, planned, str(paths.root))
 
 
-def train(run_dir: Path | str, progress: Callable[[dict[str, Any]], None] | None = None) -> Trained:
+def train(run_dir: Path | str, progress: Callable[[dict[str, Any]], None] | None = None) -> TrainingResult:
     """Train one run in this process, as `ditscale run` does; a run that was stopped resumes. Minutes to days.
 
     progress: called every two seconds, from a thread of its own, with the run's row of `Study.status` (state, images,
@@ -154,7 +154,7 @@ def train(run_dir: Path | str, progress: Callable[[dict[str, Any]], None] | None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     end = run_status(at, planned)
-    return Trained(planned.run_id, state, end.images, end.loss, reason)
+    return TrainingResult(planned.run_id, state, end.images, end.loss, reason)
 
 
 def evaluate(
@@ -184,11 +184,11 @@ def evaluate(
     for name in how:
         if name not in known:
             raise UserError(f"evaluate: unknown option {name!r}{nearest(name, known)}; choose of: {', '.join(known)}")
-    asked = read_run(RunPaths(run_dir).run).evaluation
+    defaults = read_run(RunPaths(run_dir).run).evaluation
     if "n" in how:
         how = {"few": False} | how  # The study's consent to few images is for its own n.
-    names = [metrics] if isinstance(metrics, str) else list(metrics or asked or ["val_loss"])
-    chosen = {name: replace(asked.get(name, Evaluation()), **how) for name in names}
+    chosen = [metrics] if isinstance(metrics, str) else list(metrics or defaults or ["val_loss"])
+    settings = {name: replace(defaults.get(name, Evaluation()), **how) for name in chosen}
     labels = [text.split("=", 1)[0] for text in datasets]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise UserError(f"--dataset {twice}: given twice; name each data set once")
@@ -197,20 +197,20 @@ def evaluate(
     from .evaluate.run import evaluate as measure  # Loads torch, which a mistake above need not wait for.
     from .evaluate.settings import Settings
 
-    few = 16 if samples is None else samples
-    measured = measure(run_dir, Settings(chosen, tuple(labels), files, seed, batch_size, few, ema))
-    shown = ("dataset", "metric", "value", "se", "unit", "n")
-    columns = (*shown, "seed", "settings", "wall_s", "evaluations")
-    rows = tuple({name: getattr(result, name) for name in columns} for result in measured.results)
-    title = f"{measured.run.run_id}: {len(rows)} results, {measured.samples} samples"
-    return Rows(title, rows, shown, text=measured.summary())
+    more = {} if samples is None else {"samples": samples}
+    measurement = measure(run_dir, Settings(settings, tuple(labels), files, seed, batch_size, ema=ema, **more))
+    columns = ("dataset", "metric", "value", "se", "unit", "n")
+    names = (*columns, "seed", "settings", "wall_s", "evaluations")
+    rows = tuple({name: getattr(result, name) for name in names} for result in measurement.results)
+    title = f"{measurement.run.run_id}: {len(rows)} results, {measurement.samples} samples"
+    return Rows(title, rows, columns, text=measurement.summary())
 
 
 @dataclass(frozen=True, repr=False)
 class Study:
-    """A study directory, as `ditscale plan` made it. settings: the content of study.yaml.
+    """A study directory, as `ditscale plan` writes it. settings: the content of study.yaml.
 
-    study = ds.Study.open("my-study"); print(study.laws().summary())
+    Opened by `study = ds.Study.open("my-study")`, it has `study.status()`, `study.laws()` and so on.
     """
 
     root: Path
@@ -230,11 +230,11 @@ class Study:
 
     def __repr__(self) -> str:
         names = ("table", "laws", "forecast", "verdict", "rates", "report")
-        found = [at.name for at in (getattr(self.paths, name) for name in names) if at.exists()]
+        there = [at.name for at in (getattr(self.paths, name) for name in names) if at.exists()]
         budgets = ", ".join(map(units.compact, self.settings.budgets))
         return (
             f"Study {self.settings.name} in {self.root}\n{len(self.paths.run_dirs())} runs planned; design "
-            f"{self.settings.design.name}; budgets {budgets} FLOPs\nholds {', '.join(found) or 'no results yet'}"
+            f"{self.settings.design.name}; budgets {budgets} FLOPs\nholds {', '.join(there) or 'no results yet'}"
         )
 
     def _repr_html_(self) -> str:
@@ -267,10 +267,10 @@ class Study:
         """Collect finished runs into study.h5 and study.csv; notes list the runs left out: `study.collect()`."""
         from .collect.table import collect
 
-        found = collect(self.root)
-        title, *notes = found.summary().splitlines()
+        collection = collect(self.root)
+        title, *notes = collection.summary().splitlines()
         columns = ("run_id", "role", "budget_flops", "n_params", "n_tokens", "loss")
-        return Rows(title, found.rows, columns, tuple(notes), found.summary())
+        return Rows(title, collection.rows, columns, tuple(notes), collection.summary())
 
     def table(self, metric: str = "loss", **how: Any) -> Table:
         """The table that laws are fitted to; collects first where there is no study.h5. Options as of `ds.read_table`:

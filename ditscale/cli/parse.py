@@ -40,10 +40,10 @@ def parse(verb: Verb, words: Sequence[str]) -> Options:
                 raise UserError(f"{verb.name}: {name} is a flag and takes no value; write {name} alone")
             values[known[name].name] = True
         else:
-            given = value if equals else next(rest, None)
-            if given is None or not equals and (given in known or given.startswith("--")):
+            text = value if equals else next(rest, None)
+            if text is None or not equals and (text in known or text.startswith("--")):
                 raise UserError(f"{verb.name}: {name} needs a value, as in {name} {known[name].metavar}; {_see(verb)}")
-            _set(values, known[name], [given])
+            _set(values, known[name], [text])
     if not values["help"]:
         _place(verb, positionals, values)
     return Options(**values)
@@ -62,15 +62,15 @@ def _place(verb: Verb, words: list[str], values: dict) -> None:
         raise UserError(f"{verb.name}: unexpected argument {words[0]!r}; it takes {takes}; {_see(verb)}")
 
 
-def _set(values: dict, a: Argument, given: list[str]) -> None:
-    for word in given:
+def _set(values: dict, a: Argument, words: list[str]) -> None:
+    for word in words:
         if a.choices and word not in a.choices:
             hint = nearest(word, a.choices, str)
             raise UserError(f"{a.usage}: {word!r} is not known{hint}; choose one of: {', '.join(a.choices)}")
     if a.count in ("+", "*"):
-        values[a.name] = values[a.name] + given
+        values[a.name] = values[a.name] + words
     else:
-        values[a.name] = given[0]
+        values[a.name] = words[0]
 
 
 def _see(verb: Verb) -> str:
@@ -86,7 +86,7 @@ def _is_number(word: str) -> bool:
 
 
 def path(text: str | None) -> Path | None:
-    """The path that an option names, if it was given."""
+    """The path that an option names, if any."""
     return Path(text) if text else None
 
 

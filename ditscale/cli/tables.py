@@ -88,9 +88,9 @@ def is_table(path: str) -> bool:
     return at.is_file() or not at.is_dir() and at.suffix in (".csv", ".tsv", ".txt", ".h5", ".hdf5")
 
 
-def forecast_file(table: str, given: str | None) -> Path:
+def forecast_file(table: str, out: str | None) -> Path:
     """The file of a table's forecast."""
-    return Path(given) if given else Path(table).with_name("forecast.json")
+    return Path(out) if out else Path(table).with_name("forecast.json")
 
 
 def of_tables_only(options: Options, *names: str) -> None:

@@ -20,7 +20,7 @@ class Options(SimpleNamespace):
 
 @dataclass(frozen=True)
 class Report:
-    """What a verb found: its text, the value that --json prints in its place, and the exit code."""
+    """The result of a verb: its text, the value that --json prints in its place, and the exit code."""
 
     text: str
     value: Any
@@ -54,7 +54,7 @@ class Argument:
 
     @property
     def initial(self) -> Any:
-        """The value of an argument that is not given."""
+        """The value of an argument that the command line does not name."""
         return [] if self.count in ("+", "*") else self.default if self.metavar else False
 
     @property

@@ -89,8 +89,8 @@ def forecast(options: Options) -> Report:
         if budget is None:
             again = command("forecast", options.table, "--budget", "1.5e21")
             raise UserError(f"forecast: name the budget of the run to forecast, as in {again}")
-        made = forecast(read(options.table, options), budget)
-        sealed = seal(forecast_file(options.table, options.out), made)
+        unsealed = forecast(read(options.table, options), budget)
+        sealed = seal(forecast_file(options.table, options.out), unsealed)
         advice = (
             f"train it at N = {units.count(sealed.n_params.value)}, D = {units.count(sealed.n_tokens.value)} tokens, "
             f"add its row (role probe) to the table, then {command('verdict', options.table)}"
@@ -123,13 +123,13 @@ def verdict(options: Options) -> Report:
         from ...laws import load_forecast, verdict
 
         sealed = load_forecast(forecast_file(options.table, options.forecast))
-        given = verdict(sealed, read(options.table, options, sealed.metric), options.run)
+        result = verdict(sealed, read(options.table, options, sealed.metric), options.run)
     else:
         from ...pipeline import give_verdict
 
         of_tables_only(options, "forecast", "run")
-        given = give_verdict(options.table)
-    return Report(given.summary(), given.to_dict())
+        result = give_verdict(options.table)
+    return Report(result.summary(), result.to_dict())
 
 
 @verb(
@@ -161,8 +161,8 @@ def compare(options: Options) -> Report:
         target = units.number(options.target, "--target", above=0)
     else:
         target = 2 * max(float(t.budget_flops.max()) for t in tables.values())
-    found = compare(tables, target, **_fitting(options))
-    return Report(found.summary(), found.to_dict(), 0 if any(pair.law for pair in found.pairs) else 3)
+    comparison = compare(tables, target, **_fitting(options))
+    return Report(comparison.summary(), comparison.to_dict(), 0 if any(pair.law for pair in comparison.pairs) else 3)
 
 
 @verb(

@@ -40,8 +40,8 @@ def launch(options: Options) -> Report:
     if lost := gone(paths, [at.name for at in paths.run_dirs()]):
         log.warning(lost)
     if cluster.name == "local":
-        ended = launch_study(options.dir, progress=progress(options))
-        return Report(ended.summary(), ended.to_dict(), ended.exit_code)
+        outcome = launch_study(options.dir, progress=progress(options))
+        return Report(outcome.summary(), outcome.to_dict(), outcome.exit_code)
     from ...launch.backends.slurm_array import launch as submit
 
     submitted = submit(paths, cluster)
@@ -189,17 +189,17 @@ def evaluate(options: Options) -> Report | None:
     from ...process import this_process
     from ...study import evaluate as measure
 
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name in ("n", "samples", "batch_size", "probes", "steps", "seed", "ema", "t_min", "tolerance", "guidance"):
         text, label = getattr(options, name), f"--{name.replace('_', '-')}"
         if text is not None:
             whole = name in MOST
-            given[name] = units.whole(text, label, high=MOST[name]) if whole else units.number(text, label)
-    if given.get("n") == 0:
+            values[name] = units.whole(text, label, high=MOST[name]) if whole else units.number(text, label)
+    if values.get("n") == 0:
         raise UserError("--n: 0 is too small; use 2 or more")
     for name in ("trace", "sampler", "extractor", "weights", "decoder", "few"):
         if value := getattr(options, name):
-            given[name] = value
+            values[name] = value
     metrics = joined([options.metrics]) if options.metrics else None
-    measured = measure(options.run_dir, metrics, datasets=options.dataset, **given)
-    return Report(measured.summary(), measured.to_dict()) if this_process().first else None
+    measurement = measure(options.run_dir, metrics, datasets=options.dataset, **values)
+    return Report(measurement.summary(), measurement.to_dict()) if this_process().first else None

@@ -1,4 +1,4 @@
-"""Verbs for a whole study: plan it, do it, collect and report what it found, rehearse it."""
+"""Verbs for a whole study: plan it, do it, collect and report what it collection, rehearse it."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def plan(options: Options) -> Report:
 def study(options: Options) -> Report:
     from ...pipeline import whole_study
 
-    ended = whole_study(options.dir, options.settings, path(options.configs), progress(options))
-    return Report(ended.summary(), ended.to_dict(), ended.exit_code)
+    outcome = whole_study(options.dir, options.settings, path(options.configs), progress(options))
+    return Report(outcome.summary(), outcome.to_dict(), outcome.exit_code)
 
 
 @verb(
@@ -57,10 +57,15 @@ def study(options: Options) -> Report:
 def collect(options: Options) -> Report:
     from ...collect.table import collect
 
-    found = collect(options.dir)
-    excluded = [{"run_id": run_id, "reason": reason} for run_id, reason in found.excluded]
-    value = {"rows": found.rows, "excluded": excluded, "notes": found.notes, "rehearsal": found.rehearsal}
-    return Report(found.summary(), value)
+    collection = collect(options.dir)
+    excluded = [{"run_id": run_id, "reason": reason} for run_id, reason in collection.excluded]
+    value = {
+        "rows": collection.rows,
+        "excluded": excluded,
+        "notes": collection.notes,
+        "rehearsal": collection.rehearsal,
+    }
+    return Report(collection.summary(), value)
 
 
 @verb(
