@@ -70,7 +70,11 @@ def _report(verb: Verb, options: Options) -> int:
     with contextlib.redirect_stdout(sys.stderr if as_json else out):
         reports = verb.run(options)
         for report in [reports] if isinstance(reports, Report) else reports or ():
-            text = json.dumps(_finite(report.value), allow_nan=False) if as_json else report.text
+            text = (
+                json.dumps(_finite(report.value), allow_nan=False, default=lambda number: number.item())
+                if as_json
+                else report.text
+            )
             if text:
                 print(text, file=out, flush=True)
             status = report.status

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable
 
 from ..errors import UserError, nearest
-from .verb import VERBS, Argument, Verb
+from .verb import VERBS, Verb
 
 EXIT_CODES = {
     0: "success",
@@ -52,7 +52,7 @@ def of_verb(verb: Verb) -> str:
     lines = [f"usage: {verb.usage}", "", *_wrapped(verb.summary)]
     for title, arguments in (("Arguments", verb.positionals), ("Options", verb.options)):
         if arguments:
-            lines += ["", f"{title}:", *_columns((a.usage, _described(a)) for a in arguments)]
+            lines += ["", f"{title}:", *_columns((a.usage, a.description) for a in arguments)]
     lines += ["", f"Example{'s' if len(verb.examples) > 1 else ''}:", *(f"    {line}" for line in verb.examples)]
     return "\n".join(lines)
 
@@ -96,11 +96,6 @@ TOPICS = {
     "settings": ("what KEY=VALUE may set", settings),
     "exit-codes": ("what the exit codes mean", exit_codes),
 }
-
-
-def _described(a: Argument) -> str:
-    choices = f"; one of: {', '.join(a.choices)}" if a.choices else ""
-    return f"{a.help}{choices}{a.description.removeprefix(a.help)}"
 
 
 def _width() -> int:

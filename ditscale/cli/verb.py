@@ -64,7 +64,9 @@ class Argument:
 
     @property
     def description(self) -> str:
-        return self.help + (f" (default: {self.default})" if self.default else "")
+        """'random seed (default: 0)'."""
+        choices = f"; one of: {', '.join(self.choices)}" if self.choices else ""
+        return self.help + choices + (f" (default: {self.default})" if self.default else "")
 
 
 def positional(name: str, metavar: str, help: str, count: str = "", **more: Any) -> Argument:

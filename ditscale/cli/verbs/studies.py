@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from ... import units
@@ -59,13 +59,7 @@ def collect(options: Options) -> Report:
 
     collection = collect(options.dir)
     excluded = [{"run_id": run_id, "reason": reason} for run_id, reason in collection.excluded]
-    value = {
-        "rows": collection.rows,
-        "excluded": excluded,
-        "notes": collection.notes,
-        "rehearsal": collection.rehearsal,
-    }
-    return Report(collection.summary(), value)
+    return Report(collection.summary(), asdict(collection) | {"excluded": excluded})
 
 
 @verb(
