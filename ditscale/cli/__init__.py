@@ -70,21 +70,18 @@ def _report(verb: Verb, options: Options) -> int:
     with contextlib.redirect_stdout(sys.stderr if as_json else out):
         reports = verb.run(options)
         for report in [reports] if isinstance(reports, Report) else reports or ():
-            text = (
-                json.dumps(_finite(report.value), allow_nan=False, default=lambda number: number.item())
-                if as_json
-                else report.text
-            )
+            text = json.dumps(_plain(report.value), allow_nan=False) if as_json else report.text
             if text:
                 print(text, file=out, flush=True)
             status = report.status
     return status
 
 
-def _finite(value: Any) -> Any:
-    """A value as JSON has it: NaN and infinity become null."""
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: numpy's numbers become Python's, NaN and infinity become null."""
     if isinstance(value, dict):
-        return {str(key): _finite(part) for key, part in value.items()}
+        return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
+        return [_plain(part) for part in value]
+    value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
