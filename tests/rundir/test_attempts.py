@@ -54,8 +54,7 @@ print(me.number)
 def test_numbers_go_up_and_only_one_gets_each(at):
     """Six processes race; each holds the run from its claim to its end, so the others wait for that."""
     command = [sys.executable, "-c", CLAIM.format(root=str(at.root))]
-    env = {**os.environ, "PYTHONPATH": os.getcwd()}
-    racing = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    racing = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
     numbers = sorted(int(process.communicate()[0]) for process in racing)
     assert numbers == [1, 2, 3, 4, 5, 6]
     assert [a.number for a in read_attempts(at)] == numbers and last_attempt(at).number == 6

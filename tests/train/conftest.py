@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 class Ranks:
     """A run in its ranks' processes. `pids`, by rank; `wait` returns [(exit status, output), ...]."""
@@ -48,7 +46,7 @@ class Ranks:
 
 @pytest.fixture(scope="session")
 def server():
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(__file__).with_name("forked.py"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         yield process
@@ -108,7 +106,7 @@ def start():
     """Start `ditscale run`, alone or on ranks of torchrun; returns the process."""
 
     def begin(run_dir, ranks=1):
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
         words = ["-m", "ditscale", "run", str(run_dir)]
         if ranks > 1:
             words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *words]

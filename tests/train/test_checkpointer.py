@@ -243,7 +243,7 @@ def test_out_of_memory_halves_the_micro_batch(one_run):
     """Under a real limit of the address space: the step is done, in smaller pieces, with the same gradient."""
     run_dir = one_run("widths=[64]", "budgets=[2e11]")
     command = [sys.executable, "-c", SHORT_OF_MEMORY, str(run_dir / "run.yaml")]
-    env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run([*command, "160"], capture_output=True, text=True, env=env)
     assert done.stdout.startswith("out of memory: going on with micro-batches of 512 images"), (
         done.stdout,

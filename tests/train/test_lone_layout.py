@@ -1,7 +1,7 @@
 """A large model alone on a CPU trains as one whose gradients lie in one buffer."""
 
-import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,9 +24,7 @@ INFINITE = 4  # the step whose batch is not finite, from 0
 @pytest.mark.parametrize("micro_batch", [0, 5])
 def test_as_in_one_buffer(one_run, monkeypatch, tmp_path, precision, micro_batch):
     run = read_run(one_run(f"recipe.precision={precision}", *MUP) / "run.yaml")
-    run = copy.copy(run)
-    object.__setattr__(run, "execution", copy.copy(run.execution))
-    object.__setattr__(run.execution, "micro_batch", micro_batch)
+    run = replace(run, execution=replace(run.execution, micro_batch=micro_batch))
     data, states, told = run.data, [], []
     draw = torch.Generator().manual_seed(0)
     batches = []

@@ -32,7 +32,7 @@ def copies(run_dir, names):
 
 
 def start(run_dir, **env):
-    variables = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", **env}
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **env}
     return subprocess.Popen(
         [sys.executable, "-m", "ditscale", "run", str(run_dir)],
         env=variables,
@@ -113,7 +113,7 @@ def test_under_torchrun(one_run, ditscale, content):
         "run",
         str(two),
     ]
-    env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(content(two)["loss"][:50], content(one)["loss"][:50], rtol=1e-5)
