@@ -2,13 +2,17 @@
 
 import ast
 import re
-from importlib.util import module_from_spec, spec_from_file_location
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+EXPLAINED = [path for path in DOCS if path.parent.name != "measured"]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
@@ -80,6 +84,25 @@ def test_architecture_names_functions_that_exist():
     assert not wrong
 
 
+def paragraphs(text: str) -> list[str]:
+    """Paragraphs and points of lists, as one line each; without code, tables, headings and addresses of links."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"^( {4}|#|\||!\[).*$", "", text, flags=re.MULTILINE)
+    points = re.sub(r"^ *([*-]|\d+\.) ", "\n", text, flags=re.MULTILINE)
+    return [" ".join(part.split()) for part in re.split(r"\n\s*\n", points) if part.strip()]
+
+
+@pytest.mark.parametrize("path", EXPLAINED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sentences_are_short(path):
+    """Nine of ten sentences have at most 28 words, and a paragraph has fewer than 90: CONTRIBUTING.md says so."""
+    whole = paragraphs(path.read_text())
+    sentences = [s for p in whole for s in re.split(r"(?<=[.!?])[*_)]*\s+(?=[A-Z0-9`*(])", p)]
+    long = [s for s in sentences if len(s.split()) > 28]
+    assert len(long) <= 0.1 * len(sentences), long
+    assert not [p for p in whole if len(p.split()) >= 90]
+
+
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links(path):
     """Relative links lead to files and to headings in them."""
@@ -93,3 +116,26 @@ def test_links(path):
         if not there.exists() or anchor and anchor not in anchors(there):
             wrong.append(link)
     assert not wrong
+
+
+def commands(path: Path) -> list[str]:
+    return [
+        line for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL) for line in block.splitlines()
+    ]
+
+
+def test_commands_of_the_readme_paste():
+    """They are whole: no placeholders, no comments, brackets quoted; tools, verbs and modules exist."""
+    lines = commands(ROOT / "README.md")
+    assert len(lines) > 15
+    help_text = subprocess.run([sys.executable, "-m", "ditscale", "--help"], capture_output=True, text=True).stdout
+    for line in lines:
+        assert not re.search(r"\.\.\.|<|#", line), line
+        assert not re.search(r"[\[\]*?]", re.sub(r"'[^']*'", "", line)), line
+        words = shlex.split(line)
+        if words[0].startswith("tools/"):
+            assert (ROOT / words[0]).is_file(), line
+        elif words[0] == "ditscale" and not words[1].startswith("--"):
+            assert re.search(rf"\b{words[1]}\b", help_text), line
+        elif words[:2] == ["python", "-m"]:
+            assert find_spec(words[2]), line
