@@ -118,15 +118,10 @@ def test_links(path):
     assert not wrong
 
 
-def commands(path: Path) -> list[str]:
-    return [
-        line for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL) for line in block.splitlines()
-    ]
-
-
 def test_commands_of_the_readme_paste():
     """They are whole: no placeholders, no comments, brackets quoted; tools, verbs and modules exist."""
-    lines = commands(ROOT / "README.md")
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
     assert len(lines) > 15
     help_text = subprocess.run([sys.executable, "-m", "ditscale", "--help"], capture_output=True, text=True).stdout
     for line in lines:
