@@ -104,8 +104,11 @@ def test_sentences_are_short(path):
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links(path):
-    """Relative links lead to files and to headings in them."""
+def test_links_and_files(path):
+    """Relative links lead to files and to headings in them. Files that are named with their folder exist, where the
+    folder is one of ours."""
+    named = [name for name in CODE.findall(path.read_text()) if "/" in name and FILE.fullmatch(name)]
+    assert not [name for name in named if resolved(name.split("/")[0]) and resolved(name) is None]
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     wrong = []
     for link in LINK.findall(text):
