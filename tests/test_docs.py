@@ -121,6 +121,19 @@ def test_links_and_files(path):
     assert not wrong
 
 
+def test_documents_that_the_source_mentions_exist():
+    sources = [path for at in ("ditscale", "configs", "tools", "slurm") for path in (ROOT / at).rglob("*")]
+    kinds = (".py", ".yaml", ".sbatch", ".sh", "")
+    texts = {path: path.read_text() for path in sources if path.is_file() and path.suffix in kinds}
+    wrong = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path, text in texts.items()
+        for name in re.findall(r"docs/[\w/-]+\.md", text)
+        if not (ROOT / name).is_file()
+    }
+    assert not wrong
+
+
 def test_commands_of_the_readme_paste():
     """They are whole: no placeholders, no comments, brackets quoted; tools, verbs and modules exist."""
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
