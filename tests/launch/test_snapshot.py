@@ -11,7 +11,7 @@ import pytest
 from ditscale.config import configs_dir
 from ditscale.errors import UserError
 from ditscale.launch import snapshot as module
-from ditscale.launch.backends.local import _importing_from
+from ditscale.launch.backends.preamble import importing_from
 from ditscale.launch.snapshot import snapshot
 
 
@@ -40,7 +40,7 @@ def test_the_copy_is_whole_and_is_what_gets_imported(tmp_path):
         "import ditscale; from ditscale.config import compose, configs_dir; compose(['study=paper']); "
         "print(ditscale.__file__); print(configs_dir())"
     )
-    with _importing_from(source, {}):  # even from the checkout itself
+    with importing_from(source, {}):  # even from the checkout itself
         env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         found = subprocess.run(
             [sys.executable, "-c", code], cwd=module.PACKAGE.parent, env=env, capture_output=True, text=True
@@ -148,7 +148,7 @@ def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
         (errno.ENOSPC, "(No space left on device); free space on the disk"),
         (errno.EACCES, "(Permission denied); make the place writable for you"),
         (errno.EROFS, "(Read-only file system); mount the disk for writing"),
-        (errno.EIO, "(Input/output error); see that the place can be written"),
+        (errno.EIO, "(Input/output error); check that the place can be written"),
     ):
         refused = OSError(number, os.strerror(number))
         with monkeypatch.context() as patch:
