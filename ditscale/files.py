@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 from pathlib import Path
-from typing import NoReturn
 
 from .errors import UserError
 from .logs import log
@@ -29,8 +28,7 @@ def write_text(path: Path, text: str, to_disk: bool = True):
 
 
 def write_bytes(path: Path, content: bytes, to_disk: bool = True):
-    """Write a file whole or not at all, over what is there: under another name first, then renamed. Raises UserError
-    on a full or read-only disk.
+    """Write a file whole or not at all, over what is there. Raises UserError on a full or read-only disk.
 
     to_disk: wait until the disk has it. False for what need not survive the machine: a busy disk takes 0.2 s for it.
     """
@@ -44,12 +42,11 @@ def write_bytes(path: Path, content: bytes, to_disk: bool = True):
 
 
 def write_once(path: Path, text: str, to_disk: bool = False):
-    """Create a file that does not exist yet. What exists is never overwritten, and no reader ever sees a part of the
-    file: it is written under another name and gets its own by a hard link or by a rename that never replaces. A file
-    system that has neither is named in a warning: there a reader may see the file while it is still empty.
+    """Create a file that does not exist yet. Nothing is ever overwritten, and no reader sees a part of the file: it gets
+    its name by a hard link or by a rename that never replaces. A warning says where the file system has neither: there
+    a reader may see the file while it is still empty.
 
-    to_disk: wait until the disk has it, and its name. Raises FileExistsError where the file exists, UserError on a
-    full or read-only disk.
+    Raises FileExistsError where the file exists, UserError on a full or read-only disk. to_disk: as in write_bytes.
     """
     beside = _beside(path)
     try:
@@ -86,32 +83,28 @@ def _fill(path: Path, content: bytes, to_disk: bool):
 
 
 def _linked(beside: Path, path: Path) -> bool:
-    """Give a file its name by a hard link; False where there are none. Raises FileExistsError where the name is
-    taken."""
+    """Give a file its name by a hard link; False where there are none. Raises FileExistsError where it is taken."""
     try:
         os.link(beside, path)
     except FileExistsError:
-        # NFS repeats a request whose answer was lost, and then refuses what has succeeded.
-        return beside.stat().st_nlink == 2 or _taken(path)
+        if beside.stat().st_nlink < 2:  # NFS repeats a request whose answer was lost, and then refuses what succeeded.
+            raise
     except OSError:
         return False
     return True
 
 
 def _renamed(beside: Path, path: Path) -> bool:
-    """Give a file its name by a rename that never replaces; False where there is none. Raises FileExistsError where
-    the name is taken."""
+    """The same by a rename that never replaces."""
     import ctypes
 
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is None:
+    names = (AT_FDCWD, os.fsencode(beside), AT_FDCWD, os.fsencode(path))
+    if renameat2 is None or renameat2(*names, RENAME_NOREPLACE):
+        if path.exists():
+            raise FileExistsError(path)
         return False
-    failed = renameat2(AT_FDCWD, os.fsencode(beside), AT_FDCWD, os.fsencode(path), RENAME_NOREPLACE)
-    return not failed or (ctypes.get_errno() == errno.EEXIST and _taken(path))
-
-
-def _taken(path: Path) -> NoReturn:
-    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(path))
+    return True
 
 
 def folder_to_disk(folder: Path):

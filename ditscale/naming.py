@@ -100,6 +100,9 @@ class RunPaths:
     def name(self) -> str:
         return self.root.name
 
+    def attempt(self, number: int) -> Path:
+        return self.attempts / f"{number:04d}.json"
+
 
 def _is_file(path: str) -> bool:
     """As os.path.isfile, but raises where nobody may look."""

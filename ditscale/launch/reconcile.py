@@ -3,7 +3,6 @@ what earlier launches left behind."""
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from contextlib import contextmanager
@@ -12,10 +11,11 @@ from typing import Any, Callable, Iterator
 
 from .. import slurm_client
 from ..errors import UserError
-from ..files import make_directory, unwritable
+from ..files import make_directory
 from ..logs import log
 from ..naming import StudyPaths
 from ..plan.run import Run
+from ..rundir.lock import LockHeld, RunLock
 from ..slurm_client import Job
 from .backends.submission import Submission, folder, read_all, write
 from .job.execute import execute
@@ -28,20 +28,17 @@ SETTLE_S = 10  # An sbatch whose launcher was killed has reached the controller 
 
 @contextmanager
 def only_launcher(paths: StudyPaths) -> Iterator[None]:
-    """Admit one launcher at a time to a study. Raises UserError for the second."""
+    """Admit one launcher at a time to a study. Raises UserError for the second. On a file system without locks, claims
+    still keep runs from being trained twice."""
     make_directory(paths.jobs)
     try:
-        file = open(paths.jobs / "lock", "w")
-    except OSError as error:
-        raise unwritable(paths.jobs, error) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{paths.root}: another launch is submitting this study; wait for it") from None
-        except OSError:
-            pass  # The file system has no locks; claims still keep runs from being trained twice.
+        lock = RunLock(paths.jobs / "lock")
+    except LockHeld:
+        raise UserError(f"{paths.root}: another launch is submitting this study; wait for it") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def missing_runs(paths: StudyPaths, among: Callable[[Run], bool]) -> list[Run]:

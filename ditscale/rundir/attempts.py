@@ -15,6 +15,7 @@ import re
 import socket
 import time
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from .. import slurm_client
@@ -60,7 +61,7 @@ def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
 
     Raises Busy while another attempt lives, and CrashLoop when attempts keep failing without progress.
     """
-    make_directory(_file(at, 0).parent)
+    make_directory(at.attempts)
     patience = time.monotonic() + LIVE_S
     while True:
         history = read_attempts(at)
@@ -69,7 +70,8 @@ def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
             if last.job and slurm_client.state(last.job) == "COMPLETING" and time.monotonic() < patience:
                 time.sleep(1)  # It was cancelled or requeued a moment ago, and is saving.
                 continue
-            raise Busy(f"{at.root}: {_who(last)} is running it; nothing to do")
+            who = f"job {last.job} on {last.node}" if last.job else f"process {last.pid} on {last.host}"
+            raise Busy(f"{at.root}: {who} is running it; nothing to do")
         me = _me((last.number if last else 0) + 1, _newest_checkpoint(at))
         _check_progress(at, history, me)
         try:
@@ -83,18 +85,16 @@ def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
             at.lock.unlink(missing_ok=True)
             continue
         try:
-            write_once(_file(at, me.number), json.dumps(asdict(me)))
+            write_once(at.attempt(me.number), json.dumps(asdict(me)))
+            return me, lock
         except FileExistsError:
             lock.release()
-            continue
-        return me, lock
 
 
 def _check_progress(at: RunPaths, history: list[Attempt], me: Attempt):
     """Raise CrashLoop when this job's last IDLE_ATTEMPTS attempts began at the same checkpoint as `me` would."""
-    idle = 0
-    while idle < len(history) and (history[-1 - idle].job, history[-1 - idle].checkpoint) == (me.job, me.checkpoint):
-        idle += 1
+    alike = takewhile(lambda a: (a.job, a.checkpoint) == (me.job, me.checkpoint), reversed(history))
+    idle = len(list(alike))
     if me.job and idle >= IDLE_ATTEMPTS:
         reached = f"checkpoint {me.checkpoint}" if me.checkpoint else "its first checkpoint"
         raise CrashLoop(
@@ -106,13 +106,13 @@ def _check_progress(at: RunPaths, history: list[Attempt], me: Attempt):
 def end(at: RunPaths, attempt: Attempt, state: str):
     """Write down how an attempt ended."""
     try:
-        write_text(_file(at, attempt.number), json.dumps(asdict(replace(attempt, ended=state))))
+        write_text(at.attempt(attempt.number), json.dumps(asdict(replace(attempt, ended=state))))
     except UserError:
         pass  # The disk is full, and the run itself has said so.
 
 
 def read_attempts(at: RunPaths) -> list[Attempt]:
-    """All attempts of a run that can be read, oldest first."""
+    """All attempts at a run, oldest first."""
     return [_read(at.attempts / name) for name in sorted(_names(at))]
 
 
@@ -137,14 +137,10 @@ def _read(path: Path) -> Attempt:
         return Attempt(int(path.stem), "", 0, "", "", 0, 1, 0.0, "")  # A kill or a full disk has cut it short.
 
 
-def _file(at: RunPaths, number: int) -> Path:
-    return at.attempts / f"{number:04d}.json"
-
-
 def _me(number: int, checkpoint: str) -> Attempt:
-    me = this_process()
-    host, pid, now = socket.gethostname(), os.getpid(), time.time()
-    return Attempt(number, me.job, me.restart, host, me.node, pid, me.world, now, checkpoint, me.gpus or "")
+    me, host = this_process(), socket.gethostname()
+    place = (me.job, me.restart, host, me.node, os.getpid(), me.world)
+    return Attempt(number, *place, time.time(), checkpoint, me.gpus or "")
 
 
 def _newest_checkpoint(at: RunPaths) -> str:
@@ -185,7 +181,3 @@ def heartbeat_age(at: RunPaths) -> float:
         return time.time() - at.heartbeat.stat().st_mtime
     except OSError:
         return float("inf")
-
-
-def _who(other: Attempt) -> str:
-    return f"job {other.job} on {other.node}" if other.job else f"process {other.pid} on {other.host}"

@@ -64,7 +64,7 @@ def save(directory: Path, facts: dict, fill: Callable[[Path], None] | None = Non
         raise _unsaved(beside.with_suffix(""), error) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    _delete(directory, resumable(directory)[:-KEEP])
+    _delete(resumable(directory)[:-KEEP])
 
 
 def save_final(directory: Path, write: Callable[[BinaryIO], None]):
@@ -106,32 +106,34 @@ def load_newest(directory: Path, run_id: str, load: Callable[[Path], str] | None
     fencing.check()
     for leftover in directory.glob("*.tmp-*"):
         remove(leftover) if leftover.is_file() else shutil.rmtree(leftover, ignore_errors=True)
-    damaged, facts, unread = [], None, ""
-    while waiting := [path for path in resumable(directory) if path not in damaged]:
-        path = waiting[-1]
+    damaged: list[Path] = []
+    unread = ""
+    while left := [path for path in resumable(directory) if path not in damaged]:
+        path = left[-1]
         facts = _read(path)
-        if facts is not None and facts["run_id"] != run_id:
+        if facts and facts["run_id"] != run_id:
             raise UserError(f"{path}: belongs to run {facts['run_id']}, not {run_id}; move it away")
-        why = load(path) if facts is not None and load else ""
-        if facts is not None and not why:
+        why = load(path) if facts and load else ""
+        if facts and not why:
             break
-        if facts is not None:
+        if facts:
             unread = f"{path}: cannot be read ({why})"
-        facts = None
         if path.exists():
             damaged.append(path)
+    else:
+        facts = None
     if unread and not facts:
         raise UserError(f"{unread}; fix the cause, or move {directory} aside to restart from scratch")
     for other in damaged:
         rest = f"resuming from {path.name}" if facts else "there is no older checkpoint; starting from scratch"
         log.warning(f"{other.name} cannot be read; {rest}")
-    _delete(directory, damaged)
+    _delete(damaged)
     return facts
 
 
 def clear(directory: Path):
     """Delete the checkpoints that only serve to resume."""
-    _delete(directory, resumable(directory))
+    _delete(resumable(directory))
 
 
 def resumable(directory: Path) -> list[Path]:
@@ -152,7 +154,7 @@ def _read(path: Path) -> dict | None:
         raise UserError(f"{path}: cannot be read ({error.strerror}); fix the cause and run again") from None
 
 
-def _delete(directory: Path, paths: list[Path]):
+def _delete(paths: list[Path]):
     for path in paths:
         fencing.check()
         going = path.with_name(f"{path.name}.tmp-{os.getpid()}")  # Half of it is never taken for a checkpoint.

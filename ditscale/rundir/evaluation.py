@@ -67,8 +67,6 @@ class Result:
 def read_results(path: Path, window: float | None = None) -> list[Result]:
     """All results of the run's final weights, or of its EMA weights over another window, in no order; empty when there
     is no file of this layout. Raises UserError at a damaged one."""
-    if not _exists(path):
-        return []
     with _opened(path) as file:
         at = _find(file, f"{_place(window)}/results")
         return [] if at is None else [_result(at[metric][name]) for metric in at for name in at[metric]]
@@ -83,7 +81,7 @@ def write_results(path: Path, run_id: str, results: list[Result], window: float 
             others = at.require_group(f"results/{result.metric}")
             for older in [name for name in others if _result(others[name]).of == result.of]:
                 del others[older]
-            group = others.create_group(f"{_safe(result.dataset)}@{digest(result.how)[:8]}")
+            group = others.create_group(f"{result.dataset.replace('/', '-')}@{digest(result.how)[:8]}")
             for key in ("metric", "dataset", "value", "se", "unit", "n", "seed", "wall_s", "evaluations"):
                 group.attrs[key] = getattr(result, key)
             group.attrs["settings"] = json.dumps(result.settings, sort_keys=True)
@@ -117,8 +115,6 @@ def write_samples(
 
 def has_samples(path: Path, n: int, settings: dict, window: float | None = None) -> bool:
     """Whether the file has n samples with these settings."""
-    if not _exists(path):
-        return False
     with _opened(path) as file:
         at = _find(file, _place(window))
         if at is None or any(at.attrs.get(key) != value for key, value in settings.items()):
@@ -131,11 +127,10 @@ def _rewrite(path: Path, run_id: str, change: Callable[[h5py.File], None]):
     deleted."""
     memory = io.BytesIO()
     with h5py.File(memory, "w") as made:
-        if _exists(path):
-            with _opened(path) as old:
-                made.attrs.update(old.attrs)
-                for name in old:
-                    old.copy(name, made)
+        with _opened(path) as old:
+            made.attrs.update(old.attrs if old else {})
+            for name in old or ():
+                old.copy(name, made)
         made.attrs.update({"layout": LAYOUT, "run_id": run_id})
         change(made)
         packed = io.BytesIO()
@@ -151,34 +146,30 @@ def _place(window: float | None) -> str:
     return "/" if window is None else f"/ema/{window}"
 
 
-def _find(group: h5py.Group, place: str) -> h5py.Group | None:
+def _find(group: h5py.Group | None, place: str) -> h5py.Group | None:
     """The group at a place, or None. Names are listed, since h5py's `get` and `in` report a damaged group as empty."""
     for name in filter(None, place.split("/")):
-        if name not in list(group):
+        if group is None or name not in list(group):
             return None
         group = group[name]
     return group
 
 
-def _exists(path: Path) -> bool:
-    """Whether the file exists. One of an older layout does not count: the run is measured again and it is replaced."""
-    if not Path(path).is_file():
-        return False
-    with _opened(path) as file:
-        return file.attrs["layout"] == LAYOUT
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """Open the file for reading. Raises UserError where it is damaged: any access in the `with` block may show that, by
-    one of many exceptions of h5py."""
+def _opened(path: Path) -> Iterator[h5py.File | None]:
+    """Open the file for reading. None where it does not exist, or has an older layout: then the run is measured again
+    and the file replaced. Raises UserError where it is damaged: any access in the `with` block may show that, by one of
+    many exceptions of h5py."""
+    if not Path(path).is_file():
+        yield None
+        return
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError:
         raise UserError(f"{path}: is truncated or not HDF5; delete it and evaluate again") from None
     try:
         with file:
-            yield file
+            yield file if file.attrs["layout"] == LAYOUT else None
     except (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError):
         raise UserError(f"{path}: is damaged; delete it and evaluate again") from None
 
@@ -187,10 +178,5 @@ def _result(group: h5py.Group) -> Result:
     values = {key: group.attrs[key] for key in ("metric", "dataset", "unit")}
     values |= {key: float(group.attrs[key]) for key in ("value", "se", "wall_s", "evaluations")}
     values |= {key: int(group.attrs[key]) for key in ("n", "seed")}
-    return Result(
-        **values, settings=json.loads(group.attrs["settings"]), arrays={key: array[()] for key, array in group.items()}
-    )
-
-
-def _safe(name: str) -> str:
-    return name.replace("/", "-")
+    arrays = {key: array[()] for key, array in group.items()}
+    return Result(**values, settings=json.loads(group.attrs["settings"]), arrays=arrays)

@@ -40,5 +40,5 @@ def holding_token(run_dir: Path, number: int) -> Iterator[None]:
 
 def check():
     """Raise Fenced once a newer attempt exists at the run that this process has claimed, if it has claimed one."""
-    if _token and (RunPaths(_token.run_dir).attempts / f"{_token.number + 1:04d}.json").exists():
+    if _token and RunPaths(_token.run_dir).attempt(_token.number + 1).exists():
         raise Fenced(f"{_token.run_dir}: attempt {_token.number} ends: attempt {_token.number + 1} has taken over")

@@ -80,33 +80,30 @@ class Record:
                 read_state(self.path)  # A damaged file is an error now, not after hours of training.
                 shutil.copyfile(self.path, self.beside)
             else:
-                self._make(run_text, steps, datasets, n_validation, rehearsal)
+                self._make(run_text, steps, len(datasets), n_validation, rehearsal)
             with open(self.beside, "rb+") as file:
                 os.fsync(file.fileno())
             self.file = h5py.File(self.beside, "r+", locking=False)
             if self.file.attrs["layout"] < LAYOUT:
-                self._renew()
+                self._convert()
             os.replace(self.beside, self.path)
         except (OSError, RuntimeError) as error:  # h5py raises either for a write that failed.
             remove(self.beside)
             raise _full(self.path, error) from None
         self.attempt = min(int(np.count_nonzero(self.file["attempts"]["started_unix"])), MAX_ATTEMPTS - 1)
 
-    def _make(self, run_text: str, steps: int, datasets: list[str], n_validation: int, rehearsal: str):
+    def _make(self, run_text: str, steps: int, datasets: int, n_validation: int, rehearsal: str):
         with h5py.File(self.beside, "w") as file:
-            file.attrs["layout"] = LAYOUT
-            file.attrs["run"] = run_text
-            if rehearsal:
-                file.attrs["rehearsal"] = rehearsal
+            file.attrs.update({"layout": LAYOUT, "run": run_text} | ({"rehearsal": rehearsal} if rehearsal else {}))
             _fixed(file, "steps", (steps,), STEP)
-            _fixed(file, "validation", (len(datasets),), VALIDATION)
-            _fixed(file, "samples", (len(datasets), n_validation), np.dtype("f4"))
+            _fixed(file, "validation", (datasets,), VALIDATION)
+            _fixed(file, "samples", (datasets, n_validation), np.dtype("f4"))
             _fixed(file, "attempts", (MAX_ATTEMPTS,), ATTEMPT)
             _fixed(file, "state", (), np.dtype("S16"))
             file["state"][()] = b"planned"
 
-    def _renew(self):
-        """Convert a record of layout 1: add the fields that it lacks."""
+    def _convert(self):
+        """Add the fields that a record of layout 1 lacks."""
         before = self.file["attempts"][:]
         del self.file["attempts"]
         _fixed(self.file, "attempts", (MAX_ATTEMPTS,), ATTEMPT)
@@ -123,7 +120,7 @@ class Record:
         self.set_state("running")
 
     def measure(self, measured: dict[str, Any]):
-        """Write values of this attempt, by the names of MEASURED; those not given keep their value."""
+        """Write values of this attempt, by the names of ATTEMPT; those not given keep their value."""
         row = self.file["attempts"][self.attempt]
         for name, value in measured.items():
             row[name] = value
@@ -131,9 +128,7 @@ class Record:
 
     def end(self, state: str, ended_unix: float):
         """Close this attempt's row with the state in which it leaves the run."""
-        row = self.file["attempts"][self.attempt]
-        row["ended_unix"], row["ended"] = ended_unix, state.encode()
-        self._write("attempts", self.attempt, row)
+        self.measure({"ended_unix": ended_unix, "ended": state.encode()})
         self.set_state(state)
 
     def set_state(self, state: str):
@@ -193,8 +188,7 @@ class Damaged(UserError):
 
 def open_record(path: Path) -> h5py.File:
     """Open a record for reading, beside its writer. Raises Damaged with what is wrong and what to do."""
-    path = Path(path)
-    remedy = f"move it away, then {command('run', path.parent)}"
+    path, remedy = Path(path), f"move it away, then {command('run', Path(path).parent)}"
     if not path.exists():
         raise Damaged(f"{path}: is missing; the run has not started, or its record was moved away")
     if not path.is_file():
@@ -203,8 +197,7 @@ def open_record(path: Path) -> h5py.File:
         file = h5py.File(path, "r", locking=False)
     except OSError:
         raise Damaged(f"{path}: is truncated or not HDF5; {remedy}") from None
-    complete = all(name in file for name in ("steps", "validation", "attempts", "state"))
-    if file.attrs.get("layout") not in LAYOUTS or not complete:
+    if file.attrs.get("layout") not in LAYOUTS or not {"steps", "validation", "attempts", "state"} <= set(file):
         file.close()
         raise Damaged(f"{path}: is not a run record of layout {LAYOUT}; {remedy}")
     return file
@@ -246,8 +239,8 @@ def read_end(path: Path) -> tuple[str, float | None]:
 def read_skipped(path: Path) -> int:
     """Steps that a run's attempts skipped; 0 where that is not known.
 
-    It is read from the attempts, since there may be a million steps, and straight from the file at HDF5's offset, since
-    HDF5 takes several times as long to convert the rows.
+    It is read from the attempts, since there may be a million steps, and at HDF5's offset in the file, since HDF5 takes
+    several times as long to convert the rows.
     """
     try:
         with _opened(path) as file:

@@ -9,7 +9,6 @@ import math
 import socket
 import time
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, Iterator
 
 import numpy as np
@@ -75,9 +74,7 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, reason: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: Any, reason: BaseException | None, _trace: Any) -> None:
         try:
             if isinstance(reason, (Stopped, Diverged)):
                 self.record.end("stopped" if isinstance(reason, Stopped) else "diverged", time.time())

@@ -121,7 +121,7 @@ def test_names_of_secrets_are_refused(tmp_path, edited, name):
 @pytest.mark.parametrize("kind", ["", "RSA ", "OPENSSH ", "ENCRYPTED "])
 def test_private_keys_are_refused_whatever_they_are_called(tmp_path, edited, kind):
     (edited / "launch" / "notes.txt").write_text(f"for the cluster:\n-----BEGIN {kind}PRIVATE KEY-----\nabc\n")
-    with pytest.raises(UserError, match="notes.txt: looks like a secret .it holds a private key"):
+    with pytest.raises(UserError, match="notes.txt: looks like a secret .it contains a private key"):
         snapshot(tmp_path / "code")
     assert not (tmp_path / "code").exists()
 
