@@ -1,7 +1,5 @@
 """Writing files whole or not at all."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -28,10 +26,8 @@ def write_text(path: Path, text: str, to_disk: bool = True):
 
 
 def write_bytes(path: Path, content: bytes, to_disk: bool = True):
-    """Write a file whole or not at all, over what is there. Raises UserError on a full or read-only disk.
-
-    to_disk: wait until the disk has it. False for what need not survive the machine: a busy disk takes 0.2 s for it.
-    """
+    """Write a file whole or not at all, over what is there. Raises UserError on a full or read-only disk. to_disk: wait
+    until the disk has it. False for what need not survive the machine: a busy disk takes 0.2 s for it."""
     beside = _beside(path)
     try:
         _fill(beside, content, to_disk)
@@ -42,12 +38,10 @@ def write_bytes(path: Path, content: bytes, to_disk: bool = True):
 
 
 def write_once(path: Path, text: str, to_disk: bool = False):
-    """Create a file that does not exist yet. Nothing is ever overwritten, and no reader sees a part of the file: it gets
-    its name by a hard link or by a rename that never replaces. A warning says where the file system has neither: there
-    a reader may see the file while it is still empty.
-
-    Raises FileExistsError where the file exists, UserError on a full or read-only disk. to_disk: as in write_bytes.
-    """
+    """Create a file that does not exist yet. Nothing is ever overwritten, and no reader sees a part of the file: it
+    gets its name by a hard link or by a rename that never replaces. A warning says where the file system has neither:
+    there a reader may see the file while it is still empty. Raises FileExistsError where the file exists, UserError on
+    a full or read-only disk. to_disk: as in write_bytes."""
     beside = _beside(path)
     try:
         _fill(beside, text.encode(), to_disk)
@@ -117,8 +111,8 @@ def folder_to_disk(folder: Path):
 
 
 def read_mapping(path: Path, kinds: dict | None = None) -> dict:
-    """The mapping in a JSON file that is not essential: empty where the file is missing or damaged. `kinds` as in
-    `of_kinds`."""
+    """The mapping in a JSON file; empty where the file is missing or damaged, or a key is not of its type in
+    `kinds`."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):  # ValueError: not JSON, or not even UTF-8

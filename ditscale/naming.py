@@ -64,8 +64,7 @@ class StudyPaths:
         return RunPaths(self.runs / run_id)
 
     def run_dirs(self) -> list[RunPaths]:
-        """All planned runs, by name. Raises UserError where they cannot be listed: an unreadable run must not look like
-        no run."""
+        """All planned runs, by name. Raises UserError where they cannot be listed: an unreadable run is not no run."""
         runs = self.runs
         try:
             names = sorted(os.listdir(runs))

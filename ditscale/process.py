@@ -34,8 +34,9 @@ class Process:
     "123", and node: Slurm's name of this node; "" where Slurm did not start the process. restart: how often Slurm has
     requeued the job. attempt: equal on all ranks of one attempt, and on no other's. address: of rank 0's node, where
     torchrun names it. gpus: CUDA_VISIBLE_DEVICES, None where it is not set. assigned_gpus: what `launch` assigned to
-    the run on this machine, None where it did not. packed: whether the job trains other runs too. cpus: of each task, by Slurm. submitit: which of
-    its executors ("slurm", "local") started the process, "" for none, and submitit_folder: where that one's log is.
+    the run on this machine, None where it did not. packed: whether the job trains other runs too. cpus: of each task,
+    by Slurm. submitit: which of its executors ("slurm", "local") started the process, "" for none, and
+    submitit_folder: where that one's log is.
     """
 
     rank: int = 0

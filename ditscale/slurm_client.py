@@ -1,7 +1,5 @@
 """What Slurm answers: squeue, sacct and scontrol. Any of them may be missing or silent."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from dataclasses import dataclass
@@ -42,18 +40,20 @@ def jobs(name: str | None = None) -> list[Job] | None:
 
 def state(job: str) -> str | None:
     """A job's state, "" for one that Slurm has forgotten, None when squeue does not answer."""
-    done = run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")
-    if done is None:
-        return None
-    if done.returncode:
-        return "" if "Invalid job id" in done.stderr else None
-    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else ""
+    answer = _state_and_reason(job)
+    return None if answer is None else answer.split("|")[0]
 
 
 def out_of_time(job: str) -> bool:
     """Whether Slurm is ending a job at its time limit: unlike a cancelled one, it can still be requeued."""
-    printed = ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r")
-    return "COMPLETING|TimeLimit" in (printed or "").split()
+    return _state_and_reason(job) == "COMPLETING|TimeLimit"
+
+
+def _state_and_reason(job: str) -> str | None:
+    done = run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r")
+    if done is None or done.returncode:
+        return "" if done and "Invalid job id" in done.stderr else None
+    return (done.stdout.split() or [""])[0]
 
 
 def requeue(job: str) -> str:
@@ -65,8 +65,7 @@ def requeue(job: str) -> str:
 
 
 def is_held(state: str, reason: str) -> bool:
-    """Whether Slurm holds a job because it could not start it: after a failure of a node or of the controller. It stays
-    pending for ever."""
+    """Whether Slurm holds a job for ever, since it could not start it: after a failure of a node or the controller."""
     return state in ("PENDING", "queued") and reason.replace("_", " ") == "launch failed requeued held"
 
 

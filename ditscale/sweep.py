@@ -10,8 +10,6 @@ over the ids of the missing runs. So jobs compose nothing of the study, an impos
 hydra/launcher=submitit_local hides them unless hydra.launcher.gpus_per_node says how many.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time
@@ -132,8 +130,7 @@ def parse(overrides: list[str]) -> Words:
 
 
 def plan_points(words: Words, configs: Path | None) -> tuple[StudyPaths, Study, Plan]:
-    """Write the points as runs of the study. Raises UserError where a point is impossible, before anything is
-    written."""
+    """Write the points as runs of the study. Raises UserError, before anything is written, where one is impossible."""
     paths = StudyPaths(words.root)
     given = words.settings or not paths.study.exists()
     study = config.compose(words.settings, configs) if given else read_study(paths.root)

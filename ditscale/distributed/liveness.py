@@ -6,8 +6,6 @@ A rank that loses its connection has GRACE_S to end by itself, with whatever err
 ended.
 """
 
-from __future__ import annotations
-
 import os
 import selectors
 import socket

@@ -1,7 +1,5 @@
 """The ranks of a run: how they find each other, and their collective operations."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets
@@ -90,10 +88,7 @@ def close(rendezvous: Path):
 
 def start(run_dir: Path, rendezvous: Path) -> Ranks:
     """Find this process's rank and, with several, join the others. Raises UserError when they do not come in time.
-
-    Under torchrun the addresses are in the environment. Otherwise rank 0 takes a free port and publishes it in the
-    run's directory, so that runs on one node never use the same port.
-    """
+    Without torchrun, rank 0 takes a free port and publishes it in the run's directory, so that runs never share one."""
     me = this_process()
     rank, world, local = me.rank, me.world, me.local_rank
     cuda = torch.cuda.is_available()

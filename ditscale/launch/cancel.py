@@ -1,7 +1,5 @@
 """Cancelling a study's Slurm jobs, and no others."""
 
-from __future__ import annotations
-
 from .. import slurm_client
 from ..errors import UserError
 from ..logs import log
@@ -13,8 +11,8 @@ CANCEL_S = 600.0  # A busy controller needs long for thousands of jobs.
 
 
 def cancel(paths: StudyPaths) -> str:
-    """Cancel every pending or running job of the study; returns what it did, in words. Runs save within the cluster's
-    KillWait and stay resumable. Raises UserError when Slurm gives no answer."""
+    """Cancel every pending or running job of the study; returns what it did. Runs save within the cluster's KillWait
+    and stay resumable. Raises UserError when Slurm gives no answer."""
     live = jobs_of(paths)
     if live is None:
         raise UserError(
@@ -28,9 +26,9 @@ def cancel(paths: StudyPaths) -> str:
 
 
 def cancel_needless(paths: StudyPaths, done: set[str]):
-    """Cancel the study's jobs whose runs are all `done`, and log it. After a kill of the controller or the loss of a
-    node, Slurm may have requeued the job of a run that ended meanwhile, or still list it as running. Where Slurm gives
-    no answer the jobs stay: each would start, find its run done, and end."""
+    """Cancel the study's jobs whose runs are all `done`. After a kill of the controller or the loss of a node, Slurm
+    may have requeued such a job, or still list it as running. Without an answer it stays: it would start, find its run
+    done, and end."""
     live = jobs_of(paths) or {}
     needed = {job.id for run, jobs in live.items() if run not in done for job in jobs}
     names = sorted({job.id for jobs in live.values() for job in jobs} - needed)

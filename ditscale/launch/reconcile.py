@@ -1,8 +1,6 @@
 """What a study still has to submit to Slurm: its runs, compared with the jobs that are pending or running, and with
 what earlier launches left behind."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from contextlib import contextmanager
@@ -28,8 +26,7 @@ SETTLE_S = 10  # An sbatch whose launcher was killed has reached the controller 
 
 @contextmanager
 def only_launcher(paths: StudyPaths) -> Iterator[None]:
-    """Admit one launcher at a time to a study. Raises UserError for the second. On a file system without locks, claims
-    still keep runs from being trained twice."""
+    """Admit one launcher at a time to a study. Raises UserError for the second."""
     make_directory(paths.jobs)
     try:
         lock = RunLock(paths.jobs / "lock")

@@ -1,7 +1,5 @@
 """What each run asks of Slurm; runs that ask for the same share an array."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -83,8 +81,7 @@ def shares(total: int, counts: list[int]) -> list[int]:
 
 
 def settle(paths: StudyPaths, runs: list[Run], cluster: Cluster, ranks: int):
-    """Write into each run.yaml how the run is executed on this cluster, where it differs. Raises UserError where that
-    cannot be written."""
+    """Write into each run.yaml how the run is executed on this cluster, where it differs. Raises UserError."""
     for run in runs:
         settled = executed(run, cluster, ranks)
         if settled != run:

@@ -5,8 +5,6 @@ contents. A copy is staged under another name, marked complete by a file of its 
 never changed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -31,11 +29,9 @@ PRIVATE_KEY = re.compile(rb"^-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----", re.M)  # 
 
 
 def snapshot(code: Path) -> Path:
-    """Copy the package into `code`, unless this very copy is there; returns the directory to import from.
-
-    Raises UserError where the package contains what looks like a secret, or more than 100 MiB, where the copy cannot be
-    written, or where the existing copy has been changed.
-    """
+    """Copy the package into `code`, unless this very copy is there; returns the directory to import from. Raises
+    UserError where the package seems to contain a secret or is too large, or the copy cannot be written or has been
+    changed."""
     content = _content()
     digest = _digest(content)
     target, staging = code / digest, code / f".{digest}.{os.getpid()}"

@@ -1,10 +1,7 @@
 """Bringing a study's runs to their end, on whichever cluster: what is missing is started, then all is watched."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
-from typing import Callable
 
 from .. import slurm_client
 from ..config import Cluster
@@ -13,21 +10,17 @@ from ..naming import StudyPaths
 from .cancel import cancel_needless
 from .monitor.job_index import jobs_of
 from .monitor.slurm_status import with_slurm
-from .monitor.status import DONE, RunStatus, State, awaiting_parent
+from .monitor.status import DONE, RunStatus, Show, State, awaiting_parent
 
-Show = Callable[[list[RunStatus], float], None]  # called with a study's status, and the seconds to read it
 ENDING_S = 30.0  # The job of a run that is done may take this long to end.
 RELEASES = 3  # Slurm may hold a job again; it is released at most this often.
 LOOK_S, LONGEST_S = 2.0, 30.0  # between two looks at Slurm's jobs; the interval grows with the time waited
 
 
 def bring_to_end(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> list[RunStatus]:
-    """Start what is missing of the runs of `role` ("grid" or "probe") and wait until none is pending or running; `show`
-    is called meanwhile. Returns the final status.
-
-    On Slurm the runs do not need this process: after an interruption the same call waits for them again. Raises
-    UserError as launching does (backends/).
-    """
+    """Start what is missing of the runs of `role` ("grid" or "probe"), wait until none is pending or running, and
+    return the final status; `show` is called meanwhile. On Slurm the runs do not need this process: after an
+    interruption the same call waits for them again. Raises UserError as launching does (backends/)."""
     if cluster.name == "local":
         from .backends.local import launch
 
@@ -46,10 +39,31 @@ def bring_to_end(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> 
 
 
 def follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
-    """Watch a study until none of its Slurm jobs is pending or running; returns its final status. Raises Interrupted on
-    Ctrl-C."""
+    """Watch a study until no job is pending or running; returns its final status. Raises Interrupted on Ctrl-C."""
+    known: dict[str, RunStatus] = {}
+    released: Counter[str] = Counter()
+    began, quiet_since = time.monotonic(), None
     try:
-        return _follow(paths, show)
+        while True:
+            looked = time.monotonic()
+            statuses = with_slurm(paths, known)
+            took = time.monotonic() - looked
+            show(statuses, took)
+            held = {s.job for s in statuses if slurm_client.is_held(s.state, s.reason)}
+            released.update(held)
+            for job in held:
+                if released[job] <= RELEASES:
+                    slurm_client.release(job)
+            given_up = {job for job in held if released[job] > RELEASES}
+            if any(s.state == State.RUNNING or s.state == State.QUEUED and s.job not in given_up for s in statuses):
+                quiet_since = None
+            else:
+                quiet_since = quiet_since or looked
+                done = {s.run.run_id for s in statuses if s.state in DONE}
+                if _is_running(paths, done if looked - quiet_since > ENDING_S else set()) is False:
+                    cancel_needless(paths, done)
+                    return statuses
+            time.sleep(min(max(LOOK_S, 5 * took, (looked - began) / 60), LONGEST_S))
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; the study's jobs keep running ({command('cancel', paths.root)} ends them), and the same "
@@ -57,36 +71,10 @@ def follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
         ) from None
 
 
-def _follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
-    known: dict[str, RunStatus] = {}
-    released: Counter[str] = Counter()
-    began, quiet_since = time.monotonic(), None
-    while True:
-        looked = time.monotonic()
-        statuses = with_slurm(paths, known)
-        took = time.monotonic() - looked
-        show(statuses, took)
-        held = {s.job for s in statuses if slurm_client.is_held(s.state, s.reason)}
-        for job in held:
-            released[job] += 1
-            if released[job] <= RELEASES:
-                slurm_client.release(job)
-        given_up = {job for job in held if released[job] > RELEASES}
-        if any(s.state == State.RUNNING or s.state == State.QUEUED and s.job not in given_up for s in statuses):
-            quiet_since = None
-        else:
-            quiet_since = quiet_since or looked
-            done = {s.run.run_id for s in statuses if s.state in DONE}
-            if _is_running(paths, done if looked - quiet_since > ENDING_S else set()) is False:
-                cancel_needless(paths, done)
-                return statuses
-        time.sleep(min(max(LOOK_S, 5 * took, (looked - began) / 60), LONGEST_S))
-
-
 def _is_running(paths: StudyPaths, done: set[str]) -> bool | None:
-    """Whether a job of the study is running or ending, without the jobs of runs that are `done`; None when squeue gives
-    no answer. Pending jobs are ignored here. After a kill, the controller may start the job of a finished run again and
-    hold it, or list one that has ended as running until its time limit."""
+    """Whether a job is running or ending, without those of runs that are `done`; None when squeue gives no answer.
+    Pending jobs are ignored here. A controller that was killed may hold the job of a finished run, or list it as
+    running."""
     live = jobs_of(paths)
     if live is None:
         return None

@@ -7,8 +7,6 @@ write until then is harmless: its record has lost its name (record.py), and chec
 (seed, position).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -57,10 +55,8 @@ class CrashLoop(UserError):
 
 
 def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
-    """Become the run's writer; returns the attempt and the run's lock.
-
-    Raises Busy while another attempt lives, and CrashLoop when attempts keep failing without progress.
-    """
+    """Become the run's writer; returns the attempt and the run's lock. Raises Busy while another attempt lives, and
+    CrashLoop when attempts keep failing without progress."""
     make_directory(at.attempts)
     patience = time.monotonic() + LIVE_S
     while True:
@@ -144,8 +140,8 @@ def _me(number: int, checkpoint: str) -> Attempt:
 
 
 def _newest_checkpoint(at: RunPaths) -> str:
-    """Where an attempt begins: the newest checkpoint of the run, and of its nested runs, which are trained and measured
-    while the parent run stands still."""
+    """Where an attempt begins: the newest checkpoint of the run and of its nested runs, for which the parent stands
+    still."""
     try:
         nested = read_run(at.run).readings
     except UserError:  # The file is damaged; the run itself will say so.

@@ -11,8 +11,6 @@ and deletes nothing; should it delete a checkpoint an instant after it was fence
 torch, for rehearsed runs.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -42,8 +40,7 @@ def staged(directory: Path, images: int, writer: int) -> Path:
 
 def save(directory: Path, facts: dict, fill: Callable[[Path], None] | None = None, writer: int = 0):
     """Write a checkpoint of `facts` and of the files that `fill` puts into the directory it is given, then delete all
-    but the KEEP newest. `writer`: the process after which the staged directory is named, if not this one. Raises
-    CheckpointNotWritten on a full disk."""
+    but the KEEP newest. `writer`: whose staged directory it is, if not this process's. Raises CheckpointNotWritten."""
     fencing.check()
     beside = staged(directory, facts["images"], writer or os.getpid())
     try:
@@ -97,12 +94,9 @@ def _unsaved(target: Path, error: Exception) -> CheckpointNotWritten:
 
 def load_newest(directory: Path, run_id: str, load: Callable[[Path], str] | None = None) -> dict | None:
     """The facts of the newest checkpoint that can be read, or None. Damaged ones are skipped, and deleted once it is
-    known which one the run resumes from.
-
-    load: called with a directory that is complete by its facts; returns why it cannot be read, or "". Raises UserError
-    when a checkpoint belongs to another run, and when none can be read though one is complete: the cause may lie
-    elsewhere, and nothing else is left to resume from.
-    """
+    known which one the run resumes from. `load` reads a directory that is complete by its facts and returns why it
+    cannot, or "". Raises UserError for a checkpoint of another run, and when none can be read though one is complete:
+    the cause may lie elsewhere, and nothing else is left to resume from."""
     fencing.check()
     for leftover in directory.glob("*.tmp-*"):
         remove(leftover) if leftover.is_file() else shutil.rmtree(leftover, ignore_errors=True)

@@ -65,8 +65,8 @@ class Result:
 
 
 def read_results(path: Path, window: float | None = None) -> list[Result]:
-    """All results of the run's final weights, or of its EMA weights over another window, in no order; empty when there
-    is no file of this layout. Raises UserError at a damaged one."""
+    """All results of the run's final weights, or of EMA weights over another window. Raises UserError at a damaged
+    file."""
     with _opened(path) as file:
         at = _find(file, f"{_place(window)}/results")
         return [] if at is None else [_result(at[metric][name]) for metric in at for name in at[metric]]
@@ -123,14 +123,14 @@ def has_samples(path: Path, n: int, settings: dict, window: float | None = None)
 
 
 def _rewrite(path: Path, run_id: str, change: Callable[[h5py.File], None]):
-    """Apply a change and write the file whole: it is copied in memory, since HDF5 does not free the space of what is
-    deleted."""
+    """Change the file and write it whole: it is copied, since HDF5 does not free the space of what is deleted."""
     memory = io.BytesIO()
     with h5py.File(memory, "w") as made:
         with _opened(path) as old:
-            made.attrs.update(old.attrs if old else {})
-            for name in old or ():
-                old.copy(name, made)
+            if old is not None:
+                made.attrs.update(old.attrs)
+                for name in old:
+                    old.copy(name, made)
         made.attrs.update({"layout": LAYOUT, "run_id": run_id})
         change(made)
         packed = io.BytesIO()
@@ -157,9 +157,8 @@ def _find(group: h5py.Group | None, place: str) -> h5py.Group | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File | None]:
-    """Open the file for reading. None where it does not exist, or has an older layout: then the run is measured again
-    and the file replaced. Raises UserError where it is damaged: any access in the `with` block may show that, by one of
-    many exceptions of h5py."""
+    """Open the file for reading; None where there is none, or one of an older layout, which is replaced. Raises
+    UserError where it is damaged: any access in the `with` block may show that, by one of many exceptions of h5py."""
     if not Path(path).is_file():
         yield None
         return

@@ -4,8 +4,6 @@ An older attempt that still lives (its node was lost to Slurm, not to power) mus
 attempt's file when it checks its token. Nested runs (train/nested.py) are written under the token of their parent run.
 """
 
-from __future__ import annotations
-
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path

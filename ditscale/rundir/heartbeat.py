@@ -1,7 +1,5 @@
 """Signs of life of a running attempt, for `ditscale status`: one small JSON file, replaced about once a second."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

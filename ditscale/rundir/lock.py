@@ -1,7 +1,5 @@
 """One process on a run directory: a lock that the kernel drops when its holder dies, however it dies."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -6,8 +6,6 @@ So it writes the half as a limit and ends, the others read the limit and end too
 torch, for launchers.
 """
 
-from __future__ import annotations
-
 import json
 
 from ..files import read_mapping, write_text

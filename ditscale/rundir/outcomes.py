@@ -1,8 +1,6 @@
 """How an attempt may end before its run does. `state` is what attempts/NNNN.json then says. Without torch, for
 launchers."""
 
-from __future__ import annotations
-
 import json
 import socket
 import time

@@ -17,8 +17,6 @@ Layout (attributes `layout` = 2, `run` = text of run.yaml, and, of a rehearsed r
 Layout 1 lacks MEASURED: it is read like 2, and the next attempt at the run converts it.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -70,10 +68,8 @@ class Record:
     def __init__(
         self, path: Path, run_text: str, steps: int, datasets: list[str], n_validation: int, rehearsal: str = ""
     ):
-        """Open the record for a new attempt, or create it. Raises UserError when it is damaged.
-
-        rehearsal: where the losses come from, if not from training.
-        """
+        """Open the record for a new attempt, or create it. Raises UserError when it is damaged. `rehearsal`: where the
+        losses come from, if not from training."""
         self.path, self.beside = Path(path), Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
         try:
             if self.path.exists():
@@ -204,8 +200,7 @@ def open_record(path: Path) -> h5py.File:
 
 
 def is_full(path: Path) -> bool:
-    """Whether a record has all steps and validation losses of its run, whatever its state. Raises as open_record
-    does."""
+    """Whether a record has all steps and validation losses of its run, whatever its state. Raises Damaged."""
     if not Path(path).is_file():
         return False
     with open_record(path) as file:
@@ -221,11 +216,8 @@ def read_state(path: Path) -> str:
 
 
 def read_end(path: Path) -> tuple[str, float | None]:
-    """One of STATES, and the in-domain loss of a finished run: all that a status needs of a record.
-
-    It uses HDF5's own calls: h5py's conveniences take four times as long, and a status reads thousands of records.
-    Anything unusual goes through open_record, which says what is wrong.
-    """
+    """One of STATES, and the in-domain loss of a finished run. It uses HDF5's own calls: h5py's conveniences take four
+    times as long, and a status reads thousands of records. Anything unusual goes through open_record."""
     try:
         with _opened(path) as file:
             state = _value(file, b"state", np.zeros(1, "S16"))[0].decode()
@@ -237,11 +229,8 @@ def read_end(path: Path) -> tuple[str, float | None]:
 
 
 def read_skipped(path: Path) -> int:
-    """Steps that a run's attempts skipped; 0 where that is not known.
-
-    It is read from the attempts, since there may be a million steps, and at HDF5's offset in the file, since HDF5 takes
-    several times as long to convert the rows.
-    """
+    """Steps that a run's attempts skipped; 0 where that is not known. Read from the attempts, since there may be a
+    million steps, and at HDF5's offset in the file, since HDF5 takes several times as long to convert the rows."""
     try:
         with _opened(path) as file:
             attempts = h5py.h5d.open(file, b"attempts")

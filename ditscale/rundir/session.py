@@ -30,11 +30,8 @@ LOSS_EMA = 0.9  # the paper smooths the training loss with this coefficient
 @contextmanager
 def owning_run(at: RunPaths, lock: RunLock | None = None) -> Iterator[None]:
     """Take the run's lock, or take over `lock`, for the `with` block. An error inside, but not a request to stop, is
-    written to failure.json.
-
-    Raises UserError when another process has the lock, and Fenced when a newer attempt is the writer: then failure.json
-    is not written, since the directory belongs to the other.
-    """
+    written to failure.json. Raises UserError when another process has the lock, and Fenced when a newer attempt is the
+    writer: then failure.json belongs to the other."""
     lock = lock or RunLock(at.lock)
     try:
         yield
@@ -49,10 +46,8 @@ def owning_run(at: RunPaths, lock: RunLock | None = None) -> Iterator[None]:
 
 
 class Writer:
-    """One attempt's record and heartbeat, open from its start at `images` until the `with` block is left.
-
-    Leaving the block by Stopped or Diverged gives the record that state. `beat_s`: seconds between heartbeats.
-    """
+    """One attempt's record and heartbeat, open from its start at `images` until the `with` block is left. Leaving it by
+    Stopped or Diverged gives the record that state. `beat_s`: seconds between heartbeats."""
 
     def __init__(
         self, at: RunPaths, run: Run, images: int, ranks: int, begun: np.ndarray | None = None, beat_s: float = EVERY_S

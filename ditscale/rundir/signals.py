@@ -1,15 +1,11 @@
 """Requests to stop: SIGTERM, SIGUSR2 and SIGINT only raise a flag; the loop looks at it between steps."""
 
-from __future__ import annotations
-
 import signal
 
 
 class StopFlag:
-    """True once a signal has asked for a stop. Made in the main thread.
-
-    A signal that was ignored stays ignored: a shell starts background jobs so that its Ctrl-C does not reach them.
-    """
+    """Whether a signal has asked for a stop. Made in the main thread. A signal that was ignored stays ignored: a shell
+    starts background jobs so that its Ctrl-C does not reach them."""
 
     def __init__(self, signals=(signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)):
         self.raised = False

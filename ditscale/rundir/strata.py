@@ -1,7 +1,5 @@
 """Errors of stratified means: validation triples carry one timestep of each of n equal strata, in order."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import expit, ndtri
 

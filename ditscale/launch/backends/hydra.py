@@ -1,7 +1,5 @@
 """Runs as jobs of a Hydra multirun over run ids, through any Hydra launcher (sweep.py plans the runs)."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil
@@ -41,8 +39,8 @@ def job(composed: Any) -> str:
 
 @dataclass(frozen=True)
 class Launcher:
-    """A Hydra launcher: `words` are the overrides about Hydra, `configs` a directory of the user's own configuration
-    groups, `settings` what Hydra composes of both."""
+    """A Hydra launcher: the overrides about Hydra, the user's own configuration groups, and what Hydra composes of
+    both."""
 
     words: list[str]
     configs: Path | None
@@ -70,11 +68,9 @@ class Launcher:
             pass  # A process was killed; the runs' own files say which.
 
     def submit(self, paths: StudyPaths, submission: Submission, cluster: Cluster) -> str:
-        """Submit the runs as one array; returns the job's number.
-
-        Hydra's launcher would wait for results, of jobs that may be requeued or killed, perhaps for ever. Its part is
-        done once submitit has put the pickle of each task in its place, so it is left then.
-        """
+        """Submit the runs as one array; returns the job's number. Hydra's launcher is left once submitit has put the
+        pickle of each task in its place: it would wait for results of jobs that may be requeued or killed, perhaps for
+        ever."""
         at = folder(paths, submission.token)
 
         def look(*_):

@@ -1,7 +1,5 @@
 """What a Slurm cluster allows: tasks of an array, hours of a partition, jobs of an account."""
 
-from __future__ import annotations
-
 import re
 import shutil
 

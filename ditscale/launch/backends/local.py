@@ -3,16 +3,13 @@
 Launching starts what is missing, keeps what is running and skips what is done, so it may be repeated at any time.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
 
 from ...config import Cluster
 from ...errors import Interrupted, UserError, command
@@ -24,7 +21,7 @@ from ...rundir.attempts import last_attempt, read_attempts
 from ...rundir.micro_batch import read_limit
 from ..job import gpus
 from ..job.execute import execute
-from ..monitor.status import DONE, RunStatus, State, awaiting_parent, study_status
+from ..monitor.status import DONE, RunStatus, Show, State, awaiting_parent, study_status
 from ..resources import settle
 from ..snapshot import snapshot
 from .preamble import importing_from
@@ -40,16 +37,11 @@ def workers(cluster: Cluster, given: list[str]) -> int:
     return cluster.workers or len(given) or max(1, len(os.sched_getaffinity(0)) // cluster.threads)
 
 
-def launch(
-    paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[RunStatus], float], None]
-) -> list[RunStatus]:
-    """Bring every run of `role` ("grid" or "probe") to its end, and return the final status. Meanwhile `show` is called
-    with the study's status and the seconds that it took to read.
-
-    The longest runs start first, so that the workers end together. A run that fails is not tried again in this call;
-    one that ran out of memory with sharded weights resumes with half the micro-batch (rundir/micro_batch.py), and one
-    that lost a rank resumes. Raises Interrupted on Ctrl-C or SIGTERM, after the runs have stopped at a checkpoint.
-    """
+def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> list[RunStatus]:
+    """Bring every run of `role` ("grid" or "probe") to its end, and return the final status; `show` is called with the
+    status meanwhile. The longest runs start first, so that the workers end together. A run that fails is not tried
+    again in this call; one that ran out of memory or lost a rank resumes. Raises Interrupted on Ctrl-C or SIGTERM,
+    after the runs have stopped at a checkpoint."""
     if cluster.name != "local":
         raise UserError(
             f"{paths.root}: its runs are for cluster={cluster.name}; {command('launch', paths.root)} submits them, and "
@@ -57,20 +49,20 @@ def launch(
         )
     pool = _Pool(paths, cluster, role)
     known: dict[str, RunStatus] = {}
-    with _terminated_as_interrupt():
-        try:
-            while True:
-                began = time.monotonic()
-                statuses = study_status(paths, known)
-                show(statuses, time.monotonic() - began)
-                if not pool.start_missing(statuses):
-                    return study_status(paths)
-                time.sleep(POLL_S)
-        except KeyboardInterrupt:
-            pool.stop()
-            raise Interrupted(
-                "interrupted; every run has saved a checkpoint; rerun the same command to resume"
-            ) from None
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM does what Ctrl-C does.
+    try:
+        while True:
+            began = time.monotonic()
+            statuses = study_status(paths, known)
+            show(statuses, time.monotonic() - began)
+            if not pool.start_missing(statuses):
+                return study_status(paths)
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        pool.stop()
+        raise Interrupted("interrupted; every run has saved a checkpoint; rerun the same command to resume") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Pool:
@@ -178,17 +170,3 @@ def _submit(paths: StudyPaths, run: Run, source: Path, environment: dict[str, st
         raise unwritable(at.log, error, "launch again") from None
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-@contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """In here SIGTERM to this process means what Ctrl-C means."""
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,11 +1,9 @@
 """The shell lines that every Slurm job of a study begins with, whoever submits it: `ditscale launch`, Hydra, or plain
 sbatch with slurm/train_array.sbatch. And the environment that submissions and processes started here inherit."""
 
-from __future__ import annotations
-
 import os
 import shlex
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Iterable, Iterator
 
@@ -30,27 +28,24 @@ def import_path(code: str | Path) -> str:
     return os.pathsep.join(filter(None, [str(Path(code).resolve()), os.environ.get("PYTHONPATH")]))
 
 
+def clean_environment() -> AbstractContextManager[None]:
+    """In here the environment has nothing of a job that we may be in, for jobs to inherit. SLURM_CONF names the cluster
+    and stays."""
+    ours = lambda name: not name.startswith(("SLURM_", "SUBMITIT_")) and name not in FOREIGN or name == "SLURM_CONF"
+    return _environment({name: value for name, value in os.environ.items() if ours(name)})
+
+
+def importing_from(code: Path, variables: dict[str, str]) -> AbstractContextManager[None]:
+    """Processes started in here have `variables` and import ditscale from `code`, never from their own directory."""
+    return _environment({**os.environ, "PYTHONPATH": import_path(code), "PYTHONSAFEPATH": "1"} | variables)
+
+
 @contextmanager
-def clean_environment() -> Iterator[None]:
-    """In here the environment says nothing of a job that we may be in ourselves, so that jobs submitted in here inherit
-    nothing of it. SLURM_CONF stays, since it names the cluster."""
+def _environment(variables: dict[str, str]) -> Iterator[None]:
     before = dict(os.environ)
-    for name in before:
-        if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF" or name in FOREIGN:
-            del os.environ[name]
     try:
-        yield
-    finally:
         os.environ.clear()
-        os.environ.update(before)
-
-
-@contextmanager
-def importing_from(code: Path, environment: dict[str, str]) -> Iterator[None]:
-    """Processes started in here have `environment` and import ditscale from `code`, never from their own directory."""
-    before = dict(os.environ)
-    os.environ.update({"PYTHONPATH": import_path(code), "PYTHONSAFEPATH": "1"} | environment)
-    try:
+        os.environ.update(variables)
         yield
     finally:
         os.environ.clear()

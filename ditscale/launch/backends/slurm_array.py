@@ -3,8 +3,6 @@
 Launching starts what is missing, keeps what is pending or running and skips what is done. It returns at once.
 """
 
-from __future__ import annotations
-
 import io
 import shutil
 import time
@@ -30,11 +28,8 @@ from .submission import Submission, folder, new_token, write
 
 
 def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list[Submission]:
-    """Submit every run (of `role`, or all) that is neither done, nor pending, nor running; logs what it does. Returns
-    the new submissions.
-
-    Raises UserError, before anything is submitted, where the cluster cannot take what the study asks for.
-    """
+    """Submit every run (of `role`, or all) that is neither done, nor pending, nor running; returns the new submissions.
+    Raises UserError, before anything is submitted, where the cluster cannot take what the study asks for."""
     limit, hours = array_limit(), partitions()
     with only_launcher(paths):
         missing = within_queue_limit(missing_runs(paths, lambda run: role in (None, run.role)), cluster)
@@ -89,8 +84,8 @@ def _submit(
 
 
 def refused(error: Exception, at: Path, submission: Submission) -> Exception:
-    """What to raise where submitit failed, in the directory `at`: sbatch's own reason, or what the disk says. A
-    submission that sbatch refused is forgotten."""
+    """What to raise where submitit failed: sbatch's own reason, or the disk's. A submission that sbatch refused is
+    forgotten."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     if isinstance(error, OSError):

@@ -3,8 +3,6 @@
 The token is in the job's name, so a submission cut short between sbatch and its record is found again in squeue.
 """
 
-from __future__ import annotations
-
 import json
 import secrets
 from dataclasses import asdict, dataclass

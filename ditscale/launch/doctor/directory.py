@@ -1,7 +1,5 @@
 """Findings about the file system of a study: whether it is shared, and does what records, locks and claims rely on."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

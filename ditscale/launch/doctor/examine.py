@@ -1,7 +1,5 @@
 """Common problems of the cluster a user works on, each with a suggested fix. Nothing is submitted unless requested."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Sequence

@@ -1,8 +1,7 @@
 """What `ditscale doctor` says about one thing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from functools import partial
 
 OK, NOTE, BAD = "ok", "note", "bad"
 
@@ -19,13 +18,4 @@ class Finding:
         return f"{self.level:<4}  {self.what}{f'; {self.remedy}' if self.remedy else ''}"
 
 
-def ok(what: str) -> Finding:
-    return Finding(OK, what)
-
-
-def note(what: str, remedy: str) -> Finding:
-    return Finding(NOTE, what, remedy)
-
-
-def bad(what: str, remedy: str) -> Finding:
-    return Finding(BAD, what, remedy)
+ok, note, bad = (partial(Finding, level) for level in (OK, NOTE, BAD))

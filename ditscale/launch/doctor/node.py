@@ -1,6 +1,7 @@
-"""Findings about a compute node, by one short job that runs the node probe (node_probe.py)."""
+"""Findings about a compute node, by one short job that runs the node probe:
 
-from __future__ import annotations
+python -m ditscale.launch.doctor.node DIRECTORY [FILE ...]     writes DIRECTORY/answer.json, as `probe` says
+"""
 
 import fcntl
 import json
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ...config import Cluster
+from ...files import write_text
+from ...process import this_process
+from ...rundir.lock import is_locked
 from ..backends.preamble import import_path
 from ..snapshot import PACKAGE
 from .directory import scratch_at
@@ -31,7 +35,7 @@ def on_a_node(root: Path, cluster: Cluster, files: Sequence[str]) -> list[Findin
         kind = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
         words.append(f"--gres=gpu:{kind}{gpus}" if cluster.gpu_option == "gres" else f"--gpus-per-node={kind}{gpus}")
     command = ["srun", "--ntasks=1", "--time=2", "--quiet", "--job-name=ditscale-doctor", *words]
-    command += [sys.executable, "-m", "ditscale.launch.doctor.node_probe"]
+    command += [sys.executable, "-m", "ditscale.launch.doctor.node"]
     environment = {**os.environ, "PYTHONPATH": import_path(PACKAGE.parent)}
     with scratch_at(root) as scratch, open(scratch / "lock", "w") as lock:
         at = scratch.parent
@@ -80,3 +84,23 @@ def findings(at: Path, answer: dict[str, Any], gpus: int) -> list[Finding]:
     else:
         found.append(ok(f"{node}'s clock agrees with this machine's to {NODE_SKEW_S:.0f} s"))
     return found
+
+
+def probe(directory: Path, files: list[str]) -> dict[str, Any]:
+    """What a node sees: its GPUs and clock, the lock that the asking machine has on DIRECTORY/lock, whether a rename
+    works between the two (of the answer), and which of the files it cannot read."""
+    import torch
+
+    return {
+        "node": this_process().node or os.uname().nodename,
+        "gpus": torch.cuda.device_count(),
+        "torch": torch.__version__,
+        "unix": time.time(),
+        "locked": is_locked(directory / "lock"),
+        "unreadable": [path for path in files if not os.access(path, os.R_OK)],
+    }
+
+
+if __name__ == "__main__":
+    there = Path(sys.argv[1])
+    write_text(there / "answer.json", json.dumps(probe(there, sys.argv[2:])))  # renamed over the empty one

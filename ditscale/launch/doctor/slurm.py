@@ -1,7 +1,5 @@
 """Findings about Slurm: its commands, its configuration, the cluster's partition and account, accounting."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import re

@@ -6,8 +6,6 @@ The first task of an array that starts writes down the runs in their order, and 
 tasks and attempts of the array use these, whatever is planned or edited later.
 """
 
-from __future__ import annotations
-
 import shlex
 import sys
 import time

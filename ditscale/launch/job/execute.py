@@ -6,8 +6,6 @@ Under Slurm, SIGUSR2 (the time limit is near, or a preemption) and SIGTERM (also
 finish its step and save; then this array task alone is requeued, unless Slurm has done so or the job is cancelled.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import tempfile
@@ -36,8 +34,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
 
 def execute(run_dir: str) -> str:
     """Train the run, or rehearse it, as a job; returns how it ended. Errors of the user or the run go to the log in one
-    line. Whether the run succeeded is in its own record; under Slurm a failed run is a failed job too. A diverged run
-    is not: that is its result."""
+    line. Under Slurm a failed run is a failed job too; a diverged run is not, since that is its result."""
     logs.show()
     _block_stops()
     gpus.take()
@@ -88,11 +85,8 @@ def _end_job(at: RunPaths, state: str) -> str:
 
 
 def run(at: RunPaths) -> str:
-    """One attempt at a run, from its claim until its end is written down; returns "finished".
-
-    Raises UserError on a user's mistake, Busy while another process runs it, CrashLoop when attempts keep failing
-    without progress, and what may end an attempt early (rundir/outcomes.py).
-    """
+    """One attempt at a run, from its claim until its end is written down; returns "finished". Raises UserError on a
+    user's mistake, Busy, CrashLoop, and what may end an attempt early (rundir/outcomes.py)."""
     _block_stops()
     read_run(at.run)
     if read_state(at.metrics) == "finished":
@@ -137,9 +131,8 @@ def _loop(at: RunPaths) -> Callable[..., str]:
 
 
 def _is_my_turn(rank: int, at: RunPaths) -> bool:
-    """After a rank has died: whether this rank asks for the requeue. Rank 0, if it lives, writes down how the attempt
-    has ended and asks itself where needed; otherwise the lowest rank that lives asks, since each waits for its turn.
-    Should two ask, Slurm refuses the second."""
+    """After a rank has died: whether this rank asks for the requeue. Rank 0 asks itself if it lives; otherwise the
+    lowest rank that lives does, since each waits for its turn. Should two ask, Slurm refuses the second."""
     began = time.monotonic()
     turn = began + TURN_S * rank
     while (now := time.monotonic()) < turn:
@@ -176,8 +169,8 @@ def requeue():
 
 
 def _set_environment():
-    """Compiled kernels go to the node's own disk: on a shared one jobs would write the same files. And no library that
-    a user adds looks for weights or data on the network: nodes often have none, and runs would depend on it."""
+    """Put compiled kernels on the node's own disk, since jobs would write the same files on a shared one; and keep
+    libraries that a user adds from the network, which nodes often lack."""
     cache = os.path.join(tempfile.gettempdir(), f"ditscale-{os.getuid()}")
     kernels = {
         "TRITON_CACHE_DIR": os.path.join(cache, "triton"),

@@ -1,7 +1,5 @@
 """The GPUs of this machine, for runs that are started on it. Without torch, so that launching is quick."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections import Counter
@@ -14,8 +12,7 @@ from ...process import this_process
 
 
 def gpus(cluster: Cluster) -> list[str]:
-    """Names of the GPUs that the cluster's runs use here, as in CUDA_VISIBLE_DEVICES. Raises UserError where it asks
-    for more than there are."""
+    """Names of the GPUs that the cluster's runs use here. Raises UserError where it asks for more than there are."""
     if cluster.gpus == 0:
         return []
     found = visible()

@@ -1,8 +1,6 @@
 """Packed jobs: several small runs in one job, each in a process of its own, which use what the others leave idle of a
 GPU or of cores."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -18,8 +16,7 @@ from .execute import STOPS, TRY_AGAIN, requeue
 
 def run_packed(run_dirs: list[str]) -> list[int]:
     """Train the runs, or rehearse them, as one job; returns the exit statuses of their processes. A run that fails does
-    not disturb the others; the job then fails when they have ended. A job that was told to stop is requeued once, and
-    continues with the unfinished runs."""
+    not disturb the others. A job that was told to stop is requeued once, for its unfinished runs."""
     logs.show()
     # Signals wait until the children exist, to which they are passed on; a child unblocks its own.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)

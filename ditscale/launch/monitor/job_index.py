@@ -1,7 +1,5 @@
 """The job index: which of this user's Slurm jobs train which runs of a study, however they were submitted."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
 from typing import Iterator
@@ -15,10 +13,8 @@ TEMPLATE, DRIVER = "train_array.sbatch", "study.sbatch"
 
 
 def jobs_of(paths: StudyPaths) -> dict[str, list[Job]] | None:
-    """Pending and running jobs by the run id they train; None when squeue gives no answer.
-
-    A plain array counts from its submission on, before any of its tasks has started: its command names the study.
-    """
+    """Pending and running jobs by the run id they train; None when squeue gives no answer. A plain array counts before
+    any of its tasks has started: its command names the study."""
     everything = slurm_client.jobs()
     if everything is None:
         return None

@@ -1,8 +1,6 @@
 """Progress of a study's runs and its ETA: on a terminal a block that is redrawn in place, otherwise a line now and
 then."""
 
-from __future__ import annotations
-
 import math
 import shutil
 import sys
@@ -18,8 +16,8 @@ SHOWN = 8  # runs with a line of their own
 
 
 class Progress:
-    """Shows a study's status on `out` (default: stdout). `workers` run at once (0: as many as are running);
-    `extra_flops` is work that is not planned yet (the probe)."""
+    """Shows a study's status on `out`. `workers` run at once (0: as many as are running); `extra_flops` are of the
+    probe."""
 
     def __init__(self, workers: int, extra_flops: float = 0.0, out: TextIO | None = None):
         self.workers, self.extra_flops, self.out = workers, extra_flops, out or sys.stdout

@@ -5,8 +5,6 @@ Files come first: progress and loss are always theirs. squeue, when it answers, 
 one ended. Without either, the status is what the files say.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

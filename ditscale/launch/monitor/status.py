@@ -1,12 +1,10 @@
 """The status of every run of a study, from its own files: heartbeat, lock and record. Works while runs write."""
 
-from __future__ import annotations
-
 import os
 import socket
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Callable
 
 from ... import units
 from ...errors import UserError
@@ -52,7 +50,7 @@ class RunStatus:
     state: State
     images: int
     loss: float | None
-    images_per_s: float | None
+    images_per_s: float | None  # while it is running
     host: str
     reason: str
     ranks: int = 1
@@ -75,23 +73,21 @@ class RunStatus:
 
     @property
     def eta_s(self) -> float | None:
-        if self.state != State.RUNNING or not self.images_per_s:
-            return None
-        return (self.run.n_images - self.images) / self.images_per_s
+        return (self.run.n_images - self.images) / self.images_per_s if self.images_per_s else None
 
     def mfu(self, peak_flops_per_s: float) -> float | None:
         """Model FLOP/s relative to the peak of its ranks."""
-        if self.state != State.RUNNING or not self.images_per_s or not peak_flops_per_s:
+        if not self.images_per_s or not peak_flops_per_s:
             return None
         return self.images_per_s * self.run.flops_per_image / (self.ranks * peak_flops_per_s)
 
 
-def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> list[RunStatus]:
-    """Every planned run, grid first, by budget and size.
+Show = Callable[[list[RunStatus], float], None]  # called with a study's status, and the seconds to read it
 
-    `known` holds this function's earlier results and is updated: a caller that polls does not read again what cannot
-    have changed.
-    """
+
+def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> list[RunStatus]:
+    """Every planned run, grid first, by budget and size. `known` holds this function's earlier results and is updated,
+    so that a caller who polls does not read again what cannot have changed."""
     known, cache = {} if known is None else known, None
     for at in paths.run_dirs():
         before = known.get(at.name)
@@ -163,8 +159,7 @@ def _and_skipped(reason: str, at: RunPaths, run: Run, images: int) -> str:
 
 
 def _no_sign(at: RunPaths) -> str:
-    """Where to look when a launch on this machine has started a run that has written nothing. "" while that process
-    lives, since it may only be slow to start."""
+    """Where to look when a launch on this machine has started a run that wrote nothing; "" while its process lives."""
     attempts = sorted(at.log.glob("attempt-*"), key=lambda path: (len(path.name), path.name))
     if not attempts:
         return ""
@@ -186,8 +181,8 @@ def _is_alive(pid: str) -> bool:
 
 
 def awaiting_parent(statuses: list[RunStatus]) -> set[str]:
-    """run_ids of nested runs (plan/nest.py) that their parent run is still to train. Once the parent is done without
-    them, they are trained alone."""
+    """run_ids of nested runs that their parent run is still to train. Without a living parent they are trained
+    alone."""
     unfinished = {s.run.run_id for s in statuses if s.state not in DONE}
     return {s.run.run_id for s in statuses if s.state not in DONE and s.run.within in unfinished}
 

@@ -1,8 +1,6 @@
 """The status cache, jobs/seen.json: how finished runs ended, so that `status` need not open their records again. An
 entry counts while its record has the same time and size; the file may be deleted at any moment."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
