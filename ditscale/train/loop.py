@@ -35,7 +35,7 @@ from ..rundir import checkpoints, micro_batch
 from ..rundir.lock import RunLock
 from ..rundir.outcomes import Diverged, OutOfMemory, RankLost, Stopped
 from ..rundir.record import STEP, is_full, read_state
-from ..rundir.session import Writer, holding, smoothed
+from ..rundir.session import Writer, owning_run, smoothed
 from ..rundir.signals import StopFlag
 from . import attention_backend, finalize
 from .batches import stream
@@ -79,14 +79,14 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
     torch.set_num_threads(run.execution.threads)
     keep_freed_memory()
     ranks, orderly = start(at.root, at.rendezvous), False
-    size = micro_batch.noted(at, ranks.world)
+    size = micro_batch.read_limit(at, ranks.world)
     try:
-        with holding(at, lock) if ranks.first else nullcontext():
+        with owning_run(at, lock) if ranks.first else nullcontext():
             try:
                 with attention_backend.chosen(run, ranks):
                     state = _attempt(at, run, ranks)
             except OutOfMemory as short:  # on this rank
-                micro_batch.note(at, ranks.world, short.size)
+                micro_batch.write_limit(at, ranks.world, short.size)
                 raise
             except (Stopped, Diverged, checkpoints.CheckpointNotWritten):  # on all ranks alike
                 try:
@@ -98,7 +98,7 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
             except RuntimeError as error:
                 if not ranks.peer_died(error):
                     raise
-                if (smaller := micro_batch.noted(at, ranks.world)) != size:
+                if (smaller := micro_batch.read_limit(at, ranks.world)) != size:
                     raise OutOfMemory(smaller) from None
                 raise RankLost(at) from None
             ranks.barrier()
@@ -167,7 +167,7 @@ def _free(device: torch.device):
 def _step_of(at: RunPaths, run: Run, ranks: Ranks, state: State, source: Source) -> Step:
     """The run's steps, of micro-batches that fit into memory, by a compiled model where it is to be."""
     device = ranks.device
-    micro = GradientAccumulation(run, state.model, state.layout, ranks, micro_batch.noted(at, ranks.world))
+    micro = GradientAccumulation(run, state.model, state.layout, ranks, micro_batch.read_limit(at, ranks.world))
     speed_up(state.model, False, run.execution.recompute)  # what is recomputed takes no memory: it counts for the fit
     if device.type == "cuda" and not run.execution.micro_batch:
         index = torch.arange(2)

@@ -16,7 +16,7 @@ from ..plan.run import Run, read_run
 from ..rundir.lock import LockHeld, RunLock
 from ..rundir.outcomes import Diverged
 from ..rundir.record import read_state
-from ..rundir.session import Writer, holding
+from ..rundir.session import Writer, owning_run
 from .checkpointer import Checkpointer
 from .state import State
 
@@ -54,7 +54,7 @@ class NestedRuns:
             except LockHeld as holder:
                 print(f"not read: {holder}", flush=True)
         free = self.ranks.broadcast(lock is not None)
-        with holding(at, lock) if lock else nullcontext():
+        with owning_run(at, lock) if lock else nullcontext():
             yield free
 
     def writer(self, at: RunPaths, run: Run, images: int, rows: Callable[[int], np.ndarray]):

@@ -22,7 +22,7 @@ from ..rundir import checkpoints
 from ..rundir.lock import RunLock
 from ..rundir.outcomes import Stopped
 from ..rundir.record import STEP, VALIDATION, read_state
-from ..rundir.session import Writer, holding, smoothed
+from ..rundir.session import Writer, owning_run, smoothed
 from ..rundir.signals import StopFlag
 
 CHUNKS = 10  # of a run's steps: after each, rows, a sign of life, and a look at signals and the checkpoint's clock
@@ -33,7 +33,7 @@ def rehearse(run_dir: Path | str, lock: RunLock | None = None) -> str:
     (loop.py)."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
-    with holding(at, lock):
+    with owning_run(at, lock):
         if read_state(at.metrics) == "finished":
             return "finished"
         stop = StopFlag()

@@ -111,7 +111,7 @@ def test_a_fenced_attempt_writes_and_deletes_nothing(one_run):
     os.kill(second.pid, signal.SIGSTOP)
     os.kill(first.pid, signal.SIGCONT)
     said, trouble = first.communicate(timeout=120)
-    assert "attempt 1 ends, for attempt 2 has taken over" in trouble, (said, trouble)
+    assert "attempt 1 ends: attempt 2 has taken over" in trouble, (said, trouble)
     assert resumable(at.checkpoint) == saved and not (at.checkpoint / "final.pt").exists() and not at.failure.exists()
     os.kill(second.pid, signal.SIGCONT)
     said, trouble = second.communicate(timeout=120)
@@ -140,7 +140,7 @@ def test_two_runs_by_hand_at_once(one_run, ditscale, one_line_error):
     wait_until(lambda: phase(at) == "training", trains)
     trains.send_signal(signal.SIGTERM)
     out, err = trains.communicate(timeout=60)
-    assert trains.returncode == 130 and "goes on from there" in out, (out, err)
+    assert trains.returncode == 130 and "rerun the same command to resume" in out, (out, err)
     assert [(a.number, a.pid, a.ended) for a in read_attempts(at)] == [(1, trains.pid, "stopped")]
     assert not at.failure.exists()
 

@@ -58,7 +58,7 @@ def test_interrupted_and_repeated(tmp_path, ditscale):
     wait_until(lambda: any(rough.glob("runs/*/metrics.h5")))
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=90)
-    assert process.returncode == 130 and "the same command goes on from there" in err and "Traceback" not in err, err
+    assert process.returncode == 130 and "rerun the same command to resume" in err and "Traceback" not in err, err
     assert not running(ditscale, rough)
 
     process = launch()  # killed outright: its runs go on without it, and the next launch leaves them alone

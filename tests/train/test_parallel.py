@@ -153,7 +153,8 @@ def test_out_of_memory_on_shards(one_run, on_ranks, copy_of, content, short):
         for end, text in ends:
             assert (
                 end == 130
-                and f"OutOfMemory: out of memory; the same command goes on with micro-batches of {size} images" in text
+                and f"OutOfMemory: out of memory; rerun the same command to resume with micro-batches of {size} images"
+                in text
             ), ends
     assert [end for end, _ in on_ranks(hurt, 2, sharding="full", short=(short, 2)).wait()] == [0, 0]
     assert on_ranks(whole, 1).wait()[0][0] == 0

@@ -79,7 +79,7 @@ def test_interrupted_and_killed_runs_equal_an_undisturbed_one(one_run, ditscale,
     wait_for_images(stopped, 0.4 * images, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "goes on from there" in out, (out, err)
+    assert process.returncode == 130 and "rerun the same command to resume" in out, (out, err)
     assert read_state(stopped / "metrics.h5") == "stopped"
     assert ditscale("run", stopped).returncode == 0
 
