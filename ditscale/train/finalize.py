@@ -1,4 +1,4 @@
-"""What a run leaves at its end: its validation losses, final weights, and what else its study asks to be measured."""
+"""What a run leaves at its end: validation losses, final weights, and the evaluation that its study asks for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..evaluate.held_out import HeldOut
 from ..evaluate.measure import Unmeasurable
 from ..evaluate.settings import Settings
 from ..evaluate.validation import triple_losses
+from ..logs import log
 from ..naming import RunPaths
 from ..plan.run import Run
 from ..rundir import checkpoints
@@ -26,7 +27,7 @@ from .state import State
 
 
 def held_out(run: Run, ranks: Ranks) -> list[HeldOut]:
-    """What the run is validated on: its own data's held-out images, then those of the other data sets."""
+    """The held-out images of the run's own data, then those of its other validation sets."""
     validation = run.validation
     return [
         HeldOut(data, validation, validation.n, validation.seed, ranks.device)
@@ -43,7 +44,7 @@ def validate(state: State, held_out: list[HeldOut], run: Run, ranks: Ranks, writ
         measure = lambda: triple_losses(
             state.model, data, run.recipe.timesteps, run.validation.batch_size, ranks, run.recipe.precision
         )
-        raw = measure().mean() if i == 0 else math.nan  # live weights in domain only: it halves the cost
+        raw = measure().mean() if i == 0 else math.nan  # Live weights in domain only: that halves the cost.
         state.swap()
         samples = measure()
         state.swap()
@@ -57,27 +58,25 @@ def validate(state: State, held_out: list[HeldOut], run: Run, ranks: Ranks, writ
 
 
 def save_final(at: RunPaths, run: Run, state: State, ranks: Ranks, writer: Writer | None):
-    """Write what the run has come to. Raises CheckpointNotWritten, on all ranks, where that cannot be."""
+    """Write the final weights. Raises CheckpointNotWritten, on all ranks, where that cannot be done."""
     final = {"run_id": run.run_id, "images": state.images, "model": state.layout.gather_full(state.layout.weights)}
     final["ema"], *final["ema_also"] = (
         list(state.layout.gather_full(averages).values()) for averages in state.ema.averages
     )
-    unsaved = None
+    error = None
     if writer:
         try:
             checkpoints.save_final(at.checkpoint, lambda file: torch.save(final, file))
-        except checkpoints.CheckpointNotWritten as error:
-            unsaved = error
-    if not ranks.all_true(unsaved is None):
-        raise unsaved or checkpoints.CheckpointNotWritten(
-            f"{at.checkpoint}: final.pt cannot be written; rank 0 says why"
-        )
+        except checkpoints.CheckpointNotWritten as reason:
+            error = reason
+    if not ranks.all_true(error is None):
+        raise error or checkpoints.CheckpointNotWritten(f"{at.checkpoint}: final.pt cannot be written; rank 0 says why")
 
 
-def evaluate(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag, writer: Writer | None, host: Writer | None = None):
-    """Measure what the study asks for. What has no finite value is said in the log and stays out: the run is finished.
+def evaluate(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag, writer: Writer | None, parent: Writer | None = None):
+    """Measure what the study asks for. A metric without a finite value is logged and left out: the run is finished.
 
-    host: of the run that this one is read from.
+    parent: the writer of its parent run, where the run is a nested one.
     """
     if not run.evaluation:
         return
@@ -85,19 +84,19 @@ def evaluate(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag, writer: Write
     def tick():
         if writer:
             writer.beat("evaluating", run.n_images, None)
-        if host:
-            host.beat("reading", run.stable_images, None)
+        if parent:
+            parent.beat("reading", run.stable_images, None)
         if not ranks.all_true(not stop.raised):
             raise Stopped(at, run.n_images, run.n_images)
 
     if writer:
         writer.beat("evaluating", run.n_images, None, force=True)
-    ranks.barrier()  # the final checkpoint is there
+    ranks.barrier()  # From here on the final checkpoint is there.
     finished = load(at.root).to(ranks.device)
     try:
-        made = evaluation.measure_all(at, finished, Settings(run.evaluation), ranks, tick)
+        measured = evaluation.measure_all(at, finished, Settings(run.evaluation), ranks, tick)
     except Unmeasurable as error:
-        print(f"not measured: {error}", flush=True)
+        log.warning(f"not measured: {error}")
     else:
         if writer:
-            print(made.summary(), flush=True)
+            log.info(measured.summary())
