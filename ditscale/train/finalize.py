@@ -23,7 +23,7 @@ from ..rundir.outcomes import Diverged, Stopped
 from ..rundir.record import VALIDATION
 from ..rundir.session import Writer
 from ..rundir.signals import StopFlag
-from .state import State
+from .segment import TrainingSetup
 
 
 def held_out(run: Run, ranks: Ranks) -> list[HeldOut]:
@@ -35,18 +35,19 @@ def held_out(run: Run, ranks: Ranks) -> list[HeldOut]:
     ]
 
 
-def validate(state: State, held_out: list[HeldOut], run: Run, ranks: Ranks, writer: Writer | None):
-    """Measure EMA and live weights on every validation set."""
+def validate(setup: TrainingSetup, run: Run, writer: Writer | None):
+    """Measure EMA and live weights on every validation set. Raises Diverged where a loss is not finite."""
+    state, validation = setup.state, run.validation
     if writer:
         writer.beat("validating", state.images, state.loss_ema, force=True)
-    for i, data in enumerate(held_out):
+    for i, data in enumerate(setup.held_out):
         began = time.monotonic()
-        measure = lambda: triple_losses(
-            state.model, data, run.recipe.timesteps, run.validation.batch_size, ranks, run.recipe.precision
+        losses = lambda: triple_losses(
+            state.model, data, run.recipe.timesteps, validation.batch_size, setup.ranks, run.recipe.precision
         )
-        raw = measure().mean() if i == 0 else math.nan  # Live weights in domain only: that halves the cost.
+        raw = losses().mean() if i == 0 else math.nan  # Live weights in domain only: that halves the cost.
         state.swap()
-        samples = measure()
+        samples = losses()
         state.swap()
         if not np.isfinite(samples).all():
             raise Diverged(f"{run.run_id}: the validation loss on {data.name} is not finite; the run has diverged")
@@ -57,41 +58,38 @@ def validate(state: State, held_out: list[HeldOut], run: Run, ranks: Ranks, writ
             writer.write_validation(i, row, samples)
 
 
-def save_final(at: RunPaths, run: Run, state: State, ranks: Ranks, writer: Writer | None):
-    """Write the final weights. Raises CheckpointNotWritten, on all ranks, where that cannot be done."""
-    final = {"run_id": run.run_id, "images": state.images, "model": state.layout.gather_full(state.layout.weights)}
-    final["ema"], *final["ema_also"] = (
-        list(state.layout.gather_full(averages).values()) for averages in state.ema.averages
-    )
-    error = None
+def save_final(setup: TrainingSetup, at: RunPaths, run: Run, writer: Writer | None):
+    """Write the final weights, once the last checkpoint is complete. Raises CheckpointNotWritten, on all ranks, where
+    either cannot be written."""
+    setup.checkpointer.wait()
+    state, error = setup.state, None
+    full = lambda tensors: state.layout.gather_full(tensors)
+    final = {"run_id": run.run_id, "images": state.images, "model": full(state.layout.weights)}
+    final["ema"], *final["ema_also"] = (list(full(averages).values()) for averages in state.ema.averages)
     if writer:
         try:
             checkpoints.save_final(at.checkpoint, lambda file: torch.save(final, file))
         except checkpoints.CheckpointNotWritten as reason:
             error = reason
-    if not ranks.all_true(error is None):
+    if not setup.ranks.all_true(error is None):
         raise error or checkpoints.CheckpointNotWritten(f"{at.checkpoint}: final.pt cannot be written; rank 0 says why")
 
 
-def evaluate(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag, writer: Writer | None, parent: Writer | None = None):
-    """Measure what the study asks for. A metric without a finite value is logged and left out: the run is finished.
-
-    parent: the writer of its parent run, where the run is a nested one.
-    """
+def evaluate(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag, writer: Writer | None):
+    """Measure what the study asks for, from the final weights. A metric without a finite value is logged and left out:
+    the run is finished. Raises Stopped when a signal asked for a stop."""
     if not run.evaluation:
         return
 
     def tick():
         if writer:
             writer.beat("evaluating", run.n_images, None)
-        if parent:
-            parent.beat("reading", run.stable_images, None)
         if not ranks.all_true(not stop.raised):
             raise Stopped(at, run.n_images, run.n_images)
 
     if writer:
         writer.beat("evaluating", run.n_images, None, force=True)
-    ranks.barrier()  # From here on the final checkpoint is there.
+    ranks.barrier()  # From here on the final weights are there.
     finished = load(at.root).to(ranks.device)
     try:
         measured = evaluation.measure_all(at, finished, Settings(run.evaluation), ranks, tick)

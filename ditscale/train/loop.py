@@ -82,20 +82,18 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
 
 def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
     """Train, validate and evaluate the run, as far as earlier attempts have not done so."""
-    # ---- what can be refused now, and not after a week of training
-    if run.recipe.batch_size % ranks.world:
-        raise UserError(
-            f"{at.root}: a batch of {run.recipe.batch_size} images does not divide over {ranks.world} ranks"
-        )
+    batch_size = run.recipe.batch_size
+    if batch_size % ranks.world:
+        raise UserError(f"{at.root}: a batch of {batch_size} images does not divide over {ranks.world} ranks")
     if read_state(at.metrics) == "finished":
         return "finished"
-    at.failure.unlink(missing_ok=True)
-    if run.evaluation:
-        evaluation.check(run, Settings(run.evaluation))
-
-    # ---- data, model, and where an earlier attempt left off
     stop, setup = StopFlag(), None
     try:
+        at.failure.unlink(missing_ok=True)
+        if run.evaluation:
+            evaluation.check(run, Settings(run.evaluation))  # Now, and not after a week of training.
+
+        # ---- data, model, and where an earlier attempt left off
         # Where all is trained and validated, an earlier attempt was interrupted in its evaluation.
         is_trained = ranks.first and is_full(at.metrics) and has_final(at.checkpoint, run.run_id)
         if not ranks.broadcast(is_trained):
@@ -107,9 +105,8 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
             if setup:
                 _train(setup, at, run, writer)
                 setup.step.release()
-                finalize.validate(setup.state, setup.held_out, run, ranks, writer)
-                setup.checkpointer.wait()
-                finalize.save_final(at, run, setup.state, ranks, writer)
+                finalize.validate(setup, run, writer)
+                finalize.save_final(setup, at, run, writer)
                 setup = None  # What is measured from here on is in the final checkpoint.
                 _free_memory(ranks.device)
             finalize.evaluate(at, run, ranks, stop, writer)
@@ -171,7 +168,7 @@ def _build_step(run: Run, ranks: Ranks, state: State, source: Source, largest_mi
 
 
 def _free_memory(device: torch.device):
-    """Return the memory of a model that is no longer used to the GPU: the next one may need it."""
+    """Free the memory of a model that is no longer used: on a GPU the next one may need it."""
     if device.type == "cuda":
         gc.collect()  # Compiled methods refer to the model whose methods they are.
         torch.cuda.empty_cache()

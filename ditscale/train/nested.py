@@ -1,8 +1,8 @@
 """Nested runs: those that begin as a longer run does, their parent (plan/nest.py), and are measured on its way as if
 each had been trained alone.
 
-A nested run whose learning rate cools down at its end branches off where that begins: its cool-down is trained, and the
-parent run resumes from where it was.
+A nested run whose learning rate cools down at its end branches off where that begins: its cool-down is trained, then
+the parent run resumes from where it was.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def find_due(at: RunPaths, parent: Run, ranks: Ranks) -> dict[int, list[tuple[Ru
     """The nested runs of `parent` that are still to be measured, by the images at which they are due."""
     found = [RunPaths(at.root.parent / run_id) for run_id in parent.readings]
     # Rank 0 looks, so that all ranks know the same.
-    unmeasured = ranks.broadcast([nested for nested in found if ranks.first and _is_ours(nested)])
+    unmeasured = ranks.broadcast([nested for nested in found if ranks.first and _is_to_be_measured(nested)])
     due: dict[int, list[tuple[RunPaths, Run]]] = {}
     for nested in unmeasured:
         run = read_run(nested.run)
@@ -36,26 +36,50 @@ def find_due(at: RunPaths, parent: Run, ranks: Ranks) -> dict[int, list[tuple[Ru
     return due
 
 
-def _is_ours(at: RunPaths) -> bool:
+def _is_to_be_measured(at: RunPaths) -> bool:
     """Whether a nested run is planned, neither finished nor diverged, and was never started on its own."""
     if not at.run.is_file() or (at.attempts.is_dir() and any(os.scandir(at.attempts))):
         return False
     return read_state(at.metrics) not in ("finished", "diverged")
 
 
+class NestedWriter(Writer):
+    """The Writer of a nested run. With its heartbeat goes that of the parent run, which waits for it."""
+
+    def __init__(self, at: RunPaths, run: Run, images: int, ranks: int, parent: Writer):
+        self.parent = parent
+        common_steps = run.stable_images // run.recipe.batch_size
+        super().__init__(at, run, images, ranks, parent.record.file["steps"][:common_steps])
+
+    def beat(self, phase: str, images: int, loss: float | None, force: bool = False):
+        super().beat(phase, images, loss, force)
+        self.parent.beat("reading", self.run.stable_images, None)
+
+
 def measure(setup: TrainingSetup, parent: Run, at: RunPaths, run: Run, parent_writer: Writer | None):
     """Measure the nested run `run`, which is due where the state is, and write its directory `at`.
 
     Raises Stopped when a signal asked for a stop. Where the run has a cool-down, the state may then be that of the
-    nested run, and the parent run was saved.
+    nested run, but the parent run was saved.
     """
+    state, ranks = setup.state, setup.ranks
     setup.step.release()
     if parent_writer:
-        parent_writer.beat("reading", setup.state.images, setup.state.loss_ema, force=True)
-    with _branch(setup, parent, at, run) if has_cooldown(run) else nullcontext():
-        with _locked(at, setup.ranks) as is_free:
-            if is_free:
-                _train_and_measure(setup, at, run, parent_writer)
+        parent_writer.beat("reading", state.images, state.loss_ema, force=True)
+    with _branch(setup, parent, at, run) if has_cooldown(run) else nullcontext(), _locked(at, ranks) as is_free:
+        if not is_free:
+            return
+        with (
+            NestedWriter(at, run, state.images, ranks.world, parent_writer) if parent_writer else nullcontext()
+        ) as writer:
+            if has_cooldown(run):
+                Trainer(setup, at, run, writer).train_until(run.n_images)
+                setup.step.release()
+            finalize.validate(setup, run, writer)
+            finalize.save_final(setup, at, run, writer)
+            finalize.evaluate(at, run, ranks, setup.stop, writer)
+            if writer:
+                writer.finish()
 
 
 def has_cooldown(run: Run) -> bool:
@@ -63,28 +87,9 @@ def has_cooldown(run: Run) -> bool:
     return run.stable_images < run.n_images
 
 
-def _train_and_measure(setup: TrainingSetup, at: RunPaths, run: Run, parent_writer: Writer | None):
-    state, ranks = setup.state, setup.ranks
-    common_steps = run.stable_images // run.recipe.batch_size
-    with (
-        Writer(at, run, state.images, ranks.world, parent_writer.record.file["steps"][:common_steps])
-        if parent_writer
-        else nullcontext()
-    ) as writer:
-        if has_cooldown(run):
-            Trainer(setup, at, run, writer, parent_writer).train_until(run.n_images)
-            setup.checkpointer.wait()
-            setup.step.release()
-        finalize.validate(state, setup.held_out, run, ranks, writer)
-        finalize.save_final(at, run, state, ranks, writer)
-        finalize.evaluate(at, run, ranks, setup.stop, writer, parent_writer)
-        if writer:
-            writer.finish()
-
-
 @contextmanager
 def _locked(at: RunPaths, ranks: Ranks) -> Iterator[bool]:
-    """Hold the lock of a nested run. Gives False where another process trains that run just now: then it keeps it."""
+    """Hold the lock of a nested run. Gives False where another process trains that run: then it is left to that one."""
     lock = None
     if ranks.first:
         try:

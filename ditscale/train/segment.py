@@ -22,7 +22,7 @@ from ..naming import RunPaths
 from ..plan.run import Run
 from ..plan.schedule import rate_factor
 from ..rundir.outcomes import Diverged, Stopped
-from ..rundir.record import STEP
+from ..rundir.record import MEASURED, STEP
 from ..rundir.session import Writer, smoothed
 from ..rundir.signals import StopFlag
 from .batches import stream
@@ -76,15 +76,10 @@ REDUCTIONS = [hint.__metadata__[0] for hint in get_type_hints(SyncPoint, include
 
 
 class Trainer:
-    """Trains one run, a segment at a time, from where the state is. Lives as long as one attempt at the run.
+    """Trains one run, a segment at a time, from where the state is."""
 
-    parent: the writer of its parent run, where the run is a nested one.
-    """
-
-    def __init__(
-        self, setup: TrainingSetup, at: RunPaths, run: Run, writer: Writer | None, parent: Writer | None = None
-    ):
-        self.setup, self.at, self.run, self.writer, self.parent = setup, at, run, writer, parent
+    def __init__(self, setup: TrainingSetup, at: RunPaths, run: Run, writer: Writer | None):
+        self.setup, self.at, self.run, self.writer = setup, at, run, writer
         self.meter = ThroughputMeter(run, setup.state.images, setup.ranks)
         self.first_images, self.skipped_before = setup.state.images, setup.state.skipped
         self.last_save_s = 0.0  # by the meter's clock
@@ -127,11 +122,13 @@ class Trainer:
         if writer:
             rows["elapsed_s"] = writer.elapsed_before + self.meter.seconds()
             writer.write_steps(state.images // run.recipe.batch_size - len(rows), rows)
-        if self.parent:
-            self.parent.beat("reading", run.stable_images, None)
         speed = self.meter.speed(state.images)
         if writer and (agreed.stop_asked or agreed.save_due or done or reason):
-            writer.measure(speed | self._measured(agreed))
+            measured = {name: value for name, value in agreed._asdict().items() if name in (MEASURED.names or ())}
+            measured["device"] = device_name(setup.ranks.device).encode()
+            measured["sharding"] = state.layout.kind.encode()
+            measured["skipped"] = state.skipped - self.skipped_before
+            writer.measure(speed | measured)
 
         # ---- a diverged run, or a checkpoint that failed
         if reason:
@@ -175,20 +172,6 @@ class Trainer:
         self.setup.ranks.all_reduce(self.values)
         values, rates, self.rates = self.values[: len(self.rates)].tolist(), self.rates, []
         return record_rows(values, rates, state.images // batch_size - len(rates), batch_size, state)
-
-    def _measured(self, agreed: SyncPoint) -> dict:
-        """What the record keeps of an attempt, besides speed (rundir/record.py: MEASURED)."""
-        state = self.setup.state
-        return {
-            "device": device_name(self.setup.ranks.device).encode(),
-            "sharding": state.layout.kind.encode(),
-            "micro_batch": agreed.micro_batch,
-            "halvings": agreed.halvings,
-            "skipped": state.skipped - self.skipped_before,
-            "data_wait_s": agreed.data_wait_s,
-            "peak_memory_bytes": agreed.peak_memory_bytes,
-            "energy_j": agreed.energy_j,
-        }
 
     def _save(self):
         self.setup.checkpointer.save(self.setup.state.facts(self.run))

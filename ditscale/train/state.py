@@ -19,6 +19,8 @@ from .checkpointer import DCPCheckpointer
 from .ema import EMA
 from .layout.choose import Layout, lay
 
+FACTS = ("images", "loss_ema", "skipped", "skipped_in_row")  # What a checkpoint holds besides tensors and run_id.
+
 
 @dataclass
 class State:
@@ -45,19 +47,13 @@ class State:
         return DCPCheckpointer(self.layout, parts, directory, ranks)
 
     def facts(self, run: Run) -> dict:
-        """The rest of a checkpoint: what is no tensor."""
-        return {
-            "run_id": run.run_id,
-            "images": self.images,
-            "loss_ema": self.loss_ema,
-            "skipped": self.skipped,
-            "skipped_in_row": self.skipped_in_row,
-        }
+        """What a checkpoint holds besides tensors."""
+        return {"run_id": run.run_id} | {name: getattr(self, name) for name in FACTS}
 
     def restore(self, facts: dict, batch_size: int):
         """Resume from the facts of a checkpoint, once its tensors are loaded."""
-        self.images, self.loss_ema = facts["images"], facts["loss_ema"]
-        self.skipped, self.skipped_in_row = facts["skipped"], facts["skipped_in_row"]
+        for name in FACTS:
+            setattr(self, name, facts[name])
         self.optimizer.steps.fill_(self.images // batch_size - self.skipped)
         self.layout.weights_changed()
 

@@ -193,10 +193,10 @@ def test_a_branch_that_diverges_is_its_own_affair(tmp_path, cooled, monkeypatch,
     host, first = nested(tmp_path / "s", *COOLING)
     validate = finalize.validate
 
-    def diverged(state, held_out, run, ranks, writer):
+    def diverged(setup, run, writer):
         if run.run_id == first.name:
             raise Diverged("the loss is beyond words")
-        validate(state, held_out, run, ranks, writer)
+        validate(setup, run, writer)
 
     monkeypatch.setattr(finalize, "validate", diverged)
     assert loop.train(host) == "finished"

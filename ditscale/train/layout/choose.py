@@ -68,9 +68,8 @@ def lay(model: DiT, sharding: str, precision: str, factor: Factor, ranks: Ranks,
     n_params = sum(p.numel() for p in model.parameters())
     kind = choose(sharding, n_params, ranks, averages)
     if kind == "replicate":
-        if ranks.world == 1 and n_params >= LARGE:
-            return LoneLayout(model, factor, ranks.device)
-        return ReplicatedLayout(model.to(ranks.device), factor, ranks)
+        layout = LoneLayout if ranks.world == 1 and n_params >= LARGE else ReplicatedLayout
+        return layout(model.to(ranks.device), factor, ranks)
     from .fsdp import FSDPLayout  # Here, because FSDP takes a second to import.
 
     return FSDPLayout(model, kind, precision, factor, ranks)

@@ -23,32 +23,11 @@ SUM_BLOCK = 2**18
 LARGE = 2**23  # Parameters. Below, one buffer of gradients is as fast or faster than none (LoneLayout).
 
 
-class WholeLayout:
-    """What layouts have in common whose weights are whole on each rank. Subclasses set these:"""
+class ReplicatedLayout:
+    """A model's weights, whole on every rank: a Layout (choose.py)."""
 
     kind = "replicate"
     scale = 1.0
-    weights: list[Tensor]
-    lr_factors: list[float]
-
-    def set_last_microbatch(self, is_last: bool):
-        pass
-
-    def weights_changed(self):
-        pass
-
-    def mesh_on(self, device_type: str) -> None:
-        return None
-
-    def named(self, tensors: list[Tensor], mesh: DeviceMesh | None = None) -> dict[str, Tensor]:
-        raise NotImplementedError
-
-    def gather_full(self, tensors: list[Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.named(tensors).items()}
-
-
-class ReplicatedLayout(WholeLayout):
-    """A model's weights on every rank: a Layout (choose.py)."""
 
     def __init__(self, model: nn.Module, factor: Factor, ranks: Ranks):
         self.ranks = ranks
@@ -68,6 +47,9 @@ class ReplicatedLayout(WholeLayout):
         for weight, gradient in zip(self.weights, gradients):
             weight.grad = gradient
 
+    def set_last_microbatch(self, is_last: bool):
+        pass
+
     def reduce_gradients(self) -> Tensor:
         self.ranks.all_reduce(self.gradient)
         return norm(self.gradient)
@@ -75,14 +57,22 @@ class ReplicatedLayout(WholeLayout):
     def zero_grad(self):
         self.gradient.zero_()
 
+    def weights_changed(self):
+        pass
+
+    def mesh_on(self, device_type: str) -> None:
+        return None
+
     def named(self, tensors: list[Tensor], mesh: DeviceMesh | None = None) -> dict[str, Tensor]:
         return {name: tensors[i][at : at + shape.numel()].view(shape) for name, (i, at, shape) in self._places.items()}
 
     def gather_full(self, tensors: list[Tensor]) -> dict[str, Tensor]:
-        return super().gather_full(tensors) if self.ranks.first else {}
+        if not self.ranks.first:
+            return {}
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.named(tensors).items()}
 
 
-class LoneLayout(WholeLayout):
+class LoneLayout(ReplicatedLayout):
     """A large model's weights on the only rank of a run: a Layout (choose.py).
 
     Gradients stay as the backward pass makes them, parameter by parameter. One buffer of gradients is cleared, added to
@@ -90,8 +80,8 @@ class LoneLayout(WholeLayout):
     CPU it is a tenth of the memory at most, and 3 to 5 % of a step (docs/training-measured.md).
     """
 
-    def __init__(self, model: nn.Module, factor: Factor, device: torch.device):
-        self._parameters = dict(model.to(device).named_parameters())
+    def __init__(self, model: nn.Module, factor: Factor, ranks: Ranks):
+        self.ranks, self._parameters = ranks, dict(model.named_parameters())
         self.weights = [p.detach() for p in self._parameters.values()]
         self.lr_factors = [factor(name, p) for name, p in self._parameters.items()]
 
