@@ -1,6 +1,7 @@
 """Runs of several real ranks, and what their records hold."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -42,6 +43,14 @@ class Ranks:
                 pass
             time.sleep(0.02)
         raise AssertionError(f"never reached {images} images")
+
+
+@pytest.fixture
+def logged(caplog, monkeypatch):
+    """What ditscale logs in this process, down to INFO, whether or not an earlier test has called logs.show()."""
+    monkeypatch.setattr(logging.getLogger("ditscale"), "propagate", True)
+    caplog.set_level(logging.INFO, "ditscale")
+    return caplog
 
 
 @pytest.fixture(scope="session")

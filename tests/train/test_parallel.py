@@ -208,7 +208,7 @@ def test_choice_of_layout(monkeypatch):
     monkeypatch.setattr(Ranks, "broadcast", lambda self, value: value)
     monkeypatch.setattr(layout, "_free_bytes", lambda ranks: 100e9)
     two_nodes, one_node = ((4, 2), (4, 4))
-    for n_params, device, (world, per_node), chosen in (
+    for n_params, device, (world, per_node), expected in (
         (1e7, "cuda", two_nodes, "replicate"),  # a GPU reduces it in no time
         # 4 GB of state: there is room, but its reduction is better done beside the pass
         (2e8, "cuda", two_nodes, "hybrid"),
@@ -217,4 +217,4 @@ def test_choice_of_layout(monkeypatch):
         (2e9, "cpu", two_nodes, "hybrid"),  # 40 GB of 100 on a rank, 20 GB on each of a node's two
         (1e10, "cuda", two_nodes, "full"),
     ):
-        assert choose("auto", int(n_params), Ranks(0, world, torch.device(device), per_node)) == chosen
+        assert choose("auto", int(n_params), Ranks(0, world, torch.device(device), per_node)) == expected

@@ -17,7 +17,7 @@ import torch
 from ditscale.plan.run import read_run
 from ditscale.rundir.checkpoints import resumable
 from ditscale.rundir.record import read_state
-from ditscale.train import loop
+from ditscale.train.segment import record_rows
 
 
 def same(a, b):
@@ -153,10 +153,10 @@ def test_the_second_process_is_refused(one_run, ditscale, one_line_error):
 @pytest.mark.slow
 @pytest.mark.parametrize("bad, says", [(range(3, 15), "in 10 steps in a row, at 208 images"), (range(3, 12), "")])
 def test_ten_bad_steps_in_a_row_are_too_many_wherever_the_loop_looks(bad, says):
-    """Also where a good step comes before it does: looks are where readings and stops have them."""
+    """Also where a good step comes before the sync: where that falls depends on stops and nested runs."""
     state = SimpleNamespace(loss_ema=math.nan, skipped=0, skipped_in_row=0)
     values = [(1.0, math.nan if step in bad else 0.5) for step in range(16)]
-    rows, why = loop._rows(values, [0.1] * 16, 0, 16, state)
+    rows, why = record_rows(values, [0.1] * 16, 0, 16, state)
     assert says in why and bool(why) == bool(says)
     assert np.isnan(rows["grad_norm"]).sum() == state.skipped == len(bad)
 
