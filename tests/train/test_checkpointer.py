@@ -77,7 +77,7 @@ def test_what_was_saved_comes_back_to_the_bit(begun, tmp_path):
     assert list(checkpointer.parts) == ["model", "ema", "ema.1", "exp_avg", "exp_avg_sq"]
     assert (facts["images"], facts["run_id"]) == (32, run.run_id)
     assert other.optimizer.steps == 2
-    with pytest.raises(UserError, match="is of run"):
+    with pytest.raises(UserError, match="belongs to run"):
         into.load_newest("another")
 
 
