@@ -1,7 +1,5 @@
 """The one exception a user may see, and commands inside messages."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
@@ -39,7 +37,7 @@ def nearest(word: object, valid: Iterable[object], form: Callable[[str], str] = 
 
 
 def command(verb: str, *words: object) -> str:
-    """A command that pastes, quoted and in backquotes: command("launch", root) is "`ditscale launch DIR`"."""
+    """A command to type, as in "`ditscale launch DIR`" with its backquotes; quoted so that it pastes."""
     return f"`{shlex.join(['ditscale', verb, *map(str, words)])}`"
 
 

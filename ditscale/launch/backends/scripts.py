@@ -1,7 +1,5 @@
 """The batch scripts of `slurm/`, from a checkout or an installed package."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ...errors import one_of
