@@ -4,8 +4,6 @@ PyYAML reads 1e17 and 6e+18 as text but 1.5e+21 as a float, and OmegaConf reads 
 is taken as a YAML reader returns it.
 """
 
-from __future__ import annotations
-
 import math
 
 from .errors import UserError

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,8 @@ def test_frames(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ds.UserError, match="pandas is not installed"):
         plan.to_frame()
+    monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=lambda rows: rows))
+    assert plan.to_frame() == [dict(row) for row in plan]
     monkeypatch.undo()
     pandas = pytest.importorskip("pandas")
     frame = plan.to_frame()

@@ -1,7 +1,5 @@
 """The command `ditscale`. Each verb imports what it needs, so the light ones answer at once and never load torch."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """What `ditscale help` prints."""
 
-from __future__ import annotations
-
 import shutil
 import textwrap
 from collections.abc import Iterable

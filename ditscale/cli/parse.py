@@ -3,8 +3,6 @@
 Options may stand before, between and after positional arguments; names of options are not abbreviated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 

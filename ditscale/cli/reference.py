@@ -1,7 +1,5 @@
 """Print docs/cli.md: `python -m ditscale.cli.reference > docs/cli.md`."""
 
-from __future__ import annotations
-
 import os
 from textwrap import indent
 

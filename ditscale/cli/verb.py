@@ -6,8 +6,6 @@
 Nothing else is needed: parsing, help, completion and docs/cli.md read VERBS.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace

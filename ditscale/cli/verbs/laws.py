@@ -1,7 +1,5 @@
 """Verbs that fit laws to studies and tables, forecast by them, and compare them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Verbs for a whole study: plan it, do it, collect and report what it collection, rehearse it."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Verbs that come with the tool: batch scripts, weights of feature extractors, completion and help."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ...errors import UserError
