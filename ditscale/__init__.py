@@ -5,7 +5,7 @@
     table = ds.read_table("runs.csv")                     # columns n_params, n_tokens, budget_flops, loss
     laws = ds.fit(table, targets=["1.5e21"])              # Approaches 2 and 3, with intervals and findings
     sealed = ds.seal("forecast.json", ds.forecast(table, "1.5e21"))
-    study = ds.Study.open("my-study")                     # what `ditscale plan my-study study=mini` wrote
+    study = ds.Study.open("mystudy")                     # what `ditscale plan mystudy study=mini` wrote
 
 Functions: read_table, fit, forecast, seal, verdict, compare and fit_rates on tables; plan, train and evaluate on
 studies and runs. They raise UserError, of one line, at what they cannot take, and print nothing. The import is light:

@@ -34,7 +34,7 @@ class Rows(Sequence[Mapping[str, Any]]):
     title: a line above them. columns: those shown; `to_frame` and `to_dict` have all. notes: lines below. text: what
     the verb prints.
 
-        for run in ds.Study.open("my-study").runs(): print(run["run_id"], run["n_params"])
+        for run in ds.Study.open("mystudy").runs(): print(run["run_id"], run["n_params"])
     """
 
     title: str
@@ -134,7 +134,7 @@ def train(run_dir: Path | str, progress: Callable[[dict[str, Any]], None] | None
     progress: called every two seconds, from a thread of its own, with the run's row of `Study.status` (state, images,
     loss, images_per_s, eta_s). Raises UserError where RUN_DIR holds no run, or another process trains it.
 
-        ds.train(ds.Study.open("my-study").runs()[0]["dir"])
+        ds.train(ds.Study.open("mystudy").runs()[0]["dir"])
     """
     from .launch.job.execute import run
     from .launch.monitor.status import run_status
@@ -210,7 +210,7 @@ def evaluate(
 class Study:
     """A study directory, as `ditscale plan` writes it. settings: the content of study.yaml.
 
-    Opened by `study = ds.Study.open("my-study")`, it has `study.status()`, `study.laws()` and so on.
+    Opened by `study = ds.Study.open("mystudy")`, it has `study.status()`, `study.laws()` and so on.
     """
 
     root: Path
@@ -218,7 +218,7 @@ class Study:
 
     @classmethod
     def open(cls, root: Path | str) -> Study:
-        """The study in a directory. Raises UserError where there is none: `ds.Study.open("my-study")`."""
+        """The study in a directory. Raises UserError where there is none: `ds.Study.open("mystudy")`."""
         from .plan.study import read_study
 
         return cls(Path(root), read_study(root))

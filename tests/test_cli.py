@@ -121,7 +121,7 @@ def test_cheap_examples_work_as_pasted(tmp_path):
     ("forecast t.csv --buget 1e20", "unknown option --buget (did you mean --budget?)"),
     ("forecast t.csv --bud 1e20", "unknown option --bud"),  # no abbreviations
     ("evaluate r --s 3", "unknown option --s"),
-    ("status", "status: DIR is missing, as in `ditscale status my-study`"),
+    ("status", "status: DIR is missing, as in `ditscale status mystudy`"),
     ("compare", "[NAME=]DIR|TABLE is missing"),
     ("fit t.csv --objective hubber", "'hubber' is not known (did you mean huber?); choose one of: huber, ls, ls_log"),
     ("completion tcsh", "SHELL: 'tcsh' is not known; choose one of: bash, zsh, fish"),

@@ -24,7 +24,7 @@ GROUPS = {  # by module of verbs/
 }
 INTRODUCTION = "Scaling laws for Diffusion Transformers: plan, train, fit, forecast, verify."
 FIRST_STEPS = (
-    ("ditscale study my-study study=mini", "everything, in miniature, on this machine"),
+    ("ditscale study mystudy study=mini", "everything, in miniature, on this machine"),
     ("ditscale fit runs.csv --target 1.5e21", "the laws of a table of your own"),
 )
 

@@ -15,7 +15,7 @@ def find(name: str) -> Verb:
     if name in VERBS:
         return VERBS[name]
     if name.startswith("-"):
-        raise UserError(f"unknown option {name}; write the verb first, as in `ditscale status my-study {name}`")
+        raise UserError(f"unknown option {name}; write the verb first, as in `ditscale status mystudy {name}`")
     raise UserError(f"unknown verb {name}{nearest(name, VERBS, str)}; `ditscale help` lists the verbs")
 
 

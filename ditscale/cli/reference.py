@@ -10,8 +10,8 @@ INTRODUCTION = """# The command line
 The text of `ditscale help`, of every verb and of every topic: `python -m ditscale.cli.reference > docs/cli.md`.
 
 * Options may stand before, between and after other arguments. Their names are never abbreviated.
-* Every verb that reports has `--json`: standard output is then one JSON value and nothing else (with `status --watch`,
-  one in each line), and messages go to standard error.
+* Every verb that reports has `--json`. Standard output is then one JSON value and nothing else; messages go to standard
+  error. `status --watch --json` prints one value in each line.
 * `-q` leaves out messages; `-v` adds debug messages and the traceback of an internal error.
 * Commands that ditscale prints are quoted, so that they paste.
 * Completion: `source <(ditscale completion bash)` in `~/.bashrc`; `ditscale completion zsh > ~/.zfunc/_ditscale` with

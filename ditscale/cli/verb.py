@@ -1,6 +1,6 @@
 """A verb of the command line: name, arguments, examples and function, declared in one place.
 
-    @verb("Show one row per run.", positional("dir", "DIR", "study directory"), examples=["ditscale status my-study"])
+    @verb("Show one row per run.", positional("dir", "DIR", "study directory"), examples=["ditscale status mystudy"])
     def status(options: Options) -> Report: ...
 
 Nothing else is needed: parsing, help, completion and docs/cli.md read VERBS.

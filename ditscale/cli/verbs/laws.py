@@ -45,7 +45,7 @@ def _reading(of: str = "") -> tuple[Argument, ...]:
     examples=[
         "python -m ditscale.laws.synthetic chinchilla --out runs.csv",
         "ditscale fit runs.csv --target 1.5e21",
-        "ditscale fit my-study",
+        "ditscale fit mystudy",
     ],
 )
 def fit(options: Options) -> Report:
@@ -77,7 +77,7 @@ def fit(options: Options) -> Report:
     option("--out", "FILE", "file for a table's forecast (default: forecast.json beside the table)", complete="file"),
     METRIC,
     *_reading(),
-    examples=["ditscale forecast runs.csv --budget 1.5e21", "ditscale forecast my-study"],
+    examples=["ditscale forecast runs.csv --budget 1.5e21", "ditscale forecast mystudy"],
 )
 def forecast(options: Options) -> Report:
     budget = units.number(options.budget, "--budget", above=0) if options.budget else None
@@ -114,7 +114,7 @@ def forecast(options: Options) -> Report:
     option("--forecast", "FILE", "forecast of a table (default: forecast.json beside the table)", complete="file"),
     option("--run", "RUN", "run_id of the probe, where the table does not tell it by role or budget"),
     *_reading(),
-    examples=["ditscale verdict my-study"],
+    examples=["ditscale verdict mystudy"],
 )
 def verdict(options: Options) -> Report:
     if is_table(options.table):
@@ -171,7 +171,7 @@ def compare(options: Options) -> Report:
     ),
     COLUMNS,
     *RESAMPLING,
-    examples=["ditscale rates my-study"],
+    examples=["ditscale rates mystudy"],
 )  # fmt: skip
 def rates(options: Options) -> Report:
     from ...laws import fit_rates, read_trials

@@ -21,7 +21,7 @@ from .studies import progress
 if TYPE_CHECKING:
     from ...config import Cluster
 
-RUN = "my-study/runs/c2e11-d1-w32-s0-3b9319"  # a run of `ditscale plan my-study study=mini`
+RUN = "mystudy/runs/c2e11-d1-w32-s0-3b9319"  # a run of `ditscale plan mystudy study=mini`
 # The largest whole numbers that options take: far beyond any use, and before memory or a file's integers end.
 MOST = {"n": 10**8, "samples": 10**4, "batch_size": 10**6, "probes": 10**4, "steps": 10**4, "seed": 2**31 - 1}
 
@@ -30,7 +30,7 @@ MOST = {"n": 10**8, "samples": 10**4, "batch_size": 10**6, "probes": 10**4, "ste
     "Train the runs that are missing. Trains on this machine, several at once, or as Slurm arrays (cluster=slurm).",
     DIR,
     *SETTINGS,
-    examples=["ditscale launch my-study", "ditscale launch my-study cluster=slurm cluster.partition=gpu"],
+    examples=["ditscale launch mystudy", "ditscale launch mystudy cluster=slurm cluster.partition=gpu"],
 )
 def launch(options: Options) -> Report:
     from ...pipeline import launch_study
@@ -75,7 +75,7 @@ def _cluster(options: Options) -> Cluster:
     "Show one row per run: state, progress, loss, speed, ETA.",
     DIR,
     flag("--watch", "repeat every two seconds until all runs are done"),
-    examples=["ditscale status my-study"],
+    examples=["ditscale status mystudy"],
 )
 def status(options: Options) -> Iterator[Report]:
     from ...launch.monitor.slurm_status import with_slurm
@@ -104,7 +104,7 @@ def status(options: Options) -> Iterator[Report]:
 @verb(
     "Cancel the study's Slurm jobs, and no others. Runs save a checkpoint first.",
     DIR,
-    examples=["ditscale cancel my-study"],
+    examples=["ditscale cancel mystudy"],
 )
 def cancel(options: Options) -> Report:
     from ...launch.cancel import cancel
@@ -120,7 +120,7 @@ def cancel(options: Options) -> Report:
     positional("dir", "DIR", "study directory, or where a study will be planned", complete="directory"),
     flag("--job", "also check a compute node with a one-minute job"),
     *SETTINGS,
-    examples=["ditscale doctor my-study", "ditscale doctor my-study --job cluster.partition=gpu"],
+    examples=["ditscale doctor mystudy", "ditscale doctor mystudy --job cluster.partition=gpu"],
 )
 def doctor(options: Options) -> Report:
     from ...config import Cluster, changed, compose

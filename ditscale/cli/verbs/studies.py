@@ -16,7 +16,7 @@ from ..verb import DIR, SETTINGS, Options, Report, flag, option, positional, ver
     positional("dir", "DIR", "study directory; may be left out with --dry-run", count="?", complete="directory"),
     flag("--dry-run", "print the table and write nothing"),
     *SETTINGS,
-    examples=["ditscale plan --dry-run study=paper design=crossattention", "ditscale plan my-study study=mini"],
+    examples=["ditscale plan --dry-run study=paper design=crossattention", "ditscale plan mystudy study=mini"],
 )
 def plan(options: Options) -> Report:
     from ...study import plan as plan_study
@@ -38,7 +38,7 @@ def plan(options: Options) -> Report:
     "gives the verdict. The same command resumes.",
     DIR,
     *SETTINGS,
-    examples=["ditscale study my-study study=mini", "ditscale study my-study study=mini cluster=slurm"],
+    examples=["ditscale study mystudy study=mini", "ditscale study mystudy study=mini cluster=slurm"],
 )
 def study(options: Options) -> Report:
     from ...pipeline import whole_study
@@ -50,7 +50,7 @@ def study(options: Options) -> Report:
 @verb(
     "Collect all finished runs into study.h5 and study.csv. Lists the runs left out, with reasons.",
     DIR,
-    examples=["ditscale collect my-study"],
+    examples=["ditscale collect mystudy"],
 )
 def collect(options: Options) -> Report:
     from ...collect.table import collect
@@ -63,7 +63,7 @@ def collect(options: Options) -> Report:
 @verb(
     "Write the report, report/index.html. The page needs no other file; its figures are also PNG and PDF.",
     DIR,
-    examples=["ditscale report my-study"],
+    examples=["ditscale report mystudy"],
 )
 def report(options: Options) -> Report:
     from ...report.page import write_report
@@ -82,7 +82,7 @@ def report(options: Options) -> Report:
     option("--noise", "X", "log-normal scatter of a loss", default="0.002"),
     option("--seed", "N", "random seed for noise and faults", default="0"),
     *SETTINGS,
-    examples=["ditscale rehearse my-study study=mini"],
+    examples=["ditscale rehearse mystudy study=mini"],
 )
 def rehearse(options: Options) -> Report:
     from ...rehearsal.rehearse import rehearse
