@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from pathlib import Path
@@ -145,7 +145,7 @@ def train(run_dir: Path | str, progress: Callable[[dict[str, Any]], None] | None
     planned, reason = read_run(at.run), ""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        with _repeated(lambda: progress(status_row(run_status(at, planned))) if progress else None):
+        with _repeated(lambda: progress(status_row(run_status(at, planned)))) if progress else nullcontext():
             state = run(at)
     except RankLost as error:
         raise UserError(str(error)) from None
@@ -295,7 +295,8 @@ class Study:
 
         if budget is None and self.paths.forecast.exists():
             return load_forecast(self.paths.forecast)
-        return forecast(self.table(), units.number(budget or self.settings.probe_budget, "budget", above=0))
+        budget = self.settings.probe_budget if budget is None else units.number(budget, "budget", above=0)
+        return forecast(self.table(), budget)
 
     def report(self) -> Path:
         """Write report/index.html and its figures; returns the page: `study.report()`."""
