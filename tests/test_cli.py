@@ -123,6 +123,8 @@ def test_cheap_examples_work_as_pasted(tmp_path):
     ("evaluate r --s 3", "unknown option --s"),
     ("status", "status: DIR is missing, as in `ditscale status mystudy`"),
     ("compare", "[NAME=]DIR|TABLE is missing"),
+    ("fit", "fit: DIR|TABLE is missing, as in `ditscale fit runs.csv --target 1.5e21`"),
+    ("plan s stdy=mini", "stdy: there is no such setting (did you mean 'study'?)"),
     ("fit t.csv --objective hubber", "'hubber' is not known (did you mean huber?); choose one of: huber, ls, ls_log"),
     ("completion tcsh", "SHELL: 'tcsh' is not known; choose one of: bash, zsh, fish"),
     ("sbatch arry", "'arry' is not known (did you mean array?)"),

@@ -52,7 +52,8 @@ def _place(verb: Verb, words: list[str], values: dict) -> None:
     for a in verb.positionals:
         taken, words = (words, []) if a.count in ("+", "*") else (words[:1], words[1:])
         if not taken and a.count in ("", "+"):
-            raise UserError(f"{verb.name}: {a.metavar} is missing, as in `{verb.examples[0]}`; {_see(verb)}")
+            example = next(line for line in verb.examples if line.startswith("ditscale"))
+            raise UserError(f"{verb.name}: {a.metavar} is missing, as in `{example}`; {_see(verb)}")
         if taken:
             _set(values, a, taken)
     if words:

@@ -92,7 +92,7 @@ def _hydra_line(error: Exception, overrides: list[str]) -> str:
         return f"{group}={value}: there is no such {group}{nearest(value, known)}; choose one of: {', '.join(known)}"
     if "Could not override" in text:
         key = text.split("'")[1]
-        close = nearest(key, _settings())
+        close = nearest(key, ["study", *_settings()])
         return f"{key}: there is no such setting{close}; settings are keys of study.yaml, as in recipe.batch_size=32"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: missing; give {error.full_key}=VALUE"
