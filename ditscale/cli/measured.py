@@ -104,13 +104,14 @@ def evaluate(options):
     metrics = {name: replace(asked.get(name, Evaluation()), **given) for name in names}
     from ..evaluate.run import evaluate as measure
     from ..evaluate.settings import Settings
+    from ..process import this_process
 
     labels = [text.split("=", 1)[0] for text in options.dataset]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise UserError(f"--dataset {twice}: given twice; name each data set once")
     files = dict(text.split("=", 1) for text in options.dataset if "=" in text)
     made = measure(options.run_dir, Settings(metrics, tuple(labels), files, **more))
-    if made.first:
+    if this_process().first:
         print(made.summary())
 
 

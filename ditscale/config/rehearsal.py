@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
-from .. import units
+from ..units import number
+from .mapping import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 
 @dataclass(frozen=True)
 class Rehearsal:
     """The mark of a rehearsed study and of each of its runs: losses come from L(N, D) = E + A N^-alpha + B D^-beta."""
 
-    E: float
-    A: float
-    B: float
-    alpha: float
-    beta: float
-    noise: float = 0.002  # standard deviation of the log-normal scatter of a run's final loss
-    seconds: float = 1.0  # that the steps of a run take
-    seed: int = 0
-
-    def check(self, where: str):
-        units.number(self.E, f"{where}.E", low=0)
-        for name in ("A", "B", "alpha", "beta"):
-            units.number(getattr(self, name), f"{where}.{name}", above=0)
-        units.number(self.noise, f"{where}.noise", low=0, high=0.1)
-        units.number(self.seconds, f"{where}.seconds", low=0, high=86400)
-        units.whole(self.seed, f"{where}.seed", low=0)
+    E: NonNegativeFloat
+    A: PositiveFloat
+    B: PositiveFloat
+    alpha: PositiveFloat
+    beta: PositiveFloat
+    # Standard deviation of the log-normal scatter of a run's final loss.
+    noise: Annotated[float, partial(number, low=0, high=0.1)] = 0.002
+    seconds: Annotated[float, partial(number, low=0, high=86400)] = 1.0  # Seconds that the steps of a run take.
+    seed: NonNegativeInt = 0
 
     def loss_at(self, n_params, n_tokens):
         """L(N, D), broadcast over both."""

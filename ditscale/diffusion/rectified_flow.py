@@ -7,10 +7,27 @@ loss = E || v_model(x_t, t, text) - v ||^2,  the mean over all elements
 
 from __future__ import annotations
 
+from typing import NamedTuple, Protocol
+
 import torch
 from torch import Tensor
 
 from ..data import draws
+
+
+class Velocity(Protocol):
+    """A model of the velocity: v [B, C, R, R] of images x_t [B, C, R, R] at times t [B] with captions `text`."""
+
+    def __call__(self, x: Tensor, t_B: Tensor, text: Tensor, /) -> Tensor: ...
+
+
+class Batch(NamedTuple):
+    """What a loss is computed from: images x0 and noise eps [B, C, R, R], captions text [B, T, ...], times t [B]."""
+
+    x0: Tensor
+    text: Tensor
+    eps: Tensor
+    t: Tensor
 
 
 def expand(t_B: Tensor, like: Tensor) -> Tensor:
@@ -30,7 +47,7 @@ def timestep(u_B: Tensor, distribution: str) -> Tensor:
     """
     if distribution != "logit-normal":
         return u_B
-    # torch's sigmoid rounds an image's t otherwise in a batch of other length
+    # torch.sigmoid is not used: how it rounds an image's t depends on the length of the batch.
     return 1 / (1 + torch.exp(-torch.special.ndtri(u_B)))
 
 
@@ -49,7 +66,7 @@ class Noise:
         return eps, timestep(u, self.distribution)
 
 
-def losses(model, x0: Tensor, text: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
-    """Each image's squared error of the velocity, mean over its elements: [B], float32."""
+def losses(model: Velocity, x0: Tensor, text: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
+    """Each image's squared error of the velocity, mean over its elements: [B], float32. losses(model, *batch)"""
     v = model(interpolate(x0, eps, t_B), t_B, text)
     return (v.float() - (eps - x0)).square().flatten(1).mean(1)

@@ -1,8 +1,8 @@
-"""Pictures from latents: the decoder of a VAE, read from where its authors' tools keep it.
+"""Pictures from latents: the decoder of a VAE, read from the files that its authors' tools write.
 
-That is a directory with config.json and diffusion_pytorch_model.safetensors, as diffusers' AutoencoderKL writes them:
-Stable Diffusion 1 to 3, SDXL, FLUX. The network is that of Rombach et al. (arXiv 2112.10752, appendix G.1), its modules
-named as the file names them.
+These are a directory with config.json and diffusion_pytorch_model.safetensors, as diffusers' AutoencoderKL writes them:
+Stable Diffusion 1 to 3, SDXL, FLUX. The network is that of Rombach et al. (arXiv 2112.10752, appendix G.1), with the
+module names of the file.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .weights import DECODER
 
 CONFIG, WEIGHTS = DECODER
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# of 2022's files
+# Names in files of 2022, and what they are today.
 OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-PIECE = 16  # latents decoded at once: a picture of 512 x 512 takes half a gigabyte meanwhile
+BATCH = 16  # Latents decoded at once. A picture of 512 x 512 takes half a gigabyte of activations.
 
 
 class VAEDecoder(nn.Module):
@@ -41,8 +41,8 @@ class VAEDecoder(nn.Module):
     @torch.no_grad()
     def forward(self, latents: Tensor) -> Tensor:
         weight = self.decoder.conv_in.weight
-        pieces = latents.to(weight.device, weight.dtype).split(PIECE)
-        return torch.cat([self.decoder(self.post_quant_conv(piece)) for piece in pieces])
+        batches = latents.to(weight.device, weight.dtype).split(BATCH)
+        return torch.cat([self.decoder(self.post_quant_conv(batch)) for batch in batches])
 
 
 class _Decoder(nn.Module):
@@ -50,17 +50,15 @@ class _Decoder(nn.Module):
         super().__init__()
         self.conv_in = _conv(latent_channels, widths[0])
         self.mid_block = _Middle(widths[0], groups, attention)
-        pairs = zip([widths[0], *widths], widths)
-        self.up_blocks = nn.ModuleList(
-            _Up(a, b, layers, groups, last=b_at == len(widths) - 1) for b_at, (a, b) in enumerate(pairs)
+        last = len(widths) - 1
+        self.up_blocks = nn.Sequential(
+            *(_Up(widths[max(i - 1, 0)], width, layers, groups, i == last) for i, width in enumerate(widths))
         )
         self.conv_norm_out = _norm(groups, widths[-1])
         self.conv_out = _conv(widths[-1], 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(x))
-        for block in self.up_blocks:
-            x = block(x)
+        x = self.up_blocks(self.mid_block(self.conv_in(x)))
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
@@ -68,29 +66,31 @@ class _Middle(nn.Module):
     def __init__(self, width: int, groups: int, attention: bool):
         super().__init__()
         self.resnets = nn.ModuleList([_Residual(width, width, groups), _Residual(width, width, groups)])
-        self.attentions = nn.ModuleList([_Attention(width, groups)] if attention else [])
+        self.attentions = nn.Sequential(*([_Attention(width, groups)] if attention else []))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.resnets[0](x)
-        for attention in self.attentions:
-            x = attention(x)
-        return self.resnets[1](x)
+        return self.resnets[1](self.attentions(self.resnets[0](x)))
 
 
 class _Up(nn.Module):
-    """Residual blocks, then twice the side, but for the last."""
+    """Residual blocks, then upsampling to twice the side, except in the last."""
 
     def __init__(self, width_in: int, width: int, layers: int, groups: int, last: bool):
         super().__init__()
-        self.resnets = nn.ModuleList(_Residual(width_in if i == 0 else width, width, groups) for i in range(layers))
-        self.upsamplers = nn.ModuleList([] if last else [nn.ModuleDict({"conv": _conv(width, width)})])
+        self.resnets = nn.Sequential(*(_Residual(width if i else width_in, width, groups) for i in range(layers)))
+        self.upsamplers = nn.Sequential(*([] if last else [_Upsample(width)]))
 
     def forward(self, x: Tensor) -> Tensor:
-        for block in self.resnets:
-            x = block(x)
-        for larger in self.upsamplers:
-            x = larger["conv"](F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return x
+        return self.upsamplers(self.resnets(x))
+
+
+class _Upsample(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = _conv(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class _Residual(nn.Module):
@@ -106,7 +106,7 @@ class _Residual(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Of one head over all places."""
+    """Attention of one head over all positions."""
 
     def __init__(self, width: int, groups: int):
         super().__init__()
@@ -129,8 +129,8 @@ def _norm(groups: int, width: int) -> nn.GroupNorm:
 
 
 def load_decoder(directory: Path | str, device: torch.device) -> VAEDecoder:
-    """The decoder of the VAE in a directory, in fp32; its `full_name` has the hash of its weights. Raises UserError at
-    another network."""
+    """The decoder of the VAE in a directory, in fp32; its `full_name` has the hash of its weights. Raises UserError
+    where there is none, or another network."""
     directory = Path(directory)
     config = check_decoder(directory)
     decoder = VAEDecoder(
@@ -144,52 +144,47 @@ def load_decoder(directory: Path | str, device: torch.device) -> VAEDecoder:
     for name, tensor in read_safetensors(directory / WEIGHTS, ("decoder.", "post_quant_conv.")).items():
         for old, new in OLD_NAMES.items():
             name = name.replace(old, new)
-        # some files keep an attention's matrices as convolutions of 1 x 1
+        # Some files have the matrices of attention as convolutions of 1 x 1.
         linear = ".to_" in name and tensor.dim() == 4
         weights[name] = tensor[:, :, 0, 0] if linear else tensor
     try:
         decoder.load_state_dict(weights)
     except RuntimeError as error:
-        first = str(error).splitlines()[1:2]
-        raise UserError(f"{directory}: {WEIGHTS} does not fit {CONFIG}: {''.join(first).strip()}") from None
-    sums = hashlib.sha256()
+        mismatch = "".join(str(error).splitlines()[1:2]).strip()
+        raise UserError(f"{directory}: {WEIGHTS} does not fit {CONFIG}: {mismatch}") from None
+    sha256 = hashlib.sha256()
     for tensor in weights.values():
-        sums.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    decoder.full_name = f"{directory.name} {sums.hexdigest()[:12]}"
+        sha256.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    decoder.full_name = f"{directory.name} {sha256.hexdigest()[:12]}"
     return decoder.float().eval().requires_grad_(False).to(device)
 
 
 def check_decoder(directory: Path) -> dict:
-    """The VAE's config.json. Raises UserError where there is no decoder, or one that is not of this kind."""
-    for name in (CONFIG, WEIGHTS):
+    """The VAE's config.json. Raises UserError where there is no decoder, or another network than this one."""
+    for name in DECODER:
         if not (directory / name).is_file():
             raise UserError(
-                f"decoder {directory}: there is no {name} in it; name the directory of a VAE as diffusers' "
-                "AutoencoderKL keeps it"
+                f"decoder {directory}: there is no {name} in it; name the directory of a VAE in the format of "
+                "diffusers' AutoencoderKL"
             )
     try:
         config = json.loads((directory / CONFIG).read_text())
         config["latent_channels"], config["block_out_channels"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"decoder {directory}: its {CONFIG} is not that of an AutoencoderKL") from None
-    kinds = {"act_fn": {"silu"}, "out_channels": {3}}
-    for key, known in kinds.items():
-        if config.get(key, *known) not in known:
-            raise UserError(
-                f"decoder {directory}: {key} is {config[key]!r} in its {CONFIG}; this decoder has {known.pop()!r} alone"
-            )
-    others = set(config.get("up_block_types", ())) - {"UpDecoderBlock2D"}
-    if others:
-        raise UserError(
-            f"decoder {directory}: blocks of kind {others.pop()!r} in its {CONFIG}; this decoder has "
-            "'UpDecoderBlock2D' alone"
-        )
+    for key, only in (("act_fn", "silu"), ("out_channels", 3), ("up_block_types", "UpDecoderBlock2D")):
+        values = config.get(key, only)
+        for value in values if isinstance(values, list) else [values]:
+            if value != only:
+                raise UserError(
+                    f"decoder {directory}: {key} is {value!r} in its {CONFIG}; ditscale reads VAEs with {only!r} only"
+                )
     return config
 
 
 def read_safetensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Tensors whose names begin so, from a file of eight bytes of length, a JSON header and bytes: nothing in it can be
-    executed."""
+    """The tensors whose names begin with one of the prefixes. The format is eight bytes of length, a JSON header of
+    that length, and the tensors' bytes: it cannot contain code."""
     try:
         with open(path, "rb") as file:
             length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
@@ -197,7 +192,7 @@ def read_safetensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]
                 raise ValueError
             entries, start = json.loads(file.read(length)), 8 + length
             entries.pop("__metadata__", None)
-            found = {}
+            tensors = {}
             for name, entry in entries.items():
                 begin, end = entry["data_offsets"]
                 dtype = DTYPES[entry["dtype"]]
@@ -205,7 +200,8 @@ def read_safetensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]
                     raise ValueError
                 if name.startswith(prefixes):
                     file.seek(start + begin)
-                    found[name] = torch.frombuffer(bytearray(file.read(end - begin)), dtype=dtype).view(entry["shape"])
-            return found
+                    values = torch.frombuffer(bytearray(file.read(end - begin)), dtype=dtype)
+                    tensors[name] = values.view(entry["shape"])
+            return tensors
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: is truncated or no safetensors file") from None
+        raise UserError(f"{path}: is truncated or not a safetensors file") from None

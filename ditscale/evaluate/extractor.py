@@ -1,50 +1,49 @@
-"""Feature extractors by name, as torch-fidelity holds them: its own from a local file of weights, and ours."""
+"""Feature extractors by name, in torch-fidelity's interface: its own, from a local file of weights, and ours."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from typing import Callable
+from types import ModuleType
+from typing import Any, Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import Data, Evaluation
 from ..distributed.ranks import Ranks
-from .miniature_reader import NAME, RECIPE, caption_reader
-from .weights import check_weights, needed
+from .miniature_reader import FEATURES, NAME, caption_reader
+from .weights import check_weights, weights_path
 
 
-def extractor(how: Evaluation, data: Data, ranks: Ranks) -> tuple[Callable[[Tensor], Tensor], str, int]:
+def load_extractor(how: Evaluation, data: Data, ranks: Ranks) -> tuple[Callable[[Tensor], Tensor], str, int]:
     """features(uint8 [B, C, R, R]) float32 [B, F]; the name with the hash of the weights; and F.
 
-    data: of the run, for our own extractor learns from it. Raises UserError as `check_weights` does.
+    data: the run's own data set, from which our extractor learns. Raises UserError as `check_weights` does.
     """
     check_weights(how)
     torch_fidelity()
-    name, weights = how.extractor, needed(how)
-    if name == NAME:
+    name, path = how.extractor, weights_path(how)
+    if path is None:
         reader, full_name = caption_reader(data, ranks)
-        made = registered(reader)
+        network, channels = register(reader), data.channels
     else:
-        full_name = f"{name} {hashlib.sha256(weights.read_bytes()).hexdigest()[:12]}"
+        full_name = f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
         from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
         layer = FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")
-        made = _create(name, layer, feature_extractor_weights_path=str(weights)).to(ranks.device)
+        network, channels = _create(name, layer, feature_extractor_weights_path=str(path)).to(ranks.device), 3
 
     @torch.no_grad()
     def features(x: Tensor) -> Tensor:
-        return made(x if x.shape[1] == 3 or name == NAME else x.expand(-1, 3, -1, -1))[0].float()
+        return network(x if x.shape[1] == channels else x.expand(-1, channels, -1, -1))[0].float()
 
-    channels = data.channels if name == NAME else 3
-    width = features(
-        torch.zeros(1, channels, data.resolution, data.resolution, dtype=torch.uint8, device=ranks.device)
-    ).shape[1]
+    shape = 1, channels, data.resolution, data.resolution
+    width = features(torch.zeros(shape, dtype=torch.uint8, device=ranks.device)).shape[1]
     return features, full_name, width
 
 
-def registered(reader: torch.nn.Module):
+def register(reader: nn.Module) -> nn.Module:
     """Our reader as an extractor of torch-fidelity: calculate_metrics(feature_extractor="caption-reader") finds it by
     name."""
     torch_fidelity()
@@ -52,46 +51,47 @@ def registered(reader: torch.nn.Module):
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     class Reader(FeatureExtractorBase):
-        def __init__(self, name, features_list, **options):
+        def __init__(self, name: str, features_list: list[str], **options: Any):
             super().__init__(name, features_list)
             self.reader = reader
 
         @staticmethod
-        def get_provided_features_list():
-            return (str(RECIPE["features"]),)
+        def get_provided_features_list() -> tuple[str, ...]:
+            return (str(FEATURES),)
 
         @staticmethod
-        def get_default_feature_layer_for_metric(metric):
-            return str(RECIPE["features"])
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return str(FEATURES)
 
         @staticmethod
-        def can_be_compiled():
+        def can_be_compiled() -> bool:
             return False
 
-        def forward(self, x):
+        def forward(self, x: Tensor) -> tuple[Tensor]:
             return (self.reader(x),)
 
-    FEATURE_EXTRACTORS_REGISTRY[NAME] = Reader  # its register_ function refuses a name's second extractor
-    return _create(NAME, str(RECIPE["features"]))
+    FEATURE_EXTRACTORS_REGISTRY[NAME] = Reader  # torch-fidelity's own register function refuses to replace a name.
+    return _create(NAME, str(FEATURES))
 
 
-def _create(name: str, layer: str, **options):
+def _create(name: str, layer: str, **options: Any) -> nn.Module:
     from torch_fidelity.utils import create_feature_extractor
 
     return create_feature_extractor(name, [layer], cuda=False, verbose=False, **options)
 
 
-def torch_fidelity():
-    """The module torch_fidelity, imported late: it takes seconds, and torchvision with it."""
-    _torchvision()
+def torch_fidelity() -> ModuleType:
+    """The module torch_fidelity, imported late because it takes seconds, and torchvision with it."""
+    _import_torchvision()
     import torch_fidelity
 
     return torch_fidelity
 
 
-def _torchvision():
-    """torchvision's wheel for CUDA, beside a torch for CPU, has no compiled operators, and its import stops where it
-    describes two of them. With their schemas defined the rest of it works, and nothing here calls them."""
+def _import_torchvision():
+    """Import torchvision, also a wheel for CUDA with a torch for CPU. Such a wheel has no compiled operators, and its
+    import fails where it describes two of them. Once their schemas are defined the rest works; nothing here calls
+    them."""
     try:
         import torchvision  # noqa: F401
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""EMA weights over a window that a run did not keep, made of those that it kept (Karras et al., arXiv 2312.02696)."""
+"""EMA weights over a window that a run did not keep, combined from those it kept (Karras et al., arXiv 2312.02696)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 from ..errors import UserError
 
 
-def between(window: float, kept: Sequence[float]) -> tuple[np.ndarray, float]:
-    """The average over `window` at the end of a run, made of those over the windows `kept`: post-hoc EMA (Karras et
-    al., section 3.2 and appendix C).
+def combine(window: float, kept: Sequence[float]) -> tuple[np.ndarray, float]:
+    """The average over `window` at the end of a run as a combination of those over the windows `kept`: post-hoc EMA
+    (Karras et al., section 3.2 and appendix C).
 
-    Returns the coefficients [len(kept)] of the kept averages and the relative error of the profile they make, 0 for a
+    Returns the coefficients [len(kept)] of the kept averages and the relative error of the combined profile, 0 for a
     kept window. Over t in [0, 1] of the run the profile of a window is p_g(t) = (g + 1) t^g, g = 1/window - 1, and
-    <p_a, p_b> = (a + 1)(b + 1) / (a + b + 1). The coefficients x make |p - sum_i x_i p_i| least; the error is that over
-    |p|.
+    <p_a, p_b> = (a + 1)(b + 1) / (a + b + 1). The coefficients x minimise |p - sum_i x_i p_i|; the error is that
+    minimum over |p|.
 
-    Unlike there, they sum to 1: of two averages, over 0.05 and 0.1, they would else sum to 1.027 at 0.07, and scale a
-    weight that no longer moves by that. And unlike there no snapshots along the run are kept, so the error is not as
-    small as one likes: of these two at most 3.7 %, at 0.07; docs/recipe.md has it for others. Raises UserError at a
-    window outside of those kept.
+    Unlike there, the coefficients sum to 1. Without this, those of the averages over 0.05 and 0.1 would sum to 1.027 at
+    0.07, and scale by that factor a weight that no longer changes. And unlike there no snapshots along the run are
+    kept, so the error has a floor: for these two windows at most 3.7 %, at 0.07; docs/recipe.md has it for others.
+    Raises UserError at a window outside of those kept.
     """
     if window in kept:
         return np.array([float(w == window) for w in kept]), 0.0
-    used = np.array([w > 0 for w in kept])  # a plain copy, window 0, has no profile
+    used = np.array([w > 0 for w in kept])  # A plain copy, window 0, has no profile.
     low, high = (pick((w for w in kept if w > 0), default=0) for pick in (min, max))
     if not low < window < high:
         raise UserError(
@@ -36,7 +36,7 @@ def between(window: float, kept: Sequence[float]) -> tuple[np.ndarray, float]:
     g, target = 1 / np.array(kept)[used] - 1, 1 / window - 1
     product = lambda a, b: (a + 1) * (b + 1) / (a + b + 1)
     gram, onto, own, one = product(g[:, None], g), product(g, target), product(target, target), np.ones((len(g), 1))
-    x = np.linalg.solve(np.block([[gram, one], [one.T, 0]]), [*onto, 1])[:-1]  # the last is the multiplier of the sum
-    found = np.zeros(len(kept))
-    found[used] = x
-    return found, float(np.sqrt(max(own - 2 * x @ onto + x @ gram @ x, 0) / own))
+    x = np.linalg.solve(np.block([[gram, one], [one.T, 0]]), [*onto, 1])[:-1]  # The last is the Lagrange multiplier.
+    coefficients = np.zeros(len(kept))
+    coefficients[used] = x
+    return coefficients, float(np.sqrt(max(own - 2 * x @ onto + x @ gram @ x, 0) / own))

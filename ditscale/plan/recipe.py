@@ -1,4 +1,4 @@
-"""What the laws of a recipe come to for one run: its batch, warm-up and weight decay as numbers.
+"""The values that a recipe's laws give one run: its batch, warm-up and weight decay as numbers.
 
 The learning rate has its own place in a run (`Run.lr`), since a sweep varies it at an unchanged recipe.
 """
@@ -23,17 +23,13 @@ def batch_of(recipe: Recipe, n_params: float, n_tokens: float) -> Recipe:
 def resolved(recipe: Recipe, n_params: float, n_images: int, n_tokens: int) -> Recipe:
     """The recipe with warm-up and weight decay as numbers, for a run of given size. Raises UserError when the warm-up
     would outlast the run."""
+    source = "recipe.warmup_images"
     if recipe.warmup_law is not None:
         images = round(recipe.warmup_law.at(n_params, n_tokens, quantum=recipe.batch_size))
-        if images > n_images:
-            raise UserError(
-                f"a warm-up of {count(images)} images by the recipe's warmup_law, but the run has {count(n_images)}"
-            )
-        recipe = replace(recipe, warmup_images=images, warmup_law=None)
+        recipe, source = replace(recipe, warmup_images=images, warmup_law=None), "recipe.warmup_law"
     if recipe.warmup_images > n_images:
         raise UserError(
-            f"a warm-up of {count(recipe.warmup_images)} images by recipe.warmup_images, but the run has "
-            f"{count(n_images)}"
+            f"{source}: a warm-up of {count(recipe.warmup_images)} images, but the run has {count(n_images)}"
         )
     if recipe.weight_decay_law is not None:
         recipe = replace(recipe, weight_decay=recipe.weight_decay_law.at(n_params, n_tokens), weight_decay_law=None)

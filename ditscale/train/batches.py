@@ -44,13 +44,13 @@ def stream(
             .view(-1, world, share)[:, rank]
             .reshape(-1)
         )
-        made = index, *source.stored(index)
+        made = index, *source.read(index)
         return tuple(part.pin_memory() for part in made) if cuda else made
 
     starts = range(first, last, steps_at_once * batch_size)
     for chunk in ahead(read, starts) if cuda else map(read, starts):
         index, x0, text = (part.to(device, non_blocking=True) for part in chunk)
-        x0, text = source.ready(x0, text)  # here, not in the thread: a GPU has hardly anything to do for it
+        x0, text = source.normalise(x0, text)  # here, not in the thread: a GPU has hardly anything to do for it
         text = captions(index, text)
         eps, t = noise.draw(index, x0.shape)
         yield from zip(*(part.split(share) for part in (x0, text, eps, t)))

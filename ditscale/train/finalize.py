@@ -10,7 +10,7 @@ import torch
 
 from ..distributed.ranks import Ranks
 from ..evaluate import run as evaluation
-from ..evaluate.finished import load
+from ..evaluate.finished import load_finished
 from ..evaluate.held_out import HeldOut
 from ..evaluate.measure import Unmeasurable
 from ..evaluate.settings import Settings
@@ -93,7 +93,7 @@ def evaluate(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag, writer: Write
     if writer:
         writer.beat("evaluating", run.n_images, None, force=True)
     ranks.barrier()  # the final checkpoint is there
-    finished = load(at.root).to(ranks.device)
+    finished = load_finished(at.root).to(ranks.device)
     try:
         made = evaluation.measure_all(at, finished, Settings(run.evaluation), ranks, tick)
     except Unmeasurable as error:

@@ -36,7 +36,7 @@ def test_scenes_are_the_same_for_ever():
 def test_shape_range_and_spread(style):
     scenes = Scenes(size=10, style=style)
     image, text = scenes.batch(torch.arange(2048))
-    assert image.shape == (2048, scenes.channels, scenes.height, scenes.width) and image.dtype == torch.float32
+    assert image.shape == (2048, scenes.channels, scenes.resolution, scenes.resolution) and image.dtype == torch.float32
     assert text.shape == (2048, scenes.text_length) and text.dtype == torch.int64
     assert text.min() > 0 and text.max() < scenes.text_vocab
     assert image.abs().max() < 1.5 and image.abs().mean() > 0.4 and image.mean().abs() < 0.1

@@ -17,7 +17,7 @@ from ditscale.config import Evaluation, compose
 from ditscale.data.open import open_source
 from ditscale.distributed.ranks import Ranks
 from ditscale.evaluate import fid, frechet
-from ditscale.evaluate.extractor import extractor, registered, torch_fidelity
+from ditscale.evaluate.extractor import load_extractor, register, torch_fidelity
 from ditscale.evaluate.miniature_reader import CaptionReader, caption_reader
 from ditscale.evaluate.to_pictures import as_bytes
 from ditscale.rundir.evaluation import read_results
@@ -43,7 +43,7 @@ def test_the_same_numbers_as_torch_fidelity():
     g = torch.Generator().manual_seed(0)
     a, b = ((torch.randn(600, 3, 12, 12, generator=g) * s + m).clamp(0, 255).byte() for s, m in ((40, 128), (50, 120)))
     reader = CaptionReader(3, 7, 34).eval()
-    theirs = registered(reader)
+    theirs = register(reader)
     features = [theirs(x)[0].detach().numpy() for x in (a, b)]
     said = torch_fidelity().calculate_metrics(
         input1=Pictures(a), input2=Pictures(b), cuda=False, fid=True, kid=True, prc=True,
@@ -64,7 +64,7 @@ def test_the_reader_reads(cache):
     data = compose(["study=mini"]).data
     reader, name = caption_reader(data, ONE)
     x, text = open_source(data).batch(torch.arange(1000))
-    right = (reader.words(reader.last(reader(as_bytes(x)))).argmax(-1) == text).float().mean(0)
+    right = (reader.logits(as_bytes(x)).argmax(-1) == text).float().mean(0)
     assert right[6] > 0.97 and right[[0, 3, 2, 5]].min() > 0.38 and right[[1, 4]].min() > 0.11
     (path,) = cache.glob("caption-reader-*.pt")
     before = path.stat().st_mtime_ns
@@ -91,10 +91,7 @@ def test_fid_of_a_trained_run(study, cache, capsys):
         "0",
     ]
     assert main(words) == 2 and "too few" in capsys.readouterr().err
-    assert (
-        main([*words[:-5], "3", "--few"]) == 2
-        and "3 images give no FID at all; use --n 2048" in capsys.readouterr().err
-    )
+    assert main([*words[:-5], "3", "--few"]) == 2 and "--n: 3 images give no FID; use 2048" in capsys.readouterr().err
     found, before = {}, set(cache.glob("reference-*.npz"))
     for sampler in ("euler", "heun"):
         assert main([*words, "--few", "--sampler", sampler]) == 0
@@ -180,7 +177,9 @@ def test_a_named_extractor_from_a_file_of_weights(inception):
 
     made = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception))
     data = compose(["study=mini"]).data
-    features, name, width = extractor(Evaluation(extractor="inception-v3-compat", weights=str(inception)), data, ONE)
+    features, name, width = load_extractor(
+        Evaluation(extractor="inception-v3-compat", weights=str(inception)), data, ONE
+    )
     x = torch.randint(0, 256, (4, 3, 12, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     assert width == 2048 and name.startswith("inception-v3-compat ")
     torch.testing.assert_close(features(x), made.eval()(x)[0])
