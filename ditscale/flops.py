@@ -11,6 +11,7 @@ Letters: S sequence length of the blocks, I image tokens, T text tokens, W width
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .config import Data, Design, check_width
 from .errors import UserError
@@ -62,8 +63,7 @@ def shape_of(design: Design, data: Data, depth: int, width: int) -> Shape:
     )
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     """One kind of matrix product in one image's pass: `forward` and `backward` in FLOPs per image."""
 
     name: str

@@ -58,7 +58,7 @@ def rehearse(options):
         "seed": units.whole(options.seed, "--seed", low=0),
     }
     made = go(options.dir, _to_rehearse(options), **rates)
-    print(made.table())
+    print(made.summary())
     print(
         "everything is accounted for" if made.good else "NOT everything is accounted for, or the fit misses the truth"
     )

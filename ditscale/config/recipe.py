@@ -26,10 +26,6 @@ class Law:
     tokens: float = 0.0
     quantum: NonNegativeFloat = 0.0  # Values are rounded to multiples of this, at least one. 0: no such rounding.
 
-    def __str__(self) -> str:
-        powers = "".join(f" {name}^{power:g}" for name, power in (("N", self.params), ("D", self.tokens)) if power)
-        return f"{self.scale:g}{powers}{f' to multiples of {self.quantum:g}' if self.quantum else ''}"
-
     def at(self, n_params: float, n_tokens: float, quantum: float = 0.0) -> float:
         """The value at a size, to six digits or the nearest multiple of the law's quantum, else of `quantum`, but never
         0."""

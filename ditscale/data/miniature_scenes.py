@@ -14,13 +14,12 @@ light is stronger, icons are larger and further off their place.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import UserError, nearest, one_of
+from ..errors import UserError, one_of
 from . import draws
 
 COLOURS = {  # RGB in [-1, 1].
@@ -77,8 +76,6 @@ TEXELS = 16  # An icon's mask is TEXELS x TEXELS.
 
 WORDS = ["", *COLOURS, *PLACES, *SHAPES]  # The vocabulary; id 0 is the empty text.
 _COLOUR, _PLACE, _SHAPE = 1, 1 + len(COLOURS), 1 + len(COLOURS) + len(PLACES)
-_ID = {word: i for i, word in enumerate(WORDS)}
-_SLOT = [f"({'|'.join(names)})" for names in (COLOURS, SHAPES, PLACES)]
 
 
 @dataclass(frozen=True)
@@ -172,20 +169,6 @@ class Scenes:
             return ""
         things = [f"a {' '.join(words[i : i + 3])}" for i in range(0, len(words) - 1, 3)]
         return f"{' and '.join(things)} on {words[-1]}"
-
-    def encode(self, caption: str) -> Tensor:
-        """The text (int64 [T]) of a caption in this grammar. Raises UserError for unknown words or another order."""
-        if not caption:
-            return torch.zeros(self.text_length, dtype=torch.int64)
-        grammar = " and ".join([f"a {' '.join(_SLOT)}"] * self.objects) + f" on {_SLOT[0]}"
-        match = re.fullmatch(grammar, caption)
-        if match is None:
-            known = {"a", "and", "on", *" ".join(WORDS).split()}
-            unknown = ", ".join(w + nearest(w, known) for w in caption.split() if w not in known)
-            reason = f"has unknown words: {unknown}" if unknown else "is out of order"
-            example = self.caption(self.batch(torch.tensor([0]))[1][0])
-            raise UserError(f"caption {caption!r} {reason}; write it like: {example}")
-        return torch.tensor([_ID[word] for word in match.groups()])
 
     def _shade(self, colour: Tensor, u: Tensor) -> Tensor:
         return self._palette[colour] + (2 * u - 1) * self.style.shade

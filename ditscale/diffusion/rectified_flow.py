@@ -7,7 +7,7 @@ loss = E || v_model(x_t, t, text) - v ||^2,  the mean over all elements
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,15 +19,6 @@ class Velocity(Protocol):
     """A model of the velocity: v [B, C, R, R] of images x_t [B, C, R, R] at times t [B] with captions `text`."""
 
     def __call__(self, x: Tensor, t_B: Tensor, text: Tensor, /) -> Tensor: ...
-
-
-class Batch(NamedTuple):
-    """What a loss is computed from: images x0 and noise eps [B, C, R, R], captions text [B, T, ...], times t [B]."""
-
-    x0: Tensor
-    text: Tensor
-    eps: Tensor
-    t: Tensor
 
 
 def expand(t_B: Tensor, like: Tensor) -> Tensor:
@@ -67,6 +58,6 @@ class Noise:
 
 
 def losses(model: Velocity, x0: Tensor, text: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
-    """Each image's squared error of the velocity, mean over its elements: [B], float32. losses(model, *batch)"""
+    """Each image's squared error of the velocity, mean over its elements: [B], float32."""
     v = model(interpolate(x0, eps, t_B), t_B, text)
     return (v.float() - (eps - x0)).square().flatten(1).mean(1)

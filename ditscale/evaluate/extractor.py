@@ -1,18 +1,18 @@
-"""Feature extractors by name, in torch-fidelity's interface: its own, from a local file of weights, and ours."""
+"""Feature extractors by name: torch-fidelity's, from a local file of weights, and ours."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
 from types import ModuleType
-from typing import Any, Callable
+from typing import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import Data, Evaluation
 from ..distributed.ranks import Ranks
-from .miniature_reader import FEATURES, NAME, caption_reader
+from .miniature_reader import caption_reader
 from .weights import check_weights, weights_path
 
 
@@ -22,62 +22,25 @@ def load_extractor(how: Evaluation, data: Data, ranks: Ranks) -> tuple[Callable[
     data: the run's own data set, from which our extractor learns. Raises UserError as `check_weights` does.
     """
     check_weights(how)
-    torch_fidelity()
-    name, path = how.extractor, weights_path(how)
+    path = weights_path(how)
+    forward: Callable[[Tensor], Tensor]
     if path is None:
-        reader, full_name = caption_reader(data, ranks)
-        network, channels = register(reader), data.channels
+        forward, name = caption_reader(data, ranks)
+        channels = data.channels
     else:
-        full_name = f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+        torch_fidelity()
         from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+        from torch_fidelity.utils import create_feature_extractor
 
-        layer = FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")
-        network, channels = _create(name, layer, feature_extractor_weights_path=str(path)).to(ranks.device), 3
-
-    @torch.no_grad()
-    def features(x: Tensor) -> Tensor:
-        return network(x if x.shape[1] == channels else x.expand(-1, channels, -1, -1))[0].float()
-
+        name = f"{how.extractor} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+        layer = FEATURE_EXTRACTORS_REGISTRY[how.extractor].get_default_feature_layer_for_metric("fid")
+        options = {"cuda": False, "verbose": False, "feature_extractor_weights_path": str(path)}
+        network = create_feature_extractor(how.extractor, [layer], **options).to(ranks.device)
+        channels, forward = 3, lambda x: network(x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1))[0].float()
+    features = torch.no_grad()(forward)
     shape = 1, channels, data.resolution, data.resolution
     width = features(torch.zeros(shape, dtype=torch.uint8, device=ranks.device)).shape[1]
-    return features, full_name, width
-
-
-def register(reader: nn.Module) -> nn.Module:
-    """Our reader as an extractor of torch-fidelity: calculate_metrics(feature_extractor="caption-reader") finds it by
-    name."""
-    torch_fidelity()
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-
-    class Reader(FeatureExtractorBase):
-        def __init__(self, name: str, features_list: list[str], **options: Any):
-            super().__init__(name, features_list)
-            self.reader = reader
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return (str(FEATURES),)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return str(FEATURES)
-
-        @staticmethod
-        def can_be_compiled() -> bool:
-            return False
-
-        def forward(self, x: Tensor) -> tuple[Tensor]:
-            return (self.reader(x),)
-
-    FEATURE_EXTRACTORS_REGISTRY[NAME] = Reader  # torch-fidelity's own register function refuses to replace a name.
-    return _create(NAME, str(FEATURES))
-
-
-def _create(name: str, layer: str, **options: Any) -> nn.Module:
-    from torch_fidelity.utils import create_feature_extractor
-
-    return create_feature_extractor(name, [layer], cuda=False, verbose=False, **options)
+    return features, name, width
 
 
 def torch_fidelity() -> ModuleType:
@@ -99,8 +62,7 @@ def _import_torchvision():
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
+        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         for operator in ("nms", "qnms"):
-            torch.library.define(
-                f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
+            torch.library.define(f"torchvision::{operator}", schema)
         import torchvision  # noqa: F401

@@ -9,7 +9,6 @@ precision and recall (Kynkaanniemi et al., arXiv 1904.06991) are torch-fidelity'
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,13 @@ from torch import Tensor
 
 from ..config import Data, Evaluation, plain
 from ..diffusion.rectified_flow import Velocity
-from ..files import make_directory, write_bytes
+from ..files import make_directory
 from ..naming import cache, digest
 from . import frechet, samples
 from .decoder import check_decoder
 from .extractor import load_extractor, torch_fidelity
 from .held_out import HeldOut
-from .measure import Value, Workers, clear, measure
+from .measure import Value, Workers, clear, measure, save_arrays
 from .to_pictures import Pictures
 from .weights import check_weights
 
@@ -93,10 +92,8 @@ class FID:
         # The chunks are in this run's own directory, because another run may extract the same features at this moment.
         rows, _, _ = measure(_Reference(self), self.data.n, REFERENCE_CHUNK, path.stem, self.workers)
         if ranks.first:
-            buffer = io.BytesIO()
-            np.savez(buffer, features=rows)
             make_directory(path.parent)
-            write_bytes(path, buffer.getvalue())
+            save_arrays(path, features=rows)
             clear(self.workers.parts / path.stem)
         return rows
 

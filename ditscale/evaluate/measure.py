@@ -10,7 +10,7 @@ import io
 import time
 import zipfile
 from pathlib import Path
-from typing import Callable, Collection, NamedTuple, Protocol
+from typing import Any, Callable, Collection, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -100,8 +100,10 @@ def measure(metric: PerImage, n: int, chunk: int, name: str, workers: Workers) -
             try:
                 values, evaluations = metric.rows(index)
                 cost = np.array([time.monotonic() - began, evaluations], dtype=float)
+                if not np.isfinite(values).all():
+                    raise Unmeasurable(f"{metric.name}: not finite from image {start} on; the model has diverged")
                 rows[index], costs = torch.from_numpy(values), costs + torch.from_numpy(cost)
-                _write(parts / f"{start}.npz", values, cost)
+                save_arrays(parts / f"{start}.npz", to_disk=False, rows=values, sums=cost)
             except UserError as reason:
                 error = reason
         if not ranks.all_true(error is None):
@@ -127,15 +129,11 @@ def clear(parts: Path):
             return  # It holds the chunks of other measurements.
 
 
-def _write(path: Path, rows: np.ndarray, costs: np.ndarray):
-    if not np.isfinite(rows).all():
-        raise Unmeasurable(
-            f"{path.parent.name}: image {path.stem} and following give numbers that are not finite; the model has "
-            "diverged"
-        )
+def save_arrays(path: Path, to_disk: bool = True, **arrays: Any):
+    """Write arrays to an npz file, whole or not at all."""
     buffer = io.BytesIO()
-    np.savez(buffer, rows=rows, sums=costs)
-    write_bytes(path, buffer.getvalue(), to_disk=False)
+    np.savez(buffer, **arrays)
+    write_bytes(path, buffer.getvalue(), to_disk)
 
 
 def _read(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -17,7 +17,7 @@ from ditscale.config import Evaluation, compose
 from ditscale.data.open import open_source
 from ditscale.distributed.ranks import Ranks
 from ditscale.evaluate import fid, frechet
-from ditscale.evaluate.extractor import load_extractor, register, torch_fidelity
+from ditscale.evaluate.extractor import load_extractor, torch_fidelity
 from ditscale.evaluate.miniature_reader import CaptionReader, caption_reader
 from ditscale.evaluate.to_pictures import as_bytes
 from ditscale.rundir.evaluation import read_results
@@ -37,13 +37,36 @@ class Pictures(Dataset):
         return self.x[i]
 
 
+def registered(reader):
+    """Our reader as an extractor of torch-fidelity, which finds it by name."""
+    torch_fidelity()
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+    from torch_fidelity.utils import create_feature_extractor
+
+    class Reader(FeatureExtractorBase):
+        get_provided_features_list = staticmethod(lambda: ("64",))
+        get_default_feature_layer_for_metric = staticmethod(lambda metric: "64")
+        can_be_compiled = staticmethod(lambda: False)
+
+        def __init__(self, name, features_list, **options):
+            super().__init__(name, features_list)
+            self.reader = reader
+
+        def forward(self, x):
+            return (self.reader(x),)
+
+    FEATURE_EXTRACTORS_REGISTRY["caption-reader"] = Reader
+    return create_feature_extractor("caption-reader", ["64"], cuda=False, verbose=False)
+
+
 @pytest.mark.slow
 def test_the_same_numbers_as_torch_fidelity():
     """Random pictures through one extractor: FID, KID, precision and recall, end to end by its calculate_metrics."""
     g = torch.Generator().manual_seed(0)
     a, b = ((torch.randn(600, 3, 12, 12, generator=g) * s + m).clamp(0, 255).byte() for s, m in ((40, 128), (50, 120)))
     reader = CaptionReader(3, 7, 34).eval()
-    theirs = register(reader)
+    theirs = registered(reader)
     features = [theirs(x)[0].detach().numpy() for x in (a, b)]
     said = torch_fidelity().calculate_metrics(
         input1=Pictures(a), input2=Pictures(b), cuda=False, fid=True, kid=True, prc=True,
