@@ -8,8 +8,6 @@ the sums equal what torch's FlopCounterMode counts on the real model, to the las
 Letters: S sequence length of the blocks, I image tokens, T text tokens, W width, P values of a patch.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

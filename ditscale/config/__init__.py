@@ -13,8 +13,7 @@ from .evaluation import METRICS, Evaluation, Validation
 from .file import dump_yaml, read, read_yaml
 from .mapping import build, check, plain
 from .recipe import TIMESTEPS, Law, Recipe
-from .rehearsal import Rehearsal
-from .study import Study
+from .study import Rehearsal, Study
 
 __all__ = [
     "Attention", "Cluster", "Data", "Design", "Evaluation", "Law", "METRICS", "Recipe", "Recompute", "Rehearsal",

@@ -1,7 +1,5 @@
 """Where runs execute, and what they may ask for there."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated

@@ -1,7 +1,5 @@
 """A study from the files of `configs/` and a user's overrides, by Hydra."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import fields, replace
 from pathlib import Path

@@ -1,10 +1,8 @@
 """A data set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Self
 
 from ..errors import UserError, one_of
 from .mapping import PositiveInt
@@ -30,7 +28,7 @@ class Data:
         if (self.text_vocab > 0) == (self.text_dim > 0):
             raise UserError(f"{where}: give either text_vocab (captions as ids) or text_dim (captions as features)")
 
-    def check_shape(self, trained_on: Data):
+    def check_shape(self, trained_on: Self):
         """Raise UserError where a model that was trained on another data set cannot take this one."""
         for name in SHAPE:
             if getattr(self, name) != getattr(trained_on, name):

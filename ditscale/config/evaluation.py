@@ -1,7 +1,5 @@
 """What finished runs are measured on, and how."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Dataclasses and mappings in YAML files."""
 
-from __future__ import annotations
-
 import functools
 import re
 from pathlib import Path
@@ -14,11 +12,7 @@ from .mapping import T, build, cast, check_combination, hints, is_number
 
 # libyaml's, where PyYAML was built with it, are ten times as fast.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-
-
-class _Dumper(_SafeDumper):
-    pass
+_Dumper: Any = type("_Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {})
 
 
 def _represent_float(dumper: yaml.SafeDumper, x: float) -> yaml.ScalarNode:

@@ -1,8 +1,6 @@
 """From mappings to dataclasses and back, strictly. The type of a field may carry the function that reads its values
 and refuses those beyond its limits: Annotated[int, partial(whole, low=1)]."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import partial

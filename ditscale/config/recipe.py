@@ -1,7 +1,5 @@
 """How a model is trained, and the laws that its hyper-parameters may follow."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -41,7 +39,7 @@ Beta = Annotated[float, partial(number, low=0, high=0.99999)]
 class Recipe:
     """How a model of given size is trained. Rates follow lr = lr_scale * width^lr_width * N^lr_params * D^lr_tokens;
     batch, warm-up and weight decay are the same for all sizes, or follow laws of their own. A run holds their values at
-    its size (plan/recipe.py).
+    its size (plan/run.py).
     """
 
     aspect: PositiveFloat  # Width / depth.

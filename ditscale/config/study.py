@@ -1,20 +1,43 @@
-"""An isoFLOP study, made of all the other parts of a configuration."""
-
-from __future__ import annotations
+"""An isoFLOP study, made of all the other parts of a configuration, or a rehearsal of one."""
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from .. import units
 from ..errors import UserError, one_of
+from ..units import number
 from .cluster import Cluster
 from .data import Data
 from .design import Design, check_width
 from .evaluation import METRICS, Evaluation, Validation
-from .mapping import PositiveFloat, PositiveInt, Seed
+from .mapping import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from .recipe import Recipe
-from .rehearsal import Rehearsal
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """The mark of a rehearsed study and of each of its runs: losses come from L(N, D) = E + A N^-alpha + B D^-beta."""
+
+    E: NonNegativeFloat
+    A: PositiveFloat
+    B: PositiveFloat
+    alpha: PositiveFloat
+    beta: PositiveFloat
+    # Standard deviation of the log-normal scatter of a run's final loss.
+    noise: Annotated[float, partial(number, low=0, high=0.1)] = 0.002
+    seconds: Annotated[float, partial(number, low=0, high=86400)] = 1.0  # Seconds that the steps of a run take.
+    seed: NonNegativeInt = 0
+
+    def loss_at(self, n_params: Any, n_tokens: Any) -> Any:
+        """L(N, D), of numbers or broadcast over arrays."""
+        return self.E + self.A * n_params**-self.alpha + self.B * n_tokens**-self.beta
+
+    def __str__(self) -> str:
+        return (
+            f"losses drawn from L(N, D) = {self.E:.6g} + {self.A:.6g} N^-{self.alpha:g} + {self.B:.6g} "
+            f"D^-{self.beta:g} with {self.noise:.2%} noise; nothing was trained"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
 """Captions dropped at random in training, so that a model learns the velocity without a caption too: what
 classifier-free guidance needs (Ho and Salimans, arXiv 2207.12598, algorithm 1)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -7,8 +7,6 @@ written in torch's int64, whose products wrap, so the integers are equal on ever
 by the device's rounding of log and cos.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 

@@ -11,8 +11,6 @@ attributes shift, scale: the images a model sees are (latents - shift) * scale. 
            pixels, optional: 1 where the "latents" are pictures on [-1, 1], as 1 or 3 channels are taken to be; else 0
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from functools import cached_property
@@ -108,16 +106,15 @@ class Latents:
 
     def captions(self, index: Tensor) -> list[str]:
         """Features cannot be read back into words, but a file may hold the captions too."""
-        if "captions" not in self._datasets:
-            return [""] * len(index)
-        rows = self._datasets["captions"].at(self._order(index.cpu()).numpy())
-        return [caption.decode(errors="replace") for caption in rows]
+        rows = self._optional("captions", index)
+        return [""] * len(index) if rows is None else [caption.decode(errors="replace") for caption in rows]
 
     def pictures(self, index: Tensor) -> Tensor | None:
-        if "pictures" not in self._datasets:
-            return None
-        rows = self._datasets["pictures"].at(self._order(index.cpu()).numpy())
-        return torch.from_numpy(rows).permute(0, 3, 1, 2)
+        rows = self._optional("pictures", index)
+        return None if rows is None else torch.from_numpy(rows).permute(0, 3, 1, 2)
+
+    def _optional(self, name: str, index: Tensor) -> np.ndarray | None:
+        return self._datasets[name].at(self._order(index.cpu()).numpy()) if name in self._datasets else None
 
     @cached_property
     def _datasets(self) -> dict[str, Rows]:

@@ -11,8 +11,6 @@ smoother function of size and training (docs/miniature.md).
 light is stronger, icons are larger and further off their place.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """From a data set's configuration to its Source."""
 
-from __future__ import annotations
-
 from ..config import SHAPE, Data
 from ..errors import UserError
 from .source import Source

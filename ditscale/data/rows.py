@@ -4,12 +4,9 @@ h5py's own selection of rows takes milliseconds a row where a dataset has chunks
 after the other, and on a network file system each row costs a latency. Here, threads read rows in parallel.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -23,6 +20,7 @@ class Rows:
 
     def __init__(self, path: Path, dataset: h5py.Dataset):
         self.path, self.dataset = path, dataset
+        self.file, self.threads = open(path, "rb", buffering=0), ThreadPoolExecutor(READERS, "rows")
         contiguous = dataset.chunks is None and dataset.external is None and not dataset.is_virtual
         # Where the rows begin in the file. None: only HDF5 knows where they are.
         self.offset = dataset.id.get_offset() if contiguous and not dataset.dtype.hasobject else None
@@ -37,18 +35,10 @@ class Rows:
         else:
             buffers = rows.reshape(len(index), math.prod(shape)).view(np.uint8)
             parts = zip(np.array_split(index, READERS), np.array_split(buffers, READERS))
-            list(self._threads.map(lambda part: self._read(*part), parts))
+            list(self.threads.map(lambda part: self._read(*part), parts))
         return rows if dtype.isnative else rows.astype(dtype.newbyteorder("="))
 
     def _read(self, index: np.ndarray, buffers: np.ndarray):
         for row, buffer in zip(index.tolist(), buffers):
-            if os.preadv(self._file.fileno(), [buffer], self.offset + row * len(buffer)) != len(buffer):
+            if os.preadv(self.file.fileno(), [buffer], self.offset + row * len(buffer)) != len(buffer):
                 raise OSError(f"{self.path}: ends before row {row}")
-
-    @cached_property
-    def _file(self):
-        return open(self.path, "rb", buffering=0)
-
-    @cached_property
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(READERS, "rows")

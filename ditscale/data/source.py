@@ -1,7 +1,5 @@
 """What every data set offers: the embedded scenes, and files of VAE latents with frozen text features."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from torch import Tensor
@@ -26,37 +24,27 @@ class Source(Protocol):
     @property
     def n_images(self) -> int | None:
         """None: endless, every position holds a new image."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """A hash of what a file holds. Empty where images are drawn, for the configuration decides those."""
-        ...
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and texts at `index`, int64 [B]: `read`, then `normalise`.
-
-        Images are float32 [B, C, R, R] in about [-1, 1], texts int64 [B, T] or float32 [B, T, text_dim].
-        """
-        ...
+        """Images and texts at `index`, int64 [B]: `read`, then `normalise`. Images are float32 [B, C, R, R] in about
+        [-1, 1], texts int64 [B, T] or float32 [B, T, text_dim]."""
 
     def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images and texts as they are stored, often in half the bytes."""
-        ...
 
     def normalise(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """The batch that a model sees, of what `read` returns, on whatever device."""
-        ...
 
     def denormalise(self, images: Tensor) -> Tensor:
         """Images [B, C, R, R] that a model sees or makes, as they would be stored: latents as their VAE gives them."""
-        ...
 
     def captions(self, index: Tensor) -> list[str]:
         """The texts at `index` in words, for people; empty where there are none."""
-        ...
 
     def pictures(self, index: Tensor) -> Tensor | None:
         """uint8 [B, 3, H, W]: the pictures that latents at `index` were made from. None where the images are pictures,
         or the file has no pictures."""
-        ...

@@ -10,8 +10,6 @@ a solver cannot follow. The estimate of log p is then unbiased. All of this is f
 attention kernel has.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

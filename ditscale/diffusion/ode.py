@@ -6,8 +6,6 @@ are done leave the batch. The libraries we looked at step a batch as one system 
 "Solving ordinary differential equations I" (1993), table II.5.2 and section II.4.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Callable
 

@@ -5,20 +5,15 @@ v   = eps - x_0
 loss = E || v_model(x_t, t, text) - v ||^2,  the mean over all elements
 """
 
-from __future__ import annotations
-
-from typing import Protocol
+from typing import Callable
 
 import torch
 from torch import Tensor
 
 from ..data import draws
 
-
-class Velocity(Protocol):
-    """A model of the velocity: v [B, C, R, R] of images x_t [B, C, R, R] at times t [B] with captions `text`."""
-
-    def __call__(self, x: Tensor, t_B: Tensor, text: Tensor, /) -> Tensor: ...
+# A model of the velocity: v [B, C, R, R] of images x_t [B, C, R, R] at times t [B] with captions `text`.
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def expand(t_B: Tensor, like: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Images from noise: the probability-flow equation dx/dt = v(x, t) from t = 1 (noise) back to t = 0 (data)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -23,7 +21,7 @@ def sample(
     is 1, the velocity is v(no caption) + g (v(text) - v(no caption)), for twice the evaluations.
     """
     if guidance != 1:
-        model = Guided(model, guidance)
+        model = guided(model, guidance)
     velocity = lambda x, t: model(x, torch.full((len(x),), t, device=x.device), text).float()
     x = noise
     times = torch.linspace(1.0, 0.0, steps + 1, dtype=noise.dtype).tolist()
@@ -36,13 +34,12 @@ def sample(
     return x
 
 
-class Guided:
+def guided(model: Velocity, guidance: float) -> Velocity:
     """A model's velocity with classifier-free guidance."""
 
-    def __init__(self, model: Velocity, guidance: float):
-        self.model, self.guidance = model, guidance
-
-    def __call__(self, x: Tensor, t_B: Tensor, text: Tensor) -> Tensor:
-        both = self.model(x.repeat(2, 1, 1, 1), t_B.repeat(2), torch.cat([text, no_caption(text)])).float()
+    def velocity(x: Tensor, t_B: Tensor, text: Tensor) -> Tensor:
+        both = model(x.repeat(2, 1, 1, 1), t_B.repeat(2), torch.cat([text, no_caption(text)])).float()
         with_text, without = both.chunk(2)
-        return torch.lerp(without, with_text, self.guidance)
+        return torch.lerp(without, with_text, guidance)
+
+    return velocity

@@ -18,8 +18,6 @@ the other two terms are taken there. The sum is a bound for any ends, and hardly
     t = T_MAX: KL(N((1 - t) x, t^2) || N(0, 1)) = 1/2 ((1 - t)^2 x^2 + t^2 - 1 - 2 log t) for each value.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ These are a directory with config.json and diffusion_pytorch_model.safetensors, 
 Stable Diffusion 1 to 3, SDXL, FLUX. The network is that of Rombach et al. (arXiv 2112.10752, appendix G.1).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

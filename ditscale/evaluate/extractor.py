@@ -1,7 +1,5 @@
 """Feature extractors by name: torch-fidelity's, from a local file of weights, and ours."""
 
-from __future__ import annotations
-
 import hashlib
 import sys
 from types import ModuleType

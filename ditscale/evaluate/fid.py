@@ -7,8 +7,6 @@ FID is ours (frechet.py); a test holds it equal to torch-fidelity's to 1e-6. KID
 precision and recall (Kynkaanniemi et al., arXiv 1904.06991) are torch-fidelity's.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,7 @@ from . import frechet, samples
 from .decoder import check_decoder
 from .extractor import load_extractor, torch_fidelity
 from .held_out import HeldOut
-from .measure import Value, Workers, clear, measure, save_arrays
+from .measure import Value, Workers, clear, load_arrays, measure, save_arrays
 from .to_pictures import Pictures
 from .weights import check_weights
 
@@ -60,11 +58,10 @@ class FID:
         # All that decides the features of the held-out images.
         self.reference_key = {"data": plain(data.config), "n": data.n, "extractor": extractor, **data.settings}
         if self.pictures.vae is not None:
-            originals, decoder = self.pictures.has_originals(), self.pictures.vae.full_name
-            self.settings |= {
-                "decoder": decoder,
-                "reference": "pictures of the file" if originals else "decoded latents",
-            }
+            decoder = self.pictures.vae.full_name
+            originals = data.source.pictures(torch.zeros(1, dtype=torch.int64)) is not None
+            reference = "pictures of the file" if originals else "decoded latents"
+            self.settings |= {"decoder": decoder, "reference": reference}
             self.reference_key["reference"] = "pictures" if originals else decoder
 
     def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
@@ -86,9 +83,9 @@ class FID:
     def reference(self) -> np.ndarray:
         """Features [n, F] of the held-out images, from the cache or extracted now by all ranks."""
         path, ranks = cache() / f"reference-{digest(self.reference_key)[:12]}.npz", self.workers.ranks
-        cached = ranks.broadcast(_read(path) if ranks.first else None)
-        if cached is not None:
-            return cached
+        cached = ranks.broadcast(load_arrays(path, "features") if ranks.first else None)
+        if cached:
+            return cached[0]
         # The chunks are in this run's own directory, because another run may extract the same features at this moment.
         rows, _, _ = measure(_Reference(self), self.data.n, REFERENCE_CHUNK, path.stem, self.workers)
         if ranks.first:
@@ -106,14 +103,6 @@ class _Reference:
 
     def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
         return self.fid.features(self.fid.pictures.reference(index)).cpu().numpy(), 0
-
-
-def _read(path: Path) -> np.ndarray | None:
-    """Features in the cache; None where the file is missing or was cut short by a crash."""
-    try:
-        return np.load(path)["features"]
-    except Exception:  # A file cut short raises any of several types.
-        return None
 
 
 def kid_and_recall(generated: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:

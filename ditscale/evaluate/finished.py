@@ -1,10 +1,9 @@
 """A finished run, ready to be evaluated."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -46,7 +45,7 @@ class Finished:
         window = {"ema": self.window, "ema profile error": float(f"{self.profile_error:.3g}")}
         return {"model": self.fingerprint()} | ({} if self.window is None else window)
 
-    def to(self, device: torch.device) -> Finished:
+    def to(self, device: torch.device) -> Self:
         """On a device, and compiled as the training was."""
         for model in (self.ema, self.raw):
             speed_up(model.to(device), compiles(self.run, device))

@@ -5,13 +5,10 @@ Heusel et al., arXiv 1706.08500, eq. 6, between Gaussians of the features' momen
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
 
 The trace of the root is computed from eigenvalues of a symmetric matrix, L' S2 L with S1 = L L', because a general
-matrix root differs between versions of scipy and BLAS. It is also the sum of the singular values of A B', for S1 = A' A
-and S2 = B' B: with fewer images than features, that is the smaller matrix. A distance from n samples is too large by
-about b / n; the extrapolation to infinite n is that of Chong and Forsyth (arXiv 1911.07023), from all samples and from
-halves of them.
+matrix root differs between versions of scipy and BLAS. With fewer images than features, the singular values of A B' for
+S1 = A' A and S2 = B' B give it from a smaller matrix. A distance from n samples is too large by about b / n; Chong and
+Forsyth (arXiv 1911.07023) extrapolate to infinite n from all samples and from halves of them.
 """
-
-from __future__ import annotations
 
 from typing import Iterable, NamedTuple, Sequence
 

@@ -1,7 +1,5 @@
 """The held-out images that a run is measured on: a data set's own, or those of another data set of the same shapes."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import replace

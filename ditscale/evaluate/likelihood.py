@@ -5,8 +5,6 @@ E[-log2 p(level + noise) - log2 width] bounds -log2 P(level) from above (Theis e
 For latents in nats per dimension, of their density.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from contextlib import AbstractContextManager, nullcontext

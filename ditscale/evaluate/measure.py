@@ -4,8 +4,6 @@ Memory holds one chunk of images and a few numbers for each image. A finished ch
 directory named after all that decides its numbers.
 """
 
-from __future__ import annotations
-
 import io
 import time
 import zipfile
@@ -49,7 +47,6 @@ class PerImage(Protocol):
 
     def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
         """The numbers [B, columns] of the images at positions index [B], and the model evaluations they took."""
-        ...
 
 
 class Metric(PerImage, Protocol):
@@ -84,8 +81,8 @@ def measure(metric: PerImage, n: int, chunk: int, name: str, workers: Workers) -
     if ranks.first:
         make_directory(parts)
         for i, start in enumerate(starts):
-            stored = _read(parts / f"{start}.npz", (min(chunk, n - start), len(metric.columns)))
-            if stored:
+            stored = load_arrays(parts / f"{start}.npz", "rows", "sums")
+            if stored and stored[0].shape == rows[start : start + chunk].shape:
                 done[i] = 1
                 rows[start : start + chunk] = torch.from_numpy(stored[0])
                 costs += torch.from_numpy(stored[1])
@@ -136,11 +133,10 @@ def save_arrays(path: Path, to_disk: bool = True, **arrays: Any):
     write_bytes(path, buffer.getvalue(), to_disk)
 
 
-def _read(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-    """A finished chunk and its costs; None when the file is missing or was cut short by a crash."""
+def load_arrays(path: Path, *names: str) -> list[np.ndarray] | None:
+    """Arrays of an npz file; None where the file is missing or was cut short by a crash."""
     try:
         with np.load(path) as file:
-            rows, costs = file["rows"], file["sums"]
+            return [file[name] for name in names]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return (rows, costs) if rows.shape == shape else None

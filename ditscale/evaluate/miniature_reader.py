@@ -6,8 +6,6 @@ It is trained on the study's own training images under a seed of its own, once: 
 comparable, nor are they comparable with Inception FID.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import io

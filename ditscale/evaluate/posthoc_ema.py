@@ -1,7 +1,5 @@
 """EMA weights over a window that a run did not keep, combined from those it kept (Karras et al., arXiv 2312.02696)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,18 +8,13 @@ from ..errors import UserError
 
 
 def combine(window: float, kept: Sequence[float]) -> tuple[np.ndarray, float]:
-    """The average over `window` at the end of a run as a combination of those over the windows `kept`: post-hoc EMA
-    (Karras et al., section 3.2 and appendix C).
+    """Coefficients [len(kept)] that combine the averages over the windows `kept` to the one over `window` at a run's
+    end, and the relative error of the combined profile, 0 for a kept window (section 3.2 and appendix C there).
 
-    Returns the coefficients [len(kept)] of the kept averages and the relative error of the combined profile, 0 for a
-    kept window. Over t in [0, 1] of the run the profile of a window is p_g(t) = (g + 1) t^g, g = 1/window - 1, and
-    <p_a, p_b> = (a + 1)(b + 1) / (a + b + 1). The coefficients x minimise |p - sum_i x_i p_i|; the error is that
-    minimum over |p|.
-
-    Unlike there, the coefficients sum to 1. Without this, those of the averages over 0.05 and 0.1 would sum to 1.027 at
-    0.07, and scale by that factor a weight that no longer changes. And unlike there no snapshots along the run are
-    kept, so the error has a floor: for these two windows at most 3.7 %, at 0.07; docs/recipe.md has it for others.
-    Raises UserError at a window outside of those kept.
+    Over t in [0, 1] of the run the profile of a window is p_g(t) = (g + 1) t^g, g = 1/window - 1, and <p_a, p_b> =
+    (a + 1)(b + 1) / (a + b + 1). The coefficients x minimise |p - sum_i x_i p_i|; the error is that minimum over |p|.
+    Unlike there, they sum to 1, so that a weight that no longer changes keeps its value; and no snapshots along the run
+    are kept, so the error has a floor (docs/recipe.md). Raises UserError at a window outside of those kept.
     """
     if window in kept:
         return np.array([float(w == window) for w in kept]), 0.0

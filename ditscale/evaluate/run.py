@@ -4,8 +4,6 @@ It happens at the end of a run (train/finalize.py) as its study says, or on dema
 same settings are not measured again. Several ranks share the work.
 """
 
-from __future__ import annotations
-
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Samples of a run for people to look at: the same captions and the same noise for every run of a study."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

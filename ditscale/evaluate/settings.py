@@ -1,7 +1,5 @@
 """What to measure on a finished run, and how: a study's `evaluation`, or the options of `ditscale evaluate`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from ..config import METRICS, Evaluation, check

@@ -1,7 +1,5 @@
 """Pictures, for people and feature extractors, of what a model sees: pictures too, or latents that a VAE decodes."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 
@@ -31,10 +29,6 @@ class Pictures:
         them."""
         originals = self.data.source.pictures(index)
         return self.of(self.data.images(index)[0]) if originals is None else originals.to(self.data.device)
-
-    def has_originals(self) -> bool:
-        """Whether the data set's file has the pictures that the latents were made from."""
-        return self.data.source.pictures(torch.zeros(1, dtype=torch.int64)) is not None
 
 
 @cache

@@ -4,8 +4,6 @@ Timesteps are stratified: triple i of n has u_i = (i + 1/2) / n, mapped by the t
 the triples, most of the Monte-Carlo noise cancels in the difference of two runs.
 """
 
-from __future__ import annotations
-
 from typing import Mapping
 
 import numpy as np
@@ -62,9 +60,8 @@ class ValidationLoss:
     """The loss under both weightings of the timestep, by noise level, of EMA and of raw weights.
 
     Two designs on the same images and noise: t at the quantiles of the logit-normal, and of the uniform distribution
-    (the unweighted loss). One design with importance weights would need fewer evaluations, but p_uniform /
-    p_logit-normal is unbounded at t = 0 and 1, and so is the error of the mean; and each design here repeats the
-    record's triples. The noise levels are BINS slices of the uniform design, stratified in themselves.
+    (the unweighted loss). One design with importance weights would need fewer evaluations, but its weights, and so the
+    error of the mean, are unbounded at t = 0 and 1. The noise levels are BINS slices of the uniform design.
     """
 
     name = "val_loss"

@@ -4,8 +4,6 @@ In bits per dimension for pictures, whose pixels are rounded to 8-bit levels: th
 levels. In nats per dimension for latents: a bound on their density.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

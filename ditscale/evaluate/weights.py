@@ -4,8 +4,6 @@ torch.
 Compute nodes never fetch: they read the file from the cache, or from where a study's `weights` says.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import urllib.error

@@ -4,8 +4,6 @@ Shape letters: B batch, S tokens, W width, H heads, D head size (W = H * D), C c
 LayerNorm has no bias and, unlike RMSNorm, a fused backward on every device; GELU is the exact (erf) one.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -4,8 +4,6 @@ On a GPU it always does. On a CPU an fp32 step is matrix products, and its compi
 took 0.87 to 0.93 of the time (docs/training-measured.md). Small models train for less time than they compile.
 """
 
-from __future__ import annotations
-
 from functools import cache, partial
 from typing import Callable
 
@@ -46,11 +44,9 @@ def can_compile(device: torch.device) -> bool:
 
 
 def speed_up(model: DiT, compiled: bool, recompute: str = "none"):
-    """Compile the model, and recompute activations in the backward pass (`recompute`: none, or those of the blocks).
-
-    Methods are replaced, not modules, because FSDP hooks its gathering into a block and that must stay outside of the
-    compiled part. All blocks are compiled once. A second call replaces the first.
-    """
+    """Compile the model, and recompute activations in the backward pass (`recompute`: none, or those of the blocks). A
+    second call replaces the first. Methods are replaced, not modules, because FSDP hooks its gathering into a block and
+    that must stay outside of the compiled part."""
     if compiled:
         for name in ("embed", "head"):
             setattr(model, name, torch.compile(_method(model, name)))

@@ -7,8 +7,6 @@ adaptive norms: time reaches the image through its token alone.
 Shape letters: B batch, I image tokens, T text tokens, P values of a patch, W width, C channels, R resolution.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -14,8 +14,6 @@ function (its Lemma J.1). Attention keeps 1 / sqrt(head size), since heads have 
 no rule for depth.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from torch import Tensor, nn
@@ -34,11 +32,10 @@ def rate_factor(name: str, parameter: nn.Parameter, recipe: Recipe, width: int) 
 
 
 def grouped(tensors: Iterable[tuple[float, Tensor]], weight_decay: float) -> list[dict]:
-    """Parameter groups for AdamW (train/adamw.py), one for each factor of the rate: `params`, `rate_factor` and
-    `weight_decay`. tensors: (factor, parameter).
+    """Parameter groups for AdamW (train/adamw.py), one for each factor of the rate. tensors: (factor, parameter).
 
-    A group's rate is `rate_factor` times the run's, at every step. AdamW shrinks a weight by rate times decay in a
-    step, so the decay is divided by the factor: the shrinkage is then the same at every width.
+    A group's rate is `rate_factor` times the run's. AdamW shrinks a weight by rate times decay in a step, so the decay
+    is divided by the factor: the shrinkage is then the same at every width.
     """
     groups: dict[float, list[Tensor]] = {}
     for factor, tensor in tensors:

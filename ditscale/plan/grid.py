@@ -1,7 +1,5 @@
 """The grid of an isoFLOP study: budgets x widths x seeds to runs, and the probe's size from the law."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What the evaluation at a run's end costs, before anything is measured."""
 
-from __future__ import annotations
-
 from ..config import Evaluation
 from .run import Run
 

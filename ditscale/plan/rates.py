@@ -1,7 +1,5 @@
 """The learning-rate sweep: runs of the grid again, at multiples of the rate that the recipe gives them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ..config import Study

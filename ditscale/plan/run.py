@@ -1,17 +1,15 @@
 """One planned run: all that a compute node needs to train it, and all that defines its outcome."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Self
 
 from .. import config, naming, units
 from ..config import Cluster, Data, Design, Evaluation, Recipe, Rehearsal, Study, Validation
 from ..config.mapping import NonNegativeInt, PositiveFloat, PositiveInt
 from ..errors import UserError
 from ..flops import Shape, n_params, shape_of, training_flops
-from .recipe import batch_of, resolved
 from .schedule import stable_images
 
 # Fields of Run that change no result.
@@ -37,7 +35,7 @@ class Execution:
     peak_flops_per_s: float = 0.0
 
     @classmethod
-    def on(cls, cluster: Cluster, ranks: int) -> Execution:
+    def on(cls, cluster: Cluster, ranks: int) -> Self:
         """On so many ranks of a cluster."""
         return cls(ranks, **{f.name: getattr(cluster, f.name) for f in fields(cls) if f.name != "ranks"})
 
@@ -126,7 +124,7 @@ def _run_of(study: Study, role: str, budget: float, width: int, seed: int, multi
     n = counts[study.params]
     exact = training_flops(shape)
     per_image = exact if study.flops == "exact" else 6 * n * shape.tokens_per_image
-    recipe = batch_of(recipe, n, budget / per_image * shape.tokens_per_image)
+    recipe = _with_batch(recipe, n, budget / per_image * shape.tokens_per_image)
     steps = round(budget / (per_image * recipe.batch_size))
     if steps < recipe.min_steps:
         raise UserError(
@@ -135,7 +133,7 @@ def _run_of(study: Study, role: str, budget: float, width: int, seed: int, multi
         )
     n_images = steps * recipe.batch_size
     n_tokens = n_images * shape.tokens_per_image
-    recipe = resolved(recipe, n, n_images, n_tokens)
+    recipe = _resolved(recipe, n, n_images, n_tokens)
     rate = multiple * recipe.lr_scale * width**recipe.lr_width * n**recipe.lr_params * n_tokens**recipe.lr_tokens
     rate = float(f"{rate:.6g}")
     if not 0 < rate < math.inf:
@@ -171,6 +169,29 @@ def _run_of(study: Study, role: str, budget: float, width: int, seed: int, multi
     if abs(run.deviation) > 0.005:
         raise UserError(f"{steps} steps miss the budget by {run.deviation:+.2%}, more than 0.5 %; use a smaller batch")
     return replace(run, run_id=naming.run_id(budget, depth, width, seed, run.defines()))
+
+
+def _with_batch(recipe: Recipe, n_params: float, n_tokens: float) -> Recipe:
+    """The recipe with its batch as a number of images. n_tokens: D of the budget, since the batch decides the D of the
+    run."""
+    if recipe.batch_law is None:
+        return recipe
+    return replace(recipe, batch_size=int(recipe.batch_law.at(n_params, n_tokens, quantum=1)), batch_law=None)
+
+
+def _resolved(recipe: Recipe, n_params: float, n_images: int, n_tokens: int) -> Recipe:
+    """The recipe with warm-up and weight decay as numbers, for a run of given size. Raises UserError when the warm-up
+    would outlast the run."""
+    source = "recipe.warmup_images"
+    if recipe.warmup_law is not None:
+        images = round(recipe.warmup_law.at(n_params, n_tokens, quantum=recipe.batch_size))
+        recipe, source = replace(recipe, warmup_images=images, warmup_law=None), "recipe.warmup_law"
+    if recipe.warmup_images > n_images:
+        warmup, length = units.count(recipe.warmup_images), units.count(n_images)
+        raise UserError(f"{source}: a warm-up of {warmup} images, but the run has {length}")
+    if recipe.weight_decay_law is not None:
+        recipe = replace(recipe, weight_decay=recipe.weight_decay_law.at(n_params, n_tokens), weight_decay_law=None)
+    return recipe
 
 
 def executed(run: Run, cluster: Cluster, ranks: int) -> Run:

@@ -1,7 +1,5 @@
 """The learning rate's schedule, as a factor of the run's rate; the clock is images seen."""
 
-from __future__ import annotations
-
 import math
 
 from ..config import Recipe

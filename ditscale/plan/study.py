@@ -1,7 +1,5 @@
 """The study directory: written once from a Study, read by every verb after that."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import replace
@@ -65,12 +63,9 @@ def plan_run(paths: StudyPaths, run: Run) -> RunPaths:
 
 
 def plan_all(paths: StudyPaths, runs: Iterable[Run], by: str):
-    """Apply plan_run to each, and note in planned.json that the planner `by` (of PLANNERS) has planned them.
-
-    study.yaml cannot tell which runs were planned: a sweep plans points instead of the grid, and a deleted directory
-    leaves no trace of its run. Runs that `plan` planned before and not now, such as multiples of the rate that the
-    study has dropped, no longer count as planned.
-    """
+    """Apply plan_run to each, and note in planned.json that `by` (of PLANNERS) has planned them: study.yaml does not
+    tell, since a sweep plans points instead of the grid. Runs that `plan` planned before and not now, such as dropped
+    multiples of the rate, no longer count as planned."""
     for run in runs:
         plan_run(paths, run)
     before = _planned(paths)

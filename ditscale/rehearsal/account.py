@@ -1,8 +1,5 @@
 """The account of a rehearsal: every run and row compared with what they must be, and the fitted laws with the truth."""
 
-from __future__ import annotations
-
-import json
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -12,10 +9,9 @@ import h5py
 import numpy as np
 
 from .. import units
-from ..config import Rehearsal
-from ..files import write_text
 from ..laws import Laws
 from ..laws.estimates import Estimate
+from ..laws.synthetic import Truth
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import read_run
 from ..plan.study import read_study
@@ -23,7 +19,6 @@ from ..rundir.attempts import read_attempts
 from ..rundir.record import Damaged, open_record
 from ..train.rehearsed import expected_loss, expected_steps
 from .faults import KINDS, MACHINES, disturbed, read_faults
-from .surface import truth_of
 
 # Intervals of 95 % are widened by this factor: they then miss a truth about once in ten thousand times.
 WIDER = 2.0
@@ -179,8 +174,9 @@ def _examine_table(paths: StudyPaths) -> tuple[int, int, int]:
 def _checks(paths: StudyPaths, laws: Laws) -> list[Check]:
     """The surface's model exponent, and N* and L* at the probe's budget, with C = kappa N D for truth and fit alike."""
     study, surface = read_study(paths.root), laws.approach3
-    assert isinstance(study.rehearsal, Rehearsal)
-    truth = truth_of(study.rehearsal, surface.surface.kappa)
+    law = study.rehearsal
+    assert law is not None
+    truth = Truth(law.E, law.A, law.B, law.alpha, law.beta, surface.surface.kappa)
     n_params, _, loss = truth.optimum(study.probe_budget)
     at_probe = laws.predictions[units.compact(study.probe_budget)]["approach3"] or {}
     exponent = surface.coefficients()["model_exponent"] if surface.ok else None
@@ -198,9 +194,3 @@ def _check(name: str, truth: float, fitted: Estimate | None) -> Check:
     value = fitted.value
     low, high = (end and value * math.exp(WIDER * math.log(end / value)) for end in (fitted.low, fitted.high))
     return Check(name, truth, value, low, high)
-
-
-def write(paths: StudyPaths, account: Account):
-    """Write rehearsal.json and rehearsal.md."""
-    write_text(paths.root / "rehearsal.json", json.dumps(account.to_dict(), indent=1) + "\n")
-    write_text(paths.root / "rehearsal.md", account.summary() + "\n")

@@ -5,8 +5,6 @@ A seed decides beforehand which run is hit, how, and at which share of its steps
 faults.jsonl. Only jobs of the study are touched. Nodes and the controller are lost on the cluster of slurm/local only.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -18,7 +16,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Self
 
 import numpy as np
 
@@ -96,8 +94,8 @@ class Aim(NamedTuple):
 
 
 class Injector(threading.Thread):
-    """As a context, hits a share of the runs, each once, and takes down `nodes` nodes in turn, then the controller. A run
-    that finishes before its fault takes effect passes the fault on to one that has not begun."""
+    """As a context, hits a share of the runs, each once, and takes down `nodes` nodes in turn, then the controller. A
+    run that finishes before its fault takes effect passes the fault on to one that has not begun."""
 
     def __init__(self, paths: StudyPaths, cluster: str, share: float, nodes: int, seed: int):
         super().__init__(daemon=True)
@@ -115,11 +113,11 @@ class Injector(threading.Thread):
         # Runs that were hit, with the number of that attempt, until it has ended.
         self.hit: dict[str, tuple[Aim, int]] = {}
         left = Counter({"node": nodes, "controller": int(nodes > 0)}) - Counter(fault.kind for fault in before)
-        # Shares of the runs that have finished at which nodes and controller are lost.
-        self.nodes_at = sorted(self.random.uniform(0.2, 0.5) for _ in range(left["node"]))
-        self.controller_at = left["controller"] * [self.random.uniform(0.5, 0.7)]
+        # Machines to lose, each once a share of the runs has finished.
+        self.machines = sorted(Aim("node", self.random.uniform(0.2, 0.5)) for _ in range(left["node"]))
+        self.machines += left["controller"] * [Aim("controller", self.random.uniform(0.5, 0.7))]
 
-    def __enter__(self) -> Injector:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -203,24 +201,25 @@ class Injector(threading.Thread):
             file.write(json.dumps(fault.__dict__) + "\n")
 
     def _lose_machines(self, cluster: Path | None):
-        """Take down nodes, then the controller, each once the share of finished runs is high enough."""
+        finished = lambda: sum((self.paths.run(name).checkpoint / "final.pt").exists() for name in self.names)
         if cluster is None:
             return
-        finished = lambda: sum((self.paths.run(name).checkpoint / "final.pt").exists() for name in self.names)
-        for share in self.nodes_at:
-            while finished() < share * len(self.names) or not (running := self._running()):
+        for kind, share in self.machines:
+            running = {}
+            while finished() < share * len(self.names) or not (running := self._running()) and kind == "node":
                 if self.done.wait(POLL_S):
                     return
-            self._lose_node(cluster, *max(running.items(), key=lambda item: len(item[1])))
-        for share in self.controller_at:
-            while finished() < share * len(self.names):
-                if self.done.wait(POLL_S):
-                    return
-            # A killed controller forgets what it has not saved. Jobs keep running until it is started again.
-            os.kill(int((cluster / "pid" / "slurmctld.pid").read_text()), signal.SIGKILL)
-            self._record("controller", {})
-            time.sleep(DOWN_S)
-            subprocess.run([SCRIPTS / "up", cluster], capture_output=True)
+            if kind == "node":
+                self._lose_node(cluster, *max(running.items(), key=lambda item: len(item[1])))
+            else:
+                self._lose_controller(cluster)
+
+    def _lose_controller(self, cluster: Path):
+        """Kill the controller, which forgets what it has not saved. Jobs keep running until it is started again."""
+        os.kill(int((cluster / "pid" / "slurmctld.pid").read_text()), signal.SIGKILL)
+        self._record("controller", {})
+        time.sleep(DOWN_S)
+        subprocess.run([SCRIPTS / "up", cluster], capture_output=True)
 
     def _lose_node(self, cluster: Path, node: str, runs: dict[str, int]):
         reported = {name: read_mapping(self.paths.run(name).heartbeat)["images"] for name in runs}

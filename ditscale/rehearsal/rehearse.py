@@ -2,8 +2,6 @@
 run was lost. It is a study of its own in DIR/rehearsal, marked in its study.yaml, its runs, records and tables.
 """
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections import Counter
@@ -13,6 +11,7 @@ from .. import units
 from ..collect.table import collect
 from ..config import Study
 from ..errors import UserError
+from ..files import write_text
 from ..launch.monitor.status import DONE, RunStatus
 from ..launch.wait import bring_to_end
 from ..laws import fit, read_table
@@ -22,7 +21,7 @@ from ..pipeline import write_json
 from ..plan.grid import plan_grid
 from ..plan.study import plan_run, write_study
 from ..report.page import write_report
-from .account import Account, account, write
+from .account import Account, account
 from .faults import Injector, check_nodes
 from .surface import rehearsal_of
 
@@ -66,7 +65,8 @@ def rehearse(
     write_json(paths.laws, laws.to_dict())
     log.info(f"report: {write_report(paths.root)}")
     result = account(paths, laws, launches, wall_s, watcher.slowest_s)
-    write(paths, result)
+    write_json(paths.root / "rehearsal.json", result.to_dict())
+    write_text(paths.root / "rehearsal.md", result.summary() + "\n")
     return result
 
 

@@ -1,7 +1,5 @@
 """A rehearsal's study: the same plan, with losses from a surface whose minima lie inside the plan's grid."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +7,7 @@ import numpy as np
 from ..config import Rehearsal, Study, check
 from ..errors import UserError
 from ..laws.synthetic import Truth
-from ..plan.grid import Plan, plan_grid
+from ..plan.grid import plan_grid
 
 E, ALPHA, BETA = 0.2, 0.35, 0.35
 LOSS = 0.65  # The loss at the optimum of the middle budget.
@@ -28,19 +26,11 @@ def rehearsal_of(study: Study, seconds: float, noise: float, seed: int) -> Study
     budget = min(study.budgets, key=lambda b: abs(np.log(b) - mean))
     sizes = np.log([run.n_params for run in planned.runs if run.budget_flops == budget])
     middle = float(np.exp((sizes.min() + sizes.max()) / 2))
-    truth = Truth.anchored(E, ALPHA, BETA, middle, LOSS, budget, kappa_of(planned))
+    # kappa is C / (N D), the median over the planned runs, as the fit takes it.
+    kappa = float(np.median([r.achieved_flops / (r.n_params * r.n_tokens) for r in planned.runs]))
+    truth = Truth.anchored(E, ALPHA, BETA, middle, LOSS, budget, kappa)
     surface = {name: float(f"{getattr(truth, name):.6g}") for name in ("E", "A", "B", "alpha", "beta")}
     rehearsal = Rehearsal(**surface, noise=noise, seconds=seconds, seed=seed)
     check(rehearsal, "rehearsal")
     cluster = replace(study.cluster, checkpoint_s=max(seconds / CHECKPOINTS, 0.01))
     return replace(study, rehearsal=rehearsal, cluster=cluster)
-
-
-def kappa_of(planned: Plan) -> float:
-    """C / (N D), the median over the planned runs, as the fit takes it."""
-    return float(np.median([r.achieved_flops / (r.n_params * r.n_tokens) for r in planned.runs]))
-
-
-def truth_of(rehearsal: Rehearsal, kappa: float) -> Truth:
-    """The rehearsal's surface, with its optima at budgets C = kappa N D in closed form."""
-    return Truth(rehearsal.E, rehearsal.A, rehearsal.B, rehearsal.alpha, rehearsal.beta, kappa)
