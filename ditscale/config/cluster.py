@@ -1,4 +1,4 @@
-"""Where runs execute, and what they may ask for there."""
+"""Where runs execute, and the resources they may request."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,13 +11,13 @@ from .mapping import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 Sharding = Annotated[str, partial(one_of, valid=("auto", "replicate", "full", "hybrid"))]
 Recompute = Annotated[str, partial(one_of, valid=("none", "blocks"))]
 Attention = Annotated[str, partial(one_of, valid=("quickest", "flash", "cudnn"))]
-Some = Annotated[int, partial(whole, low=1, high=100_000)]
-SomeOrNone = Annotated[int, partial(whole, low=0, high=100_000)]
+PositiveCount = Annotated[int, partial(whole, low=1, high=100_000)]
+Count = Annotated[int, partial(whole, low=0, high=100_000)]
 
 
 @dataclass(frozen=True)
 class Size:
-    """What runs of up to `up_to_params` parameters ask of Slurm, and how fast they go: a row of the throughput
+    """What runs of up to `up_to_params` parameters request from Slurm, and how fast they go: a row of the throughput
     table."""
 
     up_to_params: PositiveFloat
@@ -41,11 +41,11 @@ class Cluster:
     assumed."""
 
     name: Annotated[str, partial(one_of, valid=("local", "slurm"))] = "local"
-    workers: SomeOrNone = 0  # local: Runs at once. 0: one per GPU, or one per core without GPUs.
+    workers: Count = 0  # local: Runs at once. 0: one per GPU, or one per core without GPUs.
     gpus: NonNegativeInt | None = None  # local: How many of this machine's GPUs are used. None: all, 0: none.
-    threads: Some = 1  # Threads of each rank.
+    threads: PositiveCount = 1  # Threads of each rank.
     # local: Ranks of the probe. 0: one per GPU; without GPUs, one rank with the threads of all workers.
-    probe_ranks: SomeOrNone = 0
+    probe_ranks: Count = 0
     checkpoint_s: PositiveFloat = 20.0  # Seconds between checkpoints.
     sharding: Sharding = "auto"  # How weights lie over ranks (train/layout/choose.py).
     micro_batch: NonNegativeInt = 0  # Images that a rank puts through the model at once. 0: found from free memory.
@@ -55,16 +55,16 @@ class Cluster:
     compile: bool | None = None  # Whether torch.compile compiles the model. None: where it pays (model/compile.py).
     sizes: tuple[Size, ...] = ()  # slurm: Rows of rising up_to_params; a run takes the first row that holds it.
     peak_flops_per_s: NonNegativeFloat = 0.0  # Peak FLOP/s of one rank, for the MFU. 0: unknown.
-    parallel: SomeOrNone = 0  # slurm: Jobs at once, over all arrays. 0: as many as Slurm starts.
+    parallel: Count = 0  # slurm: Jobs at once, over all arrays. 0: as many as Slurm starts.
     # slurm: Most runs pending or running at once, for accounts with a limit. The next launch submits the rest.
-    max_queued: SomeOrNone = 0
+    max_queued: Count = 0
     margin: PositiveFloat = 2.0  # slurm: Time limit of a job, over the time that the throughput table gives.
     max_time_h: PositiveFloat = 24.0  # slurm: A longer run is requeued and resumes as many times as needed.
-    signal_s: Some = 120  # slurm: Seconds before the time limit at which a run is told to save.
+    signal_s: PositiveCount = 120  # slurm: Seconds before the time limit at which a run gets the signal to save.
     partition: str = ""
     account: str = ""
     constraint: str = ""
-    # How this cluster wants GPUs asked for.
+    # The option of sbatch that requests GPUs on this cluster.
     gpu_option: Annotated[str, partial(one_of, valid=("gpus-per-node", "gres"))] = "gpus-per-node"
     gpu_type: str = ""  # The type in gpus-per-node=a100:4, for example.
     # Further options of sbatch, verbatim: {qos: long, exclusive: ""}.

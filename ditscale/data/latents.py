@@ -71,7 +71,7 @@ class Latents:
         if n != n_text or n == 0:
             raise ValueError(f"{n} latents but {n_text} texts")
         self.shift, self.scale = float(file.attrs["shift"]), float(file.attrs["scale"])
-        self.made_by = {key: str(file.attrs[key]) for key in ("vae", "text_encoder") if key in file.attrs}
+        self.encoders = {key: str(file.attrs[key]) for key in ("vae", "text_encoder") if key in file.attrs}
         for name in OPTIONAL:
             rows = file.get(name)
             if rows and (len(rows) != n or (name == "pictures" and (rows.dtype, rows.shape[3:]) != (np.uint8, (3,)))):

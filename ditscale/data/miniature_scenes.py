@@ -114,7 +114,7 @@ class Scenes:
             raise UserError(f"scenes: size {size} and objects {objects}; at least 4 pixels and 1 object")
         self.name, self.resolution, self.objects = style, size, objects
         self.text_length = 3 * objects + 1
-        self.made_by: dict[str, str] = {}
+        self.encoders: dict[str, str] = {}
         self._key = draws.key(seed, style)
         self._palette = torch.tensor(list(COLOURS.values()))
         self._masks = icon_masks()

@@ -19,7 +19,7 @@ class Source(Protocol):
     text_dim: int  # Values per token of text features. 0 for ids.
     pixels: bool  # Whether the images are pictures on [-1, 1] with 8-bit levels. Otherwise they are latents.
     # Names of the frozen models that made latents and text features, where known: "vae", "text_encoder".
-    made_by: dict[str, str]
+    encoders: dict[str, str]
 
     @property
     def n_images(self) -> int | None:

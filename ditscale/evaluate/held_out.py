@@ -54,11 +54,11 @@ def with_files(run: Run, files: dict[str, str]) -> Run:
 def check_makers(run: Source, other: Source, name: str):
     """Raise UserError where the data set `name` is of another VAE or text encoder than a run's own data, as their files
     say."""
-    for kind, model in run.made_by.items():
-        if other.made_by.get(kind, model) != model:
+    for kind, model in run.encoders.items():
+        if other.encoders.get(kind, model) != model:
             raise UserError(
-                f"{name}: its {kind} is {other.made_by[kind]}, but the run's own data was encoded with {model}; encode "
-                f"{name} with {model} too"
+                f"{name}: its {kind} is {other.encoders[kind]}, but the run's own data was encoded with {model}; "
+                f"encode {name} with {model} too"
             )
 
 

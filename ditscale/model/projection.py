@@ -7,7 +7,7 @@ the operator that torch itself uses for compiled models.
 
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 @contextmanager
-def plain_products():
+def plain_products() -> Iterator[None]:
     """A context without oneDNN's products, which torch's FLOP counter and its batches of backward passes do not
     know."""
     global _plain

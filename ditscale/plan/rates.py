@@ -19,8 +19,7 @@ def plan_runs(study: Study) -> Plan:
 def plan_rates(study: Study, grid: tuple[Run, ...]) -> tuple[Run, ...]:
     """The sweep's runs, of role "rate": each run of the grid at the sweep's budgets, at every multiple but 1.
 
-    Multiple 1 is the run of the grid itself. The sweep's runs serve the law of the rate only: at each size, a slice
-    holds only the run at the recipe's rate.
+    Multiple 1 is the run of the grid itself. The sweep's runs serve the law of the rate only, and enter no slice.
     """
     budgets = study.rate_budgets or study.budgets[:1]
     return tuple(

@@ -36,7 +36,7 @@ class Execution:
 
     @classmethod
     def on(cls, cluster: Cluster, ranks: int) -> Self:
-        """On so many ranks of a cluster."""
+        """On a number of ranks of a cluster."""
         return cls(ranks, **{f.name: getattr(cluster, f.name) for f in fields(cls) if f.name != "ranks"})
 
 
@@ -195,7 +195,7 @@ def _resolved(recipe: Recipe, n_params: float, n_images: int, n_tokens: int) -> 
 
 
 def executed(run: Run, cluster: Cluster, ranks: int) -> Run:
-    """The run as it is executed on a cluster, by so many ranks."""
+    """The run as a number of ranks of a cluster executes it."""
     return replace(run, execution=Execution.on(cluster, ranks))
 
 

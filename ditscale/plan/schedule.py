@@ -1,4 +1,4 @@
-"""The learning rate's schedule, as a factor of the run's rate; the clock is images seen."""
+"""The learning rate's schedule, as a factor of the run's rate; its clock is the number of images trained on."""
 
 import math
 

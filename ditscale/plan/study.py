@@ -111,4 +111,4 @@ def _difference(before: dict, now: dict, prefix: str = "") -> str:
     a, b = before.get(key), now.get(key)
     if isinstance(a, dict) and isinstance(b, dict):
         return _difference(a, b, f"{prefix}{key}.")
-    return f"{prefix}{key} is {a} there, {b} here"
+    return f"{prefix}{key} is {a} in study.yaml, {b} in the settings"

@@ -47,7 +47,7 @@ class Fault:
     runs: tuple[str, ...]
     attempts: tuple[int, ...]
     unix: float
-    images: int  # Images that the run had seen; 0 for a node.
+    images: int  # Images that the run had trained on; 0 for machines.
     lost: int
 
 
@@ -87,7 +87,7 @@ def check_nodes(nodes: int | None, cluster: str) -> int:
 
 
 class Aim(NamedTuple):
-    """A fault that a run is to get. share: of its steps, after which it is hit."""
+    """A planned fault. share: of the run's steps (of a machine: of the finished runs) after which it is injected."""
 
     kind: str
     share: float

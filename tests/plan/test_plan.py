@@ -84,7 +84,7 @@ def test_the_directory(tmp_path):
     with pytest.raises(UserError, match=r"run.yaml.lr: -0.\d+ is too small; it must be above 0"):
         read_run(paths.run(run.run_id).run)
     write_study(tmp_path / "s", study)  # the same again is no error
-    with pytest.raises(UserError, match=r"holds another study \(recipe.clip is 1.0 there, 2.0 here\)"):
+    with pytest.raises(UserError, match="another study .recipe.clip is 1.0 in study.yaml, 2.0 in the settings"):
         write_study(tmp_path / "s", compose(["study=mini", "recipe.clip=2"]))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("x")
