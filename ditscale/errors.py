@@ -1,8 +1,10 @@
-"""The one exception a user may see."""
+"""The one exception a user may see, and commands inside messages."""
+
+import shlex
 
 
 class UserError(Exception):
-    """A mistake the user can mend. Its text is one line: what is wrong, where, what to type instead.
+    """A mistake the user can fix. Its text is one line: what is wrong, where, what to type instead.
 
     The command line prints the text and exits with `status`, without a traceback.
     """
@@ -30,7 +32,12 @@ def nearest(word: str, valid) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def command(verb: str, *words: object) -> str:
+    """A command to type, as in "`ditscale launch DIR`" with its backquotes; quoted so that it pastes."""
+    return f"`{shlex.join(['ditscale', verb, *map(str, words)])}`"
+
+
 class Interrupted(UserError):
-    """Ctrl-C or SIGTERM while runs were going; nothing is lost."""
+    """Ctrl-C or SIGTERM while runs were training; nothing is lost."""
 
     status = 130

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from .. import logs
 from ..errors import UserError
 from . import laws, measured, runs, whole
 from .arguments import Parser, Verb
@@ -16,6 +17,7 @@ stopped."""
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status. A user's mistake is one line on stderr, without a traceback."""
     options = _parser().parse_args(argv)
+    logs.show()
     try:
         return options.verb(options) or 0
     except UserError as error:

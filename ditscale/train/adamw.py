@@ -25,7 +25,7 @@ class AdamW:
         self.steps = torch.zeros((), device=weights[0].device)
         self.rate = torch.zeros_like(self.steps) if self.steps.is_cuda else 0.0
 
-    def pace(self, rate: float):
+    def set_rate(self, rate: float):
         """The rate of the next step. On a GPU it lies on the device, where a recorded step (step.py) reads it."""
         self.rate = self.rate.fill_(rate) if isinstance(self.rate, Tensor) else rate
 

@@ -26,8 +26,6 @@ from ditscale.evaluate.validation import times, triples
 from ditscale.laws import read_table
 from ditscale.rundir.evaluation import read_results
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def results(run_dir):
     return {(r.metric, r.dataset): r for r in read_results(run_dir / "evaluation.h5")}
@@ -88,7 +86,7 @@ def test_likelihood_is_resumed_shared_and_not_repeated(study, ditscale):
     ]
     assert ditscale("evaluate", calm, *words).returncode == 0
     command = [sys.executable, "-m", "ditscale", "evaluate", killed, *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment)
     while process.poll() is None and len(list(killed.glob("evaluation.parts/*/*.npz"))) < 2:
         time.sleep(0.01)

@@ -189,21 +189,21 @@ def test_two_ranks_branch_too(tmp_path, cooled, start):
             np.testing.assert_allclose(file["steps"]["loss"], np.frombuffer(cooled[path.name]["loss"], "f4"), rtol=1e-3)
 
 
-def test_a_branch_that_diverges_is_its_own_affair(tmp_path, cooled, monkeypatch, capfd):
+def test_a_branch_that_diverges_is_its_own_affair(tmp_path, cooled, monkeypatch, logged):
     host, first = nested(tmp_path / "s", *COOLING)
     validate = finalize.validate
 
-    def diverged(state, held_out, run, ranks, writer):
+    def diverged(setup, run, writer):
         if run.run_id == first.name:
             raise Diverged("the loss is beyond words")
-        validate(state, held_out, run, ranks, writer)
+        validate(setup, run, writer)
 
     monkeypatch.setattr(finalize, "validate", diverged)
     assert loop.train(host) == "finished"
     assert read_state(first / "metrics.h5") == "diverged" and "beyond words" in (first / "failure.json").read_text()
     for path in (host, *(host.parent / name for name in read_run(host / "run.yaml").readings[1:])):
         assert content(path) == cooled[path.name]
-    assert "beyond words" in capfd.readouterr().out
+    assert "beyond words" in logged.text
 
 
 def test_one_that_is_trained_meanwhile_is_left_to_itself(tmp_path, alone, start):

@@ -28,7 +28,7 @@ def averaged():
     for k in range(1, N + 1):
         w[0].fill_(float(k))
         w[1].copy_(oscillation(k / N))
-        ema.pace(k)
+        ema.set_step(k)
         ema.update(torch.zeros((), dtype=torch.float64))
     return ema
 
@@ -53,7 +53,7 @@ def test_further_windows_change_nothing_of_the_first():
         for w in weights:
             w.normal_()
         for ema in (alone, among):
-            ema.pace(k)
+            ema.set_step(k)
             ema.update(torch.tensor(float(k == 5)))
     assert all(torch.equal(a, b) for a, b in zip(alone.averages[0], among.averages[0], strict=True))
     assert all(torch.equal(a, w) for a, w in zip(among.averages[1], weights, strict=True))

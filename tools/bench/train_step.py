@@ -26,7 +26,6 @@ import time
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -67,11 +66,8 @@ def a_run(design: str, width: int, depth: int, batch: int, precision: str) -> Ru
         ]
     )
     data = Data("latents", "latents", CHANNELS, SIDE, text_length=TEXT, text_dim=TEXT_DIM, path="none")
-    study = SimpleNamespace(**{**vars(study), "data": data})
-    study.recipe = copy.copy(study.recipe)
-    object.__setattr__(study.recipe, "aspect", width / depth)
-    object.__setattr__(study.recipe, "min_steps", 1)
-    return make_run(study, "grid", 1e19, width, 0)
+    recipe = replace(study.recipe, aspect=width / depth, min_steps=1)
+    return make_run(replace(study, data=data, recipe=recipe), "grid", 1e19, width, 0)
 
 
 def ours(
