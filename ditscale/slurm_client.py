@@ -3,8 +3,12 @@
 import os
 import subprocess
 from dataclasses import dataclass
+from typing import TypeVar
 
+from .errors import UserError
 from .logs import log
+
+T = TypeVar("T")
 
 AT_WORK = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT")
 ANSWER_S = 10.0  # A controller that needs longer counts as silent.
@@ -36,6 +40,13 @@ def jobs(name: str | None = None) -> list[Job] | None:
         return None
     rows = [line.split("|", 7) for line in printed.splitlines() if line.count("|") >= 7]
     return [Job(row[0], int(row[1]) if row[1].isdigit() else None, *row[2:]) for row in rows]
+
+
+def answered(found: T | None, what: str) -> T:
+    """What squeue was asked for. Raises UserError where it was silent, so that `what` is not known."""
+    if found is None:
+        raise UserError(f"squeue gives no answer, so {what} is not known; try again on a login node when it answers")
+    return found
 
 
 def state(job: str) -> str | None:

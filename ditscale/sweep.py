@@ -143,7 +143,7 @@ def plan_points(words: Words, configs: Path | None) -> tuple[StudyPaths, Study, 
             "forecast is tested beyond the grid (probe_budget)"
         )
     swept = replace(study, budgets=budgets, widths=widths, seeds=seeds)
-    swept.check("study")
+    config.check(swept, "study")
     planned = plan_grid(swept)
     write_study(paths.root, study)
     plan_all(paths, planned.runs, by="sweep")

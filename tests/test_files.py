@@ -86,9 +86,8 @@ print(*won)
 @pytest.mark.parametrize("methods", ["", "link", "link,rename"])
 def test_of_two_that_race_exactly_one_wins(tmp_path, methods):
     command = [sys.executable, "-c", RACE, str(tmp_path)]
-    env = {**os.environ, "PYTHONPATH": os.getcwd()}
     racing = [
-        subprocess.Popen([*command, me, methods], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen([*command, me, methods], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for me in "ab"
     ]
     said = [process.communicate(timeout=60) for process in racing]

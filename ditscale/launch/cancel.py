@@ -13,11 +13,7 @@ CANCEL_S = 600.0  # A busy controller needs long for thousands of jobs.
 def cancel(paths: StudyPaths) -> str:
     """Cancel every pending or running job of the study; returns what it did. Runs save within the cluster's KillWait
     and stay resumable. Raises UserError when Slurm gives no answer."""
-    live = jobs_of(paths)
-    if live is None:
-        raise UserError(
-            "squeue gives no answer, so the study's jobs are not known; use a login node, with the controller up"
-        )
+    live = slurm_client.answered(jobs_of(paths), "which jobs the study has")
     first = sorted(job.id for job in drivers(paths))  # Otherwise they would submit again what is cancelled.
     names = first + sorted({job.id for jobs in live.values() for job in jobs})
     _scancel(names)

@@ -42,11 +42,8 @@ def missing_runs(paths: StudyPaths, among: Callable[[Run], bool]) -> list[Run]:
     """Those of the requested runs that are neither done, nor pending, nor running; logs how many, and which jobs are
     orphaned. Call it under `only_launcher`. Raises UserError when squeue gives no answer."""
     _recover(paths)
-    live = jobs_of(paths)  # Before the files are read: a run that ends meanwhile then counts as ended.
-    if live is None:
-        raise UserError(
-            "squeue gives no answer, so which runs are pending or running is not known; launch again when it does"
-        )
+    # Before the files are read: a run that ends meanwhile then counts as ended.
+    live = slurm_client.answered(jobs_of(paths), "which runs are pending or running")
     statuses = study_status(paths)
     states = {s.run.run_id: s.state for s in statuses}
     open_jobs = [job for run_id, jobs in live.items() if states.get(run_id) not in DONE for job in jobs]
@@ -78,12 +75,7 @@ def _recover(paths: StudyPaths):
         if submission.job:
             continue
         time.sleep(max(0.0, min(SETTLE_S, submission.unix + SETTLE_S - time.time())))
-        found = slurm_client.jobs(submission.name)
-        if found is None:
-            raise UserError(
-                "squeue gives no answer, so what an interrupted launch has submitted is not known; launch again when "
-                "it does"
-            )
+        found = slurm_client.answered(slurm_client.jobs(submission.name), "what an interrupted launch has submitted")
         at = folder(paths, submission.token)
         if not found:
             shutil.rmtree(at, ignore_errors=True)

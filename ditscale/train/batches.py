@@ -48,13 +48,13 @@ def stream(
     def read(start: int) -> list[Tensor]:
         chunk = torch.arange(start, min(positions.stop, start + chunk_size))
         index = chunk.view(-1, ranks.world, share)[:, ranks.rank].reshape(-1)
-        parts = [index, *source.stored(index)]
+        parts = [index, *source.read(index)]
         return [part.pin_memory() for part in parts] if cuda else parts
 
     starts = range(positions.start, positions.stop, chunk_size)
     for chunk in ahead(read, starts) if cuda else map(read, starts):
         index, x0, text = (part.to(ranks.device, non_blocking=True) for part in chunk)
-        x0, text = source.ready(x0, text)  # Here, not in the thread: it is little work for a GPU.
+        x0, text = source.normalise(x0, text)  # Here, not in the thread: it is little work for a GPU.
         text = captions(index, text)
         yield from Batch(x0, text, *noise.draw(index, x0.shape)).split(share)
 

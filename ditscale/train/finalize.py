@@ -10,7 +10,7 @@ import torch
 
 from ..distributed.ranks import Ranks
 from ..evaluate import run as evaluation
-from ..evaluate.finished import load
+from ..evaluate.finished import load_finished
 from ..evaluate.held_out import HeldOut
 from ..evaluate.measure import Unmeasurable
 from ..evaluate.settings import Settings
@@ -90,7 +90,7 @@ def evaluate(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag, writer: Write
     if writer:
         writer.beat("evaluating", run.n_images, None, force=True)
     ranks.barrier()  # From here on the final weights are there.
-    finished = load(at.root).to(ranks.device)
+    finished = load_finished(at.root).to(ranks.device)
     try:
         measured = evaluation.measure_all(at, finished, Settings(run.evaluation), ranks, tick)
     except Unmeasurable as error:

@@ -39,7 +39,7 @@ def test_launch_status_and_collect_say_which_and_plan_brings_them_back(study, ca
     shutil.rmtree(root / "runs" / others[0])
     (root / "runs" / others[1] / "run.yaml").unlink()
     line = (
-        f"2 planned runs have no directory, or no run.yaml in it ({', '.join(others)}); to bring them back: "
+        f"2 planned runs have no directory, or no run.yaml in it ({', '.join(others)}); to restore them: "
         f"`ditscale plan {root}`"
     )
     for verb in ("launch", "status", "collect"):
@@ -72,4 +72,4 @@ def test_a_point_of_a_sweep_comes_back_with_the_sweep(tmp_path, capsys):
     paths, _, planned = plan_points(words, None)
     assert "no directory" not in says(capsys, "status", paths.root)  # the grid of study.yaml is larger
     shutil.rmtree(paths.run(planned.runs[1].run_id).root)
-    assert f"({planned.runs[1].run_id}); to bring it back: the same sweep" in says(capsys, "status", paths.root)
+    assert f"({planned.runs[1].run_id}); to restore it: the same sweep" in says(capsys, "status", paths.root)

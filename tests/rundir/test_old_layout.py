@@ -50,7 +50,7 @@ def test_it_is_resumed(paths):
     """From its checkpoint, to the losses that the old code came to; by the module that old job scripts call."""
     at = paths.run(STOPPED)
     assert [path.name for path in resumable(at.checkpoint)] == [f"images-{n:015d}" for n in (512, 768)]
-    env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "ditscale.launch.job", str(at.root)]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == f"{STOPPED}: finished\n", done.stderr

@@ -32,7 +32,7 @@ def rank(job: dict, number: int, log) -> int:
     )
     logs.show()
     if job["env"].get("PRODUCTS") == "onednn":
-        projection.WORTHWHILE, projection.mkl_is_slow = 0, lambda: True
+        projection.MIN_PRODUCTS, projection.mkl_is_slow = 0, lambda: True
     if job["short"] and job["short"][0] == number:
         short_of_memory(job["short"][1])
     try:

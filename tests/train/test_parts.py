@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ditscale.errors import UserError
-from ditscale.evaluate.posthoc_ema import between
+from ditscale.evaluate.posthoc_ema import combine
 from ditscale.rundir.signals import StopFlag
 from ditscale.rundir.strata import standard_error
 from ditscale.train.batches import AHEAD, ahead
@@ -64,7 +64,7 @@ def test_between_two_windows(kept):
     """Coefficients and error against least squares on a fine grid; those of kept windows against the obvious."""
     t = (np.arange(100_000) + 0.5) / 100_000
     profile = lambda window: (1 / window) * t ** (1 / window - 1)
-    found, error = between(0.1, kept)
+    found, error = combine(0.1, kept)
     assert found.tolist() == [float(w == 0.1) for w in kept] and error == 0
     base, *others = used = [w for w in kept if w]
     for window in (0.055, 0.07, 0.09):
@@ -72,7 +72,7 @@ def test_between_two_windows(kept):
         differences = np.stack([profile(w) - profile(base) for w in others], 1)  # so the coefficients sum to 1
         rest = np.linalg.lstsq(differences, aim - profile(base), rcond=None)[0]
         expected = dict(zip(used, [1 - rest.sum(), *rest])) | {0.0: 0.0}
-        found, error = between(window, kept)
+        found, error = combine(window, kept)
         np.testing.assert_allclose(found, [expected[w] for w in kept], atol=1e-6)
         left = aim - profile(base) - differences @ rest
         assert error == pytest.approx(np.sqrt((left**2).sum() / (aim**2).sum()), rel=1e-4)
@@ -81,7 +81,7 @@ def test_between_two_windows(kept):
 def test_the_average_of_another_window_afterwards(averaged):
     """Made of those kept it is as close to the one that was averaged as the profile's error lets it be."""
     kept, direct = averaged.averages[:-1], averaged.averages[-1]
-    coefficients, error = between(0.07, WINDOWS)
+    coefficients, error = combine(0.07, WINDOWS)
     for i, tensor in enumerate(direct):
         made = sum(x * averages[i] for x, averages in zip(coefficients, kept))
         path = [torch.tensor([k / N]) * N if i == 0 else oscillation(k / N) for k in range(1, N + 1)]
@@ -89,7 +89,7 @@ def test_the_average_of_another_window_afterwards(averaged):
         scatter = torch.stack(path).sub(tensor).square().mean(0).sqrt()
         own = math.sqrt((1 / 0.07) ** 2 / (2 / 0.07 - 1))
         assert ((made - tensor).abs() <= 1.02 * error * own * scatter).all()
-    kept_made = sum(x * averages[1] for x, averages in zip(between(0.05, WINDOWS)[0], kept))
+    kept_made = sum(x * averages[1] for x, averages in zip(combine(0.05, WINDOWS)[0], kept))
     assert torch.equal(kept_made, averaged.averages[1][1])
 
 
@@ -98,7 +98,7 @@ def test_the_average_of_another_window_afterwards(averaged):
 )
 def test_a_window_that_cannot_be_had(window, kept):
     with pytest.raises(UserError, match=f"EMA window {window:g}: .*plan with recipe.ema_also"):
-        between(window, kept)
+        combine(window, kept)
 
 
 def test_ema_swap_is_its_own_inverse():

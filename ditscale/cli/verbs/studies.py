@@ -99,7 +99,7 @@ def rehearse(options: Options) -> Report:
     end = "everything is accounted for"
     if not account.good:
         end = "FAILED: some runs are unaccounted for, or the fit missed the true values"
-    return Report(f"{account.table()}\n{end}", account.to_dict(), 0 if account.good else 1)
+    return Report(f"{account.summary()}\n{end}", account.to_dict(), 0 if account.good else 1)
 
 
 def _to_rehearse(options: Options) -> Any:

@@ -68,11 +68,7 @@ def within_queue_limit(missing: list[Run], cluster: Cluster) -> list[Run]:
     """As many of the runs as cluster.max_queued allows, the longest first. Raises UserError when squeue is silent."""
     if not cluster.max_queued:
         return missing
-    queued = slurm_client.jobs()
-    if queued is None:
-        raise UserError(
-            "squeue gives no answer, so the room under cluster.max_queued is not known; launch again when it does"
-        )
+    queued = slurm_client.answered(slurm_client.jobs(), "the room under cluster.max_queued")
     room = max(0, cluster.max_queued - len(queued))
     if len(missing) > room:
         log.info(

@@ -6,7 +6,7 @@ from typing import Sequence
 
 from ...config import Cluster, Study
 from ...errors import command
-from ...evaluate.weights import DECODER, WEIGHTS, needed
+from ...evaluate.weights import DECODER, WEIGHTS, weights_path
 from ..job.execute import OFFLINE
 from .directory import directory
 from .finding import BAD, Finding, bad, note, ok
@@ -28,7 +28,7 @@ def files_of(study: Study) -> list[str]:
     named = [study.data.path, study.validation.path, *(data.path for data in study.validation.also.values())]
     if "fid" in study.evaluation:
         fid = study.evaluation["fid"]
-        named.append(str(needed(fid) or ""))
+        named.append(str(weights_path(fid) or ""))
         named += [str(Path(fid.decoder) / name) for name in DECODER if fid.decoder]
     return list(dict.fromkeys(filter(None, named)))
 
