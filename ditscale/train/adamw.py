@@ -14,8 +14,8 @@ EPS = 1e-8
 
 
 class AdamW:
-    """Updates weights in place. `exp_avg`, `exp_avg_sq`: the moments of each weight. `steps`: a scalar on the device, how
-    many steps were taken."""
+    """Updates weights in place. `exp_avg`, `exp_avg_sq`: each weight's moments. `steps`: the number of steps so far, a
+    scalar on the device."""
 
     def __init__(self, groups: list[dict], beta1: float, beta2: float):
         """groups: tensors as `params` whose `grad` is set at each step, with `rate_factor` and `weight_decay`

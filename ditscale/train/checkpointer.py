@@ -57,8 +57,8 @@ class Checkpointer(Protocol):
 
 
 class DCPCheckpointer:
-    """Checkpoints in the files of torch.distributed.checkpoint: a Checkpointer. `parts` are tensors that lie as the
-    layout's weights do."""
+    """Checkpoints in the files of torch.distributed.checkpoint: a Checkpointer. parts: tensors that are laid out as the
+    layout's weights are."""
 
     def __init__(self, layout: Layout, parts: dict[str, list[Tensor]], directory: Path, ranks: Ranks):
         self.parts, self.directory, self.ranks = parts, directory, ranks

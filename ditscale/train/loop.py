@@ -58,7 +58,7 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
             except OutOfMemory as error:  # On this rank: the others learn of it from the note.
                 micro_batch.note(at, ranks.world, error.size)
                 raise
-            except (Stopped, Diverged, checkpoints.CheckpointNotWritten):  # On all ranks alike.
+            except (Stopped, Diverged, checkpoints.CheckpointNotWritten):  # On all ranks.
                 try:
                     ranks.barrier()
                     orderly = True
