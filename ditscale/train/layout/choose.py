@@ -52,7 +52,7 @@ class Layout(Protocol):
         whole. All ranks must call it."""
 
     def named(self, tensors: list[Tensor], mesh: DeviceMesh | None = None) -> Mapping[str, Tensor]:
-        """Tensors that are laid out as `weights` are, by the parameters' names. mesh: `mesh_on` their device, if that is
+        """Tensors laid out as `weights` are, by the parameters' names. mesh: `mesh_on` their device, if that is
         not the model's."""
 
     def gather_full(self, tensors: list[Tensor]) -> dict[str, Tensor]:
