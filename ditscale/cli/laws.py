@@ -109,7 +109,7 @@ def fit(options):
         from ..naming import StudyPaths
         from ..pipeline import write_json
 
-        write_json(StudyPaths(options.table).laws_of(laws.table.metric), found)
+        write_json(StudyPaths(options.table).laws_of(laws.metric), found)
     _show(options, laws, found)
     return 0 if laws.given else 3
 
@@ -167,7 +167,7 @@ def verdict(options):
 def compare(options):
     from .. import units
     from ..laws import compare as compare_tables
-    from ..laws import fit_offset
+    from ..laws import fit_gap
 
     named = named_tables(options.tables)
     if options.against:
@@ -175,7 +175,7 @@ def compare(options):
             raise UserError("compare: --against holds two metrics of one table against each other; name one table")
         (name,) = named
         table = read(named[name], options, also=(options.against,), name=name, named=named)
-        found = fit_offset(table, *table.columns)  # the one column of `also`, by its name in the table
+        found = fit_gap(table, *table.columns)  # the one column of `also`, by its name in the table
         _show(options, found, found.to_dict())
         return
     if len(named) < 2:

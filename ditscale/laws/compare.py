@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,13 +17,13 @@ from ..errors import UserError
 from ..units import compact, number
 from .checks.runs import check_rehearsal, refuse_units
 from .estimates import Estimate, estimate
-from .findings import Finding
+from .findings import Finding, finding
 from .minima.approach2 import Approach2, fit_approach2
+from .result import Result
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.surface import law_with_floor
 from .table import Table
 
-LAYOUT = 1
 SIGNIFICANT = 0.05
 EXPONENTS = ("model", "data", "loss")
 # Largest budgets further apart than this: one table's prediction rests on much more extrapolation than the other's.
@@ -36,7 +36,7 @@ RULE = (
 
 
 @dataclass(frozen=True)
-class Criterion:
+class Criterion(Result):
     """One of the paper's readings of exponents (arXiv 2410.08184, section 5).
 
     name: "model" (a more efficient model has the smaller model and the larger data exponent), "data" (better data, the
@@ -52,7 +52,7 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(Result):
     """`b` against `a`.
 
     law: "surface" or "power_law" (of the minima), which gives the loss at the target. exponents_from: "minima" or,
@@ -78,15 +78,15 @@ class Pair:
     criteria: tuple[Criterion, ...]
     sentence: str
 
-    def to_dict(self) -> dict:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Result):
     """Fits of every table, each pair in the order given, at target_budget_flops. losses and exponents are each table's
     own; ranking: the names from the lowest predicted loss, None when not all have a law of one kind.
     """
+
+    LAYOUT = 1
+    COMPUTED = ("rule",)
 
     target_budget_flops: float
     metric: str
@@ -97,16 +97,7 @@ class Comparison:
     ranking_sentence: str
     findings: tuple[Finding, ...]
 
-    def to_dict(self) -> dict:
-        """The JSON object of `ditscale compare --json`."""
-        plain = {f: getattr(self, f) for f in ("target_budget_flops", "metric", "ranking", "ranking_sentence")}
-        return {"layout": LAYOUT} | plain | {
-            "exponents": {n: e and {k: v.to_dict() for k, v in e.items()} for n, e in self.exponents.items()},
-            "losses": {n: e and e.to_dict() for n, e in self.losses.items()},
-            "pairs": [p.to_dict() for p in self.pairs],
-            "rule": RULE,
-            "findings": [f.to_dict() for f in self.findings],
-        }  # fmt: skip
+    rule = RULE
 
     def summary(self) -> str:
         from .text import columns, interval
@@ -336,7 +327,7 @@ def _uneven(grids: dict[str, Table], budget: float) -> list[Finding]:
         if budget > 10 * top:
             beyond = f"{compact(budget / top)}x beyond the largest budget of {name}, {compact(top)}"
             text = f"{compact(budget)} FLOPs lie {beyond}"
-            findings.append(Finding("extrapolation", text))
+            findings.append(finding("extrapolation", text))
     far, near = min(largest, key=largest.get), max(largest, key=largest.get)
     if largest[near] > UNEVEN * largest[far]:
         text = (
@@ -344,7 +335,7 @@ def _uneven(grids: dict[str, Table], budget: float) -> list[Finding]:
             f"extrapolated {compact(largest[near] / largest[far])}x further, and a law that bends would count against "
             "one only"
         )
-        findings.append(Finding("extrapolation", text, severity="warning"))
+        findings.append(finding("extrapolation", text, severity="warning"))
     kappa = {name: grid.kappa() for name, grid in grids.items()}
     low, high = min(kappa, key=kappa.get), max(kappa, key=kappa.get)
     if kappa[high] > 1.2 * kappa[low]:
@@ -352,7 +343,7 @@ def _uneven(grids: dict[str, Table], budget: float) -> list[Finding]:
             f"C / (N D) is {compact(kappa[low])} in {low} and {compact(kappa[high])} in {high}; equal FLOPs mean "
             "something only if both count N, D and C alike"
         )
-        findings.append(Finding("units_mixed", text))
+        findings.append(finding("units_mixed", text))
     return findings
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Iterable, Literal
 
 from ..units import compact, count
+from .result import Result
 
 # code -> its severity. "refused": a number is withheld; "warning": it is given and may mislead; "info": context.
 CODES = {
@@ -39,7 +41,7 @@ CODES = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Result):
     """One finding: a code of `CODES`, one sentence, the runs and slices (budgets) it concerns, and the number behind
     it.
 
@@ -47,26 +49,19 @@ class Finding:
     """
 
     code: str
+    severity: Literal["refused", "warning", "info"]
     message: str
     runs: tuple[str, ...] = ()
     slices: tuple[float, ...] = ()
-    severity: str = ""
     value: float | None = None
 
-    def __post_init__(self):
-        object.__setattr__(self, "severity", self.severity or CODES[self.code])
-        if self.value is not None:
-            object.__setattr__(self, "value", float(self.value) if math.isfinite(self.value) else None)
 
-    def to_dict(self) -> dict:
-        return {
-            "code": self.code,
-            "severity": self.severity,
-            "message": self.message,
-            "runs": list(self.runs),
-            "slices": [float(budget) for budget in self.slices],
-            "value": self.value,
-        }
+def finding(
+    code: str, message: str, runs: Iterable[str] = (), slices: Iterable[float] = (), severity=None, value=None
+) -> Finding:
+    """A finding of the severity that `CODES` gives its code, unless another is named."""
+    value = None if value is None or not math.isfinite(value) else float(value)
+    return Finding(code, severity or CODES[code], message, tuple(runs), tuple(map(float, slices)), value)
 
 
 def run_to_add(n_params: float, budget_flops: float, kappa: float) -> str:

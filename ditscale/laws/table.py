@@ -5,17 +5,39 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
+from typing import Sequence
 
 import numpy as np
 
 from ..errors import UserError, nearest
 from ..units import compact
+from .result import Result
 
 REQUIRED = ("n_params", "n_tokens", "budget_flops")
 OPTIONAL = ("n_images", "achieved_flops", "loss_se")
 # Budgets within this ratio are one slice: integer step counts make the achieved FLOPs of a slice differ by a few per
 # cent.
 SAME_BUDGET = 1.15
+
+
+@dataclass(frozen=True)
+class Point(Result):
+    """One row of a table."""
+
+    run_id: str
+    role: str
+    n_params: float
+    n_tokens: float
+    budget_flops: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Exclusion(Result):
+    """A run that was left out by name, and why."""
+
+    run_id: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -124,13 +146,10 @@ class Table:
         spent = np.where(np.isfinite(spent) & (spent > 0), spent, self.budget_flops)
         return float(np.median(spent / (self.n_params * self.n_tokens)))
 
-    def rows(self) -> list[dict]:
-        """The rows as plain dicts (run_id, role, n_params, n_tokens, budget_flops, loss), in the table's order."""
-        names = (*REQUIRED, "loss")
-        return [
-            {"run_id": str(self.run_id[i]), "role": str(self.role[i])} | {n: float(getattr(self, n)[i]) for n in names}
-            for i in range(len(self))
-        ]
+    def points(self) -> tuple[Point, ...]:
+        """The rows one by one, in the table's order."""
+        numbers = [getattr(self, name).tolist() for name in (*REQUIRED, "loss")]
+        return tuple(map(Point, map(str, self.run_id), map(str, self.role), *numbers))
 
 
 def is_positive(metric: str) -> bool:
@@ -184,8 +203,7 @@ def _floats(name: str, values) -> np.ndarray:
     return column
 
 
-def describe(table: Table) -> str:
+def describe(n_runs: int, budgets: Sequence[float]) -> str:
     """'21 runs at 3 budgets (1e11 to 9e11 FLOPs)'."""
-    budgets = [budget for budget, _ in table.slices()]
-    span = f"{compact(budgets[0])} to {compact(budgets[-1])}" if len(budgets) > 1 else compact(budgets[0])
-    return f"{len(table)} runs at {len(budgets)} budget{'s' if len(budgets) > 1 else ''} ({span} FLOPs)"
+    span = " to ".join(compact(budget) for budget in dict.fromkeys(budgets[:1] + budgets[-1:]))
+    return f"{n_runs} runs at {len(budgets)} budget{'s' if len(budgets) != 1 else ''} ({span} FLOPs)"

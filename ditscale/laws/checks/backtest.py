@@ -8,8 +8,9 @@ import numpy as np
 
 from ...units import compact
 from ..estimates import Estimate, estimate
-from ..findings import Finding
+from ..findings import finding
 from ..minima.approach2 import Approach2, fit_approach2
+from ..result import Result
 from ..surface.approach3 import Approach3, fit_approach3
 from ..table import Table
 
@@ -18,7 +19,7 @@ MAX_HELD_OUT = 4
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Result):
     """What one approach said of a held-out budget.
 
     n_params_ratio: predicted / measured N*; loss: predicted L* with its interval, the measured vertex's own error
@@ -33,12 +34,9 @@ class Prediction:
     row_error: float | None = None
     row_bias: float | None = None
 
-    def to_dict(self) -> dict:
-        return vars(self) | {"loss": self.loss.to_dict()}
-
 
 @dataclass(frozen=True)
-class Backtest:
+class Backtest(Result):
     """Predictions of one held-out budget from the fit without the largest `held_out` budgets.
 
     budget_flops: the budget predicted; factor: how far beyond the remaining ones it lies; measured_*: its own vertex.
@@ -53,10 +51,6 @@ class Backtest:
     approach2: Prediction | None
     approach3: Prediction | None
 
-    def to_dict(self) -> dict:
-        parts = {n: getattr(self, n) and getattr(self, n).to_dict() for n in ("approach2", "approach3")}
-        return vars(self) | parts
-
 
 def backtest(table: Table, laws: Approach2, objective: str, bootstrap: int, seed: int, **options):
     """([Backtest], [Finding]): every budget among the largest 1 to 4 held out, as long as 2 remain.
@@ -66,14 +60,14 @@ def backtest(table: Table, laws: Approach2, objective: str, bootstrap: int, seed
     groups = table.slices()
     if not table.is_isoflop():
         text = "without slices of equal compute there is no largest budget to hold out"
-        return [], [Finding("backtest_not_possible", text)]
+        return [], [finding("backtest_not_possible", text)]
     if len(groups) < 3:
         text = f"{len(groups)} budget{'s' * (len(groups) > 1)}: holding one out leaves too few to predict it from"
-        return [], [Finding("backtest_not_possible", text, value=len(groups))]
+        return [], [finding("backtest_not_possible", text, value=len(groups))]
     out, findings = [], []
     if len(groups) == 3:
         text = "with 3 budgets the backtest predicts from 2: errors are shown, intervals are not"
-        findings.append(Finding("backtest_without_interval", text))
+        findings.append(finding("backtest_without_interval", text))
     for held_out in range(1, min(MAX_HELD_OUT, len(groups) - 2) + 1):
         rest = table.take(np.concatenate([rows for _, rows in groups[:-held_out]]))
         draws = min(bootstrap, REPLICATES) if len(groups) - held_out > 2 else 0
@@ -100,7 +94,7 @@ def backtest(table: Table, laws: Approach2, objective: str, bootstrap: int, seed
             )
     if not out:
         text = f"the largest budget, {compact(groups[-1][0])}, has no usable minimum to compare a prediction with"
-        findings.append(Finding("backtest_not_possible", text, slices=(groups[-1][0],)))
+        findings.append(finding("backtest_not_possible", text, slices=(groups[-1][0],)))
     return out, findings
 
 

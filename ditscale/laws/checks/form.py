@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..estimates import f_tail
-from ..findings import Finding, names_of, some
+from ..findings import Finding, finding, names_of, some
 from ..minima.approach2 import Approach2
 from ..minima.powerlaw import line
 from ..surface.descent import jacobian_of
@@ -47,7 +47,7 @@ def check_lines(laws: Approach2) -> list[Finding]:
     text = (
         f"the N* of the slices do not lie on a power law (up to {100 * worst:.2g} % off, more than the noise explains)"
     )
-    return [Finding("lack_of_fit", text, slices=tuple(far), value=worst)]
+    return [finding("lack_of_fit", text, slices=tuple(far), value=worst)]
 
 
 def _about_line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
@@ -98,4 +98,4 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
         f"the residuals of the surface have structure of {100 * rms:.2g} % (rms), beside {100 * np.sqrt(noise):.2g} % "
         f"of noise: L(N, D) is not of this form over all runs; look first at {some(runs)}"
     )
-    return [Finding("lack_of_fit", text, names_of(runs), value=rms)]
+    return [finding("lack_of_fit", text, names_of(runs), value=rms)]

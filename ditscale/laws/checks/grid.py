@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..estimates import Estimate, estimate, t_quantile
-from ..findings import Finding
+from ..findings import Finding, finding
 from ..minima.approach2 import Approach2
 from ..minima.parabola import refit, response_of, vertex
 from ..minima.powerlaw import line
+from ..result import Result
 from ..surface.approach3 import Approach3
 from ..surface.surface import optimum
 from ..table import Table
@@ -40,21 +41,18 @@ def check_drift(table: Table, laws: Approach2) -> list[Finding]:
         f"the middle of the sizes drifts from {ends[0]:.2g}x to {ends[1]:.2g}x the minimum as the budget grows, which "
         "leans on the exponents of approach 2; centre the sizes on the minimum at every budget"
     )
-    return [Finding("drifting_centring", text, slices=tuple(laws.budgets), value=drift)]
+    return [finding("drifting_centring", text, slices=tuple(laws.budgets), value=drift)]
 
 
 @dataclass(frozen=True)
-class Bias:
+class Bias(Result):
     """How far parabolas on this grid would be off without noise, were the fitted surface the truth.
 
-    level: log of (vertex / N*) at the largest accepted budget; slope: of the exponent of N*(C).
+    log_n_params: log of (vertex / N*) at the largest accepted budget; model_exponent: of the exponent of N*(C).
     """
 
-    level: Estimate
-    slope: Estimate
-
-    def to_dict(self) -> dict:
-        return {"log_n_params": self.level.to_dict(), "model_exponent": self.slope.to_dict()}
+    log_n_params: Estimate
+    model_exponent: Estimate
 
 
 def parabola_bias(table: Table, laws: Approach2, fitted: Approach3) -> Bias | None:
@@ -92,13 +90,14 @@ def check_bias(bias: Bias | None, fitted: Approach3, laws: Approach2) -> list[Fi
         return []
     if not any(
         abs(e.value) > least and (e.low is None or e.high is None or e.low > 0 or e.high < 0)
-        for e, least in ((bias.level, 0.05), (bias.slope, 0.01))
+        for e, least in ((bias.log_n_params, 0.05), (bias.model_exponent, 0.01))
     ):
         return []
     s = fitted.surface
+    at_largest = np.expm1(bias.log_n_params.value)
     text = (
         f"the surface is asymmetric (alpha {s.alpha:.3g}, beta {s.beta:.3g}): on this grid parabolas misplace N* by "
-        f"{100 * np.expm1(bias.level.value):+.2g} % at the largest budget and its exponent by {bias.slope.value:+.2g} "
-        "even without noise; trust approach 3, or narrow and centre the grid"
+        f"{100 * at_largest:+.2g} % at the largest budget and its exponent by {bias.model_exponent.value:+.2g} even "
+        "without noise; trust approach 3, or narrow and centre the grid"
     )
-    return [Finding("asymmetric_surface", text, slices=tuple(laws.budgets), value=np.expm1(bias.level.value))]
+    return [finding("asymmetric_surface", text, slices=tuple(laws.budgets), value=at_largest)]

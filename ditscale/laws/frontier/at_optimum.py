@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..estimates import Estimate, t_quantile
-from ..findings import Finding, names_of, some
+from ..findings import Finding, finding, names_of, some
 from ..minima.approach2 import fit_approach2
 from ..minima.parabola import Parabola
 from ..table import Table
@@ -28,7 +28,7 @@ def usable(table: Table, column: str) -> tuple[Table, list[Parabola], list[Findi
     lost = ~np.isfinite(grid.columns[column])
     if lost.any():
         text = f"{some(grid.run_id[lost])} have no {column} and take no part"
-        findings.append(Finding("excluded_runs", text, names_of(grid.run_id[lost])))
+        findings.append(finding("excluded_runs", text, names_of(grid.run_id[lost])))
         grid = grid.take(~lost)
     laws = fit_approach2(grid, bootstrap=0) if len(grid) else None
     slices = laws.accepted if laws else []

@@ -1,4 +1,4 @@
-"""`fit_offset`: how far one metric lies from another over compute, as the out-of-domain loss from the in-domain one.
+"""`fit_gap`: how far one metric lies from another over compute, as the out-of-domain loss from the in-domain one.
 
 Liang et al. (arXiv 2410.08184) section 4 finds, by eye, a constant offset for losses and likelihoods and a growing one
 for FID. Here both metrics come from the same runs, so whatever a run's seed did to both cancels in their difference.
@@ -7,22 +7,22 @@ for FID. Here both metrics come from the same runs, so whatever a run's seed did
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from ...units import compact
 from ..estimates import Estimate
 from ..findings import Finding
+from ..result import Result
 from ..table import Table
 from .at_optimum import at_optimum, interval_of, usable
 
-LAYOUT = 1
 DECADE = math.log(10)
 
 
 @dataclass(frozen=True)
-class SliceOffset:
+class SliceGap(Result):
     """One budget: `against` minus the metric, and divided by it, at the metric's optimum N*. ratio: None when not all
     values are positive.
 
@@ -37,7 +37,7 @@ class SliceOffset:
 
 
 @dataclass(frozen=True)
-class Trend:
+class SlopeTest(Result):
     """Whether a quantity is the same at every budget. mean: its weighted mean over the slices; slope: its change per
     factor of ten in C (for the ratio: of its natural log); p: two-sided, of no slope, by Student's t with dof degrees
     of freedom pooled over the slices.
@@ -50,7 +50,7 @@ class Trend:
 
 
 @dataclass(frozen=True)
-class Growth:
+class Growth(Result):
     """A law of the difference in C: "power_law" is coefficient C^exponent, "linear_log" is coefficient + exponent ln C.
 
     misfit: weighted sum of squares; aicc: Akaike's criterion from it (plain AIC with 3 slices or fewer).
@@ -64,21 +64,20 @@ class Growth:
 
 
 @dataclass(frozen=True)
-class Offset:
-    """What `fit_offset` finds. law: the form of `laws` that is taken; None when no change with C is seen."""
+class Gap(Result):
+    """What `fit_gap` finds. law: the form of `laws` that is taken; None when no change with C is seen."""
+
+    LAYOUT = 1
 
     metric: str
     against: str
-    slices: tuple[SliceOffset, ...]
-    difference: Trend
-    ratio: Trend | None
+    slices: tuple[SliceGap, ...]
+    difference: SlopeTest
+    ratio: SlopeTest | None
     laws: tuple[Growth, ...]
     law: str | None
     findings: tuple[Finding, ...]
     sentence: str
-
-    def to_dict(self) -> dict:
-        return {"layout": LAYOUT} | asdict(self) | {"findings": [f.to_dict() for f in self.findings]}
 
     def summary(self) -> str:
         from ..text import columns, interval
@@ -95,8 +94,8 @@ class Offset:
         return "\n".join([*out, *(f"  {f.severity}: {f.code}: {f.message}" for f in self.findings), "", self.sentence])
 
 
-def fit_offset(table: Table, against: str) -> Offset:
-    """The offset of the column `against` (from `read_table(..., also=(against,))`) from the metric of `table`.
+def fit_gap(table: Table, against: str) -> Gap:
+    """The gap of the column `against` (from `read_table(..., also=(against,))`) from the metric of `table`.
 
     Slices without a usable optimum, and runs without a value of `against`, take no part and are listed. Raises
     UserError when the column is not there, and with status 3 when fewer than 2 slices are left.
@@ -113,19 +112,19 @@ def fit_offset(table: Table, against: str) -> Offset:
     if positive:
         log_at, log_se, _ = at_optimum(grid, slices, np.log(outside / inside), np.ones(len(grid)))
         ratio = _trend(log_c, log_at, log_se, dof)
-        ratio = Trend(ratio.mean.exp(), ratio.slope, ratio.p, dof)
+        ratio = SlopeTest(ratio.mean.exp(), ratio.slope, ratio.p, dof)
         ratios = [interval_of(v, s, dof).exp() for v, s in zip(log_at, log_se, strict=True)]
     found = tuple(
-        SliceOffset(p.budget_flops, p.n_runs, p.n_params, interval_of(v, s, dof), ratios and ratios[k])
+        SliceGap(p.budget_flops, p.n_runs, p.n_params, interval_of(v, s, dof), ratios and ratios[k])
         for k, (p, v, s) in enumerate(zip(slices, at, se, strict=True))
     )
     growths = _growths(log_c, at, se, dof)
     law = min(growths, key=lambda g: g.aicc).form if difference.p < 0.05 else None
     sentence = _sentence(grid.metric, against, found, difference, ratio, growths, law)
-    return Offset(grid.metric, against, found, difference, ratio, growths, law, tuple(findings), sentence)
+    return Gap(grid.metric, against, found, difference, ratio, growths, law, tuple(findings), sentence)
 
 
-def _trend(log_c: np.ndarray, at: np.ndarray, se: np.ndarray, dof: int) -> Trend:
+def _trend(log_c: np.ndarray, at: np.ndarray, se: np.ndarray, dof: int) -> SlopeTest:
     from scipy.special import stdtr
 
     weight = 1 / se**2
@@ -133,7 +132,7 @@ def _trend(log_c: np.ndarray, at: np.ndarray, se: np.ndarray, dof: int) -> Trend
     mean, slope = np.sum(weight * at) / np.sum(weight), np.sum(weight * x * at) / np.sum(weight * x * x)
     slope_se = 1 / math.sqrt(np.sum(weight * x * x))
     p = 2 * float(stdtr(dof, -abs(slope) / slope_se))
-    return Trend(
+    return SlopeTest(
         interval_of(mean, np.sum(weight) ** -0.5, dof), interval_of(slope * DECADE, slope_se * DECADE, dof), p, dof
     )
 
@@ -200,7 +199,7 @@ def _aicc(misfit: float, n: int) -> float:
     return misfit + 4 + (12 / (n - 3) if n > 3 else 0.0)
 
 
-def _sentence(metric, against, slices, difference: Trend, ratio: Trend | None, laws, law: str | None) -> str:
+def _sentence(metric, against, slices, difference: SlopeTest, ratio: SlopeTest | None, laws, law: str | None) -> str:
     """Generated from the numbers: 'constant' is never claimed, only that no change is seen and how large it may be."""
     first, last = slices[0], slices[-1]
     side = "above" if difference.mean.value > 0 else "below"

@@ -1,4 +1,4 @@
-"""`fit_along`: how a metric goes with compute along the models that are optimal for the loss.
+"""`fit_trend`: how a metric goes with compute along the models that are optimal for the loss.
 
 The question of Liang et al. (arXiv 2410.08184), section 4: what VLB, likelihood and FID has the model one would train
 at a budget? A metric has an optimal size of its own too (`fit` with that metric gives it); here the size is the loss's,
@@ -14,7 +14,8 @@ import numpy as np
 from ...units import compact
 from ..estimates import Estimate
 from ..findings import Finding
-from ..minima.metric_law import FORMS, POSITIVE_FORMS, Errors, MetricLaw, metric_law
+from ..minima.metric_law import FORMS, POSITIVE_FORMS, Errors, MetricLaw, Refits, metric_law
+from ..result import Result, extra
 from ..table import Table, is_positive
 from .at_optimum import at_optimum, interval_of, usable
 
@@ -22,23 +23,29 @@ REPLICATES, SEED = 2000, 0
 
 
 @dataclass(frozen=True)
-class Along:
+class Trend(Result):
     """A metric at the loss's optimum. at: its values at the budgets; exponent: of k C^a through them, None when a value
-    is not positive; law: that or another form, by the rule of metric_law."""
+    is not positive; law: that or another form, by the rule of metric_law. refits: of the law, one a replicate; None
+    when read from a file."""
+
+    COMPUTED = ("sentence",)
 
     metric: str
-    budgets: np.ndarray
+    budgets: tuple[float, ...]
     at: tuple[Estimate, ...]
     exponent: Estimate | None
     law: MetricLaw
-    refits: object
     findings: tuple[Finding, ...]
+    refits: Refits | None = extra()
 
     def predict(self, budget_flops: float) -> Estimate:
         """The metric of the loss's optimal model at a budget: the law's value, 95 % of replicates with the choice of
         form in each."""
+        value = float(self.law.at(budget_flops))
+        if self.refits is None:
+            return Estimate(value)
         low, high = np.quantile(self.refits.at(budget_flops), [0.025, 0.975])
-        return Estimate(float(self.law.at(budget_flops)), float(low), float(high))
+        return Estimate(value, float(low), float(high))
 
     @property
     def sentence(self) -> str:
@@ -53,8 +60,8 @@ class Along:
         return f"{text}. Form: {self.law.why}."
 
 
-def fit_along(table: Table, column: str) -> Along:
-    """The law of `column` along the optimum of the table's own metric. Raises UserError as `usable` (at_optimum.py)
+def fit_trend(table: Table, column: str) -> Trend:
+    """The law of `column` at the optimum of the table's own metric. Raises UserError as `usable` (at_optimum.py)
     does."""
     grid, slices, findings = usable(table, column)
     values, budgets = grid.columns[column], np.array([p.budget_flops for p in slices])
@@ -77,6 +84,7 @@ def fit_along(table: Table, column: str) -> Along:
         x = np.log(budgets) - np.log(budgets).mean()
         slope = lambda y: np.log(y) @ x / (x @ x)
         possible = draws[(draws > 0).all(axis=1)]
-        low, high = np.quantile(slope(possible), [0.025, 0.975]) if len(possible) > REPLICATES / 2 else (None, None)
+        enough = len(possible) > REPLICATES / 2
+        low, high = np.quantile(slope(possible), [0.025, 0.975]).tolist() if enough else (None, None)
         exponent = Estimate(float(slope(at)), low, high)
-    return Along(column, budgets, estimates, exponent, law, law.refit(draws), tuple(findings))
+    return Trend(column, tuple(budgets.tolist()), estimates, exponent, law, tuple(findings), law.refit(draws))

@@ -7,7 +7,9 @@ through these. Its form, log-linear in N and D, is that of the learning-rate law
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,14 +17,15 @@ from ...errors import UserError
 from ...units import compact, count
 from ..estimates import Estimate, estimate, resample_counts, residual_draws, t_quantile
 from ..minima.parabola import MIN_CURVATURE_T, design, vertex, vertex_covariance_of
-from ..table import SAME_BUDGET
+from ..result import Result, read_result
+from ..table import SAME_BUDGET, Exclusion
 
 # With fewer best rates the law's intervals come from its residuals: drawing pairs of 12 covers 0.91 of a nominal 0.95.
 PAIRS_FROM = 20
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(Result):
     """One run of a sweep. loss is None where it diverged; `recipe`: its rate is the one that the recipe gives."""
 
     run_id: str
@@ -35,26 +38,36 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class BestRate:
+class Lowest(Result):
+    """The best rate that was tried, and its loss, a mean over seeds."""
+
+    rate: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class BestRate(Result):
     """The best rate at one size and budget: the minimum of a parabola of the loss in log rate.
 
     rate, loss: the minimum, None when refused (`reasons`); curvature: per unit of (log rate)^2, relative to the mean
-    loss; residual_rms: relative too. lowest: the best (rate, loss) that was tried, a mean over seeds. recipe_rate: what
+    loss; residual_rms: relative too. recipe_rate: what
     the recipe gives; factor: that over the best rate; excess: how much higher the parabola is there than at its
     minimum, relative. diverged: rates at which a run diverged.
     """
+
+    COMPUTED = ("measured_excess", "swept")
 
     n_params: float
     n_tokens: float
     budget_flops: float
     n_runs: int
-    status: str
+    status: Literal["ok", "refused"]
     reasons: tuple[str, ...]
     rate: Estimate | None
     loss: float | None
     curvature: float | None
     residual_rms: float | None
-    lowest: tuple[float, float] | None
+    lowest: Lowest | None
     recipe_rate: float | None
     factor: float | None
     excess: float | None
@@ -69,29 +82,36 @@ class BestRate:
     def measured_excess(self) -> float | None:
         """How much higher the recipe's loss was than the lowest that was tried, relative; no curve enters it."""
         own = [t.loss for t in self.trials if t.recipe and t.loss is not None]
-        return float(np.mean(own)) / self.lowest[1] - 1 if own and self.lowest else None
+        return float(np.mean(own)) / self.lowest.loss - 1 if own and self.lowest else None
 
     @property
     def name(self) -> str:
         return f"N = {count(self.n_params)} at {compact(self.budget_flops)} FLOPs"
 
-    def to_dict(self) -> dict:
-        out = asdict(self) | {"reasons": list(self.reasons), "diverged": list(self.diverged)}
-        out["lowest"] = self.lowest and {"rate": self.lowest[0], "loss": self.lowest[1]}
-        out["measured_excess"] = self.measured_excess
-        out["swept"] = [t.run_id for t in self.trials if not t.recipe]
-        return out | {"trials": [asdict(t) for t in self.trials]}
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """The runs of the sweep itself."""
+        return tuple(t.run_id for t in self.trials if not t.recipe)
+
+    def contradiction(self) -> str:
+        if min(self.n_params, self.n_tokens, self.budget_flops, *(t.lr for t in self.trials)) <= 0:
+            return "a size, a budget or a rate is not positive"
+        if self.ok and (None in (self.rate, self.loss) or self.rate.value <= 0):
+            return "status is ok, but there is no best rate"
+        return "" if self.ok or self.reasons else "status is refused, but there is no reason"
 
 
 @dataclass(frozen=True)
-class RateLaw:
+class RateLaw(Result):
     """lr* = scale N^params D^tokens through the best rates of `cells`.
 
     scale, params, tokens: None when refused; tokens alone is None where one budget ties D to N (`reasons` says so).
     scatter: rms of log lr* about the law. resample: how the intervals were drawn. status: "ok" or "refused".
     """
 
-    status: str
+    COMPUTED = ("overrides",)
+
+    status: Literal["ok", "refused"]
     reasons: tuple[str, ...]
     cells: tuple[BestRate, ...]
     scale: Estimate | None
@@ -100,7 +120,7 @@ class RateLaw:
     scatter: float | None
     resample: str
     source: str = ""
-    exclusions: tuple[tuple[str, str], ...] = ()
+    exclusions: tuple[Exclusion, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -113,6 +133,7 @@ class RateLaw:
         powers = [(self.params, n_params), (self.tokens, n_tokens)]
         return self.scale.value * math.prod(np.asarray(x, dtype=float) ** e.value for e, x in powers if e is not None)
 
+    @property
     def overrides(self) -> str:
         """The law as settings of a recipe, to paste; "" when it was refused."""
         if not self.ok:
@@ -121,19 +142,9 @@ class RateLaw:
         scale = f"recipe.lr_scale={self.scale.value:.6g} recipe.lr_width=0"
         return f"{scale} recipe.lr_params={b:.6g} recipe.lr_tokens={c:.6g}"
 
-    def to_dict(self) -> dict:
-        numbers = {name: e and e.to_dict() for name in ("scale", "params", "tokens") for e in [getattr(self, name)]}
-        return {
-            "status": self.status,
-            "reasons": list(self.reasons),
-            **numbers,
-            "scatter": self.scatter,
-            "resample": self.resample,
-            "overrides": self.overrides(),
-            "cells": [c.to_dict() for c in self.cells],
-            "source": self.source,
-            "exclusions": [{"run_id": r, "reason": why} for r, why in self.exclusions],
-        }
+    def contradiction(self) -> str:
+        lacking = self.ok and (None in (self.scale, self.scatter) or self.params is self.tokens is None)
+        return "status is ok, but the law is missing" if lacking else ""
 
     def summary(self) -> str:
         """The law, a row a size, and the settings to paste."""
@@ -160,8 +171,8 @@ class RateLaw:
                 f"{'' if c.measured_excess is None else format(c.measured_excess, '.2%'):>9}"
             )
         lines += [f"  {c.name}: {reason}" for c in self.cells for reason in c.reasons]
-        lines += [f"  left out {run_id}: {reason}" for run_id, reason in self.exclusions]
-        return "\n".join([*lines, *([f"to use it: {self.overrides()}"] if self.ok else [])])
+        lines += [f"  left out {e.run_id}: {e.reason}" for e in self.exclusions]
+        return "\n".join([*lines, *([f"to use it: {self.overrides}"] if self.ok else [])])
 
     def formula(self) -> str:
         powers = [f" {x}^{e.value:.3f}" for x, e in (("N", self.params), ("D", self.tokens)) if e is not None]
@@ -194,7 +205,12 @@ def fit_rates(trials, bootstrap: int = 1000, seed: int = 0, source: str = "", ex
     groups = [sorted(cells[key], key=lambda t: t.lr) for key in sorted(cells)]
     noise = _noise(groups)
     best = tuple(_best(group, noise) for group in groups)
-    return _law(best, bootstrap, seed, source, tuple(exclusions))
+    return _law(best, bootstrap, seed, source, tuple(Exclusion(*pair) for pair in exclusions))
+
+
+def read_rates(path: Path | str) -> RateLaw:
+    """The law in a rates.json. Raises UserError, in one line, where it is missing or damaged."""
+    return read_result(RateLaw, path, "rates")
 
 
 def _usable(group: list[Trial]) -> list[Trial]:
@@ -231,7 +247,7 @@ def _best(group: list[Trial], noise: tuple[float, int]) -> BestRate:
     own = next((t.lr for t in group if t.recipe), None)
     found = dict(
         n_params=group[0].n_params, n_tokens=group[0].n_tokens, budget_flops=group[0].budget_flops,
-        n_runs=len(group), lowest=None if lowest is None else (rates[lowest], means[lowest]), recipe_rate=own,
+        n_runs=len(group), lowest=None if lowest is None else Lowest(rates[lowest], means[lowest]), recipe_rate=own,
         diverged=diverged, trials=tuple(group), rate=None, loss=None, curvature=None, residual_rms=None, factor=None,
         excess=None,
     )  # fmt: skip

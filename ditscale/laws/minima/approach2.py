@@ -9,7 +9,7 @@ import numpy as np
 
 from ...units import compact
 from ..estimates import Estimate, estimate, resample_counts, residual_draws, scheme
-from ..findings import Finding
+from ..findings import Finding, finding
 from ..table import Table, is_positive
 from .metric_law import FORMS, POSITIVE_FORMS, Errors, MetricLaw, metric_law
 from .parabola import Noise, Parabola, fit_parabola, pooled_noise, refit, response_of, vertex
@@ -197,7 +197,7 @@ def fit_approach2(
     nothing = (None,) * 7
     if not table.is_isoflop():
         message = "the budgets form a continuum, not slices of equal compute, so there are no parabolas; use approach 3"
-        return Approach2((), *nothing, None, robust, "none", "refused", (Finding("not_isoflop", message),))
+        return Approach2((), *nothing, None, robust, "none", "refused", (finding("not_isoflop", message),))
     noise = pooled_noise(table, groups, response)
     slices = tuple(fit_parabola(table, rows, response, noise, robust) for rows in groups)
     accepted = [p for p in slices if p.ok]
@@ -208,7 +208,7 @@ def fit_approach2(
     if len(accepted) == 2:
         both = ", ".join(compact(p.budget_flops) for p in accepted)
         text = f"the laws have 2 parameters and stand on 2 budgets ({both}): nothing checks their form; add a third"
-        findings.append(Finding("saturated_fit", text, slices=tuple(p.budget_flops for p in accepted), value=2))
+        findings.append(finding("saturated_fit", text, slices=tuple(p.budget_flops for p in accepted), value=2))
     budgets = np.array([p.budget_flops for p in accepted])
     values = np.array([p.loss for p in accepted])
     positive = bool((values > 0).all())
@@ -217,7 +217,7 @@ def fit_approach2(
             f"the minima of {table.metric} are not all positive, so no power law of it exists; a line in log C is "
             "given (where higher is better, fit the negative of the metric)"
         )
-        findings.append(Finding("metric_not_positive", text, slices=tuple(budgets[values <= 0]), value=values.min()))
+        findings.append(finding("metric_not_positive", text, slices=tuple(budgets[values <= 0]), value=values.min()))
     how = scheme([p.n_runs for p in accepted], resample)
     draws = draw_vertices(table, accepted, response, how, bootstrap, seed) if bootstrap else None
     left_out = leave_one_out(table, accepted, response) if bootstrap and interval == "bca" else None
@@ -253,7 +253,7 @@ def _too_few(slices, accepted) -> Finding:
         if len(accepted) < len(slices)
         else f"add a budget, for example {compact(3 * max(budgets))}"
     )
-    return Finding(
+    return finding(
         "too_few_budgets", f"{have} a usable minimum; a law needs 2: {mend}", slices=budgets, value=len(accepted)
     )
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from ...errors import UserError
 from ...units import compact
+from ..result import Result, extra
 from .powerlaw import floor_laws, line
 
 RULE = (
@@ -75,16 +78,24 @@ class Errors:
     dof: int
 
 
+class Points(NamedTuple):
+    """What a law in C is fitted to: values (K,) at budgets (K,), and what is known of their noise."""
+
+    budgets: np.ndarray
+    values: np.ndarray
+    errors: Errors | None
+
+
 @dataclass(frozen=True)
-class FittedForm:
-    """One form through the points. parameters (P,) as in `FORMS`; rms: relative misfit; aicc, held_out_error: None
-    where there are too few budgets; held_out_error is the relative error at the largest budget when fitted without
-    it.
+class FittedForm(Result):
+    """One form through the points. parameters: as in `FORMS`, None where it could not be fitted; rms: relative misfit;
+    aicc, held_out_error: None where there are too few budgets; held_out_error is the relative error at the largest
+    budget when fitted without it.
     """
 
-    name: str
-    parameters: np.ndarray
-    rms: float
+    form: str
+    parameters: dict[str, float | None]
+    rms: float | None
     aicc: float | None
     held_out_error: float | None
     reason: str
@@ -92,13 +103,12 @@ class FittedForm:
     def at(self, budget_flops):
         """Values at budgets, same shape as budget_flops."""
         log_c = np.log(np.asarray(budget_flops, dtype=float))
-        return FORMS[self.name][2](self.parameters, np.atleast_1d(log_c)).reshape(log_c.shape)
+        parameters = np.array([self.parameters[name] for name in FORMS[self.form][0]], dtype=float)
+        return FORMS[self.form][2](parameters, np.atleast_1d(log_c)).reshape(log_c.shape)
 
-    def to_dict(self) -> dict:
-        names = FORMS[self.name][0]
-        values = [float(v) if math.isfinite(v) else None for v in self.parameters]
-        return {"form": self.name, "parameters": dict(zip(names, values, strict=True)), "rms": _plain(self.rms),
-                "aicc": self.aicc, "held_out_error": self.held_out_error, "reason": self.reason}  # fmt: skip
+    def contradiction(self) -> str:
+        known = self.form in FORMS and set(self.parameters) == set(FORMS[self.form][0])
+        return "" if known else f"{self.form!r} is no form of law with these parameters"
 
 
 @dataclass(frozen=True)
@@ -117,36 +127,44 @@ class Refits:
 
 
 @dataclass(frozen=True)
-class MetricLaw:
-    """The forms fitted to a metric's values at the budgets, and the one that `RULE` takes."""
+class MetricLaw(Result):
+    """The forms fitted to a metric's values at the budgets, and the one that `RULE` takes. points: what they were
+    fitted to; None when the law was read back."""
 
-    budgets: np.ndarray
-    values: np.ndarray
-    errors: Errors | None
-    forms: tuple[FittedForm, ...]
+    COMPUTED = ("rule",)
+
     chosen: str
     why: str
+    forms: tuple[FittedForm, ...]
+    points: Points | None = extra()
+
+    rule = RULE
 
     def at(self, budget_flops):
         """The chosen form at budgets, same shape as budget_flops."""
-        return next(f for f in self.forms if f.name == self.chosen).at(budget_flops)
+        return next(f for f in self.forms if f.form == self.chosen).at(budget_flops)
+
+    def contradiction(self) -> str:
+        return "" if self.chosen in [f.form for f in self.forms] else f"{self.chosen!r} is none of its forms"
 
     def refit(self, values: np.ndarray) -> Refits:
         """Replicates of the values (R, K), each with the form that `RULE` takes for it.
 
         Choosing again in every replicate keeps the uncertainty of the choice in the interval.
         """
-        names = [f.name for f in self.forms]
-        fits, scores, held = _score(np.log(self.budgets), values, names, self.errors)
+        names, points = [f.form for f in self.forms], self._fitted()
+        fits, scores, held = _score(np.log(points.budgets), values, names, points.errors)
         return Refits(tuple(names), tuple(fits), _choose(scores, held))
 
     def form_at(self, values: np.ndarray, budget_flops: float) -> np.ndarray:
         """(R,) predictions from values (R, K) at the budgets, all with the chosen form."""
         _, fit, at = FORMS[self.chosen]
-        return at(fit(np.log(self.budgets), values), np.array([math.log(budget_flops)]))[:, 0]
+        return at(fit(np.log(self._fitted().budgets), values), np.array([math.log(budget_flops)]))[:, 0]
 
-    def to_dict(self) -> dict:
-        return {"chosen": self.chosen, "why": self.why, "rule": RULE, "forms": [f.to_dict() for f in self.forms]}
+    def _fitted(self) -> Points:
+        if self.points is None:
+            raise UserError("a law that was read back from a file cannot be refitted; fit the table again")
+        return self.points
 
 
 def metric_law(budget_flops, values, forms=tuple(FORMS), errors: Errors | None = None) -> MetricLaw:
@@ -171,12 +189,10 @@ def metric_law(budget_flops, values, forms=tuple(FORMS), errors: Errors | None =
         rms = float(np.sqrt(np.mean(_relative(FORMS[name][2](fits[k], np.log(budgets)) - y[None], y[None]) ** 2)))
         aicc = float(scores[0, k]) if math.isfinite(scores[0, k]) else None
         error = float(held[0, k]) if math.isfinite(held[0, k]) else None
-        fitted.append(
-            FittedForm(
-                name, fits[k][0], rms, aicc, error, _reason(name, fits[k][0], aicc, len(budgets), 4 if errors else 6)
-            )
-        )
-    return MetricLaw(budgets, y, errors, tuple(fitted), chosen, _why(fitted, chosen, budgets))
+        parameters = dict(zip(FORMS[name][0], fits[k][0].tolist(), strict=True))
+        reason = _reason(name, fits[k][0], aicc, len(budgets), 4 if errors else 6)
+        fitted.append(FittedForm(name, parameters, rms, aicc, error, reason))
+    return MetricLaw(chosen, _why(fitted, chosen, budgets), tuple(fitted), Points(budgets, y, errors))
 
 
 def _relative(off, y):
@@ -263,16 +279,12 @@ def _why(fitted, chosen, budgets) -> str:
     shown = []
     for f in fitted:
         if f.aicc is None:
-            shown.append(f"{_said(f.name)}: {f.reason}")
+            shown.append(f"{_said(f.form)}: {f.reason}")
             continue
         held = "" if f.held_out_error is None else f", held-out error {100 * f.held_out_error:+.2g} %"
-        shown.append(f"{_said(f.name)}: AICc {f.aicc:.4g}{held}")
+        shown.append(f"{_said(f.form)}: AICc {f.aicc:.4g}{held}")
     return f"{_said(chosen)} on {len(budgets)} budgets to {compact(budgets[-1])} ({'; '.join(shown)})"
 
 
 def _said(name: str) -> str:
     return name.replace("_", " ").replace("log c", "log C")
-
-
-def _plain(x: float) -> float | None:
-    return x if math.isfinite(x) else None

@@ -6,13 +6,15 @@ Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2; Liang et al. (arXiv 2410.08
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 
 from ...units import compact, count
-from ..estimates import PAIRS_NEEDS
-from ..findings import Finding, run_to_add
+from ..estimates import PAIRS_NEEDS, Estimate
+from ..findings import Finding, finding, run_to_add
+from ..result import Result, key
 from ..table import Table
 from .robust import bisquare, scale_of, trimmed
 
@@ -20,6 +22,42 @@ from .robust import bisquare, scale_of, trimmed
 MIN_CURVATURE_T = 2.0
 WIDE_HALF_WIDTH = 16.0
 NEAR = 1e-3  # "as good as the optimum": a loss within 0.1 % of it
+
+
+@dataclass(frozen=True)
+class Slice(Result):
+    """One budget of `Laws`: the numbers of its `Parabola`, None where a refused slice has none.
+
+    log_n_se, loss_se: standard errors of log N* and of L*; n_range: both ends of the N whose fitted loss is within
+    0.1 % of the optimum's, and their intervals.
+    """
+
+    budget_flops: float
+    n_runs: int
+    status: Literal["ok", "refused"]
+    n_params: float | None
+    n_tokens: float | None
+    loss: float | None
+    curvature: float | None
+    curvature_t: float | None
+    residual_rms: float | None
+    response: Literal["raw", "log"]
+    reasons: tuple[str, ...]
+    n_range: tuple[float, float] | None = key("n_params_within_0.1_percent")
+    log_n_se: float | None = None
+    loss_se: float | None = None
+    n_range_intervals: tuple[Estimate, Estimate] | None = key("n_params_within_0.1_percent_intervals", default=None)
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+    def contradiction(self) -> str:
+        if self.budget_flops <= 0:
+            return f"budget_flops {self.budget_flops:g} is not positive"
+        sizes = (self.n_params, self.n_tokens)
+        lacking = None in (*sizes, self.loss, self.curvature, self.residual_rms) or min(filter(None, sizes)) <= 0
+        return "status is ok, but there is no minimum" if self.ok and lacking else ""
 
 
 @dataclass(frozen=True)
@@ -75,13 +113,11 @@ class Parabola:
         """Standard error of L*, in units of the loss."""
         return None if self.vertex_covariance is None else math.sqrt(self.vertex_covariance[1, 1])
 
-    def to_dict(self) -> dict:
-        names = ("budget_flops", "n_runs", "status", "n_params", "n_tokens", "loss", "curvature", "curvature_t")
-        out = {n: getattr(self, n) for n in (*names, "residual_rms", "log_n_se", "loss_se", "response")}
-        # JSON has no NaN: what a refused slice does not have is null.
-        out = {n: None if isinstance(v, float) and math.isnan(v) else v for n, v in out.items()}
-        n_range = None if self.n_range is None else list(self.n_range)
-        return out | {"reasons": list(self.reasons), "n_params_within_0.1_percent": n_range}
+    def result(self, n_range_intervals: tuple[Estimate, Estimate] | None = None) -> Slice:
+        """Its numbers as `Laws` holds them."""
+        own = {f.name: getattr(self, f.name) for f in fields(Slice) if hasattr(self, f.name)}
+        own = {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in own.items()}
+        return Slice(**own, n_range_intervals=n_range_intervals)
 
 
 def response_of(loss: np.ndarray, response: str) -> np.ndarray:
@@ -186,7 +222,7 @@ def fit_parabola(
         )
         empty = np.full(len(rows), np.nan)
         return Parabola(
-            status="refused", findings=(Finding("too_few_runs", message, names, (budget,), value=len(sizes)),),
+            status="refused", findings=(finding("too_few_runs", message, names, (budget,), value=len(sizes)),),
             n_params=None, n_tokens=None, loss=None, curvature=math.nan, curvature_t=None, residual_rms=math.nan,
             n_range=None, vertex_covariance=None, coefficients=np.full(3, np.nan), covariance=None, residuals=empty,
             token_coefficients=np.full(3, np.nan), fitted=empty, robust_scale=None, **base,
@@ -213,15 +249,15 @@ def fit_parabola(
     t = c2 / curvature_se if curvature_se > 0 else math.inf * np.sign(c2)
     findings = []
 
-    def finding(code, text, value=None):
-        findings.append(Finding(code, f"{here}: {text}", names, (budget,), value=value))
+    def note(code, text, value=None):
+        findings.append(finding(code, f"{here}: {text}", names, (budget,), value=value))
 
     place = n_range = vertex_covariance = None
     if c2 <= 0:
         side = math.exp(log_n[np.argmin(y)])
         side = side * (2 if side >= base["center"] else 0.5)
         add = run_to_add(side, budget, kappa)
-        finding(
+        note(
             "parabola_downward",
             f"the parabola opens downward, so there is no minimum; check its runs, or widen the grid by {add}",
             c2,
@@ -234,9 +270,9 @@ def fit_parabola(
         n_range = tuple(base["center"] * math.exp(float(np.clip(xv + s * half, -200, 200))) for s in (-1, 1))
         xd = float(np.clip(np.nan_to_num(vertex(at_d, response)[0]), -100, 100))
         place = (base["center"] * math.exp(xv), base["tokens_center"] * math.exp(xd), loss)
-        _judge_place(finding, sizes, xv + math.log(base["center"]), budget, kappa)
+        _judge_place(note, sizes, xv + math.log(base["center"]), budget, kappa)
         if t < MIN_CURVATURE_T:
-            finding(
+            note(
                 "parabola_flat",
                 f"the curvature is not distinguishable from zero (t = {t:.2g}, at least {MIN_CURVATURE_T:g} wanted); "
                 "widen the grid or add seeds",
@@ -273,7 +309,7 @@ def vertex_covariance_of(coefficients: np.ndarray, covariance: np.ndarray, respo
     return gradient @ covariance @ gradient.T
 
 
-def _judge_place(finding, sizes: np.ndarray, log_vertex: float, budget: float, kappa: float) -> None:
+def _judge_place(note, sizes: np.ndarray, log_vertex: float, budget: float, kappa: float) -> None:
     """Raise the findings on where the vertex lies in the grid. sizes: distinct log N, rising."""
     low, high = sizes[0], sizes[-1]
     n_star = f"N* = {count(math.exp(min(log_vertex, 600)))}" if log_vertex > -600 else "N* = 0"
@@ -282,7 +318,7 @@ def _judge_place(finding, sizes: np.ndarray, log_vertex: float, budget: float, k
     left, right = log_vertex - low, high - log_vertex
     smaller, larger = (run_to_add(math.exp(x), budget, kappa) for x in (low - step, high + step))
     if min(left, right) < 0:
-        finding(
+        note(
             "minimum_outside",
             f"the minimum ({n_star}) is outside {grid}, so it is not measured; add a run at "
             f"{smaller if left < 0 else larger} and beyond",
@@ -291,14 +327,14 @@ def _judge_place(finding, sizes: np.ndarray, log_vertex: float, budget: float, k
         return
     lopsided = max(left, right) / max(min(left, right), 1e-9)
     if log_vertex < sizes[1] or log_vertex > sizes[-2]:
-        finding(
+        note(
             "minimum_at_edge",
             f"the minimum ({n_star}) is in the outermost interval of {grid}; add a run at "
             f"{smaller if log_vertex < sizes[1] else larger}",
             math.exp(log_vertex),
         )
     elif lopsided > 3:
-        finding(
+        note(
             "one_sided_grid",
             f"{grid} reaches {math.exp(left):.3g}x below and {math.exp(right):.3g}x above the minimum ({n_star}); "
             "a one-sided grid shifts the vertex",
@@ -306,7 +342,7 @@ def _judge_place(finding, sizes: np.ndarray, log_vertex: float, budget: float, k
         )
     reach = math.exp(max(left, right))
     if reach > WIDE_HALF_WIDTH * (1 + 1e-9):
-        finding(
+        note(
             "wide_grid",
             f"{grid} reaches {reach:.3g}x from the minimum; beyond {WIDE_HALF_WIDTH:g}x a parabola is a poor "
             "likeness and shifts the vertex",

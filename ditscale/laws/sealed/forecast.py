@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,15 +10,15 @@ from ...errors import UserError
 from ...units import compact, count, number, whole
 from ..checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
 from ..estimates import LEVEL, Estimate
-from ..findings import Finding
+from ..findings import Finding, finding
 from ..minima.approach2 import fit_approach2
+from ..result import Result
 from ..surface.approach3 import fit_approach3
-from ..table import SAME_BUDGET, Table
+from ..table import SAME_BUDGET, Point, Table
 from .forms import ORDER, Form, admissible, law_forms, usable
 from .hashes import inputs_hash
 from .mixture import average, widened
 
-LAYOUT = 2
 AVERAGE = "average"  # the law of a forecast that mixes several forms
 # A probe, or a run that gives the forecast away, is one whose budget is this near to the target.
 AT_TARGET = 0.01
@@ -35,18 +35,30 @@ RULE = (
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Inputs(Result):
+    """What a forecast was made from: the rows, sorted by run_id, their number, the slices' budgets, the (run_id,
+    reason) pairs that were left out, and the probes near the target that had been measured already."""
+
+    n_runs: int
+    budgets: tuple[float, ...]
+    rows: tuple[Point, ...]
+    exclusions: tuple[tuple[str, str], ...]
+    measured_probes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Forecast(Result):
     """A forecast, as it is sealed by `seal`. Every `Estimate` is an interval at `level`; an open end is None.
 
     n_params, n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured
     `metric` there. law: "average", or the form used where only one was left; why: the rule's outcome; forms: every form
     (see `forms.Form`), its interval as it came; coefficients: {form: its numbers}, and under "model" those of N*(C) =
     coefficient C^exponent where the minima give one. run_scatter: rms log-loss scatter of one run.
-    inputs: the rows themselves, their number, the slices' budgets and what was left out; inputs_sha256: of the rows
-    (`hashes.inputs_hash`). created: UTC; None until sealed.
+    inputs: what it was made from; inputs_sha256: of the rows (`hashes.inputs_hash`). created: UTC; None until sealed.
     """
 
-    layout: int
+    LAYOUT = 2
+
     created: str | None
     metric: str
     level: float
@@ -59,28 +71,12 @@ class Forecast:
     why: str
     rule: str
     forms: tuple[Form, ...]
-    coefficients: dict
+    coefficients: dict[str, dict[str, float]]
     run_scatter: float
-    inputs: dict
+    inputs: Inputs
     inputs_sha256: str
-    findings: list
+    findings: tuple[Finding, ...]
     sha256: str | None = None
-
-    def to_dict(self) -> dict:
-        """The JSON object of forecast.json."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, body: dict) -> Forecast:
-        """The inverse of `to_dict`; KeyError or TypeError on anything else."""
-        body = {f.name: body[f.name] for f in fields(cls)}
-        for name in ("n_params", "n_tokens", "loss"):
-            body[name] = Estimate(**body[name])
-        body["forms"] = tuple(
-            Form(**form | {"loss": form["loss"] and Estimate(**form["loss"]), "reasons": tuple(form["reasons"])})
-            for form in body["forms"]
-        )
-        return cls(**body)
 
     def summary(self) -> str:
         """Readable text: the forecast, the law it rests on and why, and what the other forms say."""
@@ -89,10 +85,10 @@ class Forecast:
             return f"{form(e.value)} ({' .. '.join('?' if x is None else form(x) for x in (e.low, e.high))})"
 
         short = "{:.4g}".format
-        rehearsed = any(f["code"] == "rehearsal" for f in self.findings)
+        rehearsed = any(f.code == "rehearsal" for f in self.findings)
         lines = [
             f"{'REHEARSAL: forecast' if rehearsed else 'Forecast'} for {compact(self.target_budget_flops)} FLOPs, "
-            f"{self.factor:.3g}x beyond the largest of {self.inputs['n_runs']} runs' budgets",
+            f"{self.factor:.3g}x beyond the largest of {self.inputs.n_runs} runs' budgets",
             f"  N*    {span(self.n_params, count)}",
             f"  D*    {span(self.n_tokens, count)}",
             f"  {self.metric}  {span(self.loss, short)}   {100 * self.level:g} % for one new run",
@@ -102,7 +98,7 @@ class Forecast:
             said = "refused" if form.loss is None else span(form.loss, short)
             notes = f"   {'; '.join(form.reasons)}" if form.reasons else ""
             lines.append(f"    {form.law:<21} {said}{notes}")
-        lines += [f"  {f['severity']}: {f['code']}: {f['message']}" for f in self.findings]
+        lines += [f"  {f.severity}: {f.code}: {f.message}" for f in self.findings]
         return "\n".join(lines + ([f"  sealed {self.created}, sha256 {self.sha256[:16]}"] if self.sha256 else []))
 
 
@@ -158,7 +154,6 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
     near = np.abs(np.log(table.budget_flops / target)) <= np.log(SAME_BUDGET)
     measured = (table.role == "probe") & np.isfinite(table.loss) & near
     return Forecast(
-        layout=LAYOUT,
         created=None,
         metric=grid.metric,
         level=LEVEL,
@@ -173,15 +168,15 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
         forms=tuple(forms[name] for name in ORDER),
         coefficients=_coefficients(laws, fitted.surface),
         run_scatter=scatter,
-        inputs={
-            "n_runs": len(grid),
-            "budgets": budgets,
-            "rows": sorted(grid.rows(), key=lambda row: row["run_id"]),
-            "exclusions": [list(pair) for pair in grid.exclusions],
-            "measured_probes": sorted(str(r) for r in table.run_id[measured]),
-        },
+        inputs=Inputs(
+            n_runs=len(grid),
+            budgets=tuple(budgets),
+            rows=tuple(sorted(grid.points(), key=lambda point: point.run_id)),
+            exclusions=grid.exclusions,
+            measured_probes=tuple(sorted(str(r) for r in table.run_id[measured])),
+        ),
         inputs_sha256=inputs_hash(grid),
-        findings=[f.to_dict() for f in findings],
+        findings=tuple(findings),
     )
 
 
@@ -199,19 +194,19 @@ def _check_optimum(grid: Table, target: float, n_params: float, laws) -> list[Fi
             f"N* = {count(n_params)} lies below all of {sizes}, though the budget is above all of theirs; add smaller "
             "sizes, until the slices have their minima inside"
         )
-        findings.append(Finding("optimum_unseen", text, value=n_params / least))
+        findings.append(finding("optimum_unseen", text, value=n_params / least))
     if n_params > most:
         text = (
             f"N* = {count(n_params)} lies {n_params / most * growth:.3g}x above all of {sizes}, for a budget only "
             f"{growth:.3g}x their largest; add larger sizes, until the slices have their minima inside"
         )
-        findings.append(Finding("optimum_unseen", text, value=n_params / most))
+        findings.append(finding("optimum_unseen", text, value=n_params / most))
     if laws.slices and not laws.accepted:
         text = (
             f"none of the {len(laws.slices)} slices has a usable minimum, so N* and D* rest on the surface alone; "
             "`ditscale fit` says what each slice lacks"
         )
-        findings.append(Finding("optimum_unseen", text, slices=tuple(p.budget_flops for p in laws.slices)))
+        findings.append(finding("optimum_unseen", text, slices=tuple(p.budget_flops for p in laws.slices)))
     return findings
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..estimates import Estimate, estimate
 from ..minima.approach2 import Approach2, fit_approach2
+from ..result import Result
 from ..surface.fit_surface import fit_surface
 from ..surface.surface import Surface
 from ..table import Table
@@ -18,7 +19,7 @@ ORDER = ("surface", "power_law_with_floor", "power_law")
 
 
 @dataclass(frozen=True)
-class Form:
+class Form(Result):
     """One form's forecast. loss: one new run's loss with its 95 % prediction interval, or None when refused.
 
     held_out_error: relative error of L* at the largest budget when fitted without it (None: not possible);
@@ -32,16 +33,6 @@ class Form:
     held_out_se: float | None
     admissible: bool
     reasons: tuple[str, ...]
-
-    def to_dict(self) -> dict:
-        return {
-            "law": self.law,
-            "loss": None if self.loss is None else self.loss.to_dict(),
-            "held_out_error": self.held_out_error,
-            "held_out_se": self.held_out_se,
-            "admissible": self.admissible,
-            "reasons": list(self.reasons),
-        }
 
 
 def usable(surface: Surface) -> bool:

@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ...errors import UserError, nearest
 from ...units import compact, count
 from ..estimates import Estimate
+from ..result import Result, read_result
 from ..table import Table
 from .forecast import AT_TARGET, AVERAGE, Forecast
 from .hashes import inputs_hash, own_hash
 
 
 @dataclass(frozen=True)
-class Verdict:
+class LawVerdict(Result):
+    """What one form of law predicted, None when it was refused; `inside`: whether its own interval held."""
+
+    law: str
+    predicted: float | None
+    relative_error: float | None
+    inside: bool | None
+
+    def contradiction(self) -> str:
+        return (
+            "predicted stands alone"
+            if self.predicted is not None and None in (self.relative_error, self.inside)
+            else ""
+        )
+
+
+@dataclass(frozen=True)
+class Verdict(Result):
     """measured and predicted loss, relative_error = measured / predicted - 1, whether the interval held.
 
     interval: [low, high] as sealed (None is open). n_params, n_params_forecast: the probe's N and the forecast N*.
-    by_law: each form's {"law", "predicted", "relative_error", "inside"}. inputs_unchanged: whether the grid runs of the
+    by_law: the same of each form of law. inputs_unchanged: whether the grid runs of the
     table given now are the very rows the forecast was made from. sentence: what all this says.
     """
+
+    LAYOUT = 1
 
     run_id: str
     metric: str
@@ -31,28 +53,25 @@ class Verdict:
     n_params_forecast: float
     measured: float
     predicted: float
-    interval: list
+    interval: tuple[float | None, float | None]
     relative_error: float
     inside: bool
-    by_law: list
+    by_law: tuple[LawVerdict, ...]
     inputs_unchanged: bool
     forecast_sha256: str
     forecast_created: str
     sentence: str
 
-    def to_dict(self) -> dict:
-        return {"layout": 1} | asdict(self)
-
     def summary(self) -> str:
         lines = [self.sentence]
         for law in self.by_law:
-            if law["predicted"] is None:
-                lines.append(f"  {law['law']:<21} refused")
+            if law.predicted is None or law.relative_error is None:
+                lines.append(f"  {law.law:<21} refused")
                 continue
-            where = "inside" if law["inside"] else "outside"
+            where = "inside" if law.inside else "outside"
             lines.append(
-                f"  {law['law']:<21} {law['predicted']:.4g}   measured is {100 * law['relative_error']:+.2g} % "
-                f"from it, {where} its interval"
+                f"  {law.law:<21} {law.predicted:.4g}   measured is {100 * law.relative_error:+.2g} % from it, {where} "
+                "its interval"
             )
         if not self.inputs_unchanged:
             lines.append("  The grid runs of this table are not the rows the forecast was made from.")
@@ -79,19 +98,18 @@ def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verd
     target = forecast.target_budget_flops
     i = _find_probe(table, target, run_id)
     name = str(table.run_id[i])
-    numbers = tuple(float(getattr(table, n)[i]) for n in ("n_params", "n_tokens", "budget_flops", "loss"))
-    for row in forecast.inputs["rows"]:
-        if row["run_id"] == name:
+    (probe,) = table.take([i]).points()
+    for row in forecast.inputs.rows:
+        if row.run_id == name:
             raise UserError(f"the forecast saw the probe: run {name} is among its inputs; it cannot be judged by it")
-        if tuple(row[n] for n in ("n_params", "n_tokens", "budget_flops", "loss")) == numbers:
+        if dataclasses.replace(row, run_id=name, role=probe.role) == probe:
             raise UserError(
-                f"the forecast saw the probe: its input {row['run_id']} has the very numbers of run {name}; it cannot "
-                "be judged by it"
+                f"the forecast saw the probe: its input {row.run_id} has the very numbers of run {name}; it cannot be "
+                "judged by it"
             )
-        if abs(row["budget_flops"] / target - 1) <= AT_TARGET:
+        if abs(row.budget_flops / target - 1) <= AT_TARGET:
             raise UserError(
-                f"the forecast saw run {row['run_id']} at its target budget {compact(target)}; it cannot be judged "
-                "there"
+                f"the forecast saw run {row.run_id} at its target budget {compact(target)}; it cannot be judged there"
             )
     if abs(table.budget_flops[i] / target - 1) > AT_TARGET:
         raise UserError(
@@ -106,7 +124,7 @@ def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verd
     for form in forecast.forms:
         said = form.loss
         off, held = (None, None) if said is None else _against(said, measured)
-        laws.append({"law": form.law, "predicted": said and said.value, "relative_error": off, "inside": held})
+        laws.append(LawVerdict(form.law, said and said.value, off, held))
     return Verdict(
         run_id=name,
         metric=forecast.metric,
@@ -115,10 +133,10 @@ def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verd
         n_params_forecast=forecast.n_params.value,
         measured=measured,
         predicted=forecast.loss.value,
-        interval=[forecast.loss.low, forecast.loss.high],
+        interval=(forecast.loss.low, forecast.loss.high),
         relative_error=error,
         inside=inside,
-        by_law=laws,
+        by_law=tuple(laws),
         inputs_unchanged=inputs_hash(_inputs(table, i, forecast)) == forecast.inputs_sha256,
         forecast_sha256=forecast.sha256,
         forecast_created=forecast.created,
@@ -126,9 +144,14 @@ def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verd
     )
 
 
+def read_verdict(path: Path | str) -> Verdict:
+    """The verdict in a verdict.json. Raises UserError, in one line, where it is missing or damaged."""
+    return read_result(Verdict, path, "verdict")
+
+
 def _inputs(table: Table, probe: int, forecast: Forecast) -> Table:
     """The rows that the forecast should have been made from: all but probes and what it left out by name."""
-    left_out = {run for run, _ in forecast.inputs["exclusions"]}
+    left_out = {run for run, _ in forecast.inputs.exclusions}
     mine = [k for k in range(len(table)) if k != probe and table.run_id[k] not in left_out]
     return table.take(np.array(mine, dtype=int)).grid()
 

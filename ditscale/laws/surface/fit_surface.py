@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import UserError, one_of
 from ...units import compact
-from ..findings import Finding, run_to_add
+from ..findings import Finding, finding, run_to_add
 from ..table import Table
 from .descent import descend
 from .surface import ExtraTerm, Surface, fold, optimum
@@ -155,12 +155,12 @@ def _too_small(table: Table, n_free: int) -> Finding | None:
             f"the surface L(N, D) needs runs at 2 budgets or more, and all {len(table)} are at {compact(budgets[0])}; "
             f"add a budget, for example {compact(3 * budgets[0])}, with the same sizes"
         )
-        return Finding("too_few_budgets", text, slices=tuple(budgets), value=len(budgets))
+        return finding("too_few_budgets", text, slices=tuple(budgets), value=len(budgets))
     text = (
         f"the surface L(N, D) needs {n_free + 1} runs at 2 budgets with 3 different N and 3 different D; there are "
         f"{len(table)} runs at {len(budgets)}, with {distinct} different N or D"
     )
-    return Finding("too_few_runs", text, names, value=len(table))
+    return finding("too_few_runs", text, names, value=len(table))
 
 
 def _with_extras(starts: np.ndarray, count: int, typical: float) -> np.ndarray:
@@ -193,7 +193,7 @@ def _judge(centered, converged: bool, typical_loss: float, fixed: dict, extra, a
     low, high = EXPONENT_LIMITS
 
     def bound(text, value):
-        findings.append(Finding("parameter_on_bound", text, value=float(value)))
+        findings.append(finding("parameter_on_bound", text, value=float(value)))
 
     if centered[0] == 0:
         bound(
@@ -218,7 +218,7 @@ def _judge(centered, converged: bool, typical_loss: float, fixed: dict, extra, a
                 exponent,
             )
     if not converged:
-        findings.append(Finding("not_converged", "the surface fit did not converge; its numbers are withheld"))
+        findings.append(finding("not_converged", "the surface fit did not converge; its numbers are withheld"))
     return findings
 
 
