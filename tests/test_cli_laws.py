@@ -149,7 +149,7 @@ GOOD = "1e6,1e8,6e14,3.1\n2e6,5e7,6e14,3.0\n"
     ("", "is empty"),
     (BARE, "no rows"),
     (GOOD, "numbers where the header is expected"),
-    (BARE + GOOD + "4e6,2e7,6e14,nan\n", "row 4, column loss: nan is not finite; mend it or exclude run 'row-3'"),
+    (BARE + GOOD + "4e6,2e7,6e14,nan\n", "row 4, column loss: nan is not finite; fix it or exclude run 'row-3'"),
     (BARE + GOOD + "0,2e7,6e14,3\n", "row 4, column n_params: 0 is not positive"),
     (BARE + GOOD + "4e6,-2e7,6e14,3\n", "row 4, column n_tokens: -2e+07 is not positive"),
     (BARE + GOOD + "4e6,2e7,inf,3\n", "row 4, column budget_flops: inf is not finite"),

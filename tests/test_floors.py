@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "ditscale"
 # From the ground up. A room may import from rooms that stand before it, and from no other.
 ROOMS = [
-    "errors", "logs", "units", "files", "naming", "process", "config", "flops", "slurm_client",
+    "errors", "logs", "units", "files", "naming", "quantities", "process", "config", "flops", "slurm_client",
     "plan", "rundir",
     "collect", "laws",
     "data", "model", "diffusion", "distributed",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
 from typing import Sequence
 
 import numpy as np
 
 from ..errors import UserError, nearest
+from ..quantities import ColumnInfo, guess
 from ..units import compact
 from .result import Result
 
@@ -47,7 +47,8 @@ class Table:
     run_id: names; n_params: N; n_tokens: D; budget_flops: C, the budget each run was planned for; loss: the metric that
     is fitted (its name is `metric`); role: "grid" or "probe". Optional columns are None when the source lacks them;
     `columns` holds further ones by name. `source` is where the rows came from, `exclusions` the (run_id, reason) pairs
-    taken out by `without`, and `recorded` the (key, value) texts that came with the rows: how they were made.
+    taken out by `without`, `recorded` the (key, value) texts that came with the rows: how they were made, and `info`
+    what columns hold, as far as the source says it.
     """
 
     run_id: np.ndarray
@@ -64,6 +65,11 @@ class Table:
     exclusions: tuple[tuple[str, str], ...] = ()
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     recorded: tuple[tuple[str, str], ...] = ()
+    info: dict[str, ColumnInfo] = field(default_factory=dict)
+
+    def info_of(self, column: str) -> ColumnInfo:
+        """What a column holds, as its source says it; where it does not, as its name lets one guess."""
+        return self.info.get(column) or guess(column)
 
     @classmethod
     def of(cls, n_params, n_tokens, budget_flops, loss, run_id=None, role=None, **more) -> Table:
@@ -152,12 +158,6 @@ class Table:
         return tuple(map(Point, map(str, self.run_id), map(str, self.role), *numbers))
 
 
-def is_positive(metric: str) -> bool:
-    """Whether a metric is above zero by what it is, a loss or a FID, as its name says: "loss", "val_loss", "fid_coco",
-    "fid:guidance=2"."""
-    return not {"loss", "fid"}.isdisjoint(re.split("[_:]", metric.lower()))
-
-
 def check(table: Table, where=None) -> None:
     """Raise UserError for a value no fit can use; `where` names each row. Optional columns may hold NaN.
 
@@ -183,13 +183,13 @@ def check(table: Table, where=None) -> None:
                 f"{source}: run_id {name!r} appears twice ({where[first[name]]} and {where[i]}); keep one of them"
             )
     for name, column in columns.items():
-        signed = name == table.metric and not is_positive(name)
+        signed = name == table.metric and not table.info_of(name).positive
         # A probe that has not been run yet has no loss, and must not stop the fit of the grid.
         bad = ~(np.isfinite(column) & (signed | (column > 0))) & ((table.role != "probe") | (name in REQUIRED))
         if bad.any():
             i = int(np.argmax(bad))
             what = f"{column[i]:g} is not finite" if not np.isfinite(column[i]) else f"{column[i]:g} is not positive"
-            raise UserError(f"{source}, {where[i]}, column {name}: {what}; mend it or exclude run {table.run_id[i]!r}")
+            raise UserError(f"{source}, {where[i]}, column {name}: {what}; fix it or exclude run {table.run_id[i]!r}")
 
 
 def _floats(name: str, values) -> np.ndarray:

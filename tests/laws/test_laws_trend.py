@@ -55,7 +55,7 @@ def test_a_fid_is_never_forecast_below_zero():
     FID."""
     table = with_metric(lambda ratio, c: 9 - 0.3 * 9 * np.log10(c / 1e11), 0.2, name="fid_coco").take(np.arange(24))
     found = fit_trend(table, "fid_coco")
-    assert found.law.chosen == "power_law" and {f.name for f in found.law.forms} == {
+    assert found.law.chosen == "power_law" and {f.form for f in found.law.forms} == {
         "power_law",
         "power_law_with_floor",
     }

@@ -16,7 +16,7 @@ from ..estimates import Estimate
 from ..findings import Finding
 from ..minima.metric_law import FORMS, POSITIVE_FORMS, Errors, MetricLaw, Refits, metric_law
 from ..result import Result, extra
-from ..table import Table, is_positive
+from ..table import Table
 from .at_optimum import at_optimum, interval_of, usable
 
 REPLICATES, SEED = 2000, 0
@@ -65,7 +65,7 @@ def fit_trend(table: Table, column: str) -> Trend:
     does."""
     grid, slices, findings = usable(table, column)
     values, budgets = grid.columns[column], np.array([p.budget_flops for p in slices])
-    positive = is_positive(column) and bool((values > 0).all())
+    positive = table.info_of(column).positive and bool((values > 0).all())
     rng = np.random.default_rng(SEED)
     if positive:
         # read off, and scattered, in logs: a loss or a FID scatters by a share of itself, and no replicate is negative

@@ -52,7 +52,7 @@ def _of_study(root: Path) -> tuple[list[Trial], list[tuple[str, str]]]:
 
 
 def _of_table(path: Path, columns: dict[str, str]) -> list[Trial]:
-    found, where = read_columns(path, NEEDED, ("budget_flops", "run_id", "role"), columns)
+    _, found, where = read_columns(path, NEEDED, ("budget_flops", "run_id", "role"), columns)
     trials = []
     for i, place in enumerate(where):
         row = {name: found[name][i] for name in found}

@@ -10,7 +10,7 @@ import numpy as np
 from ...units import compact
 from ..estimates import Estimate, estimate, resample_counts, residual_draws, scheme
 from ..findings import Finding, finding
-from ..table import Table, is_positive
+from ..table import Table
 from .metric_law import FORMS, POSITIVE_FORMS, Errors, MetricLaw, metric_law
 from .parabola import Noise, Parabola, fit_parabola, pooled_noise, refit, response_of, vertex
 from .powerlaw import FloorLaw, PowerLaw, floor_law, floor_laws, line, power_law, robust_line
@@ -230,7 +230,7 @@ def fit_approach2(
         loss_law=metric_law(
             budgets,
             values,
-            POSITIVE_FORMS if is_positive(table.metric) else tuple(FORMS),
+            POSITIVE_FORMS if table.info_of(table.metric).positive else tuple(FORMS),
             Errors(np.array([p.loss_se for p in accepted]), noise.dof),
         ),
         vertex_draws=draws,
