@@ -110,7 +110,7 @@ def _by_surface(fitted: Approach3 | None, measured, noise, table: Table, rows) -
     if fitted is None or not fitted.ok:
         return None
     n_star, _, loss = fitted.surface.optimum(measured.budget_flops)
-    draws = fitted.prediction_of(fitted.refits, measured.budget_flops)["loss"] if len(noise) else None
+    draws = fitted.prediction_of(fitted.draws, measured.budget_flops)["loss"] if len(noise) else None
     errors = fitted.surface.loss_at(table.n_params[rows], table.n_tokens[rows]) / table.loss[rows] - 1
     return _compare(measured, n_star, float(loss), draws, noise, float(np.mean(np.abs(errors))), float(np.mean(errors)))
 
