@@ -131,14 +131,14 @@ class _Fit:
             point = np.array(law_with_floor(self.three.surface.parameters, kappa))
             return point, None if draws is None else np.stack(law_with_floor(draws, kappa), axis=-1)
         point = np.array([0.0, math.log(self.two.loss.coefficient), self.two.loss.exponent])
-        draws = self.two.loss_draws
+        draws = self.two.draws("loss")
         return point, None if draws is None else np.column_stack([np.zeros(len(draws)), draws])
 
     def exponent(self, name: str, source: str):
         """The model, data or loss exponent, of the minima's power laws or as the surface implies it."""
         if source == "minima":
-            draws = getattr(self.two, f"{name}_draws")
-            return getattr(self.two, name).exponent, None if draws is None else draws[:, 1]
+            draws = self.two.draws(name)
+            return self.two.laws[name].exponent, None if draws is None else draws[:, 1]
         of = {
             "model": lambda s: s[..., 4] / (s[..., 3] + s[..., 4]),
             "data": lambda s: s[..., 3] / (s[..., 3] + s[..., 4]),

@@ -13,6 +13,7 @@ import numpy as np
 
 from .estimates import LEVEL, Estimate, t_quantile
 from .minima.approach2 import LAWS, Approach2
+from .minima.powerlaw import law_at
 from .surface.approach3 import POSITIVE, Approach3
 from .surface.descent import jacobian_of, powers_of
 from .surface.fit_surface import HUBER_DELTA, variables
@@ -94,25 +95,20 @@ def slice_intervals(laws: Approach2, targets) -> tuple[dict, dict]:
         (nn, nl), (_, ll) = p.vertex_covariance
         # log D* moves against log N* along C = kappa N D.
         covariance[3 * i : 3 * i + 3, 3 * i : 3 * i + 3] = [[nn, -nn, nl], [-nn, nn, -nl], [nl, -nl, ll]]
-    names = [law for law in LAWS if getattr(laws, law) is not None]
+    law_of_loss = laws.loss_law
 
-    def coefficients(p):
-        lines = {law: laws.lines(law, p.reshape(-1, k, 3)) for law in names}
+    def coefficients(p: np.ndarray) -> dict[str, np.ndarray]:
+        lines = {law: laws.lines(law, p.reshape(-1, k, 3)) for law in laws.laws}
         with np.errstate(over="ignore"):
             return {f"{law}_exponent": v[:, 1] for law, v in lines.items()} | {
                 f"{law}_coefficient": np.exp(v[:, 0]) for law, v in lines.items()
             }
 
-    def prediction(p, budget):
+    def prediction(p: np.ndarray, budget: float) -> dict[str, np.ndarray]:
         p = p.reshape(-1, k, 3)
-        at = {}
-        for name, law in (("n_params", "model"), ("n_tokens", "data")):
-            line = laws.lines(law, p)
-            with np.errstate(over="ignore"):
-                at[name] = np.exp(line[:, 0] + line[:, 1] * math.log(budget))
+        at = {LAWS[law]: law_at("power_law", laws.lines(law, p), budget) for law in ("model", "data")}
         # The form is held: its choice is a step, which has no derivative.
-        at["loss"] = laws.loss_law.form_at(p[..., 2], budget)
-        return at
+        return at | {"loss": law_of_loss.form_at(p[..., 2], budget)}
 
     dof = laws.noise.dof
     flat = point.ravel()

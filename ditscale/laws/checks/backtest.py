@@ -103,7 +103,7 @@ def _by_vertices(laws: Approach2, measured, noise) -> Prediction | None:
         return None
     budget = measured.budget_flops
     draws = laws.loss_draws_at(budget) if len(noise) else None
-    return _compare(measured, laws.model.at(budget), float(laws.loss_law.at(budget)), draws, noise)
+    return _compare(measured, laws.model.at(budget), laws.loss_at(budget), draws, noise)
 
 
 def _by_surface(fitted: Approach3 | None, measured, noise, table: Table, rows) -> Prediction | None:

@@ -14,7 +14,8 @@ import numpy as np
 from ...units import compact
 from ..estimates import Estimate
 from ..findings import Finding
-from ..minima.metric_law import FORMS, POSITIVE_FORMS, Errors, MetricLaw, Refits, metric_law
+from ..minima.metric_law import Errors, MetricLaw, Refits, metric_law
+from ..minima.powerlaw import FORMS, POSITIVE_FORMS
 from ..result import Result, extra
 from ..table import Table
 from .at_optimum import at_optimum, interval_of, usable

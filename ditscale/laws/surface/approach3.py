@@ -37,7 +37,7 @@ class Approach3:
         value = quantities(self.surface.parameters)
         draws = {} if self.draws is None else quantities(self.draws)
         left = {} if self.left_out is None else quantities(self.left_out)
-        return {n: estimate(v, draws.get(n), left.get(n)) for n, v in value.items()}
+        return {n: estimate(float(v), draws.get(n), left.get(n)) for n, v in value.items()}
 
     def coefficients(self) -> dict[str, Estimate]:
         """E, A, B, alpha, beta; model_exponent = beta/(alpha+beta); loss_floor_exponent of L* - E (negative)."""
