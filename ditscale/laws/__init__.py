@@ -18,8 +18,8 @@ from .fit import fit
 from .frontier.gap import Gap, fit_gap
 from .frontier.trend import Trend, fit_trend
 from .laws import Laws, read_laws
-from .learning_rate.law import BestRate, RateLaw, Trial, fit_rates, read_rates
-from .learning_rate.trials import read_trials
+from .learning_rate.law import BestRate, RateLaw, fit_rates, read_rates
+from .learning_rate.trials import Trial, read_trials
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.metric_law import MetricLaw, metric_law
 from .minima.parabola import Parabola, fit_parabola

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..estimates import f_tail
-from ..findings import Finding, finding, names_of, some
+from ..findings import Finding, finding, some
 from ..minima.approach2 import Approach2
 from ..minima.powerlaw import line
 from ..surface.descent import jacobian_of, powers_of
@@ -97,4 +97,4 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
         f"the residuals of the surface have structure of {100 * rms:.2g} % (rms), beside {100 * np.sqrt(noise):.2g} % "
         f"of noise: L(N, D) is not of this form over all runs; look first at {some(runs)}"
     )
-    return [finding("lack_of_fit", text, names_of(runs), value=rms)]
+    return [finding("lack_of_fit", text, map(str, runs), value=rms)]
