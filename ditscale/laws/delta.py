@@ -95,7 +95,9 @@ def slice_intervals(laws: Approach2, targets) -> tuple[dict, dict]:
         (nn, nl), (_, ll) = p.vertex_covariance
         # log D* moves against log N* along C = kappa N D.
         covariance[3 * i : 3 * i + 3, 3 * i : 3 * i + 3] = [[nn, -nn, nl], [-nn, nn, -nl], [nl, -nl, ll]]
-    law_of_loss = laws.loss_law
+    law_of_loss, noise = laws.loss_law, laws.noise
+    if law_of_loss is None or noise is None:
+        raise ValueError("Approach 2 was refused")
 
     def coefficients(p: np.ndarray) -> dict[str, np.ndarray]:
         lines = {law: laws.lines(law, p.reshape(-1, k, 3)) for law in laws.laws}
@@ -110,7 +112,7 @@ def slice_intervals(laws: Approach2, targets) -> tuple[dict, dict]:
         # The form is held: its choice is a step, which has no derivative.
         return at | {"loss": law_of_loss.form_at(p[..., 2], budget)}
 
-    dof = laws.noise.dof
+    dof = noise.dof
     flat = point.ravel()
     at = {t: through(lambda p, c=t: prediction(p, c), flat, covariance, dof) for t in targets}
     return through(coefficients, flat, covariance, dof), at

@@ -17,7 +17,7 @@ from .robust import bisquare, scale_of, trimmed
 MAX_EXPONENT = 3.0
 
 
-class Form(NamedTuple):
+class Curve(NamedTuple):
     """parameters: their names; fit: log C (K,) and values (R, K) to parameters (R, P); at: parameters (..., P) and
     log C (k,) to values (..., k)."""
 
@@ -154,9 +154,9 @@ def _at_floor(p: np.ndarray, log_c: np.ndarray) -> np.ndarray:
 
 
 FORMS = {
-    "power_law": Form(("log_coefficient", "exponent"), _fit_power, _at_power),
-    "power_law_with_floor": Form(("floor", "log_coefficient", "exponent"), floor_laws, _at_floor),
-    "linear_in_log_c": Form(("intercept", "slope"), _fit_linear, _at_linear),
+    "power_law": Curve(("log_coefficient", "exponent"), _fit_power, _at_power),
+    "power_law_with_floor": Curve(("floor", "log_coefficient", "exponent"), floor_laws, _at_floor),
+    "linear_in_log_c": Curve(("intercept", "slope"), _fit_linear, _at_linear),
 }
 POSITIVE_FORMS = ("power_law", "power_law_with_floor")  # a line in log C crosses zero, which a loss or a FID never does
 
