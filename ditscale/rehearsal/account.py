@@ -180,9 +180,9 @@ def _checks(paths: StudyPaths, laws: Laws) -> list[Check]:
     n_params, _, loss = truth.optimum(study.probe_budget)
     at_probe = laws.predictions[units.compact(study.probe_budget)].approach3
     return [
-        _check("model exponent", truth.model_exponent, surface and surface.model_exponent),
-        _check("N*", float(n_params), at_probe and at_probe.n_params),
-        _check("L*", float(loss), at_probe and at_probe.loss),
+        _check("model exponent", truth.model_exponent, surface.model_exponent if surface else None),
+        _check("N*", float(n_params), at_probe.n_params if at_probe else None),
+        _check("L*", float(loss), at_probe.loss if at_probe else None),
     ]
 
 
