@@ -139,7 +139,7 @@ class RateLaw(Shown):
     def rate_at(self, n_params: ArrayLike, n_tokens: ArrayLike) -> np.ndarray:
         """The law's rate for N parameters and D tokens, broadcast over both. Raises UserError when it was refused."""
         scale, b, c = self._values()
-        return scale * np.asarray(n_params, dtype=float) ** b * np.asarray(n_tokens, dtype=float) ** c
+        return scale * (np.asarray(n_params, dtype=float) ** b * np.asarray(n_tokens, dtype=float) ** c)
 
     @property
     def overrides(self) -> str:
