@@ -46,9 +46,8 @@ class BestRate(Result):
     """The best rate at one size and budget: the minimum of a parabola of the loss in log rate.
 
     rate, loss: the minimum, None when refused (`reasons`); curvature: per unit of (log rate)^2, relative to the mean
-    loss; residual_rms: relative too. recipe_rate: what
-    the recipe gives; factor: that over the best rate; excess: how much higher the parabola is there than at its
-    minimum, relative. diverged: rates at which a run diverged.
+    loss; residual_rms: relative too. recipe_rate: what the recipe gives; factor: that over the best rate; excess: how
+    much higher the parabola is there than at its minimum, relative. diverged: rates at which a run diverged.
     """
 
     COMPUTED = ("measured_excess", "swept")
