@@ -424,7 +424,7 @@ def _rows(path: Path, reader: Any, skipped: int) -> tuple[list[str], list[tuple[
         if reader.line_num > before + 1:
             # A quote that is never closed would make one run of many rows, silently.
             here = f"{path}, row {skipped + before + 1}"
-            raise UserError(f"{here}: a quoted cell goes on over the next line; close the quote")
+            raise UserError(f"{here}: a quoted cell continues on the next line; close the quote")
         before = reader.line_num
         if any(map(str.strip, row)):
             rows.append((skipped + before, row))

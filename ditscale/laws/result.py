@@ -24,7 +24,7 @@ from typing import (
 from ..errors import UserError
 
 
-def key(name: str, **how) -> Any:
+def key(name: str, **how: Any) -> Any:
     """A field that has another name in JSON."""
     return dataclasses.field(metadata={"key": name}, **how)
 

@@ -179,7 +179,7 @@ def test_verdicts_that_are_refused(sealed, table):
 
 
 def test_a_probe_under_another_name_or_role_is_known_again(table, tmp_path):
-    """The row that is to be judged was among the inputs: as a grid run, at another budget's side, or renamed."""
+    """The row of the probe was among the inputs: as a grid run, at another budget's side, or renamed."""
     seen = with_probe(table, MINIATURE, TARGET / 2, loss=0.14, run_id="big")
     seen = dataclasses.replace(seen, role=np.array(["grid"] * len(seen), dtype=object))
     made = seal(tmp_path / "f.json", forecast(seen, TARGET, bootstrap=40))
@@ -206,7 +206,7 @@ def test_an_earlier_probe_at_another_budget_is_no_hindsight(table, tmp_path):
         seal(tmp_path / "g.json", forecast(near, TARGET, bootstrap=40))
 
 
-def test_a_table_without_roles_is_judged_by_its_run_at_the_target(table, sealed):
+def test_a_table_without_roles_takes_its_run_at_the_target(table, sealed):
     bare = with_probe(table, MINIATURE, TARGET)
     bare = dataclasses.replace(bare, role=np.array(["grid"] * len(bare), dtype=object))
     found = verdict(sealed, bare)

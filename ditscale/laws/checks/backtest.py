@@ -104,7 +104,7 @@ def _by_vertices(laws: Approach2, measured: Parabola, noise: np.ndarray) -> Pred
 
 def _by_surface(fitted: Approach3, measured: Parabola, noise: np.ndarray, table: Table) -> Prediction:
     budget, rows = measured.budget_flops, measured.rows
-    n_star, _, loss = fitted.surface.optimum(budget)
+    n_star, _, loss = map(float, fitted.surface.optimum(budget))
     draws = None if fitted.draws is None else fitted.prediction_of(fitted.draws, budget)["loss"]
     errors = fitted.surface.loss_at(table.n_params[rows], table.n_tokens[rows]) / table.loss[rows] - 1
     said = _compared(measured, n_star, loss, draws, noise)

@@ -46,9 +46,8 @@ class BestRate(Result):
     """The best rate at one size and budget: the minimum of a parabola of the loss in log rate.
 
     rate, loss: the minimum, None when refused (`reasons`); curvature: per unit of (log rate)^2, relative to the mean
-    loss; residual_rms: relative too. recipe_rate: what
-    the recipe gives; factor: that over the best rate; excess: how much higher the parabola is there than at its
-    minimum, relative. diverged: rates at which a run diverged.
+    loss; residual_rms: relative too. recipe_rate: what the recipe gives; factor: that over the best rate; excess: how
+    much higher the parabola is there than at its minimum, relative. diverged: rates at which a run diverged.
     """
 
     COMPUTED = ("measured_excess", "swept")
@@ -139,7 +138,7 @@ class RateLaw(Shown):
     def rate_at(self, n_params: ArrayLike, n_tokens: ArrayLike) -> np.ndarray:
         """The law's rate for N parameters and D tokens, broadcast over both. Raises UserError when it was refused."""
         scale, b, c = self._values()
-        return scale * np.asarray(n_params, dtype=float) ** b * np.asarray(n_tokens, dtype=float) ** c
+        return scale * (np.asarray(n_params, dtype=float) ** b * np.asarray(n_tokens, dtype=float) ** c)
 
     @property
     def overrides(self) -> str:

@@ -65,7 +65,7 @@ def law_forms(
 
     of_surface = None
     if usable(surface):
-        n_star, d_star, loss = surface.optimum(budget_flops)
+        n_star, d_star, loss = map(float, surface.optimum(budget_flops))
         low, high, scatter = profile_interval(table, surface, n_star, d_star)
         of_surface = Estimate(loss, low if low > 0 else None, high if math.isfinite(high) else None)
     forms = {"surface": form("surface", of_surface, surface.reasons)}
@@ -109,7 +109,7 @@ def _held_out(table: Table) -> dict[str, HeldOut]:
         if draws is not None:
             out[name] = HeldOut(value / own.loss - 1, math.hypot(own_se, _spread(draws)))
     if usable(surface):
-        n_star, d_star, loss = surface.optimum(budget)
+        n_star, d_star, loss = map(float, surface.optimum(budget))
         low, high, scatter = profile_interval(rest, surface, n_star, d_star)
         of_law = (math.log(high) - math.log(low)) / 4 if low > 0 else math.inf
         se = math.hypot(own_se, math.sqrt(max(of_law**2 - scatter**2, 0)))
