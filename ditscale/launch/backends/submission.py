@@ -43,15 +43,12 @@ def folder(paths: StudyPaths, token: str) -> Path:
     return paths.jobs / token
 
 
-def write(paths: StudyPaths, submission: Submission):
-    """Write or replace a submission's record."""
-    write_text(_place(paths, submission), _text(submission))
-
-
-def write_first(paths: StudyPaths, submission: Submission):
-    """Write a submission's record unless another process has."""
+def write(paths: StudyPaths, submission: Submission, first: bool = False):
+    """Write or replace a submission's record. `first`: write it unless another process has."""
+    at = folder(paths, submission.token)
+    make_directory(at)
     try:
-        write_once(_place(paths, submission), _text(submission))
+        (write_once if first else write_text)(at / "submission.json", json.dumps(asdict(submission), indent=1) + "\n")
     except FileExistsError:
         pass
 
@@ -59,16 +56,6 @@ def write_first(paths: StudyPaths, submission: Submission):
 def read_all(paths: StudyPaths) -> list[Submission]:
     """All submissions of a study, oldest first."""
     return sorted((_read(path) for path in paths.jobs.glob("*/submission.json")), key=lambda s: s.unix)
-
-
-def _place(paths: StudyPaths, submission: Submission) -> Path:
-    at = folder(paths, submission.token)
-    make_directory(at)
-    return at / "submission.json"
-
-
-def _text(submission: Submission) -> str:
-    return json.dumps(asdict(submission), indent=1) + "\n"
 
 
 def _read(path: Path) -> Submission:
