@@ -111,8 +111,7 @@ def folder_to_disk(folder: Path):
 
 
 def read_mapping(path: Path, kinds: dict | None = None) -> dict:
-    """The mapping in a JSON file; empty where the file is missing or damaged, or a key is not of its type in
-    `kinds`."""
+    """The mapping in a JSON file; empty where that is missing or damaged, or a value is not of its type in `kinds`."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):  # ValueError: not JSON, or not even UTF-8

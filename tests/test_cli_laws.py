@@ -149,7 +149,7 @@ GOOD = "1e6,1e8,6e14,3.1\n2e6,5e7,6e14,3.0\n"
     ("", "is empty"),
     (BARE, "no rows"),
     (GOOD, "numbers where the header is expected"),
-    (BARE + GOOD + "4e6,2e7,6e14,nan\n", "row 4, column loss: nan is not finite; mend it or exclude run 'row-3'"),
+    (BARE + GOOD + "4e6,2e7,6e14,nan\n", "row 4, column loss: nan is not finite; fix it or exclude run 'row-3'"),
     (BARE + GOOD + "0,2e7,6e14,3\n", "row 4, column n_params: 0 is not positive"),
     (BARE + GOOD + "4e6,-2e7,6e14,3\n", "row 4, column n_tokens: -2e+07 is not positive"),
     (BARE + GOOD + "4e6,2e7,inf,3\n", "row 4, column budget_flops: inf is not finite"),
@@ -269,7 +269,7 @@ def test_compare_of_two_metrics(runs, tmp_path, call):
     assert (
         status == 0 and found["law"] is None and found["difference"]["mean"]["value"] == pytest.approx(0.05, rel=1e-6)
     )
-    assert "no change of this offset with C is seen" in call("compare", runs, "--against", "loss_ood")[1]
+    assert "no change of this gap with C is seen" in call("compare", runs, "--against", "loss_ood")[1]
     assert "there is no column 'loss_od'" in call("compare", runs, "--against", "loss_od")[1]
     assert "name one table" in call("compare", runs, runs, "--against", "loss_ood")[1]
     short = tmp_path / "short.csv"

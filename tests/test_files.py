@@ -4,12 +4,14 @@ import errno
 import os
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 
 import pytest
 
 from ditscale import files
 from ditscale.errors import UserError, command
 from ditscale.files import write_bytes, write_once
+from ditscale.laws import seal
 
 # What systems answer where a file system has no hard links, or no further one for this file.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)
@@ -131,3 +133,29 @@ def test_commands_paste(tmp_path):
     said = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
     assert said.stdout == f"{directory} --job\n"
     assert command("launch", "study") == "`ditscale launch study`"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `seal` needs of a forecast."""
+
+    inputs: dict
+    created: str | None = None
+    sha256: str | None = None
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+@pytest.mark.parametrize("methods", [(), (errno.EPERM,), (errno.EPERM, "rename")])
+def test_a_seal_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, methods):
+    """Somebody writes it between the look and the writing; also where there are no hard links."""
+    path, other = tmp_path / "forecast.json", b'{"sealed": "by somebody else"}\n'
+    path.write_bytes(other)
+    without(monkeypatch, *methods)
+    monkeypatch.setattr(type(path), "exists", lambda _: False)
+    with pytest.raises(UserError, match="written by someone else meanwhile; it is never overwritten"):
+        seal(path, Made({"measured_probes": []}))
+    assert path.read_bytes() == other and os.listdir(tmp_path) == ["forecast.json"]
+    seal(tmp_path / "another.json", Made({"measured_probes": []}))
+    assert len(os.listdir(tmp_path)) == 2

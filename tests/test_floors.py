@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "ditscale"
 # From the ground up. A room may import from rooms that stand before it, and from no other.
 ROOMS = [
-    "errors", "logs", "units", "files", "naming", "process", "config", "flops", "slurm_client",
+    "errors", "logs", "units", "files", "naming", "quantities", "process", "config", "flops", "slurm_client",
     "plan", "rundir",
     "collect", "laws",
     "data", "model", "diffusion", "distributed",
@@ -21,8 +21,8 @@ ROOMS = [
 ]  # fmt: skip
 # The folders of laws/ likewise; its own files are read as folders of one file.
 LAWS = [
-    "table", "read", "findings", "estimates", "text", "synthetic", "minima", "surface", "delta", "checks",
-    "learning_rate", "frontier", "sealed", "summary", "fit", "compare", "__init__",
+    "result", "table", "read", "findings", "estimates", "text", "notebook", "synthetic", "minima", "surface", "delta",
+    "checks", "learning_rate", "frontier", "sealed", "laws", "fit", "compare", "__init__",
 ]  # fmt: skip
 WITHOUT_TORCH = ROOMS[: ROOMS.index("data")]
 WITHOUT_LAUNCHERS = ROOMS[: ROOMS.index("launch")]

@@ -37,13 +37,13 @@ def slices(figure, table, truth) -> None:
     """The runs, their parabolas with minima, and what the surface leaves over."""
     laws = fit(table)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    for p, colour in zip(laws.approach2.slices, sequence(len(laws.approach2.slices)), strict=True):
+    for p, colour in zip(laws.fits.approach2.slices, sequence(len(laws.fits.approach2.slices)), strict=True):
         n = table.n_params[p.rows]
         grid = np.geomspace(n.min(), n.max(), 100)
         left.plot(n, table.loss[p.rows], "o", ms=4, color=colour)
         left.plot(grid, p.loss + p.curvature * np.log(grid / p.n_params) ** 2, color=colour, lw=1.2)
         left.plot(p.n_params, p.loss, "D", ms=6, mfc="white", mec=INK, mew=1.3)
-        right.plot(n, 100 * np.expm1(laws.approach3.surface.residuals[p.rows]), "o", ms=4, color=colour)
+        right.plot(n, 100 * np.expm1(laws.fits.approach3.surface.residuals[p.rows]), "o", ms=4, color=colour)
     left.set(xscale="log", xlabel="N", ylabel="loss", title="Slices and their minima")
     right.axhline(0, color=MUTED, lw=0.8)
     right.set(xscale="log", xlabel="N", ylabel="%", title="Off the surface")
@@ -54,15 +54,16 @@ def extrapolation(figure, table, truth) -> None:
     laws = fit(table)
     budgets = np.geomspace(5e16, 2 * PAPER_TARGET, 60)
     for axes, name, column in zip(figure.subplots(1, 2), ("N*", "L*"), ("n_params", "loss"), strict=True):
-        for approach, colour, label in ((laws.approach2, MUTED, "approach 2"), (laws.approach3, ACCENT, "approach 3")):
+        both = ((laws.fits.approach2, MUTED, "approach 2"), (laws.fits.approach3, ACCENT, "approach 3"))
+        for approach, colour, label in both:
             at = [approach.predict(c)[column] for c in budgets]
             axes.plot(budgets, [e.value for e in at], color=colour, label=label)
             axes.fill_between(budgets, [e.low for e in at], [e.high for e in at], color=colour, alpha=0.2, lw=0)
         if name == "L*":
-            axes.plot(budgets, laws.approach2.loss.at(budgets), ":", color=MUTED, label="pure power law")
+            axes.plot(budgets, laws.fits.approach2.loss.at(budgets), ":", color=MUTED, label="pure power law")
         axes.plot(budgets, truth.optimum(budgets)[0 if name == "N*" else 2], "--", color=INK, lw=1, label="truth")
-        minima = [getattr(p, column) for p in laws.approach2.accepted]
-        axes.plot(laws.approach2.budgets, minima, "D", ms=5, mfc="white", mec=INK)
+        minima = [getattr(p, column) for p in laws.fits.approach2.accepted]
+        axes.plot(laws.fits.approach2.budgets, minima, "D", ms=5, mfc="white", mec=INK)
         scale = "log" if name == "N*" else "linear"
         axes.set(xscale="log", yscale=scale, xlabel="C (FLOPs)", title=f"{name}(C)")
         axes.legend(frameon=False)
@@ -85,8 +86,8 @@ def bias(figure) -> None:
                 table, truth = synthetic_study(replace(CASES[case], **{key: float(value)}), noise=0)
                 laws = fit(table, bootstrap=0)
                 n_star = truth.optimum(6e18)[0]
-                off["approach 2"].append(laws.approach2.slices[-1].n_params / n_star - 1)
-                off["approach 3"].append(laws.approach3.predict(6e18)["n_params"].value / n_star - 1)
+                off["approach 2"].append(laws.fits.approach2.slices[-1].n_params / n_star - 1)
+                off["approach 3"].append(laws.fits.approach3.predict(6e18)["n_params"].value / n_star - 1)
             axes.plot(values, 100 * np.array(off["approach 2"]), "o-", ms=3, color=colour, label=f"{case}, approach 2")
             axes.plot(values, 100 * np.array(off["approach 3"]), "--", color=colour, label=f"{case}, approach 3")
     left.set(xscale="log", xlabel="half-width of the grid", ylabel="N* off by, %", title="Wide grids")

@@ -2,22 +2,25 @@
 
 study.h5 (attributes: `layout` = 1, `study` = text of study.yaml, and in words what laws must say of their runs:
 `design`, `recipe`, `seeds`, `version`, `n_params`, `n_tokens`, `budget_flops` (how each is counted), `data`,
-`evaluation` and, of a column other than a loss of the EMA weights, `evaluation_<column>`; of a rehearsal `rehearsal`,
-and in study.csv a line `# rehearsal:`):
-    points/<column>      one entry a run, columns as below; what was evaluated has its `unit` as an attribute
+`evaluation` and, of a column other than a loss of the EMA weights, `evaluation_<column>`; of a rehearsal `rehearsal`):
+    points/<column>      one entry a run, columns as below; a metric's has the fields of `ColumnInfo` as attributes
     excluded/run_id, excluded/reason
     curves/<run_id>      training curve, at most 500 rows: images, loss, loss_ema
     noise_levels/borders [L + 1] timesteps t between levels of noise, each with as many of the validation's triples;
     noise_levels/loss    [runs, L] validation loss between them; neither in a rehearsal
     covariance           [runs, runs] covariance of the validation losses' Monte-Carlo errors (the triples are shared)
+
+study.csv has lines `# rehearsal: ...` and `# column NAME: metric=..., dataset=..., variant=..., quantity=...` above its
+header.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -29,18 +32,20 @@ from ..files import write_bytes, write_text
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import Run, read_run
 from ..plan.study import gone, read_study
-from ..rundir.evaluation import read_results
+from ..quantities import ColumnInfo
+from ..rundir.evaluation import Result, read_results
 from ..rundir.record import Damaged, open_record, read_attempts, read_steps, read_validation, skipped_note
 from ..rundir.strata import covariance, losses_of_levels, noise_levels
-from .columns import Column, evaluated
+from .columns import evaluated
 
-# name in the table, and where it comes from
+# Columns of every study, in the table's order.
 COLUMNS = (
     "run_id", "role", "budget_flops", "achieved_flops", "n_params", "n_params_matmul", "n_params_total", "n_tokens",
     "n_images", "tokens_per_image", "width", "depth", "seed", "lr", "batch_size", "loss", "loss_se", "raw_loss",
     "train_loss", "train_s", "attempts",
 )  # fmt: skip
 CURVE_ROWS = 500
+LOSSES = ("loss", "raw_loss", "train_loss")  # Those of them that are metrics, beside the standard error of `loss`.
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,19 @@ class Collected:
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
 
+class _Record(NamedTuple):
+    """What one finished run gives the table. triples: the losses of its validation's triples; skipped: what to say of
+    steps that it skipped."""
+
+    run: Run
+    row: dict[str, Any]
+    info: dict[str, ColumnInfo]
+    curve: np.ndarray
+    triples: np.ndarray
+    results: list[Result]
+    skipped: str
+
+
 def collect(root: Path | str) -> Collected:
     """Read every run's record and write study.h5 and study.csv, each whole or not at all.
 
@@ -73,47 +91,41 @@ def collect(root: Path | str) -> Collected:
         settings = "" if paths.study.exists() else " study=mini"
         raise UserError(f"{root}: holds no runs; `ditscale plan {root}{settings}` plans them")
     study = read_study(root) if paths.study.exists() else None
-    mark = _mark(study)
-    rows, curves, samples, excluded, results, own, timesteps = [], {}, [], [], [], "", ""
-    validation, skips = study and study.validation, []
+    mark, validation = _mark(study), study and study.validation
+    found: list[_Record] = []
+    excluded = []
     for at in run_dirs:
         try:
             run = read_run(at.run)
-            row, curve, triples, skipped = _read(at, run, mark)
-            validation = validation or run.validation  # without a study, the first run's
-            _check_triples(run.validation, validation, len(triples), len(samples[0]) if samples else len(triples))
-            measured = read_results(at.evaluation)
+            record = _read(at, run, mark)
+            validation = validation or run.validation  # Without a study, the first run's.
+            _check_triples(run.validation, validation, len(record.triples), len((found or [record])[0].triples))
         except _LeftOut as reason:
             excluded.append((at.name, f"{'learning-rate sweep: ' if run.role == 'rate' else ''}{reason}"))
         except UserError as error:
             excluded.append((at.name, str(error)))
         else:
-            rows.append(row)
-            curves[run.run_id] = curve
-            samples.append(triples)
-            skips += [f"{run.run_id}: {skipped}"] if skipped else []
-            own, timesteps = run.data.name, run.recipe.timesteps
-            of_record = [own, *(name.removeprefix("loss_") for name in row if name.startswith("loss_"))]
-            results.append([r for r in measured if not (r.metric == "val_loss" and r.dataset in of_record)])
-    further, columns, notes = evaluated(own, results, study, [row["role"] for row in rows])
-    rows = [row | more for row, more in zip(rows, further, strict=True)]
-    order = sorted(
-        range(len(rows)), key=lambda i: (rows[i]["role"], rows[i]["budget_flops"], rows[i]["n_params"], rows[i]["seed"])
-    )
-    rows = [rows[i] for i in order]
-    samples = np.stack([samples[i] for i in order]) if order else np.zeros((0, 0))
-    _write_h5(paths, study, rows, columns, excluded, curves, samples, timesteps)
-    write_text(paths.csv, (f"# rehearsal: {mark}\n" if mark else "") + _csv(rows))
-    missed = gone(paths, [at.name for at in run_dirs])
-    return Collected(tuple(rows), tuple(excluded), mark, tuple(filter(None, [missed, *notes, *skips])))
+            found.append(record)
+    found.sort(key=lambda r: (r.run.role, r.run.budget_flops, r.run.n_params, r.run.seed))
+    own = found[0].run.data.name if found else ""
+    more = evaluated(own, [r.results for r in found], study, [r.run.role for r in found])
+    rows = [r.row | further for r, further in zip(found, more.rows, strict=True)]
+    info = {name: i for r in found for name, i in r.info.items()} | more.columns
+    words = (provenance(study) | {f"evaluation_{name}": how for name, how in more.how.items()}) if study else {}
+    text = paths.study.read_text() if study else ""
+    write_bytes(paths.table, _h5({"layout": 1, "study": text} | words, mark, found, rows, info, excluded))
+    write_text(paths.csv, _csv(rows, info, mark))
+    notes = [gone(paths, [at.name for at in run_dirs]), *more.notes]
+    notes += [f"{r.run.run_id}: {r.skipped}" for r in found if r.skipped]
+    return Collected(tuple(rows), tuple(excluded), mark, tuple(filter(None, notes)))
 
 
 class _LeftOut(Exception):
     pass
 
 
-def _mark(made: Study | Run | None) -> str:
-    return str(made.rehearsal) if made and made.rehearsal else ""
+def _mark(of: Study | Run | None) -> str:
+    return str(of.rehearsal) if of and of.rehearsal else ""
 
 
 def _check_triples(here: Validation, there: Validation, n: int, n_others: int):
@@ -129,9 +141,8 @@ def _check_triples(here: Validation, there: Validation, n: int, n_others: int):
         raise _LeftOut(f"it was measured on other validation triples than the study's ({', '.join(unlike)})")
 
 
-def _read(at: RunPaths, run: Run, mark: str) -> tuple[dict, np.ndarray, np.ndarray, str]:
-    """One run's row, curve and per-triple losses, and what to say of steps that it skipped. Rehearsed and trained runs
-    never share a table: `mark` is the study's."""
+def _read(at: RunPaths, run: Run, mark: str) -> _Record:
+    """One run's record. Rehearsed and trained runs never share a table: `mark` is the study's."""
     if _mark(run) != mark:
         raise _LeftOut("the study is a rehearsal and the run is not" if mark else "was planned for a rehearsal")
     if not at.metrics.exists():
@@ -142,15 +153,15 @@ def _read(at: RunPaths, run: Run, mark: str) -> tuple[dict, np.ndarray, np.ndarr
         state = file["state"][()].decode()
         steps, validation, attempts = read_steps(file), read_validation(file), read_attempts(file)
         triples = file["samples"][0]
+    reached = int(steps["images"].max(initial=0))
     if state == "diverged":
-        raise _LeftOut(f"diverged after {int(steps['images'].max(initial=0))} images")
+        raise _LeftOut(f"diverged after {reached} images")
     if state != "finished":
-        reached = int(steps["images"].max(initial=0))
         raise _LeftOut(f"{state}: {reached} of {run.n_images} images ({reached / run.n_images:.0%})")
     if not len(validation) or not np.isfinite(validation["loss"]).all() or validation["loss"].min() <= 0:
         raise Damaged(f"{at.metrics}: finished but without a validation loss; move it away and run again")
-    row = {name: getattr(run, name) for name in COLUMNS if hasattr(run, name)}
-    row |= {
+    own = run.data.name
+    row = {name: getattr(run, name) for name in COLUMNS if hasattr(run, name)} | {
         "batch_size": run.recipe.batch_size,
         "loss": float(validation["loss"][0]),
         "loss_se": float(validation["loss_se"][0]),
@@ -159,55 +170,48 @@ def _read(at: RunPaths, run: Run, mark: str) -> tuple[dict, np.ndarray, np.ndarr
         "train_s": float(steps["elapsed_s"][-1]),
         "attempts": len(attempts),
     }
-    for extra in validation[1:]:
-        row[f"loss_{extra['dataset'].decode()}"] = float(extra["loss"])
+    info = {name: ColumnInfo(name, own) for name in LOSSES} | {"loss_se": ColumnInfo("loss", own, quantity="se")}
+    for other in validation[1:]:
+        column = ColumnInfo("loss", other["dataset"].decode())
+        row[column.name(own)], info[column.name(own)] = float(other["loss"]), column
+    of_record = {i.dataset for i in info.values()}
+    results = [r for r in read_results(at.evaluation) if not (r.metric == "val_loss" and r.dataset in of_record)]
     every = max(1, -(-len(steps) // CURVE_ROWS))
     curve = steps[every - 1 :: every][["images", "loss", "loss_ema"]]
-    # counted in the rows, which hold no step twice, whoever trained it
+    # Counted in the rows, which hold no step twice, whoever trained it.
     skipped = skipped_note(int(np.count_nonzero(~np.isfinite(steps["grad_norm"]))), len(steps))
-    return row, curve, triples, skipped
+    return _Record(run, row, info, curve, triples, results, skipped)
 
 
-def _write_h5(
-    paths: StudyPaths,
-    study: Study | None,
-    rows: list[dict],
-    columns: dict[str, Column],
-    excluded: list,
-    curves: dict,
-    samples: np.ndarray,
-    timesteps: str,
-):
-    text = h5py.string_dtype()
-    memory = io.BytesIO()  # built in memory, then written whole: a reader never sees half a table
+def _h5(
+    attributes: dict[str, Any],
+    mark: str,
+    found: list[_Record],
+    rows: list[dict[str, Any]],
+    info: dict[str, ColumnInfo],
+    excluded: list[tuple[str, str]],
+) -> bytes:
+    """The content of study.h5. It is built in memory, then written whole: a reader never sees half a table."""
+    text, memory = h5py.string_dtype(), io.BytesIO()
     with h5py.File(memory, "w") as file:
-        file.attrs["layout"] = 1
-        file.attrs["study"] = paths.study.read_text() if study else ""
-        if study:
-            file.attrs.update(
-                provenance(study) | {f"evaluation_{name}": column.how for name, column in columns.items()}
-            )
-            if study.rehearsal:
-                file.attrs["rehearsal"] = _mark(study)
+        file.attrs.update(attributes | ({"rehearsal": mark} if mark else {}))
         points = file.create_group("points")
         for name in _columns(rows):
             values = [row.get(name, np.nan) for row in rows]
             column = points.create_dataset(name, data=values, dtype=text if name in ("run_id", "role") else None)
-            if name in columns:
-                column.attrs["unit"] = columns[name].unit
+            column.attrs.update(asdict(info[name]) if name in info else {})
         out = file.create_group("excluded")
         out.create_dataset("run_id", data=[r for r, _ in excluded], dtype=text)
         out.create_dataset("reason", data=[r for _, r in excluded], dtype=text)
-        for run_id, curve in curves.items():
-            file.create_dataset(f"curves/{run_id}", data=curve)
-        file["covariance"] = covariance(samples)
-        if rows and not _mark(study):
-            borders = noise_levels(samples.shape[1], timesteps)
-            file["noise_levels/borders"], file["noise_levels/loss"] = (
-                borders,
-                losses_of_levels(samples, len(borders) - 1),
-            )
-    write_bytes(paths.table, memory.getvalue())
+        for record in found:
+            file.create_dataset(f"curves/{record.run.run_id}", data=record.curve)
+        triples = np.stack([r.triples for r in found]) if found else np.zeros((0, 0))
+        file["covariance"] = covariance(triples)
+        if found and not mark:
+            borders = noise_levels(triples.shape[1], found[-1].run.recipe.timesteps)
+            file["noise_levels/borders"] = borders
+            file["noise_levels/loss"] = losses_of_levels(triples, len(borders) - 1)
+    return memory.getvalue()
 
 
 def provenance(study: Study) -> dict[str, str]:
@@ -237,10 +241,9 @@ def provenance(study: Study) -> dict[str, str]:
             "blocks": "weights of the transformer blocks only",
         }[study.params],
         "n_tokens": "tokens that pass the blocks, all images seen (a repeated image counts each time)",
-        "budget_flops": {
-            "exact": "every matrix product of forward and backward, attention included",
-            "6nd": "6 N D",
-        }[study.flops],
+        "budget_flops": {"exact": "every matrix product of forward and backward, attention included", "6nd": "6 N D"}[
+            study.flops
+        ],
         "data": f"{data.name}: {data.path or data.source}, "
         f"{data.channels} x {data.resolution} x {data.resolution}, seed {data.seed}",
         "evaluation": f"{triples} EMA weights",
@@ -249,13 +252,15 @@ def provenance(study: Study) -> dict[str, str]:
     }
 
 
-def _columns(rows: list[dict]) -> list[str]:
-    extra = sorted({name for row in rows for name in row} - set(COLUMNS))
-    return [*COLUMNS, *extra]
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    further = sorted({name for row in rows for name in row} - set(COLUMNS))
+    return [*COLUMNS, *further]
 
 
-def _csv(rows: list[dict]) -> str:
+def _csv(rows: list[dict[str, Any]], info: dict[str, ColumnInfo], mark: str) -> str:
     out = io.StringIO()
+    out.write(f"# rehearsal: {mark}\n" if mark else "")
+    out.writelines(f"# column {name}: {column.words()}\n" for name, column in info.items())
     writer = csv.DictWriter(out, _columns(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

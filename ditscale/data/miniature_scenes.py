@@ -5,7 +5,7 @@ and place of each, and the ground. It does not name an icon's fill (striped, dot
 exact place and light: a model can only infer these from the noisy image. Telling 256 icons of unequal frequency (Zipf's
 law) apart takes size, and having seen the rare ones takes training. A scaling law needs a task that keeps rewarding
 both ("The quantization model of neural scaling", Michaud et al., 2023). Two icons rather than one make the loss a
-smoother function of size and training (docs/miniature.md).
+smoother function of size and training (docs/measured/miniature.md).
 
 `scenes-ood` has the same words and grammar with another distribution: other icons are frequent, shades vary more,
 light is stronger, icons are larger and further off their place.

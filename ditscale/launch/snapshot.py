@@ -30,8 +30,7 @@ PRIVATE_KEY = re.compile(rb"^-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----", re.M)  # 
 
 def snapshot(code: Path) -> Path:
     """Copy the package into `code`, unless this very copy is there; returns the directory to import from. Raises
-    UserError where the package seems to contain a secret or is too large, or the copy cannot be written or has been
-    changed."""
+    UserError where the package may contain a secret or is too large, or the copy cannot be written or was changed."""
     content = _content()
     digest = _digest(content)
     target, staging = code / digest, code / f".{digest}.{os.getpid()}"

@@ -72,9 +72,8 @@ def follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
 
 
 def _is_running(paths: StudyPaths, done: set[str]) -> bool | None:
-    """Whether a job is running or ending, without those of runs that are `done`; None when squeue gives no answer.
-    Pending jobs are ignored here. A controller that was killed may hold the job of a finished run, or list it as
-    running."""
+    """Whether a job is running or ending, other than of runs that are `done`; None when squeue gives no answer. Pending
+    jobs are ignored here. A controller that was killed may list the job of a finished run as held or running."""
     live = jobs_of(paths)
     if live is None:
         return None

@@ -11,15 +11,15 @@ against a fit; sealed/ forecasts and judges.
 """
 
 from .checks.backtest import Backtest
-from .checks.checklist import checklist
 from .compare import Comparison, Criterion, Pair, compare
 from .estimates import Estimate
 from .findings import CODES, Finding
-from .fit import Laws, fit
-from .frontier.gap import Offset, fit_offset
-from .frontier.trend import Along, fit_along
-from .learning_rate.law import BestRate, RateLaw, Trial, fit_rates
-from .learning_rate.trials import read_trials
+from .fit import fit
+from .frontier.gap import Gap, fit_gap
+from .frontier.trend import Trend, fit_trend
+from .laws import Laws, read_laws
+from .learning_rate.law import BestRate, RateLaw, fit_rates, read_rates
+from .learning_rate.trials import Trial, read_trials
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.metric_law import MetricLaw, metric_law
 from .minima.parabola import Parabola, fit_parabola
@@ -27,16 +27,16 @@ from .minima.powerlaw import FloorLaw, PowerLaw, floor_law, power_law
 from .read import read_table
 from .sealed.forecast import Forecast, forecast
 from .sealed.seal import load_forecast, seal
-from .sealed.verdict import Verdict, verdict
+from .sealed.verdict import Verdict, read_verdict, verdict
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.fit_surface import fit_surface
-from .surface.surface import ExtraTerm, Surface
+from .surface.surface import Surface
 from .table import Table
 
 __all__ = [
-    "Along", "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate",
-    "ExtraTerm", "Finding", "FloorLaw", "Forecast", "Laws", "MetricLaw", "Offset", "Pair", "Parabola",
-    "PowerLaw", "RateLaw", "Surface", "Table", "Trial", "Verdict", "checklist", "compare", "fit",
-    "fit_along", "fit_approach2", "fit_approach3", "fit_offset", "fit_parabola", "fit_rates", "fit_surface",
-    "floor_law", "forecast", "load_forecast", "metric_law", "power_law", "read_table", "read_trials", "seal", "verdict",
+    "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate",
+    "Finding", "FloorLaw", "Forecast", "Gap", "Laws", "MetricLaw", "Pair", "Parabola", "PowerLaw", "RateLaw",
+    "Surface", "Table", "Trend", "Trial", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap",
+    "fit_parabola", "fit_rates", "fit_surface", "fit_trend", "floor_law", "forecast", "load_forecast", "metric_law",
+    "power_law", "read_laws", "read_rates", "read_table", "read_trials", "read_verdict", "seal", "verdict",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import one_of
+from .result import Result
 
 LEVEL = 0.95
 # Fewer runs than this in the typical (median) slice: residual scheme.
@@ -28,23 +29,33 @@ INTERVALS = ("percentile", "bca")
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Result):
     """A number with its 95 % interval; low and high are None where none could be given."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
-    def to_dict(self) -> dict:
-        return {"value": self.value, "low": self.low, "high": self.high}
-
     def covers(self, x: float) -> bool:
         """Whether x lies inside; an end that is None bounds nothing on its side."""
         return (self.low is None or self.low <= x) and (self.high is None or x <= self.high)
 
     def exp(self) -> Estimate:
-        """Of exp(x), from this of x; both ends must be there."""
-        return Estimate(*(math.exp(v) for v in (self.value, self.low, self.high)))
+        """Of exp(x), from this of x."""
+        low, high = (None if end is None else math.exp(end) for end in (self.low, self.high))
+        return Estimate(math.exp(self.value), low, high)
+
+
+@dataclass(frozen=True)
+class Bootstrap(Result):
+    """How intervals were drawn: replicates (0: none), seed, interval ("percentile" or "bca"), and of each approach the
+    resampling (of `RESAMPLE`, or "none")."""
+
+    replicates: int
+    seed: int
+    interval: str
+    approach2: str
+    approach3: str
 
 
 def estimate(value: float, draws=None, left_out=None) -> Estimate:
@@ -131,6 +142,13 @@ def t_quantile(p: float, dof: float) -> float:
     from scipy.special import stdtrit  # 0.2 s to import, so only where it is needed
 
     return float(stdtrit(dof, p))
+
+
+def t_tail(value: float, dof: float) -> float:
+    """P(T >= value) for Student's t."""
+    from scipy.special import stdtr
+
+    return float(stdtr(dof, -value))
 
 
 def f_tail(value: float, dof1: float, dof2: float) -> float:

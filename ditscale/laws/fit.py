@@ -2,241 +2,180 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from ..errors import UserError, one_of
 from ..units import compact, number
 from .checks.backtest import Backtest, backtest
-from .checks.checklist import checklist
+from .checks.checklist import Item, checklist
 from .checks.form import check_lines, check_surface
 from .checks.grid import Bias, check_bias, check_drift, parabola_bias
 from .checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
 from .delta import slice_intervals, surface_intervals
-from .estimates import INTERVALS, RESAMPLE, Estimate
-from .findings import Finding
+from .estimates import INTERVALS, RESAMPLE, Bootstrap
+from .findings import Finding, finding
+from .laws import Bands, Delta, Fits, Laws, LossWithFloor, Optima, Optimum, PowerLaws, SurfaceLaw
 from .minima.approach2 import Approach2, fit_approach2
+from .minima.parabola import Response, Slice
+from .read import Source, read_table
 from .surface.approach3 import Approach3, fit_approach3
-from .surface.surface import Surface
-from .table import Table
+from .surface.surface import N_PARAMETERS, Surface
+from .table import Exclusion, Table
 
-LAYOUT = 1
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
-RESPONSE = {"huber": "raw", "ls": "raw", "ls_log": "log"}
-
-
-@dataclass(frozen=True)
-class Laws:
-    """All that one table supports. `approach2` and `approach3` carry their own status; `predictions` is keyed by the
-    targets as typed; `table` is the rows that were fitted (probes and exclusions left out).
-
-    backtests: every held-out budget, the largest first held out alone, then with its neighbours. bias: of parabolas on
-    this grid, None where it could not be computed. interval: "percentile" or "bca".
-    """
-
-    table: Table
-    objective: str
-    bootstrap: int
-    seed: int
-    interval: str
-    approach2: Approach2
-    approach3: Approach3
-    predictions: dict[str, dict[str, dict[str, Estimate] | None]]
-    backtests: tuple[Backtest, ...]
-    bias: Bias | None
-    findings: tuple[Finding, ...]
-
-    @property
-    def given(self) -> bool:
-        """Whether anything could be given at all; the command exits with 3 otherwise."""
-        return self.approach2.ok or self.approach3.ok
-
-    @property
-    def backtest(self) -> Backtest | None:
-        """The largest budget held out alone, or None where that was not possible."""
-        return next((b for b in self.backtests if b.held_out == 1), None)
-
-    def approach2_coefficients(self) -> dict[str, Estimate | None] | None:
-        """The six numbers of N* = k C^a, D* = k C^b, L* = k C^c, or None when refused."""
-        return self.approach2.coefficients()
-
-    def loss_with_floor(self) -> dict[str, Estimate] | None:
-        """E, coefficient, exponent of L* = E + k C^a through the minima, or None when refused."""
-        return self.approach2.floor_coefficients()
-
-    @cached_property
-    def n_ranges(self) -> dict[str, tuple[Estimate, Estimate]]:
-        """{target: both ends of the range of N whose loss there is within 0.1 % of the optimum's} by the surface."""
-        return {t: self.approach3.n_range(float(t)) for t in self.predictions} if self.approach3.ok else {}
-
-    @cached_property
-    def delta(self) -> dict:
-        """Delta-method intervals beside the bootstrap's: {approach: {coefficient}}, and by target; None when
-        refused.
-        """
-        targets = {t: float(t) for t in self.predictions}
-        out = {"approach2": None, "approach3": None, "predictions": {t: {} for t in targets}}
-        for name, part, make in (
-            ("approach2", self.approach2, lambda t: slice_intervals(self.approach2, t)),
-            ("approach3", self.approach3, lambda t: surface_intervals(self.approach3, self.table, t)),
-        ):
-            out[name], at = make(tuple(targets.values())) if part.ok else (None, {})
-            for typed, budget in targets.items():
-                out["predictions"][typed][name] = at.get(budget)
-        return out
-
-    def bands(self) -> dict | None:
-        """The laws through the minima, as a figure draws them; None when refused.
-
-        budget_flops runs from half the smallest budget to twice the largest budget or target; n_params, n_tokens and
-        loss hold one interval for each.
-        """
-        if not self.approach2.ok:
-            return None
-        ends = [budget for budget, _ in self.table.slices()] + [float(t) for t in self.predictions]
-        grid = np.geomspace(min(ends) / 2, 2 * max(ends), 41)
-        at = [self.approach2.predict(budget) for budget in grid]
-        names = ("n_params", "n_tokens", "loss")
-        return {"budget_flops": grid.tolist()} | {name: [p[name].to_dict() for p in at] for name in names}
-
-    def to_dict(self) -> dict:
-        """The JSON object of `ditscale fit --json` (layout 1). Intervals are 95 %; a refused part is None."""
-        two, three = self.approach2, self.approach3
-        return _plain({
-            "layout": LAYOUT,
-            "n_runs": len(self.table),
-            "budgets": [budget for budget, _ in self.table.slices()],
-            "approach2": two.coefficients(),
-            "approach3": three.coefficients() if three.ok else None,
-            "predictions": self.predictions,
-            "findings": self.findings,
-            "loss_law": two.loss_law,
-            "loss_with_floor": self.loss_with_floor(),
-            "bands": self.bands(),
-            "slices": [self._slice(p) for p in two.slices],
-            "n_params_within_0.1_percent": self.n_ranges,
-            "delta": self.delta,
-            "bias": self.bias,
-            "backtests": self.backtests,
-            "checklist": checklist(self),
-            "exclusions": [{"run_id": r, "reason": why} for r, why in self.table.exclusions],
-            "metric": self.table.metric,
-            "objective": self.objective,
-            "kappa": three.surface.kappa,
-            "bootstrap": {
-                "replicates": self.bootstrap,
-                "seed": self.seed,
-                "interval": self.interval,
-                "approach2": two.scheme,
-                "approach3": three.scheme,
-            },
-            "points": self.table.rows(),
-        })  # fmt: skip
-
-    def _slice(self, p) -> dict:
-        out = p.to_dict()
-        if p.ok and self.approach2.ok:
-            ends = self.approach2.n_range(self.approach2.accepted.index(p))
-            out["n_params_within_0.1_percent"] = [e.value for e in ends]
-            out["n_params_within_0.1_percent_intervals"] = [e.to_dict() for e in ends]
-        return out
-
-    def summary(self) -> str:
-        """The same as readable text."""
-        from .summary import summarise
-
-        return summarise(self)
-
-
-def _plain(part):
-    """Estimates, findings and laws as plain JSON values, however deep."""
-    if isinstance(part, dict):
-        return {k: _plain(v) for k, v in part.items()}
-    if isinstance(part, (list, tuple)):
-        return [_plain(v) for v in part]
-    return part.to_dict() if hasattr(part, "to_dict") else part
+RESPONSE: dict[str, Response] = {"huber": "raw", "ls": "raw", "ls_log": "log"}
 
 
 def fit(
-    table: Table,
-    *,
-    objective: str = "huber",
-    bootstrap: int = 1000,
-    seed: int = 0,
-    targets=(),
-    interval: str = "percentile",
-    resample: str = "auto",
-    robust: bool = False,
-    kappa: float | None = None,
-) -> Laws:
-    """Fit Approach 2 and Approach 3 to the grid runs of `table`.
+    table: Source, *, objective: str = "huber", bootstrap: int = 1000, seed: int = 0,
+    targets: float | str | Iterable[float | str] = (), interval: str = "percentile", resample: str = "auto",
+    robust: bool = False, kappa: float | None = None,
+) -> Laws:  # fmt: skip
+    """Fit Approach 2 and Approach 3 to the grid runs of `table`, whatever `read_table` reads.
 
     objective: of the surface, "huber" (summed, 1e-3, log residuals), "ls" (squares of the loss) or "ls_log" (of log
     residuals, parabolas too). bootstrap: replicates behind the 95 % intervals, 0 for none; interval: "percentile" or
-    "bca"; resample: "auto", "pairs", "stratified" or "residual" (see `uncertainty`). targets: budgets in FLOPs, numbers
-    or their text ("1.5e21"), at which predictions are wanted. robust: parabolas and laws of Approach 2 by bisquare
-    regression. kappa: C / (N D), estimated when None. Nothing is dropped silently: see `Laws.findings` and
+    "bca"; resample: "auto", "pairs", "stratified" or "residual" (see `estimates`). targets: one budget in FLOPs or
+    several, numbers or their text ("1.5e21"), at which predictions are wanted. robust: parabolas and laws of Approach 2
+    by bisquare regression. kappa: C / (N D), estimated when None. Nothing is dropped silently: see `Laws.findings` and
     `exclusions`. Raises UserError on bad arguments and on a table without grid runs; a fit that cannot be trusted is
     refused, not raised.
     """
     one_of(objective, tuple(RESPONSE), "objective")
     one_of(interval, INTERVALS, "interval")
     one_of(resample, RESAMPLE, "resample")
-    budgets = {t if isinstance(t, str) else compact_key(t): number(t, "target", above=0) for t in targets}
+    budgets = _budgets(targets)
     kappa = None if kappa is None else number(kappa, "kappa", above=0)
-    grid = table.grid()
-    findings = check_rehearsal(table)
-    if len(grid) < len(table):
-        held = tuple(str(r) for r in table.run_id[table.role == "probe"])
-        findings.append(Finding("probe_left_out", f"{len(held)} probe run(s) took no part in the fit", held))
-    if grid.exclusions:
-        text = "; ".join(f"{run} ({why})" for run, why in grid.exclusions)
-        findings.append(Finding("excluded_runs", f"excluded by name: {text}", tuple(r for r, _ in grid.exclusions)))
+    table = read_table(table)
+    grid, held = table.grid(), tuple(str(r) for r in table.run_id[table.role == "probe"])
     if not len(grid):
         raise UserError(f"{table.source or 'table'}: every run is a probe; a fit needs grid runs")
-    how = {"resample": resample, "interval": interval}
     refuse_units(grid, kappa)
-    findings += check_units(grid)
-    laws = fit_approach2(grid, RESPONSE[objective], bootstrap, seed, robust=robust, **how)
+    two = fit_approach2(grid, RESPONSE[objective], bootstrap, seed, robust=robust, resample=resample, interval=interval)
     if (grid.loss > 0).all():
-        surface = fit_approach3(grid, objective, bootstrap, seed, kappa=kappa, **how)
+        three = fit_approach3(grid, objective, bootstrap, seed, kappa=kappa, resample=resample, interval=interval)
     else:
-        surface = Approach3(_no_surface(grid, objective, kappa), None, None, "none")
-    findings += laws.findings + surface.surface.findings
-    if np.isfinite(surface.surface.residuals).all():
-        findings += find_outliers(grid, surface.surface.residuals, surface.surface.n_free)
-    findings += check_lines(laws) + check_surface(grid, surface.surface) + check_drift(grid, laws)
-    bias = parabola_bias(grid, laws, surface)
-    findings += check_bias(bias, surface, laws)
-    tests, more = backtest(grid, laws, objective, bootstrap, seed, resample=resample, kappa=kappa)
-    findings += more
-    predictions = {}
+        three = Approach3(_no_surface(grid, objective, kappa), None, None, "none")
+    surface = three.surface
+    findings = check_rehearsal(table) + _left_out(grid, held) + check_units(grid) + [*two.findings, *surface.findings]
+    if np.isfinite(surface.residuals).all():
+        findings += find_outliers(grid, surface.residuals, N_PARAMETERS)
+    bias = parabola_bias(grid, two, three)
+    findings += check_lines(two) + check_surface(grid, surface) + check_drift(grid, two) + check_bias(bias, three, two)
+    tests, more = backtest(grid, two, objective, bootstrap, seed, resample, kappa)
+    findings += more + _far(grid, budgets)
+    settings = Bootstrap(bootstrap, seed, interval, two.scheme, three.scheme)
+    items = checklist(grid, two, three, settings, tests, held)
+    return _result(Fits(grid, two, three), budgets, settings, tests, bias, findings, items)
+
+
+def _budgets(targets: Any) -> dict[str, float]:
+    """{as typed: FLOPs}; a number is written as a person would type it: 1.5e21, without the plus."""
+    several = targets if isinstance(targets, Iterable) and not isinstance(targets, str) else (targets,)
+    budgets = {}
+    for target in several:
+        budget = number(target.item() if isinstance(target, np.generic) else target, "target", above=0)
+        budgets[target if isinstance(target, str) else f"{budget:.12g}".replace("e+", "e")] = budget
+    return budgets
+
+
+def _left_out(grid: Table, held: tuple[str, ...]) -> list[Finding]:
+    findings = []
+    if held:
+        findings.append(finding("probe_left_out", f"{len(held)} probe run(s) took no part in the fit", held))
+    if grid.exclusions:
+        text = "; ".join(f"{run} ({why})" for run, why in grid.exclusions)
+        findings.append(finding("excluded_runs", f"excluded by name: {text}", [r for r, _ in grid.exclusions]))
+    return findings
+
+
+def _far(grid: Table, budgets: dict[str, float]) -> list[Finding]:
     largest = float(grid.budget_flops.max())
-    for typed, budget in budgets.items():
-        predictions[typed] = {
-            "approach2": laws.predict(budget) if laws.ok else None,
-            "approach3": surface.predict(budget) if surface.ok else None,
-        }
-        if budget > 10 * largest:
-            text = f"{typed} lies {compact(budget / largest)}x beyond the largest budget, {compact(largest)}"
-            findings.append(Finding("extrapolation", text, value=budget / largest))
+    return [
+        finding(
+            "extrapolation",
+            f"{typed} lies {compact(budget / largest)}x beyond the largest budget, {compact(largest)}",
+            value=budget / largest,
+        )
+        for typed, budget in budgets.items()
+        if budget > 10 * largest
+    ]
+
+
+def _result(
+    fits: Fits,
+    targets: dict[str, float],
+    settings: Bootstrap,
+    tests: list[Backtest],
+    bias: Bias | None,
+    findings: list[Finding],
+    items: tuple[Item, ...],
+) -> Laws:
+    """The numbers of both fits; targets {as typed: FLOPs}."""
+    table, two, three = fits
+    budgets = tuple(budget for budget, _ in table.slices())
+    floor, predicted = two.floor_coefficients(), {}
+    for typed, budget in targets.items():
+        predicted[typed] = Optima(
+            Optimum(**two.predict(budget)) if two.ok else None, Optimum(**three.predict(budget)) if three.ok else None
+        )
     return Laws(
-        grid, objective, bootstrap, seed, interval, laws, surface, predictions, tuple(tests), bias, tuple(findings)
+        n_runs=len(table),
+        budgets=budgets,
+        approach2=PowerLaws(**two.coefficients()) if two.ok else None,
+        approach3=SurfaceLaw(**three.coefficients()) if three.ok else None,
+        predictions=predicted,
+        findings=tuple(findings),
+        loss_law=two.loss_law,
+        loss_with_floor=None if floor is None else LossWithFloor(**floor),
+        bands=_bands(two, [*budgets, *targets.values()]) if two.ok else None,
+        slices=_slices(two),
+        n_ranges={typed: three.n_range(budget) for typed, budget in targets.items()} if three.ok else {},
+        delta=_delta(fits, targets),
+        bias=bias,
+        backtests=tuple(tests),
+        checklist=items,
+        exclusions=tuple(Exclusion(*pair) for pair in table.exclusions),
+        metric=table.metric,
+        objective=three.surface.objective,
+        kappa=three.surface.kappa,
+        bootstrap=settings,
+        points=table.points(),
+        fits=fits,
     )
+
+
+def _slices(two: Approach2) -> tuple[Slice, ...]:
+    place = {id(p): k for k, p in enumerate(two.accepted)} if two.ok else {}
+    return tuple(p.result(two.n_range(place[id(p)]) if id(p) in place else None) for p in two.slices)
+
+
+def _bands(two: Approach2, ends: list[float]) -> Bands:
+    grid = np.geomspace(min(ends) / 2, 2 * max(ends), 41)
+    at = [two.predict(budget) for budget in grid]
+    return Bands(tuple(grid.tolist()), *(tuple(p[n] for p in at) for n in ("n_params", "n_tokens", "loss")))
+
+
+def _delta(fits: Fits, targets: dict[str, float]) -> Delta:
+    table, two, three = fits
+    budgets = tuple(targets.values())
+    of_two, at_two = slice_intervals(two, budgets) if two.ok else (None, {})
+    of_three, at_three = surface_intervals(three, table, budgets) if three.ok else (None, {})
+    predicted = {
+        typed: Optima(*(Optimum(**at[budget]) if at else None for at in (at_two, at_three)))
+        for typed, budget in targets.items()
+    }
+    return Delta(PowerLaws(**of_two) if of_two else None, SurfaceLaw(**of_three) if of_three else None, predicted)
 
 
 def _no_surface(table: Table, objective: str, kappa: float | None) -> Surface:
     """The refused surface of a metric that is not positive, which has no log residuals."""
     text = f"{table.metric} is not positive in every run, so no surface E + A N^-alpha + B D^-beta is fitted to it"
     runs = tuple(str(r) for r in table.run_id[table.loss <= 0])
-    finding = Finding("metric_not_positive", text, runs, value=float(table.loss.min()))
+    refused = finding("metric_not_positive", text, runs, value=float(table.loss.min()))
     kappa = table.kappa() if kappa is None else kappa
     nothing = np.full(len(table), np.nan)
-    return Surface(np.full(5, np.nan), kappa, objective, np.nan, nothing, len(table), "refused", (finding,))
-
-
-def compact_key(budget) -> str:
-    """A target given as a number, as a person would type it: 1.5e21 -> '1.5e+21' without the plus."""
-    return f"{float(budget):.12g}".replace("e+", "e")
+    return Surface(np.full(N_PARAMETERS, np.nan), kappa, objective, np.nan, nothing, "refused", (refused,))

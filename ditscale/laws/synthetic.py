@@ -151,9 +151,9 @@ def synthetic_study(
     columns, truth = synthetic_columns(case, noise, seed, probe)
     if metric not in METRICS:
         raise UserError(f"metric: there is no {metric!r}{nearest(metric, METRICS)}; choose from {', '.join(METRICS)}")
-    main = [columns.pop(name) for name in ("n_params", "n_tokens", "budget_flops", metric)]
-    columns = {name: columns.get(name) for name in ("run_id", "role", "achieved_flops")}
-    return Table.of(*main, metric=metric, source="synthetic", **columns), truth
+    n, d, c, y = (columns[name] for name in ("n_params", "n_tokens", "budget_flops", metric))
+    further = {name: columns.get(name) for name in ("run_id", "role", "achieved_flops")}
+    return Table.of(n, d, c, y, metric=metric, source="synthetic", **further), truth
 
 
 def synthetic_columns(

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
+from typing import Any, Iterable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import UserError, nearest
+from ..quantities import ColumnInfo, guess
 from ..units import compact
+from .result import Result
 
 REQUIRED = ("n_params", "n_tokens", "budget_flops")
-OPTIONAL = ("n_images", "achieved_flops", "loss_se")
+OPTIONAL = ("loss_se", "n_images", "achieved_flops")
 # Budgets within this ratio are one slice: integer step counts make the achieved FLOPs of a slice differ by a few per
 # cent.
 SAME_BUDGET = 1.15
+
+
+@dataclass(frozen=True)
+class Point(Result):
+    """One row of a table."""
+
+    run_id: str
+    role: str
+    n_params: float
+    n_tokens: float
+    budget_flops: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Exclusion(Result):
+    """A run that was left out by name, and why."""
+
+    run_id: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -25,7 +48,8 @@ class Table:
     run_id: names; n_params: N; n_tokens: D; budget_flops: C, the budget each run was planned for; loss: the metric that
     is fitted (its name is `metric`); role: "grid" or "probe". Optional columns are None when the source lacks them;
     `columns` holds further ones by name. `source` is where the rows came from, `exclusions` the (run_id, reason) pairs
-    taken out by `without`, and `recorded` the (key, value) texts that came with the rows: how they were made.
+    taken out by `without`, `recorded` the (key, value) texts that came with the rows: how they were made, and `info`
+    what columns hold, as far as the source says it.
     """
 
     run_id: np.ndarray
@@ -42,31 +66,35 @@ class Table:
     exclusions: tuple[tuple[str, str], ...] = ()
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     recorded: tuple[tuple[str, str], ...] = ()
+    info: dict[str, ColumnInfo] = field(default_factory=dict)
+
+    def info_of(self, column: str) -> ColumnInfo:
+        """What a column holds, as its source says it; where it does not, as its name lets one guess."""
+        return self.info.get(column) or guess(column)
 
     @classmethod
-    def of(cls, n_params, n_tokens, budget_flops, loss, run_id=None, role=None, **more) -> Table:
+    def of(
+        cls, n_params: ArrayLike, n_tokens: ArrayLike, budget_flops: ArrayLike, loss: ArrayLike,
+        run_id: ArrayLike | None = None, role: ArrayLike | None = None, **more: Any,
+    ) -> Table:  # fmt: skip
         """A table from arrays or lists; run_id is made up (row-1, row-2, ...) and role is "grid" when not given.
 
         Raises UserError when a column is not one number a run, or columns differ in length.
         """
-        metric = more.get("metric", "loss")
-        given = dict(zip((*REQUIRED, metric), (n_params, n_tokens, budget_flops, loss), strict=True))
-        numeric = [_floats(name, values) for name, values in given.items()]
-        count = len(numeric[0])
-        run_id = np.array([f"row-{i + 1}" for i in range(count)] if run_id is None else run_id, dtype=object)
-        role = np.array(["grid"] * count if role is None else role, dtype=object)
-        for name in OPTIONAL:
-            if more.get(name) is not None:
-                more[name] = _floats(name, more[name])
+        n, d, c = map(_floats, REQUIRED, (n_params, n_tokens, budget_flops))
+        measured = _floats(more.get("metric", "loss"), loss)
+        ids = np.array([f"row-{i + 1}" for i in range(len(n))] if run_id is None else run_id, dtype=object)
+        roles = np.array(["grid"] * len(n) if role is None else role, dtype=object)
+        more |= {name: _floats(name, more[name]) for name in OPTIONAL if more.get(name) is not None}
         more["columns"] = {name: _floats(name, values) for name, values in more.get("columns", {}).items()}
-        table = cls(run_id, *numeric, role, **more)
+        table = cls(ids, n, d, c, measured, roles, **more)
         check(table)
         return table
 
     def __len__(self) -> int:
         return len(self.run_id)
 
-    def take(self, rows) -> Table:
+    def take(self, rows: Any) -> Table:
         """The rows picked by an index or mask array, in that order."""
         picked = {
             f.name: getattr(self, f.name)[rows]
@@ -75,7 +103,7 @@ class Table:
         }
         return dataclasses.replace(self, **picked, columns={n: c[rows] for n, c in self.columns.items()})
 
-    def without(self, run_ids, reason: str) -> Table:
+    def without(self, run_ids: str | Iterable[str], reason: str) -> Table:
         """The table less the named runs; each is listed, with the reason, in `exclusions` and in every result."""
         run_ids = [run_ids] if isinstance(run_ids, str) else list(run_ids)
         for name in run_ids:
@@ -85,6 +113,10 @@ class Table:
                 )
         kept = self.take(~np.isin(self.run_id, run_ids))
         return dataclasses.replace(kept, exclusions=self.exclusions + tuple((name, reason) for name in run_ids))
+
+    def without_largest(self, n: int) -> Table:
+        """The rows below the n largest budgets."""
+        return self.take(np.concatenate([rows for _, rows in self.slices()[:-n]]))
 
     @property
     def rehearsal(self) -> str:
@@ -124,22 +156,13 @@ class Table:
         spent = np.where(np.isfinite(spent) & (spent > 0), spent, self.budget_flops)
         return float(np.median(spent / (self.n_params * self.n_tokens)))
 
-    def rows(self) -> list[dict]:
-        """The rows as plain dicts (run_id, role, n_params, n_tokens, budget_flops, loss), in the table's order."""
-        names = (*REQUIRED, "loss")
-        return [
-            {"run_id": str(self.run_id[i]), "role": str(self.role[i])} | {n: float(getattr(self, n)[i]) for n in names}
-            for i in range(len(self))
-        ]
+    def points(self) -> tuple[Point, ...]:
+        """The rows one by one, in the table's order."""
+        numbers = [getattr(self, name).tolist() for name in (*REQUIRED, "loss")]
+        return tuple(map(Point, map(str, self.run_id), map(str, self.role), *numbers))
 
 
-def is_positive(metric: str) -> bool:
-    """Whether a metric is above zero by what it is, a loss or a FID, as its name says: "loss", "val_loss", "fid_coco",
-    "fid:guidance=2"."""
-    return not {"loss", "fid"}.isdisjoint(re.split("[_:]", metric.lower()))
-
-
-def check(table: Table, where=None) -> None:
+def check(table: Table, where: list[str] | None = None) -> None:
     """Raise UserError for a value no fit can use; `where` names each row. Optional columns may hold NaN.
 
     N, D and C must be positive, and so must a loss or a FID. Any other metric may have either sign, as a log-likelihood
@@ -157,23 +180,23 @@ def check(table: Table, where=None) -> None:
     for i, role in enumerate(table.role):
         if role not in ("grid", "probe"):
             raise UserError(f"{source}, {where[i]}, column role: {role!r} is not known; write grid or probe")
-    first = {}
+    first: dict[str, int] = {}
     for i, name in enumerate(table.run_id):
         if first.setdefault(name, i) != i:
             raise UserError(
                 f"{source}: run_id {name!r} appears twice ({where[first[name]]} and {where[i]}); keep one of them"
             )
     for name, column in columns.items():
-        signed = name == table.metric and not is_positive(name)
+        signed = name == table.metric and not table.info_of(name).positive
         # A probe that has not been run yet has no loss, and must not stop the fit of the grid.
         bad = ~(np.isfinite(column) & (signed | (column > 0))) & ((table.role != "probe") | (name in REQUIRED))
         if bad.any():
             i = int(np.argmax(bad))
             what = f"{column[i]:g} is not finite" if not np.isfinite(column[i]) else f"{column[i]:g} is not positive"
-            raise UserError(f"{source}, {where[i]}, column {name}: {what}; mend it or exclude run {table.run_id[i]!r}")
+            raise UserError(f"{source}, {where[i]}, column {name}: {what}; fix it or exclude run {table.run_id[i]!r}")
 
 
-def _floats(name: str, values) -> np.ndarray:
+def _floats(name: str, values: ArrayLike) -> np.ndarray:
     """A column given as an array or list, as floats (n,)."""
     try:
         column = np.asarray(values, dtype=float)
@@ -184,8 +207,7 @@ def _floats(name: str, values) -> np.ndarray:
     return column
 
 
-def describe(table: Table) -> str:
+def describe(n_runs: int, budgets: Sequence[float]) -> str:
     """'21 runs at 3 budgets (1e11 to 9e11 FLOPs)'."""
-    budgets = [budget for budget, _ in table.slices()]
-    span = f"{compact(budgets[0])} to {compact(budgets[-1])}" if len(budgets) > 1 else compact(budgets[0])
-    return f"{len(table)} runs at {len(budgets)} budget{'s' if len(budgets) > 1 else ''} ({span} FLOPs)"
+    span = " to ".join(compact(budget) for budget in dict.fromkeys((*budgets[:1], *budgets[-1:])))
+    return f"{n_runs} runs at {len(budgets)} budget{'s' if len(budgets) != 1 else ''} ({span} FLOPs)"

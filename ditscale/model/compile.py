@@ -1,7 +1,7 @@
 """Compiling a model with torch.compile, where that pays.
 
 On a GPU it always does. On a CPU an fp32 step is matrix products, and its compiled form no faster; in bf16, a 384x12
-took 0.87 to 0.93 of the time (docs/training-measured.md). Small models train for less time than they compile.
+took 0.87 to 0.93 of the time (docs/measured/training.md). Small models train for less time than they compile.
 """
 
 from functools import cache, partial

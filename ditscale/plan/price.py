@@ -3,7 +3,7 @@
 from ..config import Evaluation
 from .run import Run
 
-# Evaluations of one solve at the default tolerance: 52 on the miniature (docs/evaluation.md).
+# Evaluations of one solve at the default tolerance: 52 on the miniature (docs/measured/evaluation.md).
 LIKELIHOOD_EVALUATIONS = 60
 
 

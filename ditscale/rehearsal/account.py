@@ -176,14 +176,13 @@ def _checks(paths: StudyPaths, laws: Laws) -> list[Check]:
     study, surface = read_study(paths.root), laws.approach3
     law = study.rehearsal
     assert law is not None
-    truth = Truth(law.E, law.A, law.B, law.alpha, law.beta, surface.surface.kappa)
+    truth = Truth(law.E, law.A, law.B, law.alpha, law.beta, laws.kappa)
     n_params, _, loss = truth.optimum(study.probe_budget)
-    at_probe = laws.predictions[units.compact(study.probe_budget)]["approach3"] or {}
-    exponent = surface.coefficients()["model_exponent"] if surface.ok else None
+    at_probe = laws.predictions[units.compact(study.probe_budget)].approach3
     return [
-        _check("model exponent", truth.model_exponent, exponent if isinstance(exponent, Estimate) else None),
-        _check("N*", float(n_params), at_probe.get("n_params")),
-        _check("L*", float(loss), at_probe.get("loss")),
+        _check("model exponent", truth.model_exponent, surface.model_exponent if surface else None),
+        _check("N*", float(n_params), at_probe.n_params if at_probe else None),
+        _check("L*", float(loss), at_probe.loss if at_probe else None),
     ]
 
 

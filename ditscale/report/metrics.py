@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from ..errors import UserError
-from ..laws import Along, Offset, fit_along, fit_offset
+from ..laws import Gap, Trend, fit_gap, fit_trend
 from ..units import compact
 from .read import STANDARD_ERROR, Material
 from .style import ACCENT, MUTED, Panel, Plot, limits, log_axis, sequence
@@ -53,23 +53,23 @@ class Measured:
         }
 
     @cached_property
-    def laws(self) -> dict[str, Along]:
+    def laws(self) -> dict[str, Trend]:
         """Data set to law; without those that cannot be fitted."""
         found = {}
         for data, column in self.columns.items():
             try:
-                found[data] = fit_along(self.material.table(also=(column,)), column)
+                found[data] = fit_trend(self.material.table(also=(column,)), column)
             except UserError:
                 pass  # fewer than two slices have it
         return found
 
     @cached_property
-    def offsets(self) -> dict[str, Offset]:
+    def offsets(self) -> dict[str, Gap]:
         """Other data set to how its values lie from those of the study's own, at the metric's own optima."""
         found = {}
         for data, column in list(self.columns.items())[1:]:
             try:
-                found[data] = fit_offset(self.material.table(self.column, also=(column,)), column)
+                found[data] = fit_gap(self.material.table(self.column, also=(column,)), column)
             except UserError:
                 pass
         return found

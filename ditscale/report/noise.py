@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from ..errors import UserError
-from ..laws import Along, fit_along
+from ..laws import Trend, fit_trend
 from ..units import compact
 from .read import Material, number
 from .style import ACCENT, INK, MUTED, Panel, Plot, limits, log_axis, sequence
@@ -26,7 +26,7 @@ class ByNoise:
         return self.material.noise_levels.borders
 
     @cached_property
-    def laws(self) -> tuple[Along, ...]:
+    def laws(self) -> tuple[Trend, ...]:
         """Empty where the study has no law of the loss, or one level alone."""
         levels = self.material.noise_levels
         if levels is None or len(levels.borders) < 3:
@@ -36,7 +36,7 @@ class ByNoise:
         of_runs = np.stack([rows[run] for run in table.run_id])
         table = replace(table, columns={f"loss_{i}": column for i, column in enumerate(of_runs.T)})
         try:
-            return tuple(fit_along(table, name) for name in table.columns)
+            return tuple(fit_trend(table, name) for name in table.columns)
         except UserError:
             return ()
 

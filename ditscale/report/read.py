@@ -10,12 +10,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..collect.columns import COLUMNS
 from ..config import Study
 from ..errors import UserError
 from ..laws import Estimate, Table, load_forecast, read_table
 from ..naming import StudyPaths
 from ..plan.study import read_study
+from ..quantities import METRICS
 
 # What a report reads of the file that each verb writes.
 PARTS = {
@@ -197,10 +197,10 @@ def _unmeasured(study: Study, points: dict[str, np.ndarray]) -> list[Missing]:
     """Metrics that the study asks for and some runs lack."""
     found = []
     for metric in study.evaluation:
-        values = points.get(COLUMNS.get(metric, metric))
+        values = points.get(METRICS.get(metric, metric))
         lacking = points["run_id"] if values is None else points["run_id"][~np.isfinite(values)]
-        if metric in COLUMNS and len(lacking):
-            what = f"{COLUMNS[metric].upper()} of {len(lacking)} of {len(points['run_id'])} runs"
+        if metric in METRICS and len(lacking):
+            what = f"{METRICS[metric].upper()} of {len(lacking)} of {len(points['run_id'])} runs"
             found.append(
                 Missing(what, f"`ditscale evaluate DIR/runs/{lacking[0]}` and so on, then `ditscale collect DIR`")
             )

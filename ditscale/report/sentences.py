@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..laws import Estimate
+from ..quantities import FLOPS, PARAMS
 from ..units import compact, count
 from .read import Material, number
 
@@ -11,15 +12,6 @@ FORMS = {
     "power_law_with_floor": "the power law with a floor",
     "power_law": "the pure power law",
     "average": "the equal mixture of the admissible laws",
-}
-PARAMS = {
-    "matmul": "the weights of all matrix products (no biases, no embedding tables)",
-    "total": "all parameters",
-    "blocks": "the weights of the transformer blocks only",
-}
-FLOPS = {
-    "exact": "every matrix product of training, forward and backward, attention included",
-    "6nd": "6 N D",
 }
 
 

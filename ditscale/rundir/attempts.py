@@ -140,8 +140,7 @@ def _me(number: int, checkpoint: str) -> Attempt:
 
 
 def _newest_checkpoint(at: RunPaths) -> str:
-    """Where an attempt begins: the newest checkpoint of the run and of its nested runs, for which the parent stands
-    still."""
+    """Where an attempt begins: the newest checkpoint of the run and of its nested runs, which it waits for."""
     try:
         nested = read_run(at.run).readings
     except UserError:  # The file is damaged; the run itself will say so.

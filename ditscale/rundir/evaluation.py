@@ -65,8 +65,7 @@ class Result:
 
 
 def read_results(path: Path, window: float | None = None) -> list[Result]:
-    """All results of the run's final weights, or of EMA weights over another window. Raises UserError at a damaged
-    file."""
+    """All results of the run's final weights, or of another EMA window. Raises UserError at a damaged file."""
     with _opened(path) as file:
         at = _find(file, f"{_place(window)}/results")
         return [] if at is None else [_result(at[metric][name]) for metric in at for name in at[metric]]

@@ -7,7 +7,7 @@ class StopFlag:
     """Whether a signal has asked for a stop. Made in the main thread. A signal that was ignored stays ignored: a shell
     starts background jobs so that its Ctrl-C does not reach them."""
 
-    def __init__(self, signals=(signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)):
+    def __init__(self, signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)):
         self.raised = False
         heard = [s for s in signals if signal.getsignal(s) is not signal.SIG_IGN]
         self._before = {s: signal.signal(s, self._raise) for s in heard}

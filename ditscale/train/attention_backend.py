@@ -23,14 +23,14 @@ from ..plan.run import Run
 
 FLASH, CUDNN = SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION
 FALLBACKS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # For what the others do not support, such as fp32.
-MAX_IMAGES = 32  # Images of the trial's batch, at most: enough to fill a GPU.
+MAX_IMAGES = 32  # Largest batch of the trial: enough to fill a GPU.
 TOLERANCE = 0.02  # Difference of two kernels' results that is rounding in bf16, of the largest value.
-MAX_TIME_RATIO = 0.97  # cuDNN is taken if it takes at most so much of Flash's time: a smaller gain is noise.
+MAX_TIME_RATIO = 0.97  # Of cuDNN's time to Flash's, for cuDNN to be used: a smaller gain is noise.
 
 
 @contextmanager
 def selected(run: Run, ranks: Ranks) -> Iterator[None]:
-    """A context in which attention, compiled and recorded attention too, uses the run's backend, on all ranks alike."""
+    """A context in which attention uses the run's backend, the same on all ranks; so does what is compiled in it."""
     if ranks.device.type != "cuda" or run.recipe.precision != "bf16":
         yield
         return

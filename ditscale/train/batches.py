@@ -15,8 +15,8 @@ from ..data.source import Source
 from ..diffusion.rectified_flow import Noise
 from ..distributed.ranks import Ranks
 
-CHUNK = 1024  # Images made at once, so that many steps share one call's overhead.
-AHEAD = 2  # Chunks prepared for a GPU before they are asked for. A CPU that trains has no core to spare for that.
+CHUNK = 1024  # Images read at once, so that many steps share the overhead of one call.
+AHEAD = 2  # Chunks read before a GPU needs them. A CPU that trains has no core to spare for that.
 A = TypeVar("A")
 B = TypeVar("B")
 

@@ -27,9 +27,9 @@ CLOSE_S = 30.0  # Seconds for a last checkpoint to complete when a run ends: whe
 
 
 class Checkpointer(Protocol):
-    """What the loop asks of checkpoints. All ranks make each call but `warm_up` and `close` together."""
+    """What the loop asks of checkpoints. All ranks call `save`, `wait` and `load_newest` together."""
 
-    directory: Path  # of the checkpoints; may be changed between a `wait` and the next call
+    directory: Path  # of the checkpoints; may be set between `wait` and the next call
 
     @property
     def failed(self) -> bool:
@@ -57,8 +57,8 @@ class Checkpointer(Protocol):
 
 
 class DCPCheckpointer:
-    """Checkpoints in the files of torch.distributed.checkpoint: a Checkpointer. `parts` are tensors that lie as the
-    layout's weights do."""
+    """Checkpoints in the files of torch.distributed.checkpoint: a Checkpointer. parts: tensors that are laid out as the
+    layout's weights are."""
 
     def __init__(self, layout: Layout, parts: dict[str, list[Tensor]], directory: Path, ranks: Ranks):
         self.parts, self.directory, self.ranks = parts, directory, ranks

@@ -71,7 +71,7 @@ class Reader(dcp.FileSystemReader):
         if not all(isinstance(entry, dcp_metadata.TensorStorageMetadata) for entry in entries):
             raise pickle.UnpicklingError("an entry is no tensor")
         if any("/" in info.relative_path for info in infos):
-            raise pickle.UnpicklingError("an entry lies in another directory")
+            raise pickle.UnpicklingError("an entry is in another directory")
         return metadata
 
 

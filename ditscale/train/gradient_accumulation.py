@@ -77,7 +77,7 @@ class GradientAccumulation:
         log.info(f"out of memory: continuing with micro-batches of {self.size} images")
 
     def fit(self, batch: Batch):
-        """On a GPU, halve the share until memory has room for so many images on every rank: that becomes `size`.
+        """On a GPU, halve the share until every rank has memory for it: that becomes `size`.
 
         batch: two images or more, this rank's or any. Memory is linear in the number of images, so it is measured with
         one and with two, in two micro-batches as a step has them.
@@ -96,7 +96,7 @@ class GradientAccumulation:
             self.size = (self.size + 1) // 2
 
     def _peak_bytes(self, batch: Batch, n: int) -> int:
-        """The most memory that a pass of two micro-batches of n images takes besides what is there already."""
+        """Peak memory of a pass of two micro-batches of n images, without what is allocated already."""
         device, self.size = self.ranks.device, n
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

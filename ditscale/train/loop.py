@@ -33,7 +33,6 @@ from ..rundir.signals import StopFlag
 from . import attention_backend, finalize, nested
 from .batches import Batch
 from .gradient_accumulation import GradientAccumulation
-from .heap import keep_freed_memory
 from .segment import Trainer, TrainingSetup
 from .state import State, build
 from .step import Step
@@ -49,7 +48,6 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
     at = RunPaths(run_dir)
     run = read_run(at.run)
     torch.set_num_threads(run.execution.threads)
-    keep_freed_memory()
     ranks, orderly = start(at.root, at.rendezvous), False
     noted_size = micro_batch.read_limit(at, ranks.world)
     try:
@@ -60,7 +58,7 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
             except OutOfMemory as error:  # On this rank: the others learn of it from the note.
                 micro_batch.write_limit(at, ranks.world, error.size)
                 raise
-            except (Stopped, Diverged, checkpoints.CheckpointNotWritten):  # On all ranks alike.
+            except (Stopped, Diverged, checkpoints.CheckpointNotWritten):  # On all ranks.
                 try:
                     ranks.barrier()
                     orderly = True

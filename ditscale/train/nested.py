@@ -26,9 +26,9 @@ from .segment import Trainer, TrainingSetup
 
 def find_due(at: RunPaths, parent: Run, ranks: Ranks) -> dict[int, list[tuple[RunPaths, Run]]]:
     """The nested runs of `parent` that are still to be measured, by the images at which they are due."""
-    found = [RunPaths(at.root.parent / run_id) for run_id in parent.readings]
+    directories = [RunPaths(at.root.parent / run_id) for run_id in parent.readings]
     # Rank 0 looks, so that all ranks know the same.
-    unmeasured = ranks.broadcast([nested for nested in found if ranks.first and _is_to_be_measured(nested)])
+    unmeasured = ranks.broadcast([nested for nested in directories if ranks.first and _is_to_be_measured(nested)])
     due: dict[int, list[tuple[RunPaths, Run]]] = {}
     for nested in unmeasured:
         run = read_run(nested.run)
@@ -89,7 +89,7 @@ def has_cooldown(run: Run) -> bool:
 
 @contextmanager
 def _locked(at: RunPaths, ranks: Ranks) -> Iterator[bool]:
-    """Hold the lock of a nested run. Gives False where another process trains that run: then it is left to that one."""
+    """Hold the lock of a nested run. Gives False where another process trains that run, which then measures it."""
     lock = None
     if ranks.first:
         try:

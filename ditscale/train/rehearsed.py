@@ -28,7 +28,7 @@ from ..rundir.record import STEP, VALIDATION, read_state
 from ..rundir.session import Writer, owning_run, smoothed
 from ..rundir.signals import StopFlag
 
-CHUNKS = 10  # Parts of a run: after each come its rows, a heartbeat, and a look at signals and the checkpoint's clock.
+CHUNKS = 10  # Parts of a run: after each, it writes rows and a heartbeat, and saves or stops if that is due.
 
 
 def rehearse(run_dir: Path | str, lock: RunLock | None = None) -> str:

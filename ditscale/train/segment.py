@@ -31,7 +31,7 @@ from .state import State
 from .step import Step
 from .throughput import ThroughputMeter, device_name
 
-SYNC_STEPS = 16  # Losses, requests to stop and checkpoints wait for at most so many steps.
+SYNC_STEPS = 16  # Steps between syncs: losses, requests to stop and checkpoints wait for the next one.
 EXPLODED = 10.0  # A smoothed loss above this counts as diverged: an untrained model starts near 1.
 MAX_NONFINITE_STEPS = 10  # Consecutive non-finite gradients after which a run counts as diverged.
 MIN_UNSAVED_S = 10.0  # Checkpoint before validation only if at least this much training is unsaved.
@@ -88,7 +88,7 @@ class Trainer:
         self.rates: list[float] = []
 
     def train_until(self, images: int):
-        """Take optimiser steps until the run has seen so many images. Raises Stopped and Diverged."""
+        """Take optimiser steps until the run has seen this number of images. Raises Stopped and Diverged."""
         setup, state, run, recipe = self.setup, self.setup.state, self.run, self.run.recipe
         noise, captions = Noise(run.seed, recipe.timesteps), Dropout(run.seed, recipe.caption_dropout)
         # Data are a function of the position, so a stream can start anywhere.

@@ -17,7 +17,7 @@ from ..plan.run import Run
 from .adamw import AdamW
 from .checkpointer import DCPCheckpointer
 from .ema import EMA
-from .layout.choose import Layout, lay
+from .layout.choose import Layout, lay_out
 
 FACTS = ("images", "loss_ema", "skipped", "skipped_in_row")  # What a checkpoint holds besides tensors and run_id.
 
@@ -86,7 +86,7 @@ def build(run: Run, ranks: Ranks) -> State:
     torch.manual_seed(run.seed)
     model, recipe = DiT(run.shape), run.recipe
     factor = partial(rate_factor, recipe=recipe, width=run.width)
-    layout = lay(model, run.execution.sharding, recipe.precision, factor, ranks, len(recipe.windows))
+    layout = lay_out(model, run.execution.sharding, recipe.precision, factor, ranks, len(recipe.windows))
     groups = grouped(zip(layout.lr_factors, layout.weights), recipe.weight_decay)
     optimizer = AdamW(groups, recipe.beta1, recipe.beta2)
     return State(model, layout, optimizer, EMA(layout.weights, recipe.windows))

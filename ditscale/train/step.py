@@ -54,13 +54,13 @@ class Step:
             return self.recording.result
         if self.stream is not None:
             self.warmup_steps += 1
-            return self._beside(batch, self.stream)
+            return self._on_stream(batch, self.stream)
         return self._eager(batch)
 
     def _eager(self, batch: Batch) -> Result:
         return Result(self.accumulation.gradient(batch), self.state.step(self.clip))
 
-    def _beside(self, batch: Batch, stream: torch.cuda.Stream) -> Result:
+    def _on_stream(self, batch: Batch, stream: torch.cuda.Stream) -> Result:
         """On the stream of the recording, as its warm-up must be."""
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -70,8 +70,8 @@ class ThroughputMeter:
         return self.energy_j
 
     def speed(self, images: int) -> dict[str, float]:
-        """Of the attempt until now, at `images` of the run. From the second call on, what came before the first is left
-        out, because steps were not steady yet: compilation above all."""
+        """Speed of the attempt until now, at `images` of the run. From the second call on, it is the speed since the
+        first: before that, steps were not steady, because of compilation above all."""
         now = self.seconds()
         images_per_s = (images - self._first_images) / max(now - self._first_s, 1e-9)
         if not self._is_steady:

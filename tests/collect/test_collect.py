@@ -2,12 +2,16 @@
 
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 
 from ditscale.collect.table import collect
+from ditscale.laws import read_table
 from ditscale.naming import RunPaths, StudyPaths
 from ditscale.plan.run import read_run
+from ditscale.quantities import ColumnInfo, guess
+from ditscale.rundir.evaluation import Result, write_results
 from ditscale.rundir.record import STEP, VALIDATION, Record
 
 
@@ -43,6 +47,41 @@ def test_a_run_measured_on_other_triples_is_left_out(one_run, other, planned):
     assert [row["run_id"] for row in found.rows] == [run.run_id]
     ((name, reason),) = found.excluded
     assert name.startswith("z-") and "other validation triples than the study's" in reason
+
+
+def test_what_a_column_holds_is_written_as_fields(one_run):
+    """study.h5 and study.csv say metric, data set and variant of every metric; a study.h5 that does not still reads."""
+    paths, run = finish(one_run())
+    how = {"n": 64, "sampler": "heun"}
+    ways = [Result("fid", "coco, 2nd", 3.0, 0.1, "squared", 64, 0, how | {"guidance": g}) for g in (1.0, 2.0)]
+    write_results(paths.run(run.run_id).evaluation, run.run_id, ways)
+    collect(paths.root)
+    own = run.data.name
+    for path in (paths.table, paths.csv):
+        table = read_table(path, "fid_coco, 2nd:guidance=1", also=("fid_se_coco, 2nd:guidance=1", "raw_loss", "lr"))
+        assert table.info == {
+            "fid_coco, 2nd:guidance=1": ColumnInfo("fid", "coco, 2nd", "guidance=1", "value", "squared"),
+            "fid_se_coco, 2nd:guidance=1": ColumnInfo("fid", "coco, 2nd", "guidance=1", "se", "squared"),
+            "raw_loss": ColumnInfo("raw_loss", own),
+        }
+        assert read_table(path).info == {"loss": ColumnInfo("loss", own)}
+        assert not any(key.startswith("column") for key, _ in table.recorded)
+    with h5py.File(paths.table, "r+") as file:
+        for column in file["points"].values():
+            for name in list(column.attrs):
+                del column.attrs[name]
+    old = read_table(paths.table, "fid_coco, 2nd:guidance=1")
+    assert not old.info and old.info_of(old.metric) == ColumnInfo("fid", "coco, 2nd", "guidance=1")
+
+
+def test_names_of_columns_and_what_they_let_one_guess():
+    for info in (
+        ColumnInfo("fid"), ColumnInfo("fid", quantity="se"), ColumnInfo("nll", "coco_val", "n=5+steps=8", "se"),
+        ColumnInfo("loss", "coco"), ColumnInfo("raw_loss"), ColumnInfo("ood_loss", "", "x=1"),
+    ):  # fmt: skip
+        assert guess(info.name("")) == info and ColumnInfo.of_words(info.words()) == info
+    assert guess("FID_coco").positive and guess("val_loss").positive and not guess("nll_coco").positive
+    assert ColumnInfo.of({"unit": "nats"}) is None and ColumnInfo.of_words("so much") is None
 
 
 def test_skipped_steps_are_told_where_they_are_many(one_run):

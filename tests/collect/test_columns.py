@@ -7,6 +7,7 @@ import pytest
 from ditscale.collect.columns import evaluated
 from ditscale.config import compose
 from ditscale.errors import UserError
+from ditscale.quantities import ColumnInfo
 from ditscale.rundir.evaluation import Result, has_samples, read_results, write_results, write_samples
 
 
@@ -69,14 +70,18 @@ def test_columns_of_runs_measured_alike():
         [result(value=2.0, model="b"), result("likelihood", "coco", 4.0)],
         [result(value=9.0, n=50)],
     ]
-    rows, columns, notes = evaluated("own", runs)
-    assert {name: column.unit for name, column in columns.items()} == {
-        "vlb": "nats",
-        "nll_coco": "nats",
-        "loss_coco": "nats",
-        "vlb:n=50": "nats",
+    rows, columns, how, notes = evaluated("own", runs)
+    assert columns == {
+        "vlb": ColumnInfo("vlb", "own", unit="nats"),
+        "vlb_se": ColumnInfo("vlb", "own", quantity="se", unit="nats"),
+        "nll_coco": ColumnInfo("nll", "coco", unit="nats"),
+        "nll_se_coco": ColumnInfo("nll", "coco", quantity="se", unit="nats"),
+        "loss_coco": ColumnInfo("loss", "coco", unit="nats"),
+        "loss_se_coco": ColumnInfo("loss", "coco", quantity="se", unit="nats"),
+        "vlb:n=50": ColumnInfo("vlb", "own", "n=50", unit="nats"),
+        "vlb_se:n=50": ColumnInfo("vlb", "own", "n=50", "se", "nats"),
     }
-    assert columns["vlb"].how == "own: 100 images; seed 7; t_min 0.01; the same for every run"
+    assert how["vlb"] == "own: 100 images; seed 7; t_min 0.01; the same for every run"
     assert rows[0] == {
         "vlb": 1.0,
         "vlb_se": 0.01,
@@ -96,9 +101,9 @@ def test_columns_of_runs_measured_alike():
 def test_runs_of_a_sweep_are_not_missed():
     """No study has them evaluated; one that was by hand has its number all the same."""
     roles = ["grid", "probe", "rate", "rate"]
-    rows, _, notes = evaluated("own", [[result()], [result()], [result()], []], roles=roles)
+    rows, _, _, notes = evaluated("own", [[result()], [result()], [result()], []], roles=roles)
     assert notes == [] and rows[2]["vlb"] == 2.5
-    _, _, notes = evaluated("own", [[result()], [], [result()], []], roles=roles)
+    *_, notes = evaluated("own", [[result()], [], [result()], []], roles=roles)
     assert notes == ["vlb: 1 of 2 runs have it; `ditscale evaluate RUN_DIR` measures"]
 
 
@@ -122,15 +127,15 @@ def test_ways_of_measuring_stand_side_by_side(tmp_path):
             "evaluation.fid.steps=8",
         ]
     )
-    rows, columns, _ = evaluated("scenes", [kept, [fid(3.1, steps=32)], [fid(3.2, steps=32)]], study)
+    rows, columns, how, _ = evaluated("scenes", [kept, [fid(3.1, steps=32)], [fid(3.2, steps=32)]], study)
     assert rows[0] == {
         "fid": 4.5, "fid_se": 0.01, "fid:steps=32": 3.0, "fid_se:steps=32": 0.01,
         "fid:guidance=2": 2.0, "fid_se:guidance=2": 0.01,
         "fid:n=4096": 5.0, "fid_se:n=4096": 0.01,
     }  # fmt: skip
     assert rows[1] == {"fid:steps=32": 3.1, "fid_se:steps=32": 0.01}
-    assert "guidance 2.0" in columns["fid:guidance=2"].how
-    plain, _, _ = evaluated("scenes", [kept, [fid(3.1, steps=32)], [fid(3.2, steps=32)]])  # nobody asked: as most runs
+    assert "guidance 2.0" in how["fid:guidance=2"] and columns["fid:guidance=2"].variant == "guidance=2"
+    plain, *_ = evaluated("scenes", [kept, [fid(3.1, steps=32)], [fid(3.2, steps=32)]])  # nobody asked: as most runs
     assert plain[0]["fid"] == 3.0 and plain[0]["fid:steps=8"] == 4.5
 
 

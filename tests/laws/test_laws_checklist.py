@@ -6,7 +6,7 @@ from laws_synthetic import CHINCHILLA, study, with_probe
 
 from ditscale.collect.table import collect
 from ditscale.laws import fit, read_table
-from ditscale.laws.checks.checklist import NOT_RECORDED, PARTS, RECORDED, checklist, lines
+from ditscale.laws.checks.checklist import NOT_RECORDED, PARTS, RECORDED, lines
 from ditscale.pipeline import plan_study
 from ditscale.plan.study import read_study
 
@@ -26,7 +26,7 @@ def answers(items):
 
 
 def test_what_a_bare_table_does_not_say_is_not_recorded(tmp_path):
-    items = checklist(fit(read_table(write(tmp_path / "runs.csv")), bootstrap=50))
+    items = fit(read_table(write(tmp_path / "runs.csv")), bootstrap=50).checklist
     found = answers(items)
     assert all(found[part, question] == NOT_RECORDED for _, part, question in RECORDED)
     assert sum(not i.recorded for i in items) == len(RECORDED)
@@ -44,7 +44,7 @@ def test_what_a_bare_table_does_not_say_is_not_recorded(tmp_path):
 
 def test_lines_above_the_header_answer(tmp_path):
     head = "".join(f"# {key.replace('_', ' ').title()}: answer to {key}\n" for key, *_ in RECORDED)
-    items = checklist(fit(read_table(write(tmp_path / "runs.csv", head)), bootstrap=0))
+    items = fit(read_table(write(tmp_path / "runs.csv", head)), bootstrap=0).checklist
     found = answers(items)
     assert all(found[part, question] == f"answer to {key}" for key, part, question in RECORDED)
     assert all(i.recorded for i in items)
@@ -54,11 +54,11 @@ def test_lines_above_the_header_answer(tmp_path):
 def test_what_was_dropped_and_refused_is_named(tmp_path):
     table = with_probe(study(CHINCHILLA, BUDGETS, sizes=7, noise=0.003), CHINCHILLA, 1e21)
     two_left = [f"row-{i}" for i in range(1, 5)]
-    found = answers(checklist(fit(table.without(two_left, "diverged"), bootstrap=0)))
+    found = answers(fit(table.without(two_left, "diverged"), bootstrap=0).checklist)
     assert found["dropped points", "runs excluded by name"] == "; ".join(f"{r} (diverged)" for r in two_left)
     assert found["dropped points", "probes held out"] == "probe"
     assert found["dropped points", "slices without a usable minimum"] == "1e18"
-    small = answers(checklist(fit(study(sizes=3, budgets=(1e11,)), bootstrap=0)))
+    small = answers(fit(study(sizes=3, budgets=(1e11,)), bootstrap=0).checklist)
     assert (
         "refused: too_few" in small["fit", "optimiser"]
         and small["validation", "held-out budgets"] == "none was possible"
@@ -69,7 +69,7 @@ def test_columns_that_were_renamed_or_computed_are_said(tmp_path):
     path = write(tmp_path / "runs.csv")
     path.write_text(path.read_text().replace("n_params,n_tokens,", "size,_,"))
     table = read_table(path, columns={"n_params": "size"}, kappa=6)
-    found = answers(checklist(fit(table, bootstrap=0)))
+    found = answers(fit(table, bootstrap=0).checklist)
     assert found["counting", "column of n_params"] == "'size' in the file"
     assert found["counting", "what D counts"] == "computed as budget_flops / (6 n_params)"
 
@@ -88,7 +88,7 @@ def test_a_study_answers_all_but_its_hypothesis(tmp_path, settings):
         del file["points"]
         for name in ("n_params", "n_tokens", "budget_flops", "loss"):
             file[f"points/{name}"] = getattr(table, name)
-    items = checklist(fit(read_table(root), bootstrap=0))
+    items = fit(read_table(root), bootstrap=0).checklist
     assert [i.question for i in items if not i.recorded] == ["what the study is to find out"]
     found = answers(items)
     assert (
@@ -103,5 +103,5 @@ def test_a_study_answers_all_but_its_hypothesis(tmp_path, settings):
     for metric, words in {"raw_loss": "raw weights", "fid_coco": "coco: 10000 images", "loss": "EMA weights"}.items():
         assert (
             words
-            in answers(checklist(fit(read_table(root, metric), bootstrap=0)))["data", "what the metric was measured on"]
+            in answers(fit(read_table(root, metric), bootstrap=0).checklist)["data", "what the metric was measured on"]
         )

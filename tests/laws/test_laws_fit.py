@@ -53,13 +53,13 @@ def test_noise_free_truth_and_no_warnings_on_a_clean_study():
     laws = fit(study(CHINCHILLA, SIX, sizes=9), targets=["1.5e21"], bootstrap=200)
     assert not codes(laws, "warning", "refused")
     n, d, loss = best(CHINCHILLA, 1.5e21)
-    said = laws.predictions["1.5e21"]["approach3"]
-    assert [said[k].value for k in ("n_params", "n_tokens", "loss")] == pytest.approx([n, d, loss], rel=1e-7)
+    said = laws.predictions["1.5e21"].approach3
+    assert [getattr(said, k).value for k in ("n_params", "n_tokens", "loss")] == pytest.approx([n, d, loss], rel=1e-7)
     alpha, beta = CHINCHILLA[3:]
-    assert laws.approach3.coefficients()["model_exponent"].value == pytest.approx(beta / (alpha + beta), abs=1e-8)
+    assert laws.approach3.model_exponent.value == pytest.approx(beta / (alpha + beta), abs=1e-8)
     # Equal relative grids bias every slice's vertex alike, so the exponents of Approach 2 are exact too.
-    assert laws.approach2_coefficients()["model_exponent"].value == pytest.approx(beta / (alpha + beta), abs=1e-4)
-    assert laws.loss_with_floor()["E"].value == pytest.approx(CHINCHILLA[0], rel=2e-3)
+    assert laws.approach2.model_exponent.value == pytest.approx(beta / (alpha + beta), abs=1e-4)
+    assert laws.loss_with_floor.E.value == pytest.approx(CHINCHILLA[0], rel=2e-3)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -125,9 +125,7 @@ def test_wrong_units_are_refused_unless_they_are_meant():
         with pytest.raises(UserError, match=r"of 2 runs \(row-4, row-5\) is 6e6, of the others 6"):
             verb(changed(BASE, n_params=scaled(BASE.n_params, [3, 4], 1e-6)))
     meant = fit(millions, kappa=6e6, bootstrap=0)
-    assert meant.approach3.coefficients()["alpha"].value == pytest.approx(
-        fit(BASE, bootstrap=0).approach3.coefficients()["alpha"].value, rel=1e-6
-    )
+    assert meant.approach3.alpha.value == pytest.approx(fit(BASE, bootstrap=0).approach3.alpha.value, rel=1e-6)
 
 
 @pytest.mark.filterwarnings("error")

@@ -7,19 +7,19 @@ from laws_synthetic import MINIATURE, best, loss_of
 from scipy import optimize, stats
 
 from ditscale.errors import UserError
-from ditscale.laws import Table, fit_offset, read_table
+from ditscale.laws import Table, fit_gap, read_table
 
 BUDGETS = (1e11, 3e11, 9e11, 2.7e12, 8.1e12)
 
 
-def two_metrics(offset, noise=0.0, shared=0.0, seed=0, sizes=8, width=4.0):
-    """Runs of a known surface whose second metric is loss + offset(C); each scatters alone and with its run."""
+def two_metrics(gap, noise=0.0, shared=0.0, seed=0, sizes=8, width=4.0):
+    """Runs of a known surface whose second metric is loss + gap(C); each scatters alone and with its run."""
     rng = np.random.default_rng(seed)
     n = np.concatenate([best(MINIATURE, c)[0] * np.geomspace(1 / width, width, sizes) for c in BUDGETS])
     c = np.repeat(BUDGETS, sizes)
     loss = loss_of(MINIATURE, n, c / 6 / n)
     both = np.exp(shared * rng.standard_normal(len(n)))
-    inside, outside = (x * both * np.exp(noise * rng.standard_normal(len(n))) for x in (loss, loss + offset(c)))
+    inside, outside = (x * both * np.exp(noise * rng.standard_normal(len(n))) for x in (loss, loss + gap(c)))
     return Table.of(n, c / 6 / n, c, inside, columns={"ood": outside})
 
 
@@ -31,26 +31,26 @@ def growing(c):
     return 0.05 * (c / 1e11) ** 0.1
 
 
-def test_a_noise_free_offset_is_found_exactly():
-    found = fit_offset(two_metrics(constant), "ood")
+def test_a_noise_free_gap_is_found_exactly():
+    found = fit_gap(two_metrics(constant), "ood")
     assert [s.difference.value for s in found.slices] == pytest.approx([0.05] * 5, rel=1e-9)
     assert found.law is None and found.difference.mean.value == pytest.approx(0.05, rel=1e-9)
-    assert "no change of this offset with C is seen" in found.sentence and "changes with C" in found.sentence
-    grows = fit_offset(two_metrics(growing), "ood")
+    assert "no change of this gap with C is seen" in found.sentence and "changes with C" in found.sentence
+    grows = fit_gap(two_metrics(growing), "ood")
     assert grows.law == "power_law" and "grows with C" in grows.sentence
     law = grows.laws[0]
     assert [law.coefficient.value, law.exponent.value] == pytest.approx([0.05 * 1e11**-0.1, 0.1], rel=1e-6)
-    line = fit_offset(two_metrics(lambda c: 0.3 - 0.008 * np.log(c)), "ood")
+    line = fit_gap(two_metrics(lambda c: 0.3 - 0.008 * np.log(c)), "ood")
     assert line.law == "linear_log" and "shrinks" in line.sentence
     law = line.laws[-1]
     assert [law.coefficient.value, law.exponent.value] == pytest.approx([0.3, -0.008], rel=1e-6)
 
 
 def test_noise_that_both_metrics_share_cancels():
-    """2 % of scatter that a run gives to both metrics: what is left of it is 2 % of the offset, not of the losses."""
+    """2 % of scatter that a run gives to both metrics: what is left of it is 2 % of the gap, not of the losses."""
     width = []
     for noise, shared in ((0.001, 0.02), (0.02, 0.0)):
-        mean = fit_offset(two_metrics(constant, noise, shared, seed=3), "ood").difference.mean
+        mean = fit_gap(two_metrics(constant, noise, shared, seed=3), "ood").difference.mean
         width.append(mean.high - mean.low)
     assert width[0] < 0.3 * width[1]
 
@@ -62,7 +62,7 @@ def test_trend_against_weighted_regression_of_scipy():
     inside = -1.0 + 0.01 * np.log(n / 1e8) ** 2  # not a loss, so the scatter is not taken to follow its size
     noise = np.tile([0.01, -0.02, 0.02, -0.02, 0.01], 3) * np.repeat([1, -1, 1], 5)
     outside = inside + 0.5 + noise + 0.002 * np.log(c)
-    found = fit_offset(Table.of(n, c / n / 6, c, inside, metric="loglik", columns={"ood": outside}), "ood")
+    found = fit_gap(Table.of(n, c / n / 6, c, inside, metric="loglik", columns={"ood": outside}), "ood")
     at = np.array([s.difference.value for s in found.slices])
     line = stats.linregress(np.log10(c[::5]), at)
     assert found.difference.slope.value == pytest.approx(line.slope, rel=1e-9)
@@ -78,18 +78,18 @@ def test_trend_against_weighted_regression_of_scipy():
 
 
 @pytest.mark.slow
-def test_the_constancy_test_rejects_a_constant_offset_at_its_level():
-    """200 studies: at 6 %, more than 22 rejections have a chance of 1 in 400; and a growing offset is seen."""
-    rejected = sum(fit_offset(two_metrics(constant, 0.003, 0.01, s), "ood").difference.p < 0.05 for s in range(200))
+def test_the_constancy_test_rejects_a_constant_gap_at_its_level():
+    """200 studies: at 6 %, more than 22 rejections have a chance of 1 in 400; and a growing gap is seen."""
+    rejected = sum(fit_gap(two_metrics(constant, 0.003, 0.01, s), "ood").difference.p < 0.05 for s in range(200))
     assert rejected <= 22
-    assert sum(fit_offset(two_metrics(growing, 0.003, 0.0, s), "ood").law is not None for s in range(20)) >= 19
+    assert sum(fit_gap(two_metrics(growing, 0.003, 0.0, s), "ood").law is not None for s in range(20)) >= 19
 
 
 def test_intervals_of_the_growth_law_cover():
     """60 studies: 95 % of 60 less four binomial standard errors is 50."""
     held = 0
     for seed in range(60):
-        law = fit_offset(two_metrics(growing, 0.003, 0.01, seed), "ood").laws[0]
+        law = fit_gap(two_metrics(growing, 0.003, 0.01, seed), "ood").laws[0]
         held += law.form == "power_law" and law.exponent.covers(0.1) and law.coefficient.covers(0.05 * 1e11**-0.1)
     assert held >= 50
 
@@ -102,12 +102,12 @@ def test_from_a_file_with_a_run_that_was_not_measured(tmp_path):
         writer.writerow(["run_id", "n_params", "n_tokens", "budget_flops", "loss", "loss_coco"])
         columns = (table.run_id, table.n_params, table.n_tokens, table.budget_flops, table.loss, table.columns["ood"])
         writer.writerows(zip(*columns, strict=True))
-    whole = fit_offset(read_table(path, also=("loss_coco",)), "loss_coco")
-    assert whole.difference.mean == fit_offset(table, "ood").difference.mean and not whole.findings
+    whole = fit_gap(read_table(path, also=("loss_coco",)), "loss_coco")
+    assert whole.difference.mean == fit_gap(table, "ood").difference.mean and not whole.findings
     text = path.read_text().splitlines()
     text[3] = text[3].rsplit(",", 1)[0] + ",nan"
     path.write_text("\n".join(text))
-    less = fit_offset(read_table(path, also=("loss_coco",)), "loss_coco")
+    less = fit_gap(read_table(path, also=("loss_coco",)), "loss_coco")
     assert [f.code for f in less.findings] == ["excluded_runs"] and less.findings[0].runs == ("row-3",)
     body = json.loads(json.dumps(less.to_dict(), allow_nan=False))
     assert body["law"] == "power_law" and body["against"] == "loss_coco" and less.sentence in less.summary()
@@ -115,16 +115,16 @@ def test_from_a_file_with_a_run_that_was_not_measured(tmp_path):
 
 def test_refusals():
     with pytest.raises(UserError, match="read without 'coco'"):
-        fit_offset(two_metrics(constant), "coco")
+        fit_gap(two_metrics(constant), "coco")
     with pytest.raises(UserError, match="needs 2 usable slices") as caught:
-        fit_offset(two_metrics(constant, sizes=3), "ood")
+        fit_gap(two_metrics(constant, sizes=3), "ood")
     assert caught.value.status == 3
 
 
-def test_offsets_lost_in_noise_give_finite_json():
-    """Offsets near zero: no power law where their signs differ, and where they agree no number overflows."""
+def test_gaps_lost_in_noise_give_finite_json():
+    """Gaps near zero: no power law where their signs differ, and where they agree no number overflows."""
     for seed in range(30):
-        found = fit_offset(two_metrics(lambda c: np.full_like(c, 1e-4), 0.01, 0.0, seed), "ood")
+        found = fit_gap(two_metrics(lambda c: np.full_like(c, 1e-4), 0.01, 0.0, seed), "ood")
         json.dumps(found.to_dict(), allow_nan=False)
         signs = {s.difference.value > 0 for s in found.slices}
         assert [g.form for g in found.laws] == ["power_law", "linear_log"][len(signs) - 1 :]
@@ -132,7 +132,7 @@ def test_offsets_lost_in_noise_give_finite_json():
 
 def test_the_power_law_is_the_weighted_least_squares_one():
     """Against scipy's curve_fit on the slices' values and their standard errors."""
-    found = fit_offset(two_metrics(growing, 0.01, 0.0, 1), "ood")
+    found = fit_gap(two_metrics(growing, 0.01, 0.0, 1), "ood")
     at = np.array([s.difference.value for s in found.slices])
     half = np.array([s.difference.high - s.difference.value for s in found.slices])
     c = np.array([s.budget_flops for s in found.slices])

@@ -62,7 +62,7 @@ def test_one_budget_identifies_one_exponent():
     assert law.scale.value == pytest.approx(3.0 * (1e17 / 6) ** 0.1, rel=1e-7)
     assert "cannot be told apart" in law.reasons[0]
     assert (
-        law.overrides()
+        law.overrides
         == f"recipe.lr_scale={law.scale.value:.6g} recipe.lr_width=0 recipe.lr_params=-0.6 recipe.lr_tokens=0"
     )
 
@@ -78,7 +78,7 @@ def test_the_pasted_law_plans_these_rates():
     from ditscale.plan.grid import plan_grid
 
     law = fit_rates(sweep(b=-0.4, c=-0.2, scale=7.0))
-    for run in plan_grid(compose(["study=mini", *law.overrides().split()])).runs:
+    for run in plan_grid(compose(["study=mini", *law.overrides.split()])).runs:
         assert run.lr == pytest.approx(7.0 * run.n_params**-0.4 * run.n_tokens**-0.2, rel=1e-4)
 
 
@@ -143,7 +143,7 @@ def test_diverged_runs_bound_and_never_enter():
 
 def test_no_law_through_too_few():
     law = fit_rates(sweep(budgets=(1e17,), sizes=2)[:10])
-    assert not law.ok and "a law takes 3" in law.reasons[0] and law.overrides() == ""
+    assert not law.ok and "a law takes 3" in law.reasons[0] and law.overrides == ""
     with pytest.raises(UserError, match="no learning-rate law"):
         law.rate_at(1e6, 1e9)
     with pytest.raises(UserError, match="no run of a learning-rate sweep has ended"):

@@ -159,12 +159,12 @@ def test_pairs():
 def test_without_noise_the_surface_is_recovered_to_1e_8(name, sizes, budgets):
     table, truth = synthetic_study(Case("", truth=TRUTHS[name], sizes=sizes, budgets=budgets), noise=0)
     laws = fit(table, bootstrap=0, targets=["1.5e21"])
-    found, at = laws.approach3.coefficients(), laws.predictions["1.5e21"]["approach3"]
+    found, at = laws.approach3, laws.predictions["1.5e21"].approach3
     n_params, loss = searched_optimum(truth, 1.5e21)
     for name in ("alpha", "beta", "model_exponent", "loss_floor_exponent"):
-        assert found[name].value == pytest.approx(getattr(truth, name), rel=1e-8)
-    assert at["loss"].value == pytest.approx(loss, rel=1e-8)
-    assert at["n_params"].value == pytest.approx(n_params, rel=1e-5)
+        assert getattr(found, name).value == pytest.approx(getattr(truth, name), rel=1e-8)
+    assert at.loss.value == pytest.approx(loss, rel=1e-8)
+    assert at.n_params.value == pytest.approx(n_params, rel=1e-5)
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -189,7 +189,7 @@ def test_one_diverged_run_hardly_moves_the_law():
         table, truth = synthetic_study("diverged", 0.001, seed)
         for objective, off in errors.items():
             laws = fit(table, bootstrap=0, objective=objective, targets=["1.5e21"])
-            off.append(laws.predictions["1.5e21"]["approach3"]["loss"].value / truth.optimum(1.5e21)[2] - 1)
+            off.append(laws.predictions["1.5e21"].approach3.loss.value / truth.optimum(1.5e21)[2] - 1)
     assert abs(np.mean(errors["huber"])) < 1e-3 < abs(np.mean(errors["ls"]))
 
 
@@ -201,10 +201,10 @@ def test_intervals_hold_the_truth(name, noise):
     for seed in range(60):
         table, truth = synthetic_study(replace(CASES["symmetric"], truth=TRUTHS[name]), noise, seed)
         laws = fit(table, bootstrap=200, seed=seed, targets=["1.5e21"])
-        at, (n_params, _, loss) = laws.predictions["1.5e21"]["approach3"], truth.optimum(1.5e21)
-        hits["a"] += laws.approach3.coefficients()["model_exponent"].covers(truth.model_exponent)
-        hits["n_params"] += at["n_params"].covers(n_params)
-        hits["loss"] += at["loss"].covers(loss)
+        at, (n_params, _, loss) = laws.predictions["1.5e21"].approach3, truth.optimum(1.5e21)
+        hits["a"] += laws.approach3.model_exponent.covers(truth.model_exponent)
+        hits["n_params"] += at.n_params.covers(n_params)
+        hits["loss"] += at.loss.covers(loss)
     # Six such tests of three shares: each share may fall short of a true 0.95 once in 100,000 times.
     assert min(hits.values()) >= binom.ppf(1e-5, 60, 0.95)
 

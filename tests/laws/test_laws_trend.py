@@ -5,7 +5,7 @@ import pytest
 from laws_synthetic import MINIATURE, best, loss_of
 
 from ditscale.errors import UserError
-from ditscale.laws import Table, fit_along
+from ditscale.laws import Table, fit_trend
 
 BUDGETS = (1e11, 3e11, 9e11, 2.7e12, 8.1e12)
 
@@ -26,7 +26,7 @@ def tilted(ratio, c):
 
 
 def test_a_noise_free_law_is_found():
-    found = fit_along(with_metric(tilted), "fid")
+    found = fit_trend(with_metric(tilted), "fid")
     # the slices' minima are a parabola's, near the surface's own
     assert found.exponent.value == pytest.approx(-0.2, abs=2e-3)
     assert [e.value for e in found.at] == pytest.approx(30 * (np.array(BUDGETS) / 1e11) ** -0.2, rel=0.02)
@@ -39,13 +39,13 @@ def test_a_noise_free_law_is_found():
 def test_intervals_cover():
     hits = []
     for seed in range(60):
-        found = fit_along(with_metric(tilted, 0.05, seed), "fid")
+        found = fit_trend(with_metric(tilted, 0.05, seed), "fid")
         hits.append(found.exponent.low <= -0.2 <= found.exponent.high)
     assert 0.85 <= np.mean(hits) <= 1.0
 
 
 def test_a_line_in_log_c_and_values_of_either_sign():
-    found = fit_along(with_metric(lambda ratio, c: 1 - 0.3 * np.log(c / 1e11), name="nll"), "nll")
+    found = fit_trend(with_metric(lambda ratio, c: 1 - 0.3 * np.log(c / 1e11), name="nll"), "nll")
     assert found.exponent is None and found.law.chosen == "linear_in_log_c"
     assert found.law.at(1e14) == pytest.approx(1 - 0.3 * np.log(1e3), abs=0.01)
 
@@ -54,8 +54,8 @@ def test_a_fid_is_never_forecast_below_zero():
     """Few budgets that fall as a line in log C does, and much scatter: a line would be at -1.3, and a bound would be no
     FID."""
     table = with_metric(lambda ratio, c: 9 - 0.3 * 9 * np.log10(c / 1e11), 0.2, name="fid_coco").take(np.arange(24))
-    found = fit_along(table, "fid_coco")
-    assert found.law.chosen == "power_law" and {f.name for f in found.law.forms} == {
+    found = fit_trend(table, "fid_coco")
+    assert found.law.chosen == "power_law" and {f.form for f in found.law.forms} == {
         "power_law",
         "power_law_with_floor",
     }
@@ -67,7 +67,7 @@ def test_a_fid_is_never_forecast_below_zero():
 def test_refusals():
     table = with_metric(tilted)
     with pytest.raises(UserError, match="read_table"):
-        fit_along(table, "vlb")
+        fit_trend(table, "vlb")
     table.columns["fid"][8:] = np.nan
     with pytest.raises(UserError, match="2 usable slices"):
-        fit_along(table, "fid")
+        fit_trend(table, "fid")

@@ -44,14 +44,14 @@ def test_curves_are_the_fit(held):
     table = laws.read_table(held.root)
     fitted = laws.fit(table, bootstrap=0)
     material = read_material(held.root)
-    for s, own in zip(material.laws["slices"], fitted.approach2.slices, strict=True):
+    for s, own in zip(material.laws["slices"], fitted.fits.approach2.slices, strict=True):
         rows = of_slice(material, s)
-        assert {material.points["run_id"][i] for i in rows} == set(fitted.table.run_id[own.rows])
-        order = [list(fitted.table.run_id).index(material.points["run_id"][i]) for i in rows]
+        assert {material.points["run_id"][i] for i in rows} == set(fitted.fits.table.run_id[own.rows])
+        order = [list(fitted.fits.table.run_id).index(material.points["run_id"][i]) for i in rows]
         at = [list(own.rows).index(i) for i in order]
         assert parabola(s, material.points["n_params"][rows], raw=True) == pytest.approx(own.fitted[at], rel=1e-9)
     budget = np.array([1e11, 7.2e12])
-    n, d, loss = fitted.approach3.surface.optimum(budget)
+    n, d, loss = fitted.fits.approach3.surface.optimum(budget)
     ours = surface_optimum(fitted.to_dict(), budget)
     assert (
         ours["n_params"] == pytest.approx(n)
@@ -59,8 +59,8 @@ def test_curves_are_the_fit(held):
         and ours["loss"] == pytest.approx(loss)
     )
     drawn = dict((name.split("\n")[0], values) for name, values, *_ in curves(fitted.to_dict(), "loss", "loss", budget))
-    assert drawn["power law"] == pytest.approx(fitted.approach2.loss.at(budget))
-    assert drawn["with floor"] == pytest.approx(fitted.approach2.floor.at(budget))
+    assert drawn["power law"] == pytest.approx(fitted.fits.approach2.loss.at(budget))
+    assert drawn["with floor"] == pytest.approx(fitted.fits.approach2.floor.at(budget))
 
 
 def test_bands_and_intervals_of_minima_are_drawn_where_given(held):

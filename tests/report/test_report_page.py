@@ -225,10 +225,7 @@ def test_refusals_and_exclusions_are_listed(held, tmp_path):
 
 def test_what_the_numbers_count(held):
     text = page_of(held).text
-    assert (
-        "the weights of all matrix products" in text
-        and "every matrix product of training, forward and backward" in text
-    )
+    assert "weights of all matrix products" in text and "every matrix product of forward and backward" in text
     assert "images x 24 tokens an image" in text and "2048 fixed (image, noise, timestep) triples" in text
     assert "probe_budget7.2e12" in text and "lr_scale0.3" in text
 

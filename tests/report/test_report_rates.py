@@ -24,7 +24,7 @@ def test_the_section(swept):
     assert law.ok and law.params.covers(-0.58)
     page = write_report(swept.root).read_text()
     assert 'id="rates"' in page and (swept.report / "figures" / "rates.png").exists()
-    assert law.overrides() in page
+    assert law.overrides in page
     after = read_material(swept.root)
     assert not [m for m in after.missing if "rates.json" in m.what]
     found = json.loads(swept.rates.read_text())

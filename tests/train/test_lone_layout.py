@@ -11,7 +11,7 @@ from ditscale.plan.run import read_run
 from ditscale.train.batches import Batch
 from ditscale.train.gradient_accumulation import GradientAccumulation
 from ditscale.train.layout import choose
-from ditscale.train.layout.replicated import LoneLayout, ReplicatedLayout
+from ditscale.train.layout.replicated import LoneLayout, ReplicatedLayout, norm
 from ditscale.train.state import build
 from ditscale.train.step import Step
 
@@ -58,3 +58,9 @@ def test_as_in_one_buffer(one_run, monkeypatch, tmp_path, precision, micro_batch
     for part, tensors in checkpointers[1].parts.items():
         back = states[0].layout.named(checkpointers[0].parts[part])
         assert all(torch.equal(tensor, back[name]) for name, tensor in states[1].layout.named(tensors).items()), part
+
+
+def test_the_norm_of_many_values():
+    values = torch.randn(30_000_000, generator=torch.Generator().manual_seed(0))
+    assert abs(norm(values) / values.double().norm() - 1) < 1e-6
+    assert norm(torch.tensor([1.0, torch.inf])).isinf() and norm(torch.tensor([1.0, torch.nan])).isnan()

@@ -1,10 +1,12 @@
-"""EMA and the standard error against closed forms."""
+"""EMA and the standard error against closed forms; what ranks agree on; the training clock."""
 
 import math
 import os
 import signal
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from ditscale.rundir.signals import StopFlag
 from ditscale.rundir.strata import standard_error
 from ditscale.train.batches import AHEAD, ahead
 from ditscale.train.ema import EMA
+from ditscale.train.segment import SyncPoint
+from ditscale.train.throughput import ThroughputMeter
 
 N, WINDOWS = 5000, (0.1, 0.05, 0.5)
 
@@ -155,3 +159,27 @@ def test_made_ahead():
     with pytest.raises(ValueError, match="7"):
         list(ahead(make, range(100)))
     assert list(ahead(make, [1])) == [1]
+
+
+def test_ranks_agree_on_each_field_by_its_own_reduction():
+    mine = SyncPoint(False, True, False, 8, 0, 0.5, 2**53, 2.25)
+    other = SyncPoint(True, False, False, 4, 1, 0.25, 7, 3.5)
+
+    def all_reduce(reports):
+        assert reports[1].count_nonzero() == 0  # each rank fills its own row
+        reports[1] = torch.tensor(other, dtype=torch.float64)
+
+    two = SimpleNamespace(rank=0, world=2, device=torch.device("cpu"), all_reduce=all_reduce)
+    agreed = mine.reduced(two)
+    assert agreed == SyncPoint(True, True, False, 4, 1, 0.5, 2**53, 5.75)
+    assert [type(value) for value in agreed] == [bool, bool, bool, int, int, float, int, float]
+
+
+def test_seconds_of_nested_runs_are_not_of_training():
+    run = SimpleNamespace(flops_per_image=1, tokens_per_image=1, execution=SimpleNamespace(peak_flops_per_s=0))
+    meter = ThroughputMeter(run, 0, SimpleNamespace(world=1, device=torch.device("cpu")))
+    time.sleep(0.02)
+    with meter.paused():
+        time.sleep(0.5)
+    assert 0.02 <= meter.seconds() < 0.4
+    assert meter.speed(100)["images_per_s"] > 100 / 0.4

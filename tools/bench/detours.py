@@ -28,7 +28,7 @@ from ditscale.data.open import open_source
 from ditscale.diffusion.rectified_flow import Noise
 from ditscale.model import projection
 from ditscale.plan.run import Run, make_run
-from ditscale.train import heap, state
+from ditscale.train import state
 from ditscale.train.batches import Batch
 from ditscale.train.gradient_accumulation import GradientAccumulation
 from ditscale.train.layout import choose
@@ -58,17 +58,12 @@ def with_onednn(use: bool):
     projection.mkl_is_slow = lambda: use
 
 
-def with_freed_memory_kept(use: bool):
-    if use:
-        heap.keep_freed_memory()
-
-
 def with_own_adamw(use: bool):
     if not use:
         state.AdamW = TorchAdamW
 
 
-def without_gradient_buffer(use: bool):
+def with_no_gradient_buffer(use: bool):
     choose.LARGE = 0 if use else 10**12
 
 
@@ -78,10 +73,9 @@ def with_one_buffer(use: bool):
 
 DETOURS = {
     "onednn": with_onednn,
-    "heap": with_freed_memory_kept,
-    "glibc": lambda use: None,  # as heap, by the environment of the process
+    "freed-memory": lambda use: None,  # It stays with the process, by the environment: GLIBC.
     "adamw": with_own_adamw,
-    "no-gradient-buffer": without_gradient_buffer,
+    "no-gradient-buffer": with_no_gradient_buffer,
     "one-buffer": with_one_buffer,
 }
 
@@ -126,7 +120,7 @@ class Way:
 
     def __init__(self, detour: str, use: bool, size: str, options):
         command = [sys.executable, __file__, "--work", detour, str(int(use)), size, options.precision]
-        env = os.environ | {"OMP_NUM_THREADS": "1"} | (GLIBC if detour == "glibc" and use else {})
+        env = os.environ | {"OMP_NUM_THREADS": "1"} | (GLIBC if detour == "freed-memory" and use else {})
         command += ["--seconds", str(options.seconds)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         if self.process.stdout.readline() != "ready\n":

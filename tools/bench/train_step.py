@@ -39,9 +39,9 @@ from ditscale.evaluate.extractor import torch_fidelity
 from ditscale.model.compile import speed_up
 from ditscale.model.projection import plain_products
 from ditscale.plan.run import Execution, Run, make_run
-from ditscale.train import attention_backend as kernels
+from ditscale.train import attention_backend
+from ditscale.train.batches import Batch
 from ditscale.train.gradient_accumulation import GradientAccumulation
-from ditscale.train.heap import keep_freed_memory
 from ditscale.train.state import build
 from ditscale.train.step import Step
 
@@ -81,25 +81,23 @@ def ours(
     sharding="auto",
 ):
     """A step of ditscale's loop (train/step.py), in a process like that of a run (distributed/ranks.py)."""
-    if not CUDA:
-        keep_freed_memory()
     run = a_run(design, width, depth, batch, precision)
     execution = Execution(ranks.world, torch.get_num_threads(), 60, compile=compiled, sharding=sharding)
     state = build(replace(run, execution=execution), ranks)
-    micro = GradientAccumulation(run, state.model, state.layout, ranks)
+    accumulation = GradientAccumulation(run, state.model, state.layout, ranks)
     speed_up(state.model, compiled)
-    one = Step(state, micro, 1.0, compiled)
+    one = Step(state, accumulation, 1.0, compiled)
     share = batch // ranks.world
     index = torch.arange(share, device=DEVICE)
     x0, text = (
         torch.randn(share, CHANNELS, SIDE, SIDE, device=DEVICE),
         torch.randn(share, TEXT, TEXT_DIM, device=DEVICE),
     )
-    data_of_step = (x0, text, *Noise(0, "logit-normal").draw(index, x0.shape))
+    batch_of_step = Batch(x0, text, *Noise(0, "logit-normal").draw(index, x0.shape))
     count = iter(range(1, 10**9))
 
     def step():
-        one(data_of_step, next(count), 1e-4)
+        one(batch_of_step, next(count), 1e-4)
 
     return step, sum(p.numel() for p in state.model.parameters())
 
@@ -156,11 +154,11 @@ def peer(name: str, path: str, width: int, depth: int, batch: int, precision: st
 
 
 class Ended(Exception):
-    """A contender's process has, by an error that it has told."""
+    """A contender's process has ended, after it printed an error."""
 
 
 class Contender:
-    """A step that a process of its own repeats when asked to."""
+    """A process of its own that repeats a step when it is asked to."""
 
     def __init__(self, name: str, path: str, shape: tuple, attention: str):
         context = multiprocessing.get_context("spawn")
@@ -170,7 +168,7 @@ class Contender:
         self.process.start()
         other.close()
 
-    def told(self):
+    def receive(self):
         try:
             return self.pipe.recv()
         except EOFError:
@@ -181,7 +179,7 @@ class Contender:
             self.pipe.send("time")
         except OSError:
             raise Ended from None
-        return self.told()
+        return self.receive()
 
     def close(self):
         self.pipe.close()
@@ -189,19 +187,19 @@ class Contender:
 
 
 def contend(pipe, name: str, path: str, shape: tuple, attention: str):
-    """What a Contender's process does: tells parameters and FLOPs of a step, then times it, round by round."""
+    """What a Contender's process does: it sends parameters and FLOPs of a step, then its time, round by round."""
     if CUDA:
         # as those projects' train.py does
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(0)
     is_ours = name.startswith("ditscale ")
-    with ExitStack() as there:
+    with ExitStack() as contexts:
         if is_ours:
             design, _, compiled = name.removeprefix("ditscale ").partition(",")
             width, depth, batch, precision = shape
             run = a_run(design, *shape)
             run = replace(run, execution=replace(run.execution, attention=attention))
-            there.enter_context(kernels.chosen(run, ONE))
+            contexts.enter_context(attention_backend.selected(run, ONE))
             counted = batch * flops_of(ours(design, width, depth, 1, precision, False)[0])
             step, size = ours(design, *shape, bool(compiled))
         else:
@@ -219,18 +217,18 @@ def contend(pipe, name: str, path: str, shape: tuple, attention: str):
 
 def timed(step, at_least_s: float = 1.0 if CUDA else 2.0) -> float:
     """Seconds of a step, over a round of `at_least_s`."""
-    settle()
+    synchronize()
     began, n = time.perf_counter(), 0
     while n < 3 or time.perf_counter() - began < at_least_s:
         step()
         n += 1
         if CUDA and n % 10 == 0:
-            settle()
-    settle()
+            synchronize()
+    synchronize()
     return (time.perf_counter() - began) / n
 
 
-def settle():
+def synchronize():
     if CUDA:
         torch.cuda.synchronize()
 
@@ -296,7 +294,7 @@ def main():
                 }
                 for name, one in list(asked.items()):
                     try:
-                        sizes[name], counted[name] = one.told()
+                        sizes[name], counted[name] = one.receive()
                     except Ended:
                         del asked[name]
                 found = {name: [] for name in asked}

@@ -66,7 +66,7 @@ def fit(options: Options) -> Report:
     if Path(options.table).is_dir():
         from ...pipeline import write_json
 
-        write_json(StudyPaths(options.table).laws_of(laws.table.metric), value)
+        write_json(StudyPaths(options.table).laws_of(laws.metric), value)
     return Report(laws.summary(), value, 0 if laws.given else 3)
 
 
@@ -133,7 +133,7 @@ def verdict(options: Options) -> Report:
 @verb(
     "Compare two or more studies or tables, or two metrics. Compares their laws, as of designs or data sets.",
     positional("tables", "[NAME=]DIR|TABLE", "studies or tables, with names of yours", count="+", complete="file"),
-    option("--against", "COLUMN", "second metric, of one table: its offset from the first, as of loss_coco from loss"),
+    option("--against", "COLUMN", "second metric, of one table: its gap to the first, as of loss_coco from loss"),
     option("--target", "FLOPS", "budget to compare losses at (default: twice the largest budget)"),
     OBJECTIVE,
     *RESAMPLING,
@@ -142,7 +142,7 @@ def verdict(options: Options) -> Report:
     examples=["ditscale compare runs.csv same=runs.csv --bootstrap 200", "ditscale compare a=study-a b=study-b"],
 )
 def compare(options: Options) -> Report:
-    from ...laws import compare, fit_offset
+    from ...laws import compare, fit_gap
 
     named = named_tables(options.tables)
     if options.against:
@@ -150,8 +150,8 @@ def compare(options: Options) -> Report:
             raise UserError("compare: --against compares two metrics of one table; name one table")
         (name,) = named
         table = read(named[name], options, also=(options.against,), name=name, named=named)
-        offset = fit_offset(table, *table.columns)  # `also` named the one column there is.
-        return Report(offset.summary(), offset.to_dict())
+        gap = fit_gap(table, *table.columns)  # `also` named the one column there is.
+        return Report(gap.summary(), gap.to_dict())
     if len(named) < 2:
         raise UserError("compare: name at least two studies or tables, or one and --against COLUMN")
     tables = {name: read(path, options, name=name, named=named) for name, path in named.items()}

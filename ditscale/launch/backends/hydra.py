@@ -39,8 +39,7 @@ def job(composed: Any) -> str:
 
 @dataclass(frozen=True)
 class Launcher:
-    """A Hydra launcher: the overrides about Hydra, the user's own configuration groups, and what Hydra composes of
-    both."""
+    """A Hydra launcher: the overrides about Hydra, the user's configuration groups, and what Hydra composes."""
 
     words: list[str]
     configs: Path | None
@@ -68,9 +67,8 @@ class Launcher:
             pass  # A process was killed; the runs' own files say which.
 
     def submit(self, paths: StudyPaths, submission: Submission, cluster: Cluster) -> str:
-        """Submit the runs as one array; returns the job's number. Hydra's launcher is left once submitit has put the
-        pickle of each task in its place: it would wait for results of jobs that may be requeued or killed, perhaps for
-        ever."""
+        """Submit the runs as one array; returns the job's number. Hydra's launcher is left once submitit has written
+        the pickle of each task: it would wait for results, of jobs that may be requeued or killed."""
         at = folder(paths, submission.token)
 
         def look(*_):

@@ -29,8 +29,7 @@ def import_path(code: str | Path) -> str:
 
 
 def clean_environment() -> AbstractContextManager[None]:
-    """In here the environment has nothing of a job that we may be in, for jobs to inherit. SLURM_CONF names the cluster
-    and stays."""
+    """In here the environment has nothing of a job that we may be in. SLURM_CONF names the cluster and stays."""
     ours = lambda name: not name.startswith(("SLURM_", "SUBMITIT_")) and name not in FOREIGN or name == "SLURM_CONF"
     return _environment({name: value for name, value in os.environ.items() if ours(name)})
 

@@ -84,8 +84,7 @@ def _submit(
 
 
 def refused(error: Exception, at: Path, submission: Submission) -> Exception:
-    """What to raise where submitit failed: sbatch's own reason, or the disk's. A submission that sbatch refused is
-    forgotten."""
+    """What to raise where submitit failed: sbatch's reason, or the disk's. What sbatch refused is forgotten."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     if isinstance(error, OSError):

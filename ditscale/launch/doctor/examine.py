@@ -15,8 +15,7 @@ from .slurm import slurm
 
 
 def examine(root: Path, cluster: Cluster, files: Sequence[str] = (), job: bool = False) -> list[Finding]:
-    """All findings about the cluster, the study's (or any) directory, the files its runs read, and with `job` about a
-    compute node, by a short job."""
+    """All findings about the cluster, a directory, the files its runs read, and, by a short `job`, about a node."""
     found = [*slurm(cluster), *directory(root), *local_files(files)]
     if job and not any(f.level == BAD for f in found):
         found += on_a_node(root, cluster, files)

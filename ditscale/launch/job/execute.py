@@ -122,12 +122,10 @@ def _block_stops():
 def _loop(at: RunPaths) -> Callable[..., str]:
     """The function that trains or rehearses the run. Only training loads torch, after the claim: it takes seconds."""
     if read_run(at.run).rehearsal:
-        from ...train.rehearsed import rehearse
-
-        return rehearse
-    from ...train.loop import train
-
-    return train
+        from ...train.rehearsed import rehearse as loop
+    else:
+        from ...train.loop import train as loop
+    return loop
 
 
 def _is_my_turn(rank: int, at: RunPaths) -> bool:

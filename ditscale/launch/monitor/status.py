@@ -181,8 +181,7 @@ def _is_alive(pid: str) -> bool:
 
 
 def awaiting_parent(statuses: list[RunStatus]) -> set[str]:
-    """run_ids of nested runs that their parent run is still to train. Without a living parent they are trained
-    alone."""
+    """run_ids of nested runs that their parent run is still to train. They are trained alone once it has ended."""
     unfinished = {s.run.run_id for s in statuses if s.state not in DONE}
     return {s.run.run_id for s in statuses if s.state not in DONE and s.run.within in unfinished}
 

@@ -7,12 +7,19 @@ leave out something that changes the law. Answers come from the fit itself and f
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from ...units import compact, count
-from ..table import describe
+from ..estimates import Bootstrap
+from ..minima.approach2 import Approach2
+from ..result import Result
+from ..surface.approach3 import Approach3
+from ..surface.surface import N_PARAMETERS
+from ..table import Table, describe
+from .backtest import Backtest
 
 NOT_RECORDED = "not recorded"
 # Keys of `Table.recorded`, which `ditscale collect` writes and a CSV gives in lines `# key: value` above its header:
@@ -42,8 +49,10 @@ DESCENT = (
 
 
 @dataclass(frozen=True)
-class Item:
+class Item(Result):
     """One line of the checklist: its part (of PARTS), the question, and the answer or "not recorded"."""
+
+    COMPUTED = ("recorded",)
 
     part: str
     question: str
@@ -53,18 +62,25 @@ class Item:
     def recorded(self) -> bool:
         return self.answer != NOT_RECORDED
 
-    def to_dict(self) -> dict:
-        return asdict(self) | {"recorded": self.recorded}
 
-
-def checklist(laws) -> tuple[Item, ...]:
-    """The items for a `fit.Laws`, in the order of PARTS."""
-    known = {key.lower().replace(" ", "_"): text for key, text in laws.table.recorded}
+def checklist(
+    table: Table,
+    two: Approach2,
+    three: Approach3,
+    bootstrap: Bootstrap,
+    backtests: Sequence[Backtest],
+    probes: Sequence[str] = (),
+) -> tuple[Item, ...]:
+    """The items for a fit of `table`, in the order of PARTS; probes: the runs that were held out."""
+    known = {key.lower().replace(" ", "_"): text for key, text in table.recorded}
     # where metrics were measured on unlike data, or unlike ways
-    of_metric = known.get(f"evaluation_{laws.table.metric.lower()}")
+    of_metric = known.get(f"evaluation_{table.metric.lower()}")
     known |= {"evaluation": of_metric} if of_metric else {}
     items = [Item(part, question, known.get(key, NOT_RECORDED)) for key, part, question in RECORDED]
-    items += [Item(*answer) for answer in (*_of_the_table(laws), *_of_the_fit(laws))]
+    items += [Item(*answer) for answer in _of_the_table(table)]
+    items += [Item(*answer) for answer in _of_the_fit(table, two, three, bootstrap)]
+    items.append(Item("dropped points", "probes held out", _listed(probes)))
+    items.append(Item("validation", "held-out budgets", _backtests(backtests)))
     return tuple(sorted(items, key=lambda item: PARTS.index(item.part)))
 
 
@@ -78,11 +94,10 @@ def lines(items: tuple[Item, ...]) -> list[str]:
     return out
 
 
-def _of_the_table(laws):
-    table = laws.table
+def _of_the_table(table: Table) -> Iterator[tuple[str, str, str]]:
     sizes = f"N {count(table.n_params.min())} to {count(table.n_params.max())}"
     tokens = f"D {count(table.n_tokens.min())} to {count(table.n_tokens.max())} tokens"
-    yield "setup", "runs", f"{describe(table)}, {sizes}, {tokens}"
+    yield "setup", "runs", f"{describe(len(table), [budget for budget, _ in table.slices()])}, {sizes}, {tokens}"
     kappa = table.budget_flops / (table.n_params * table.n_tokens)
     yield "counting", "C / (N D)", f"{np.median(kappa):.4g} in the median, {kappa.min():.4g} to {kappa.max():.4g}"
     if table.achieved_flops is not None:
@@ -96,8 +111,7 @@ def _of_the_table(laws):
     yield "data", "table", table.source or NOT_RECORDED
 
 
-def _of_the_fit(laws):
-    two, three = laws.approach2, laws.approach3
+def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Bootstrap) -> Iterator[tuple[str, str, str]]:
     yield "hypothesis", "form of approach 3", "L(N, D) = E + A N^-alpha + B D^-beta, all of E, A, B non-negative"
     curve = "log loss" if any(p.response == "log" for p in two.slices) else "loss"
     yield (
@@ -108,42 +122,38 @@ def _of_the_fit(laws):
     yield (
         "hypothesis",
         "runs and free parameters",
-        f"{len(laws.table)} runs, {three.surface.n_free} parameters of the surface, 3 of each parabola",
+        f"{len(table)} runs, {N_PARAMETERS} parameters of the surface, 3 of each parabola",
     )
-    yield "fit", "objective of approach 3", OBJECTIVES.get(laws.objective, laws.objective)
+    yield "fit", "objective of approach 3", OBJECTIVES[three.surface.objective]
     yield "fit", "objective of approach 2", "bisquare regression" if two.robust else "least squares"
     yield "fit", "initialisation", START
     yield "fit", "optimiser", f"{DESCENT}; {_settled(three)}"
-    yield "dropped points", "runs excluded by name", _listed(f"{r} ({why})" for r, why in laws.table.exclusions)
-    probes = next((f.runs for f in laws.findings if f.code == "probe_left_out"), ())
-    yield "dropped points", "probes held out", _listed(probes)
+    yield "dropped points", "runs excluded by name", _listed(f"{r} ({why})" for r, why in table.exclusions)
     refused = [p for p in two.slices if not p.ok]
     yield "dropped points", "slices without a usable minimum", _listed(compact(p.budget_flops) for p in refused)
-    yield "validation", "held-out budgets", _backtests(laws)
-    replicates = f"{laws.bootstrap} replicates, seed {laws.seed}" if laws.bootstrap else "none"
-    yield "uncertainty", "intervals", f"95 % {laws.interval}" if laws.bootstrap else "none"
-    yield "uncertainty", "bootstrap", replicates
-    if laws.bootstrap:
+    drawn = bootstrap.replicates > 0
+    yield "uncertainty", "intervals", f"95 % {bootstrap.interval}" if drawn else "none"
+    yield "uncertainty", "bootstrap", f"{bootstrap.replicates} replicates, seed {bootstrap.seed}" if drawn else "none"
+    if drawn:
         yield "uncertainty", "resampling", f"approach 2: {two.scheme}; approach 3: {three.scheme}"
 
 
-def _settled(three) -> str:
+def _settled(three: Approach3) -> str:
     codes = {f.code for f in three.surface.findings}
     if three.ok:
         return "converged, no parameter on a bound"
     return f"refused: {', '.join(sorted(codes))}"
 
 
-def _listed(names) -> str:
+def _listed(names: Iterable[str]) -> str:
     return "; ".join(names) or "none"
 
 
-def _backtests(laws) -> str:
+def _backtests(backtests: Sequence[Backtest]) -> str:
     """Errors at the largest budget, held out alone; the farther ones stand under the backtests."""
-    b = laws.backtest
-    said = [
-        f"{name.replace('approach', 'approach ')} {100 * getattr(b, name).loss_error:+.2g} %"
-        for name in ("approach2", "approach3")
-        if b is not None and getattr(b, name) is not None
-    ]
-    return f"{', '.join(said)} at {compact(b.budget_flops)}" if said else "none was possible"
+    for b in (b for b in backtests if b.held_out == 1):
+        both = (("approach 2", b.approach2), ("approach 3", b.approach3))
+        said = [f"{name} {100 * part.loss_error:+.2g} %" for name, part in both if part is not None]
+        if said:
+            return f"{', '.join(said)} at {compact(b.budget_flops)}"
+    return "none was possible"

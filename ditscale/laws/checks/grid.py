@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..estimates import Estimate, estimate, t_quantile
-from ..findings import Finding
+from ..findings import Finding, finding
 from ..minima.approach2 import Approach2
 from ..minima.parabola import refit, response_of, vertex
 from ..minima.powerlaw import line
+from ..result import Result
 from ..surface.approach3 import Approach3
 from ..surface.surface import optimum
 from ..table import Table
@@ -40,21 +41,18 @@ def check_drift(table: Table, laws: Approach2) -> list[Finding]:
         f"the middle of the sizes drifts from {ends[0]:.2g}x to {ends[1]:.2g}x the minimum as the budget grows, which "
         "leans on the exponents of approach 2; centre the sizes on the minimum at every budget"
     )
-    return [Finding("drifting_centring", text, slices=tuple(laws.budgets), value=drift)]
+    return [finding("drifting_centring", text, slices=tuple(laws.budgets), value=drift)]
 
 
 @dataclass(frozen=True)
-class Bias:
+class Bias(Result):
     """How far parabolas on this grid would be off without noise, were the fitted surface the truth.
 
-    level: log of (vertex / N*) at the largest accepted budget; slope: of the exponent of N*(C).
+    log_n_params: log of (vertex / N*) at the largest accepted budget; model_exponent: of the exponent of N*(C).
     """
 
-    level: Estimate
-    slope: Estimate
-
-    def to_dict(self) -> dict:
-        return {"log_n_params": self.level.to_dict(), "model_exponent": self.slope.to_dict()}
+    log_n_params: Estimate
+    model_exponent: Estimate
 
 
 def parabola_bias(table: Table, laws: Approach2, fitted: Approach3) -> Bias | None:
@@ -76,13 +74,13 @@ def parabola_bias(table: Table, laws: Approach2, fitted: Approach3) -> Bias | No
 def _bias_of(table: Table, laws: Approach2, parameters: np.ndarray, kappa: float) -> np.ndarray:
     """(R, 2) of (level, slope) for each row of parameters (R, 5)."""
     floor, log_a, log_b, alpha, beta = parameters.T[:, :, None]
-    off = []
+    parts = []
     for p in laws.accepted:
         log_n, log_d = np.log(table.n_params[p.rows]), np.log(table.n_tokens[p.rows])
         clean = floor + np.exp(log_a - alpha * log_n) + np.exp(log_b - beta * log_d)
         at, _, _ = vertex(refit(log_n - np.log(p.center), response_of(clean, p.response)), p.response)
-        off.append(at + np.log(p.center) - optimum(parameters, kappa, p.budget_flops)[0])
-    off = np.stack(off, axis=-1)
+        parts.append(at + np.log(p.center) - optimum(parameters, kappa, p.budget_flops)[0])
+    off = np.stack(parts, axis=-1)
     return np.stack([off[:, -1], line(np.log(laws.budgets), off)[:, 1]], axis=-1)
 
 
@@ -92,13 +90,14 @@ def check_bias(bias: Bias | None, fitted: Approach3, laws: Approach2) -> list[Fi
         return []
     if not any(
         abs(e.value) > least and (e.low is None or e.high is None or e.low > 0 or e.high < 0)
-        for e, least in ((bias.level, 0.05), (bias.slope, 0.01))
+        for e, least in ((bias.log_n_params, 0.05), (bias.model_exponent, 0.01))
     ):
         return []
     s = fitted.surface
+    at_largest = np.expm1(bias.log_n_params.value)
     text = (
         f"the surface is asymmetric (alpha {s.alpha:.3g}, beta {s.beta:.3g}): on this grid parabolas misplace N* by "
-        f"{100 * np.expm1(bias.level.value):+.2g} % at the largest budget and its exponent by {bias.slope.value:+.2g} "
-        "even without noise; trust approach 3, or narrow and centre the grid"
+        f"{100 * at_largest:+.2g} % at the largest budget and its exponent by {bias.model_exponent.value:+.2g} even "
+        "without noise; trust approach 3, or narrow and centre the grid"
     )
-    return [Finding("asymmetric_surface", text, slices=tuple(laws.budgets), value=np.expm1(bias.level.value))]
+    return [finding("asymmetric_surface", text, slices=tuple(laws.budgets), value=at_largest)]

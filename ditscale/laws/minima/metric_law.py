@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from ...errors import UserError
 from ...units import compact
-from .powerlaw import floor_laws, line
+from ..result import Result, extra
+from .powerlaw import FORMS, law_at
 
 RULE = (
     "Forms are fitted to the values at the budgets. Each gets a small-sample AIC (AICc; Burnham and Anderson 2002, "
@@ -24,49 +27,6 @@ RULE = (
 CLOSE = 2.0  # a difference in AICc below which the data do not tell two forms apart
 
 
-def _fit_power(log_c, y):
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return line(log_c, np.log(np.where(y > 0, y, np.nan)))
-
-
-def _at_power(p, log_c):
-    with np.errstate(over="ignore"):
-        return np.exp(p[..., 0:1] + p[..., 1:2] * log_c)
-
-
-def _fit_floor(log_c, y):
-    found = floor_laws(log_c, y)
-    return np.stack([found[:, 0], found[:, 1], -found[:, 2]], axis=-1)
-
-
-def _at_floor(p, log_c):
-    with np.errstate(over="ignore"):
-        return p[..., 0:1] + np.exp(p[..., 1:2] + p[..., 2:3] * log_c)
-
-
-def _fit_linear(log_c, y):
-    """(a, b) of y = a + b log C with weights 1 / y^2, or plain least squares where a value is not positive."""
-    w = np.where((y > 0).all(axis=-1, keepdims=True), 1 / np.where(y == 0, 1, y) ** 2, 1.0)
-    total = w.sum(-1, keepdims=True)
-    mean_c, mean_y = (w * log_c).sum(-1, keepdims=True) / total, (w * y).sum(-1, keepdims=True) / total
-    off = w * (log_c - mean_c)
-    slope = (off * y).sum(-1, keepdims=True) / (off * (log_c - mean_c)).sum(-1, keepdims=True)
-    return np.concatenate([mean_y - slope * mean_c, slope], axis=-1)
-
-
-def _at_linear(p, log_c):
-    return p[..., 0:1] + p[..., 1:2] * log_c
-
-
-# name -> (names of the parameters, fit (R, K) -> (R, P), values at log C)
-FORMS = {
-    "power_law": (("log_coefficient", "exponent"), _fit_power, _at_power),
-    "power_law_with_floor": (("floor", "log_coefficient", "exponent"), _fit_floor, _at_floor),
-    "linear_in_log_c": (("intercept", "slope"), _fit_linear, _at_linear),
-}
-POSITIVE_FORMS = ("power_law", "power_law_with_floor")  # a line in log C crosses zero, which a loss or a FID never does
-
-
 @dataclass(frozen=True)
 class Errors:
     """What is known of the values' noise: standard errors se (K,), in their units, with dof degrees of freedom."""
@@ -75,16 +35,24 @@ class Errors:
     dof: int
 
 
+class Points(NamedTuple):
+    """What a law in C is fitted to: values (K,) at budgets (K,), and what is known of their noise."""
+
+    budgets: np.ndarray
+    values: np.ndarray
+    errors: Errors | None
+
+
 @dataclass(frozen=True)
-class FittedForm:
-    """One form through the points. parameters (P,) as in `FORMS`; rms: relative misfit; aicc, held_out_error: None
-    where there are too few budgets; held_out_error is the relative error at the largest budget when fitted without
-    it.
+class FittedForm(Result):
+    """One form through the points. parameters: as in `FORMS`, None where it could not be fitted; rms: relative misfit;
+    aicc, held_out_error: None where there are too few budgets; held_out_error is the relative error at the largest
+    budget when fitted without it.
     """
 
-    name: str
-    parameters: np.ndarray
-    rms: float
+    form: str
+    parameters: dict[str, float | None]
+    rms: float | None
     aicc: float | None
     held_out_error: float | None
     reason: str
@@ -92,13 +60,12 @@ class FittedForm:
     def at(self, budget_flops):
         """Values at budgets, same shape as budget_flops."""
         log_c = np.log(np.asarray(budget_flops, dtype=float))
-        return FORMS[self.name][2](self.parameters, np.atleast_1d(log_c)).reshape(log_c.shape)
+        parameters = np.array([self.parameters[name] for name in FORMS[self.form].parameters], dtype=float)
+        return FORMS[self.form].at(parameters, np.atleast_1d(log_c)).reshape(log_c.shape)
 
-    def to_dict(self) -> dict:
-        names = FORMS[self.name][0]
-        values = [float(v) if math.isfinite(v) else None for v in self.parameters]
-        return {"form": self.name, "parameters": dict(zip(names, values, strict=True)), "rms": _plain(self.rms),
-                "aicc": self.aicc, "held_out_error": self.held_out_error, "reason": self.reason}  # fmt: skip
+    def contradiction(self) -> str:
+        known = self.form in FORMS and set(self.parameters) == set(FORMS[self.form].parameters)
+        return "" if known else f"{self.form!r} is no form of law with these parameters"
 
 
 @dataclass(frozen=True)
@@ -111,42 +78,49 @@ class Refits:
 
     def at(self, budget_flops: float) -> np.ndarray:
         """(R,) values at a budget, each by the form taken in that replicate."""
-        log_c = np.array([math.log(budget_flops)])
-        values = np.stack([FORMS[n][2](p, log_c)[:, 0] for n, p in zip(self.names, self.fits, strict=True)], axis=-1)
+        values = np.stack([law_at(n, p, budget_flops) for n, p in zip(self.names, self.fits, strict=True)], axis=-1)
         return np.take_along_axis(values, self.pick[:, None], axis=1)[:, 0]
 
 
 @dataclass(frozen=True)
-class MetricLaw:
-    """The forms fitted to a metric's values at the budgets, and the one that `RULE` takes."""
+class MetricLaw(Result):
+    """The forms fitted to a metric's values at the budgets, and the one that `RULE` takes. points: what they were
+    fitted to; None when the law was read back."""
 
-    budgets: np.ndarray
-    values: np.ndarray
-    errors: Errors | None
-    forms: tuple[FittedForm, ...]
+    COMPUTED = ("rule",)
+
     chosen: str
     why: str
+    forms: tuple[FittedForm, ...]
+    points: Points | None = extra()
+
+    rule = RULE
 
     def at(self, budget_flops):
         """The chosen form at budgets, same shape as budget_flops."""
-        return next(f for f in self.forms if f.name == self.chosen).at(budget_flops)
+        return next(f for f in self.forms if f.form == self.chosen).at(budget_flops)
+
+    def contradiction(self) -> str:
+        return "" if self.chosen in [f.form for f in self.forms] else f"{self.chosen!r} is none of its forms"
 
     def refit(self, values: np.ndarray) -> Refits:
         """Replicates of the values (R, K), each with the form that `RULE` takes for it.
 
         Choosing again in every replicate keeps the uncertainty of the choice in the interval.
         """
-        names = [f.name for f in self.forms]
-        fits, scores, held = _score(np.log(self.budgets), values, names, self.errors)
+        names, points = [f.form for f in self.forms], self._fitted()
+        fits, scores, held = _score(np.log(points.budgets), values, names, points.errors)
         return Refits(tuple(names), tuple(fits), _choose(scores, held))
 
     def form_at(self, values: np.ndarray, budget_flops: float) -> np.ndarray:
         """(R,) predictions from values (R, K) at the budgets, all with the chosen form."""
-        _, fit, at = FORMS[self.chosen]
-        return at(fit(np.log(self.budgets), values), np.array([math.log(budget_flops)]))[:, 0]
+        fitted = FORMS[self.chosen].fit(np.log(self._fitted().budgets), values)
+        return law_at(self.chosen, fitted, budget_flops)
 
-    def to_dict(self) -> dict:
-        return {"chosen": self.chosen, "why": self.why, "rule": RULE, "forms": [f.to_dict() for f in self.forms]}
+    def _fitted(self) -> Points:
+        if self.points is None:
+            raise UserError("a law that was read back from a file cannot be refitted; fit the table again")
+        return self.points
 
 
 def metric_law(budget_flops, values, forms=tuple(FORMS), errors: Errors | None = None) -> MetricLaw:
@@ -167,16 +141,14 @@ def metric_law(budget_flops, values, forms=tuple(FORMS), errors: Errors | None =
     fits, scores, held = _score(np.log(budgets), y[None], names, errors)
     chosen = names[int(_choose(scores, held)[0])]
     fitted = []
-    for k, name in enumerate(names):
-        rms = float(np.sqrt(np.mean(_relative(FORMS[name][2](fits[k], np.log(budgets)) - y[None], y[None]) ** 2)))
-        aicc = float(scores[0, k]) if math.isfinite(scores[0, k]) else None
-        error = float(held[0, k]) if math.isfinite(held[0, k]) else None
-        fitted.append(
-            FittedForm(
-                name, fits[k][0], rms, aicc, error, _reason(name, fits[k][0], aicc, len(budgets), 4 if errors else 6)
-            )
-        )
-    return MetricLaw(budgets, y, errors, tuple(fitted), chosen, _why(fitted, chosen, budgets))
+    for k, form in enumerate(FORMS[name] for name in names):
+        name = names[k]
+        rms = float(np.sqrt(np.mean(_relative(form.at(fits[k], np.log(budgets)) - y[None], y[None]) ** 2)))
+        aicc, error = (float(v) if math.isfinite(v) else None for v in (scores[0, k], held[0, k]))
+        parameters = dict(zip(form.parameters, fits[k][0].tolist(), strict=True))
+        reason = _reason(name, fits[k][0], aicc, len(budgets), 4 if errors else 6)
+        fitted.append(FittedForm(name, parameters, rms, aicc, error, reason))
+    return MetricLaw(chosen, _why(fitted, chosen, budgets), tuple(fitted), Points(budgets, y, errors))
 
 
 def _relative(off, y):
@@ -210,7 +182,7 @@ def _score(log_c, y, names, errors=None):
         held.append(np.where(np.isfinite(error), error, np.inf))
     misfit = np.stack(misfits, axis=-1)
     misfit = np.where(np.isfinite(misfit), misfit, np.inf)
-    counts = np.array([len(FORMS[name][0]) for name in names])
+    counts = np.array([len(FORMS[name].parameters) for name in names])
     score = _aicc_known(misfit, counts, n, errors.dof) if errors else _aicc(misfit, counts, n)
     return fits, score, np.stack(held, axis=-1)
 
@@ -239,7 +211,7 @@ def _aicc_known(chi2, counts, n, dof):
 def _choose(scores, errors):
     """Index (R,) of the form that `RULE` takes."""
     close = scores <= scores.min(axis=-1, keepdims=True) + CLOSE
-    # LockHeld-out errors first, the AICc between equals (all infinite with 2 budgets).
+    # Held-out errors first, the AICc between equals (all infinite with 2 budgets).
     key = np.where(close, np.abs(errors), np.nan)
     key = np.where(np.isnan(key), np.inf, np.minimum(key, 1e300))
     tie = np.where(close, scores, np.inf)
@@ -263,16 +235,12 @@ def _why(fitted, chosen, budgets) -> str:
     shown = []
     for f in fitted:
         if f.aicc is None:
-            shown.append(f"{_said(f.name)}: {f.reason}")
+            shown.append(f"{_said(f.form)}: {f.reason}")
             continue
         held = "" if f.held_out_error is None else f", held-out error {100 * f.held_out_error:+.2g} %"
-        shown.append(f"{_said(f.name)}: AICc {f.aicc:.4g}{held}")
+        shown.append(f"{_said(f.form)}: AICc {f.aicc:.4g}{held}")
     return f"{_said(chosen)} on {len(budgets)} budgets to {compact(budgets[-1])} ({'; '.join(shown)})"
 
 
 def _said(name: str) -> str:
     return name.replace("_", " ").replace("log c", "log C")
-
-
-def _plain(x: float) -> float | None:
-    return x if math.isfinite(x) else None

@@ -15,7 +15,7 @@ def canonical(body) -> bytes:
 
 def inputs_hash(table: Table) -> str:
     """sha256 over the rows (run_id, role, N, D, C, loss), sorted by run_id, and the metric; their order is no input."""
-    rows = sorted(table.rows(), key=lambda row: row["run_id"])
+    rows = [point.to_dict() for point in sorted(table.points(), key=lambda point: point.run_id)]
     return hashlib.sha256(canonical({"metric": table.metric, "rows": rows})).hexdigest()
 
 

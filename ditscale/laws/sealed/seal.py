@@ -10,7 +10,7 @@ from pathlib import Path
 from ...errors import UserError
 from ...files import write_once
 from ...units import compact
-from .forecast import LAYOUT, Forecast
+from .forecast import Forecast
 from .hashes import own_hash
 
 
@@ -29,9 +29,9 @@ def seal(path, made: Forecast) -> Forecast:
             f"{path} already holds a forecast sealed {sealed.created} for {compact(sealed.target_budget_flops)} FLOPs "
             "from other inputs or for another target; it is never overwritten: give another file name"
         )
-    if made.inputs["measured_probes"]:
+    if made.inputs.measured_probes:
         raise UserError(
-            f"{path}: the probe {made.inputs['measured_probes'][0]} has been measured already; "
+            f"{path}: the probe {made.inputs.measured_probes[0]} has been measured already; "
             "a forecast is sealed before its probe runs"
         )
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -51,19 +51,19 @@ def load_forecast(path) -> Forecast:
         body = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; seal a forecast first with `ditscale forecast`") from None
-    except (ValueError, OSError):
+    except (ValueError, RecursionError, OSError):
         raise UserError(f"{path} is not a sealed forecast (not readable as JSON)") from None
     if not isinstance(body, dict) or "sha256" not in body or "inputs_sha256" not in body:
         raise UserError(f"{path} is not a sealed forecast (it has no sha256)")
-    if body.get("layout") != LAYOUT:
+    layout = Forecast.LAYOUT
+    if body.get("layout") != layout:
         raise UserError(
-            f"{path} has layout {body.get('layout')!r}; this version reads layout {LAYOUT}; judge it with the ditscale "
-            "that sealed it"
+            f"{path} has layout {body.get('layout')!r}; this version reads layout {layout}; give the verdict with the "
+            "ditscale that sealed it"
         )
-    names = {f.name for f in dataclasses.fields(Forecast)}
     try:
-        if set(body) == names and own_hash(body) == body["sha256"]:
-            return Forecast.from_dict(body)
-    except (ValueError, TypeError, KeyError):
+        if own_hash(body) == body["sha256"] and (sealed := Forecast.from_dict(body)).to_dict() == body:
+            return sealed
+    except (ValueError, UserError):
         pass  # NaN, which JSON does not have, or parts of another shape: no forecast that was ever sealed
     raise UserError(f"{path} was altered after it was sealed: its content does not match its sha256")

@@ -1,4 +1,4 @@
-"""How a model's weights lie over the ranks of a run: whole on each (replicated.py), or in shards (fsdp.py).
+"""The layout of a model's weights over the ranks of a run: whole on each (replicated.py), or in shards (fsdp.py).
 
 replicate   fastest for small models: one reduction a step
 full        a shard on each rank
@@ -27,7 +27,7 @@ QUICK = 5e7
 
 
 class Layout(Protocol):
-    """A model's weights, laid over ranks. Optimizer's moments and EMA are tensors that lie as `weights` do."""
+    """A model's weights, laid out over ranks. The optimizer's moments and the EMA are laid out as `weights` are."""
 
     kind: str  # replicate, full or hybrid
     scale: float  # of a rank's loss, so that reduce_gradients() gives the gradient of the sum over ranks
@@ -52,16 +52,16 @@ class Layout(Protocol):
         whole. All ranks must call it."""
 
     def named(self, tensors: list[Tensor], mesh: DeviceMesh | None = None) -> Mapping[str, Tensor]:
-        """Tensors that lie as `weights` do, by the parameters' names. mesh: `mesh_on` the device where they are, if
-        that is not the model's."""
+        """Tensors laid out as `weights` are, by the parameters' names. mesh: `mesh_on` their device, if that is
+        not the model's."""
 
     def gather_full(self, tensors: list[Tensor]) -> dict[str, Tensor]:
         """`named` on the CPU, gathered from all ranks; rank 0 gets copies, the others nothing."""
 
 
-def lay(model: DiT, sharding: str, precision: str, factor: Factor, ranks: Ranks, averages: int = 1) -> Layout:
+def lay_out(model: DiT, sharding: str, precision: str, factor: Factor, ranks: Ranks, averages: int = 1) -> Layout:
     """Lay the weights of `model` (on the CPU, equal on all ranks) over the ranks; it is on its device afterwards.
-    averages: EMAs that are to lie beside them.
+    averages: the number of EMAs.
 
     Raises UserError when it cannot be done as `sharding` says.
     """
@@ -76,8 +76,8 @@ def lay(model: DiT, sharding: str, precision: str, factor: Factor, ranks: Ranks,
 
 
 def choose(sharding: str, n_params: int, ranks: Ranks, averages: int = 1) -> str:
-    """replicate, full or hybrid. One rank has nothing to shard; "auto" shards what is not small, or not quick to reduce
-    between GPUs, inside nodes if it fits there."""
+    """Choose replicate, full or hybrid. One rank has nothing to shard; "auto" shards what is not small, or not quick to
+    reduce between GPUs, inside nodes if it fits there."""
     if ranks.world == 1:
         return "replicate"
     nodes = ranks.world // ranks.per_node
@@ -96,7 +96,7 @@ def choose(sharding: str, n_params: int, ranks: Ranks, averages: int = 1) -> str
 
 
 def _free_bytes(ranks: Ranks) -> int:
-    """That a rank may use: of its GPU, or its part of the node's."""
+    """Free memory of a rank: its GPU's, or its part of the node's."""
     if ranks.device.type == "cuda":
         return torch.cuda.mem_get_info(ranks.device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks.per_node

@@ -89,7 +89,7 @@ class FSDPLayout:
             module.reshard()  # What was gathered for a forward pass without a backward pass may still be there.
 
     def named(self, tensors: list[Tensor], mesh: DeviceMesh | None = None) -> dict[str, DTensor]:
-        """Tensors that lie as `weights` do, by the parameters' names, as shards of the whole."""
+        """Tensors that are laid out as `weights` are, by the parameters' names, as shards of the whole."""
         return {
             name: DTensor.from_local(
                 tensor, mesh or self.mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
@@ -100,7 +100,7 @@ class FSDPLayout:
     def gather_full(self, tensors: list[Tensor]) -> dict[str, Tensor]:
         full = {}
         for name, tensor in self.named(tensors).items():
-            whole = tensor.full_tensor()  # One at a time: the whole model need not fit beside the shards.
+            whole = tensor.full_tensor()  # One at a time: the whole model need not fit besides the shards.
             if self.ranks.first:
                 full[name] = whole.cpu()
         return full

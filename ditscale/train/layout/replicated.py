@@ -2,8 +2,8 @@
 
 All weights are views of one buffer and all gradients of another, ordered by the factors of their learning rates
 (model/mup.py). So reducing and clipping are one call each, AdamW and EMA one call per factor. For the small models of a
-miniature the latency of a call is what counts: at width 48 on a CPU core these took 0.63 ms of a step parameter by
-parameter, and 0.18 ms in one buffer.
+miniature the latency of a call is what counts: a step takes 0.95 of the time that it takes parameter by parameter
+(docs/measured/speed-detours.md).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class LoneLayout(ReplicatedLayout):
 
     Gradients stay as the backward pass makes them, parameter by parameter. One buffer of gradients is cleared, added to
     and kept, 16 bytes a parameter and step: for a small model that is cheap and saves calls; at 28.6M parameters on a
-    CPU it is a tenth of the memory at most, and 3 to 5 % of a step (docs/training-measured.md).
+    CPU it is a tenth of the peak memory, and 3 % of a step (docs/measured/speed-detours.md).
     """
 
     def __init__(self, model: nn.Module, factor: Factor, ranks: Ranks):

@@ -1,0 +1,312 @@
+"""`Laws`: all that one table supports, as laws.json holds it and as text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..units import compact, count
+from .checks.backtest import Backtest
+from .checks.checklist import Item
+from .checks.checklist import lines as lines_of
+from .checks.grid import Bias
+from .estimates import Bootstrap, Estimate
+from .findings import Finding, listed
+from .minima.approach2 import Approach2
+from .minima.metric_law import MetricLaw
+from .minima.parabola import Slice
+from .notebook import Shown
+from .result import Result, extra, key, read_result
+from .surface.approach3 import Approach3
+from .table import SAME_BUDGET, Exclusion, Point, Table, describe
+from .text import cells, columns
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class PowerLaws(Result):
+    """Approach 2: N* = k C^a, D* = k C^b, L* = k C^c through the minima. The loss has none where the metric is not
+    positive."""
+
+    model_exponent: Estimate
+    model_coefficient: Estimate
+    data_exponent: Estimate
+    data_coefficient: Estimate
+    loss_exponent: Estimate | None = None
+    loss_coefficient: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class SurfaceLaw(Result):
+    """Approach 3: L(N, D) = E + A N^-alpha + B D^-beta. model_exponent: beta / (alpha + beta); loss_floor_exponent: of
+    L* - E in C, negative."""
+
+    E: Estimate
+    A: Estimate
+    B: Estimate
+    alpha: Estimate
+    beta: Estimate
+    model_exponent: Estimate
+    loss_floor_exponent: Estimate
+
+
+@dataclass(frozen=True)
+class LossWithFloor(Result):
+    """L* = E + coefficient C^exponent through the minima."""
+
+    E: Estimate
+    coefficient: Estimate
+    exponent: Estimate
+
+
+@dataclass(frozen=True)
+class Optimum(Result):
+    """The optimum at one budget: N*, D* and L*."""
+
+    n_params: Estimate
+    n_tokens: Estimate
+    loss: Estimate
+
+
+@dataclass(frozen=True)
+class Optima(Result):
+    """What both approaches say of one budget; None where one was refused."""
+
+    approach2: Optimum | None
+    approach3: Optimum | None
+
+
+@dataclass(frozen=True)
+class Delta(Result):
+    """Delta-method intervals, beside the bootstrap's: of the coefficients, and of the predictions by target."""
+
+    approach2: PowerLaws | None
+    approach3: SurfaceLaw | None
+    predictions: dict[str, Optima]
+
+
+@dataclass(frozen=True)
+class Bands(Result):
+    """The power laws through the minima as a figure draws them, each an interval at every one of budget_flops: from
+    half the smallest budget to twice the largest budget or target."""
+
+    budget_flops: tuple[float, ...]
+    n_params: tuple[Estimate, ...]
+    n_tokens: tuple[Estimate, ...]
+    loss: tuple[Estimate, ...]
+
+    def contradiction(self) -> str:
+        lengths = {len(part) for part in (self.budget_flops, self.n_params, self.n_tokens, self.loss)}
+        return "its lists differ in length" if len(lengths) > 1 else ""
+
+
+class Fits(NamedTuple):
+    """What `fit` worked with: the rows that were fitted, and both fits with their draws."""
+
+    table: Table
+    approach2: Approach2
+    approach3: Approach3
+
+
+@dataclass(frozen=True, repr=False)
+class Laws(Shown):
+    """All that one table supports; every field is one of laws.json, and every `Estimate` a 95 % interval.
+
+    approach2, approach3: coefficients, None when refused. predictions: by target, as it was typed. loss_law: every
+    form of L*(C) and the one taken. n_ranges {target: both ends of the N whose loss there is within 0.1 % of the
+    optimum's by the surface}. bias: of parabolas on this grid, None where it could not be computed. backtests: every
+    held-out budget, the largest first held out alone, then with its neighbours. points: the rows that were fitted
+    (probes and exclusions left out). fits: the fits themselves; None when the laws were read from a file.
+    """
+
+    LAYOUT = 1
+
+    n_runs: int
+    approach2: PowerLaws | None
+    approach3: SurfaceLaw | None
+    findings: tuple[Finding, ...]
+    loss_law: MetricLaw | None
+    loss_with_floor: LossWithFloor | None
+    slices: tuple[Slice, ...]
+    backtests: tuple[Backtest, ...]
+    exclusions: tuple[Exclusion, ...]
+    metric: str
+    objective: str
+    kappa: float
+    bootstrap: Bootstrap
+    points: tuple[Point, ...]
+    budgets: tuple[float, ...] = ()
+    predictions: dict[str, Optima] = field(default_factory=dict)
+    bands: Bands | None = None
+    n_ranges: dict[str, tuple[Estimate, Estimate]] = key("n_params_within_0.1_percent", default_factory=dict)
+    delta: Delta | None = None
+    bias: Bias | None = None
+    checklist: tuple[Item, ...] = ()
+    fits: Fits | None = extra()
+
+    def contradiction(self) -> str:
+        if self.approach2 and not (self.loss_law and sum(s.ok for s in self.slices) > 1):
+            return "approach2 stands without its loss_law or its slices"
+        off = next((p for p in self.points if min(p.n_params, p.n_tokens, p.budget_flops) <= 0), None)
+        return f"run {off.run_id} has a size or a budget that is not positive" if off else ""
+
+    @property
+    def given(self) -> bool:
+        """Whether anything could be given at all; the command exits with 3 otherwise."""
+        return not (self.approach2 is None and self.approach3 is None)
+
+    @property
+    def backtest(self) -> Backtest | None:
+        """The largest budget held out alone, or None where that was not possible."""
+        return next((b for b in self.backtests if b.held_out == 1), None)
+
+    def heading(self) -> str:
+        rehearsed = "REHEARSAL: " if any(f.code == "rehearsal" for f in self.findings) else ""
+        severe = sum(f.severity != "info" for f in self.findings)
+        return f"{rehearsed}{describe(self.n_runs, self.budgets)}, metric {self.metric}, {severe} warnings"
+
+    def main(self) -> dict[str, Estimate]:
+        out = {}
+        if two := self.approach2:
+            out = {"N* exponent": two.model_exponent, "D* exponent": two.data_exponent}
+            out |= {"L* exponent": two.loss_exponent} if two.loss_exponent else {}
+        if three := self.approach3:
+            out |= {"N* exponent, surface": three.model_exponent, "floor E, surface": three.E}
+        for typed, by in self.predictions.items():
+            for which, at in (("", by.approach2), (", surface", by.approach3)):
+                out |= {f"{self.metric} at {typed}{which}": at.loss, f"N* at {typed}{which}": at.n_params} if at else {}
+        return out
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        parts = (("approach 2", self.approach2), ("approach 3", self.approach3), ("loss", self.loss_with_floor))
+        rows = [
+            {"law": law, "name": name, **e.to_dict()}
+            for law, part in parts if part for name, e in vars(part).items() if e
+        ]  # fmt: skip
+        return super().tables() | {"coefficients": rows}
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: the slices with their parabolas, and the minima with the power laws through them."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(13, 3.8), layout="constrained")
+        left, *right = figure.subplots(1, 4)
+        points = sorted(self.points, key=lambda p: p.n_params)
+        for s in self.slices:
+            rows = [p for p in points if abs(math.log(p.budget_flops / s.budget_flops)) < math.log(SAME_BUDGET)]
+            n = np.array([p.n_params for p in rows])
+            (drawn,) = left.loglog(n, [p.loss for p in rows], "o", ms=4, label=compact(s.budget_flops))
+            if s.ok and s.n_params and s.loss and s.curvature and len(n):
+                grid = np.geomspace(n.min(), n.max(), 60)
+                bend = s.curvature * np.log(grid / s.n_params) ** 2
+                left.plot(
+                    grid, s.loss + bend if s.response == "raw" else s.loss * np.exp(bend), color=drawn.get_color()
+                )
+        left.set(xlabel="N", ylabel=self.metric, title="slices")
+        left.legend(fontsize=7, title="FLOPs", title_fontsize=7)
+        for axes, name in zip(right, ("n_params", "n_tokens", "loss"), strict=True):
+            ok = [s for s in self.slices if s.ok]
+            axes.loglog([s.budget_flops for s in ok], [getattr(s, name) for s in ok], "D", ms=5, color="black")
+            if self.bands:
+                band = getattr(self.bands, name)
+                ends = [[np.nan if e is None else e for e in side] for side in zip(*((e.low, e.high) for e in band))]
+                axes.plot(self.bands.budget_flops, [e.value for e in band], color="black", lw=1)
+                axes.fill_between(self.bands.budget_flops, *ends, alpha=0.2, color="grey")
+            axes.set(xlabel="C, FLOPs", title={"n_params": "N*", "n_tokens": "D*", "loss": f"{self.metric} L*"}[name])
+        return figure
+
+    def summary(self) -> str:
+        """The same as readable text."""
+        parts = [_slices(self), _approach2(self), _approach3(self), _predictions(self), _backtests(self)]
+        findings = ["Findings" if self.findings else "Findings: none", *listed(self.findings)]
+        lines = [f.message for f in self.findings if f.code == "rehearsal"]
+        lines += [f"{describe(self.n_runs, self.budgets)}, metric {self.metric}"]
+        for part in (*parts, findings, lines_of(self.checklist) if self.checklist else []):
+            lines += ["", *part] if part else []
+        return "\n".join(lines)
+
+
+def read_laws(path: Path | str) -> Laws:
+    """The laws in a laws.json. Raises UserError, in one line, where it is missing or damaged."""
+    return read_result(Laws, path, "fit")
+
+
+# ----------------------------------------------------------------------------------------------------------------- text
+
+
+def _slices(laws: Laws) -> list[str]:
+    rows = [["budget", "runs", "N*", "D*", "L*", "N within 0.1 %", "residual", "status"]]
+    for s in laws.slices:
+        near = "-" if s.n_range is None else f"{count(s.n_range[0])} .. {count(s.n_range[1])}"
+        shown = ["-"] * 3
+        if s.n_params is not None and s.n_tokens is not None and s.loss is not None:
+            shown = [count(s.n_params), count(s.n_tokens), f"{s.loss:.4g}"]
+        rms = "-" if s.residual_rms is None else f"{100 * s.residual_rms:.2g} %"
+        rows.append([compact(s.budget_flops), str(s.n_runs), *shown, near, rms, s.status])
+    return ["Slices", *columns(rows)] if len(rows) > 1 else []
+
+
+def _coefficients(title: str, found: Result, delta: Result | None, resampling: str) -> list[str]:
+    rows = [["", "value", f"95 % ({resampling})", "95 % (delta)"]]
+    for name, e in vars(found).items():
+        beside = getattr(delta, name, None)
+        rows.append([name, "-", "", ""] if e is None else [name, *cells(e), cells(beside)[1] if beside else ""])
+    return [title, *columns(rows)]
+
+
+def _approach2(laws: Laws) -> list[str]:
+    minima = sum(s.ok for s in laws.slices)
+    title = f"Approach 2: power laws N* = k C^a, D* = k C^b, L* = k C^c through {minima} minima"
+    if laws.approach2 is None or laws.loss_law is None:
+        return [title, "  refused (see the findings)"]
+    how = f"{laws.bootstrap.approach2}, {laws.bootstrap.interval}"
+    lines = _coefficients(title, laws.approach2, laws.delta and laws.delta.approach2, how)
+    if laws.loss_with_floor is not None:
+        lines += [f"  L*(C) = E + k C^a through {minima} minima"]
+        lines += columns([[name, *cells(e)] for name, e in vars(laws.loss_with_floor).items()], "    ")
+    return lines + [f"  form of L*(C), by AICc and a held-out budget: {laws.loss_law.why}"]
+
+
+def _approach3(laws: Laws) -> list[str]:
+    title = f"Approach 3: L(N, D) = E + A N^-alpha + B D^-beta on {laws.n_runs} runs, objective {laws.objective}"
+    if laws.approach3 is None:
+        return [title, "  refused (see the findings)"]
+    how = f"{laws.bootstrap.approach3}, {laws.bootstrap.interval}"
+    return _coefficients(title, laws.approach3, laws.delta and laws.delta.approach3, how)
+
+
+def _predictions(laws: Laws) -> list[str]:
+    out = []
+    for typed, by in laws.predictions.items():
+        rows = [["", "N*", "95 %", "D*", "95 %", laws.metric, "95 %"]]
+        for name, p in (("approach 2", by.approach2), ("approach 3", by.approach3)):
+            shown = ["refused"] + [""] * 5
+            if p is not None:
+                shown = cells(p.n_params, count) + cells(p.n_tokens, count) + cells(p.loss)
+            rows.append([name, *shown])
+        out += [f"At {typed} FLOPs", *columns(rows)]
+        if typed in laws.n_ranges:
+            low, high = ("{} ({})".format(*cells(e, count)) for e in laws.n_ranges[typed])
+            out.append(f"  N within 0.1 % of the optimum, by the surface: {low} to {high}")
+    return out
+
+
+def _backtests(laws: Laws) -> list[str]:
+    if not laws.backtests:
+        return []
+    rows = [["predicted", "without", "beyond", "law", "N* / measured", "L* error", "interval", "held it"]]
+    largest = max(b.budget_flops for b in laws.backtests)
+    for b in (b for b in laws.backtests if b.budget_flops == largest):
+        for name, said in (("approach 2", b.approach2), ("approach 3", b.approach3)):
+            shown = ["refused", "", "", ""]
+            if said is not None:
+                held = {None: "-", True: "yes", False: "NO"}[said.covered]
+                shown = [f"{said.n_params_ratio:.3g}", f"{100 * said.loss_error:+.2g} %", cells(said.loss)[1], held]
+            rows.append([compact(b.budget_flops), f"largest {b.held_out}", f"{b.factor:.3g}x", name, *shown])
+    return ["Backtests: budgets held out, and predicted from the smaller ones", *columns(rows)]

@@ -1,0 +1,74 @@
+"""What the numbers of a study are: a column's metric, data set and variant as fields, and in words what N, D and C
+count."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Mapping
+
+# A metric of `ditscale evaluate`, and its name in a study's table.
+METRICS = {"val_loss": "loss", "vlb": "vlb", "likelihood": "nll", "fid": "fid"}
+# What N counts by `params` of study.yaml, what D counts, and what C counts by `flops`.
+PARAMS = {
+    "matmul": "weights of all matrix products (no biases, no embedding tables)",
+    "total": "all parameters",
+    "blocks": "weights of the transformer blocks only",
+}
+TOKENS = "tokens that pass the blocks, all images seen (a repeated image counts each time)"
+FLOPS = {"exact": "every matrix product of forward and backward, attention included", "6nd": "6 N D"}
+
+
+@dataclass(frozen=True)
+class ColumnInfo:
+    """What a column holds: a metric (by its name in the table) on a data set, as its value or its standard error.
+
+    dataset: "" where it is not known. variant: what was different in how it was measured ("guidance=2"), "" for the
+    usual way.
+    """
+
+    metric: str
+    dataset: str = ""
+    variant: str = ""
+    quantity: Literal["value", "se"] = "value"
+    unit: str = ""
+
+    @property
+    def positive(self) -> bool:
+        """Whether the metric is above zero by what it is: a loss or a FID."""
+        return not {"loss", "fid"}.isdisjoint(self.metric.lower().split("_"))
+
+    def name(self, own: str) -> str:
+        """The column's name in the table of a study whose own data set is `own`: fid, fid_se, fid_coco, fid_se_coco,
+        fid:guidance=2."""
+        parts = (self.metric, "se" if self.quantity == "se" else "", "" if self.dataset == own else self.dataset)
+        return "_".join(filter(None, parts)) + (f":{self.variant}" if self.variant else "")
+
+    def words(self) -> str:
+        """As a line above a CSV has it: 'metric=fid, dataset=coco, variant=guidance=2, quantity=value'."""
+        return ", ".join(f"{key}={value}" for key, value in asdict(self).items() if value or key != "unit")
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, Any]) -> ColumnInfo | None:
+        """From the attributes of a column in study.h5, or `of_words`; None where they are not there."""
+        given: dict[str, Any] = {f.name: str(attributes[f.name]) for f in fields(cls) if f.name in attributes}
+        return cls(**given) if given.get("metric") and given.get("quantity", "value") in ("value", "se") else None
+
+    @classmethod
+    def of_words(cls, words: str) -> ColumnInfo | None:
+        """The inverse of `words`."""
+        parts = [part.partition("=") for part in re.split(r", (?=(?:dataset|variant|quantity|unit)=)", words)]
+        return cls.of({key: value for key, _, value in parts})
+
+
+def guess(name: str) -> ColumnInfo:
+    """What a column of a table from elsewhere probably holds, by its name alone: a guess, for a name says no more.
+
+    A name that starts with a metric of ours is read as `ColumnInfo.name` writes it; any other is a metric of its own.
+    """
+    base, _, variant = name.partition(":")
+    metric, _, rest = base.partition("_")
+    if metric.lower() not in METRICS.values():
+        return ColumnInfo(base, "", variant)
+    first, _, others = rest.partition("_")
+    return ColumnInfo(metric, others, variant, "se") if first == "se" else ColumnInfo(metric, rest, variant)
