@@ -14,11 +14,13 @@ from .forecast import Forecast
 from .hashes import own_hash
 
 
-def seal(path, made: Forecast) -> Forecast:
+def seal(path: Path | str, made: Forecast) -> Forecast:
     """Write `made` (from `forecast`) to `path`, once, with the time and its own hash; returns what lies there.
 
     The same inputs, metric and target again are a no-op, also after the probe has been measured. Raises UserError when
     `path` holds another forecast, which is never overwritten, or when a probe was measured before anything was sealed.
+
+        ds.seal("forecast.json", ds.forecast("runs.csv", "1.5e21"))
     """
     path = Path(path)
     if path.exists():
@@ -44,7 +46,7 @@ def seal(path, made: Forecast) -> Forecast:
     return sealed
 
 
-def load_forecast(path) -> Forecast:
+def load_forecast(path: Path | str) -> Forecast:
     """Read a sealed forecast and verify its hash. Raises UserError when it is missing, no forecast, or altered."""
     path = Path(path)
     try:
