@@ -79,11 +79,9 @@ class Rows(Sequence[Mapping[str, Any]]):
 
     def to_frame(self) -> Any:
         """A pandas DataFrame of all columns. Raises UserError where pandas is not installed."""
-        try:
-            import pandas
-        except ImportError:
-            raise UserError("to_frame: pandas is not installed; `pip install pandas`, or use .to_dict()") from None
-        return pandas.DataFrame([dict(row) for row in self.rows])
+        from .laws.notebook import frame
+
+        return frame([dict(row) for row in self.rows])
 
 
 @dataclass(frozen=True, repr=False)

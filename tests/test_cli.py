@@ -307,12 +307,12 @@ def test_planned_again_a_study_stays_where_it_is_launched(tmp_path, ditscale, on
 @pytest.mark.parametrize(
     "setting, says",
     [
-        ("recipe.lr_width=1e300", "too large a number"),
-        ("recipe.aspect=1e-300", "too large a number"),
+        ("recipe.lr_width=1e300", "too large; see recipe.aspect"),
+        ("recipe.aspect=1e-300", "too large; see recipe.aspect"),
         ("recipe.lr_width=-1e300", "a learning rate of 0"),
         ("recipe.lr_scale=1e308", "no width fits it"),
         ("recipe.batch_law={scale: 16, quantum: 1e308}", "no width fits it"),
-        ("recipe.warmup_images=1e300", "by recipe.warmup_images, but the run has"),
+        ("recipe.warmup_images=1e300", "recipe.warmup_images: a warm-up of"),
     ],
 )
 def test_impossible_recipes_are_not_planned(tmp_path, ditscale, one_line_error, setting, says):

@@ -19,6 +19,8 @@ def seal(path: Path | str, made: Forecast) -> Forecast:
 
     The same inputs, metric and target again are a no-op, also after the probe has been measured. Raises UserError when
     `path` holds another forecast, which is never overwritten, or when a probe was measured before anything was sealed.
+
+        ds.seal("forecast.json", ds.forecast("runs.csv", "1.5e21"))
     """
     path = Path(path)
     if path.exists():
