@@ -2,205 +2,179 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
 
-from ..laws import Estimate
+from ..laws import Estimate, Forecast, Laws, Verdict
+from ..laws.surface.surface import optimum
 from ..units import compact, count
-from .read import Material, number
+from .read import StudyResults
 from .sentences import digits, plural
-from .style import ACCENT, INK, MUTED, PAPER, Panel, Plot, label_lines, limits, log_axis, sequence
-
-# name of the law in laws.json, of its column, its symbol, and how its values are written
-LAWS = (("model", "n_params", "N*", count), ("data", "n_tokens", "D*", count), ("loss", "loss", "L*", compact))
-FORMS = {"surface": "surface", "power_law_with_floor": "law with floor", "power_law": "power law"}
+from .slices import Z, groups
+from .style import ACCENT, DASHED, DOTTED, INK, MUTED, PAPER, RANGE
+from .style import Label, Panel, Plot, bars, label_lines, limits, log_axis
 
 
-def surface_optimum(laws: dict, budget):
-    """{n_params, n_tokens, loss} of the fitted surface at C = kappa N D (Hoffmann et al. 2022, equation 4)."""
-    s = {k: e["value"] for k, e in laws["approach3"].items()}
-    a, b, c = s["alpha"], s["beta"], np.asarray(budget) / laws["kappa"]
-    n = (a * s["A"] / (b * s["B"])) ** (1 / (a + b)) * c ** (b / (a + b))
-    return {"n_params": n, "n_tokens": c / n, "loss": s["E"] + s["A"] * n**-a + s["B"] * (c / n) ** -b}
+class Quantity(NamedTuple):
+    """One of the three laws: its name in laws.json, its column in study.h5, and how the figure writes it."""
+
+    law: str
+    column: str
+    symbol: str
+    form: Callable[[float], str]
+    title: str
 
 
-def curves(laws: dict, law: str, column: str, budget) -> list[tuple[str, np.ndarray, str, str]]:
-    """(name, values at the budgets, line style, colour) of every form that laws.json gives for one quantity."""
+QUANTITIES = (
+    Quantity("model", "n_params", "N*", count, "Model size N*(C)"),
+    Quantity("data", "n_tokens", "D*", count, "Data D*(C), tokens"),
+    Quantity("loss", "loss", "L*", compact, "Loss L*(C)"),
+)
+
+
+class Curve(NamedTuple):
+    """One form of a law: its name, its values at the budgets, and how its line looks."""
+
+    name: str
+    values: np.ndarray
+    dashes: Any
+    colour: str
+
+
+def curves(laws: Laws, law: str, budget: np.ndarray) -> list[Curve]:
+    """Every form that laws.json has for one quantity, at some budgets."""
     out = []
-    dashed = (0, (6, 2))
-    floor = law == "loss" and laws["loss_law"] and laws["loss_law"]["chosen"] == "power_law_with_floor"
-    if laws["approach2"] and laws["approach2"][f"{law}_exponent"]:
-        k, a = (laws["approach2"][f"{law}_{part}"]["value"] for part in ("coefficient", "exponent"))
-        out.append((f"power law\n$C^{{{a:.3f}}}$", k * budget**a, dashed if floor else "-", INK))
-    if law == "loss" and laws["loss_with_floor"]:
-        f = {k: e["value"] for k, e in laws["loss_with_floor"].items()}
-        values = f["E"] + f["coefficient"] * budget ** f["exponent"]
-        out.append((f"with floor\nE = {f['E']:.3g}", values, "-" if floor else dashed, INK))
-    if laws["approach3"]:
-        out.append(("surface", surface_optimum(laws, budget)[column], (0, (1, 1.5)), MUTED))
+    chosen = law == "loss" and laws.loss_law is not None and laws.loss_law.chosen == "power_law_with_floor"
+    exponent, k = (getattr(laws.approach2, f"{law}_{part}", None) for part in ("exponent", "coefficient"))
+    with np.errstate(all="ignore"):  # What cannot be computed is not drawn.
+        if exponent and k:
+            name = f"power law\n$C^{{{exponent.value:.3f}}}$"
+            out.append(Curve(name, k.value * budget**exponent.value, DASHED if chosen else "-", INK))
+        if law == "loss" and (f := laws.loss_with_floor):
+            values = f.E.value + f.coefficient.value * budget**f.exponent.value
+            out.append(Curve(f"with floor\nE = {f.E.value:.3g}", values, "-" if chosen else DASHED, INK))
+        if s := laws.approach3:
+            numbers = np.array([s.E.value, *np.log([s.A.value, s.B.value]), s.alpha.value, s.beta.value])
+            log_n, log_d, loss = optimum(numbers, laws.kappa, budget)
+            values = {"model": np.exp(log_n), "data": np.exp(log_d), "loss": loss}[law]
+            out.append(Curve("surface", values, DOTTED, MUTED))
     return out
 
 
-def powerlaws_plot(material: Material) -> Plot | None:
+def powerlaws_plot(results: StudyResults) -> Plot | None:
     """The three laws and, when there is one, the forecast; None where no slice has a minimum and no surface fits."""
-    laws = material.laws
-    if not laws or not (laws["approach3"] or any(s["status"] == "ok" for s in laws["slices"])):
+    laws, forecast = results.laws, results.forecast
+    if not laws or not (laws.approach3 or any(s.ok for s in laws.slices)):
         return None
-    panels = [Panel(_law(material, *row), 4.5, 3.9, f"{row[2]} against the training budget C") for row in LAWS]
-    if material.forecast:
-        panels.append(
-            Panel(_probe(material), 4.5, 3.9, "The forecast of each form of law, and what the probe measured")
-        )
-    return Plot("laws", "Power laws and the probe", _caption(material), tuple(panels), columns=2)
-
-
-def _law(material: Material, law: str, column: str, symbol: str, form):
-    """A function that draws one law."""
-    laws, forecast, points = material.laws, material.forecast, material.points
-    slices = [s for s in laws["slices"] if s["status"] == "ok"]
-    colours = [c for c, s in zip(sequence(len(laws["slices"])), laws["slices"], strict=True) if s["status"] == "ok"]
-    budgets = [s["budget_flops"] for s in laws["slices"]]
-    # Slices of one colour each, as in figure 1: the same budget has the same colour everywhere.
-    last = forecast["target_budget_flops"] if forecast else budgets[-1]
-    low, high = budgets[0] / 1.5, last * 1.7
-    grid = np.geomspace(low, high, 120)
-
-    def draw(figure):
-        axes = figure.subplots()
-        lines = curves(laws, law, column, grid)
-        probed = points[column][material.probe] if column != "loss" else points[laws["metric"]][material.probe]
-        said = number(forecast[column]) if forecast else None
-        shown = (
-            [s[column] for s in slices]
-            + [v for _, v, _, _ in lines]
-            + [probed]
-            + ([v for v in (said.value, said.low, said.high) if v] if said else [])
-        )
-        log_axis(axes.xaxis, low, high, "training budget C, FLOPs", compact, 6)
-        log_axis(
-            axes.yaxis,
-            *limits(*shown, margin=0.1) if shown else (1, 10),
-            symbol if column != "loss" else f"{laws['metric']} {symbol}",
-            form,
-            6,
-        )
-        band = (laws.get("bands") or {}).get(column)
-        if band:
-            at, lows, highs = (np.array([np.nan if x is None else x for x in v]) for v in (
-                laws["bands"]["budget_flops"], [e["low"] for e in band], [e["high"] for e in band]))  # fmt: skip
-            axes.fill_between(at, lows, highs, color=MUTED, alpha=0.18, lw=0, zorder=1)
-        ends = []
-        for name, values, dashes, colour in lines:
-            axes.plot(grid, values, ls=dashes, color=colour, lw=1.4, zorder=2)
-            ends.append((high, values[-1], name, colour))
-        for s, colour in zip(slices, colours, strict=True):
-            axes.errorbar(
-                s["budget_flops"], s[column], error(s, column), fmt="o", ms=6, color=colour, elinewidth=1.4, zorder=4
-            )
-        if said:
-            axes.errorbar(
-                last, said.value, bars(said), fmt="_", ms=11, mew=1.6, color=ACCENT, elinewidth=1.6, capsize=4, zorder=5
-            )
-        if len(probed):
-            marker = dict(fmt="o", mfc=ACCENT) if column == "loss" else dict(fmt="o", mfc=PAPER)
-            axes.errorbar(
-                points["budget_flops"][material.probe], probed, ms=6, color=ACCENT, mew=1.4, zorder=6, **marker
-            )
-        label_lines(axes, ends, gap=0.13 if law == "loss" else 0.1, x=1.0, fontsize=8.5, linespacing=1.05)
-        names = {"n_params": "Model size N*(C)", "n_tokens": "Data D*(C), tokens", "loss": "Loss L*(C)"}
-        axes.set_title(names[column], fontsize=10)
-
-    return draw
-
-
-def error(s: dict, column: str):
-    """The 95 % delta-method interval of a minimum as error bars [[below], [above]], or None when laws.json has none."""
-    if column == "loss":
-        se = s.get("loss_se")
-        return None if se is None else 1.96 * se
-    # At a given budget D* = C / (kappa N*), so log D* has the error of log N*.
-    se = s.get("log_n_se")
-    return None if se is None else [[s[column] * (1 - math.exp(-1.96 * se))], [s[column] * (math.exp(1.96 * se) - 1)]]
-
-
-def bars(e: Estimate):
-    """An interval as error bars; an open end has none."""
-    return [[0 if e.low is None else e.value - e.low], [0 if e.high is None else e.high - e.value]]
-
-
-def _probe(material: Material):
-    """A function that draws the forecasts of all forms and the measured loss, magnified."""
-    forecast, verdict = material.forecast, material.verdict
-    rows = [("sealed\nforecast", number(forecast["loss"]), ACCENT)]
-    judged = material.points["run_id"] == (verdict or {}).get("run_id")
-    se = float(material.points["loss_se"][judged][0]) if judged.any() and forecast["metric"] == "loss" else None
-    rows += [(FORMS[f["law"]], number(f["loss"]), INK) for f in forecast["forms"] if f["loss"]]
-
-    def draw(figure):
-        axes = figure.subplots()
-        for y, (_, e, colour) in enumerate(rows):
-            axes.errorbar(
-                e.value, -y, xerr=bars(e), fmt="|", ms=11, mew=1.6, color=colour, elinewidth=1.6, capsize=4, zorder=4
-            )
-        axes.set_yticks([-y for y in range(len(rows))], [name for name, *_ in rows])
-        axes.set_ylim(-len(rows) + 0.4, 0.6)
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(f"{forecast['metric']} at {compact(forecast['target_budget_flops'])} FLOPs")
-        axes.set_title("The forecast, magnified", fontsize=10)
-        axes.margins(x=0.12)
-        if verdict:
-            measured = verdict["measured"]
-            axes.axvline(measured, color=ACCENT, lw=1.2, zorder=2)
-            if se is not None:
-                axes.axvspan(measured - 1.96 * se, measured + 1.96 * se, color=ACCENT, alpha=0.15, lw=0, zorder=1)
-            left = measured < sum(axes.get_xlim()) / 2
-            axes.annotate(
-                f"measured {digits(measured)}", (measured, 0.02), xycoords=("data", "axes fraction"),
-                xytext=(5 if left else -5, 0), textcoords="offset points", ha="left" if left else "right",
-                fontsize=9, color=ACCENT,
-            )  # fmt: skip
-
-    return draw
-
-
-def _caption(material: Material) -> str:
-    laws, forecast = material.laws, material.forecast
-    ok = [s for s in laws["slices"] if s["status"] == "ok"]
-    runs = sum(s["n_runs"] for s in ok)
-    text = (
-        f"Points: the {plural(len(ok), 'minimum')} of the slices ({plural(runs, 'run')}), coloured by budget as in"
-        " figure 1"
-    )
-    text += ", with 95 % intervals. " if any(s.get("log_n_se") for s in ok) else ". "
-    if laws["approach2"]:
-        chosen = laws["loss_law"]["chosen"] == "power_law_with_floor"
-        text += f"Solid: power laws through these {len(ok)} minima, k C^a{', for L* with a floor' if chosen else ''}. "
-    if laws.get("bands"):
-        text += f"Grey: their 95 % bands ({laws['bootstrap']['replicates']} bootstrap replicates). "
-    if laws["loss_with_floor"]:
-        text += f"Dashed: L* by the form that was not chosen, through the same {len(ok)} minima. "
-    if laws["approach3"]:
-        text += f"Dotted: the optimum of the surface E + A N^-alpha + B D^-beta fitted to all {laws['n_runs']} runs. "
+    alt = "{} against the training budget C"
+    panels = [Panel(partial(_draw_law, results, laws, q), 4.5, 3.9, alt.format(q.symbol)) for q in QUANTITIES]
     if forecast:
-        text += (
-            f"Orange bar: the sealed forecast with its {100 * forecast['level']:g} % interval. In N and D the open"
-            " circle is the probe's size, chosen from the forecast, so only its loss tests anything. "
-            if material.probe.any()
-            else (
-                f"Orange bar: the sealed forecast with its {100 * forecast['level']:g} % interval; its probe is not"
-                " measured yet. "
-            )
+        alt = "The forecast of each form of law, and what the probe measured"
+        panels.append(Panel(partial(_draw_forecast, results, forecast), 4.5, 3.9, alt))
+    return Plot("laws", "Power laws and the probe", _caption(results, laws), tuple(panels), columns=2)
+
+
+def _draw_law(results: StudyResults, laws: Laws, q: Quantity, figure: FigureBase) -> None:
+    axes, forecast = figure.subplots(), results.forecast
+    shown = groups(results)  # Their colours are those of figure 1.
+    target = forecast.target_budget_flops if forecast else shown[-1].budget_flops
+    low, high = np.clip([shown[0].budget_flops / 1.5, target * 1.7], *RANGE)
+    grid = np.geomspace(low, high, 120)
+    lines, metric = curves(laws, q.law, grid), laws.metric if q.law == "loss" else q.column
+    minima = [(g, getattr(g.minimum, q.column)) for g in shown if g.minimum]
+    predicted: list[Estimate] = [getattr(forecast, q.column)] if forecast else []
+    probed = results.points[metric][results.probe]
+    values = [v for e in predicted for v in (e.value, e.low, e.high) if v] + [e.value for _, e in minima]
+    log_axis(axes.xaxis, (low, high), "training budget C, FLOPs", compact, 6)
+    label = f"{metric} {q.symbol}" if q.law == "loss" else q.symbol
+    log_axis(axes.yaxis, limits(values, probed, *(line.values for line in lines), margin=0.1), label, q.form, 6)
+    if laws.bands:
+        band = [(np.nan if e.low is None else e.low, e.high or np.nan) for e in getattr(laws.bands, q.column)]
+        lows, highs = np.array(band).reshape(-1, 2).T
+        axes.fill_between(laws.bands.budget_flops, lows, highs, color=MUTED, alpha=0.18, lw=0, zorder=1)
+    for line in lines:
+        axes.plot(grid, line.values, ls=line.dashes, color=line.colour, lw=1.4, zorder=2)
+    for g, e in minima:
+        axes.errorbar(g.budget_flops, e.value, bars([e]), fmt="o", ms=6, color=g.colour, elinewidth=1.4, zorder=4)
+    for e in predicted:
+        _interval_bar(axes, target, e, ACCENT)
+    face = ACCENT if q.law == "loss" else PAPER
+    at_probe = results.table.budget_flops[results.probe]
+    axes.plot(at_probe, probed, "o", ms=6, color=ACCENT, mfc=face, mew=1.4, zorder=6)
+    labels = [Label(high, line.values[-1], line.name, line.colour) for line in lines]
+    label_lines(axes, labels, gap=0.13 if q.law == "loss" else 0.1, x=1.0, fontsize=8.5, linespacing=1.05)
+    axes.set_title(q.title)
+
+
+def _interval_bar(axes: Axes, at: float, e: Estimate, colour: str, sideways: bool = False) -> None:
+    x, y, which = (e.value, at, "xerr") if sideways else (at, e.value, "yerr")
+    look: dict[str, Any] = {which: bars([e]), "fmt": "|" if sideways else "_", "zorder": 4 if sideways else 5}
+    axes.errorbar(x, y, color=colour, ms=11, mew=1.6, elinewidth=1.6, capsize=4, **look)
+
+
+def _draw_forecast(results: StudyResults, forecast: Forecast, figure: FigureBase) -> None:
+    """The forecasts of all forms and the measured loss, magnified."""
+    axes, rows = figure.subplots(), [("sealed\nforecast", forecast.loss, ACCENT)]
+    rows += [(form.law.replace("_", " "), form.loss, INK) for form in forecast.forms if form.loss]
+    for y, (_, e, colour) in enumerate(rows):
+        _interval_bar(axes, -y, e, colour, sideways=True)
+    axes.set_yticks([-y for y in range(len(rows))], [name for name, *_ in rows])
+    axes.set_ylim(-len(rows) + 0.4, 0.6)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"{forecast.metric} at {compact(forecast.target_budget_flops)} FLOPs")
+    axes.set_title("The forecast, magnified")
+    axes.margins(x=0.12)
+    if results.verdict:
+        _draw_measured(results, results.verdict, axes)
+
+
+def _draw_measured(results: StudyResults, verdict: Verdict, axes: Axes) -> None:
+    """The probe's measured loss as a line, with its Monte-Carlo error as a band where study.h5 has that."""
+    measured, probe = verdict.measured, results.table.run_id == verdict.run_id
+    axes.axvline(measured, color=ACCENT, lw=1.2, zorder=2)
+    if probe.any() and verdict.metric == "loss":
+        half = Z * float(results.points["loss_se"][probe][0])
+        axes.axvspan(measured - half, measured + half, color=ACCENT, alpha=0.15, lw=0, zorder=1)
+    left = measured < sum(axes.get_xlim()) / 2
+    axes.annotate(
+        f"measured {digits(measured)}", (measured, 0.02), xycoords=("data", "axes fraction"), color=ACCENT, fontsize=9,
+        xytext=(5 if left else -5, 0), textcoords="offset points", ha="left" if left else "right",
+    )  # fmt: skip
+
+
+def _caption(results: StudyResults, laws: Laws) -> str:
+    forecast, accepted = results.forecast, [s for s in laws.slices if s.ok]
+    minima, runs = plural(len(accepted), "minimum"), plural(sum(s.n_runs for s in accepted), "run")
+    intervals = ", with 95 % intervals" * any(s.log_n_se for s in accepted)
+    text = [f"Points: the {minima} of the slices ({runs}), coloured by budget as in figure 1{intervals}."]
+    if laws.approach2 and laws.loss_law:
+        floor = ", for L* with a floor" * (laws.loss_law.chosen == "power_law_with_floor")
+        text.append(f"Solid: power laws through these {minima}, k C^a{floor}.")
+    if laws.bands:
+        text.append(f"Grey: their 95 % bands ({laws.bootstrap.replicates} bootstrap replicates).")
+    if laws.loss_with_floor:
+        text.append(f"Dashed: L* by the form that was not chosen, through the same {minima}.")
+    if laws.approach3:
+        text.append(f"Dotted: the optimum of the surface E + A N^-alpha + B D^-beta fitted to all {laws.n_runs} runs.")
+    if forecast:
+        bar = f"Orange bar: the sealed forecast with its {100 * forecast.level:g} % interval"
+        circle = "In N and D the open circle is the probe's size, chosen from the forecast,"
+        probed = (
+            f". {circle} so only its loss tests anything."
+            if results.probe.any()
+            else "; its probe is not measured yet."
         )
-        text += "The last panel magnifies the loss there, on a linear axis because it compares differences. "
-        if material.verdict:
-            text += (
-                "The line is the measured loss of the probe, one run; its shade is 95 % of that measurement's"
-                " Monte-Carlo error. "
-            )
-    return (
-        text
-        + f"{'All other' if forecast else 'All'} axes are log, on which a pure power law is a straight line and a floor"
-        " shows as a bend."
-    )
+        text.append(f"{bar}{probed}")
+        text.append("The last panel magnifies the loss there, on a linear axis because it compares differences.")
+    if forecast and results.verdict:
+        text.append("The line is the measured loss of the probe, one run;")
+        text.append("its shade is 95 % of that measurement's Monte-Carlo error.")
+    axes = "All other axes" if forecast else "All axes"
+    text.append(f"{axes} are log, on which a pure power law is a straight line and a floor shows as a bend.")
+    return " ".join(text)
