@@ -269,7 +269,7 @@ def test_compare_of_two_metrics(runs, tmp_path, call):
     assert (
         status == 0 and found["law"] is None and found["difference"]["mean"]["value"] == pytest.approx(0.05, rel=1e-6)
     )
-    assert "no change of this offset with C is seen" in call("compare", runs, "--against", "loss_ood")[1]
+    assert "no change of this gap with C is seen" in call("compare", runs, "--against", "loss_ood")[1]
     assert "there is no column 'loss_od'" in call("compare", runs, "--against", "loss_od")[1]
     assert "name one table" in call("compare", runs, runs, "--against", "loss_ood")[1]
     short = tmp_path / "short.csv"

@@ -18,8 +18,8 @@ from .fit import fit
 from .frontier.gap import Gap, fit_gap
 from .frontier.trend import Trend, fit_trend
 from .laws import Laws, read_laws
-from .learning_rate.law import BestRate, RateLaw, Trial, fit_rates, read_rates
-from .learning_rate.trials import read_trials
+from .learning_rate.law import BestRate, RateLaw, fit_rates, read_rates
+from .learning_rate.trials import Trial, read_trials
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.metric_law import MetricLaw, metric_law
 from .minima.parabola import Parabola, fit_parabola
@@ -30,11 +30,11 @@ from .sealed.seal import load_forecast, seal
 from .sealed.verdict import Verdict, read_verdict, verdict
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.fit_surface import fit_surface
-from .surface.surface import ExtraTerm, Surface
+from .surface.surface import Surface
 from .table import Table
 
 __all__ = [
-    "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate", "ExtraTerm",
+    "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate",
     "Finding", "FloorLaw", "Forecast", "Gap", "Laws", "MetricLaw", "Pair", "Parabola", "PowerLaw", "RateLaw",
     "Surface", "Table", "Trend", "Trial", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap",
     "fit_parabola", "fit_rates", "fit_surface", "fit_trend", "floor_law", "forecast", "load_forecast", "metric_law",

@@ -1,4 +1,4 @@
-"""`compare`: two or more designs or data sets at one budget, judged by what extrapolates: loss and equal-loss FLOPs.
+"""`compare`: two or more designs or data sets at one budget, by what extrapolates: loss and equal-loss FLOPs.
 
 Exponents are shown with intervals but decide little: of 60 simulated studies with 84 runs a design and 0.3 % noise
 (`synthetic.two_designs`, model exponents 0.568 and 0.54), the model exponents differed significantly in 53 %, the
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -17,12 +19,15 @@ from ..errors import UserError
 from ..units import compact, number
 from .checks.runs import check_rehearsal, refuse_units
 from .estimates import Estimate, estimate
-from .findings import Finding, finding
+from .findings import Finding, finding, listed
 from .minima.approach2 import Approach2, fit_approach2
+from .minima.powerlaw import law_at
+from .read import Source, read_table
 from .result import Result
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.surface import law_with_floor
 from .table import Table
+from .text import cells, columns, ends
 
 SIGNIFICANT = 0.05
 EXPONENTS = ("model", "data", "loss")
@@ -100,88 +105,105 @@ class Comparison(Result):
     rule = RULE
 
     def summary(self) -> str:
-        from .text import columns, interval
-
         head = [f"{name} exponent" for name in EXPONENTS] + [self.metric]
         rows = [["", *itertools.chain.from_iterable((name, "95 %") for name in head)]]
         for name, exponents in self.exponents.items():
-            cells = ["refused", ""] * 3 if exponents is None else [c for e in exponents.values() for c in interval(e)]
+            shown = ["refused", ""] * 3 if exponents is None else [c for e in exponents.values() for c in cells(e)]
             loss = self.losses[name]
-            rows.append([name, *cells, *(["refused", ""] if loss is None else interval(loss))])
+            rows.append([name, *shown, *(["refused", ""] if loss is None else cells(loss))])
         out = [f"Compared at {compact(self.target_budget_flops)} FLOPs", *columns(rows), ""]
         out += [p.sentence for p in self.pairs]
         out += [self.ranking_sentence] if self.ranking_sentence else []
-        return "\n".join([*out, *(f"  {f.severity}: {f.code}: {f.message}" for f in self.findings), "", RULE])
+        return "\n".join([*out, *listed(self.findings), "", RULE])
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """One table's laws, and from them points with draws: (value, draws (R, ...) or None)."""
+class _Drawn(NamedTuple):
+    """A number, or an array of them, with its draws (R, ...); None without a bootstrap."""
+
+    value: Any
+    draws: np.ndarray | None
+
+    def estimate(self) -> Estimate:
+        return estimate(self.value, self.draws)
+
+
+class _Test(NamedTuple):
+    """A difference, or a ratio, and the p-value of there being none."""
+
+    estimate: Estimate
+    p: float | None
+
+
+def _of(make: Callable[..., Any], *parts: _Drawn) -> _Drawn:
+    """make(*values), and the same of every draw."""
+    draws = [part.draws for part in parts if part.draws is not None]
+    return _Drawn(make(*(part.value for part in parts)), make(*draws) if len(draws) == len(parts) else None)
+
+
+class _Fit(NamedTuple):
+    """One table's laws, and from them numbers with draws."""
 
     two: Approach2
     three: Approach3
 
     def gives(self, law: str) -> bool:
-        return self.three.ok if law == "surface" else self.two.ok and self.two.loss is not None
+        return self.three.ok if law == "surface" else self.two.loss is not None
 
-    def curve(self, law: str):
-        """(E, log k, exponent) of L*(C) = E + k C^exponent: the point (3,) and its draws (R, 3)."""
+    def curve(self, law: str) -> _Drawn:
+        """(E, log k, exponent) (3,) of L*(C) = E + k C^exponent."""
         if law == "surface":
-            kappa, draws = self.three.surface.kappa, self.three.draws
-            point = np.array(law_with_floor(self.three.surface.parameters, kappa))
-            return point, None if draws is None else np.stack(law_with_floor(draws, kappa), axis=-1)
-        point = np.array([0.0, math.log(self.two.loss.coefficient), self.two.loss.exponent])
-        draws = self.two.loss_draws
-        return point, None if draws is None else np.column_stack([np.zeros(len(draws)), draws])
+            kappa = self.three.surface.kappa
+            of_surface = _Drawn(self.three.surface.parameters, self.three.draws)
+            return _of(lambda p: np.stack(law_with_floor(p, kappa), axis=-1), of_surface)
+        pure = self.two.laws["loss"]
+        draws = self.two.draws("loss")
+        drawn = None if draws is None else np.column_stack([np.zeros(len(draws)), draws])
+        return _Drawn(np.array([0.0, math.log(pure.coefficient), pure.exponent]), drawn)
 
-    def exponent(self, name: str, source: str):
+    def exponent(self, name: str, source: str) -> _Drawn:
         """The model, data or loss exponent, of the minima's power laws or as the surface implies it."""
         if source == "minima":
-            draws = getattr(self.two, f"{name}_draws")
-            return getattr(self.two, name).exponent, None if draws is None else draws[:, 1]
+            draws = self.two.draws(name)
+            return _Drawn(self.two.laws[name].exponent, None if draws is None else draws[:, 1])
         of = {
             "model": lambda s: s[..., 4] / (s[..., 3] + s[..., 4]),
             "data": lambda s: s[..., 3] / (s[..., 3] + s[..., 4]),
             "loss": lambda s: -s[..., 3] * s[..., 4] / (s[..., 3] + s[..., 4]),
         }[name]
-        draws = self.three.draws
-        return float(of(self.three.surface.parameters)), None if draws is None else of(draws)
+        return _of(of, _Drawn(self.three.surface.parameters, self.three.draws))
 
 
 def compare(
-    tables: dict[str, Table], target, *, objective: str = "huber", bootstrap: int = 1000, seed: int = 0
+    tables: Mapping[str, Source], target: float | str, *, objective: str = "huber", bootstrap: int = 1000, seed: int = 0
 ) -> Comparison:
-    """Compare tables {name: Table} at a target budget in FLOPs.
+    """Compare tables {name: whatever `read_table` reads} at a target budget in FLOPs.
 
     objective: of the surface fits (see `fit`); bootstrap: replicates behind the intervals and p-values, 0 for neither.
     Raises UserError on fewer than 2 tables, and on tables read for different metrics.
     """
-    if len(tables) < 2:
+    if not isinstance(tables, Mapping) or len(tables) < 2:
         raise UserError("compare needs two or more tables, each with a name of its own")
-    metrics = {name: table.metric for name, table in tables.items()}
+    read = {name: read_table(source) for name, source in tables.items()}
+    metrics = {name: table.metric for name, table in read.items()}
     if len(set(metrics.values())) > 1:
         shown = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
         raise UserError(f"compare: the tables were read for different metrics ({shown}); read the same one")
-    rehearsed = [name for name, table in tables.items() if table.rehearsal]
-    if 0 < len(rehearsed) < len(tables):
-        raise UserError(
-            f"compare: {', '.join(rehearsed)} was rehearsed, not trained, so it compares with nothing trained"
-        )
+    rehearsed = [name for name, table in read.items() if table.rehearsal]
+    if 0 < len(rehearsed) < len(read):
+        names = ", ".join(rehearsed)
+        raise UserError(f"compare: {names} was rehearsed, not trained, so it compares with nothing trained")
     budget = number(target, "target", above=0)
-    fits, grids = {}, {name: table.grid() for name, table in tables.items()}
+    fits, grids = {}, {name: table.grid() for name, table in read.items()}
     for k, (name, grid) in enumerate(grids.items()):
         if not len(grid):
             raise UserError(f"{name}: every run is a probe; a comparison needs grid runs")
         refuse_units(grid)
         # A seed per table: the same draws for both would correlate errors that are independent.
-        own = seed * 1000 + k
-        fits[name] = _Fit(
-            fit_approach2(grid, bootstrap=bootstrap, seed=own),
-            fit_approach3(grid, objective, bootstrap=bootstrap, seed=own),
-        )
+        how = {"bootstrap": bootstrap, "seed": seed * 1000 + k}
+        fits[name] = _Fit(fit_approach2(grid, **how), fit_approach3(grid, objective, **how))
     metric = next(iter(metrics.values()))
-    pairs = tuple(_pair(a, b, fits, budget, metric) for a, b in itertools.combinations(tables, 2))
-    ranking, sentence = _rank(fits, pairs, budget) if len(tables) > 2 else (None, "")
+    pairs = tuple(_pair(a, b, fits, budget, metric) for a, b in itertools.combinations(read, 2))
+    ranking, sentence = _rank(fits, pairs, budget) if len(read) > 2 else (None, "")
     return Comparison(
         budget,
         metric,
@@ -190,14 +212,14 @@ def compare(
         pairs,
         ranking,
         sentence,
-        tuple(check_rehearsal(next(iter(tables.values()))) + _uneven(grids, budget)),
+        tuple(check_rehearsal(next(iter(read.values()))) + _uneven(grids, budget)),
     )
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers
 
 
-def two_sided_p(draws, none: float = 0.0) -> float | None:
+def two_sided_p(draws: np.ndarray | None, none: float = 0.0) -> float | None:
     """The p-value of `RULE` for draws (R,) of a difference; `none` is the value that means no difference."""
     if draws is None:
         return None
@@ -208,79 +230,78 @@ def two_sided_p(draws, none: float = 0.0) -> float | None:
     return float(min(1.0, 2 * (1 + rarer) / (len(draws) + 1)))
 
 
+def _law_of(*fits: _Fit) -> str | None:
+    """The law that all give: the surface, else the pure power law."""
+    return next((law for law in ("surface", "power_law") if all(f.gives(law) for f in fits)), None)
+
+
 def _source(*fits: _Fit) -> str | None:
-    if all(f.two.ok and f.two.loss is not None for f in fits):
+    if all(f.two.loss is not None for f in fits):
         return "minima"
     return "surface" if all(f.three.ok for f in fits) else None
 
 
 def _exponents(f: _Fit) -> dict[str, Estimate] | None:
     source = _source(f)
-    return source and {f"{n}_exponent": estimate(*f.exponent(n, source)) for n in EXPONENTS}
+    return {f"{n}_exponent": f.exponent(n, source).estimate() for n in EXPONENTS} if source else None
 
 
-def _loss_at(curve: np.ndarray, budget: float):
-    return curve[..., 0] + np.exp(curve[..., 1] + curve[..., 2] * math.log(budget))
+def _loss_at(curve: np.ndarray, budget: float) -> np.ndarray:
+    return law_at("power_law_with_floor", curve, budget)
 
 
 def _loss(f: _Fit, budget: float) -> Estimate | None:
-    law = next((law for law in ("surface", "power_law") if f.gives(law)), None)
-    if law is None:
-        return None
-    point, draws = f.curve(law)
-    return estimate(_loss_at(point, budget), None if draws is None else _loss_at(draws, budget))
+    law = _law_of(f)
+    return _of(lambda curve: _loss_at(curve, budget), f.curve(law)).estimate() if law else None
 
 
 def _multiplier(a: np.ndarray, b: np.ndarray, budget: float) -> np.ndarray:
     """FLOPs with which b reaches a's loss at `budget`, over `budget`; infinite where b's floor lies above that loss."""
-    log_c = math.log(budget)
     goal = _loss_at(a, budget) - b[..., 0]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        return np.where(goal > 0, np.exp((np.log(np.maximum(goal, 1e-300)) - b[..., 1]) / b[..., 2] - log_c), np.inf)
+        log_c = (np.log(np.maximum(goal, 1e-300)) - b[..., 1]) / b[..., 2]
+        return np.where(goal > 0, np.exp(log_c - math.log(budget)), np.inf)
 
 
 def _pair(a: str, b: str, fits: dict[str, _Fit], budget: float, metric: str) -> Pair:
     one, other = fits[a], fits[b]
-    source = _source(one, other)
-    differences, ps = {}, {}
-    for name in EXPONENTS:
-        differences[name], ps[name] = None, None
-        if source:
-            (value_a, draws_a), (value_b, draws_b) = one.exponent(name, source), other.exponent(name, source)
-            draws = None if draws_a is None or draws_b is None else draws_b - draws_a
-            differences[name], ps[name] = estimate(value_b - value_a, draws), two_sided_p(draws)
-    law = next((law for law in ("surface", "power_law") if one.gives(law) and other.gives(law)), None)
-    ratio = p = multiplier = None
+    source, law = _source(one, other), _law_of(one, other)
+    tests: dict[str, _Test] = {}
+    for name in EXPONENTS if source else ():
+        drawn = _of(lambda x, y: y - x, one.exponent(name, source), other.exponent(name, source))
+        tests[name] = _Test(drawn.estimate(), two_sided_p(drawn.draws))
+    ratio = multiplier = None
     if law:
-        (point_a, draws_a), (point_b, draws_b) = one.curve(law), other.curve(law)
-        have = draws_a is not None and draws_b is not None
-        drawn = _loss_at(draws_b, budget) / _loss_at(draws_a, budget) if have else None
-        ratio, p = estimate(_loss_at(point_b, budget) / _loss_at(point_a, budget), drawn), two_sided_p(drawn, 1.0)
-        value = float(_multiplier(point_a, point_b, budget))
-        if math.isfinite(value):
-            multiplier = estimate(value, _multiplier(draws_a, draws_b, budget) if have else None)
-    criteria = _criteria(a, b, differences, ps)
-    parts = [_loss_sentence(a, b, budget, law, metric, ratio, p, multiplier)]
+        curves = one.curve(law), other.curve(law)
+        drawn = _of(lambda x, y: _loss_at(y, budget) / _loss_at(x, budget), *curves)
+        ratio = _Test(drawn.estimate(), two_sided_p(drawn.draws, 1.0))
+        drawn = _of(lambda x, y: _multiplier(x, y, budget), *curves)
+        multiplier = drawn.estimate() if math.isfinite(drawn.value) else None
+    criteria = _criteria(a, b, tests) if tests else ()
+    parts = [f"{a} and {b} cannot be compared: no law is given for both."]
+    if law and ratio:
+        parts = [
+            _loss_sentence(
+                a, b, f"at {compact(budget)} FLOPs by the {law.replace('_', ' ')}", metric, ratio, multiplier
+            )
+        ]
     if source:
-        better = None if ratio is None else b if ratio.value < 1 else a
-        parts.append(_criteria_sentence(differences, ps, criteria, source, better))
-    spread = {f"{n}_exponent_{what}": of[n] for n in EXPONENTS for what, of in (("difference", differences), ("p", ps))}
+        better = None if ratio is None else b if ratio.estimate.value < 1 else a
+        parts.append(_criteria_sentence(tests, criteria, source, better))
+    model, data, loss = (tests.get(name, _Test(None, None)) for name in EXPONENTS)
     return Pair(
-        a=a, b=b, law=law, exponents_from=source, **spread, loss_ratio=ratio, loss_p=p, flop_multiplier=multiplier,
-        criteria=criteria, sentence=" ".join(parts),
+        a, b, law, source, *model, *data, *loss, ratio and ratio.estimate, ratio and ratio.p, multiplier, criteria,
+        " ".join(parts),
     )  # fmt: skip
 
 
-def _criteria(a: str, b: str, differences: dict, ps: dict) -> tuple[Criterion, ...]:
-    if differences["model"] is None:
-        return ()
-
-    def criterion(name, *needs):
+def _criteria(a: str, b: str, tests: dict[str, _Test]) -> tuple[Criterion, ...]:
+    def criterion(name: str, *needs: tuple[str, int]) -> Criterion:
         """needs: (exponent, sign of b minus a that favours b)."""
-        points = {float(np.sign(sign * differences[n].value)) for n, sign in needs}
+        points = {float(np.sign(sign * tests[n].estimate.value)) for n, sign in needs}
         favours = b if points == {1.0} else a if points == {-1.0} else None
-        known = [ps[n] for n, _ in needs]
-        p = None if None in known else max(known)
+        known = [p for n, _ in needs if (p := tests[n].p) is not None]
+        p = max(known) if len(known) == len(needs) else None
         return Criterion(name, favours, favours is not None and p is not None and p < SIGNIFICANT, p)
 
     return (
@@ -290,14 +311,14 @@ def _criteria(a: str, b: str, differences: dict, ps: dict) -> tuple[Criterion, .
     )
 
 
-def _rank(fits: dict[str, _Fit], pairs: tuple[Pair, ...], budget: float):
+def _rank(fits: dict[str, _Fit], pairs: Sequence[Pair], budget: float) -> tuple[tuple[str, ...] | None, str]:
     """(names from the lowest loss, the sentence), by one law for all; (None, why not) where there is none."""
-    law = next((law for law in ("surface", "power_law") if all(f.gives(law) for f in fits.values())), None)
+    law = _law_of(*fits.values())
     if law is None:
         lost = [n for n, f in fits.items() if not f.gives("surface") and not f.gives("power_law")]
         return None, f"No ranking: {', '.join(lost) or 'the tables'} gave no law that all share."
-    losses = {name: float(_loss_at(f.curve(law)[0], budget)) for name, f in fits.items()}
-    order = tuple(sorted(losses, key=losses.get))
+    losses = {name: float(_loss_at(f.curve(law).value, budget)) for name, f in fits.items()}
+    order = tuple(sorted(losses, key=losses.__getitem__))
     adjusted = _holm({frozenset((p.a, p.b)): p.loss_p for p in pairs})
     text = f"From the lowest loss at {compact(budget)} FLOPs: {order[0]} ({losses[order[0]]:.4g})"
     for better, worse in itertools.pairwise(order):
@@ -308,13 +329,14 @@ def _rank(fits: dict[str, _Fit], pairs: tuple[Pair, ...], budget: float):
     return order, f"{text}.{corrected}"
 
 
-def _holm(ps: dict) -> dict:
+def _holm(ps: Mapping[Any, float | None]) -> dict[Any, float | None]:
     """Holm's step-down correction (1979): ascending p times the number of hypotheses left, never falling."""
-    if None in ps.values():
+    known = {key: p for key, p in ps.items() if p is not None}
+    if len(known) < len(ps):
         return dict.fromkeys(ps)
     out, least = {}, 0.0
-    for k, key in enumerate(sorted(ps, key=ps.get)):
-        least = max(least, min(1.0, (len(ps) - k) * ps[key]))
+    for k, key in enumerate(sorted(known, key=known.__getitem__)):
+        least = max(least, min(1.0, (len(ps) - k) * known[key]))
         out[key] = least
     return out
 
@@ -326,9 +348,8 @@ def _uneven(grids: dict[str, Table], budget: float) -> list[Finding]:
     for name, top in largest.items():
         if budget > 10 * top:
             beyond = f"{compact(budget / top)}x beyond the largest budget of {name}, {compact(top)}"
-            text = f"{compact(budget)} FLOPs lie {beyond}"
-            findings.append(finding("extrapolation", text))
-    far, near = min(largest, key=largest.get), max(largest, key=largest.get)
+            findings.append(finding("extrapolation", f"{compact(budget)} FLOPs lie {beyond}"))
+    far, near = min(largest, key=largest.__getitem__), max(largest, key=largest.__getitem__)
     if largest[near] > UNEVEN * largest[far]:
         text = (
             f"{far} ends at {compact(largest[far])} FLOPs and {near} at {compact(largest[near])}: the loss of {far} is "
@@ -337,7 +358,7 @@ def _uneven(grids: dict[str, Table], budget: float) -> list[Finding]:
         )
         findings.append(finding("extrapolation", text, severity="warning"))
     kappa = {name: grid.kappa() for name, grid in grids.items()}
-    low, high = min(kappa, key=kappa.get), max(kappa, key=kappa.get)
+    low, high = min(kappa, key=kappa.__getitem__), max(kappa, key=kappa.__getitem__)
     if kappa[high] > 1.2 * kappa[low]:
         text = (
             f"C / (N D) is {compact(kappa[low])} in {low} and {compact(kappa[high])} in {high}; equal FLOPs mean "
@@ -350,23 +371,23 @@ def _uneven(grids: dict[str, Table], budget: float) -> list[Finding]:
 # ----------------------------------------------------------------------------------------------------------- sentences
 
 
-def _loss_sentence(a, b, budget, law, metric, ratio, p, multiplier) -> str:
+def _tested(test: _Test, form: Callable[[float], str]) -> str:
+    """'+2 %, 95 % +1 % to +3 %, p = 0.01', as far as it is known."""
+    e = test.estimate
+    text = form(e.value) if None in (e.low, e.high) else f"{form(e.value)}, 95 % {ends(e, form, ' to ')}"
+    return text if test.p is None else f"{text}, p = {test.p:.2g}"
+
+
+def _loss_sentence(a: str, b: str, at: str, metric: str, ratio: _Test, multiplier: Estimate | None) -> str:
     """Every word follows from a number: 'better' only where p is below 0.05."""
-    if law is None:
-        return f"{a} and {b} cannot be compared: no law is given for both."
-    at = f"at {compact(budget)} FLOPs by the {law.replace('_', ' ')}"
-    percent = 100 * (ratio.value - 1)
-    shown = f"{percent:+.2g} %"
-    if ratio.low is not None and ratio.high is not None:
-        shown += f", 95 % {100 * (ratio.low - 1):+.2g} to {100 * (ratio.high - 1):+.2g} %"
-    shown += "; no interval" if p is None else f", p = {p:.2g}"
+    percent, p = 100 * (ratio.estimate.value - 1), ratio.p
+    shown = _tested(ratio, lambda x: f"{100 * (x - 1):+.2g} %") + ("; no interval" if p is None else "")
     if p is not None and p < SIGNIFICANT:
         text = f"{b} is {'better' if percent < 0 else 'worse'} than {a} {at}: its {metric} differs by {shown}"
     else:
-        points = (
-            f", which points towards {b if percent < 0 else a}, not significant" if p is not None and percent else ""
-        )
-        text = f"{a} and {b} are not distinguished {at}: the {metric} of {b} differs by {shown}{points}"
+        text = f"{a} and {b} are not distinguished {at}: the {metric} of {b} differs by {shown}"
+        if p is not None and percent:
+            text += f", which points towards {b if percent < 0 else a}, not significant"
     if multiplier is None:
         return f"{text}; {b} reaches that {metric} of {a} at no budget."
     text += f"; {b} reaches the same loss with {_times(multiplier.value)}x the FLOPs"
@@ -381,39 +402,33 @@ def _times(x: float) -> str:
     return f"{x:.2f}" if 0.1 <= x < 100 else compact(x)
 
 
-def _criteria_sentence(differences, ps, criteria, source, better) -> str:
+def _criteria_sentence(
+    tests: dict[str, _Test], criteria: tuple[Criterion, ...], source: str, better: str | None
+) -> str:
     """better: the table with the lower predicted loss, which an exponent may contradict but not outvote."""
     model, data, pipeline = criteria
+    of = {name: f"difference {_tested(test, '{:+.3g}'.format)}" for name, test in tests.items()}
     where = "" if source == "minima" else ", as the surfaces imply them"
-    shown = "; ".join(f"{n} {_show(differences[n], ps[n])}" for n in ("model", "data"))
+    both = f"model {of['model']}; data {of['data']}"
+    # One difference has two readings, as either the model or the data is what differs.
+    reading = (
+        f"{model.favours} has the smaller model and larger data exponent{where}: of two designs the mark of a more "
+        f"efficient model, while of two data sets {data.favours} has the mark of better data"
+    )
     if model.favours is None:
-        text = f"The model and data exponents{where} point to neither ({shown})"
+        text = f"The model and data exponents{where} point to neither ({both})"
+    elif model.significant:
+        text = f"{reading} ({both})"
     else:
-        # One difference has two readings, as either the model or the data is what differs.
-        reading = (
-            f"{model.favours} has the smaller model and larger data exponent{where}: of two designs the mark of a more "
-            f"efficient model, while of two data sets {data.favours} has the mark of better data"
+        text = (
+            f"Model and data exponents do not differ significantly ({both}); the estimates point towards this, not "
+            f"significant: {reading}"
         )
-        if model.significant:
-            text = f"{reading} ({shown})"
-        else:
-            text = (
-                f"Model and data exponents do not differ significantly ({shown}); the estimates point towards this, "
-                f"not significant: {reading}"
-            )
-    shown = _show(differences["loss"], ps["loss"])
     if pipeline.significant:
-        last = f"{pipeline.favours} has the smaller loss exponent, the mark of a better pipeline ({shown})"
+        last = f"{pipeline.favours} has the smaller loss exponent, the mark of a better pipeline ({of['loss']})"
     else:
         points = f"; points towards {pipeline.favours}, not significant" if pipeline.favours else ""
-        last = f"The loss exponents do not differ significantly ({shown}){points}"
+        last = f"The loss exponents do not differ significantly ({of['loss']}){points}"
     if pipeline.favours and better and pipeline.favours != better:
         last += ", against the predicted loss, which decides"
     return f"{text}. {last}."
-
-
-def _show(e: Estimate, p: float | None) -> str:
-    text = f"difference {e.value:+.3g}"
-    if e.low is not None and e.high is not None:
-        text += f", 95 % {e.low:+.3g} to {e.high:+.3g}"
-    return text if p is None else f"{text}, p = {p:.2g}"

@@ -13,35 +13,31 @@ import numpy as np
 
 from .estimates import LEVEL, Estimate, t_quantile
 from .minima.approach2 import LAWS, Approach2
+from .minima.powerlaw import law_at
 from .surface.approach3 import POSITIVE, Approach3
-from .surface.descent import jacobian_of
-from .surface.fit_surface import _moves, variables
-from .surface.surface import Surface
+from .surface.descent import jacobian_of, powers_of
+from .surface.fit_surface import HUBER_DELTA, variables
+from .surface.surface import N_PARAMETERS, Surface
 from .table import Table
 
 
 def surface_covariance(surface: Surface, table: Table) -> np.ndarray:
-    """Covariance (1 + 2 J, 1 + 2 J) of the surface's full parameters."""
-    logs = variables(table, surface.extra)
-    terms = len(logs)
+    """Covariance (5, 5) of the surface's parameters."""
+    logs = variables(table)
     means = logs.mean(axis=1)
     # In centered variables, where the normal matrix can be inverted; the way back is linear in the parameters.
-    back = np.eye(1 + 2 * terms)
-    back[range(1, 1 + terms), range(1 + terms, 1 + 2 * terms)] = means
-    powers = np.exp(surface.full[1 : 1 + terms, None] - surface.full[1 + terms :, None] * logs)
-    predicted = surface.full[0] + powers.sum(axis=0)
+    back = np.eye(N_PARAMETERS)
+    back[[1, 2], [3, 4]] = means
+    powers, predicted = powers_of(surface.parameters[None], logs)
     raw = surface.objective == "ls"
-    jacobian = jacobian_of(powers[None], predicted[None], logs - means[:, None], raw)[0]
-    moves = _moves(terms, surface.fixed, surface.tied)
-    moves = np.eye(1 + 2 * terms) if moves is None else moves
-    residuals = table.loss - predicted if raw else surface.residuals
-    inside = np.linalg.pinv((jacobian @ moves).T @ (jacobian @ moves), hermitian=True, rcond=1e-13)
-    spread = _variance(residuals, surface)
-    return spread * back @ moves @ inside @ moves.T @ back.T
+    jacobian = jacobian_of(powers, predicted, logs - means[:, None], raw)[0]
+    residuals = table.loss - predicted[0] if raw else surface.residuals
+    inside = np.linalg.pinv(jacobian.T @ jacobian, hermitian=True, rcond=1e-13)
+    return _variance(residuals, surface) * back @ inside @ back.T
 
 
 def _variance(residuals: np.ndarray, surface: Surface) -> float:
-    n, n_free, delta = len(residuals), surface.n_free, surface.delta
+    n, n_free, delta = len(residuals), N_PARAMETERS, HUBER_DELTA
     if surface.objective != "huber":
         return float(residuals @ residuals) / max(n - n_free, 1)
     psi = np.clip(residuals, -delta, delta)
@@ -83,8 +79,8 @@ def through(quantities, point: np.ndarray, covariance: np.ndarray, dof: float) -
 def surface_intervals(fitted: Approach3, table: Table, targets) -> tuple[dict, dict]:
     """({coefficient: Estimate}, {target: {quantity: Estimate}}) of Approach 3."""
     covariance = surface_covariance(fitted.surface, table)
-    dof = len(table) - fitted.surface.n_free
-    point = fitted.surface.full
+    dof = len(table) - N_PARAMETERS
+    point = fitted.surface.parameters
     at = {t: through(lambda p, c=t: fitted.prediction_of(p, c), point, covariance, dof) for t in targets}
     return through(fitted.coefficients_of, point, covariance, dof), at
 
@@ -99,25 +95,20 @@ def slice_intervals(laws: Approach2, targets) -> tuple[dict, dict]:
         (nn, nl), (_, ll) = p.vertex_covariance
         # log D* moves against log N* along C = kappa N D.
         covariance[3 * i : 3 * i + 3, 3 * i : 3 * i + 3] = [[nn, -nn, nl], [-nn, nn, -nl], [nl, -nl, ll]]
-    names = [law for law in LAWS if getattr(laws, law) is not None]
+    law_of_loss = laws.loss_law
 
-    def coefficients(p):
-        lines = {law: laws.lines(law, p.reshape(-1, k, 3)) for law in names}
+    def coefficients(p: np.ndarray) -> dict[str, np.ndarray]:
+        lines = {law: laws.lines(law, p.reshape(-1, k, 3)) for law in laws.laws}
         with np.errstate(over="ignore"):
             return {f"{law}_exponent": v[:, 1] for law, v in lines.items()} | {
                 f"{law}_coefficient": np.exp(v[:, 0]) for law, v in lines.items()
             }
 
-    def prediction(p, budget):
+    def prediction(p: np.ndarray, budget: float) -> dict[str, np.ndarray]:
         p = p.reshape(-1, k, 3)
-        at = {}
-        for name, law in (("n_params", "model"), ("n_tokens", "data")):
-            line = laws.lines(law, p)
-            with np.errstate(over="ignore"):
-                at[name] = np.exp(line[:, 0] + line[:, 1] * math.log(budget))
+        at = {LAWS[law]: law_at("power_law", laws.lines(law, p), budget) for law in ("model", "data")}
         # The form is held: its choice is a step, which has no derivative.
-        at["loss"] = laws.loss_law.form_at(p[..., 2], budget)
-        return at
+        return at | {"loss": law_of_loss.form_at(p[..., 2], budget)}
 
     dof = laws.noise.dof
     flat = point.ravel()

@@ -41,8 +41,9 @@ class Estimate(Result):
         return (self.low is None or self.low <= x) and (self.high is None or x <= self.high)
 
     def exp(self) -> Estimate:
-        """Of exp(x), from this of x; both ends must be there."""
-        return Estimate(*(math.exp(v) for v in (self.value, self.low, self.high)))
+        """Of exp(x), from this of x."""
+        low, high = (None if end is None else math.exp(end) for end in (self.low, self.high))
+        return Estimate(math.exp(self.value), low, high)
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,13 @@ def t_quantile(p: float, dof: float) -> float:
     from scipy.special import stdtrit  # 0.2 s to import, so only where it is needed
 
     return float(stdtrit(dof, p))
+
+
+def t_tail(value: float, dof: float) -> float:
+    """P(T >= value) for Student's t."""
+    from scipy.special import stdtr
+
+    return float(stdtr(dof, -value))
 
 
 def f_tail(value: float, dof1: float, dof2: float) -> float:

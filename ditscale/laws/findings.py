@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Iterable, Literal
+from typing import Iterable, Literal, Sequence
 
 from ..units import compact, count
 from .result import Result
 
+Severity = Literal["refused", "warning", "info"]
 # code -> its severity. "refused": a number is withheld; "warning": it is given and may mislead; "info": context.
-CODES = {
+CODES: dict[str, Severity] = {
     "parabola_downward": "refused",
     "minimum_outside": "refused",
     "too_few_runs": "refused",
@@ -49,7 +50,7 @@ class Finding(Result):
     """
 
     code: str
-    severity: Literal["refused", "warning", "info"]
+    severity: Severity
     message: str
     runs: tuple[str, ...] = ()
     slices: tuple[float, ...] = ()
@@ -57,25 +58,25 @@ class Finding(Result):
 
 
 def finding(
-    code: str, message: str, runs: Iterable[str] = (), slices: Iterable[float] = (), severity=None, value=None
-) -> Finding:
+    code: str, message: str, runs: Iterable[str] = (), slices: Iterable[float] = (),
+    severity: Severity | None = None, value: float | None = None,
+) -> Finding:  # fmt: skip
     """A finding of the severity that `CODES` gives its code, unless another is named."""
     value = None if value is None or not math.isfinite(value) else float(value)
     return Finding(code, severity or CODES[code], message, tuple(runs), tuple(map(float, slices)), value)
 
 
 def run_to_add(n_params: float, budget_flops: float, kappa: float) -> str:
-    """'N = 1.2M, D = 3.4G tokens (C = 1e17)': a run that would mend a finding, with C = kappa N D."""
+    """'N = 1.2M, D = 3.4G tokens (C = 1e17)': a run that would remedy a finding, with C = kappa N D."""
     return f"N = {count(n_params)}, D = {count(budget_flops / kappa / n_params)} tokens (C = {compact(budget_flops)})"
 
 
-def names_of(run_ids) -> tuple[str, ...]:
-    return tuple(str(r) for r in run_ids)
+def listed(findings: Iterable[Finding]) -> list[str]:
+    """One indented line for each."""
+    return [f"  {f.severity}: {f.code}: {f.message}" for f in findings]
 
 
-def some(run_ids) -> str:
+def some(run_ids: Sequence[str]) -> str:
     """'run a' or '5 runs (a, b, c, ...)'."""
-    shown = ", ".join(names_of(run_ids[:3]))
-    return (
-        f"run {shown}" if len(run_ids) == 1 else f"{len(run_ids)} runs ({shown}{', ...' if len(run_ids) > 3 else ''})"
-    )
+    shown = ", ".join(map(str, run_ids[:3])) + (", ..." if len(run_ids) > 3 else "")
+    return f"run {shown}" if len(run_ids) == 1 else f"{len(run_ids)} runs ({shown})"

@@ -18,7 +18,7 @@ from .laws import Bands, Delta, Fits, Laws, LossWithFloor, Optima, Optimum, Powe
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.parabola import Slice
 from .surface.approach3 import Approach3, fit_approach3
-from .surface.surface import Surface
+from .surface.surface import N_PARAMETERS, Surface
 from .table import Exclusion, Table
 
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
@@ -71,7 +71,7 @@ def fit(
         surface = Approach3(_no_surface(grid, objective, kappa), None, None, "none")
     findings += laws.findings + surface.surface.findings
     if np.isfinite(surface.surface.residuals).all():
-        findings += find_outliers(grid, surface.surface.residuals, surface.surface.n_free)
+        findings += find_outliers(grid, surface.surface.residuals, N_PARAMETERS)
     findings += check_lines(laws) + check_surface(grid, surface.surface) + check_drift(grid, laws)
     bias = parabola_bias(grid, laws, surface)
     findings += check_bias(bias, surface, laws)
@@ -160,7 +160,7 @@ def _no_surface(table: Table, objective: str, kappa: float | None) -> Surface:
     refused = finding("metric_not_positive", text, runs, value=float(table.loss.min()))
     kappa = table.kappa() if kappa is None else kappa
     nothing = np.full(len(table), np.nan)
-    return Surface(np.full(5, np.nan), kappa, objective, np.nan, nothing, len(table), "refused", (refused,))
+    return Surface(np.full(N_PARAMETERS, np.nan), kappa, objective, np.nan, nothing, "refused", (refused,))
 
 
 def compact_key(budget) -> str:

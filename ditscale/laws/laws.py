@@ -12,14 +12,14 @@ from .checks.checklist import Item
 from .checks.checklist import lines as lines_of
 from .checks.grid import Bias
 from .estimates import Bootstrap, Estimate
-from .findings import Finding
+from .findings import Finding, listed
 from .minima.approach2 import Approach2
 from .minima.metric_law import MetricLaw
 from .minima.parabola import Slice
 from .result import Result, extra, key, read_result
 from .surface.approach3 import Approach3
 from .table import Exclusion, Point, Table, describe
-from .text import columns, interval
+from .text import cells, columns
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,7 @@ class Laws(Result):
     def summary(self) -> str:
         """The same as readable text."""
         parts = [_slices(self), _approach2(self), _approach3(self), _predictions(self), _backtests(self)]
-        findings = ["Findings" if self.findings else "Findings: none"]
-        findings += [f"  {f.severity}: {f.code}: {f.message}" for f in self.findings]
+        findings = ["Findings" if self.findings else "Findings: none", *listed(self.findings)]
         lines = [f.message for f in self.findings if f.code == "rehearsal"]
         lines += [f"{describe(self.n_runs, self.budgets)}, metric {self.metric}"]
         for part in (*parts, findings, lines_of(self.checklist) if self.checklist else []):
@@ -195,7 +194,7 @@ def _coefficients(title: str, found: Result, delta: Result | None, resampling: s
     rows = [["", "value", f"95 % ({resampling})", "95 % (delta)"]]
     for name, e in vars(found).items():
         beside = getattr(delta, name, None)
-        rows.append([name, "-", "", ""] if e is None else [name, *interval(e), beside and interval(beside)[1] or ""])
+        rows.append([name, "-", "", ""] if e is None else [name, *cells(e), cells(beside)[1] if beside else ""])
     return [title, *columns(rows)]
 
 
@@ -208,7 +207,7 @@ def _approach2(laws: Laws) -> list[str]:
     lines = _coefficients(title, laws.approach2, laws.delta and laws.delta.approach2, how)
     if laws.loss_with_floor is not None:
         lines += [f"  L*(C) = E + k C^a through {minima} minima"]
-        lines += columns([[name, *interval(e)] for name, e in vars(laws.loss_with_floor).items()], "    ")
+        lines += columns([[name, *cells(e)] for name, e in vars(laws.loss_with_floor).items()], "    ")
     return lines + [f"  form of L*(C), by AICc and a held-out budget: {laws.loss_law.why}"]
 
 
@@ -225,13 +224,13 @@ def _predictions(laws: Laws) -> list[str]:
     for typed, by in laws.predictions.items():
         rows = [["", "N*", "95 %", "D*", "95 %", laws.metric, "95 %"]]
         for name, p in (("approach 2", by.approach2), ("approach 3", by.approach3)):
-            cells = ["refused"] + [""] * 5
+            shown = ["refused"] + [""] * 5
             if p is not None:
-                cells = interval(p.n_params, count) + interval(p.n_tokens, count) + interval(p.loss)
-            rows.append([name, *cells])
+                shown = cells(p.n_params, count) + cells(p.n_tokens, count) + cells(p.loss)
+            rows.append([name, *shown])
         out += [f"At {typed} FLOPs", *columns(rows)]
         if typed in laws.n_ranges:
-            low, high = ("{} ({})".format(*interval(e, count)) for e in laws.n_ranges[typed])
+            low, high = ("{} ({})".format(*cells(e, count)) for e in laws.n_ranges[typed])
             out.append(f"  N within 0.1 % of the optimum, by the surface: {low} to {high}")
     return out
 
@@ -243,9 +242,9 @@ def _backtests(laws: Laws) -> list[str]:
     largest = max(b.budget_flops for b in laws.backtests)
     for b in (b for b in laws.backtests if b.budget_flops == largest):
         for name, said in (("approach 2", b.approach2), ("approach 3", b.approach3)):
-            cells = ["refused", "", "", ""]
+            shown = ["refused", "", "", ""]
             if said is not None:
                 held = {None: "-", True: "yes", False: "NO"}[said.covered]
-                cells = [f"{said.n_params_ratio:.3g}", f"{100 * said.loss_error:+.2g} %", interval(said.loss)[1], held]
-            rows.append([compact(b.budget_flops), f"largest {b.held_out}", f"{b.factor:.3g}x", name, *cells])
+                shown = [f"{said.n_params_ratio:.3g}", f"{100 * said.loss_error:+.2g} %", cells(said.loss)[1], held]
+            rows.append([compact(b.budget_flops), f"largest {b.held_out}", f"{b.factor:.3g}x", name, *shown])
     return ["Backtests: budgets held out, and predicted from the smaller ones", *columns(rows)]

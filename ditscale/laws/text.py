@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 from .estimates import Estimate
+
+Format = Callable[[float], str]
+short: Format = "{:.4g}".format
 
 
 def columns(rows: list[list[str]], indent: str = "  ") -> list[str]:
     """Rows of cells as lines, each column as wide as its widest cell; the first left, the rest right aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        (
-            indent
-            + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append(f"{indent}{'  '.join(cells)}".rstrip())
+    return lines
 
 
-def interval(e: Estimate, form=lambda x: f"{x:.4g}") -> list[str]:
-    """[value, "low .. high"]."""
-    if e.low is None and e.high is None:
-        return [form(e.value), "no interval"]
-    ends = ["?" if end is None else form(end) for end in (e.low, e.high)]
-    return [form(e.value), f"{ends[0]} .. {ends[1]}"]
+def ends(e: Estimate, form: Format = short, between: str = " .. ", unbounded: str = "?") -> str:
+    """'low .. high', with an end that the runs do not bound named so; "" where there is no interval."""
+    shown = [unbounded if end is None else form(end) for end in (e.low, e.high)]
+    return "" if e.low is None and e.high is None else between.join(shown)
+
+
+def cells(e: Estimate, form: Format = short) -> list[str]:
+    """[value, "low .. high"]: two cells of a table."""
+    return [form(e.value), ends(e, form) or "no interval"]
+
+
+def spelled(e: Estimate, form: Format = short) -> str:
+    """'value (95 % low to high)', in a sentence."""
+    between = ends(e, form, " to ")
+    return f"{form(e.value)} (95 % {between})" if between else form(e.value)

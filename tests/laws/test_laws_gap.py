@@ -12,14 +12,14 @@ from ditscale.laws import Table, fit_gap, read_table
 BUDGETS = (1e11, 3e11, 9e11, 2.7e12, 8.1e12)
 
 
-def two_metrics(offset, noise=0.0, shared=0.0, seed=0, sizes=8, width=4.0):
-    """Runs of a known surface whose second metric is loss + offset(C); each scatters alone and with its run."""
+def two_metrics(gap, noise=0.0, shared=0.0, seed=0, sizes=8, width=4.0):
+    """Runs of a known surface whose second metric is loss + gap(C); each scatters alone and with its run."""
     rng = np.random.default_rng(seed)
     n = np.concatenate([best(MINIATURE, c)[0] * np.geomspace(1 / width, width, sizes) for c in BUDGETS])
     c = np.repeat(BUDGETS, sizes)
     loss = loss_of(MINIATURE, n, c / 6 / n)
     both = np.exp(shared * rng.standard_normal(len(n)))
-    inside, outside = (x * both * np.exp(noise * rng.standard_normal(len(n))) for x in (loss, loss + offset(c)))
+    inside, outside = (x * both * np.exp(noise * rng.standard_normal(len(n))) for x in (loss, loss + gap(c)))
     return Table.of(n, c / 6 / n, c, inside, columns={"ood": outside})
 
 
@@ -31,11 +31,11 @@ def growing(c):
     return 0.05 * (c / 1e11) ** 0.1
 
 
-def test_a_noise_free_offset_is_found_exactly():
+def test_a_noise_free_gap_is_found_exactly():
     found = fit_gap(two_metrics(constant), "ood")
     assert [s.difference.value for s in found.slices] == pytest.approx([0.05] * 5, rel=1e-9)
     assert found.law is None and found.difference.mean.value == pytest.approx(0.05, rel=1e-9)
-    assert "no change of this offset with C is seen" in found.sentence and "changes with C" in found.sentence
+    assert "no change of this gap with C is seen" in found.sentence and "changes with C" in found.sentence
     grows = fit_gap(two_metrics(growing), "ood")
     assert grows.law == "power_law" and "grows with C" in grows.sentence
     law = grows.laws[0]
@@ -47,7 +47,7 @@ def test_a_noise_free_offset_is_found_exactly():
 
 
 def test_noise_that_both_metrics_share_cancels():
-    """2 % of scatter that a run gives to both metrics: what is left of it is 2 % of the offset, not of the losses."""
+    """2 % of scatter that a run gives to both metrics: what is left of it is 2 % of the gap, not of the losses."""
     width = []
     for noise, shared in ((0.001, 0.02), (0.02, 0.0)):
         mean = fit_gap(two_metrics(constant, noise, shared, seed=3), "ood").difference.mean
@@ -78,8 +78,8 @@ def test_trend_against_weighted_regression_of_scipy():
 
 
 @pytest.mark.slow
-def test_the_constancy_test_rejects_a_constant_offset_at_its_level():
-    """200 studies: at 6 %, more than 22 rejections have a chance of 1 in 400; and a growing offset is seen."""
+def test_the_constancy_test_rejects_a_constant_gap_at_its_level():
+    """200 studies: at 6 %, more than 22 rejections have a chance of 1 in 400; and a growing gap is seen."""
     rejected = sum(fit_gap(two_metrics(constant, 0.003, 0.01, s), "ood").difference.p < 0.05 for s in range(200))
     assert rejected <= 22
     assert sum(fit_gap(two_metrics(growing, 0.003, 0.0, s), "ood").law is not None for s in range(20)) >= 19
@@ -121,8 +121,8 @@ def test_refusals():
     assert caught.value.status == 3
 
 
-def test_offsets_lost_in_noise_give_finite_json():
-    """Offsets near zero: no power law where their signs differ, and where they agree no number overflows."""
+def test_gaps_lost_in_noise_give_finite_json():
+    """Gaps near zero: no power law where their signs differ, and where they agree no number overflows."""
     for seed in range(30):
         found = fit_gap(two_metrics(lambda c: np.full_like(c, 1e-4), 0.01, 0.0, seed), "ood")
         json.dumps(found.to_dict(), allow_nan=False)

@@ -85,7 +85,7 @@ WIGGLE = 1e-4 * np.array([1, -1, 1, -1, 1, -1, 1])
 def test_refusals_and_warnings(x, y, code, ok):
     p = fit_parabola(slice_of(x, np.asarray(y)), np.arange(len(x)))
     assert p.ok is ok and code in [f.code for f in p.findings]
-    assert all("\n" not in reason for reason in p.reasons) and len(p.reasons) == len(p.findings)
+    assert all("\n" not in reason for reason in p.result().reasons) and len(p.result().reasons) == len(p.findings)
     assert p.result().status == ("ok" if ok else "refused")
 
 

@@ -7,15 +7,12 @@ from ditscale.laws.minima.powerlaw import floor_laws, line
 C = np.array([1e17, 3e17, 6e17, 1e18, 3e18, 6e18])
 
 
-def test_pure_law_is_exact_and_has_the_textbook_covariance():
+def test_pure_law_is_exact_and_the_line_of_the_textbook():
     law = power_law(C, 0.0009 * C**0.5681)
     assert law.coefficient == pytest.approx(0.0009, rel=1e-10) and law.exponent == pytest.approx(0.5681, abs=1e-12)
     y = np.exp(np.random.default_rng(0).standard_normal(6) * 0.1) * C**0.5
-    coefficients, covariance = np.polyfit(np.log(C), np.log(y), 1, cov="unscaled")
-    residuals = np.log(y) - np.polyval(coefficients, np.log(C))
     noisy = power_law(C, y)
-    assert [noisy.exponent, np.log(noisy.coefficient)] == pytest.approx(list(coefficients))
-    np.testing.assert_allclose(noisy.covariance[::-1, ::-1], covariance * (residuals @ residuals) / 4, rtol=1e-6)
+    assert [noisy.exponent, np.log(noisy.coefficient)] == pytest.approx(list(np.polyfit(np.log(C), np.log(y), 1)))
 
 
 def test_lines_leave_out_missing_points():
@@ -30,12 +27,12 @@ def test_lines_leave_out_missing_points():
 @pytest.mark.parametrize(("floor", "k", "a"), [(0.5, 900.0, 0.2), (1.8, 1070.0, 0.178), (0.08, 5e4, 0.4)])
 def test_law_with_a_floor_is_recovered(floor, k, a):
     law = floor_law(C, floor + k * C**-a)
-    assert law.status == "ok"
+    assert law.ok
     assert [law.floor, law.coefficient, law.exponent] == pytest.approx([floor, k, -a], rel=1e-5)
 
 
 def test_law_with_a_floor_refuses():
     assert "floor E sits on its bound" in floor_law(C, 3 * C**-0.05).reasons[0]
-    assert floor_law(C, 3 * C**0.05).status == "refused"
-    assert floor_law(C[:2], [3, 2]).status == "refused"
+    assert not floor_law(C, 3 * C**0.05).ok
+    assert not floor_law(C[:2], [3, 2]).ok
     assert np.isnan(floor_laws(np.log(C), np.full((1, 6), np.nan))).all()

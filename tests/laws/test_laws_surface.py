@@ -121,65 +121,6 @@ def test_refusals():
         fit_surface(study(), "hubert")
 
 
-def test_exponents_may_be_fixed_or_tied():
-    table = study(CHINCHILLA, (1e18, 1e19, 1e20), sizes=8, noise=0.003, seed=1)
-
-    def value(objective_of, x0):
-        from scipy.optimize import minimize
-
-        return minimize(
-            objective_of, x0, method="Nelder-Mead", options={"maxiter": 8000, "fatol": 1e-16, "xatol": 1e-10}
-        ).fun
-
-    def squares(p):
-        with np.errstate(all="ignore"):
-            fitted = p[0] + np.exp(p[1]) * table.n_params ** -p[3] + np.exp(p[2]) * table.n_tokens ** -p[4]
-            return 0.5 * np.nansum((np.log(fitted) - np.log(table.loss)) ** 2)
-
-    free = fit_surface(table, "ls_log")
-    fixed = fit_surface(table, "ls_log", alpha=0.3, beta=0.4)
-    assert fixed.ok and (fixed.alpha, fixed.beta) == (0.3, 0.4) and fixed.n_free == 3
-    assert fixed.objective_value <= value(lambda q: squares([*q, 0.3, 0.4]), fixed.parameters[:3]) * (1 + 1e-9)
-    one = fit_surface(table, "ls_log", alpha=0.3)
-    assert one.alpha == 0.3 and one.n_free == 4 and free.objective_value < one.objective_value < fixed.objective_value
-    tied = fit_surface(table, "ls_log", tied=True)
-    assert tied.ok and tied.alpha == tied.beta and tied.n_free == 4
-    assert tied.objective_value <= value(lambda q: squares([*q, q[3]]), tied.parameters[:4]) * (1 + 1e-9)
-    assert tied.optimum(1e21)[0] > 0
-    draws = fit_approach3(table, "huber", 50, 0, tied=True).draws
-    np.testing.assert_array_equal(draws[:, 3], draws[:, 4])
-    for bad in ({"alpha": -0.1}, {"beta": 9.0}, {"tied": True, "alpha": 0.3}):
-        with pytest.raises(UserError):
-            fit_surface(table, **bad)
-
-
-@pytest.mark.parametrize("objective", ["huber", "ls", "ls_log"])
-def test_extra_terms_are_recovered_and_held_at_their_mean(objective):
-    """L = Chinchilla + 8 x^-0.6 of a third variable, such as the batch size."""
-    table = study(CHINCHILLA, (1e18, 1e19, 1e20), sizes=8)
-    x = np.tile([64.0, 256.0, 1024.0, 4096.0], 6)
-    table = Table.of(table.n_params, table.n_tokens, table.budget_flops, table.loss + 8 * x**-0.6)
-    s = fit_surface(table, objective, extra={"batch": x})
-    assert s.ok and s.n_free == 7
-    np.testing.assert_allclose([s.E, s.A, s.B, s.alpha, s.beta], CHINCHILLA, rtol=1e-5)
-    (term,) = s.extra
-    assert term.name == "batch" and [term.coefficient, term.exponent] == pytest.approx([8, 0.6], rel=1e-5)
-    assert term.at == pytest.approx(512) and np.abs(s.residuals).max() < 1e-7
-    n, _, loss = best(CHINCHILLA, 1e21)
-    assert s.optimum(1e21)[0] == pytest.approx(n, rel=1e-4)
-    assert s.optimum(1e21)[2] == pytest.approx(loss + 8 * 512**-0.6, rel=1e-6)
-    fitted = fit_approach3(table, objective, 60, 0, extra={"batch": x})
-    assert fitted.coefficients()["E"].value == pytest.approx(CHINCHILLA[0], rel=1e-5)
-    k, e = (fitted.coefficients()[f"batch_{part}"] for part in ("coefficient", "exponent"))
-    assert [k.value, e.value] == pytest.approx([8, 0.6], rel=1e-5) and k.low <= 8.001 and e.high >= 0.5999
-    assert fitted.refits.shape == (60, 7) and fitted.draws.shape == (60, 5)
-    assert fit_surface(table, objective).objective_value > 100 * s.objective_value
-    with pytest.raises(UserError, match="has 3 values"):
-        fit_surface(table, extra={"batch": x[:3]})
-    with pytest.raises(UserError, match="must be positive"):
-        fit_surface(table, extra={"batch": x - 64})
-
-
 def test_kappa_may_be_given():
     """On a table whose D is counted otherwise, C = kappa N D moves the optimum along the same surface."""
     table = study(CHINCHILLA, (1e18, 1e19, 1e20), sizes=8)

@@ -88,7 +88,7 @@ def coverage_table(title: str, studies: dict[str, dict], noises, replicates: int
                 hits["L3"].append(at["loss"].covers(loss))
                 errors.append(at["loss"].value / loss - 1)
             if two.ok:
-                hits["a2"].append(estimate(two.model.exponent, two.model_draws[:, 1]).covers(truth.model_exponent))
+                hits["a2"].append(estimate(two.model.exponent, two.draws("model")[:, 1]).covers(truth.model_exponent))
                 hits["N2"].append(two.predict(PAPER_TARGET)["n_params"].covers(n_params))
         judged, shown = [share(hits[k], *COVERAGE) for k in ("a3", "N3", "L3")], [share(hits[k]) for k in ("a2", "N2")]
         row(surface, name, percent(noise), *judged, *error_cells(errors, noise), given(errors, replicates), *shown,

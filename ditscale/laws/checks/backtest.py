@@ -103,14 +103,14 @@ def _by_vertices(laws: Approach2, measured, noise) -> Prediction | None:
         return None
     budget = measured.budget_flops
     draws = laws.loss_draws_at(budget) if len(noise) else None
-    return _compare(measured, laws.model.at(budget), float(laws.loss_law.at(budget)), draws, noise)
+    return _compare(measured, laws.model.at(budget), laws.loss_at(budget), draws, noise)
 
 
 def _by_surface(fitted: Approach3 | None, measured, noise, table: Table, rows) -> Prediction | None:
     if fitted is None or not fitted.ok:
         return None
     n_star, _, loss = fitted.surface.optimum(measured.budget_flops)
-    draws = fitted.prediction_of(fitted.refits, measured.budget_flops)["loss"] if len(noise) else None
+    draws = fitted.prediction_of(fitted.draws, measured.budget_flops)["loss"] if len(noise) else None
     errors = fitted.surface.loss_at(table.n_params[rows], table.n_tokens[rows]) / table.loss[rows] - 1
     return _compare(measured, n_star, float(loss), draws, noise, float(np.mean(np.abs(errors))), float(np.mean(errors)))
 

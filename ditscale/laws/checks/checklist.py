@@ -17,6 +17,7 @@ from ..estimates import Bootstrap
 from ..minima.approach2 import Approach2
 from ..result import Result
 from ..surface.approach3 import Approach3
+from ..surface.surface import N_PARAMETERS
 from ..table import Table, describe
 from .backtest import Backtest
 
@@ -121,7 +122,7 @@ def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Boots
     yield (
         "hypothesis",
         "runs and free parameters",
-        f"{len(table)} runs, {three.surface.n_free} parameters of the surface, 3 of each parabola",
+        f"{len(table)} runs, {N_PARAMETERS} parameters of the surface, 3 of each parabola",
     )
     yield "fit", "objective of approach 3", OBJECTIVES[three.surface.objective]
     yield "fit", "objective of approach 2", "bisquare regression" if two.robust else "least squares"

@@ -7,12 +7,12 @@ from __future__ import annotations
 import numpy as np
 
 from ..estimates import f_tail
-from ..findings import Finding, finding, names_of, some
+from ..findings import Finding, finding, some
 from ..minima.approach2 import Approach2
 from ..minima.powerlaw import line
-from ..surface.descent import jacobian_of
+from ..surface.descent import jacobian_of, powers_of
 from ..surface.fit_surface import fit_surface, variables
-from ..surface.surface import Surface
+from ..surface.surface import N_PARAMETERS, Surface
 from ..table import Table
 from .runs import outliers
 
@@ -61,24 +61,23 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
     The test is made on the least-squares fit of log loss without the outliers already named, whose residuals are
     orthogonal to the surface's own directions; what the added terms explain is structure, not noise (Ramsey 1969).
     """
-    if not surface.ok or surface.extra:
+    if not surface.ok:
         return []
     keep = np.ones(len(table), dtype=bool)
-    far = outliers(surface.residuals, surface.n_free)
+    far = outliers(surface.residuals, N_PARAMETERS)
     # A few runs off the surface went wrong; many are structure.
     if len(far) <= max(2, 0.03 * len(table)):
         keep[far] = False
     rest = table.take(keep)
-    dof = len(rest) - surface.n_free - 3
+    dof = len(rest) - N_PARAMETERS - 3
     if dof < 3:
         return []
-    square = fit_surface(rest, "ls_log", tied=surface.tied, **dict(surface.fixed))
+    square = fit_surface(rest, "ls_log")
     if not (square.ok or square.without_floor):
         return []
     logs = variables(rest)
     x = logs - logs.mean(axis=1, keepdims=True)
-    powers = np.exp(square.full[1:3, None] - square.full[3:, None] * logs)
-    own = jacobian_of(powers[None], (square.full[0] + powers.sum(axis=0))[None], x, False)[0]
+    own = jacobian_of(*powers_of(square.parameters[None], logs), x, False)[0]
     added = np.stack([x[0] ** 2, x[0] * x[1], x[1] ** 2], axis=-1)
     basis, _ = np.linalg.qr(own)
     added = added - basis @ (basis.T @ added)
@@ -98,4 +97,4 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
         f"the residuals of the surface have structure of {100 * rms:.2g} % (rms), beside {100 * np.sqrt(noise):.2g} % "
         f"of noise: L(N, D) is not of this form over all runs; look first at {some(runs)}"
     )
-    return [finding("lack_of_fit", text, names_of(runs), value=rms)]
+    return [finding("lack_of_fit", text, map(str, runs), value=rms)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...units import compact
-from ..findings import Finding, finding, names_of, some
+from ..findings import Finding, finding, some
 from ..minima.robust import scale_of
 from ..table import Table
 
@@ -61,23 +61,23 @@ def check_units(table: Table) -> list[Finding]:
     if far.any():
         text = f"C / (N D) of {some(table.run_id[far])} is more than 10x off the other runs; check their units"
         worst = float(np.exp(np.abs(np.log(ratio / kappa)).max()))
-        findings.append(finding("units_mixed", text, names_of(table.run_id[far]), value=worst))
+        findings.append(finding("units_mixed", text, map(str, table.run_id[far]), value=worst))
     off = (np.abs(np.log(ratio / kappa)) > np.log(1.1)) & ~far
     if off.any():
         text = f"C / (N D) of {some(table.run_id[off])} is over 10 % off the median {compact(kappa)}"
         worst = float(np.abs(ratio[off] / kappa - 1).max())
-        findings.append(finding("budget_mismatch", text, names_of(table.run_id[off]), value=worst))
+        findings.append(finding("budget_mismatch", text, map(str, table.run_id[off]), value=worst))
     if table.achieved_flops is not None:
         missed = np.abs(table.achieved_flops / table.budget_flops - 1)
         spent = missed > 0.02
         if spent.any():
             text = f"{some(table.run_id[spent])} spent FLOPs more than 2 % off the budget"
-            findings.append(finding("budget_mismatch", text, names_of(table.run_id[spent]), value=np.nanmax(missed)))
+            findings.append(finding("budget_mismatch", text, map(str, table.run_id[spent]), value=np.nanmax(missed)))
     for budget, rows in table.slices() if table.is_isoflop() else ():
         spread = float(table.budget_flops[rows].max() / table.budget_flops[rows].min())
         if spread > 1.02 and len(rows) > 1:
             text = f"slice {compact(budget)} mixes budgets that differ by up to {100 * (spread - 1):.2g} %"
-            findings.append(finding("budget_mismatch", text, names_of(table.run_id[rows]), (budget,), value=spread - 1))
+            findings.append(finding("budget_mismatch", text, map(str, table.run_id[rows]), (budget,), value=spread - 1))
     return findings
 
 

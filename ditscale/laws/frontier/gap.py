@@ -1,24 +1,26 @@
 """`fit_gap`: how far one metric lies from another over compute, as the out-of-domain loss from the in-domain one.
 
-Liang et al. (arXiv 2410.08184) section 4 finds, by eye, a constant offset for losses and likelihoods and a growing one
-for FID. Here both metrics come from the same runs, so whatever a run's seed did to both cancels in their difference.
+Liang et al. (arXiv 2410.08184) section 4 finds, by eye, a constant gap for losses and likelihoods and a growing one for
+FID. Here both metrics come from the same runs, so whatever a run's seed did to both cancels in their difference.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...units import compact
-from ..estimates import Estimate
-from ..findings import Finding
+from ..estimates import Estimate, t_tail
+from ..findings import Finding, listed
 from ..result import Result
 from ..table import Table
-from .at_optimum import at_optimum, interval_of, usable
+from ..text import cells, columns, spelled
+from .at_optimum import AtOptimum, at_optimum, interval_of, usable
 
 DECADE = math.log(10)
+signed = "{:+.4g}".format
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,16 @@ class Gap(Result):
     sentence: str
 
     def summary(self) -> str:
-        from ..text import columns, interval
-
         rows = [["budget", "runs", "N*", "difference", "95 %", "ratio", "95 %"]]
         for s in self.slices:
-            ratio = ["-", ""] if s.ratio is None else interval(s.ratio)
-            rows.append([compact(s.budget_flops), str(s.n_runs), compact(s.n_params), *interval(s.difference), *ratio])
+            ratio = ["-", ""] if s.ratio is None else cells(s.ratio)
+            rows.append([compact(s.budget_flops), str(s.n_runs), compact(s.n_params), *cells(s.difference), *ratio])
         laws = [["law of the difference", "coefficient", "95 %", "exponent or slope", "95 %", "AICc"]]
         for g in self.laws:
             chosen = " (chosen)" if g.form == self.law else ""
-            laws.append([g.form + chosen, *interval(g.coefficient), *interval(g.exponent), f"{g.aicc:.4g}"])
-        out = [f"{self.against} against {self.metric}, at the optimum of {self.metric}", *columns(rows), *columns(laws)]
-        return "\n".join([*out, *(f"  {f.severity}: {f.code}: {f.message}" for f in self.findings), "", self.sentence])
+            laws.append([g.form + chosen, *cells(g.coefficient), *cells(g.exponent), f"{g.aicc:.4g}"])
+        head = f"{self.against} against {self.metric}, at the optimum of {self.metric}"
+        return "\n".join([head, *columns(rows), *columns(laws), *listed(self.findings), "", self.sentence])
 
 
 def fit_gap(table: Table, against: str) -> Gap:
@@ -106,76 +106,81 @@ def fit_gap(table: Table, against: str) -> Gap:
     # Losses scatter by a share of themselves, so a metric that spans decades has to be weighed by its own size.
     size = np.hypot(inside, outside) if positive else np.ones(len(grid))
     log_c = np.log([p.budget_flops for p in slices])
-    at, se, dof = at_optimum(grid, slices, outside - inside, size)
-    difference = _trend(log_c, at, se, dof)
-    ratio = ratios = None
+    at = at_optimum(grid, slices, outside - inside, size)
+    ratio: SlopeTest | None = None
+    ratios: list[Estimate | None] = [None] * len(slices)
     if positive:
-        log_at, log_se, _ = at_optimum(grid, slices, np.log(outside / inside), np.ones(len(grid)))
-        ratio = _trend(log_c, log_at, log_se, dof)
-        ratio = SlopeTest(ratio.mean.exp(), ratio.slope, ratio.p, dof)
-        ratios = [interval_of(v, s, dof).exp() for v, s in zip(log_at, log_se, strict=True)]
+        log_at = at_optimum(grid, slices, np.log(outside / inside), np.ones(len(grid)))
+        ratio = _slope_test(log_c, log_at._replace(dof=at.dof))
+        ratio = replace(ratio, mean=ratio.mean.exp())
+        ratios = [e.exp() for e in log_at.estimates()]
     found = tuple(
-        SliceGap(p.budget_flops, p.n_runs, p.n_params, interval_of(v, s, dof), ratios and ratios[k])
-        for k, (p, v, s) in enumerate(zip(slices, at, se, strict=True))
+        SliceGap(p.budget_flops, p.n_runs, p.n_params, difference, of)
+        for p, difference, of in zip(slices, at.estimates(), ratios, strict=True)
     )
-    growths = _growths(log_c, at, se, dof)
+    difference = _slope_test(log_c, at)
+    one_sign = (at.values > 0).all() or (at.values < 0).all()
+    growths = (*([_power_law(log_c, at)] if one_sign else []), _linear_law(log_c, at))
     law = min(growths, key=lambda g: g.aicc).form if difference.p < 0.05 else None
     sentence = _sentence(grid.metric, against, found, difference, ratio, growths, law)
     return Gap(grid.metric, against, found, difference, ratio, growths, law, tuple(findings), sentence)
 
 
-def _trend(log_c: np.ndarray, at: np.ndarray, se: np.ndarray, dof: int) -> SlopeTest:
-    from scipy.special import stdtr
-
-    weight = 1 / se**2
+def _slope_test(log_c: np.ndarray, at: AtOptimum) -> SlopeTest:
+    weight = 1 / at.se**2
     x = log_c - np.sum(weight * log_c) / np.sum(weight)
-    mean, slope = np.sum(weight * at) / np.sum(weight), np.sum(weight * x * at) / np.sum(weight * x * x)
+    mean = np.sum(weight * at.values) / np.sum(weight)
+    slope = np.sum(weight * x * at.values) / np.sum(weight * x * x)
     slope_se = 1 / math.sqrt(np.sum(weight * x * x))
-    p = 2 * float(stdtr(dof, -abs(slope) / slope_se))
     return SlopeTest(
-        interval_of(mean, np.sum(weight) ** -0.5, dof), interval_of(slope * DECADE, slope_se * DECADE, dof), p, dof
+        interval_of(mean, np.sum(weight) ** -0.5, at.dof),
+        interval_of(slope * DECADE, slope_se * DECADE, at.dof),
+        2 * t_tail(abs(slope) / slope_se, at.dof),
+        at.dof,
     )
 
 
-def _growths(log_c: np.ndarray, at: np.ndarray, se: np.ndarray, dof: int) -> tuple[Growth, ...]:
-    """Both laws, by least squares weighted with 1 / se^2; the power law only where all offsets have one sign."""
+def _power_law(log_c: np.ndarray, at: AtOptimum) -> Growth:
+    """coefficient C^exponent through gaps of one sign, by least squares weighted with 1 / se^2."""
     middle = log_c.mean()
     x = log_c - middle
-    laws = []
-    if (at > 0).all() or (at < 0).all():
-        level, rate = _fit_power(x, at, se)
-        curve = np.exp(rate * x)
-        jacobian = np.stack([curve, level * x * curve], axis=1)
-        log_k, gradient = math.log(abs(level)) - rate * middle, np.array([1 / level, -middle])
-        exponent, log_k, misfit = _judged(at - level * curve, jacobian, se, dof, rate, log_k, gradient)
-        # The log of the coefficient is what the slices fix, so its interval stays on one side of zero; far from C = 1
-        # it may be as good as open.
-        ends = [
-            None if e is None or abs(e) > 700 else math.copysign(math.exp(e), level) for e in (log_k.low, log_k.high)
-        ]
-        value = math.copysign(math.exp(np.clip(log_k.value, -700, 700)), level)
-        coefficient = Estimate(value, *(ends if level > 0 else reversed(ends)))
-        laws.append(Growth("power_law", coefficient, exponent, misfit, _aicc(misfit, len(at))))
+    level, rate = _fit_power(x, at)
+    curve = np.exp(rate * x)
+    gradient = np.array([1 / level, -middle])
+    log_level, jacobian = math.log(abs(level)) - rate * middle, np.stack([curve, level * x * curve], axis=1)
+    log_k, exponent, misfit = _delta_method(at, at.values - level * curve, jacobian, log_level, gradient, rate)
+    # The log of the coefficient is what the slices fix, so its interval stays on one side of zero; far from C = 1 it
+    # may be as good as open.
+    ends = [None if e is None or abs(e) > 700 else math.copysign(math.exp(e), level) for e in (log_k.low, log_k.high)]
+    value = math.copysign(math.exp(np.clip(log_k.value, -700, 700)), level)
+    coefficient = Estimate(value, *(ends if level > 0 else reversed(ends)))
+    return Growth("power_law", coefficient, exponent, misfit, _aicc(misfit, len(x)))
+
+
+def _linear_law(log_c: np.ndarray, at: AtOptimum) -> Growth:
+    """coefficient + slope ln C, likewise."""
+    middle = log_c.mean()
+    x = log_c - middle
     basis = np.stack([np.ones_like(x), x], axis=1)
-    level, rate = np.linalg.lstsq(basis / se[:, None], at / se, rcond=None)[0]
-    residuals, gradient = at - level - rate * x, np.array([1.0, -middle])
-    slope, coefficient, misfit = _judged(residuals, basis, se, dof, rate, level - rate * middle, gradient)
-    laws.append(Growth("linear_log", coefficient, slope, misfit, _aicc(misfit, len(at))))
-    return tuple(laws)
+    level, rate = np.linalg.lstsq(basis / at.se[:, None], at.values / at.se, rcond=None)[0]
+    gradient = np.array([1.0, -middle])
+    left = at.values - level - rate * x
+    coefficient, slope, misfit = _delta_method(at, left, basis, level - rate * middle, gradient, rate)
+    return Growth("linear_log", coefficient, slope, misfit, _aicc(misfit, len(x)))
 
 
-def _fit_power(x: np.ndarray, at: np.ndarray, se: np.ndarray) -> tuple[float, float]:
+def _fit_power(x: np.ndarray, at: AtOptimum) -> tuple[float, float]:
     """(level, rate) of level exp(rate x): Gauss-Newton from the line through the logs, steps halved until they help."""
-    log_at = np.log(np.abs(at))
-    best = np.array([np.sign(at[0]) * np.exp(log_at.mean()), np.polyfit(x, log_at, 1)[0]])
+    log_at = np.log(np.abs(at.values))
+    best = np.array([np.sign(at.values[0]) * np.exp(log_at.mean()), np.polyfit(x, log_at, 1)[0]])
 
-    def residuals(p):
+    def residuals(p: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
-            return (at - p[0] * np.exp(p[1] * x)) / se
+            return (at.values - p[0] * np.exp(p[1] * x)) / at.se
 
     for _ in range(50):
         curve = np.exp(best[1] * x)
-        jacobian = np.stack([curve, best[0] * x * curve], axis=1) / se[:, None]
+        jacobian = np.stack([curve, best[0] * x * curve], axis=1) / at.se[:, None]
         step = np.linalg.lstsq(jacobian, residuals(best), rcond=None)[0]
         tried = [best + step / 2**k for k in range(30)]
         better = next((p for p in tried if np.sum(residuals(p) ** 2) < np.sum(residuals(best) ** 2)), None)
@@ -185,13 +190,15 @@ def _fit_power(x: np.ndarray, at: np.ndarray, se: np.ndarray) -> tuple[float, fl
     return float(best[0]), float(best[1])
 
 
-def _judged(residuals, jacobian, se, dof, rate, value, gradient) -> tuple[Estimate, Estimate, float]:
-    """(rate, value) with delta-method intervals, and the weighted misfit; gradient (2,) is of value."""
-    weighted = jacobian / se[:, None]
+def _delta_method(
+    at: AtOptimum, residuals: np.ndarray, jacobian: np.ndarray, value: float, gradient: np.ndarray, rate: float
+) -> tuple[Estimate, Estimate, float]:
+    """(value, rate) with delta-method intervals, and the weighted misfit; gradient (2,) is of value."""
+    weighted = jacobian / at.se[:, None]
     covariance = np.linalg.inv(weighted.T @ weighted)
     spread = math.sqrt(gradient @ covariance @ gradient)
-    misfit = float(np.sum((residuals / se) ** 2))
-    return interval_of(rate, math.sqrt(covariance[1, 1]), dof), interval_of(value, spread, dof), misfit
+    misfit = float(np.sum((residuals / at.se) ** 2))
+    return interval_of(value, spread, at.dof), interval_of(rate, math.sqrt(covariance[1, 1]), at.dof), misfit
 
 
 def _aicc(misfit: float, n: int) -> float:
@@ -199,42 +206,38 @@ def _aicc(misfit: float, n: int) -> float:
     return misfit + 4 + (12 / (n - 3) if n > 3 else 0.0)
 
 
-def _sentence(metric, against, slices, difference: SlopeTest, ratio: SlopeTest | None, laws, law: str | None) -> str:
+def _sentence(
+    metric: str, against: str, slices: tuple[SliceGap, ...], difference: SlopeTest, ratio: SlopeTest | None,
+    laws: tuple[Growth, ...], law: str | None,
+) -> str:  # fmt: skip
     """Generated from the numbers: 'constant' is never claimed, only that no change is seen and how large it may be."""
-    first, last = slices[0], slices[-1]
-    side = "above" if difference.mean.value > 0 else "below"
+    first, last, mean = slices[0], slices[-1], difference.mean
     span = f"{compact(first.budget_flops)} to {compact(last.budget_flops)} FLOPs"
-
-    def show(e: Estimate, sign=""):
-        return f"{e.value:{sign}.4g} (95 % {e.low:{sign}.4g} to {e.high:{sign}.4g})"
-
     if law is None:
         text = (
-            f"{against} lies {abs(difference.mean.value):.3g} {side} {metric} (95 % {difference.mean.low:.3g} to "
-            f"{difference.mean.high:.3g}) from {span}, and no change of this offset with C is seen: "
-            f"{show(difference.slope, '+')} per factor of ten, p = {difference.p:.2g}"
+            f"{against} lies {abs(mean.value):.3g} {'above' if mean.value > 0 else 'below'} {metric} (95 % "
+            f"{mean.low:.3g} to {mean.high:.3g}) from {span}, and no change of this gap with C is seen: "
+            f"{spelled(difference.slope, signed)} per factor of ten, p = {difference.p:.2g}"
         )
     else:
         grows = abs(last.difference.value) > abs(first.difference.value)
-        text = (
-            f"The offset of {against} from {metric} {'grows' if grows else 'shrinks'} with C (p = {difference.p:.2g}), "
-            f"from {first.difference.value:.3g} to {last.difference.value:.3g} over {span}"
-        )
         taken = next(g for g in laws if g.form == law)
         how = "C to the power" if law == "power_law" else "a line in ln C of slope"
-        text += f"; it follows {how} {show(taken.exponent)}"
+        text = (
+            f"The gap of {against} from {metric} {'grows' if grows else 'shrinks'} with C (p = {difference.p:.2g}), "
+            f"from {first.difference.value:.3g} to {last.difference.value:.3g} over {span}; it follows {how} "
+            f"{spelled(taken.exponent)}"
+        )
         other = next((g for g in laws if g.form != law), None)
         if other is None:
             text += ", the power law being excluded by its change of sign"
         else:
-            name = "the power law" if other.form == "power_law" else "a line in ln C"
-            text += f", by AICc {other.aicc - taken.aicc:.2g} below {name}"
-            text += " (too little to tell them apart)" if other.aicc - taken.aicc < 2 else ""
+            name, less = "the power law" if other.form == "power_law" else "a line in ln C", other.aicc - taken.aicc
+            text += f", by AICc {less:.2g} below {name}{' (too little to tell them apart)' if less < 2 else ''}"
     if ratio is not None:
-        per_decade = Estimate(*(math.expm1(v) * 100 for v in (ratio.slope.value, ratio.slope.low, ratio.slope.high)))
-        text += (
-            f". The ratio is {show(ratio.mean)} and "
-            + ("changes" if ratio.p < 0.05 else "shows no change")
-            + f" with C: {show(per_decade, '+')} % per factor of ten, p = {ratio.p:.2g}"
-        )
+        slope = [v and math.expm1(v) * 100 for v in (ratio.slope.value, ratio.slope.low, ratio.slope.high)]
+        changes = "changes" if ratio.p < 0.05 else "shows no change"
+        per_decade = spelled(Estimate(slope[0] or 0.0, *slope[1:]), signed)
+        text += f". The ratio is {spelled(ratio.mean)} and {changes} with C: {per_decade} % per factor of ten"
+        text += f", p = {ratio.p:.2g}"
     return text + "."

@@ -14,10 +14,12 @@ import numpy as np
 from ...units import compact
 from ..estimates import Estimate
 from ..findings import Finding
-from ..minima.metric_law import FORMS, POSITIVE_FORMS, Errors, MetricLaw, Refits, metric_law
+from ..minima.metric_law import Errors, MetricLaw, Refits, metric_law
+from ..minima.powerlaw import FORMS, POSITIVE_FORMS
 from ..result import Result, extra
 from ..table import Table
-from .at_optimum import at_optimum, interval_of, usable
+from ..text import spelled
+from .at_optimum import at_optimum, usable
 
 REPLICATES, SEED = 2000, 0
 
@@ -55,8 +57,7 @@ class Trend(Result):
             f"{compact(self.budgets[-1])} FLOPs"
         )
         if self.exponent:
-            e = self.exponent
-            text += f", as C^{e.value:.3f}" + (f" (95 % {e.low:.3f} to {e.high:.3f})" if e.low is not None else "")
+            text += f", as C^{spelled(self.exponent, '{:.3f}'.format)}"
         return f"{text}. Form: {self.law.why}."
 
 
@@ -68,15 +69,15 @@ def fit_trend(table: Table, column: str) -> Trend:
     positive = table.info_of(column).positive and bool((values > 0).all())
     rng = np.random.default_rng(SEED)
     if positive:
-        # read off, and scattered, in logs: a loss or a FID scatters by a share of itself, and no replicate is negative
-        log_at, log_se, dof = at_optimum(grid, slices, np.log(values), np.ones(len(grid)))
-        at, se = np.exp(log_at), np.exp(log_at) * log_se
-        estimates = tuple(interval_of(v, s, dof).exp() for v, s in zip(log_at, log_se, strict=True))
-        draws = np.exp(log_at + log_se * rng.standard_t(dof, (REPLICATES, len(at))))
+        # Read off, and scattered, in logs: a loss or a FID scatters by a share of itself, and no replicate is negative.
+        logs = at_optimum(grid, slices, np.log(values), np.ones(len(grid)))
+        at, se, dof = np.exp(logs.values), np.exp(logs.values) * logs.se, logs.dof
+        estimates = [e.exp() for e in logs.estimates()]
+        draws = np.exp(logs.values + logs.se * rng.standard_t(dof, (REPLICATES, len(at))))
     else:
         size = np.abs(values) if (values > 0).all() else np.ones(len(grid))
-        at, se, dof = at_optimum(grid, slices, values, size)
-        estimates = tuple(interval_of(v, s, dof) for v, s in zip(at, se, strict=True))
+        read = at_optimum(grid, slices, values, size)
+        (at, se, dof), estimates = read, read.estimates()
         draws = at + se * rng.standard_t(dof, (REPLICATES, len(at)))
     law = metric_law(budgets, at, POSITIVE_FORMS if positive else tuple(FORMS), Errors(se, dof))
     exponent = None
@@ -87,4 +88,4 @@ def fit_trend(table: Table, column: str) -> Trend:
         enough = len(possible) > REPLICATES / 2
         low, high = np.quantile(slope(possible), [0.025, 0.975]).tolist() if enough else (None, None)
         exponent = Estimate(float(slope(at)), low, high)
-    return Trend(column, tuple(budgets.tolist()), estimates, exponent, law, tuple(findings), law.refit(draws))
+    return Trend(column, tuple(budgets.tolist()), tuple(estimates), exponent, law, tuple(findings), law.refit(draws))

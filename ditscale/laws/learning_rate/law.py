@@ -7,11 +7,13 @@ through these. Its form, log-linear in N and D, is that of the learning-rate law
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Iterable, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ...errors import UserError
 from ...units import compact, count
@@ -19,22 +21,15 @@ from ..estimates import Estimate, estimate, resample_counts, residual_draws, t_q
 from ..minima.parabola import MIN_CURVATURE_T, design, vertex, vertex_covariance_of
 from ..result import Result, read_result
 from ..table import SAME_BUDGET, Exclusion
+from ..text import columns, ends
+from .trials import Trial, read_trials
 
 # With fewer best rates the law's intervals come from its residuals: drawing pairs of 12 covers 0.91 of a nominal 0.95.
 PAIRS_FROM = 20
-
-
-@dataclass(frozen=True)
-class Trial(Result):
-    """One run of a sweep. loss is None where it diverged; `recipe`: its rate is the one that the recipe gives."""
-
-    run_id: str
-    n_params: float  # N
-    n_tokens: float  # D
-    budget_flops: float
-    lr: float
-    loss: float | None
-    recipe: bool = False
+ONE_BUDGET = (
+    "at one budget D = C / (kappa N), so the exponents of N and D cannot be told apart: the one of N stands for both, "
+    "and holds at this budget alone; sweep a second budget (rate_budgets) to have both"
+)
 
 
 @dataclass(frozen=True)
@@ -63,16 +58,16 @@ class BestRate(Result):
     n_runs: int
     status: Literal["ok", "refused"]
     reasons: tuple[str, ...]
-    rate: Estimate | None
-    loss: float | None
-    curvature: float | None
-    residual_rms: float | None
-    lowest: Lowest | None
-    recipe_rate: float | None
-    factor: float | None
-    excess: float | None
     diverged: tuple[float, ...]
     trials: tuple[Trial, ...]
+    rate: Estimate | None = None
+    loss: float | None = None
+    curvature: float | None = None
+    residual_rms: float | None = None
+    lowest: Lowest | None = None
+    recipe_rate: float | None = None
+    factor: float | None = None
+    excess: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -88,6 +83,13 @@ class BestRate(Result):
     def name(self) -> str:
         return f"N = {count(self.n_params)} at {compact(self.budget_flops)} FLOPs"
 
+    def row(self) -> list[str]:
+        """Its cells in the table of `RateLaw.summary`."""
+        best = ["refused", ""] if self.rate is None else [f"{self.rate.value:.3g}", ends(self.rate, "{:.3g}".format)]
+        given = ((self.recipe_rate, ".3g"), (self.factor, ".2f"), (self.excess, ".2%"), (self.measured_excess, ".2%"))
+        cell = [count(self.n_params), count(self.n_tokens), compact(self.budget_flops)]
+        return [*cell, *best, *("" if v is None else format(v, form) for v, form in given)]
+
     @property
     def swept(self) -> tuple[str, ...]:
         """The runs of the sweep itself."""
@@ -96,7 +98,7 @@ class BestRate(Result):
     def contradiction(self) -> str:
         if min(self.n_params, self.n_tokens, self.budget_flops, *(t.lr for t in self.trials)) <= 0:
             return "a size, a budget or a rate is not positive"
-        if self.ok and (None in (self.rate, self.loss) or self.rate.value <= 0):
+        if self.ok and (self.rate is None or self.loss is None or self.rate.value <= 0):
             return "status is ok, but there is no best rate"
         return "" if self.ok or self.reasons else "status is refused, but there is no reason"
 
@@ -114,11 +116,11 @@ class RateLaw(Result):
     status: Literal["ok", "refused"]
     reasons: tuple[str, ...]
     cells: tuple[BestRate, ...]
-    scale: Estimate | None
-    params: Estimate | None
-    tokens: Estimate | None
-    scatter: float | None
-    resample: str
+    scale: Estimate | None = None
+    params: Estimate | None = None
+    tokens: Estimate | None = None
+    scatter: float | None = None
+    resample: str = ""
     source: str = ""
     exclusions: tuple[Exclusion, ...] = ()
 
@@ -126,21 +128,25 @@ class RateLaw(Result):
     def ok(self) -> bool:
         return self.status == "ok"
 
-    def rate_at(self, n_params, n_tokens):
-        """The law's rate for N parameters and D tokens, broadcast over both. Raises UserError when it was refused."""
-        if not self.ok:
+    def _values(self) -> tuple[float, float, float]:
+        """Scale and exponents of N and D, 0 where there is none. Raises UserError when the law was refused."""
+        if self.scale is None:
             raise UserError(f"no learning-rate law: {'; '.join(self.reasons)}")
-        powers = [(self.params, n_params), (self.tokens, n_tokens)]
-        return self.scale.value * math.prod(np.asarray(x, dtype=float) ** e.value for e, x in powers if e is not None)
+        b, c = (0.0 if e is None else e.value for e in (self.params, self.tokens))
+        return self.scale.value, b, c
+
+    def rate_at(self, n_params: ArrayLike, n_tokens: ArrayLike) -> np.ndarray:
+        """The law's rate for N parameters and D tokens, broadcast over both. Raises UserError when it was refused."""
+        scale, b, c = self._values()
+        return scale * np.asarray(n_params, dtype=float) ** b * np.asarray(n_tokens, dtype=float) ** c
 
     @property
     def overrides(self) -> str:
         """The law as settings of a recipe, to paste; "" when it was refused."""
         if not self.ok:
             return ""
-        b, c = (0.0 if e is None else e.value for e in (self.params, self.tokens))
-        scale = f"recipe.lr_scale={self.scale.value:.6g} recipe.lr_width=0"
-        return f"{scale} recipe.lr_params={b:.6g} recipe.lr_tokens={c:.6g}"
+        scale, b, c = self._values()
+        return f"recipe.lr_scale={scale:.6g} recipe.lr_width=0 recipe.lr_params={b:.6g} recipe.lr_tokens={c:.6g}"
 
     def contradiction(self) -> str:
         lacking = self.ok and (None in (self.scale, self.scatter) or self.params is self.tokens is None)
@@ -148,64 +154,25 @@ class RateLaw(Result):
 
     def summary(self) -> str:
         """The law, a row a size, and the settings to paste."""
-        good = [c for c in self.cells if c.ok]
-        runs = sum(c.n_runs for c in self.cells)
-        lines = [f"Learning rate: {runs} runs, {len(good)} of {len(self.cells)} cells (size, budget) with a best rate"]
+        good, runs = sum(c.ok for c in self.cells), sum(c.n_runs for c in self.cells)
+        lines = [f"Learning rate: {runs} runs, {good} of {len(self.cells)} cells (size, budget) with a best rate"]
         if self.ok:
-            lines.append(f"  best rate = {self.formula()}, scatter about it {math.expm1(self.scatter):.1%}")
+            lines.append(f"  best rate = {self.formula()}, scatter about it {math.expm1(self.scatter or 0.0):.1%}")
             for symbol, e in (("N", self.params), ("D", self.tokens)):
                 if e is not None:
-                    lines.append(f"  exponent of {symbol}: {e.value:.3f}{ends(e)}, by {self.resample} bootstrap")
+                    spread = ends(e, "{:.3g}".format)
+                    span = f" ({spread})" if spread else ""
+                    lines.append(f"  exponent of {symbol}: {e.value:.3f}{span}, by {self.resample} bootstrap")
         lines += [f"  {'' if self.ok else 'refused: '}{reason}" for reason in self.reasons]
-        lines.append(
-            f"{'N':>8} {'D':>8} {'budget':>9} {'best rate':>10} {'95 %':>19} {'recipe':>9} {'recipe/best':>11} "
-            f"{'loss above':>10} {'measured':>9}"
-        )
-        for c in self.cells:
-            best = (f"{c.rate.value:.3g}", ends(c.rate, "").strip(" ()")) if c.ok else ("refused", "")
-            lines.append(
-                f"{count(c.n_params):>8} {count(c.n_tokens):>8} {compact(c.budget_flops):>9} {best[0]:>10} "
-                f"{best[1]:>19} {'' if c.recipe_rate is None else format(c.recipe_rate, '.3g'):>9} "
-                f"{'' if c.factor is None else format(c.factor, '.2f'):>11} "
-                f"{'' if c.excess is None else format(c.excess, '.2%'):>10} "
-                f"{'' if c.measured_excess is None else format(c.measured_excess, '.2%'):>9}"
-            )
+        head = ("N", "D", "budget", "best rate", "95 %", "recipe", "recipe/best", "loss above", "measured")
+        lines += columns([[*head], *(c.row() for c in self.cells)], "")
         lines += [f"  {c.name}: {reason}" for c in self.cells for reason in c.reasons]
         lines += [f"  left out {e.run_id}: {e.reason}" for e in self.exclusions]
         return "\n".join([*lines, *([f"to use it: {self.overrides}"] if self.ok else [])])
 
     def formula(self) -> str:
         powers = [f" {x}^{e.value:.3f}" for x, e in (("N", self.params), ("D", self.tokens)) if e is not None]
-        return f"{self.scale.value:.3g}{''.join(powers)}"
-
-
-def ends(e: Estimate, before: str = " ") -> str:
-    """' (0.1 .. 0.2)', or '' where there is no interval."""
-    if e.low is None and e.high is None:
-        return ""
-    low, high = ("?" if x is None else format(x, ".3g") for x in (e.low, e.high))
-    return f"{before}({low} .. {high})"
-
-
-def fit_rates(trials, bootstrap: int = 1000, seed: int = 0, source: str = "", exclusions=()) -> RateLaw:
-    """Fit the best rate of every size and budget in `trials`, and the law through them.
-
-    Runs with equal N, D and budget are one cell; their scatter about the parabolas, relative to the loss, is pooled
-    over cells. A diverged run bounds its cell's best rate from above, and rates from there on enter no parabola.
-    Intervals of the law: by drawing pairs, that is cells, where there are PAIRS_FROM, else by its residuals
-    (estimates.py). Raises UserError when there is nothing to fit.
-    """
-    cells: dict[tuple, list[Trial]] = {}
-    for t in trials:
-        cells.setdefault((t.budget_flops, t.n_params, t.n_tokens), []).append(t)
-    if not cells:
-        raise UserError(
-            f"{source or 'sweep'}: no run of a learning-rate sweep has ended; `ditscale launch` trains them"
-        )
-    groups = [sorted(cells[key], key=lambda t: t.lr) for key in sorted(cells)]
-    noise = _noise(groups)
-    best = tuple(_best(group, noise) for group in groups)
-    return _law(best, bootstrap, seed, source, tuple(Exclusion(*pair) for pair in exclusions))
+        return f"{self._values()[0]:.3g}{''.join(powers)}"
 
 
 def read_rates(path: Path | str) -> RateLaw:
@@ -213,112 +180,144 @@ def read_rates(path: Path | str) -> RateLaw:
     return read_result(RateLaw, path, "rates")
 
 
-def _usable(group: list[Trial]) -> list[Trial]:
-    """The runs below the lowest rate at which one diverged: from there on all that is known is that it is too high."""
+def fit_rates(
+    trials: Any, bootstrap: int = 1000, seed: int = 0, source: str = "",
+    exclusions: Iterable[tuple[str, str]] = (),
+) -> RateLaw:  # fmt: skip
+    """Fit the best rate of every size and budget in `trials`, and the law through them.
+
+    trials: a list of `Trial`, or whatever `read_trials` reads. Runs with equal N, D and budget are one cell; their
+    scatter about the parabolas, relative to the loss, is pooled over cells. A diverged run bounds its cell's best rate
+    from above, and rates from there on enter no parabola. Intervals of the law: by drawing pairs, that is cells, where
+    there are PAIRS_FROM, else by its residuals (estimates.py). Raises UserError when there is nothing to fit.
+    """
+    if isinstance(trials, (str, Path, Mapping)) or hasattr(trials, "columns"):
+        trials, left_out = read_trials(trials)
+        exclusions = (*exclusions, *left_out)
+    cells: dict[tuple[float, float, float], list[Trial]] = {}
+    for t in trials:
+        cells.setdefault((t.budget_flops, t.n_params, t.n_tokens), []).append(t)
+    if not cells:
+        where = source or "sweep"
+        raise UserError(f"{where}: no run of a learning-rate sweep has ended; `ditscale launch` trains them")
+    groups = [sorted(cells[key], key=lambda t: t.lr) for key in sorted(cells)]
+    noise = _noise(groups)
+    law = _law(tuple(_best(group, noise) for group in groups), bootstrap, seed)
+    return replace(law, source=source, exclusions=tuple(Exclusion(*pair) for pair in exclusions))
+
+
+class _Parabola(NamedTuple):
+    """center: mean log rate; mean: of the losses; basis (n, 3); scaled: losses over their mean (n,); coefficients
+    (3,)."""
+
+    center: float
+    mean: float
+    basis: np.ndarray
+    scaled: np.ndarray
+    coefficients: np.ndarray
+
+    @property
+    def residuals(self) -> np.ndarray:
+        return self.scaled - self.basis @ self.coefficients
+
+
+class _Noise(NamedTuple):
+    """Variance of a run's relative loss about its parabola, and degrees of freedom, pooled over cells."""
+
+    variance: float
+    dof: int
+
+
+def _usable(group: list[Trial]) -> list[tuple[float, float]]:
+    """(rate, loss) of the runs below the lowest rate at which one diverged: from there on all that is known is that it
+    is too high."""
     limit = min((t.lr for t in group if t.loss is None), default=math.inf)
-    return [t for t in group if t.lr < limit]
+    return [(t.lr, t.loss) for t in group if t.loss is not None and t.lr < limit]
 
 
-def _parabola(runs: list[Trial]):
-    """(center of log rate, mean loss, basis (n, 3), losses over their mean (n,), coefficients (3,))."""
-    x, y = np.log([t.lr for t in runs]), np.array([t.loss for t in runs])
+def _parabola(runs: list[tuple[float, float]]) -> _Parabola:
+    x, y = np.log([rate for rate, _ in runs]), np.array([loss for _, loss in runs])
     basis, scaled = design(x - x.mean()), y / y.mean()
-    return x.mean(), y.mean(), basis, scaled, np.linalg.lstsq(basis, scaled, rcond=None)[0]
+    return _Parabola(x.mean(), y.mean(), basis, scaled, np.linalg.lstsq(basis, scaled, rcond=None)[0])
 
 
-def _noise(groups: list[list[Trial]]) -> tuple[float, int]:
-    """(variance of a run's relative loss about its parabola, degrees of freedom), pooled over cells."""
+def _noise(groups: list[list[Trial]]) -> _Noise:
     total, dof = 0.0, 0
     for runs in map(_usable, groups):
-        if len({t.lr for t in runs}) >= 3:
-            *_, basis, scaled, coefficients = _parabola(runs)
-            total += float(np.sum((scaled - basis @ coefficients) ** 2))
+        if len({rate for rate, _ in runs}) >= 3:
+            total += float(np.sum(_parabola(runs).residuals ** 2))
             dof += len(runs) - 3
-    return (total / dof if dof else math.nan), dof
+    return _Noise(total / dof if dof else math.nan, dof)
 
 
-def _best(group: list[Trial], noise: tuple[float, int]) -> BestRate:
-    runs, variance, dof = _usable(group), *noise
+def _best(group: list[Trial], noise: _Noise) -> BestRate:
+    runs, first = _usable(group), group[0]
     diverged = tuple(sorted({t.lr for t in group if t.loss is None}))
     limit = diverged[0] if diverged else math.inf
-    rates = sorted({t.lr for t in runs})
-    means = [float(np.mean([t.loss for t in runs if t.lr == rate])) for rate in rates]
+    rates = sorted({rate for rate, _ in runs})
+    means = [float(np.mean([loss for rate, loss in runs if rate == at])) for at in rates]
     lowest = min(range(len(rates)), key=means.__getitem__, default=None)
     own = next((t.lr for t in group if t.recipe), None)
-    found = dict(
-        n_params=group[0].n_params, n_tokens=group[0].n_tokens, budget_flops=group[0].budget_flops,
-        n_runs=len(group), lowest=None if lowest is None else Lowest(rates[lowest], means[lowest]), recipe_rate=own,
-        diverged=diverged, trials=tuple(group), rate=None, loss=None, curvature=None, residual_rms=None, factor=None,
-        excess=None,
+    best = BestRate(
+        first.n_params, first.n_tokens, first.budget_flops, len(group), "refused", (), diverged, tuple(group),
+        lowest=None if lowest is None else Lowest(rates[lowest], means[lowest]), recipe_rate=own,
     )  # fmt: skip
     below = f", below {limit:.3g} where a run diverged" if diverged else ""
 
     def refused(reason: str) -> BestRate:
-        return BestRate(status="refused", reasons=(reason,), **found)
+        return replace(best, reasons=(reason,))
 
     if len(rates) < 3:
         some = f"{len(rates)} rate{'s' * (len(rates) != 1)}"
         return refused(f"{some} finished{below}; a parabola takes three: extend rates")
-    if lowest == 0 or lowest == len(rates) - 1 and not diverged:
-        which, way = ("lowest", "down") if lowest == 0 else ("highest", "up")
-        return refused(
-            f"the loss is lowest at the {which} rate tried ({rates[lowest]:.3g}), so a better one may lie beyond: "
-            f"extend rates {way}ward"
-        )
-    center, mean, basis, scaled, coefficients = _parabola(runs)
-    residuals = scaled - basis @ coefficients
-    found |= {"curvature": float(coefficients[2]), "residual_rms": float(np.sqrt(np.mean(residuals**2)))}
-    if coefficients[2] <= 0:
+    if lowest is None or lowest == 0 or lowest == len(rates) - 1 and not diverged:
+        which, way = ("highest", "up") if lowest else ("lowest", "down")
+        tried = f"the loss is lowest at the {which} rate tried ({rates[lowest or 0]:.3g})"
+        return refused(f"{tried}, so a better one may lie beyond: extend rates {way}ward")
+    p = _parabola(runs)
+    c2 = float(p.coefficients[2])
+    best = replace(best, curvature=c2, residual_rms=float(np.sqrt(np.mean(p.residuals**2))))
+    if c2 <= 0:
         return refused(
             "the loss is not convex in log rate, so the parabola has no minimum: more seeds, or extend rates"
         )
-    x, height, _ = (float(v) for v in vertex(coefficients, "raw"))
-    rate = math.exp(min(center + x, 700.0))
+    x, height, _ = (float(v) for v in vertex(p.coefficients, "raw"))
+    rate = math.exp(min(p.center + x, 700.0))
     if not rates[0] < rate < min(limit, math.inf if diverged else rates[-1]):
-        way = "down" if rate <= rates[0] else "up"
-        return refused(
-            f"the parabola's minimum ({rate:.3g}) lies outside the rates tried ({rates[0]:.3g} to {rates[-1]:.3g})"
-            f"{below}: extend rates {way}ward"
-        )
+        tried = f"the parabola's minimum ({rate:.3g}) lies outside the rates tried ({rates[0]:.3g} to {rates[-1]:.3g})"
+        return refused(f"{tried}{below}: extend rates {'down' if rate <= rates[0] else 'up'}ward")
     interval = Estimate(rate)
-    if dof:
-        covariance = variance * np.linalg.inv(basis.T @ basis)
-        if coefficients[2] < MIN_CURVATURE_T * math.sqrt(covariance[2, 2]):
+    if noise.dof:
+        covariance = noise.variance * np.linalg.inv(p.basis.T @ p.basis)
+        if c2 < MIN_CURVATURE_T * math.sqrt(covariance[2, 2]):
             return refused("the loss changes with the rate by no more than its noise: more seeds, or extend rates")
-        half = t_quantile(0.975, dof) * math.sqrt(vertex_covariance_of(coefficients, covariance, "raw")[0, 0])
+        se = math.sqrt(vertex_covariance_of(p.coefficients, covariance, "raw")[0, 0])
+        half = t_quantile(0.975, noise.dof) * se
         interval = Estimate(rate, rate * math.exp(-half), rate * math.exp(half))
-    found |= {"rate": interval, "loss": height * mean}
     if own is not None:
-        found |= {"factor": own / rate, "excess": float(coefficients[2]) * math.log(own / rate) ** 2 / height}
+        best = replace(best, factor=own / rate, excess=c2 * math.log(own / rate) ** 2 / height)
     note = f"rates from {limit:.3g} on diverge; they bound the best rate from above and are in no parabola"
-    return BestRate(status="ok", reasons=(note,) * bool(diverged), **found)
+    return replace(best, status="ok", reasons=(note,) * bool(diverged), rate=interval, loss=height * p.mean)
 
 
-def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int, source: str, exclusions) -> RateLaw:
-    good = [c for c in cells if c.ok]
-    budgets = _distinct([c.budget_flops for c in good], SAME_BUDGET)
-    sizes = _distinct([c.n_params for c in good], 1.01)
-    with_n, with_d = sizes > 1, budgets > 1
-    needed = 2 + with_n + with_d
+def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int) -> RateLaw:
+    good = [(c, c.rate.value) for c in cells if c.rate is not None]
+    budgets = _distinct([c.budget_flops for c, _ in good], SAME_BUDGET)
+    with_n, with_d = _distinct([c.n_params for c, _ in good], 1.01) > 1, budgets > 1
+    needed, reasons = 2 + with_n + with_d, []
 
     def refused(reason: str) -> RateLaw:
-        return RateLaw("refused", (reason,), cells, None, None, None, None, "", source, exclusions)
+        return RateLaw("refused", (reason,), cells)
 
     if not (with_n or with_d) or len(good) < needed:
-        at = f"at {budgets} budget{'s' * (budgets != 1)}"
-        return refused(
-            f"{len(good)} of {len(cells)} cells (size, budget) have a best rate, {at}; a law takes {max(needed, 3)}"
-        )
-    reasons = []
+        at = f"at {budgets} budget{'s' * (budgets != 1)}; a law takes {max(needed, 3)}"
+        return refused(f"{len(good)} of {len(cells)} cells (size, budget) have a best rate, {at}")
     if not with_d:
-        reasons.append(
-            "at one budget D = C / (kappa N), so the exponents of N and D cannot be told apart: the one of N stands "
-            "for both, and holds at this budget alone; sweep a second budget (rate_budgets) to have both"
-        )
+        reasons.append(ONE_BUDGET)
     if not with_n:
         reasons.append("all best rates are of one size, so the exponent of N is not known: the one of D stands alone")
-    x = np.log([[v for v, there in ((c.n_params, with_n), (c.n_tokens, with_d)) if there] for c in good])
-    y = np.log([c.rate.value for c in good])
+    x = np.log([[v for v, there in ((c.n_params, with_n), (c.n_tokens, with_d)) if there] for c, _ in good])
+    y = np.log([rate for _, rate in good])
     basis = np.column_stack([np.ones(len(y)), x - x.mean(axis=0)])
     if np.linalg.cond(basis / np.linalg.norm(basis, axis=0)) > 100:
         return refused(
@@ -331,20 +330,18 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int, source: str, ex
         draws = residual_draws(fitted, y - fitted, basis.shape[1], bootstrap, seed) @ np.linalg.pinv(basis).T
     else:
         draws = _by_pairs(basis, y, resample_counts([np.arange(len(y))], len(y), bootstrap, seed))
-    scale = np.exp(draws[:, 0] - draws[:, 1:] @ x.mean(axis=0))
     exponents = [estimate(v, d) for v, d in zip(solved[1:], draws[:, 1:].T, strict=True)]
-    named = dict(zip([n for n, there in (("params", with_n), ("tokens", with_d)) if there], exponents, strict=True))
     return RateLaw(
         status="ok",
         reasons=tuple(reasons),
         cells=cells,
-        scale=estimate(math.exp(solved[0] - solved[1:] @ x.mean(axis=0)), scale),
-        params=named.get("params"),
-        tokens=named.get("tokens"),
+        scale=estimate(
+            math.exp(solved[0] - solved[1:] @ x.mean(axis=0)), np.exp(draws[:, 0] - draws[:, 1:] @ x.mean(axis=0))
+        ),
+        params=exponents[0] if with_n else None,
+        tokens=exponents[-1] if with_d else None,
         scatter=float(np.sqrt(np.mean((y - fitted) ** 2))),
         resample=how,
-        source=source,
-        exclusions=exclusions,
     )
 
 

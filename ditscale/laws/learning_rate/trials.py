@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Mapping
 
 from ...errors import UserError
-from ..read import read_columns
-from .law import Trial
+from ..read import Source, read_columns
+from ..result import Result
 
 NEEDED = ("n_params", "n_tokens", "lr", "loss")
 
 
-def read_trials(path: Path | str, columns=None) -> tuple[list[Trial], list[tuple[str, str]]]:
-    """(trials, [(run_id, reason) of runs left out]) of a study, or of a CSV or HDF5 table.
+@dataclass(frozen=True)
+class Trial(Result):
+    """One run of a sweep. loss is None where it diverged; `recipe`: its rate is the one that the recipe gives."""
+
+    run_id: str
+    n_params: float  # N
+    n_tokens: float  # D
+    budget_flops: float
+    lr: float
+    loss: float | None
+    recipe: bool = False
+
+
+def read_trials(source: Source, columns: Mapping[str, str] | None = None) -> tuple[list[Trial], list[tuple[str, str]]]:
+    """(trials, [(run_id, reason) of runs left out]) of a study, or of a table, as `read_table` reads it.
 
     A table has the columns n_params, n_tokens, lr and loss, and may have budget_flops (else 6 N D), run_id and role
     (grid: its rate is the recipe's); `columns` {our name: the table's name}. A diverged run has an empty, nan or
-    infinite loss.
-    Raises UserError, of one line, at a mistake in it.
+    infinite loss. Raises UserError, of one line, at a mistake in it.
     """
-    path = Path(path)
-    return _of_study(path) if path.is_dir() else (_of_table(path, dict(columns or {})), [])
+    if isinstance(source, (str, Path)) and Path(source).is_dir():
+        return _of_study(Path(source))
+    return _of_table(source, columns), []
 
 
 def _of_study(root: Path) -> tuple[list[Trial], list[tuple[str, str]]]:
     """The sweep's runs and the grid's at its budgets, from their own records: a diverged run is in no table."""
-    from ...naming import StudyPaths  # here, since a table needs neither these nor h5py
+    from ...naming import StudyPaths  # Here, since a table needs neither these nor h5py.
     from ...plan.run import read_run
     from ...rundir.record import Damaged, read_end
 
@@ -51,27 +66,20 @@ def _of_study(root: Path) -> tuple[list[Trial], list[tuple[str, str]]]:
     return trials, left_out
 
 
-def _of_table(path: Path, columns: dict[str, str]) -> list[Trial]:
-    _, found, where = read_columns(path, NEEDED, ("budget_flops", "run_id", "role"), columns)
+def _of_table(source: Source, columns: Mapping[str, str] | None) -> list[Trial]:
+    table, found, where = read_columns(source, NEEDED, ("budget_flops", "run_id", "role"), columns)
     trials = []
     for i, place in enumerate(where):
         row = {name: found[name][i] for name in found}
         for name in ("n_params", "n_tokens", "lr"):
             if not (math.isfinite(row[name]) and row[name] > 0):
-                raise UserError(f"{path}, {place}, column {name}: {row[name]:g} is not a positive number")
-        if row["loss"] <= 0:
-            raise UserError(f"{path}, {place}, column loss: {row['loss']:g} is not positive")
-        n, d = row["n_params"], row["n_tokens"]
-        budget = row.get("budget_flops", math.nan)
+                raise UserError(f"{table}, {place}, column {name}: {row[name]:g} is not a positive number")
+        n, d, loss, budget = row["n_params"], row["n_tokens"], row["loss"], row.get("budget_flops", math.nan)
+        if loss <= 0:
+            raise UserError(f"{table}, {place}, column loss: {loss:g} is not positive")
+        budget = budget if math.isfinite(budget) else 6 * n * d
+        name = str(row.get("run_id", f"row-{i + 1}"))
         trials.append(
-            Trial(
-                str(row.get("run_id", f"row-{i + 1}")),
-                n,
-                d,
-                budget if math.isfinite(budget) else 6 * n * d,
-                row["lr"],
-                row["loss"] if math.isfinite(row["loss"]) else None,
-                row.get("role") == "grid",
-            )  # fmt: skip
+            Trial(name, n, d, budget, row["lr"], loss if math.isfinite(loss) else None, row.get("role") == "grid")
         )
     return trials

@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import UserError
 from ...units import compact
 from ..result import Result, extra
-from .powerlaw import floor_laws, line
+from .powerlaw import FORMS, law_at
 
 RULE = (
     "Forms are fitted to the values at the budgets. Each gets a small-sample AIC (AICc; Burnham and Anderson 2002, "
@@ -25,49 +25,6 @@ RULE = (
     "budget from the others is taken."
 )
 CLOSE = 2.0  # a difference in AICc below which the data do not tell two forms apart
-
-
-def _fit_power(log_c, y):
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return line(log_c, np.log(np.where(y > 0, y, np.nan)))
-
-
-def _at_power(p, log_c):
-    with np.errstate(over="ignore"):
-        return np.exp(p[..., 0:1] + p[..., 1:2] * log_c)
-
-
-def _fit_floor(log_c, y):
-    found = floor_laws(log_c, y)
-    return np.stack([found[:, 0], found[:, 1], -found[:, 2]], axis=-1)
-
-
-def _at_floor(p, log_c):
-    with np.errstate(over="ignore"):
-        return p[..., 0:1] + np.exp(p[..., 1:2] + p[..., 2:3] * log_c)
-
-
-def _fit_linear(log_c, y):
-    """(a, b) of y = a + b log C with weights 1 / y^2, or plain least squares where a value is not positive."""
-    w = np.where((y > 0).all(axis=-1, keepdims=True), 1 / np.where(y == 0, 1, y) ** 2, 1.0)
-    total = w.sum(-1, keepdims=True)
-    mean_c, mean_y = (w * log_c).sum(-1, keepdims=True) / total, (w * y).sum(-1, keepdims=True) / total
-    off = w * (log_c - mean_c)
-    slope = (off * y).sum(-1, keepdims=True) / (off * (log_c - mean_c)).sum(-1, keepdims=True)
-    return np.concatenate([mean_y - slope * mean_c, slope], axis=-1)
-
-
-def _at_linear(p, log_c):
-    return p[..., 0:1] + p[..., 1:2] * log_c
-
-
-# name -> (names of the parameters, fit (R, K) -> (R, P), values at log C)
-FORMS = {
-    "power_law": (("log_coefficient", "exponent"), _fit_power, _at_power),
-    "power_law_with_floor": (("floor", "log_coefficient", "exponent"), _fit_floor, _at_floor),
-    "linear_in_log_c": (("intercept", "slope"), _fit_linear, _at_linear),
-}
-POSITIVE_FORMS = ("power_law", "power_law_with_floor")  # a line in log C crosses zero, which a loss or a FID never does
 
 
 @dataclass(frozen=True)
@@ -103,11 +60,11 @@ class FittedForm(Result):
     def at(self, budget_flops):
         """Values at budgets, same shape as budget_flops."""
         log_c = np.log(np.asarray(budget_flops, dtype=float))
-        parameters = np.array([self.parameters[name] for name in FORMS[self.form][0]], dtype=float)
-        return FORMS[self.form][2](parameters, np.atleast_1d(log_c)).reshape(log_c.shape)
+        parameters = np.array([self.parameters[name] for name in FORMS[self.form].parameters], dtype=float)
+        return FORMS[self.form].at(parameters, np.atleast_1d(log_c)).reshape(log_c.shape)
 
     def contradiction(self) -> str:
-        known = self.form in FORMS and set(self.parameters) == set(FORMS[self.form][0])
+        known = self.form in FORMS and set(self.parameters) == set(FORMS[self.form].parameters)
         return "" if known else f"{self.form!r} is no form of law with these parameters"
 
 
@@ -121,8 +78,7 @@ class Refits:
 
     def at(self, budget_flops: float) -> np.ndarray:
         """(R,) values at a budget, each by the form taken in that replicate."""
-        log_c = np.array([math.log(budget_flops)])
-        values = np.stack([FORMS[n][2](p, log_c)[:, 0] for n, p in zip(self.names, self.fits, strict=True)], axis=-1)
+        values = np.stack([law_at(n, p, budget_flops) for n, p in zip(self.names, self.fits, strict=True)], axis=-1)
         return np.take_along_axis(values, self.pick[:, None], axis=1)[:, 0]
 
 
@@ -158,8 +114,8 @@ class MetricLaw(Result):
 
     def form_at(self, values: np.ndarray, budget_flops: float) -> np.ndarray:
         """(R,) predictions from values (R, K) at the budgets, all with the chosen form."""
-        _, fit, at = FORMS[self.chosen]
-        return at(fit(np.log(self._fitted().budgets), values), np.array([math.log(budget_flops)]))[:, 0]
+        fitted = FORMS[self.chosen].fit(np.log(self._fitted().budgets), values)
+        return law_at(self.chosen, fitted, budget_flops)
 
     def _fitted(self) -> Points:
         if self.points is None:
@@ -185,11 +141,11 @@ def metric_law(budget_flops, values, forms=tuple(FORMS), errors: Errors | None =
     fits, scores, held = _score(np.log(budgets), y[None], names, errors)
     chosen = names[int(_choose(scores, held)[0])]
     fitted = []
-    for k, name in enumerate(names):
-        rms = float(np.sqrt(np.mean(_relative(FORMS[name][2](fits[k], np.log(budgets)) - y[None], y[None]) ** 2)))
-        aicc = float(scores[0, k]) if math.isfinite(scores[0, k]) else None
-        error = float(held[0, k]) if math.isfinite(held[0, k]) else None
-        parameters = dict(zip(FORMS[name][0], fits[k][0].tolist(), strict=True))
+    for k, form in enumerate(FORMS[name] for name in names):
+        name = names[k]
+        rms = float(np.sqrt(np.mean(_relative(form.at(fits[k], np.log(budgets)) - y[None], y[None]) ** 2)))
+        aicc, error = (float(v) if math.isfinite(v) else None for v in (scores[0, k], held[0, k]))
+        parameters = dict(zip(form.parameters, fits[k][0].tolist(), strict=True))
         reason = _reason(name, fits[k][0], aicc, len(budgets), 4 if errors else 6)
         fitted.append(FittedForm(name, parameters, rms, aicc, error, reason))
     return MetricLaw(chosen, _why(fitted, chosen, budgets), tuple(fitted), Points(budgets, y, errors))
@@ -226,7 +182,7 @@ def _score(log_c, y, names, errors=None):
         held.append(np.where(np.isfinite(error), error, np.inf))
     misfit = np.stack(misfits, axis=-1)
     misfit = np.where(np.isfinite(misfit), misfit, np.inf)
-    counts = np.array([len(FORMS[name][0]) for name in names])
+    counts = np.array([len(FORMS[name].parameters) for name in names])
     score = _aicc_known(misfit, counts, n, errors.dof) if errors else _aicc(misfit, counts, n)
     return fits, score, np.stack(held, axis=-1)
 
@@ -255,7 +211,7 @@ def _aicc_known(chi2, counts, n, dof):
 def _choose(scores, errors):
     """Index (R,) of the form that `RULE` takes."""
     close = scores <= scores.min(axis=-1, keepdims=True) + CLOSE
-    # LockHeld-out errors first, the AICc between equals (all infinite with 2 budgets).
+    # Held-out errors first, the AICc between equals (all infinite with 2 budgets).
     key = np.where(close, np.abs(errors), np.nan)
     key = np.where(np.isnan(key), np.inf, np.minimum(key, 1e300))
     tie = np.where(close, scores, np.inf)

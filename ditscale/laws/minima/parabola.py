@@ -6,8 +6,8 @@ Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2; Liang et al. (arXiv 2410.08
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ..result import Result, key
 from ..table import Table
 from .robust import bisquare, scale_of, trimmed
 
+Response = Literal["raw", "log"]
 # Below this t value the data hardly say that there is a minimum at all.
 MIN_CURVATURE_T = 2.0
 WIDE_HALF_WIDTH = 16.0
@@ -41,7 +42,7 @@ class Slice(Result):
     curvature: float | None
     curvature_t: float | None
     residual_rms: float | None
-    response: Literal["raw", "log"]
+    response: Response
     reasons: tuple[str, ...]
     n_range: tuple[float, float] | None = key("n_params_within_0.1_percent")
     log_n_se: float | None = None
@@ -60,71 +61,86 @@ class Slice(Result):
         return "status is ok, but there is no minimum" if self.ok and lacking else ""
 
 
+def _nan(*shape: int) -> Any:
+    return field(default_factory=lambda: np.full(shape, np.nan))
+
+
 @dataclass(frozen=True)
 class Parabola:
     """The fit y = c0 + c1 x + c2 x^2 of one slice, x = log(N / center), y = loss (response "raw") or log loss ("log").
 
     n_params, loss: the vertex (N*, L*). n_tokens: D*, the vertex of a second parabola against log D (the runs of a
     slice need not lie on C = kappa N D exactly; where they do the two agree to rounding). curvature: c2, per unit of
-    (log N)^2. coefficients (3,) and covariance (3, 3) of (c0, c1, c2); vertex_covariance (2, 2) of (log N*, L*) by the
-    delta method, log_n_se and loss_se the roots of its diagonal. n_range: N whose fitted loss is within 0.1 % of the
-    optimum. residual_rms: relative to the loss. robust_scale: noise scale of the bisquare, None for least squares.
-    status: "ok" or "refused".
+    (log N)^2. vertex_covariance (2, 2) of (log N*, L*) by the delta method, log_n_se and loss_se the roots of its
+    diagonal. n_range: N whose fitted loss is within 0.1 % of the optimum. residual_rms: relative to the loss.
+    robust_scale: noise scale of the bisquare, None for least squares. What a refused slice does not have is nan.
     """
 
     budget_flops: float
-    n_runs: int
-    status: str
-    findings: tuple[Finding, ...]
-    n_params: float | None
-    n_tokens: float | None
-    loss: float | None
-    curvature: float
-    curvature_t: float | None
-    residual_rms: float
-    n_range: tuple[float, float] | None
-    vertex_covariance: np.ndarray | None
+    rows: np.ndarray
+    response: Response
     center: float
     tokens_center: float
-    coefficients: np.ndarray
-    token_coefficients: np.ndarray
-    covariance: np.ndarray | None
     residuals: np.ndarray
     fitted: np.ndarray
-    rows: np.ndarray
-    response: str
-    robust_scale: float | None
+    findings: tuple[Finding, ...] = ()
+    n_params: float = math.nan
+    n_tokens: float = math.nan
+    loss: float = math.nan
+    n_range: tuple[float, float] = (math.nan, math.nan)
+    vertex_covariance: np.ndarray = _nan(2, 2)
+    coefficients: np.ndarray = _nan(3)
+    token_coefficients: np.ndarray = _nan(3)
+    curvature_t: float = math.nan
+    residual_rms: float = math.nan
+    robust_scale: float | None = None
 
     @property
     def ok(self) -> bool:
         return self.status == "ok"
 
     @property
-    def reasons(self) -> tuple[str, ...]:
-        return tuple(f.message for f in self.findings)
+    def status(self) -> Literal["ok", "refused"]:
+        return "refused" if any(f.severity == "refused" for f in self.findings) else "ok"
 
     @property
-    def log_n_se(self) -> float | None:
+    def n_runs(self) -> int:
+        return len(self.rows)
+
+    @property
+    def curvature(self) -> float:
+        return float(self.coefficients[2])
+
+    @property
+    def log_n_se(self) -> float:
         """Standard error of log N*."""
-        return None if self.vertex_covariance is None else math.sqrt(self.vertex_covariance[0, 0])
+        return math.sqrt(self.vertex_covariance[0, 0])
 
     @property
-    def loss_se(self) -> float | None:
+    def loss_se(self) -> float:
         """Standard error of L*, in units of the loss."""
-        return None if self.vertex_covariance is None else math.sqrt(self.vertex_covariance[1, 1])
+        return math.sqrt(self.vertex_covariance[1, 1])
 
     def result(self, n_range_intervals: tuple[Estimate, Estimate] | None = None) -> Slice:
         """Its numbers as `Laws` holds them."""
-        own = {f.name: getattr(self, f.name) for f in fields(Slice) if hasattr(self, f.name)}
-        own = {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in own.items()}
-        return Slice(**own, n_range_intervals=n_range_intervals)
+        names = ("n_params", "n_tokens", "loss", "curvature", "curvature_t", "residual_rms", "log_n_se", "loss_se")
+        return Slice(
+            budget_flops=self.budget_flops,
+            n_runs=self.n_runs,
+            status=self.status,
+            response=self.response,
+            reasons=tuple(f.message for f in self.findings),
+            n_range=None if math.isnan(self.n_range[0]) else self.n_range,
+            n_range_intervals=n_range_intervals,
+            **{n: v if math.isfinite(v := getattr(self, n)) else None for n in names},
+        )
 
 
-def response_of(loss: np.ndarray, response: str) -> np.ndarray:
+def response_of(loss: np.ndarray, response: Response) -> np.ndarray:
     return np.log(loss) if response == "log" else loss
 
 
-def vertex(coefficients: np.ndarray, response: str):
+def vertex(coefficients: np.ndarray, response: Response) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(x*, L*, half) of coefficients (..., 3); half: how far from x* the loss is 0.1 % higher. NaN without a
     minimum.
     """
@@ -137,11 +153,23 @@ def vertex(coefficients: np.ndarray, response: str):
         return x, y, np.sqrt(NEAR * np.abs(y) / c2)
 
 
+def vertex_covariance_of(coefficients: np.ndarray, covariance: np.ndarray, response: Response) -> np.ndarray:
+    """Covariance (2, 2) of (x*, L*) from that of (c0, c1, c2), by the delta method."""
+    _, c1, c2 = coefficients
+    x, loss, _ = vertex(coefficients, response)
+    slope = float(loss) if response == "log" else 1.0
+    gradient = np.array([[0.0, -1 / (2 * c2), c1 / (2 * c2 * c2)], [slope, slope * float(x), slope * float(x) ** 2]])
+    return gradient @ covariance @ gradient.T
+
+
 def design(x: np.ndarray) -> np.ndarray:
+    """The basis (n, 3) of a parabola in x (n,)."""
     return np.stack([np.ones_like(x), x, x * x], axis=-1)
 
 
-def refit(x: np.ndarray, y: np.ndarray, weights=None, robust_scale=None, start=None) -> np.ndarray:
+def refit(
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None, robust_scale: float | None = None, start=None
+) -> np.ndarray:
     """Coefficients (R, 3) of many refits of one slice: y is (R, n) or (n,), weights (R, n) of run counts or None.
 
     x (n,) is the centered abscissa. With robust_scale, bisquare regressions reweighted from `start` (3,). Refits with
@@ -164,8 +192,7 @@ def refit(x: np.ndarray, y: np.ndarray, weights=None, robust_scale=None, start=N
     return solved
 
 
-@dataclass(frozen=True)
-class Noise:
+class Noise(NamedTuple):
     """Scatter of the runs about their slices' parabolas, pooled: variance, degrees of freedom, and the robust scale."""
 
     variance: float
@@ -173,7 +200,7 @@ class Noise:
     robust_scale: float
 
 
-def pooled_noise(table: Table, groups, response: str = "raw") -> Noise | None:
+def pooled_noise(table: Table, groups: list[np.ndarray], response: Response = "raw") -> Noise | None:
     """Over all slices that can carry a parabola (4 distinct sizes); None when none can."""
     total, dof, trimmings = 0.0, 0, []
     for rows in groups:
@@ -185,166 +212,125 @@ def pooled_noise(table: Table, groups, response: str = "raw") -> Noise | None:
         total += float(residuals @ residuals)
         dof += len(rows) - 3
         trimmings.append(y - basis @ trimmed(basis, y))
-    if not dof:
-        return None
-    return Noise(total / dof, dof, scale_of(np.concatenate(trimmings), 3 * len(trimmings)))
+    return Noise(total / dof, dof, scale_of(np.concatenate(trimmings), 3 * len(trimmings))) if dof else None
 
 
 def fit_parabola(
-    table: Table, rows: np.ndarray, response: str = "raw", noise: Noise | None = None, robust: bool = False
+    table: Table, rows: np.ndarray, response: Response = "raw", noise: Noise | None = None, robust: bool = False
 ) -> Parabola:
     """Fit the loss (response "raw") or log loss ("log") against log N over `rows` of `table`.
 
     Least squares, or with `robust` a bisquare regression that a diverged run cannot pull (see `robust`). `noise` is the
-    scatter pooled over all slices (`pooled_noise`). Slices of 4-7 runs are judged by it, since their own variance has
-    1-4 degrees of freedom; larger ones by their own, so that one bad slice does not condemn all. A refused parabola
-    still carries its numbers where they exist, for plots and for those who want to overrule it.
+    scatter pooled over all slices (`pooled_noise`). Slices of 4-7 runs are tested against it, since their own variance
+    has 1-4 degrees of freedom; larger ones against their own, so that one bad slice does not condemn all. A refused
+    parabola still carries its numbers where they exist, for plots and for those who want to overrule it.
     """
-    budget = float(np.median(table.budget_flops[rows]))
     log_n, log_d = np.log(table.n_params[rows]), np.log(table.n_tokens[rows])
     y = response_of(table.loss[rows], response)
-    names = tuple(str(r) for r in table.run_id[rows])
-    here = f"slice {compact(budget)}"
+    centers = math.exp(float(np.mean(log_n))), math.exp(float(np.mean(log_d)))
+    budget, nothing = float(np.median(table.budget_flops[rows])), np.full(len(rows), np.nan)
+    made = Parabola(budget, rows, response, *centers, residuals=nothing, fitted=nothing)
     kappa = float(np.median(table.budget_flops[rows] / (table.n_params[rows] * table.n_tokens[rows])))
     # Seeds of one size count once: a parabola needs distinct sizes.
     sizes = np.unique(np.round(log_n, 9))
-    base = dict(
-        budget_flops=budget, n_runs=len(rows), rows=rows, response=response,
-        center=math.exp(float(np.mean(log_n))), tokens_center=math.exp(float(np.mean(log_d))),
-    )  # fmt: skip
     if len(sizes) < 4:
-        best = float(log_n[np.argmin(y)])
-        # The next size beyond the best one, on the side where fewer have been run.
-        factor = 2.0 if np.sum(sizes > best) <= np.sum(sizes < best) else 0.5
-        message = (
-            f"{here} has {len(sizes)} distinct size{'s' * (len(sizes) != 1)}; a parabola needs 4: add sizes near the "
-            f"minimum, for example {run_to_add(factor * math.exp(best), budget, kappa)}"
-        )
-        empty = np.full(len(rows), np.nan)
-        return Parabola(
-            status="refused", findings=(finding("too_few_runs", message, names, (budget,), value=len(sizes)),),
-            n_params=None, n_tokens=None, loss=None, curvature=math.nan, curvature_t=None, residual_rms=math.nan,
-            n_range=None, vertex_covariance=None, coefficients=np.full(3, np.nan), covariance=None, residuals=empty,
-            token_coefficients=np.full(3, np.nan), fitted=empty, robust_scale=None, **base,
-        )  # fmt: skip
-    basis = design(log_n - math.log(base["center"]))
-    token_basis = design(log_d - math.log(base["tokens_center"]))
+        return _with_findings(made, table, [_too_few_sizes(sizes, float(log_n[np.argmin(y)]), budget, kappa)])
+    basis, token_basis = design(log_n - math.log(made.center)), design(log_d - math.log(made.tokens_center))
     scale = None
     if robust:
-        noise = pooled_noise(table, [rows], response) if noise is None else noise
-        scale = noise.robust_scale
+        scale = (noise or pooled_noise(table, [rows], response) or Noise(0.0, 0, 0.0)).robust_scale
         coefficients, weights = (a[0] for a in bisquare(basis, y, scale, trimmed(basis, y)))
         at_d = bisquare(token_basis, y, scale, trimmed(token_basis, y))[0][0]
         covariance = scale**2 * np.linalg.inv(basis.T @ (weights[:, None] * basis))
     else:
         coefficients = np.linalg.lstsq(basis, y, rcond=None)[0]
         at_d = np.linalg.lstsq(token_basis, y, rcond=None)[0]
-        residuals = y - basis @ coefficients
+        left = y - basis @ coefficients
         alone = noise is None or len(rows) >= PAIRS_NEEDS
-        variance = float(residuals @ residuals) / (len(rows) - 3) if alone else noise.variance
+        variance = float(left @ left) / (len(rows) - 3) if alone or noise is None else noise.variance
         covariance = variance * np.linalg.inv(basis.T @ basis)
-    fitted = basis @ coefficients
-    c2 = float(coefficients[2])
-    curvature_se = math.sqrt(covariance[2, 2])
-    t = c2 / curvature_se if curvature_se > 0 else math.inf * np.sign(c2)
-    findings = []
-
-    def note(code, text, value=None):
-        findings.append(finding(code, f"{here}: {text}", names, (budget,), value=value))
-
-    place = n_range = vertex_covariance = None
-    if c2 <= 0:
-        side = math.exp(log_n[np.argmin(y)])
-        side = side * (2 if side >= base["center"] else 0.5)
-        add = run_to_add(side, budget, kappa)
-        note(
-            "parabola_downward",
-            f"the parabola opens downward, so there is no minimum; check its runs, or widen the grid by {add}",
-            c2,
-        )
-    else:
-        xv, loss, half = (float(v) for v in vertex(coefficients, response))
-        vertex_covariance = vertex_covariance_of(coefficients, covariance, response)
-        # Far outside the grid exp overflows; such a vertex is refused below, its number is of no use.
-        xv = float(np.clip(xv, -100, 100))
-        n_range = tuple(base["center"] * math.exp(float(np.clip(xv + s * half, -200, 200))) for s in (-1, 1))
-        xd = float(np.clip(np.nan_to_num(vertex(at_d, response)[0]), -100, 100))
-        place = (base["center"] * math.exp(xv), base["tokens_center"] * math.exp(xd), loss)
-        _judge_place(note, sizes, xv + math.log(base["center"]), budget, kappa)
-        if t < MIN_CURVATURE_T:
-            note(
-                "parabola_flat",
-                f"the curvature is not distinguishable from zero (t = {t:.2g}, at least {MIN_CURVATURE_T:g} wanted); "
-                "widen the grid or add seeds",
-                t,
-            )
-    refused = any(f.severity == "refused" for f in findings)
-    return Parabola(
-        status="refused" if refused else "ok",
-        findings=tuple(findings),
-        n_params=place[0] if place else None,
-        n_tokens=place[1] if place else None,
-        loss=place[2] if place else None,
-        curvature=c2,
-        curvature_t=float(t) if math.isfinite(t) else None,
-        residual_rms=float(np.sqrt(np.mean(((y - fitted) / (1.0 if response == "log" else fitted)) ** 2))),
-        n_range=n_range,
-        vertex_covariance=vertex_covariance,
+    fitted, c2, c2_se = basis @ coefficients, float(coefficients[2]), math.sqrt(covariance[2, 2])
+    made = replace(
+        made,
         coefficients=coefficients,
         token_coefficients=at_d,
-        covariance=covariance,
         residuals=y - fitted,
         fitted=fitted,
+        curvature_t=c2 / c2_se if c2_se > 0 else math.inf * float(np.sign(c2)),
+        residual_rms=float(np.sqrt(np.mean(((y - fitted) / (1.0 if response == "log" else fitted)) ** 2))),
         robust_scale=scale,
-        **base,
     )
+    if c2 <= 0:
+        side = math.exp(log_n[np.argmin(y)])
+        add = run_to_add(side * (2 if side >= made.center else 0.5), budget, kappa)
+        text = f"the parabola opens downward, so there is no minimum; check its runs, or widen the grid by {add}"
+        return _with_findings(made, table, [("parabola_downward", text, c2)])
+    x, loss, half = (float(v) for v in vertex(coefficients, response))
+    # Far outside the grid exp overflows; such a vertex is refused, its number is of no use.
+    x = float(np.clip(x, -100, 100))
+    x_tokens = float(np.clip(np.nan_to_num(vertex(at_d, response)[0]), -100, 100))
+    ends = [made.center * math.exp(float(np.clip(x + side * half, -200, 200))) for side in (-1, 1)]
+    made = replace(
+        made,
+        n_params=made.center * math.exp(x),
+        n_tokens=made.tokens_center * math.exp(x_tokens),
+        loss=loss,
+        n_range=(ends[0], ends[1]),
+        vertex_covariance=vertex_covariance_of(coefficients, covariance, response),
+    )
+    place = _place(sizes, x + math.log(made.center), budget, kappa)
+    return _with_findings(made, table, [*place, *_flat(made.curvature_t)])
 
 
-def vertex_covariance_of(coefficients: np.ndarray, covariance: np.ndarray, response: str) -> np.ndarray:
-    """Covariance (2, 2) of (x*, L*) from that of (c0, c1, c2), by the delta method."""
-    _, c1, c2 = coefficients
-    x, loss, _ = vertex(coefficients, response)
-    slope = float(loss) if response == "log" else 1.0
-    gradient = np.array([[0.0, -1 / (2 * c2), c1 / (2 * c2 * c2)], [slope, slope * float(x), slope * float(x) ** 2]])
-    return gradient @ covariance @ gradient.T
+# ------------------------------------------------------------------------------------------------------------ findings
+
+Note = tuple[str, str, float | None]  # code, text and value of a finding
 
 
-def _judge_place(note, sizes: np.ndarray, log_vertex: float, budget: float, kappa: float) -> None:
-    """Raise the findings on where the vertex lies in the grid. sizes: distinct log N, rising."""
-    low, high = sizes[0], sizes[-1]
-    n_star = f"N* = {count(math.exp(min(log_vertex, 600)))}" if log_vertex > -600 else "N* = 0"
+def _with_findings(p: Parabola, table: Table, notes: list[Note]) -> Parabola:
+    runs, here = tuple(str(r) for r in table.run_id[p.rows]), f"slice {compact(p.budget_flops)}"
+    found = (finding(code, f"{here}: {text}", runs, (p.budget_flops,), value=value) for code, text, value in notes)
+    return replace(p, findings=tuple(found))
+
+
+def _too_few_sizes(sizes: np.ndarray, best: float, budget: float, kappa: float) -> Note:
+    # The next size beyond the best one, on the side where fewer have been run.
+    factor = 2.0 if np.sum(sizes > best) <= np.sum(sizes < best) else 0.5
+    add = run_to_add(factor * math.exp(best), budget, kappa)
+    many = f"{len(sizes)} distinct size{'s' * (len(sizes) != 1)}"
+    text = f"{many}; a parabola needs 4: add sizes near the minimum, for example {add}"
+    return "too_few_runs", text, len(sizes)
+
+
+def _flat(t: float) -> list[Note]:
+    if t >= MIN_CURVATURE_T:
+        return []
+    text = f"the curvature is not distinguishable from zero (t = {t:.2g}, at least {MIN_CURVATURE_T:g} wanted)"
+    return [("parabola_flat", f"{text}; widen the grid or add seeds", t)]
+
+
+def _place(sizes: np.ndarray, at: float, budget: float, kappa: float) -> list[Note]:
+    """Where the vertex lies in the grid. sizes: distinct log N, rising; at: log N*."""
+    low, high, n_params = sizes[0], sizes[-1], math.exp(min(at, 600))
+    n_star = f"N* = {count(n_params)}"
     grid = f"the grid of {count(math.exp(low))} to {count(math.exp(high))}"
     step = (high - low) / (len(sizes) - 1)
-    left, right = log_vertex - low, high - log_vertex
+    left, right = at - low, high - at
     smaller, larger = (run_to_add(math.exp(x), budget, kappa) for x in (low - step, high + step))
     if min(left, right) < 0:
-        note(
-            "minimum_outside",
-            f"the minimum ({n_star}) is outside {grid}, so it is not measured; add a run at "
-            f"{smaller if left < 0 else larger} and beyond",
-            math.exp(log_vertex) if abs(log_vertex) < 600 else None,
-        )
-        return
+        text = f"the minimum ({n_star}) is outside {grid}, so it is not measured; add a run at"
+        return [("minimum_outside", f"{text} {smaller if left < 0 else larger} and beyond", n_params)]
+    notes: list[Note] = []
     lopsided = max(left, right) / max(min(left, right), 1e-9)
-    if log_vertex < sizes[1] or log_vertex > sizes[-2]:
-        note(
-            "minimum_at_edge",
-            f"the minimum ({n_star}) is in the outermost interval of {grid}; add a run at "
-            f"{smaller if log_vertex < sizes[1] else larger}",
-            math.exp(log_vertex),
-        )
+    if at < sizes[1] or at > sizes[-2]:
+        text = f"the minimum ({n_star}) is in the outermost interval of {grid}; add a run at"
+        notes.append(("minimum_at_edge", f"{text} {smaller if at < sizes[1] else larger}", n_params))
     elif lopsided > 3:
-        note(
-            "one_sided_grid",
-            f"{grid} reaches {math.exp(left):.3g}x below and {math.exp(right):.3g}x above the minimum ({n_star}); "
-            "a one-sided grid shifts the vertex",
-            lopsided,
-        )
+        sides = f"{math.exp(left):.3g}x below and {math.exp(right):.3g}x above the minimum ({n_star})"
+        text = f"{grid} reaches {sides}; a one-sided grid shifts the vertex"
+        notes.append(("one_sided_grid", text, lopsided))
     reach = math.exp(max(left, right))
     if reach > WIDE_HALF_WIDTH * (1 + 1e-9):
-        note(
-            "wide_grid",
-            f"{grid} reaches {reach:.3g}x from the minimum; beyond {WIDE_HALF_WIDTH:g}x a parabola is a poor "
-            "likeness and shifts the vertex",
-            reach,
-        )
+        beyond = f"beyond {WIDE_HALF_WIDTH:g}x a parabola is a poor likeness and shifts the vertex"
+        notes.append(("wide_grid", f"{grid} reaches {reach:.3g}x from the minimum; {beyond}", reach))
+    return notes

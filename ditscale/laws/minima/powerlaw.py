@@ -1,32 +1,29 @@
-"""Power laws of one variable: y = k C^a, and L = E + k C^-a with an irreducible floor E >= 0."""
+"""The forms of a law in C: a power law k C^a, a power law with a floor E + k C^a, and a line in log C.
+
+Each fits many rows of values at once, so that a law and its thousands of replicates go through the same code.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Callable, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .robust import bisquare, scale_of, trimmed
 
 MAX_EXPONENT = 3.0
 
 
-@dataclass(frozen=True)
-class PowerLaw:
-    """y = coefficient * C^exponent. covariance (2, 2) is of (log coefficient, exponent); None with 2 points.
+class Form(NamedTuple):
+    """parameters: their names; fit: log C (K,) and values (R, K) to parameters (R, P); at: parameters (..., P) and
+    log C (k,) to values (..., k)."""
 
-    residual_rms is of log y.
-    """
-
-    coefficient: float
-    exponent: float
-    covariance: np.ndarray | None
-    residual_rms: float
-    n_points: int
-
-    def at(self, budget_flops):
-        return self.coefficient * np.asarray(budget_flops, dtype=float) ** self.exponent
+    parameters: tuple[str, ...]
+    fit: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    at: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
@@ -40,22 +37,21 @@ def line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_c = (w @ log_c) / w.sum(-1)
         mean_y = y.sum(-1) / w.sum(-1)
-        offset = w * (log_c - mean_c[..., None])
-        slope = (offset * y).sum(-1) / (offset * offset).sum(-1)
+        off = w * (log_c - mean_c[..., None])
+        slope = (off * y).sum(-1) / (off * off).sum(-1)
     slope = np.where(w.sum(-1) >= 2, slope, np.nan)
     return np.stack([mean_y - slope * mean_c, slope], axis=-1)
 
 
-def robust_line(log_c: np.ndarray, log_y: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
+def robust_line(log_c: np.ndarray, log_y: np.ndarray, like: np.ndarray) -> np.ndarray:
     """(log coefficient, exponent) by bisquare for each row of log_y (..., K); plain lines with fewer than 5 points.
 
-    The noise scale and the start are those of `like` (K,), of which the rows are replicates; None: log_y (K,) itself.
-    Rows with NaN fall back to the plain line of what is left.
+    The noise scale and the start are those of `like` (K,), of which the rows are replicates. Rows with NaN fall back to
+    the plain line of what is left.
     """
     out = line(log_c, log_y)
     if len(log_c) < 5:
         return out
-    like = log_y if like is None else like
     basis = np.stack([np.ones_like(log_c), log_c - log_c.mean()], axis=1)
     start = trimmed(basis, like)
     whole = np.isfinite(log_y).all(axis=-1)
@@ -65,39 +61,34 @@ def robust_line(log_c: np.ndarray, log_y: np.ndarray, like: np.ndarray | None = 
     return out
 
 
-def power_law(budget_flops, y, robust: bool = False) -> PowerLaw:
-    """Least squares of log y on log C, all points alike; with `robust` and 5 points or more, a bisquare regression.
-
-    Needs 2 points; the covariance needs 3.
-    """
-    log_c, log_y = np.log(np.asarray(budget_flops, dtype=float)), np.log(np.asarray(y, dtype=float))
-    log_k, exponent = robust_line(log_c, log_y[None], log_y)[0] if robust else line(log_c, log_y)
-    residuals = log_y - log_k - exponent * log_c
-    covariance = None
-    if len(log_c) > 2:
-        basis = np.stack([np.ones_like(log_c), log_c], axis=1)
-        covariance = residuals @ residuals / (len(log_c) - 2) * np.linalg.inv(basis.T @ basis)
-    rms = float(np.sqrt(np.mean(residuals**2)))
-    return PowerLaw(math.exp(log_k), float(exponent), covariance, rms, len(log_c))
+def _fit_power(log_c: np.ndarray, y: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return line(log_c, np.log(np.where(y > 0, y, np.nan)))
 
 
-@dataclass(frozen=True)
-class FloorLaw:
-    """L = floor + coefficient * C^exponent (exponent < 0). status "ok" or "refused"; residual_rms is of log L."""
-
-    floor: float
-    coefficient: float
-    exponent: float
-    residual_rms: float
-    n_points: int
-    status: str
-    reasons: tuple[str, ...]
-
-    def at(self, budget_flops):
-        return self.floor + self.coefficient * np.asarray(budget_flops, dtype=float) ** self.exponent
+def _at_power(p: np.ndarray, log_c: np.ndarray) -> np.ndarray:
+    # A replicate whose slice is almost flat sends N* beyond any float; infinity is the right word for it.
+    with np.errstate(over="ignore"):
+        return np.exp(p[..., 0:1] + p[..., 1:2] * log_c)
 
 
-def _explained(s, sx, sxx, sy, sxy):
+def _fit_linear(log_c: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(a, b) of y = a + b log C with weights 1 / y^2, or plain least squares where a value is not positive."""
+    w = np.where((y > 0).all(axis=-1, keepdims=True), 1 / np.where(y == 0, 1, y) ** 2, 1.0)
+    total = w.sum(-1, keepdims=True)
+    mean_c, mean_y = (w * log_c).sum(-1, keepdims=True) / total, (w * y).sum(-1, keepdims=True) / total
+    off = w * (log_c - mean_c)
+    slope = (off * y).sum(-1, keepdims=True) / (off * (log_c - mean_c)).sum(-1, keepdims=True)
+    return np.concatenate([mean_y - slope * mean_c, slope], axis=-1)
+
+
+def _at_linear(p: np.ndarray, log_c: np.ndarray) -> np.ndarray:
+    return p[..., 0:1] + p[..., 1:2] * log_c
+
+
+def _explained(
+    s: np.ndarray, sx: np.ndarray, sxx: np.ndarray, sy: np.ndarray, sxy: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Non-negative (E, k) of E + k x ~ y from weighted moments, and the sum of squares they explain."""
     with np.errstate(divide="ignore", invalid="ignore"):
         determinant = s * sxx - sx * sx
@@ -110,29 +101,28 @@ def _explained(s, sx, sxx, sy, sxy):
         return floor, k, floor * sy + k * sxy
 
 
-def _linear_part(x: np.ndarray, y: np.ndarray, weights: np.ndarray):
-    """Non-negative (E, k) minimising sum w (E + k x - y)^2 and that sum, for x, y and weights (..., K)."""
-    moments = (weights, weights * x, weights * x * x, weights * y, weights * x * y)
-    floor, k, _ = _explained(*(m.sum(-1) for m in moments))
-    residual = floor[..., None] + k[..., None] * x - y
-    return floor, k, (weights * residual * residual).sum(-1)
-
-
 def floor_laws(log_c: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """(E, log k, a) of L = E + k C^-a for each row of loss (R, K), by variable projection; shape (R, 3).
+    """(E, log k, exponent) of L = E + k C^exponent for each row of loss (R, K), by variable projection; shape (R, 3).
 
-    Residuals are relative, (fit - L) / L, which is the log residual to first order. For each a the pair (E, k) >= 0 is
-    the closed-form weighted least squares; a is found on a grid, then by golden section. Rows with NaN give NaN.
+    Residuals are relative, (fit - L) / L, which is the log residual to first order. For each exponent the pair
+    (E, k) >= 0 is the closed-form weighted least squares; the exponent is found on a grid, then by golden section. Rows
+    with NaN give NaN.
     """
-    # Scaling C by its geometric mean keeps k near L: k itself spans tens of decades with a.
+    # Scaling C by its geometric mean keeps k near L: k itself spans tens of decades with the exponent.
     mean = log_c.mean()
     good = (np.isfinite(loss) & (loss > 0)).all(axis=-1)  # a replicate's loss can underflow to 0
     y = np.where(good[:, None], loss, 1.0)
     weights = 1 / (y * y)
     grid = np.geomspace(1e-3, MAX_EXPONENT, 81)
 
-    def misfit(a):
-        return _linear_part(np.exp(-a[..., None] * (log_c - mean)), y, weights)[2]
+    def pair(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The best (E, k) for falling exponents a (R,), and their misfit."""
+        x = np.exp(-a[..., None] * (log_c - mean))
+        floor, k, _ = _explained(
+            *(m.sum(-1) for m in (weights, weights * x, weights * x * x, weights * y, weights * x * y))
+        )
+        residual = floor[..., None] + k[..., None] * x - y
+        return floor, k, (weights * residual * residual).sum(-1)
 
     # The grid shares its abscissae between rows, so its moments are matrix products.
     x = np.exp(-grid[:, None] * (log_c - mean))
@@ -142,37 +132,91 @@ def floor_laws(log_c: np.ndarray, loss: np.ndarray) -> np.ndarray:
     low, high = np.log(grid[np.maximum(best - 1, 0)]), np.log(grid[np.minimum(best + 1, len(grid) - 1)])
     golden = (math.sqrt(5) - 1) / 2
     c, d = high - golden * (high - low), low + golden * (high - low)
-    at_c, at_d = misfit(np.exp(c)), misfit(np.exp(d))
+    at_c, at_d = pair(np.exp(c))[2], pair(np.exp(d))[2]
     for _ in range(45):
         left = at_c < at_d
         low, high = np.where(left, low, c), np.where(left, d, high)
         new_c, new_d = high - golden * (high - low), low + golden * (high - low)
-        fresh = misfit(np.exp(np.where(left, new_c, new_d)))
+        fresh = pair(np.exp(np.where(left, new_c, new_d)))[2]
         at_c, at_d = np.where(left, fresh, at_d), np.where(left, at_c, fresh)
         c, d = new_c, new_d
     a = np.exp((low + high) / 2)
-    floor, k, _ = _linear_part(np.exp(-a[..., None] * (log_c - mean)), y, weights)
+    floor, k, _ = pair(a)
     with np.errstate(divide="ignore"):
-        out = np.stack([floor, np.log(k) + a * mean, a], axis=-1)
+        out = np.stack([floor, np.log(k) + a * mean, -a], axis=-1)
     out[~good] = np.nan
     return out
 
 
-def floor_law(budget_flops, loss) -> FloorLaw:
-    """L = E + k C^-a through (C, L*). Refused with fewer than 3 points, with E at 0, or when the loss does not fall."""
+def _at_floor(p: np.ndarray, log_c: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return p[..., 0:1] + np.exp(p[..., 1:2] + p[..., 2:3] * log_c)
+
+
+FORMS = {
+    "power_law": Form(("log_coefficient", "exponent"), _fit_power, _at_power),
+    "power_law_with_floor": Form(("floor", "log_coefficient", "exponent"), floor_laws, _at_floor),
+    "linear_in_log_c": Form(("intercept", "slope"), _fit_linear, _at_linear),
+}
+POSITIVE_FORMS = ("power_law", "power_law_with_floor")  # a line in log C crosses zero, which a loss or a FID never does
+
+
+def law_at(form: str, parameters: np.ndarray, budget_flops: float) -> np.ndarray:
+    """Values (...) of parameters (..., P) of a form at one budget."""
+    return FORMS[form].at(parameters, np.array([math.log(budget_flops)]))[..., 0]
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """y = coefficient * C^exponent."""
+
+    coefficient: float
+    exponent: float
+
+    def at(self, budget_flops: ArrayLike) -> np.ndarray:
+        return self.coefficient * np.asarray(budget_flops, dtype=float) ** self.exponent
+
+
+def power_law(budget_flops: ArrayLike, y: ArrayLike, robust: bool = False) -> PowerLaw:
+    """Least squares of log y on log C, all points alike; with `robust` and 5 points or more, a bisquare regression.
+    Needs 2 points."""
+    log_c, log_y = np.log(np.asarray(budget_flops, dtype=float)), np.log(np.asarray(y, dtype=float))
+    log_k, exponent = robust_line(log_c, log_y[None], log_y)[0] if robust else line(log_c, log_y)
+    return PowerLaw(math.exp(log_k), float(exponent))
+
+
+@dataclass(frozen=True)
+class FloorLaw:
+    """L = floor + coefficient * C^exponent (exponent < 0); refused where there are `reasons`."""
+
+    floor: float
+    coefficient: float
+    exponent: float
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.reasons
+
+    def at(self, budget_flops: ArrayLike) -> np.ndarray:
+        return self.floor + self.coefficient * np.asarray(budget_flops, dtype=float) ** self.exponent
+
+
+def no_floor_law(reason: str) -> FloorLaw:
+    return FloorLaw(math.nan, math.nan, math.nan, (reason,))
+
+
+def floor_law(budget_flops: ArrayLike, loss: ArrayLike) -> FloorLaw:
+    """L = E + k C^a through (C, L*). Refused with fewer than 3 points, with E at 0, or when the loss does not fall."""
     log_c, loss = np.log(np.asarray(budget_flops, dtype=float)), np.asarray(loss, dtype=float)
     if len(log_c) < 3:
-        reason = f"a law with a floor has 3 parameters; {len(log_c)} budgets cannot fix them"
-        return FloorLaw(math.nan, math.nan, math.nan, math.nan, len(log_c), "refused", (reason,))
-    floor, log_k, a = (float(v) for v in floor_laws(log_c, loss[None])[0])
+        return no_floor_law(f"a law with a floor has 3 parameters; {len(log_c)} budgets cannot fix them")
+    floor, log_k, exponent = (float(v) for v in floor_laws(log_c, loss[None])[0])
     reasons = []
     if not math.isfinite(log_k):
         reasons.append("the loss does not fall with compute")
     elif floor <= 1e-6 * loss.min():
         reasons.append("the floor E sits on its bound 0: the minima show no floor")
-    elif a < 2e-3 or a > 0.98 * MAX_EXPONENT:
-        reasons.append(f"the exponent sits on its bound ({a:.3g})")
-    fitted = floor + np.exp(log_k - a * log_c)
-    rms = float(np.sqrt(np.mean(np.log(fitted / loss) ** 2)))
-    k = math.exp(log_k) if math.isfinite(log_k) else 0.0
-    return FloorLaw(floor, k, -a, rms, len(log_c), "refused" if reasons else "ok", tuple(reasons))
+    elif -exponent < 2e-3 or -exponent > 0.98 * MAX_EXPONENT:
+        reasons.append(f"the exponent sits on its bound ({-exponent:.3g})")
+    return FloorLaw(floor, math.exp(log_k) if math.isfinite(log_k) else 0.0, exponent, tuple(reasons))

@@ -218,7 +218,7 @@ def _coefficients(laws, surface) -> dict[str, dict[str, float]]:
         out["surface"] = {name: float(getattr(surface, name)) for name in names}
     if laws.ok:
         for name, law in (("model", laws.model), ("power_law", laws.loss), ("power_law_with_floor", laws.floor)):
-            if law is not None and getattr(law, "status", "ok") == "ok":
+            if law is not None and getattr(law, "ok", True):
                 floor = {"E": law.floor} if name == "power_law_with_floor" else {}
                 out[name] = floor | {"coefficient": law.coefficient, "exponent": law.exponent}
     return out

@@ -80,11 +80,8 @@ def _through_minima(laws: Approach2, name: str, budget_flops: float):
     """(value, draws, reasons) of the pure law or of the law with a floor; value is None when refused."""
     if not laws.ok:
         return None, None, tuple(f.message for f in laws.findings if f.code in ("too_few_budgets", "not_isoflop"))
-    if name == "power_law":
-        return float(laws.loss.at(budget_flops)), laws.draws_at("loss", budget_flops), ()
-    if laws.floor.status != "ok":
-        return None, None, laws.floor.reasons
-    return float(laws.floor.at(budget_flops)), laws.floor_draws_at(budget_flops), ()
+    value, draws = laws.pure_loss(name, budget_flops)
+    return (None, None, laws.floor.reasons) if math.isnan(value) else (value, draws, ())
 
 
 def _held_out(table: Table) -> dict[str, tuple[float, float]]:

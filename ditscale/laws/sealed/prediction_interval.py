@@ -14,7 +14,7 @@ import numpy as np
 
 from ..estimates import t_quantile
 from ..surface.descent import descend
-from ..surface.fit_surface import EXPONENT_LIMITS, center, variables
+from ..surface.fit_surface import center, variables
 from ..surface.surface import Surface
 from ..table import Table
 
@@ -32,13 +32,13 @@ def profile_interval(table: Table, surface: Surface, n_params: float, n_tokens: 
     t = t_quantile(0.975, dof)
     x = np.column_stack([logs, [math.log(n_params), math.log(n_tokens)]]) - means[:, None]
     middle = math.log(float(surface.loss_at(n_params, n_tokens)))
-    start = center(surface.full, means, -1)
+    start = center(surface.parameters, means, -1)
     # Geometric offsets on both sides, from a fifth of to 500 times the scatter of one run, all refitted in one batch.
     offsets = scatter * np.geomspace(0.2, 500, 28)
     supposed = middle + np.concatenate([-offsets, offsets])
     data = np.concatenate([np.broadcast_to(y, (len(supposed), len(y))), supposed[:, None]], axis=1)
     starts = np.broadcast_to(start, (len(supposed), 5))
-    value = descend(starts, x, data, limits=EXPONENT_LIMITS, tolerance=1e-8, max_steps=100).value
+    value = descend(starts, x, data, tolerance=1e-8, max_steps=100).value
     rises = np.sqrt(np.maximum(2 * value - least, 0)).reshape(2, -1) / scatter
 
     def end(rise) -> float:
@@ -58,12 +58,12 @@ def floor_is_needed(table: Table, surface: Surface) -> bool:
     """Whether runs of `table` reject E = 0 at 5 %: F test of the surface against its best fit without a floor."""
     logs, y = variables(table), np.log(table.loss)
     means = logs.mean(axis=1)
-    start = center(surface.full, means, -1)
+    start = center(surface.parameters, means, -1)
     # Without a floor the same fall needs smaller exponents: start from several shares of them.
     starts = np.repeat(start[None], 4, axis=0)
     starts[:, 0] = 0.0
     starts[:, 3:] *= np.array([1.0, 0.7, 0.5, 0.3])[:, None]
-    value = descend(starts, logs - means[:, None], y, limits=EXPONENT_LIMITS, tolerance=1e-9, no_floor=True).value.min()
+    value = descend(starts, logs - means[:, None], y, tolerance=1e-9, no_floor=True).value.min()
     dof = len(y) - 5
     rise = max(2 * float(value) - 2 * surface.objective_value, 0.0)
     return rise > t_quantile(0.975, dof) ** 2 * 2 * surface.objective_value / dof

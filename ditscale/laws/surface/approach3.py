@@ -3,69 +3,60 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Callable
 
 import numpy as np
 
 from ..estimates import LEVEL, Estimate, estimate, left_out_weights, resample_counts, residual_draws, scheme, t_quantile
 from ..minima.parabola import NEAR
 from ..table import Table
-from .fit_surface import fit_surface, refit_surfaces
-from .surface import BEYOND, Surface, fold, law_with_floor, optimum
+from .fit_surface import HUBER_DELTA, fit_surface, refit_surfaces
+from .surface import BEYOND, N_PARAMETERS, Surface, law_with_floor, optimum
 
 POSITIVE = ("A", "B", "n_params", "n_tokens", "loss")  # for which the delta method works on the log
+Quantities = Callable[[np.ndarray], dict[str, np.ndarray]]  # of parameters (..., 5)
 
 
 @dataclass(frozen=True)
 class Approach3:
-    """A surface, refits (R, 1 + 2 J) of its full parameters (None without a bootstrap or when it is refused), and
-    refits (G, 1 + 2 J) without each run in turn (`left_out_weights`; None unless BCa intervals are wanted).
+    """A surface, refits (R, 5) of its parameters (None without a bootstrap or when it is refused), and refits (G, 5)
+    without each run in turn (`left_out_weights`; None unless BCa intervals are wanted).
     """
 
     surface: Surface
-    refits: np.ndarray | None
-    refits_left_out: np.ndarray | None
+    draws: np.ndarray | None
+    left_out: np.ndarray | None
     scheme: str
 
     @property
     def ok(self) -> bool:
         return self.surface.ok
 
-    @cached_property
-    def draws(self) -> np.ndarray | None:
-        """(R, 5) draws of (E, log A, log B, alpha, beta), extra terms folded into E."""
-        return None if self.refits is None else fold(self.refits, self.surface.extra)
-
-    def estimates(self, quantities) -> dict[str, Estimate]:
-        """{name: Estimate} of quantities(full) -> {name: (...)}, a function of full parameters (..., 1 + 2 J)."""
-        value = quantities(self.surface.full)
-        draws = {} if self.refits is None else quantities(self.refits)
-        left = {} if self.refits_left_out is None else quantities(self.refits_left_out)
-        return {n: estimate(v, draws.get(n), left.get(n)) for n, v in value.items()}
+    def estimates(self, quantities: Quantities) -> dict[str, Estimate]:
+        """{name: Estimate} of quantities(parameters) -> {name: (...)}."""
+        value = quantities(self.surface.parameters)
+        draws = {} if self.draws is None else quantities(self.draws)
+        left = {} if self.left_out is None else quantities(self.left_out)
+        return {n: estimate(float(v), draws.get(n), left.get(n)) for n, v in value.items()}
 
     def coefficients(self) -> dict[str, Estimate]:
-        """E, A, B, alpha, beta; model_exponent = beta/(alpha+beta); loss_floor_exponent of L* - E (negative).
-
-        An extra term x adds x_coefficient and x_exponent.
-        """
+        """E, A, B, alpha, beta; model_exponent = beta/(alpha+beta); loss_floor_exponent of L* - E (negative)."""
         return self.estimates(self.coefficients_of)
 
     def predict(self, budget_flops: float) -> dict[str, Estimate]:
         """{n_params, n_tokens, loss} of the optimum at a budget."""
-        return self.estimates(lambda full: self.prediction_of(full, budget_flops))
+        return self.estimates(lambda parameters: self.prediction_of(parameters, budget_flops))
 
     def n_range(self, budget_flops: float) -> tuple[Estimate, Estimate]:
         """The ends of the range of N whose loss at this budget is within 0.1 % of the optimum's, with intervals."""
-        ends = self.estimates(lambda full: dict(enumerate(self._n_range_of(full, budget_flops))))
-        return ends[0], ends[1]
+        ends = self.estimates(lambda p: dict(zip(("low", "high"), self._n_range_of(p, budget_flops), strict=True)))
+        return ends["low"], ends["high"]
 
-    def coefficients_of(self, full: np.ndarray) -> dict[str, np.ndarray]:
-        parameters = fold(full, self.surface.extra)
-        _, log_a, log_b, alpha, beta = np.moveaxis(parameters, -1, 0)
-        terms = 2 + len(self.surface.extra)
+    def coefficients_of(self, parameters: np.ndarray) -> dict[str, np.ndarray]:
+        floor, log_a, log_b, alpha, beta = np.moveaxis(parameters, -1, 0)
         with np.errstate(over="ignore"):
-            out = {
-                "E": full[..., 0],
+            return {
+                "E": floor,
                 "A": np.exp(log_a),
                 "B": np.exp(log_b),
                 "alpha": alpha,
@@ -73,19 +64,14 @@ class Approach3:
                 "model_exponent": beta / (alpha + beta),
                 "loss_floor_exponent": law_with_floor(parameters, self.surface.kappa)[2],
             }
-            for j, term in enumerate(self.surface.extra, start=2):
-                out[f"{term.name}_coefficient"] = np.exp(full[..., 1 + j])
-                out[f"{term.name}_exponent"] = full[..., 1 + terms + j]
-        return out
 
-    def prediction_of(self, full: np.ndarray, budget_flops: float) -> dict[str, np.ndarray]:
-        log_n, log_d, loss = optimum(fold(full, self.surface.extra), self.surface.kappa, budget_flops)
+    def prediction_of(self, parameters: np.ndarray, budget_flops: float) -> dict[str, np.ndarray]:
+        log_n, log_d, loss = optimum(parameters, self.surface.kappa, budget_flops)
         with np.errstate(over="ignore"):
             return {"n_params": np.exp(log_n), "n_tokens": np.exp(log_d), "loss": loss}
 
-    def _n_range_of(self, full: np.ndarray, budget_flops: float) -> tuple[np.ndarray, np.ndarray]:
+    def _n_range_of(self, parameters: np.ndarray, budget_flops: float) -> list[np.ndarray]:
         """Both ends, by bisection of the loss along C = kappa N D; it rises on either side of N*."""
-        parameters = fold(full, self.surface.extra)
         floor, log_a, log_b, alpha, beta = np.moveaxis(parameters, -1, 0)
         log_n, log_d, loss = optimum(parameters, self.surface.kappa, budget_flops)
         out = []
@@ -100,7 +86,7 @@ class Approach3:
                 near, far = np.where(inside, step, near), np.where(inside, far, step)
             with np.errstate(over="ignore"):
                 out.append(np.exp(log_n + side * near))
-        return tuple(out)
+        return out
 
 
 def fit_approach3(
@@ -113,15 +99,13 @@ def fit_approach3(
     resample: str = "auto",
     interval: str = "percentile",
     kappa: float | None = None,
-    **constraints,
 ) -> Approach3:
     """Fit the surface to all runs and refit it `bootstrap` times.
 
-    resample: see `uncertainty`; interval: "bca" also refits without each run in turn; kappa and constraints (delta,
-    alpha, beta, tied, extra): see `fit_surface`. A refused surface gets no draws; `keep_without_floor` makes an
-    exception for one refused because E = 0.
+    resample: see `estimates`; interval: "bca" also refits without each run in turn; kappa: see `fit_surface`. A refused
+    surface gets no draws; `keep_without_floor` makes an exception for one refused because E = 0.
     """
-    surface = fit_surface(table, objective, kappa, **constraints)
+    surface = fit_surface(table, objective, kappa)
     groups = [rows for _, rows in table.slices()]
     # Without slices worth the name (a continuum of budgets, or 1-3 runs at most of them) all runs are one stratum.
     if not table.is_isoflop() or np.median([len(rows) for rows in groups]) < 4:
@@ -131,20 +115,20 @@ def fit_approach3(
         return Approach3(surface, None, None, how)
     log_loss = np.log(table.loss)
     if how == "residual":
-        noisy = residual_draws(log_loss - surface.residuals, surface.residuals, surface.n_free, bootstrap, seed)
-        refits = refit_surfaces(surface, table, noisy, None)
+        noisy = residual_draws(log_loss - surface.residuals, surface.residuals, N_PARAMETERS, bootstrap, seed)
+        draws = refit_surfaces(surface, table, noisy, None)
     else:
         strata = groups if how == "stratified" else [np.arange(len(table))]
         counts = resample_counts(strata, len(table), bootstrap, seed)
         widened = log_loss + (_widening(surface, strata) - 1) * surface.residuals
-        refits = refit_surfaces(surface, table, widened, counts)
+        draws = refit_surfaces(surface, table, widened, counts)
     left_out = None
     if interval == "bca":
         left_out = refit_surfaces(surface, table, log_loss, left_out_weights(len(table)))
-    return Approach3(surface, refits, left_out, how)
+    return Approach3(surface, draws, left_out, how)
 
 
-def _widening(surface: Surface, strata) -> float:
+def _widening(surface: Surface, strata: list[np.ndarray]) -> float:
     """The factor by which residuals are scaled before they are drawn from.
 
     Where the objective is quadratic they are too small: fitting p parameters shrinks their variance by (n - p) / n,
@@ -154,7 +138,7 @@ def _widening(surface: Surface, strata) -> float:
     simulations with 32 to 336 runs by 1 to 2 p / n. The factor goes by the mean weight the Huber loss leaves a run.
     docs/laws-measured.md has the coverage.
     """
-    n, p, m = surface.n_runs, surface.n_free, float(np.median([len(rows) for rows in strata]))
+    n, p, m = len(surface.residuals), N_PARAMETERS, float(np.median([len(rows) for rows in strata]))
     if n <= p or m < 2:
         return 1.0
     tail = (1 + LEVEL) / 2
@@ -162,5 +146,5 @@ def _widening(surface: Surface, strata) -> float:
     linear = 1 / (1 + 2 * p / n)
     weight = 1.0
     if surface.objective == "huber":
-        weight = float(np.mean(np.minimum(1.0, surface.delta / np.maximum(np.abs(surface.residuals), 1e-300))))
+        weight = float(np.mean(np.minimum(1.0, HUBER_DELTA / np.maximum(np.abs(surface.residuals), 1e-300))))
     return float(weight * quadratic + (1 - weight) * linear)

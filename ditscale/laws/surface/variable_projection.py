@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-SEED_EXPONENTS = np.geomspace(0.03, 2.5, 24)
-
 
 def _linear_part(gram: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Non-negative least squares in 3 unknowns for a stack of problems: gram (..., 3, 3), moment (..., 3).
@@ -32,14 +30,15 @@ def _linear_part(gram: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.n
     return best, gain
 
 
-def seeds(x, z, loss, weights, alphas=SEED_EXPONENTS, betas=SEED_EXPONENTS, tied=False, keep: int = 4) -> np.ndarray:
+def seeds(x: np.ndarray, z: np.ndarray, loss: np.ndarray, weights: np.ndarray, keep: int = 4) -> np.ndarray:
     """Starting points (keep, 5) in centered form by variable projection on a grid of (alpha, beta).
 
     x, z: centered log N, log D (n,). weights (n,) multiply squared residuals of the raw loss; 1 / loss^2 makes them
-    relative. All Gram matrices of the grid come from a few matrix products. `tied` keeps to alpha = beta.
+    relative. All Gram matrices of the grid come from a few matrix products.
     """
-    u, v = np.exp(-alphas[:, None] * x), np.exp(-betas[:, None] * z)
-    gram = np.empty((len(alphas), len(betas), 3, 3))
+    exponents = np.geomspace(0.03, 2.5, 24)
+    u, v = np.exp(-exponents[:, None] * x), np.exp(-exponents[:, None] * z)
+    gram = np.empty((len(u), len(v), 3, 3))
     gram[..., 0, 0] = weights.sum()
     gram[..., 0, 1] = gram[..., 1, 0] = (u @ weights)[:, None]
     gram[..., 0, 2] = gram[..., 2, 0] = (v @ weights)[None, :]
@@ -49,8 +48,6 @@ def seeds(x, z, loss, weights, alphas=SEED_EXPONENTS, betas=SEED_EXPONENTS, tied
     wy = weights * loss
     moment = np.stack(np.broadcast_arrays(wy.sum(), (u @ wy)[:, None], (v @ wy)[None, :]), axis=-1)
     linear, gain = _linear_part(gram, moment)
-    if tied:
-        gain = np.where(np.eye(len(alphas), dtype=bool), gain, -np.inf)
     # Local minima of the grid only: the neighbours of the best are the same valley.
     padded = np.pad(gain, 1, constant_values=-np.inf)
     around = [padded[1 + i : 1 + i + gain.shape[0], 1 + j : 1 + j + gain.shape[1]]
@@ -61,4 +58,5 @@ def seeds(x, z, loss, weights, alphas=SEED_EXPONENTS, betas=SEED_EXPONENTS, tied
     i, j = np.unravel_index(picks, gain.shape)
     floor, a, b = np.moveaxis(linear[i, j], -1, 0)
     tiny = 1e-3 * float(np.median(loss))
-    return np.stack([floor, np.log(np.maximum(a, tiny)), np.log(np.maximum(b, tiny)), alphas[i], betas[j]], axis=-1)
+    logs = np.log(np.maximum(a, tiny)), np.log(np.maximum(b, tiny))
+    return np.stack([floor, *logs, exponents[i], exponents[j]], axis=-1)
