@@ -8,22 +8,18 @@ from pathlib import Path
 
 from .. import __version__
 from ..files import make_directory, write_bytes, write_text
+from ..laws import Laws
 from ..laws.text import ends
 from ..naming import StudyPaths
 from ..units import compact, duration
 from . import sentences, tables
-from .metrics import metrics_plot
-from .missing import missing
-from .noise import noise_plot
-from .out_of_domain import out_of_domain_plot
-from .powerlaws import powerlaws_plot
-from .rates import rates_plot
+from .isoflop import powerlaws_plot, slices_plot
 from .read import StudyResults, read_study_results
 from .samples import grids_plot, page_list, samples_plot
-from .slices import slices_plot
 from .style import Plot, css_variables, render
 from .tables import code, superscripts
-from .training import training_plot
+from .training import rates_plot, training_plot
+from .trends import metrics_plot, noise_plot, out_of_domain_plot
 
 # In the order of the page.
 PLOTS = (
@@ -36,8 +32,7 @@ TILES = (("model", "N*", "optimal model size"), ("data", "D*", "optimal data"), 
 def write_report(root: Path | str) -> Path:
     """Write report/index.html and report/figures/ of a study, each file whole or not at all; returns the page's path.
 
-    Parts that the study does not have yet are named on the page, with the command that gives them. Raises UserError
-    when there is no study.h5 or no finished run.
+    The page names what the study does not have yet. Raises UserError without study.h5 or a finished run.
     """
     results = read_study_results(root)
     paths = StudyPaths(root)
@@ -62,60 +57,46 @@ def html(results: StudyResults, shown: list[tuple[Plot, list[str]]]) -> str:
     """The whole page."""
     title = f"{'REHEARSAL of ' * bool(results.study.rehearsal)}{results.study.name}: {sentences.title(results)}"
     style = Path(__file__).with_name("style.css").read_text()
-    body = [
-        _head(results),
-        _missing(results),
-        *(_figure(i, results, plot, svgs) for i, (plot, svgs) in enumerate(shown, 1)),
-        _laws(results),
-        _runs(results),
-        f"<h2>Runs left out</h2>{tables.excluded_table(results)}",
-        f"<h2>Settings of the study</h2>{tables.settings(results)}",
-        _foot(results),
-    ]
+    body = [_head(results), _missing(results)]
+    body += [_figure(i, results, plot, svgs) for i, (plot, svgs) in enumerate(shown, 1)]
+    body += [_laws(results, results.laws) if results.laws else "", _runs(results)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>\n'
         f"<style>:root{{{css_variables(False)}}}\n"
         f"@media screen and (prefers-color-scheme:dark){{:root{{{css_variables(True)}}}}}\n"
-        f"{style}</style></head>\n<body><main>\n" + "\n".join(body) + "\n</main></body></html>\n"
+        f"{style}</style></head>\n<body><main>\n" + "\n".join([*body, _foot(results)]) + "\n</main></body></html>\n"
     )
 
 
 def _head(results: StudyResults) -> str:
-    laws, forecast, verdict = results.laws, results.forecast, results.verdict
-    out = [
-        f'<header><p class="kicker">Scaling study {escape(results.study.name)}</p>'
-        f"<h1>{superscripts(sentences.title(results))}</h1></header>"
-    ]
+    laws, verdict, tiles = results.laws, results.verdict, ""
+    out = f'<header><p class="kicker">Scaling study {escape(results.study.name)}</p>'
+    out += f"<h1>{superscripts(sentences.title(results))}</h1></header>\n"
     if results.study.rehearsal:
         mark = escape(str(results.study.rehearsal))
-        out.append(f'<section class="verdict outside"><h2>REHEARSAL, not a measurement</h2><p>{mark}.</p></section>')
-    tiles = []
+        out += f'<section class="verdict outside"><h2>REHEARSAL, not a measurement</h2><p>{mark}.</p></section>\n'
     for law, symbol, what in TILES:
         e = getattr(laws.approach2, f"{law}_exponent") if laws and laws.approach2 else None
         if e:
             span = ends(e, sentences.exponent, " to ") or "no interval"
             value = f"<p class=big>{symbol} ∝ {superscripts(f'C^{e.value:.3f}')}</p>"
-            tiles.append(f"<div><p>{what}</p>{value}<p><small>95 %: {span}</small></p></div>")
-    out += [f'<div class="tiles">{"".join(tiles)}</div>'] if tiles else []
+            tiles += f"<div><p>{what}</p>{value}<p><small>95 %: {span}</small></p></div>"
+    out += f'<div class="tiles">{tiles}</div>\n' * bool(tiles)
     said = f"<p>{escape(sentences.forecast(results))}</p>"
-    if forecast:
-        state = "open" if not verdict else "inside" if verdict.inside else "outside"
+    if results.forecast:
+        state = sentences.WHERE[verdict.inside] if verdict else "open"
         heading = f"The probe is {state} the forecast interval" if verdict else "Not tested yet"
         tested = f"<h2>{heading}</h2><p>{escape(sentences.verdict(results))}</p>"
         said = f'<section class="verdict {state}">{tested}{said}</section>'
-    return "\n".join([*out, said, "".join(f"<p>{superscripts(s)}</p>" for s in sentences.summary(results))])
+    return f"{out}{said}\n" + "".join(f"<p>{superscripts(s)}</p>" for s in sentences.summary(results))
 
 
 def _missing(results: StudyResults) -> str:
-    items = "".join(f"<li>{escape(m.what)}: {code(m.command)}</li>" for m in missing(results))
-    if not items:
-        return ""
-    return (
-        '<section class="missing"><h2>Not in this report yet</h2>'
-        f"<p>DIR is the directory of this study.</p><ul>{items}</ul></section>"
-    )
+    items = "".join(f"<li>{escape(what)}: {code(command)}</li>" for what, command in sentences.missing(results))
+    head = '<section class="missing"><h2>Not in this report yet</h2><p>DIR is the directory of this study.</p>'
+    return f"{head}<ul>{items}</ul></section>" * bool(items)
 
 
 def _figure(i: int, results: StudyResults, plot: Plot, svgs: list[str]) -> str:
@@ -130,10 +111,7 @@ def _figure(i: int, results: StudyResults, plot: Plot, svgs: list[str]) -> str:
     )
 
 
-def _laws(results: StudyResults) -> str:
-    laws = results.laws
-    if not laws:
-        return ""
+def _laws(results: StudyResults, laws: Laws) -> str:
     return (
         f"<h2>The laws in numbers</h2>{tables.laws_table(laws)}<p>{escape(sentences.backtest(laws))}</p>"
         f"{tables.metrics_section(results)}{tables.noise_section(results)}"
@@ -145,9 +123,11 @@ def _runs(results: StudyResults) -> str:
     flops, seconds = (float(results.points[name].sum()) for name in ("achieved_flops", "train_s"))
     counts = "".join(f"<dt>{escape(k)}</dt><dd>{code(v)}</dd>" for k, v in sentences.counting(results))
     return (
-        f"<h2>Runs</h2><p>{sentences.plural(len(results), 'run')}, {compact(flops)} training FLOPs in"
+        f"<h2>Runs</h2><p>{sentences.plural(len(results.table), 'run')}, {compact(flops)} training FLOPs in"
         f" {duration(seconds)} of training, all runs added up. Each name leads to the run's directory, which holds its"
         f" record.</p>{tables.runs_table(results)}<h2>What the numbers count</h2><dl>{counts}</dl>"
+        f"\n<h2>Runs left out</h2>{tables.excluded_table(results)}"
+        f"\n<h2>Settings of the study</h2>{tables.settings(results)}"
     )
 
 
@@ -156,10 +136,8 @@ def _foot(results: StudyResults) -> str:
     parts = [f"Written by ditscale {__version__}, {now}"]
     if laws := results.laws:
         b = laws.bootstrap
-        parts.append(
-            f"intervals from {b.replicates} bootstrap replicates (seed {b.seed}; {b.approach2}), objective"
-            f" {laws.objective}"
-        )
+        drawn = f"{b.replicates} bootstrap replicates (seed {b.seed}; {b.approach2})"
+        parts.append(f"intervals from {drawn}, objective {laws.objective}")
     if f := results.forecast:
         parts.append(f"forecast sha256 {f.sha256}, of inputs {f.inputs_sha256}")
     return f"<footer><p>{escape('; '.join(parts))}.</p></footer>"

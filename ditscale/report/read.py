@@ -69,9 +69,6 @@ class StudyResults:
     samples: Samples | None
     grids: dict[float, Samples]
 
-    def __len__(self) -> int:
-        return len(self.table)
-
     @property
     def points(self) -> dict[str, np.ndarray]:
         """Columns of study.h5 that are numbers."""
@@ -131,8 +128,13 @@ def read_study_results(root: Path | str) -> StudyResults:
     if not paths.table.is_file():
         raise UserError(f"{root}: holds no study.h5; `ditscale collect {root}` makes it from the runs")
     again = f"`ditscale collect {root}` makes it again"
-    columns, records = _read_h5(paths.table, _records, again)
-    table = read_table(paths.table, also=columns)
+    units, records = _read_h5(paths.table, _records, again)
+    try:
+        table = read_table(paths.table, also=units)
+    except UserError as error:
+        raise UserError(f"{error}; {again}") from None
+    info = {name: replace(table.info_of(name), unit=unit) for name, unit in units.items()}
+    table = replace(table, info=info)
     for i, name in enumerate(NEEDED):
         values = table.columns[name]
         if not (np.isfinite(values) & (values >= 0) & ((values > 0) | (i < 2))).all():
@@ -170,7 +172,7 @@ def _read_h5(path: Path, read: Callable[[h5py.File], T], remedy: str) -> T:
     try:
         with h5py.File(path, "r", locking=False) as file:
             return read(file)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is damaged, or ditscale did not write it ({error}); {remedy}") from None
 
 
@@ -182,35 +184,33 @@ def _group(file: h5py.File, name: str) -> dict[str, h5py.Dataset]:
     return dict(group)
 
 
-def _numbers(at: h5py.Dataset, ndim: int) -> np.ndarray:
-    if at.dtype.kind not in "iuf" or len(at.shape) != ndim:
-        raise ValueError(f"{at.name} is no array of numbers with {ndim} dimensions")
-    return at[()]
+def _array(group: dict[str, h5py.Dataset], name: str, ndim: int = 1, text: bool = False) -> np.ndarray:
+    at = group[name]
+    if len(at.shape) != ndim or (h5py.check_string_dtype(at.dtype) is None if text else at.dtype.kind not in "iuf"):
+        raise ValueError(f"{at.name} is no array of {'texts' if text else 'numbers'} in {ndim} dimensions")
+    return at.asstr()[()] if text else at[()]
 
 
-def _texts(at: h5py.Dataset) -> list[str]:
-    if h5py.check_string_dtype(at.dtype) is None or len(at.shape) != 1:
-        raise ValueError(f"{at.name} is no list of texts")
-    return at.asstr()[()].tolist()
-
-
-def _records(file: h5py.File) -> tuple[list[str], Records]:
-    """The names of the columns that are numbers, and all else that study.h5 holds."""
+def _records(file: h5py.File) -> tuple[dict[str, str], Records]:
+    """{column: unit} of the columns that are numbers, and all else that study.h5 holds."""
     points, excluded, curves, levels = (_group(file, name) for name in ("points", "excluded", "curves", "noise_levels"))
-    run_id, swept = _texts(points.pop("run_id")), np.array([role == "rate" for role in _texts(points.pop("role"))])
-    if lacking := {"loss", "train_loss", *NEEDED} - points.keys():
-        raise ValueError(f"points has no column {min(lacking)}")
+    run_id, swept = _array(points, "run_id", text=True), _array(points, "role", text=True) == "rate"
+    units = {name: str(at.attrs.get("unit", "")) for name, at in points.items() if name not in ("run_id", "role")}
+    lacking = {"loss", "train_loss", *NEEDED} - units.keys()
+    if lacking or len(run_id) != len(swept):
+        raise ValueError(f"points has no column {', '.join(lacking) or 'run_id of the length of role'}")
     if any(at.dtype[name].kind not in "iuf" or len(at.shape) != 1 for at in curves.values() for name in CURVE):
         raise ValueError("curves holds something else than rows of images and losses")
     noise_levels = None
     if levels:
-        noise_levels = NoiseLevels(_numbers(levels["borders"], 1), _numbers(levels["loss"], 2)[~swept])
-        if len(swept) != len(run_id) or noise_levels.loss.shape[1] != len(noise_levels.borders) - 1:
+        noise_levels = NoiseLevels(_array(levels, "borders"), _array(levels, "loss", 2))
+        if noise_levels.loss.shape != (len(swept), len(noise_levels.borders) - 1):
             raise ValueError("noise_levels is of another shape than borders and runs give it")
-    sweep = frozenset(run for run, is_swept in zip(run_id, swept, strict=True) if is_swept)
-    pairs = zip(_texts(excluded["run_id"]), _texts(excluded["reason"]), strict=True)
+        noise_levels = noise_levels._replace(loss=noise_levels.loss[~swept])
+    sweep = frozenset(run_id[swept])
+    pairs = zip(*(_array(excluded, name, text=True) for name in ("run_id", "reason")), strict=True)
     rows = {name: at[()] for name, at in curves.items() if name not in sweep}
-    return list(points), Records(tuple(pairs), rows, noise_levels, sweep)
+    return units, Records(tuple(pairs), rows, noise_levels, sweep)
 
 
 def _read_samples(paths: StudyPaths, run_id: str) -> Samples | None:
@@ -225,8 +225,8 @@ def _samples(run_id: str, file: h5py.File) -> Samples | None:
     group = _group(file, "samples")
     if not group:
         return None
-    generated, reference = (_numbers(group[name], 4) for name in ("generated", "reference"))
-    captions = tuple(_texts(group["captions"]))
+    generated, reference = (_array(group, name, 4) for name in ("generated", "reference"))
+    captions = tuple(_array(group, "captions", text=True))
     if generated.shape != reference.shape or len(captions) != len(generated) or not generated.size:
         raise ValueError("samples differ in number or shape")
     if generated.dtype != reference.dtype or generated.dtype == np.uint8 and generated.shape[-1] not in (1, 3):

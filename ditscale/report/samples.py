@@ -7,6 +7,7 @@ import io
 import textwrap
 from functools import partial
 from html import escape
+from typing import cast
 
 import numpy as np
 from matplotlib.figure import FigureBase
@@ -51,8 +52,8 @@ def page_list(samples: Samples) -> str:
 def data_uri(picture: np.ndarray) -> str:
     """A small picture as a PNG inside a URI, enlarged by whole pixels."""
     times = max(1, -(-SIDE // len(picture)))
-    out = io.BytesIO()
-    imsave(out, np.kron(picture, np.ones((times, times, 1), dtype=np.uint8)), format="png", metadata={"Software": None})
+    out, metadata = io.BytesIO(), cast(dict[str, str], {"Software": None})  # None: no version in the file.
+    imsave(out, np.kron(picture, np.ones((times, times, 1), dtype=np.uint8)), format="png", metadata=metadata)
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
@@ -62,8 +63,7 @@ def samples_plot(results: StudyResults) -> Plot | None:
     if s is None:
         return None
     shown = pairs(s)
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
+    columns, rows = min(4, len(shown)), -(-len(shown) // 4)
     text = (
         f"{len(shown)} samples of run {s.run_id}, the one with the lowest validation loss ({s.settings}). In each pair:"
         " left generated, right the held-out picture of the same caption. Not chosen: the first of the validation set."
@@ -71,9 +71,8 @@ def samples_plot(results: StudyResults) -> Plot | None:
     )
     if s.generated.dtype != np.uint8:
         text += " These are latents, not pixels: their first three channels, in the range of the held-out ones."
-    panel = Panel(
-        partial(_draw_pairs, shown, rows, columns), 2.1 * columns, 1.35 * rows + 0.2, "Generated and held-out pictures"
-    )
+    size = (2.1 * columns, 1.35 * rows + 0.2)
+    panel = Panel(partial(_draw_pairs, shown, rows, columns), *size, "Generated and held-out pictures")
     return Plot("samples", "Samples of the best run", text, (panel,))
 
 
@@ -96,9 +95,9 @@ def grids_plot(results: StudyResults) -> Plot | None:
     s = next(iter(results.grids.values()))
     rows["held out"] = pictures(s.reference[:COLUMNS], s.reference)
     text = (
-        "The run with the lowest loss of each budget, FLOPs at the left, at the same captions and from the same noise "
-        f"({s.settings}); "
-        "the last row shows the held-out pictures of these captions. Not chosen: the first of the validation set."
+        "The run with the lowest loss of each budget, FLOPs at the left, at the same captions and from the same noise"
+        f" ({s.settings}); the last row shows the held-out pictures of these captions. Not chosen: the first of the"
+        " validation set."
     )
     panel = Panel(partial(_draw_grid, rows), 6.6, 0.72 * len(rows) + 0.2, "Samples by budget")
     return Plot("grids", "Samples over compute", text, (panel,))

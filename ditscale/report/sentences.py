@@ -7,9 +7,9 @@ import numpy as np
 from ..laws import Estimate, Laws
 from ..laws.sealed.forecast import AVERAGE
 from ..laws.text import ends, spelled
-from ..quantities import FLOPS, PARAMS, TOKENS
+from ..quantities import FLOPS, METRICS, PARAMS, TOKENS
 from ..units import compact, count
-from .read import StudyResults
+from .read import StudyResults, best_run
 
 # A form of law, in words.
 FORMS = {
@@ -18,6 +18,12 @@ FORMS = {
     "power_law": "the pure power law",
     AVERAGE: "the equal mixture of the admissible laws",
 }
+WHERE = {True: "inside", False: "outside"}
+
+
+def join(*parts: object) -> str:
+    """Sentences, or parts of one, as a text; without those that are empty or false."""
+    return " ".join(str(part) for part in parts if part)
 
 
 def plural(n: int, word: str) -> str:
@@ -38,15 +44,11 @@ def power(base: str, e: Estimate) -> str:
     return f"{base}^{spelled(e, exponent)}"
 
 
-def _where(inside: bool | None) -> str:
-    return "inside" if inside else "outside"
-
-
 def title(results: StudyResults) -> str:
     """The result in a line."""
     laws, verdict = results.laws, results.verdict
     if not laws:
-        return f"{plural(len(results), 'run')} collected, no law fitted yet"
+        return f"{plural(len(results.table), 'run')} collected, no law fitted yet"
     if laws.approach2 and laws.approach2.loss_exponent:
         c = laws.approach2.loss_exponent.value
         line = f"Loss {'falls as' if c < 0 else 'does not fall with compute:'} C^{c:.3f}"
@@ -55,7 +57,7 @@ def title(results: StudyResults) -> str:
     else:
         return "No law could be given"
     if verdict:
-        return f"{line}, the probe is {_where(verdict.inside)} the forecast interval"
+        return f"{line}, the probe is {WHERE[verdict.inside]} the forecast interval"
     return line + ", forecast not tested yet" * (results.forecast is not None)
 
 
@@ -104,11 +106,11 @@ def forecast(results: StudyResults) -> str:
     f = results.forecast
     if not f:
         return "No forecast was sealed."
-    where = f"at {compact(f.target_budget_flops)} FLOPs, {f.factor:.3g}x beyond the largest budget"
-    loss = f"{digits(f.loss.value)} ({100 * f.level:g} % {ends(f.loss, digits, ' to ')})"
-    return (
-        f"Sealed {f.created}, from {plural(f.inputs.n_runs, 'run')}: {where}, one new run at the optimum (N* ="
-        f" {spelled(f.n_params, count)}) was forecast to measure a {f.metric} of {loss}, by {FORMS.get(f.law, f.law)}."
+    return join(
+        f"Sealed {f.created}, from {plural(f.inputs.n_runs, 'run')}: at {compact(f.target_budget_flops)} FLOPs,",
+        f"{f.factor:.3g}x beyond the largest budget, one new run at the optimum (N* = {count(f.n_params.value)},",
+        f"95 % {ends(f.n_params, count, ' to ')}) was forecast to measure a {f.metric} of {digits(f.loss.value)}",
+        f"({100 * f.level:g} % {ends(f.loss, digits, ' to ')}), by {FORMS.get(f.law, f.law)}.",
     )
 
 
@@ -118,21 +120,20 @@ def verdict(results: StudyResults) -> str:
     if not v:
         return "The probe was not measured yet, so the extrapolation to its budget is untested." if f else ""
     level = f"{100 * f.level:g} % " if f else ""
-    sealed = f"the sealed {level}interval ({ends(Estimate(v.predicted, *v.interval), digits, ' to ')})"
-    off = f"{100 * abs(v.relative_error):.2g} % {'above' if v.relative_error > 0 else 'below'} the forecast of"
-    text = [f"The probe measured {digits(v.measured)}, {_where(v.inside)} {sealed} and {off} {digits(v.predicted)}."]
-    text += [f"It has N = {count(v.n_params)}, {v.n_params / v.n_params_forecast:#.2g}x the forecast optimum."]
     others = [
         f"{FORMS.get(law.law, law.law)} forecast {digits(law.predicted)} ({100 * law.relative_error:+.2g} %,"
-        f" {_where(law.inside)} its interval)"
+        f" {WHERE[bool(law.inside)]} its interval)"
         for law in v.by_law
         if f and law.law != f.law and law.predicted is not None and law.relative_error is not None
     ]
-    if others:
-        text.append(f"For comparison, not sealed as the forecast: {'; '.join(others)}.")
-    if not v.inputs_unchanged:
-        text.append("The grid runs of the table are no longer the rows the forecast was made from.")
-    return " ".join(text)
+    return join(
+        f"The probe measured {digits(v.measured)}, {WHERE[v.inside]} the sealed {level}interval",
+        f"({ends(Estimate(v.predicted, *v.interval), digits, ' to ')}) and {100 * abs(v.relative_error):.2g} %",
+        f"{'above' if v.relative_error > 0 else 'below'} the forecast of {digits(v.predicted)}.",
+        f"It has N = {count(v.n_params)}, {v.n_params / v.n_params_forecast:#.2g}x the forecast optimum.",
+        others and f"For comparison, not sealed as the forecast: {'; '.join(others)}.",
+        not v.inputs_unchanged and "The grid runs of the table are no longer the rows the forecast was made from.",
+    )
 
 
 def backtest(laws: Laws) -> str:
@@ -163,3 +164,38 @@ def counting(results: StudyResults) -> list[tuple[str, str]]:
         ("C", f"{FLOPS[study.flops]} (`flops: {study.flops}`); 6 N D is {ratio.min():.2f} to {ratio.max():.2f} of it"),
         ("Loss", f"velocity error on {triples}, the same for every run, with EMA weights"),
     ]
+
+
+def missing(results: StudyResults) -> list[tuple[str, str]]:
+    """(what the report cannot show, or what is of other runs than study.h5 holds; the command that makes it)."""
+    found, runs = [], results.table.run_id
+    if results.laws is None:
+        found.append(("The laws (laws.json)", "`ditscale fit DIR`"))
+    elif not same_runs(results, results.laws):
+        what = "Laws of these runs: laws.json was fitted to other runs or losses than study.h5 holds"
+        found.append((what, "`ditscale fit DIR`"))
+    if results.forecast is None:
+        found.append(("The sealed forecast (forecast.json)", "`ditscale forecast DIR`"))
+    if results.verdict is None:
+        first = "" if results.probe.any() else "`ditscale launch DIR` (trains the probe), then "
+        found.append(("The verdict on the forecast (verdict.json)", f"{first}`ditscale verdict DIR`"))
+    if results.samples is None:
+        best = best_run(results.table)
+        found.append((f"Samples of the best run ({best})", f"`ditscale evaluate DIR/runs/{best}`"))
+    sweep, rates = results.records.sweep, results.rates
+    if sweep and sweep != {run for cell in (rates.cells if rates else ()) for run in cell.swept}:
+        what = "The learning-rate law" + " of these runs: rates.json was made from others" * bool(rates)
+        found.append((f"{what} (rates.json)", "`ditscale rates DIR`"))
+    for metric in (METRICS[name] for name in results.study.evaluation if name in METRICS):
+        lacking = runs[~np.isfinite(results.points.get(metric, np.full(len(runs), np.nan)))]
+        if len(lacking):
+            command = f"`ditscale evaluate DIR/runs/{lacking[0]}` and so on, then `ditscale collect DIR`"
+            found.append((f"{metric.upper()} of {len(lacking)} of {len(runs)} runs", command))
+    return found
+
+
+def same_runs(results: StudyResults, laws: Laws) -> bool:
+    """Whether the laws were fitted to the grid runs and losses that study.h5 now holds."""
+    here = zip(results.table.run_id[~results.probe], results.points[laws.metric][~results.probe], strict=True)
+    excluded = {e.run_id for e in laws.exclusions}
+    return {p.run_id: p.loss for p in laws.points} == {run: loss for run, loss in here if run not in excluded}

@@ -13,14 +13,14 @@ import matplotlib
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
 from ..laws import Estimate
+from ..laws.text import Format
 from ..units import compact
 
 # Colours of text, lines and paper.
@@ -45,9 +45,9 @@ RC: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.7,
     "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titleweight": "bold", "lines.linewidth": 1.6,
     "mathtext.default": "regular", "legend.frameon": False, "legend.fontsize": 9, "legend.labelcolor": MUTED,
+    "lines.dashed_pattern": (6, 2), "lines.dotted_pattern": (1, 1.5),
     "svg.fonttype": "path", "svg.hashsalt": "ditscale", "pdf.fonttype": 42, "savefig.dpi": 200,
 }  # fmt: skip
-DASHED, DOTTED = (0, (6, 2)), (0, (1, 1.5))  # Line styles of matplotlib: (offset, (on, off)) in line widths.
 RANGE = (1e-290, 1e290)  # What lies outside is not drawn: matplotlib's logarithmic axes overflow there.
 
 
@@ -92,9 +92,6 @@ def colours(values: Iterable[float]) -> dict[float, str]:
     return dict(zip(distinct, sequence(len(distinct)), strict=True))
 
 
-# ------------------------------------------------------------------------------------------------------------- axes
-
-
 def two_rows(figure: FigureBase, ratio: float) -> tuple[Axes, Axes]:
     """Axes above axes that share x, the upper ones `ratio` times as high."""
     top, below = figure.subplots(2, 1, sharex=True, height_ratios=(ratio, 1))
@@ -120,33 +117,26 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
 
 
 def log_axis(
-    axis: Axis, limits: tuple[float, float], label: str, form: Callable[[float], str] = compact, most: int = 7
+    axes: Axes, which: str, ends: tuple[float, float], label: str, form: Format = compact, most: int = 7
 ) -> None:
-    """Make a matplotlib axis logarithmic within limits, with ticks a person would choose."""
-    axes = axis.axes
-    which = "x" if axis is axes.xaxis else "y"
-    axes.set(**{f"{which}scale": "log", f"{which}lim": limits})
-    ticks = log_ticks(*limits, most)
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FixedFormatter([form(t) for t in ticks]))
-    axis.set_minor_locator(NullLocator())
-    axis.set_label_text(label)
-
-
-def four_digits(x: float) -> str:
-    return f"{x:.4g}"
+    """Make the "x" or "y" axis logarithmic, with ticks a person would choose."""
+    low, high = np.clip(ends, *RANGE).tolist()
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high), f"{which}label": label})
+    ticks = log_ticks(low, high, most)
+    axes.set(**{f"{which}ticks": ticks, f"{which}ticklabels": [form(tick) for tick in ticks]})
+    getattr(axes, f"{which}axis").set_minor_locator(NullLocator())
 
 
 def limits(*values: ArrayLike, margin: float = 0.06, right: float = 0.0) -> tuple[float, float]:
     """The range of all positive finite values (1 to 10 without one), widened by a fraction `margin` of its logarithm at
     both ends, then by `right` at the upper end."""
-    x = np.concatenate([np.atleast_1d(np.asarray(v, dtype=float)).ravel() for v in [*values, math.nan]])
-    x = np.log(x[np.isfinite(x) & (x > 0)])
+    x = np.concatenate([np.ravel(np.asarray(v, dtype=float)) for v in values])
+    x = np.log(x[(x > RANGE[0]) & (x < RANGE[1])])
     if not len(x):
         return 1.0, 10.0
     pad = max(margin * (x.max() - x.min()), 0.02)
-    low, high = np.clip([x.min() - pad, x.max() + pad], *np.log(RANGE))
-    return math.exp(low), min(math.exp(high + min(right * (high - low), 10.0)), RANGE[1])
+    low, high = x.min() - pad, x.max() + pad
+    return math.exp(max(low, -700)), math.exp(min(high + right * (high - low), 700))
 
 
 def bars(estimates: Sequence[Estimate]) -> list[list[float]]:
@@ -156,11 +146,8 @@ def bars(estimates: Sequence[Estimate]) -> list[list[float]]:
 
 
 def label_lines(axes: Axes, labels: Iterable[Label], gap: float = 0.055, x: float | None = None, **style: Any) -> None:
-    """Write labels beside the ends of lines, pushed apart where they would overlap.
-
-    gap: least distance as a fraction of the axes' height. x: where all labels start, as a fraction of the width;
-    without it each starts right of its own x.
-    """
+    """Write labels beside the ends of lines, pushed apart where they would overlap. gap: least distance as a fraction
+    of the axes' height; x: where all labels start, as a fraction of the width (default: right of their own x)."""
     to_axes = axes.transData + axes.transAxes.inverted()
     placed = []
     for label in labels:
@@ -177,9 +164,7 @@ def label_lines(axes: Axes, labels: Iterable[Label], gap: float = 0.055, x: floa
 
 def spread(ys: list[float], gap: float) -> list[float]:
     """Rising positions moved as little as needed to lie at least `gap` apart: neighbours that collide share a centre.
-
-    All stay within LABELS, clear of what is written outside the axes.
-    """
+    All stay within LABELS, clear of what is written outside the axes."""
     blocks: list[tuple[float, int]] = []  # (mean of wanted first positions, members)
     for y in ys:
         blocks.append((y, 1))
@@ -191,12 +176,9 @@ def spread(ys: list[float], gap: float) -> list[float]:
     return [start + gap * k for start, n in inside for k in range(n)]
 
 
-# ------------------------------------------------------------------------------------------------------------ output
-
-
 def render(plot: Plot) -> tuple[list[str], bytes, bytes]:
     """(SVG text of each panel, PNG of the whole figure, PDF of it)."""
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(RC), np.errstate(all="ignore"):  # Whatever overflows is not drawn.
         svgs = []
         for i, panel in enumerate(plot.panels):
             figure = Figure(figsize=(panel.width, panel.height), layout="constrained")

@@ -10,13 +10,11 @@ import numpy as np
 
 from ..config import plain
 from ..laws import Estimate, Laws, Trend
-from ..laws.text import Format, ends
+from ..laws.text import Format, ends, short
 from ..units import compact, count
-from .metrics import METRICS, gap_sentences, metric_trends
-from .noise import noise_trends
 from .read import StudyResults
 from .sentences import digits, exponent, plural
-from .style import four_digits
+from .trends import METRICS, gap_sentences, metric_trends, noise_trends
 
 # Numbers of laws.json as the page writes them.
 NAMES = {
@@ -96,8 +94,8 @@ def trend_cells(trend: Trend, at_probe: np.ndarray, measured: np.ndarray) -> lis
     """The cells of TREND_HEAD; at_probe: the budgets of the probe, measured: its values."""
     shown = ["" if trend.exponent is None else _with_interval(trend.exponent, exponent), "", ""]
     if len(at_probe):
-        shown[1] = _with_interval(trend.predict(float(at_probe[0])), four_digits)
-        shown[2] = four_digits(measured[0]) if np.isfinite(measured[0]) else ""
+        shown[1] = _with_interval(trend.predict(float(at_probe[0])), short)
+        shown[2] = short(measured[0]) if np.isfinite(measured[0]) else ""
     return shown
 
 
@@ -109,8 +107,8 @@ def _with_interval(e: Estimate, form: Format) -> str:
 def metrics_section(results: StudyResults) -> str:
     """The trends of other metrics than the loss, and how far out of domain lies from in domain."""
     at_probe, rows = results.table.budget_flops[results.probe], []
-    for m in (m for m in metric_trends(results) if m.has_law):
-        for dataset, trend in m.trends.items():
+    for m in metric_trends(results):
+        for dataset, trend in m.trends.items() if m.metric != "loss" else ():
             form = trend.law.chosen.replace("_", " ").replace("log c", "log C")
             shown = trend_cells(trend, at_probe, results.points[m.columns[dataset]][results.probe])
             rows.append([escape(c) for c in (METRICS[m.metric], dataset, form, *shown)])
@@ -128,7 +126,7 @@ def noise_section(results: StudyResults) -> str:
         return ""
     at_probe, rows = results.table.budget_flops[results.probe], []
     for i, trend in enumerate(found.trends):
-        first, last = (four_digits(trend.at[k].value) for k in (0, -1))
+        first, last = (short(trend.at[k].value) for k in (0, -1))
         shown = trend_cells(trend, at_probe, found.probe[:, i])
         rows.append([escape(c) for c in (found.between(i), first, last, *shown)])
     low, high = (compact(results.budgets[k]) for k in (0, -1))
