@@ -1,36 +1,34 @@
-"""What a report is made from: everything a study directory holds, read once, and what it does not hold yet."""
+"""Everything that a study directory holds for a report, read once and checked."""
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import h5py
 import numpy as np
 
 from ..config import Study
 from ..errors import UserError
-from ..laws import Estimate, Table, load_forecast, read_table
+from ..laws import Forecast, Laws, RateLaw, Verdict, load_forecast, read_laws, read_rates, read_table, read_verdict
+from ..laws.table import Table, check
 from ..naming import StudyPaths
 from ..plan.study import read_study
-from ..quantities import METRICS
 
-# What a report reads of the file that each verb writes.
-PARTS = {
-    "fit": ("approach2", "approach3", "backtests", "bootstrap", "exclusions", "findings", "kappa", "loss_law",
-            "loss_with_floor", "metric", "n_runs", "objective", "points", "slices"),
-    "verdict": ("by_law", "inputs_unchanged", "inside", "interval", "measured", "n_params", "n_params_forecast",
-                "predicted", "relative_error", "run_id"),
-    "rates": ("cells", "overrides", "params", "reasons", "scale", "status", "tokens"),
-}  # fmt: skip
-STANDARD_ERROR = re.compile(r"[a-z]+_se([_:]|$)")  # a column of study.h5 that holds those of another
+# Columns of study.h5 that the report needs besides those of every table of runs; the first may be 0, no other.
+NEEDED = (
+    "loss_se", "train_s", "achieved_flops", "n_images", "tokens_per_image", "width", "depth", "lr", "batch_size",
+    "attempts",
+)  # fmt: skip
+CURVE = ("images", "loss_ema")  # Fields of a training curve that the report draws.
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Pictures a run generated beside held-out ones of the same captions: uint8 or float32 [n, R, R, C], text [n]."""
+class Samples(NamedTuple):
+    """Pictures that a run generated, and held-out ones of the same captions: uint8 or floats [n, R, R, C], n texts."""
 
     run_id: str
     generated: np.ndarray
@@ -39,249 +37,203 @@ class Samples:
     settings: str
 
 
-@dataclass(frozen=True)
-class Missing:
-    """A part the report cannot show: what it is, and the command that gives it (between backticks)."""
-
-    what: str
-    command: str
-
-
-@dataclass(frozen=True)
-class NoiseLevels:
-    """The validation loss between timesteps: borders [L + 1] in t, loss [runs, L] of the runs of `Material.points`."""
+class NoiseLevels(NamedTuple):
+    """The validation loss between timesteps: borders [L + 1] in t, loss [runs, L]."""
 
     borders: np.ndarray
     loss: np.ndarray
 
 
-@dataclass(frozen=True)
-class Material:
-    """All that a report shows.
+class Records(NamedTuple):
+    """What study.h5 holds beside the table of runs. curves: run id to rows (images, loss, loss_ema); sweep: the run ids
+    of a learning-rate sweep, which are in nothing else here."""
 
-    points: columns of study.h5, arrays of one entry a run, but for the runs of a learning-rate sweep, which `rates`
-    tells of; units: of its columns, "" where they say none; curves: run id to rows (images, loss, loss_ema); laws,
-    forecast, verdict, rates: the JSON objects, None when absent; missing: what is not there yet.
-    """
-
-    root: Path
-    study: Study
-    points: dict[str, np.ndarray]
-    units: dict[str, str]
     excluded: tuple[tuple[str, str], ...]
     curves: dict[str, np.ndarray]
-    laws: dict | None
-    forecast: dict | None
-    verdict: dict | None
-    samples: Samples | None
-    # by budget, of its run with the lowest loss, where runs have the same captions and sampler
-    grids: dict[float, Samples]
-    missing: tuple[Missing, ...]
-    rates: dict | None = None
-    noise_levels: NoiseLevels | None = None
+    noise_levels: NoiseLevels | None
+    sweep: frozenset[str]
 
-    def __len__(self) -> int:
-        return len(self.points["run_id"])
+
+@dataclass(frozen=True, eq=False)
+class StudyResults:
+    """All that a report shows; None where the study does not have it yet. samples: of the run with the lowest loss;
+    grids: budget to the samples of its best run, where these have the same captions and sampler settings."""
+
+    study: Study
+    table: Table
+    records: Records
+    laws: Laws | None
+    forecast: Forecast | None
+    verdict: Verdict | None
+    rates: RateLaw | None
+    samples: Samples | None
+    grids: dict[float, Samples]
 
     @property
+    def points(self) -> dict[str, np.ndarray]:
+        """Columns of study.h5 that are numbers."""
+        return self.table.columns
+
+    @cached_property
     def probe(self) -> np.ndarray:
         """Mask of the probe's rows."""
-        return self.points["role"] == "probe"
+        return self.table.role == "probe"
 
     @property
-    def best(self) -> str:
-        """The run with the lowest validation loss."""
-        return str(self.points["run_id"][int(np.argmin(self.points["loss"]))])
+    def metric(self) -> str:
+        """The column that the laws are of."""
+        return self.laws.metric if self.laws else "loss"
 
-    @property
+    @cached_property
     def fitted(self) -> np.ndarray:
-        """Mask of the rows that the laws stand on."""
-        used = {p["run_id"] for p in self.laws["points"]} if self.laws else set()
-        return np.array([r in used for r in self.points["run_id"]], dtype=bool)
-
-    def table(self, metric: str = "loss", also: tuple[str, ...] = ()) -> Table:
-        """Of study.h5, less the runs that were excluded from the fit by name. Raises UserError as `read_table` does."""
-        exclusions = self.laws["exclusions"] if self.laws else ()
-        exclude = {e["run_id"]: e["reason"] for e in exclusions if e["run_id"] in self.points["run_id"]}
-        return read_table(StudyPaths(self.root).table, metric, exclude, also=also)
+        """Mask of the rows that the laws were fitted to."""
+        return np.isin(self.table.run_id, [p.run_id for p in self.laws.points] if self.laws else [])
 
     @property
+    def probe_in_orange(self) -> str:
+        """The end of a caption's sentence where there is a probe."""
+        return ", the probe in orange" * bool(self.probe.any())
+
+    @cached_property
     def budgets(self) -> list[float]:
         """Budgets of the grid in FLOPs, rising."""
-        return sorted({float(b) for b in self.points["budget_flops"][~self.probe]})
+        return np.unique(self.table.budget_flops[~self.probe]).tolist()
 
-    @property
-    def out_of_domain(self) -> list[str]:
-        """Names of the other data sets the runs were measured on."""
-        return [
-            name.removeprefix("loss_")
-            for name in self.points
-            if name.startswith("loss_") and not STANDARD_ERROR.match(name)
-        ]
+    def columns(self, metric: str, out_of_domain: bool = False) -> dict[str, str]:
+        """{data set, with what was different in how it was measured: column} of a metric, the usual column first.
+        out_of_domain: without the study's own data set."""
+        own, found = self.study.data.name, {}
+        for name in sorted(self.points, key=lambda name: (name != metric, name)):
+            info = self.table.info_of(name)
+            foreign = info.dataset not in ("", own)
+            if (info.metric, info.quantity) == (metric, "value") and (foreign or not out_of_domain):
+                found[(info.dataset or own) + f":{info.variant}" * bool(info.variant)] = name
+        return found
 
-    def flops_per_image(self) -> np.ndarray:
-        """Training FLOPs of one image, of each run, counted as the budget is."""
-        return self.points["achieved_flops"] / self.points["n_images"]
+    def fit_table(self, metric: str = "loss") -> Table:
+        """The runs as laws of a metric are fitted to them, without those that were excluded by name. Raises UserError
+        where the metric is not there for every run of the grid."""
+        table = replace(self.table, metric=metric, loss=self.points[metric])
+        for exclusion in self.laws.exclusions if self.laws else ():
+            if exclusion.run_id in table.run_id:
+                table = table.without(exclusion.run_id, exclusion.reason)
+        check(table)
+        return table
 
 
-def number(entry: dict | None) -> Estimate | None:
-    """{"value", "low", "high"} as an Estimate."""
-    return None if entry is None else Estimate(entry["value"], entry.get("low"), entry.get("high"))
-
-
-def read_material(root: Path | str) -> Material:
-    """Read a study directory. Raises UserError without study.yaml, study.h5 or a finished run of the grid, or at a
-    damaged file."""
-    paths = StudyPaths(root)
-    study = read_study(root)
+def read_study_results(root: Path | str) -> StudyResults:
+    """Read a study directory. Raises UserError, in one line, without study.yaml, study.h5 or a finished run of the
+    grid, and where a file is damaged."""
+    paths, study = StudyPaths(root), read_study(root)
     if not paths.table.is_file():
         raise UserError(f"{root}: holds no study.h5; `ditscale collect {root}` makes it from the runs")
-    points, units, excluded, curves, levels = _read_table(paths.table)
-    swept = points["role"] == "rate"
-    sweep = set(points["run_id"][swept])
-    points = {name: column[~swept] for name, column in points.items()}
-    levels = levels and NoiseLevels(levels.borders, levels.loss[~swept])
-    if not (points["role"] == "grid").any():
+    again = f"`ditscale collect {root}` makes it again"
+    units, records = _read_h5(paths.table, _records, again)
+    try:
+        table = read_table(paths.table, also=units)
+    except UserError as error:
+        raise UserError(f"{error}; {again}") from None
+    info = {name: replace(table.info_of(name), unit=unit) for name, unit in units.items()}
+    table = replace(table, info=info)
+    for i, name in enumerate(NEEDED):
+        values = table.columns[name]
+        if not (np.isfinite(values) & (values >= 0) & ((values > 0) | (i < 2))).all():
+            raise UserError(f"{paths.table}: column {name} holds what no run has; {again}")
+    if not (table.role == "grid").any():
         raise UserError(f"{root}: study.h5 holds no finished run of the grid; `ditscale launch {root}` trains them")
-    laws, verdict = _read_json(paths.laws, "fit"), _read_json(paths.verdict, "verdict")
-    rates = _read_json(paths.rates, "rates")
-    # What is published as sealed must be what was sealed.
-    forecast = load_forecast(paths.forecast).to_dict() if paths.forecast.exists() else None
-    best = str(points["run_id"][int(np.argmin(points["loss"]))])
-    samples = _read_samples(paths.run(best).evaluation, best)
-    grids = _grids(paths, points, samples)
-    probed = bool((points["role"] == "probe").any())
-    missing = []
-    if laws is None:
-        missing.append(Missing("The laws (laws.json)", "`ditscale fit DIR`"))
-    elif not _same_runs(laws, points, excluded):
-        missing.append(
-            Missing(
-                "Laws of these runs: laws.json was fitted to other runs or losses than study.h5 holds",
-                "`ditscale fit DIR`",
-            )
-        )
-    if forecast is None:
-        missing.append(Missing("The sealed forecast (forecast.json)", "`ditscale forecast DIR`"))
-    if verdict is None:
-        first = "" if probed else "`ditscale launch DIR` (trains the probe), then "
-        missing.append(Missing("The verdict on the forecast (verdict.json)", f"{first}`ditscale verdict DIR`"))
-    if samples is None:
-        missing.append(Missing(f"Samples of the best run ({best})", f"`ditscale evaluate DIR/runs/{best}`"))
-    if sweep and sweep != {run for cell in (rates or {"cells": ()})["cells"] for run in cell["swept"]}:
-        what = (
-            "The learning-rate law of these runs: rates.json was made from others" if rates else "The learning-rate law"
-        )
-        missing.append(Missing(f"{what} (rates.json)", "`ditscale rates DIR`"))
-    missing += _unmeasured(study, points)
-    curves = {name: rows for name, rows in curves.items() if name not in sweep}
-    return Material(
-        Path(root),
-        study,
-        points,
-        units,
-        excluded,
-        curves,
-        laws,
-        forecast,
-        verdict,
-        samples,
-        grids,
-        tuple(missing),
-        rates,
-        levels,
+    laws, verdict = _optional(paths.laws, read_laws), _optional(paths.verdict, read_verdict)
+    if laws and laws.metric not in table.columns:
+        raise UserError(f"{paths.laws}: study.h5 has no column {laws.metric!r}; `ditscale fit {root}` makes it again")
+    if verdict and min(verdict.n_params, verdict.n_params_forecast) <= 0:
+        raise UserError(f"{paths.verdict}: a model size is not positive; `ditscale verdict {root}` makes it again")
+    # The forecast is published as sealed, so its hash is checked.
+    rates, forecast = _optional(paths.rates, read_rates), _optional(paths.forecast, load_forecast)
+    samples, grids = _read_samples(paths, best_run(table)), {}
+    for budget in np.unique(table.budget_flops).tolist() if samples else ():
+        own = _read_samples(paths, best_run(table.take(table.budget_flops == budget)))
+        if own and samples and (own.captions, own.settings) == (samples.captions, samples.settings):
+            grids[budget] = own
+    return StudyResults(study, table, records, laws, forecast, verdict, rates, samples, grids)
+
+
+def best_run(table: Table) -> str:
+    """The run with the lowest validation loss."""
+    return str(table.run_id[int(np.argmin(table.loss))])
+
+
+def _optional(path: Path, read: Callable[[Path], T]) -> T | None:
+    return read(path) if path.exists() else None
+
+
+# ---------------------------------------------------------------------------------------------------------------- HDF5
+
+
+def _read_h5(path: Path, read: Callable[[h5py.File], T], remedy: str) -> T:
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return read(file)
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: is damaged, or ditscale did not write it ({error}); {remedy}") from None
+
+
+def _group(file: h5py.File, name: str) -> dict[str, h5py.Dataset]:
+    """The arrays of a group, by name; none where it is not there."""
+    group = file.get(name, {})
+    if not all(isinstance(at, h5py.Dataset) and at.shape is not None for at in getattr(group, "values", lambda: [0])()):
+        raise ValueError(f"{name} holds something else than arrays")
+    return dict(group)
+
+
+def _array(group: dict[str, h5py.Dataset], name: str, ndim: int = 1, text: bool = False) -> np.ndarray:
+    at = group[name]
+    if len(at.shape) != ndim or (h5py.check_string_dtype(at.dtype) is None if text else at.dtype.kind not in "iuf"):
+        raise ValueError(f"{at.name} is no array of {'texts' if text else 'numbers'} in {ndim} dimensions")
+    return at.asstr()[()] if text else at[()]
+
+
+def _records(file: h5py.File) -> tuple[dict[str, str], Records]:
+    """{column: unit} of the columns that are numbers, and all else that study.h5 holds."""
+    points, excluded, curves, levels = (_group(file, name) for name in ("points", "excluded", "curves", "noise_levels"))
+    run_id, swept = _array(points, "run_id", text=True), _array(points, "role", text=True) == "rate"
+    units = {name: str(at.attrs.get("unit", "")) for name, at in points.items() if name not in ("run_id", "role")}
+    lacking = {"loss", "train_loss", *NEEDED} - units.keys()
+    if lacking or len(run_id) != len(swept):
+        raise ValueError(f"points has no column {', '.join(lacking) or 'run_id of the length of role'}")
+    if any(at.dtype[name].kind not in "iuf" or len(at.shape) != 1 for at in curves.values() for name in CURVE):
+        raise ValueError("curves holds something else than rows of images and losses")
+    noise_levels = None
+    if levels:
+        noise_levels = NoiseLevels(_array(levels, "borders"), _array(levels, "loss", 2))
+        if noise_levels.loss.shape != (len(swept), len(noise_levels.borders) - 1):
+            raise ValueError("noise_levels is of another shape than borders and runs give it")
+        noise_levels = noise_levels._replace(loss=noise_levels.loss[~swept])
+    sweep = frozenset(run_id[swept])
+    pairs = zip(*(_array(excluded, name, text=True) for name in ("run_id", "reason")), strict=True)
+    rows = {name: at[()] for name, at in curves.items() if name not in sweep}
+    return units, Records(tuple(pairs), rows, noise_levels, sweep)
+
+
+def _read_samples(paths: StudyPaths, run_id: str) -> Samples | None:
+    """The samples in a run's evaluation.h5; None where it has none."""
+    at = paths.run(run_id)
+    if not at.evaluation.is_file():
+        return None
+    return _read_h5(at.evaluation, partial(_samples, run_id), f"move it away, then `ditscale evaluate {at.root}`")
+
+
+def _samples(run_id: str, file: h5py.File) -> Samples | None:
+    group = _group(file, "samples")
+    if not group:
+        return None
+    generated, reference = (_array(group, name, 4) for name in ("generated", "reference"))
+    captions = tuple(_array(group, "captions", text=True))
+    if generated.shape != reference.shape or len(captions) != len(generated) or not generated.size:
+        raise ValueError("samples differ in number or shape")
+    if generated.dtype != reference.dtype or generated.dtype == np.uint8 and generated.shape[-1] not in (1, 3):
+        raise ValueError("samples are neither pictures nor latents")
+    has = file.attrs
+    settings = (
+        f"{has.get('sampler', '?')} sampler, {has.get('steps', '?')} steps, guidance"
+        f" {float(has.get('guidance', 1.0)):g}, seed {has.get('seed', '?')}"
     )
-
-
-def _unmeasured(study: Study, points: dict[str, np.ndarray]) -> list[Missing]:
-    """Metrics that the study asks for and some runs lack."""
-    found = []
-    for metric in study.evaluation:
-        values = points.get(METRICS.get(metric, metric))
-        lacking = points["run_id"] if values is None else points["run_id"][~np.isfinite(values)]
-        if metric in METRICS and len(lacking):
-            what = f"{METRICS[metric].upper()} of {len(lacking)} of {len(points['run_id'])} runs"
-            found.append(
-                Missing(what, f"`ditscale evaluate DIR/runs/{lacking[0]}` and so on, then `ditscale collect DIR`")
-            )
-    return found
-
-
-def _read_table(path: Path):
-    """(points, units, excluded, curves, noise levels) of study.h5."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            points, units = {}, {}
-            for name, column in file["points"].items():
-                values = column[()]
-                units[name] = str(column.attrs.get("unit", ""))
-                points[name] = (
-                    np.array([v.decode() for v in values], dtype=object) if values.dtype == object else values
-                )
-            pairs = zip(file["excluded/run_id"][()], file["excluded/reason"][()], strict=True)
-            excluded = tuple((run.decode(), reason.decode()) for run, reason in pairs)
-            curves = {name: rows[()] for name, rows in file["curves"].items()} if "curves" in file else {}
-            levels = file.get("noise_levels")
-            levels = levels and NoiseLevels(levels["borders"][()], levels["loss"][()])
-    except (OSError, KeyError):
-        raise UserError(
-            f"{path}: is damaged or not of ditscale; `ditscale collect {path.parent}` makes it anew"
-        ) from None
-    return points, units, excluded, curves, levels
-
-
-def _read_json(path: Path, verb: str) -> dict | None:
-    """What `ditscale VERB` wrote, None where it has not. Raises UserError at anything else."""
-    if not path.is_file():
-        return None
-    again = f"`ditscale {verb} {path.parent}` makes it again"
-    try:
-        body = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise UserError(f"{path}: is not JSON; {again}") from None
-    if not isinstance(body, dict) or not body.keys() >= set(PARTS[verb]):
-        raise UserError(f"{path}: is not what `ditscale {verb}` writes; {again}")
-    return body
-
-
-def _read_samples(path: Path, run_id: str) -> Samples | None:
-    if not path.is_file():
-        return None
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            made = file["samples"]
-            captions = tuple(c.decode() for c in made["captions"][()])
-            settings = (
-                f"{file.attrs.get('sampler', '?')} sampler, {file.attrs.get('steps', '?')} steps, guidance"
-                f" {file.attrs.get('guidance', 1.0):g}, seed {file.attrs.get('seed', '?')}"
-            )
-            return Samples(run_id, made["generated"][()], made["reference"][()], captions, settings)
-    except (OSError, KeyError):
-        raise UserError(f"{path}: is damaged; move it away, then `ditscale evaluate {path.parent}`") from None
-
-
-def _grids(paths: StudyPaths, points: dict, best: Samples | None) -> dict[float, Samples]:
-    """Samples of each budget's best run, as far as they are drawn like those of the best of all."""
-    found = {}
-    for budget in sorted({float(b) for b in points["budget_flops"]}) if best else ():
-        there = np.flatnonzero(points["budget_flops"] == budget)
-        run = str(points["run_id"][there[np.argmin(points["loss"][there])]])
-        samples = _read_samples(paths.run(run).evaluation, run)
-        if samples and (samples.captions, samples.settings) == (best.captions, best.settings):
-            found[budget] = samples
-    return found
-
-
-def _same_runs(laws: dict, points: dict, excluded) -> bool:
-    """Whether laws.json was fitted to the grid runs and losses that study.h5 now holds."""
-    metric = laws.get("metric", "loss")
-    if metric not in points:
-        return False
-    here = {
-        r: x for r, role, x in zip(points["run_id"], points["role"], points[metric], strict=True) if role != "probe"
-    }
-    there = {p["run_id"]: p["loss"] for p in laws["points"]}
-    left_out = {e["run_id"] for e in laws["exclusions"]}
-    return there == {r: float(x) for r, x in here.items() if r not in left_out}
+    return Samples(run_id, generated, reference, captions, settings)

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from ..laws import Estimate
-from ..quantities import FLOPS, PARAMS
-from ..units import compact, count
-from .read import Material, number
+import numpy as np
 
+from ..laws import Estimate, Laws
+from ..laws.sealed.forecast import AVERAGE
+from ..laws.text import ends, spelled
+from ..quantities import FLOPS, METRICS, PARAMS, TOKENS
+from ..units import compact, count
+from .read import StudyResults, best_run
+
+# A form of law, in words.
 FORMS = {
     "surface": "the surface",
     "power_law_with_floor": "the power law with a floor",
     "power_law": "the pure power law",
-    "average": "the equal mixture of the admissible laws",
+    AVERAGE: "the equal mixture of the admissible laws",
 }
+WHERE = {True: "inside", False: "outside"}
+
+
+def join(*parts: object) -> str:
+    """Sentences, or parts of one, as a text; without those that are empty or false."""
+    return " ".join(str(part) for part in parts if part)
 
 
 def plural(n: int, word: str) -> str:
-    words = {"minimum": "minima"}
-    return f"{n} {word if n == 1 else words.get(word, word + 's')}"
+    return f"{n} {word if n == 1 else {'minimum': 'minima'}.get(word, word + 's')}"
 
 
 def digits(x: float) -> str:
@@ -29,169 +39,163 @@ def exponent(x: float) -> str:
     return f"{x:.3f}".replace("-", "−")
 
 
-def interval(e: Estimate, form=compact) -> str:
-    """'0.195 to 0.201', with an end that the runs do not bound named so."""
-    if e.low is None and e.high is None:
-        return "no interval"
-    if e.low is None:
-        return f"at most {form(e.high)}"
-    return f"at least {form(e.low)}" if e.high is None else f"{form(e.low)} to {form(e.high)}"
+def power(base: str, e: Estimate) -> str:
+    """'C^0.489 (95 % 0.443 to 0.535)'."""
+    return f"{base}^{spelled(e, exponent)}"
 
 
-def title(material: Material) -> str:
+def title(results: StudyResults) -> str:
     """The result in a line."""
-    laws, verdict = material.laws, material.verdict
+    laws, verdict = results.laws, results.verdict
     if not laws:
-        return f"{plural(len(material), 'run')} collected, no law fitted yet"
-    if not laws["approach2"] and not laws["approach3"]:
+        return f"{plural(len(results.table), 'run')} collected, no law fitted yet"
+    if laws.approach2 and laws.approach2.loss_exponent:
+        c = laws.approach2.loss_exponent.value
+        line = f"Loss {'falls as' if c < 0 else 'does not fall with compute:'} C^{c:.3f}"
+    elif laws.approach3:
+        line = f"Loss above its floor falls as C^{laws.approach3.loss_floor_exponent.value:.3f}"
+    else:
         return "No law could be given"
-    if not laws["approach2"]:
-        line = f"Loss above its floor falls as C^{laws['approach3']['loss_floor_exponent']['value']:.3f}"
-    else:
-        line = f"Loss falls as C^{laws['approach2']['loss_exponent']['value']:.3f}"
-        if laws["approach2"]["loss_exponent"]["value"] >= 0:
-            line = f"Loss does not fall with compute: C^{laws['approach2']['loss_exponent']['value']:.3f}"
     if verdict:
-        return line + (", and the forecast held" if verdict["inside"] else ", and the forecast failed")
-    return line + (", forecast not tested yet" if material.forecast else "")
+        return f"{line}, the probe is {WHERE[verdict.inside]} the forecast interval"
+    return line + ", forecast not tested yet" * (results.forecast is not None)
 
 
-def found(material: Material) -> list[str]:
-    """The laws, in sentences."""
-    laws, budgets = material.laws, material.budgets
-    grid = int((~material.probe).sum())
-    span = (
-        f" ({compact(budgets[0])} to {compact(budgets[-1])} FLOPs)"
-        if len(budgets) > 1
-        else f" ({compact(budgets[0])} FLOPs)"
-        if budgets
-        else ""
-    )
-    out = [f"{plural(grid, 'run')} of the grid finished, at {plural(len(budgets), 'budget')}{span}."]
-    if material.excluded:
-        out[0] = out[0][:-1] + f"; {plural(len(material.excluded), 'run')} left out, with the reasons below."
-    if not laws:
-        return out
-    two, three = laws["approach2"], laws["approach3"]
-    ok = [s for s in laws["slices"] if s["status"] == "ok"]
-    if two:
-        a, b, c = (number(two[f"{x}_exponent"]) for x in ("model", "data", "loss"))
-        out.append(
-            f"Through the minima of {len(ok)} of {plural(len(laws['slices']), 'slice')}: N* grows as C^{a.value:.3f}"
-            f" (95 %: {interval(a, exponent)}), D* as C^{b.value:.3f} ({interval(b, exponent)}), and the"
-            f" {laws['metric']} L* changes as C^{c.value:.3f} ({interval(c, exponent)})."
-        )
-        out.append(growth(a, b))
+def summary(results: StudyResults) -> list[str]:
+    """The runs and the laws, in sentences."""
+    laws, budgets = results.laws, results.budgets
+    span = " to ".join(compact(b) for b in dict.fromkeys((budgets[0], budgets[-1])))
+    runs = f"{plural(int((~results.probe).sum()), 'run')} of the grid finished"
+    runs += f", at {plural(len(budgets), 'budget')} ({span} FLOPs)"
+    if excluded := results.records.excluded:
+        runs += f"; {plural(len(excluded), 'run')} left out, with the reasons below"
+    return [f"{runs}.", *(_laws(laws) if laws else ())]
+
+
+def _laws(laws: Laws) -> list[str]:
+    out = []
+    if two := laws.approach2:
+        minima = f"{sum(s.ok for s in laws.slices)} of {plural(len(laws.slices), 'slice')}"
+        powers = f"N* grows as {power('C', two.model_exponent)}, D* as {power('C', two.data_exponent)}"
+        if two.loss_exponent:
+            powers += f", and the {laws.metric} L* changes as {power('C', two.loss_exponent)}"
+        out += [f"Through the minima of {minima}: {powers}.", growth(two.model_exponent, two.data_exponent)]
     else:
-        why = [f["message"] for f in laws["findings"] if f["severity"] == "refused"]
-        out.append("Power laws through the minima are refused: " + "; ".join(why or ["no reason is recorded"]) + ".")
-    if three:
-        a, e = number(three["model_exponent"]), number(three["E"])
-        out.append(
-            f"The surface fitted to all {plural(laws['n_runs'], 'run')} gives N* as C^{a.value:.3f}"
-            f" ({interval(a, exponent)}) and an irreducible {laws['metric']} E = {e.value:.3g} ({interval(e)})."
-        )
+        why = [f.message for f in laws.findings if f.severity == "refused"] or ["no reason is recorded"]
+        out.append(f"Power laws through the minima are refused: {'; '.join(why)}.")
+    runs = f"{plural(laws.n_runs, 'run')}"
+    if three := laws.approach3:
+        floor = f"an irreducible {laws.metric} E = {spelled(three.E, compact)}"
+        out.append(f"The surface fitted to all {runs} gives N* as {power('C', three.model_exponent)} and {floor}.")
     else:
-        out.append(f"The surface over all {plural(laws['n_runs'], 'run')} is refused (see the findings).")
+        out.append(f"The surface over all {runs} is refused (see the findings).")
     return out
 
 
 def growth(a: Estimate, b: Estimate) -> str:
     """Whether the optimal model or the optimal data grows faster."""
-    if None not in (a.low, b.high) and a.low > b.high:
-        return (
-            "With more compute the optimal model grows faster than the data it is trained on: the intervals are apart."
-        )
-    if None not in (b.low, a.high) and b.low > a.high:
+    if a.low is not None and b.high is not None and a.low > b.high:
+        return "With more compute the optimal model grows faster than its data: the intervals are apart."
+    if b.low is not None and a.high is not None and b.low > a.high:
         return "With more compute the data grow faster than the optimal model: the intervals are apart."
-    return "Whether model or data should grow faster, these runs do not decide: the two intervals overlap."
+    return "These runs do not decide whether model or data should grow faster: the two intervals overlap."
 
 
-def said(material: Material) -> str:
-    """The forecast, or why there is none."""
-    f = material.forecast
+def forecast(results: StudyResults) -> str:
+    """The forecast, or that there is none."""
+    f = results.forecast
     if not f:
         return "No forecast was sealed."
-    loss, n = number(f["loss"]), number(f["n_params"])
-    return (
-        f"Sealed {f['created']}, from {plural(f['inputs']['n_runs'], 'run')}: at {compact(f['target_budget_flops'])}"
-        f" FLOPs, {f['factor']:.3g}x beyond the largest budget, one new run at the optimum (N* = {count(n.value)}, 95"
-        f" %: {interval(n, count)}) was forecast to measure a {f['metric']} of {digits(loss.value)}"
-        f" ({100 * f['level']:g} %: {interval(loss, digits)}), by {FORMS.get(f['law'], f['law'])}."
+    return join(
+        f"Sealed {f.created}, from {plural(f.inputs.n_runs, 'run')}: at {compact(f.target_budget_flops)} FLOPs,",
+        f"{f.factor:.3g}x beyond the largest budget, one new run at the optimum (N* = {count(f.n_params.value)},",
+        f"95 % {ends(f.n_params, count, ' to ')}) was forecast to measure a {f.metric} of {digits(f.loss.value)}",
+        f"({100 * f.level:g} % {ends(f.loss, digits, ' to ')}), by {FORMS.get(f.law, f.law)}.",
     )
 
 
-def verdict(material: Material) -> str:
+def verdict(results: StudyResults) -> str:
     """The verdict, or that there is none."""
-    v = material.verdict
+    v, f = results.verdict, results.forecast
     if not v:
-        return (
-            ""
-            if not material.forecast
-            else "The probe has not been judged yet, so nothing is known about how well the law extrapolates."
-        )
-    limits = interval(Estimate(v["predicted"], *v["interval"]), digits)
-    level = f"{100 * material.forecast['level']:g} % " if material.forecast else ""
-    text = (
-        f"The probe measured {digits(v['measured'])}, {'inside' if v['inside'] else 'outside'} the sealed"
-        f" {level}interval ({limits}) and {100 * abs(v['relative_error']):.2g} %"
-        f" {'above' if v['relative_error'] > 0 else 'below'} the forecast of {digits(v['predicted'])}. It has N ="
-        f" {count(v['n_params'])}, {v['n_params'] / v['n_params_forecast']:#.2g}x the forecast optimum."
-    )
+        return "The probe was not measured yet, so the extrapolation to its budget is untested." if f else ""
+    level = f"{100 * f.level:g} % " if f else ""
     others = [
-        law
-        for law in v["by_law"]
-        if material.forecast and law["law"] != material.forecast["law"] and law["predicted"] is not None
+        f"{FORMS.get(law.law, law.law)} forecast {digits(law.predicted)} ({100 * law.relative_error:+.2g} %,"
+        f" {WHERE[bool(law.inside)]} its interval)"
+        for law in v.by_law
+        if f and law.law != f.law and law.predicted is not None and law.relative_error is not None
     ]
-    if others:
-        parts = [
-            f"{FORMS.get(o['law'], o['law'])} forecast {digits(o['predicted'])} ({100 * o['relative_error']:+.2g} %,"
-            f" {'inside' if o['inside'] else 'outside'} its interval)"
-            for o in others
-        ]
-        text += " For comparison, not sealed as the forecast: " + "; ".join(parts) + "."
-    if not v["inputs_unchanged"]:
-        text += " The grid runs of the table are no longer the rows the forecast was made from."
-    return text
+    return join(
+        f"The probe measured {digits(v.measured)}, {WHERE[v.inside]} the sealed {level}interval",
+        f"({ends(Estimate(v.predicted, *v.interval), digits, ' to ')}) and {100 * abs(v.relative_error):.2g} %",
+        f"{'above' if v.relative_error > 0 else 'below'} the forecast of {digits(v.predicted)}.",
+        f"It has N = {count(v.n_params)}, {v.n_params / v.n_params_forecast:#.2g}x the forecast optimum.",
+        others and f"For comparison, not sealed as the forecast: {'; '.join(others)}.",
+        not v.inputs_unchanged and "The grid runs of the table are no longer the rows the forecast was made from.",
+    )
 
 
-def backtest(material: Material) -> str:
+def backtest(laws: Laws) -> str:
     """How the laws predicted the largest budget of the grid from the others."""
-    tests = material.laws["backtests"] if material.laws else []
-    b = next((t for t in tests if t["held_out"] == 1), None)
+    b, parts = laws.backtest, []
     if not b:
-        return "No backtest was possible." if material.laws else ""
-    parts = []
-    for key, name in (("approach2", "the power laws"), ("approach3", "the surface")):
-        if b[key]:
-            covered = {True: ", inside its interval", False: ", OUTSIDE its interval", None: ""}[b[key]["covered"]]
-            parts.append(
-                f"{name} missed L* by {100 * b[key]['loss_error']:+.2g} %{covered} and N* by a factor of"
-                f" {b[key]['n_params_ratio']:.3g}"
-            )
+        return "No backtest was possible."
+    for name, p in (("the power laws", b.approach2), ("the surface", b.approach3)):
+        if p:
+            covered = {True: ", inside its interval", False: ", OUTSIDE its interval", None: ""}[p.covered]
+            size = f"N* by a factor of {p.n_params_ratio:.3g}"
+            parts.append(f"{name} missed L* by {100 * p.loss_error:+.2g} %{covered} and {size}")
     if not parts:
         return "The backtest gave nothing: no law could be fitted without the largest budget."
-    return (
-        f"Backtest: with {compact(b['budget_flops'])} FLOPs held out ({b['factor']:.3g}x beyond the rest), "
-        + "; ".join(parts)
-        + "."
-    )
+    held_out = f"with {compact(b.budget_flops)} FLOPs held out ({b.factor:.3g}x beyond the rest)"
+    return f"Backtest: {held_out}, {'; '.join(parts)}."
 
 
-def counting(material: Material) -> list[tuple[str, str]]:
+def counting(results: StudyResults) -> list[tuple[str, str]]:
     """What N, D and C count in this study."""
-    study, points = material.study, material.points
-    per_image = sorted({int(t) for t in points["tokens_per_image"]})
+    study, points = results.study, results.points
+    per_image = ", ".join(f"{t:.0f}" for t in np.unique(points["tokens_per_image"]))
     ratio = 6 * points["n_params"] * points["n_tokens"] / points["achieved_flops"]
+    triples = f"{study.validation.n} fixed (image, noise, timestep) triples"
     return [
         ("N", f"{PARAMS[study.params]} (`params: {study.params}`)"),
-        ("D", f"tokens that pass the blocks: images x {', '.join(map(str, per_image))} tokens an image"),
+        ("D", f"{TOKENS}: images x {per_image} tokens an image"),
         ("C", f"{FLOPS[study.flops]} (`flops: {study.flops}`); 6 N D is {ratio.min():.2f} to {ratio.max():.2f} of it"),
-        (
-            "Loss",
-            (
-                f"velocity error on {study.validation.n} fixed (image, noise, timestep) triples, the same for every"
-                " run, with EMA weights"
-            ),
-        ),
+        ("Loss", f"velocity error on {triples}, the same for every run, with EMA weights"),
     ]
+
+
+def missing(results: StudyResults) -> list[tuple[str, str]]:
+    """(what the report cannot show, or what is of other runs than study.h5 holds; the command that makes it)."""
+    found, runs = [], results.table.run_id
+    if results.laws is None:
+        found.append(("The laws (laws.json)", "`ditscale fit DIR`"))
+    elif not same_runs(results, results.laws):
+        what = "Laws of these runs: laws.json was fitted to other runs or losses than study.h5 holds"
+        found.append((what, "`ditscale fit DIR`"))
+    if results.forecast is None:
+        found.append(("The sealed forecast (forecast.json)", "`ditscale forecast DIR`"))
+    if results.verdict is None:
+        first = "" if results.probe.any() else "`ditscale launch DIR` (trains the probe), then "
+        found.append(("The verdict on the forecast (verdict.json)", f"{first}`ditscale verdict DIR`"))
+    if results.samples is None:
+        best = best_run(results.table)
+        found.append((f"Samples of the best run ({best})", f"`ditscale evaluate DIR/runs/{best}`"))
+    sweep, rates = results.records.sweep, results.rates
+    if sweep and sweep != {run for cell in (rates.cells if rates else ()) for run in cell.swept}:
+        what = "The learning-rate law" + " of these runs: rates.json was made from others" * bool(rates)
+        found.append((f"{what} (rates.json)", "`ditscale rates DIR`"))
+    for metric in (METRICS[name] for name in results.study.evaluation if name in METRICS):
+        lacking = runs[~np.isfinite(results.points.get(metric, np.full(len(runs), np.nan)))]
+        if len(lacking):
+            command = f"`ditscale evaluate DIR/runs/{lacking[0]}` and so on, then `ditscale collect DIR`"
+            found.append((f"{metric.upper()} of {len(lacking)} of {len(runs)} runs", command))
+    return found
+
+
+def same_runs(results: StudyResults, laws: Laws) -> bool:
+    """Whether the laws were fitted to the grid runs and losses that study.h5 now holds."""
+    here = zip(results.table.run_id[~results.probe], results.points[laws.metric][~results.probe], strict=True)
+    excluded = {e.run_id for e in laws.exclusions}
+    return {p.run_id: p.loss for p in laws.points} == {run: loss for run, loss in here if run not in excluded}

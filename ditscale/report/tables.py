@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from html import escape
 
 import numpy as np
 
 from ..config import plain
-from ..units import compact, count, duration
-from .read import Material, number
-from .sentences import digits, interval, plural
+from ..laws import Estimate, Laws, Trend
+from ..laws.text import Format, ends, short
+from ..units import compact, count
+from .read import StudyResults
+from .sentences import digits, exponent, plural
+from .trends import METRICS, gap_sentences, metric_trends, noise_trends
 
-SURFACE = {
+# Numbers of laws.json as the page writes them.
+NAMES = {
     "alpha": "α",
     "beta": "β",
     "model_exponent": "exponent of N*, β/(α+β)",
     "loss_floor_exponent": "exponent of L* − E, −αβ/(α+β)",
 }
+TREND_HEAD = ("exponent of C (95 %)", "forecast at the probe (95 %)", "measured there")
+SEVERITIES = ("refused", "warning", "info")
 
 
 def code(text: str) -> str:
@@ -28,27 +35,30 @@ def code(text: str) -> str:
 
 def superscripts(text: str) -> str:
     """Escaped text in which C^0.5 and N^-alpha are powers."""
-    greek = {"alpha": "α", "beta": "β"}
 
-    def power(found):
-        text = found[1].lstrip("-")
-        return f"<sup>{'−' * found[1].startswith('-')}{greek.get(text, text)}</sup>"
+    def power(match: re.Match[str]) -> str:
+        return f"<sup>{'−' * bool(match[1])}{NAMES.get(match[2], match[2])}</sup>"
 
-    return re.sub(r"\^(-?(?:\d+(?:\.\d+)?|[a-z]+))", power, escape(text))
+    return re.sub(r"\^([-−]?)(\d+(?:\.\d+)?|[a-z]+)", power, escape(text))
 
 
-def table(head: list[str], rows: list[list[str]], left: int = 1, kind: str = "") -> str:
+def table(head: Iterable[str], rows: list[list[str]], left: int = 1, kind: str = "") -> str:
     """A table that scrolls sideways on a narrow page. Cells are HTML already; the first `left` columns are text."""
-    if not rows:
-        return ""
 
-    def line(cells, tag):
+    def line(cells: Iterable[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}{' class=t' * (i < left)}>{c}</{tag}>" for i, c in enumerate(cells)) + "</tr>"
 
     return (
-        f'<div class="wide {kind}" tabindex="0"><table><thead>{line([escape(h) for h in head], "th")}</thead>'
+        f'<div class="wide {kind}" tabindex="0"><table><thead>{line(map(escape, head), "th")}</thead>'
         f"<tbody>{''.join(line(row, 'td') for row in rows)}</tbody></table></div>"
+        if rows
+        else ""
     )
+
+
+def mark(word: str) -> str:
+    """A status or a severity, in the colour that style.css gives it."""
+    return f'<span class="{escape(word)}">{escape(word)}</span>'
 
 
 def run_link(run_id: str) -> str:
@@ -56,40 +66,83 @@ def run_link(run_id: str) -> str:
     return f'<a href="../runs/{escape(run_id)}/"><code>{escape(run_id)}</code></a>'
 
 
-def laws_table(material: Material) -> str:
+def laws_table(laws: Laws) -> str:
     """Coefficients and exponents of all laws, with the number of points behind each."""
-    laws, rows, first = material.laws, [], []
-
-    def row(law, name, e, points):
-        same = bool(rows) and rows[-1][0] == law
-        rows.append([law, name, digits(e.value), escape(interval(e)), points])
-        first.append("" if same else superscripts(law))
-
-    minima = plural(sum(s["status"] == "ok" for s in laws["slices"]), "minimum")
+    minima = plural(sum(s.ok for s in laws.slices), "minimum")
+    two, three = (vars(part) if part else {} for part in (laws.approach2, laws.approach3))
+    sections: list[tuple[str, str, dict[str, Estimate | None]]] = []
     for law, symbol in (("model", "N*"), ("data", "D*"), ("loss", "L*")):
-        if laws["approach2"] and laws["approach2"][f"{law}_exponent"]:
-            row(f"{symbol} = k C^a", "exponent a", number(laws["approach2"][f"{law}_exponent"]), minima)
-            row(f"{symbol} = k C^a", "coefficient k", number(laws["approach2"][f"{law}_coefficient"]), minima)
-    for key, name in (("E", "floor E"), ("coefficient", "coefficient k"), ("exponent", "exponent a")):
-        if laws["loss_with_floor"]:
-            row("L* = E + k C^a", name, number(laws["loss_with_floor"][key]), minima)
-    for key, e in (laws["approach3"] or {}).items():
-        row("L = E + A N^-alpha + B D^-beta", SURFACE.get(key, key), number(e), plural(laws["n_runs"], "run"))
-    cells = [[law, *row[1:]] for law, row in zip(first, rows, strict=True)]
-    return table(["law", "number", "value", "95 % interval", "stands on"], cells, left=2)
-
-
-def slices_table(material: Material) -> str:
+        numbers = {"exponent a": two.get(f"{law}_exponent"), "coefficient k": two.get(f"{law}_coefficient")}
+        sections.append((f"{symbol} = k C^a", minima, numbers))
+    if floor := laws.loss_with_floor:
+        numbers = {"floor E": floor.E, "coefficient k": floor.coefficient, "exponent a": floor.exponent}
+        sections.append(("L* = E + k C^a", minima, numbers))
+    numbers = {NAMES.get(name, name): e for name, e in three.items()}
+    sections.append(("L = E + A N^-alpha + B D^-beta", plural(laws.n_runs, "run"), numbers))
     rows = []
-    for s in material.laws["slices"]:
-        none = s["n_params"] is None
-        near = s["n_params_within_0.1_percent"]
+    for law, points, numbers in sections:
+        shown = [
+            [name, digits(e.value), ends(e, compact, " to ") or "no interval", points]
+            for name, e in numbers.items()
+            if e
+        ]
+        rows += [[superscripts("" if i else law), *map(escape, row)] for i, row in enumerate(shown)]
+    return table(["law", "number", "value", "95 % interval", "based on"], rows, left=2)
+
+
+def trend_cells(trend: Trend, at_probe: np.ndarray, measured: np.ndarray) -> list[str]:
+    """The cells of TREND_HEAD; at_probe: the budgets of the probe, measured: its values."""
+    shown = ["" if trend.exponent is None else _with_interval(trend.exponent, exponent), "", ""]
+    if len(at_probe):
+        shown[1] = _with_interval(trend.predict(float(at_probe[0])), short)
+        shown[2] = short(measured[0]) if np.isfinite(measured[0]) else ""
+    return shown
+
+
+def _with_interval(e: Estimate, form: Format) -> str:
+    span = ends(e, form, " to ")
+    return form(e.value) + f" ({span})" * bool(span)
+
+
+def metrics_section(results: StudyResults) -> str:
+    """The trends of other metrics than the loss, and how far out of domain lies from in domain."""
+    at_probe, rows = results.table.budget_flops[results.probe], []
+    for m in metric_trends(results):
+        for dataset, trend in m.trends.items() if m.metric != "loss" else ():
+            form = trend.law.chosen.replace("_", " ").replace("log c", "log C")
+            shown = trend_cells(trend, at_probe, results.points[m.columns[dataset]][results.probe])
+            rows.append([escape(c) for c in (METRICS[m.metric], dataset, form, *shown)])
+    if not rows:
+        return ""
+    head = ["metric", "data set", "form in C", *TREND_HEAD]
+    gaps = "".join(f"<p>{escape(sentence)}</p>" for sentence in gap_sentences(results))
+    return f"<h2>Other metrics at the loss's optimum</h2>{table(head, rows, left=3)}{gaps}"
+
+
+def noise_section(results: StudyResults) -> str:
+    """The trends of the noise levels."""
+    found = noise_trends(results)
+    if found is None:
+        return ""
+    at_probe, rows = results.table.budget_flops[results.probe], []
+    for i, trend in enumerate(found.trends):
+        first, last = (short(trend.at[k].value) for k in (0, -1))
+        shown = trend_cells(trend, at_probe, found.probe[:, i])
+        rows.append([escape(c) for c in (found.between(i), first, last, *shown)])
+    low, high = (compact(results.budgets[k]) for k in (0, -1))
+    head = ["noise level", f"loss at {low}", f"at {high}", *TREND_HEAD]
+    return f"<h2>Loss by noise level, at the loss's optimum</h2>{table(head, rows)}"
+
+
+def slices_table(laws: Laws) -> str:
+    rows = []
+    for s in laws.slices:
+        optimum = ((count, s.n_params), (count, s.n_tokens), (digits, s.loss))
         rows.append([
-            compact(s["budget_flops"]), str(s["n_runs"]),
-            *([""] * 3 if none else [count(s["n_params"]), count(s["n_tokens"]), digits(s["loss"])]),
-            "" if not near else f"{count(near[0])} to {count(near[1])}",
-            "" if s["residual_rms"] is None else f"{100 * s['residual_rms']:.2g} %",
-            f"<span class={s['status']}>{escape(s['status'])}</span>", escape("; ".join(s["reasons"])),
+            compact(s.budget_flops), str(s.n_runs), *("" if v is None else form(v) for form, v in optimum),
+            "" if s.n_range is None else " to ".join(map(count, s.n_range)),
+            "" if s.residual_rms is None else f"{100 * s.residual_rms:.2g} %",
+            mark(s.status), escape("; ".join(s.reasons)),
         ])  # fmt: skip
     head = ["budget", "runs", "N*", "D*", "L*", "N within 0.1 % of L*", "residual", "status", "reasons"]
     if not any(row[-1] for row in rows):
@@ -97,66 +150,55 @@ def slices_table(material: Material) -> str:
     return table(head, rows, kind="slices")
 
 
-def runs_table(material: Material) -> str:
+def runs_table(results: StudyResults) -> str:
     """All runs of study.h5."""
-    p, fitted = material.points, material.fitted
-    others = material.out_of_domain
+    others, parts = results.columns("loss", out_of_domain=True), np.where(results.fitted, "fit", results.table.role)
     rows = []
-    for i, run_id in enumerate(p["run_id"]):
-        part = "probe" if material.probe[i] else "fit" if fitted[i] else "grid"
-        off = p["achieved_flops"][i] / p["budget_flops"][i] - 1
+    for i, run_id in enumerate(results.table.run_id):
+        p = {name: column[i] for name, column in results.points.items()}
         rows.append([
-            run_link(run_id), part, compact(p["budget_flops"][i]),
-            f"{compact(p['achieved_flops'][i])} <small>{off:+.2%}</small>", f"{p['width'][i]} x {p['depth'][i]}",
-            *[f"{int(p[name][i]):,}" for name in ("n_params", "n_tokens", "n_images")], f"{p['lr'][i]:.3g}",
-            f"{p['loss'][i]:.5f} <small>± {p['loss_se'][i]:.5f}</small>", f"{p['train_loss'][i]:.5f}",
-            *[f"{p[f'loss_{name}'][i]:.5f}" if np.isfinite(p[f"loss_{name}"][i]) else "" for name in others],
-            f"{p['train_s'][i]:.1f}", str(int(p["attempts"][i])),
+            run_link(run_id), parts[i], compact(p["budget_flops"]),
+            f"{compact(p['achieved_flops'])} <small>{p['achieved_flops'] / p['budget_flops'] - 1:+.2%}</small>",
+            f"{p['width']:.0f} x {p['depth']:.0f}", f"{p['n_params']:,.0f}", f"{p['n_tokens']:,.0f}",
+            f"{p['n_images']:,.0f}", f"{p['lr']:.3g}", f"{p['loss']:.5f} <small>± {p['loss_se']:.5f}</small>",
+            f"{p['train_loss']:.5f}", *(f"{p[name]:.5f}" if np.isfinite(p[name]) else "" for name in others.values()),
+            f"{p['train_s']:.1f}", f"{p['attempts']:.0f}",
         ])  # fmt: skip
     head = ["run", "part", "budget C", "achieved FLOPs", "width x depth", "N", "D, tokens", "images", "rate"]
     head += ["loss ± se", "training loss", *[f"loss on {name}" for name in others], "seconds", "attempts"]
     return table(head, rows, left=2, kind="runs")
 
 
-def excluded_table(material: Material) -> str:
+def excluded_table(results: StudyResults) -> str:
     """Runs that are in no fit, with the reason."""
-    rows = [[run_link(r), escape(reason)] for r, reason in material.excluded]
-    if material.laws:
-        rows += [
-            [run_link(e["run_id"]), "excluded from the fit: " + escape(e["reason"])]
-            for e in material.laws["exclusions"]
-        ]
+    runs = list(results.records.excluded)
+    for e in results.laws.exclusions if results.laws else ():
+        runs.append((e.run_id, f"excluded from the fit: {e.reason}"))
+    rows = [[run_link(run_id), escape(reason)] for run_id, reason in runs]
     return table(["run", "reason"], rows, left=2) or "<p>None: every planned run is in the table above.</p>"
 
 
-def findings_list(material: Material) -> str:
-    found = material.laws["findings"]
-    if not found:
-        return "<p>None.</p>"
-    order = {"refused": 0, "warning": 1, "info": 2}
+def findings_list(laws: Laws) -> str:
     items = [
-        f"<li><span class={escape(f['severity'])}>{escape(f['severity'])}</span> {escape(f['message'])}"
-        f" <small>{escape(f['code'])}</small></li>"
-        for f in sorted(found, key=lambda f: order.get(f["severity"], 3))
+        f"<li>{mark(f.severity)} {escape(f.message)} <small>{escape(f.code)}</small></li>"
+        for f in sorted(laws.findings, key=lambda f: SEVERITIES.index(f.severity))
     ]
-    return f'<ul class="findings">{"".join(items)}</ul>'
+    return f'<ul class="findings">{"".join(items)}</ul>' if items else "<p>None.</p>"
 
 
-def settings(material: Material) -> str:
+def settings(results: StudyResults) -> str:
     """Design, data, recipe and the rest of study.yaml, all of it."""
-    study = plain(material.study)
-    own = {"study": {k: v for k, v in study.items() if not isinstance(v, dict)}}
-    parts = own | {k: v for k, v in study.items() if isinstance(v, dict)}
+    study = plain(results.study)
+    parts = {"study": {k: v for k, v in study.items() if not isinstance(v, dict)}}
     out = []
-    for name, keys in parts.items():
-        rows = "".join(
-            f"<dt>{escape(k)}</dt><dd>{escape(_short(v))}</dd>" for k, v in keys.items() if v not in ("", {})
-        )
+    for name, keys in (parts | {k: v for k, v in study.items() if isinstance(v, dict)}).items():
+        shown = {k: _short(v) for k, v in keys.items() if v not in ("", {})}
+        rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in shown.items())
         out.append(f"<section><h3>{escape(name)}</h3><dl>{rows}</dl></section>")
     return f'<div class="settings">{"".join(out)}</div>'
 
 
-def _short(value) -> str:
+def _short(value: object) -> str:
     if isinstance(value, float):
         return compact(value) if value == float(compact(value)) else repr(value)
     if isinstance(value, (list, tuple)):
@@ -164,11 +206,3 @@ def _short(value) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{k}: {_short(v)}" for k, v in value.items() if v not in ("", 0))
     return str(value)
-
-
-def total_time(material: Material) -> str:
-    p = material.points
-    return (
-        f"{compact(float(p['achieved_flops'].sum()))} training FLOPs in {duration(float(p['train_s'].sum()))} of"
-        " training, all runs added up"
-    )

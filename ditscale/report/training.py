@@ -1,73 +1,152 @@
-"""Figure 3: training loss against training compute, every run."""
+"""Figures of training: the loss of every run against its compute, and the sweep of learning rates."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
+from matplotlib.figure import FigureBase
 
+from ..laws import RateLaw
 from ..units import compact, count
-from .read import Material
-from .style import ACCENT, Panel, Plot, label_lines, limits, log_axis, sequence
+from .read import StudyResults
+from .sentences import join, plural, power
+from .style import ACCENT, INK, MUTED, PAPER, Label, Panel, Plot, bars, colours, label_lines, limits, log_axis
 
-FIRST = 0.02  # curves start at this fraction of the run: what comes before is warm-up, and would stretch the axes
+FIRST = 0.02  # Curves start at this fraction of the run: warm-up comes before, and would stretch the axes.
 
 
-def training_plot(material: Material) -> Plot | None:
+def training_plot(results: StudyResults) -> Plot | None:
     """Smoothed training loss against FLOPs; None when no curve was recorded."""
-    points, per_image = material.points, material.flops_per_image()
-    runs = [i for i, r in enumerate(points["run_id"]) if r in material.curves and len(material.curves[r])]
-    if not runs:
+    points, curves, batches = results.points, [], []
+    by_size = colours(points["n_params"][~results.probe])
+    for i, run in enumerate(results.table.run_id):
+        rows = results.records.curves.get(run)
+        if rows is None or not len(rows):
+            continue
+        images, loss, n_params = rows["images"], rows["loss_ema"], points["n_params"][i]
+        use = (images >= FIRST * images[-1]) & (images > 0) & np.isfinite(loss)
+        if use.any():
+            flops, loss = images[use] * (points["achieved_flops"][i] / points["n_images"][i]), loss[use]
+            name, colour = count(n_params), by_size.get(n_params, ACCENT)
+            if results.probe[i]:
+                name, colour = f"probe {name}", ACCENT
+            curves.append((flops, loss, Label(flops[-1], loss[-1], name, colour), bool(results.probe[i])))
+            batches.append(int(points["batch_size"][i]))
+    if not curves:
         return None
-    sizes = sorted({float(points["n_params"][i]) for i in runs if not material.probe[i]})
-    colours = dict(zip(sizes, sequence(max(1, len(sizes))), strict=False))
-
-    def xy(i):
-        rows = material.curves[points["run_id"][i]]
-        rows = rows[rows["images"] >= FIRST * rows["images"][-1]]
-        return rows["images"] * per_image[i], rows["loss_ema"]
-
-    def draw(figure):
-        axes = figure.subplots()
-        drawn = {i: xy(i) for i in runs}
-        x_low, x_high = limits(*[x for x, _ in drawn.values()], margin=0.02)
-        # Extremes of a noisy curve would set the range; leave the top half per cent out.
-        losses = np.concatenate([y for _, y in drawn.values()])
-        log_axis(axes.xaxis, x_low, x_high * (x_high / x_low) ** 0.02, "training FLOPs", compact, 7)
-        log_axis(axes.yaxis, *limits(losses.min(), np.quantile(losses, 0.995)), "training loss, smoothed")
-        longest = {}
-        for i, (x, y) in drawn.items():
-            probe, size = material.probe[i], float(points["n_params"][i])
-            axes.plot(
-                x,
-                y,
-                color=ACCENT if probe else colours[size],
-                lw=1.6 if probe else 0.9,
-                alpha=1 if probe else 0.9,
-                zorder=4 if probe else 3,
-            )
-            key = "probe" if probe else size
-            if key not in longest or x[-1] > longest[key][0]:
-                name = f"probe {count(size)}" if probe else count(size)
-                longest[key] = (x[-1], y[-1], name, ACCENT if probe else colours[size])
-        ends = sorted(longest.values())
-        # Runs of one budget end at nearly one place, and share a column of labels.
-        far = 1 + np.flatnonzero(np.diff(np.log([e[0] for e in ends])) > 0.3)
-        for group in np.split(np.arange(len(ends)), far):
-            here = sorted((ends[i] for i in group), key=lambda e: e[1])
-            every = 1 + len(here) // 8  # as many as fit
-            here = [e for i, e in enumerate(here) if i % every == 0 or e is here[-1]]
-            label_lines(axes, here, gap=0.05, x=1.0 if here[-1][0] > 0.7 * x_high else None)
-
-    sizes_of_batch = sorted({int(points["batch_size"][i]) for i in runs})
-    batches = " to ".join(map(str, dict.fromkeys((sizes_of_batch[0], sizes_of_batch[-1]))))
+    sizes = " to ".join(map(str, dict.fromkeys((min(batches), max(batches)))))
     text = (
-        f"{len(runs)} runs, coloured by model size N (written where the longest run of a size "
-        f"ends){', the probe in orange' if material.probe.any() else ''}. Training loss smoothed by an exponential "
-        f"moving average with coefficient 0.9 over steps of {batches} images; the first {100 * FIRST:g} % of each run "
+        f"{len(curves)} runs, coloured by model size N (written where the longest run of a size "
+        f"ends){results.probe_in_orange}. Training loss smoothed by an exponential "
+        f"moving average with coefficient 0.9 over steps of {sizes} images; the first {100 * FIRST:g} % of each run "
         "is left out. Both axes are log: compute spans powers of ten, and a power law in compute is a straight line."
     )
-    return Plot(
-        "training",
-        "Training curves",
-        text,
-        (Panel(draw, 6.2, 4.4, f"Training loss against FLOPs of {len(runs)} runs"),),
+    panel = Panel(partial(_draw_curves, curves), 6.2, 4.4, f"Training loss against FLOPs of {len(curves)} runs")
+    return Plot("training", "Training curves", text, (panel,))
+
+
+def _draw_curves(curves: list[tuple[np.ndarray, np.ndarray, Label, bool]], figure: FigureBase) -> None:
+    """curves: (FLOPs, smoothed loss, label of the size at its end, whether it is the probe's) of each run."""
+    axes = figure.subplots()
+    # Extremes of a noisy curve would set the range; leave the top half per cent out.
+    losses = np.concatenate([loss for _, loss, *_ in curves])
+    x_limits = limits(*(flops for flops, *_ in curves), margin=0.02, right=0.02)
+    log_axis(axes, "x", x_limits, "training FLOPs")
+    log_axis(axes, "y", limits(losses.min(), np.quantile(losses, 0.995)), "training loss, smoothed")
+    longest: dict[str, Label] = {}
+    for flops, loss, end, probe in curves:
+        width, alpha, order = (1.6, 1, 4) if probe else (0.9, 0.9, 3)
+        axes.plot(flops, loss, color=end.colour, lw=width, alpha=alpha, zorder=order)
+        if end.text not in longest or end.x > longest[end.text].x:
+            longest[end.text] = end
+    ends = sorted(longest.values())
+    # Runs of one budget end at nearly one place, and share a column of labels.
+    far = 1 + np.flatnonzero(np.diff(np.log([end.x for end in ends])) > 0.3)
+    for group in np.split(np.arange(len(ends)), far):
+        here = sorted((ends[i] for i in group), key=lambda end: end.y)
+        every = 1 + len(here) // 8  # As many as fit.
+        here = [end for i, end in enumerate(here) if i % every == 0 or end is here[-1]]
+        label_lines(axes, here, gap=0.05, x=1.0 if here[-1].x > 0.7 * x_limits[1] else None)
+
+
+def rates_plot(results: StudyResults) -> Plot | None:
+    """Loss against rate, and the best rate against N; None without rates.json."""
+    rates = results.rates
+    if not rates or all(t.loss is None for c in rates.cells for t in c.trials):
+        return None
+    alt = f"Loss against learning rate at {plural(len(rates.cells), 'size')}"
+    panels = (
+        Panel(partial(_draw_sweep, rates), 4.5, 3.9, alt),
+        Panel(partial(_draw_best, rates), 4.5, 3.9, "The best learning rate and the recipe's against model size"),
     )
+    return Plot("rates", "The learning rate", " ".join(rate_sentences(rates)), panels, columns=2)
+
+
+def rate_sentences(rates: RateLaw) -> list[str]:
+    """What the sweep found, in sentences."""
+    trials, accepted = [t for c in rates.cells for t in c.trials], [c for c in rates.cells if c.ok]
+    budgets = " and ".join(map(compact, sorted({c.budget_flops for c in rates.cells})))
+    diverged = sum(t.loss is None for t in trials)
+    runs = f"{plural(len(trials), 'run')} at {budgets} FLOPs, coloured by model size"
+    out = [f"{runs}; {diverged} of them diverged." if diverged else f"{runs}."]
+    excess = {c.excess: c for c in accepted if c.excess is not None and c.factor}
+    if excess:
+        factors, above = _range([1 / c.factor for c in excess.values() if c.factor]), _range([100 * x for x in excess])
+        out.append(f"The best rate is {factors} times the recipe's, whose loss is therefore {above} % above its")
+        out.append(f"parabola's minimum; most at N = {count(excess[max(excess)].n_params)}.")
+        measured = [100 * c.measured_excess for c in excess.values() if c.measured_excess is not None]
+        out += [f"Above the lowest that was measured it is {_range(measured)} %."] if measured else []
+    if rates.ok and rates.scale:
+        powers = join(*(power(x, e) for x, e in (("N", rates.params), ("D", rates.tokens)) if e))
+        out.append(f"Line: the law through {plural(len(accepted), 'best rate')}, {rates.scale.value:.3g} {powers}.")
+        out += [f"{reason[:1].upper()}{reason[1:]}." for reason in rates.reasons]
+        out.append(f"As settings: {rates.overrides}.")
+    else:
+        out.append(f"No law was given: {'; '.join(rates.reasons)}.")
+    out += [f"N = {count(c.n_params)} has no best rate: {c.reasons[0]}." for c in rates.cells if not c.ok]
+    return [*out, "Rates and sizes are on log axes, since the parabola and the law are fitted in their logarithms."]
+
+
+def _range(values: list[float]) -> str:
+    return f"{min(values):.2g} to {max(values):.2g}"
+
+
+def _draw_sweep(rates: RateLaw, figure: FigureBase) -> None:
+    """The losses of each cell above the lowest of them, and its parabola."""
+    axes, by_size = figure.subplots(), colours(c.n_params for c in rates.cells)
+    for cell in rates.cells:
+        colour, base = by_size[cell.n_params], cell.loss if cell.ok else cell.lowest and cell.lowest.loss
+        x, y = np.array([(t.lr, t.loss) for t in cell.trials if t.loss]).reshape(-1, 2).T
+        if not len(x) or not base:
+            continue
+        axes.plot(x, 100 * (y / base - 1), "o", ms=5, color=colour, mfc=colour if cell.ok else PAPER, zorder=3)
+        use = x < min(cell.diverged, default=np.inf)
+        if cell.ok and cell.rate and cell.curvature and use.any():
+            at = np.geomspace(x[use].min(), x[use].max(), 100)
+            bend = cell.curvature * y[use].mean() / base
+            axes.plot(at, 100 * bend * np.log(at / cell.rate.value) ** 2, color=colour, lw=1.2)
+    log_axis(axes, "x", limits([t.lr for c in rates.cells for t in c.trials]), "learning rate", compact, 6)
+    axes.axhline(0, color=MUTED, lw=0.8)
+    axes.set(ylabel="loss above the lowest of its size, %", title="The sweep")
+
+
+def _draw_best(rates: RateLaw, figure: FigureBase) -> None:
+    """The best rate of each size with its interval, the recipe's, and the law along each budget."""
+    axes, by_size = figure.subplots(), colours(c.n_params for c in rates.cells)
+    shown = [c.recipe_rate for c in rates.cells]
+    for c in rates.cells:
+        if c.ok and c.rate:
+            at, colour = (c.n_params, c.rate.value), by_size[c.n_params]
+            axes.errorbar(*at, bars([c.rate]), fmt="o", ms=6, color=colour, elinewidth=1.4, zorder=4)
+            shown += [c.rate.value, c.rate.low, c.rate.high]
+    for budget in sorted({c.budget_flops for c in rates.cells}):
+        row = sorted((c for c in rates.cells if c.budget_flops == budget), key=lambda c: c.n_params)
+        sizes = np.array([c.n_params for c in row])
+        if rates.ok:
+            axes.plot(sizes, rates.rate_at(sizes, [c.n_tokens for c in row]), color=INK, lw=1.4, zorder=3)
+        own = np.array([(c.n_params, c.recipe_rate) for c in row if c.recipe_rate]).reshape(-1, 2).T
+        axes.plot(*own, "x--", color=ACCENT, lw=1, ms=6, zorder=2)
+    log_axis(axes, "x", limits([c.n_params for c in rates.cells]), "model size N", count, 6)
+    log_axis(axes, "y", limits([v for v in shown if v] or [1e-3, 1e-2]), "learning rate", compact, 6)
+    axes.set(title="Best rate (dots) and the recipe's (crosses)")

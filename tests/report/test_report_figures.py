@@ -1,16 +1,17 @@
 """The parts that figures are made of."""
 
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ditscale import laws
-from ditscale.report.powerlaws import curves, powerlaws_plot, surface_optimum
-from ditscale.report.read import read_material
+from ditscale.laws import Estimate
+from ditscale.laws.laws import Bands
+from ditscale.report.isoflop import curves, groups, powerlaws_plot, slices_plot
+from ditscale.report.read import read_study_results
 from ditscale.report.samples import pictures
-from ditscale.report.slices import of_slice, parabola, slices_plot
-from ditscale.report.style import LABELS, LETTERS, RAMP, log_ticks, render, sequence, spread
+from ditscale.report.style import LABELS, LETTERS, RAMP, bars, limits, log_ticks, render, sequence, spread
 
 
 @pytest.mark.parametrize(
@@ -39,46 +40,59 @@ def test_colours_are_ordered_by_lightness():
     assert (np.diff(lightness) > 0).all() and set(LETTERS) == set(RAMP)
 
 
+def test_limits_and_bars_of_any_numbers():
+    assert limits([np.nan, -1.0, 0.0, np.inf], []) == (1.0, 10.0)
+    low, high = limits([1e-289, 1e289], margin=0.5, right=0.5)
+    assert 0 < low < 1e-289 and 1e289 < high < np.inf and log_ticks(low, high)
+    assert bars([Estimate(2.0, 1.5, 4.0), Estimate(2.0, None, 3.0), Estimate(2.0, 2.5, 1.0)]) == [
+        [0.5, 0.0, 0.0],
+        [2.0, 1.0, 0.0],
+    ]
+
+
 def test_curves_are_the_fit(held):
     """What is drawn equals what the library gives: parabolas, surface optimum, power laws."""
-    table = laws.read_table(held.root)
-    fitted = laws.fit(table, bootstrap=0)
-    material = read_material(held.root)
-    for s, own in zip(material.laws["slices"], fitted.fits.approach2.slices, strict=True):
-        rows = of_slice(material, s)
-        assert {material.points["run_id"][i] for i in rows} == set(fitted.fits.table.run_id[own.rows])
-        order = [list(fitted.fits.table.run_id).index(material.points["run_id"][i]) for i in rows]
-        at = [list(own.rows).index(i) for i in order]
-        assert parabola(s, material.points["n_params"][rows], raw=True) == pytest.approx(own.fitted[at], rel=1e-9)
+    results = read_study_results(held.root)
+    fitted = laws.fit(laws.read_table(held.root), bootstrap=0)
+    table, two = fitted.fits.table, fitted.fits.approach2
+    for g, own in zip(groups(results), two.slices, strict=True):
+        assert set(results.table.run_id[g.rows]) == set(table.run_id[own.rows])
+        order = [list(table.run_id[own.rows]).index(run) for run in results.table.run_id[g.rows]]
+        assert g.minimum.parabola(results.table.n_params[g.rows]) == pytest.approx(own.fitted[order], rel=1e-9)
+        assert g.minimum.n_params.value == own.n_params and g.minimum.loss.value == own.loss
     budget = np.array([1e11, 7.2e12])
-    n, d, loss = fitted.fits.approach3.surface.optimum(budget)
-    ours = surface_optimum(fitted.to_dict(), budget)
-    assert (
-        ours["n_params"] == pytest.approx(n)
-        and ours["n_tokens"] == pytest.approx(d)
-        and ours["loss"] == pytest.approx(loss)
-    )
-    drawn = dict((name.split("\n")[0], values) for name, values, *_ in curves(fitted.to_dict(), "loss", "loss", budget))
-    assert drawn["power law"] == pytest.approx(fitted.fits.approach2.loss.at(budget))
-    assert drawn["with floor"] == pytest.approx(fitted.fits.approach2.floor.at(budget))
+    optima = [fitted.fits.approach3.surface.optimum(b) for b in budget]
+    surface = dict(zip(("model", "data", "loss"), np.transpose(optima), strict=True))
+    for law, optimum in surface.items():
+        drawn = {name.split("\n")[0]: values for name, values, *_ in curves(fitted, law, budget)}
+        assert drawn["surface"] == pytest.approx(optimum)
+        assert drawn["power law"] == pytest.approx(getattr(two, law).at(budget))
+    assert drawn["with floor"] == pytest.approx(two.floor.at(budget))
+
+
+def test_intervals_of_minima_are_by_the_delta_method(held):
+    results = read_study_results(held.root)
+    s = replace(results.laws.slices[0], log_n_se=0.05, loss_se=0.002)
+    m = groups(replace(results, laws=replace(results.laws, slices=(s,))))[0].minimum
+    assert np.log([m.n_params.low, m.n_params.high]) - np.log(s.n_params) == pytest.approx([-0.098, 0.098])
+    assert m.n_tokens.high / s.n_tokens == pytest.approx(s.n_tokens / m.n_tokens.low)
+    assert (m.loss.low, m.loss.high) == pytest.approx((s.loss - 0.00392, s.loss + 0.00392))
 
 
 def test_bands_and_intervals_of_minima_are_drawn_where_given(held):
-    material = read_material(held.root)
-    found = json.loads(json.dumps(material.laws))
+    results = read_study_results(held.root)
     grid = np.geomspace(1e11, 1e13, 5)
-    for s in found["slices"]:
-        s |= {"log_n_se": 0.05, "loss_se": 0.002}
-    bands = {}
-    for name, values in surface_optimum(found, grid).items():
-        bands[name] = [{"value": v, "low": 0.9 * v, "high": None if v == values[-1] else 1.1 * v} for v in values]
-    found["bands"] = {"budget_flops": list(grid)} | bands
-    from dataclasses import replace
-
-    with_bands = replace(material, laws=found)
-    assert "95 % bands (200 bootstrap replicates)" in powerlaws_plot(with_bands).caption
-    assert "95 % intervals in N by the delta method" in slices_plot(with_bands).caption
-    svgs, *_ = render(powerlaws_plot(with_bands))
+    band = tuple(Estimate(v, 0.9 * v, 1.1 * v if v < 1e6 else None) for v in (1e5, 3e5, 9e5, 1e6, 2e6))
+    slices = tuple(replace(s, log_n_se=0.05, loss_se=0.002) for s in results.laws.slices)
+    bare = replace(
+        results, laws=replace(results.laws, slices=tuple(replace(s, log_n_se=None) for s in slices), bands=None)
+    )
+    drawn = replace(results, laws=replace(results.laws, slices=slices, bands=Bands(tuple(grid), band, band, band)))
+    assert "95 % bands (200 bootstrap replicates)" in powerlaws_plot(drawn).caption
+    assert "95 % bands" not in powerlaws_plot(bare).caption
+    assert "95 % intervals in N by the delta method" in slices_plot(drawn).caption
+    assert "by the delta method" not in slices_plot(bare).caption
+    svgs, *_ = render(powerlaws_plot(drawn))
     assert all("PolyCollection" in svg or "FillBetween" in svg for svg in svgs[:3])
 
 

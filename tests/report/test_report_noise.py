@@ -1,15 +1,18 @@
 """Which noise levels improve with scale: against triples whose law is known at each timestep."""
 
 import re
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 
 from ditscale.collect.table import collect
-from ditscale.report.noise import ByNoise, rows
+from ditscale.laws.table import Exclusion
 from ditscale.report.page import write_report
-from ditscale.report.read import read_material
+from ditscale.report.read import read_study_results
+from ditscale.report.tables import noise_section
+from ditscale.report.trends import noise_trends
 
 pytestmark = pytest.mark.slow
 
@@ -29,37 +32,36 @@ def tilted(study):
 
 
 def test_the_level_that_improves_most(tilted):
-    found = ByNoise(read_material(tilted.root))
-    exponents = np.array([law.exponent.value for law in found.laws])
+    results = read_study_results(tilted.root)
+    found = noise_trends(results)
+    exponents = np.array([e.value for e in found.exponents])
     middle = (np.arange(6) + 0.5) / 6
     np.testing.assert_allclose(exponents - exponents[-1], -0.2 * (middle[-1] - middle), atol=0.004)
     assert (
         found.sentence.startswith("The loss falls fastest with compute at t 0.00 to 0.2")
         and "lie apart" in found.sentence
     )
-    for law, measured in zip(found.laws, found.probe[0], strict=True):
-        assert law.predict(7.2e12).value == pytest.approx(measured, rel=0.1)
-    cells = rows(found.material)
+    for trend, measured in zip(found.trends, found.probe[0], strict=True):
+        assert trend.predict(7.2e12).value == pytest.approx(measured, rel=0.1)
+    cells = re.findall(r"<tr><td class=t>(t .*?)</td><td>(.*?)</td>", noise_section(results))
     assert len(cells) == 6 and float(cells[0][1]) > float(cells[5][1]) and cells[0][0].startswith("t 0.00 to")
     page = write_report(tilted.root).read_text()
     assert 'id="noise"' in page and (tilted.report / "figures" / "noise.png").exists() and "Loss by noise level" in page
 
 
-def test_levels_alike_are_not_told_apart(study):
-    assert (
-        "overlap, so these runs do not tell the two apart" in ByNoise(read_material(study(samples=False).root)).sentence
-    )
+def test_levels_alike_are_not_said_to_differ(study):
+    assert "overlap" in noise_trends(read_study_results(study(samples=False).root)).sentence
 
 
 def test_a_run_that_was_excluded_takes_no_part(tilted):
-    material = read_material(tilted.root)
-    left_out = str(material.points["run_id"][0])
-    material.laws["exclusions"].append({"run_id": left_out, "reason": "diverged"})
-    assert left_out not in material.table().run_id and len(material.table()) == len(material) - 1
+    results = read_study_results(tilted.root)
+    excluded = str(results.table.run_id[0])
+    results = replace(results, laws=replace(results.laws, exclusions=(Exclusion(excluded, "diverged"),)))
+    assert excluded not in results.fit_table().run_id and len(results.fit_table()) == len(results.table) - 1
 
 
 def test_a_table_without_them(tilted):
     with h5py.File(tilted.table, "r+") as file:
         del file["noise_levels"]
-    assert rows(read_material(tilted.root)) == []
+    assert noise_section(read_study_results(tilted.root)) == ""
     assert 'id="noise"' not in write_report(tilted.root).read_text()
