@@ -5,9 +5,7 @@ Every key and dataset is dropped, or given another type, shape or value, in turn
 
 import copy
 import json
-import math
 import shutil
-import warnings
 
 import h5py
 import matplotlib
