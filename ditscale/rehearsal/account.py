@@ -180,9 +180,10 @@ def _checks(paths: StudyPaths, laws: Laws):
     truth = truth_of(study.rehearsal, laws.kappa)
     n_params, _, loss = truth.optimum(study.probe_budget)
     at_probe = laws.predictions[units.compact(study.probe_budget)].approach3
-    yield _check("model exponent", truth.model_exponent, laws.approach3 and laws.approach3.model_exponent)
-    yield _check("N*", float(n_params), at_probe and at_probe.n_params)
-    yield _check("L*", float(loss), at_probe and at_probe.loss)
+    exponent = laws.approach3.model_exponent if laws.approach3 else None
+    yield _check("model exponent", truth.model_exponent, exponent)
+    yield _check("N*", float(n_params), at_probe.n_params if at_probe else None)
+    yield _check("L*", float(loss), at_probe.loss if at_probe else None)
 
 
 def _check(name: str, truth: float, fitted: Estimate | None) -> Check:
