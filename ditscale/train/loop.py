@@ -33,6 +33,7 @@ from ..rundir.signals import StopFlag
 from . import attention_backend, finalize, nested
 from .batches import Batch
 from .gradient_accumulation import GradientAccumulation
+from .heap import keep_freed_memory
 from .segment import Trainer, TrainingSetup
 from .state import State, build
 from .step import Step
@@ -48,6 +49,7 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
     at = RunPaths(run_dir)
     run = read_run(at.run)
     torch.set_num_threads(run.execution.threads)
+    keep_freed_memory()
     ranks, orderly = start(at.root, at.rendezvous), False
     noted_size = micro_batch.read_limit(at, ranks.world)
     try:

@@ -12,30 +12,32 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import os
 import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Iterator
 
 import numpy as np
 import torch
 import train_step
 
 from ditscale.config import compose
+from ditscale.data.captions import Dropout
 from ditscale.data.open import open_source
 from ditscale.diffusion.rectified_flow import Noise
 from ditscale.model import projection
 from ditscale.plan.run import Run, make_run
 from ditscale.train import state
-from ditscale.train.batches import Batch
+from ditscale.train.batches import Batch, stream
 from ditscale.train.gradient_accumulation import GradientAccumulation
+from ditscale.train.heap import keep_freed_memory
 from ditscale.train.layout import choose
 from ditscale.train.state import build
 from ditscale.train.step import Step
-
-GLIBC = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
 
 class TorchAdamW:
@@ -58,6 +60,11 @@ def with_onednn(use: bool):
     projection.mkl_is_slow = lambda: use
 
 
+def with_freed_memory_kept(use: bool):
+    if use:
+        keep_freed_memory()
+
+
 def with_own_adamw(use: bool):
     if not use:
         state.AdamW = TorchAdamW
@@ -73,44 +80,43 @@ def with_one_buffer(use: bool):
 
 DETOURS = {
     "onednn": with_onednn,
-    "freed-memory": lambda use: None,  # It stays with the process, by the environment: GLIBC.
+    "freed-memory": with_freed_memory_kept,
     "adamw": with_own_adamw,
     "no-gradient-buffer": with_no_gradient_buffer,
     "one-buffer": with_one_buffer,
 }
 
 
-def run_of(width: int, depth: int, precision: str) -> tuple[Run, Batch]:
-    """A run of this size, and a batch of its data."""
+def run_of(width: int, depth: int, precision: str) -> tuple[Run, Iterator[Batch]]:
+    """A run of this size, and batches without end: the miniature's own, drawn as in a run, or one of noise."""
     if depth > 3:
         run = train_step.a_run("crossattention", width, depth, 8, precision)
-        n, side = run.recipe.batch_size, run.data.resolution
-        x0, text = (
-            torch.randn(n, run.data.channels, side, side),
-            torch.randn(n, run.data.text_length, run.data.text_dim),
-        )
-    else:
-        study = compose(["study=mini", "recipe.min_steps=1", f"recipe.precision={precision}"])
-        run = make_run(study, "grid", 8e11, width, 0)
-        x0, text = open_source(run.data).batch(torch.arange(run.recipe.batch_size))
-    return run, Batch(x0, text, *Noise(0, "logit-normal").draw(torch.arange(len(x0)), x0.shape))
+        n, data = run.recipe.batch_size, run.data
+        x0 = torch.randn(n, data.channels, data.resolution, data.resolution)
+        text, index = torch.randn(n, data.text_length, data.text_dim), torch.arange(n)
+        return run, itertools.repeat(Batch(x0, text, *Noise(0, "logit-normal").draw(index, x0.shape)))
+    study = compose(["study=mini", "recipe.min_steps=1", f"recipe.precision={precision}"])
+    run = make_run(study, "grid", 8e11, width, 0)
+    noise, captions = Noise(0, run.recipe.timesteps), Dropout(0, run.recipe.caption_dropout)
+    source, endless = open_source(run.data), range(0, 2**40, run.recipe.batch_size)
+    return run, stream(source, noise, captions, endless, run.recipe.batch_size, train_step.ONE)
 
 
 def work(detour: str, use: bool, size: str, precision: str, seconds: float):
     """One of the two processes: for each line that comes, repeat the step for so long and print its CPU seconds."""
     torch.set_num_threads(1)
     DETOURS[detour](use)
-    run, batch = run_of(*map(int, size.split("x")), precision)
+    run, batches = run_of(*map(int, size.split("x")), precision)
     ranks = train_step.ONE
     trained = build(run, ranks)
     step = Step(trained, GradientAccumulation(run, trained.model, trained.layout, ranks), run.recipe.clip, False)
     for number in range(1, 4):
-        step(batch, number, 1e-3)
+        step(next(batches), number, 1e-3)
     print("ready", flush=True)
     for _ in sys.stdin:
         began, cpu, n = time.perf_counter(), time.process_time(), 0
         while n < 1 or time.perf_counter() - began < seconds:
-            step(batch, 4 + n, 1e-3)
+            step(next(batches), 4 + n, 1e-3)
             n += 1
         print((time.process_time() - cpu) / n, flush=True)
 
@@ -120,7 +126,7 @@ class Way:
 
     def __init__(self, detour: str, use: bool, size: str, options):
         command = [sys.executable, __file__, "--work", detour, str(int(use)), size, options.precision]
-        env = os.environ | {"OMP_NUM_THREADS": "1"} | (GLIBC if detour == "freed-memory" and use else {})
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
         command += ["--seconds", str(options.seconds)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         if self.process.stdout.readline() != "ready\n":

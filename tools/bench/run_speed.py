@@ -33,6 +33,7 @@ from ditscale.plan.run import Run, read_run
 from ditscale.plan.study import read_study
 from ditscale.train.batches import Batch
 from ditscale.train.gradient_accumulation import GradientAccumulation
+from ditscale.train.heap import keep_freed_memory
 from ditscale.train.state import build
 from ditscale.train.step import Step
 
@@ -56,6 +57,8 @@ def step_alone(run_dir: str, seconds: float):
     second that was."""
     run = read_run(Path(run_dir) / "run.yaml")
     torch.set_num_threads(run.execution.threads)
+    if not CUDA:
+        keep_freed_memory()
     ranks = Ranks(0, 1, DEVICE)
     state = build(run, ranks)
     accumulation = GradientAccumulation(run, state.model, state.layout, ranks)

@@ -42,6 +42,7 @@ from ditscale.plan.run import Execution, Run, make_run
 from ditscale.train import attention_backend
 from ditscale.train.batches import Batch
 from ditscale.train.gradient_accumulation import GradientAccumulation
+from ditscale.train.heap import keep_freed_memory
 from ditscale.train.state import build
 from ditscale.train.step import Step
 
@@ -81,6 +82,8 @@ def ours(
     sharding="auto",
 ):
     """A step of ditscale's loop (train/step.py), in a process like that of a run (distributed/ranks.py)."""
+    if not CUDA:
+        keep_freed_memory()
     run = a_run(design, width, depth, batch, precision)
     execution = Execution(ranks.world, torch.get_num_threads(), 60, compile=compiled, sharding=sharding)
     state = build(replace(run, execution=execution), ranks)
