@@ -80,7 +80,7 @@ def test_a_nested_study(tmp_path, alone, ditscale):
     root = tmp_path / "s"
     parent, first = nested(root)
     before = ditscale("status", root).stdout
-    assert before.count("read from") == 4
+    assert before.count("trained as part of") == 4
     done = ditscale("launch", root)
     assert done.returncode == 0, done
     assert {path.name: content(path) for path in sorted(root.glob("runs/*"))} == alone

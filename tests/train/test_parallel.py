@@ -131,7 +131,7 @@ def test_when_one_rank_is_killed_the_others_end_and_the_run_resumes(one_run, on_
     ends = going.wait()
     assert time.monotonic() - began < 60
     end, text = ends[1 - victim]
-    assert ends[victim][0] == -signal.SIGKILL and end in (1, 130) and "has ended" in text and "Traceback" not in text, (
+    assert ends[victim][0] == -signal.SIGKILL and end in (1, 130) and "has died" in text and "Traceback" not in text, (
         ends
     )
     assert on_ranks(hurt, 1).wait()[0][0] == 0
