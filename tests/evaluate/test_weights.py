@@ -69,9 +69,6 @@ def test_said_where_they_are_not_there(served, tmp_path):
     study = compose(["study=mini", "evaluation.fid.extractor=vgg16"])
     (path,) = files_of(study)
     assert path == str(weights.cached("vgg16"))
-    found = {f.what: f for f in local_files([path])}
-    assert (
-        found[f"{path} is not there"].level == "bad"
-        and "ditscale fetch-weights vgg16" in found[f"{path} is not there"].remedy
-    )
+    (missing,) = (f for f in local_files([path]) if path in f.what)
+    assert missing.level == "bad" and "ditscale fetch-weights vgg16" in missing.remedy
     assert files_of(compose(["study=mini"])) == []
