@@ -51,7 +51,7 @@ class ColumnInfo:
     @classmethod
     def of(cls, attributes: Mapping[str, Any]) -> ColumnInfo | None:
         """From the attributes of a column in study.h5, or `of_words`; None where they are not there."""
-        given = {f.name: str(attributes[f.name]) for f in fields(cls) if f.name in attributes}
+        given: dict[str, Any] = {f.name: str(attributes[f.name]) for f in fields(cls) if f.name in attributes}
         return cls(**given) if given.get("metric") and given.get("quantity", "value") in ("value", "se") else None
 
     @classmethod

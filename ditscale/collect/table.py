@@ -128,7 +128,7 @@ def _mark(of: Study | Run | None) -> str:
     return str(of.rehearsal) if of and of.rehearsal else ""
 
 
-def _check_triples(here: Validation, there: Validation, n: int, n_others: int):
+def _check_triples(here: Validation, there: Validation, n: int, n_others: int) -> None:
     """Losses are compared triple by triple, so a run measured on others than the study's, or on `n` where the runs
     before have `n_others`, is left out."""
     keys = ("n", "seed", "path")

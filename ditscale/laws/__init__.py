@@ -6,8 +6,8 @@
 
 Needs numpy and scipy (h5py to read HDF5), no torch; importing it costs little more than importing numpy.
 
-minima/ is Approach 2, surface/ Approach 3; intervals/ draws and carries errors through; checks/ says what stands
-against a fit; sealed/ forecasts and judges.
+minima/ is Approach 2, surface/ Approach 3; checks/ says what stands against a fit; sealed/ forecasts and gives
+verdicts; frontier/ reads other metrics at the optimum; learning_rate/ fits a sweep.
 """
 
 from .checks.backtest import Backtest

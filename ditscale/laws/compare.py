@@ -22,6 +22,7 @@ from .estimates import Estimate, estimate
 from .findings import Finding, finding, listed
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.powerlaw import law_at
+from .notebook import Shown
 from .read import Source, read_table
 from .result import Result
 from .surface.approach3 import Approach3, fit_approach3
@@ -84,8 +85,8 @@ class Pair(Result):
     sentence: str
 
 
-@dataclass(frozen=True)
-class Comparison(Result):
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Fits of every table, each pair in the order given, at target_budget_flops. losses and exponents are each table's
     own; ranking: the names from the lowest predicted loss, None when not all have a law of one kind.
     """
@@ -103,6 +104,12 @@ class Comparison(Result):
     findings: tuple[Finding, ...]
 
     rule = RULE
+
+    def heading(self) -> str:
+        return f"{self.metric} at {compact(self.target_budget_flops)} FLOPs of {len(self.losses)} tables"
+
+    def main(self) -> dict[str, Estimate]:
+        return {name: e for name, e in self.losses.items() if e is not None}
 
     def summary(self) -> str:
         head = [f"{name} exponent" for name in EXPONENTS] + [self.metric]
@@ -199,8 +206,9 @@ def compare(
             raise UserError(f"{name}: every run is a probe; a comparison needs grid runs")
         refuse_units(grid)
         # A seed per table: the same draws for both would correlate errors that are independent.
-        how = {"bootstrap": bootstrap, "seed": seed * 1000 + k}
-        fits[name] = _Fit(fit_approach2(grid, **how), fit_approach3(grid, objective, **how))
+        own = seed * 1000 + k
+        two = fit_approach2(grid, bootstrap=bootstrap, seed=own)
+        fits[name] = _Fit(two, fit_approach3(grid, objective, bootstrap, own))
     metric = next(iter(metrics.values()))
     pairs = tuple(_pair(a, b, fits, budget, metric) for a, b in itertools.combinations(read, 2))
     ranking, sentence = _rank(fits, pairs, budget) if len(read) > 2 else (None, "")
@@ -267,9 +275,10 @@ def _pair(a: str, b: str, fits: dict[str, _Fit], budget: float, metric: str) -> 
     one, other = fits[a], fits[b]
     source, law = _source(one, other), _law_of(one, other)
     tests: dict[str, _Test] = {}
-    for name in EXPONENTS if source else ():
-        drawn = _of(lambda x, y: y - x, one.exponent(name, source), other.exponent(name, source))
-        tests[name] = _Test(drawn.estimate(), two_sided_p(drawn.draws))
+    if source:
+        for name in EXPONENTS:
+            drawn = _of(lambda x, y: y - x, one.exponent(name, source), other.exponent(name, source))
+            tests[name] = _Test(drawn.estimate(), two_sided_p(drawn.draws))
     ratio = multiplier = None
     if law:
         curves = one.curve(law), other.curve(law)
@@ -280,18 +289,19 @@ def _pair(a: str, b: str, fits: dict[str, _Fit], budget: float, metric: str) -> 
     criteria = _criteria(a, b, tests) if tests else ()
     parts = [f"{a} and {b} cannot be compared: no law is given for both."]
     if law and ratio:
-        parts = [
-            _loss_sentence(
-                a, b, f"at {compact(budget)} FLOPs by the {law.replace('_', ' ')}", metric, ratio, multiplier
-            )
-        ]
+        at = f"at {compact(budget)} FLOPs by the {law.replace('_', ' ')}"
+        parts = [_loss_sentence(a, b, at, metric, ratio, multiplier)]
     if source:
         better = None if ratio is None else b if ratio.estimate.value < 1 else a
         parts.append(_criteria_sentence(tests, criteria, source, better))
-    model, data, loss = (tests.get(name, _Test(None, None)) for name in EXPONENTS)
+    model, data, loss = (tests.get(name) for name in EXPONENTS)
     return Pair(
-        a, b, law, source, *model, *data, *loss, ratio and ratio.estimate, ratio and ratio.p, multiplier, criteria,
-        " ".join(parts),
+        a=a, b=b, law=law, exponents_from=source,
+        model_exponent_difference=model and model.estimate, model_exponent_p=model and model.p,
+        data_exponent_difference=data and data.estimate, data_exponent_p=data and data.p,
+        loss_exponent_difference=loss and loss.estimate, loss_exponent_p=loss and loss.p,
+        loss_ratio=ratio and ratio.estimate, loss_p=ratio and ratio.p, flop_multiplier=multiplier,
+        criteria=criteria, sentence=" ".join(parts),
     )  # fmt: skip
 
 
@@ -334,7 +344,8 @@ def _holm(ps: Mapping[Any, float | None]) -> dict[Any, float | None]:
     known = {key: p for key, p in ps.items() if p is not None}
     if len(known) < len(ps):
         return dict.fromkeys(ps)
-    out, least = {}, 0.0
+    out: dict[Any, float | None] = {}
+    least = 0.0
     for k, key in enumerate(sorted(known, key=known.__getitem__)):
         least = max(least, min(1.0, (len(ps) - k) * known[key]))
         out[key] = least

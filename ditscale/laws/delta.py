@@ -8,13 +8,15 @@ kernel density of the residuals: at delta = 1e-3 hardly any residual lies in the
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Sequence
 
 import numpy as np
 
 from .estimates import LEVEL, Estimate, t_quantile
 from .minima.approach2 import LAWS, Approach2
 from .minima.powerlaw import law_at
-from .surface.approach3 import POSITIVE, Approach3
+from .surface.approach3 import POSITIVE, Approach3, Quantities
 from .surface.descent import jacobian_of, powers_of
 from .surface.fit_surface import HUBER_DELTA, variables
 from .surface.surface import N_PARAMETERS, Surface
@@ -49,7 +51,7 @@ def _variance(residuals: np.ndarray, surface: Surface) -> float:
     return float(psi @ psi) / max(n - n_free, 1) / max(zone, 1e-12) ** 2
 
 
-def through(quantities, point: np.ndarray, covariance: np.ndarray, dof: float) -> dict[str, Estimate]:
+def through(quantities: Quantities, point: np.ndarray, covariance: np.ndarray, dof: float) -> dict[str, Estimate]:
     """{name: Estimate} of quantities(p) -> {name: (...)} at p = point (P,), by central differences.
 
     Names in `POSITIVE` (and any *coefficient) are carried through on the log scale, so that their ends stay positive.
@@ -76,16 +78,16 @@ def through(quantities, point: np.ndarray, covariance: np.ndarray, dof: float) -
     return out
 
 
-def surface_intervals(fitted: Approach3, table: Table, targets) -> tuple[dict, dict]:
+def surface_intervals(fitted: Approach3, table: Table, targets: Sequence[float]) -> tuple[dict, dict]:
     """({coefficient: Estimate}, {target: {quantity: Estimate}}) of Approach 3."""
     covariance = surface_covariance(fitted.surface, table)
     dof = len(table) - N_PARAMETERS
     point = fitted.surface.parameters
-    at = {t: through(lambda p, c=t: fitted.prediction_of(p, c), point, covariance, dof) for t in targets}
+    at = {t: through(partial(fitted.prediction_of, budget_flops=t), point, covariance, dof) for t in targets}
     return through(fitted.coefficients_of, point, covariance, dof), at
 
 
-def slice_intervals(laws: Approach2, targets) -> tuple[dict, dict]:
+def slice_intervals(laws: Approach2, targets: Sequence[float]) -> tuple[dict, dict]:
     """The same of Approach 2, from the covariance of each slice's vertex; D* is taken to be as certain as N*."""
     accepted = laws.accepted
     k = len(accepted)
@@ -95,7 +97,9 @@ def slice_intervals(laws: Approach2, targets) -> tuple[dict, dict]:
         (nn, nl), (_, ll) = p.vertex_covariance
         # log D* moves against log N* along C = kappa N D.
         covariance[3 * i : 3 * i + 3, 3 * i : 3 * i + 3] = [[nn, -nn, nl], [-nn, nn, -nl], [nl, -nl, ll]]
-    law_of_loss = laws.loss_law
+    law_of_loss, noise = laws.loss_law, laws.noise
+    if law_of_loss is None or noise is None:
+        raise ValueError("Approach 2 was refused")
 
     def coefficients(p: np.ndarray) -> dict[str, np.ndarray]:
         lines = {law: laws.lines(law, p.reshape(-1, k, 3)) for law in laws.laws}
@@ -110,7 +114,7 @@ def slice_intervals(laws: Approach2, targets) -> tuple[dict, dict]:
         # The form is held: its choice is a step, which has no derivative.
         return at | {"loss": law_of_loss.form_at(p[..., 2], budget)}
 
-    dof = laws.noise.dof
+    dof = noise.dof
     flat = point.ravel()
-    at = {t: through(lambda p, c=t: prediction(p, c), flat, covariance, dof) for t in targets}
+    at = {t: through(partial(prediction, budget=t), flat, covariance, dof) for t in targets}
     return through(coefficients, flat, covariance, dof), at

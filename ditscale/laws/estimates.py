@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Sequence
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class Bootstrap(Result):
     approach3: str
 
 
-def estimate(value: float, draws=None, left_out=None) -> Estimate:
+def estimate(value: float, draws: np.ndarray | None = None, left_out: np.ndarray | None = None) -> Estimate:
     """Percentile interval of `draws` (R,) around `value`, or BCa when `left_out` is given; without draws, the value.
 
     left_out (n,): the same quantity refitted without each run in turn, from which BCa takes its acceleration (Efron
@@ -96,7 +97,7 @@ def _corrected(tails: np.ndarray, value: float, draws: np.ndarray, left_out: np.
     return ndtr(bias + z / np.maximum(1 - acceleration * z, 1e-3))
 
 
-def scheme(slice_sizes, resample: str = "auto") -> str:
+def scheme(slice_sizes: Sequence[int], resample: str = "auto") -> str:
     """Which resampling a table with these numbers of runs per slice gets: "pairs", "stratified" or "residual"."""
     one_of(resample, RESAMPLE, "resample")
     if resample != "auto":
@@ -104,7 +105,7 @@ def scheme(slice_sizes, resample: str = "auto") -> str:
     return "stratified" if float(np.median(slice_sizes)) >= PAIRS_NEEDS else "residual"
 
 
-def resample_counts(groups, n_runs: int, replicates: int, seed: int) -> np.ndarray:
+def resample_counts(groups: Sequence[np.ndarray], n_runs: int, replicates: int, seed: int) -> np.ndarray:
     """How often each run is drawn, shape (replicates, n_runs): drawn with replacement within each of `groups`."""
     rng = np.random.default_rng([seed, 1])
     counts = np.zeros((replicates, n_runs))
@@ -124,7 +125,9 @@ def left_out_weights(n_runs: int) -> np.ndarray:
     return 1.0 - (np.arange(n_runs) % groups == np.arange(groups)[:, None])
 
 
-def residual_draws(fitted, residuals, n_fitted_parameters: int, replicates: int, seed: int) -> np.ndarray:
+def residual_draws(
+    fitted: np.ndarray, residuals: np.ndarray, n_fitted_parameters: int, replicates: int, seed: int
+) -> np.ndarray:
     """Replicates of `fitted` (n,) plus noise of the residuals' scale; shape (replicates, n).
 
     The scale of each replicate is drawn from its chi-square distribution, so that a linear function of the data has

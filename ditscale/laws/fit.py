@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 
 from ..errors import UserError, one_of
@@ -16,75 +19,90 @@ from .estimates import INTERVALS, RESAMPLE, Bootstrap
 from .findings import Finding, finding
 from .laws import Bands, Delta, Fits, Laws, LossWithFloor, Optima, Optimum, PowerLaws, SurfaceLaw
 from .minima.approach2 import Approach2, fit_approach2
-from .minima.parabola import Slice
+from .minima.parabola import Response, Slice
+from .read import Source, read_table
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.surface import N_PARAMETERS, Surface
 from .table import Exclusion, Table
 
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
-RESPONSE = {"huber": "raw", "ls": "raw", "ls_log": "log"}
+RESPONSE: dict[str, Response] = {"huber": "raw", "ls": "raw", "ls_log": "log"}
 
 
 def fit(
-    table: Table,
-    *,
-    objective: str = "huber",
-    bootstrap: int = 1000,
-    seed: int = 0,
-    targets=(),
-    interval: str = "percentile",
-    resample: str = "auto",
-    robust: bool = False,
-    kappa: float | None = None,
-) -> Laws:
-    """Fit Approach 2 and Approach 3 to the grid runs of `table`.
+    table: Source, *, objective: str = "huber", bootstrap: int = 1000, seed: int = 0,
+    targets: float | str | Iterable[float | str] = (), interval: str = "percentile", resample: str = "auto",
+    robust: bool = False, kappa: float | None = None,
+) -> Laws:  # fmt: skip
+    """Fit Approach 2 and Approach 3 to the grid runs of `table`, whatever `read_table` reads.
 
     objective: of the surface, "huber" (summed, 1e-3, log residuals), "ls" (squares of the loss) or "ls_log" (of log
     residuals, parabolas too). bootstrap: replicates behind the 95 % intervals, 0 for none; interval: "percentile" or
-    "bca"; resample: "auto", "pairs", "stratified" or "residual" (see `uncertainty`). targets: budgets in FLOPs, numbers
-    or their text ("1.5e21"), at which predictions are wanted. robust: parabolas and laws of Approach 2 by bisquare
-    regression. kappa: C / (N D), estimated when None. Nothing is dropped silently: see `Laws.findings` and
+    "bca"; resample: "auto", "pairs", "stratified" or "residual" (see `estimates`). targets: one budget in FLOPs or
+    several, numbers or their text ("1.5e21"), at which predictions are wanted. robust: parabolas and laws of Approach 2
+    by bisquare regression. kappa: C / (N D), estimated when None. Nothing is dropped silently: see `Laws.findings` and
     `exclusions`. Raises UserError on bad arguments and on a table without grid runs; a fit that cannot be trusted is
     refused, not raised.
     """
     one_of(objective, tuple(RESPONSE), "objective")
     one_of(interval, INTERVALS, "interval")
     one_of(resample, RESAMPLE, "resample")
-    budgets = {t if isinstance(t, str) else compact_key(t): number(t, "target", above=0) for t in targets}
+    budgets = _budgets(targets)
     kappa = None if kappa is None else number(kappa, "kappa", above=0)
-    grid = table.grid()
-    findings, held = check_rehearsal(table), tuple(str(r) for r in table.run_id[table.role == "probe"])
+    table = read_table(table)
+    grid, held = table.grid(), tuple(str(r) for r in table.run_id[table.role == "probe"])
+    if not len(grid):
+        raise UserError(f"{table.source or 'table'}: every run is a probe; a fit needs grid runs")
+    refuse_units(grid, kappa)
+    two = fit_approach2(grid, RESPONSE[objective], bootstrap, seed, robust=robust, resample=resample, interval=interval)
+    if (grid.loss > 0).all():
+        three = fit_approach3(grid, objective, bootstrap, seed, kappa=kappa, resample=resample, interval=interval)
+    else:
+        three = Approach3(_no_surface(grid, objective, kappa), None, None, "none")
+    surface = three.surface
+    findings = check_rehearsal(table) + _left_out(grid, held) + check_units(grid) + [*two.findings, *surface.findings]
+    if np.isfinite(surface.residuals).all():
+        findings += find_outliers(grid, surface.residuals, N_PARAMETERS)
+    bias = parabola_bias(grid, two, three)
+    findings += check_lines(two) + check_surface(grid, surface) + check_drift(grid, two) + check_bias(bias, three, two)
+    tests, more = backtest(grid, two, objective, bootstrap, seed, resample, kappa)
+    findings += more + _far(grid, budgets)
+    settings = Bootstrap(bootstrap, seed, interval, two.scheme, three.scheme)
+    items = checklist(grid, two, three, settings, tests, held)
+    return _result(Fits(grid, two, three), budgets, settings, tests, bias, findings, items)
+
+
+def _budgets(targets: Any) -> dict[str, float]:
+    """{as typed: FLOPs}; a number is written as a person would type it: 1.5e21, without the plus."""
+    several = targets if isinstance(targets, Iterable) and not isinstance(targets, str) else (targets,)
+    budgets = {}
+    for target in several:
+        budget = number(target.item() if isinstance(target, np.generic) else target, "target", above=0)
+        budgets[target if isinstance(target, str) else f"{budget:.12g}".replace("e+", "e")] = budget
+    return budgets
+
+
+def _left_out(grid: Table, held: tuple[str, ...]) -> list[Finding]:
+    findings = []
     if held:
         findings.append(finding("probe_left_out", f"{len(held)} probe run(s) took no part in the fit", held))
     if grid.exclusions:
         text = "; ".join(f"{run} ({why})" for run, why in grid.exclusions)
-        findings.append(finding("excluded_runs", f"excluded by name: {text}", tuple(r for r, _ in grid.exclusions)))
-    if not len(grid):
-        raise UserError(f"{table.source or 'table'}: every run is a probe; a fit needs grid runs")
-    how = {"resample": resample, "interval": interval}
-    refuse_units(grid, kappa)
-    findings += check_units(grid)
-    laws = fit_approach2(grid, RESPONSE[objective], bootstrap, seed, robust=robust, **how)
-    if (grid.loss > 0).all():
-        surface = fit_approach3(grid, objective, bootstrap, seed, kappa=kappa, **how)
-    else:
-        surface = Approach3(_no_surface(grid, objective, kappa), None, None, "none")
-    findings += laws.findings + surface.surface.findings
-    if np.isfinite(surface.surface.residuals).all():
-        findings += find_outliers(grid, surface.surface.residuals, N_PARAMETERS)
-    findings += check_lines(laws) + check_surface(grid, surface.surface) + check_drift(grid, laws)
-    bias = parabola_bias(grid, laws, surface)
-    findings += check_bias(bias, surface, laws)
-    tests, more = backtest(grid, laws, objective, bootstrap, seed, resample=resample, kappa=kappa)
-    findings += more
+        findings.append(finding("excluded_runs", f"excluded by name: {text}", [r for r, _ in grid.exclusions]))
+    return findings
+
+
+def _far(grid: Table, budgets: dict[str, float]) -> list[Finding]:
     largest = float(grid.budget_flops.max())
-    for typed, budget in budgets.items():
-        if budget > 10 * largest:
-            text = f"{typed} lies {compact(budget / largest)}x beyond the largest budget, {compact(largest)}"
-            findings.append(finding("extrapolation", text, value=budget / largest))
-    settings = Bootstrap(bootstrap, seed, interval, laws.scheme, surface.scheme)
-    items = checklist(grid, laws, surface, settings, tests, held)
-    return _result(Fits(grid, laws, surface), budgets, settings, tests, bias, findings, items)
+    return [
+        finding(
+            "extrapolation",
+            f"{typed} lies {compact(budget / largest)}x beyond the largest budget, {compact(largest)}",
+            value=budget / largest,
+        )
+        for typed, budget in budgets.items()
+        if budget > 10 * largest
+    ]
 
 
 def _result(
@@ -150,7 +168,7 @@ def _delta(fits: Fits, targets: dict[str, float]) -> Delta:
         typed: Optima(*(Optimum(**at[budget]) if at else None for at in (at_two, at_three)))
         for typed, budget in targets.items()
     }
-    return Delta(of_two and PowerLaws(**of_two), of_three and SurfaceLaw(**of_three), predicted)
+    return Delta(PowerLaws(**of_two) if of_two else None, SurfaceLaw(**of_three) if of_three else None, predicted)
 
 
 def _no_surface(table: Table, objective: str, kappa: float | None) -> Surface:
@@ -161,8 +179,3 @@ def _no_surface(table: Table, objective: str, kappa: float | None) -> Surface:
     kappa = table.kappa() if kappa is None else kappa
     nothing = np.full(len(table), np.nan)
     return Surface(np.full(N_PARAMETERS, np.nan), kappa, objective, np.nan, nothing, "refused", (refused,))
-
-
-def compact_key(budget) -> str:
-    """A target given as a number, as a person would type it: 1.5e21 -> '1.5e+21' without the plus."""
-    return f"{float(budget):.12g}".replace("e+", "e")

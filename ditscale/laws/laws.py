@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from ..units import compact, count
 from .checks.backtest import Backtest
@@ -16,10 +19,14 @@ from .findings import Finding, listed
 from .minima.approach2 import Approach2
 from .minima.metric_law import MetricLaw
 from .minima.parabola import Slice
+from .notebook import Shown
 from .result import Result, extra, key, read_result
 from .surface.approach3 import Approach3
-from .table import Exclusion, Point, Table, describe
+from .table import SAME_BUDGET, Exclusion, Point, Table, describe
 from .text import cells, columns
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -107,8 +114,8 @@ class Fits(NamedTuple):
     approach3: Approach3
 
 
-@dataclass(frozen=True)
-class Laws(Result):
+@dataclass(frozen=True, repr=False)
+class Laws(Shown):
     """All that one table supports; every field is one of laws.json, and every `Estimate` a 95 % interval.
 
     approach2, approach3: coefficients, None when refused. predictions: by target, as it was typed. loss_law: every
@@ -158,6 +165,61 @@ class Laws(Result):
     def backtest(self) -> Backtest | None:
         """The largest budget held out alone, or None where that was not possible."""
         return next((b for b in self.backtests if b.held_out == 1), None)
+
+    def heading(self) -> str:
+        rehearsed = "REHEARSAL: " if any(f.code == "rehearsal" for f in self.findings) else ""
+        severe = sum(f.severity != "info" for f in self.findings)
+        return f"{rehearsed}{describe(self.n_runs, self.budgets)}, metric {self.metric}, {severe} warnings"
+
+    def main(self) -> dict[str, Estimate]:
+        out = {}
+        if two := self.approach2:
+            out = {"N* exponent": two.model_exponent, "D* exponent": two.data_exponent}
+            out |= {"L* exponent": two.loss_exponent} if two.loss_exponent else {}
+        if three := self.approach3:
+            out |= {"N* exponent, surface": three.model_exponent, "floor E, surface": three.E}
+        for typed, by in self.predictions.items():
+            for which, at in (("", by.approach2), (", surface", by.approach3)):
+                out |= {f"{self.metric} at {typed}{which}": at.loss, f"N* at {typed}{which}": at.n_params} if at else {}
+        return out
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        parts = (("approach 2", self.approach2), ("approach 3", self.approach3), ("loss", self.loss_with_floor))
+        rows = [
+            {"law": law, "name": name, **e.to_dict()}
+            for law, part in parts if part for name, e in vars(part).items() if e
+        ]  # fmt: skip
+        return super().tables() | {"coefficients": rows}
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: the slices with their parabolas, and the minima with the power laws through them."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(13, 3.8), layout="constrained")
+        left, *right = figure.subplots(1, 4)
+        points = sorted(self.points, key=lambda p: p.n_params)
+        for s in self.slices:
+            rows = [p for p in points if abs(math.log(p.budget_flops / s.budget_flops)) < math.log(SAME_BUDGET)]
+            n = np.array([p.n_params for p in rows])
+            (drawn,) = left.loglog(n, [p.loss for p in rows], "o", ms=4, label=compact(s.budget_flops))
+            if s.ok and s.n_params and s.loss and s.curvature and len(n):
+                grid = np.geomspace(n.min(), n.max(), 60)
+                bend = s.curvature * np.log(grid / s.n_params) ** 2
+                left.plot(
+                    grid, s.loss + bend if s.response == "raw" else s.loss * np.exp(bend), color=drawn.get_color()
+                )
+        left.set(xlabel="N", ylabel=self.metric, title="slices")
+        left.legend(fontsize=7, title="FLOPs", title_fontsize=7)
+        for axes, name in zip(right, ("n_params", "n_tokens", "loss"), strict=True):
+            ok = [s for s in self.slices if s.ok]
+            axes.loglog([s.budget_flops for s in ok], [getattr(s, name) for s in ok], "D", ms=5, color="black")
+            if self.bands:
+                band = getattr(self.bands, name)
+                ends = [[np.nan if e is None else e for e in side] for side in zip(*((e.low, e.high) for e in band))]
+                axes.plot(self.bands.budget_flops, [e.value for e in band], color="black", lw=1)
+                axes.fill_between(self.bands.budget_flops, *ends, alpha=0.2, color="grey")
+            axes.set(xlabel="C, FLOPs", title={"n_params": "N*", "n_tokens": "D*", "loss": f"{self.metric} L*"}[name])
+        return figure
 
     def summary(self) -> str:
         """The same as readable text."""

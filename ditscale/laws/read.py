@@ -57,7 +57,7 @@ class _Cells(NamedTuple):
             raise UserError(f"{self.name}: there is no column {name!r}{nearest(name, there)}; {_listed(there)}")
         return self.columns[name]
 
-    def count(self) -> int:
+    def n_rows(self) -> int:
         """The number of rows. Raises UserError where columns differ in length, or there is no row."""
         lengths = {name: len(column) for name, column in self.columns.items()}
         if len(set(lengths.values())) > 1:
@@ -101,7 +101,7 @@ def read_table(
     cells = _opened(source)
     metric, *also = (_column(name, cells, columns) for name in (metric, *also))
     names = _names(cells, (*REQUIRED, metric, *also), (*TEXT, *OPTIONAL), columns, kappa)
-    count = cells._replace(columns={name: cells.columns[name] for name in names.values()}).count()
+    count = cells._replace(columns={name: cells.columns[name] for name in names.values()}).n_rows()
     ids = cells.columns[names["run_id"]] if "run_id" in names else [f"row-{i + 1}" for i in range(count)]
     run_id = np.array([str(name) for name in ids], dtype=object)
     role = np.array(cells.columns[names["role"]] if "role" in names else ["grid"] * count, dtype=object)
@@ -118,10 +118,14 @@ def read_table(
     computed = _complete(numeric, kappa)
     table = Table(
         run_id[keep],
-        *(numeric[name] for name in REQUIRED),
-        loss=numeric[metric],
-        role=role[keep],
-        **{name: numeric[name] for name in OPTIONAL if name in numeric},
+        numeric["n_params"],
+        numeric["n_tokens"],
+        numeric["budget_flops"],
+        numeric[metric],
+        role[keep],
+        loss_se=numeric.get("loss_se"),
+        n_images=numeric.get("n_images"),
+        achieved_flops=numeric.get("achieved_flops"),
         metric=metric,
         source=cells.name,
         exclusions=tuple(exclude.items()),
@@ -144,7 +148,7 @@ def read_columns(
     """
     cells = _opened(source)
     names = _names(cells, needed, optional, dict(columns or {}), None, computable=False)
-    count = cells._replace(columns={name: cells.columns[name] for name in names.values()}).count()
+    count = cells._replace(columns={name: cells.columns[name] for name in names.values()}).n_rows()
     where = [f"row {line}" for line in cells.lines or range(1, count + 1)]
     values = {}
     for ours, theirs in names.items():
@@ -265,7 +269,9 @@ def _listed(there: tuple[str, ...]) -> str:
 # --------------------------------------------------------------------------------------------------------------- cells
 
 
-def _floats(cells: _Cells, name: str, keep: Sequence[int], blank: Sequence, where: list[str]) -> np.ndarray:
+def _floats(
+    cells: _Cells, name: str, keep: Sequence[int], blank: Sequence[bool] | np.ndarray, where: list[str]
+) -> np.ndarray:
     """The kept cells of a column as floats, at once; only when one is no number, cell by cell to say which.
 
     blank (n,): where an empty cell is nan.
@@ -418,7 +424,7 @@ def _rows(path: Path, reader: Any, skipped: int) -> tuple[list[str], list[tuple[
         if reader.line_num > before + 1:
             # A quote that is never closed would make one run of many rows, silently.
             here = f"{path}, row {skipped + before + 1}"
-            raise UserError(f"{here}: a quoted cell goes on over the next line; close the quote")
+            raise UserError(f"{here}: a quoted cell continues on the next line; close the quote")
         before = reader.line_num
         if any(map(str.strip, row)):
             rows.append((skipped + before, row))

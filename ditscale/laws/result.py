@@ -5,15 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Callable, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from ..errors import UserError
 
 
-def key(name: str, **how) -> Any:
+def key(name: str, **how: Any) -> Any:
     """A field that has another name in JSON."""
     return dataclasses.field(metadata={"key": name}, **how)
 
@@ -33,7 +44,7 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """The JSON object: plain dicts, lists, texts and numbers."""
         out: dict[str, Any] = {} if self.LAYOUT is None else {"layout": self.LAYOUT}
-        out |= {k: _plain(getattr(self, name)) for name, k in _keys(type(self))}
+        out |= {e.key: _plain(getattr(self, e.name)) for e in _entries(type(self))}
         return out | {name: _plain(getattr(self, name)) for name in self.COMPUTED}
 
     @classmethod
@@ -46,11 +57,11 @@ class Result:
         if cls.LAYOUT is not None and body.get("layout", cls.LAYOUT) != cls.LAYOUT:
             raise UserError(f"{here}: layout {_short(body['layout'])} is not {cls.LAYOUT}, which this version reads")
         given = {}
-        for name, k, needed, read in _readers(cls):
-            if k in body:
-                given[name] = read(body[k], f"{where}.{k}" if where else k)
-            elif needed:
-                raise UserError(f"{here}: the key {k!r} is missing")
+        for e in _entries(cls):
+            if e.key in body:
+                given[e.name] = e.read(body[e.key], f"{where}.{e.key}" if where else e.key)
+            elif e.needed:
+                raise UserError(f"{here}: the key {e.key!r} is missing")
         made = cls(**given)
         if wrong := made.contradiction():
             raise UserError(f"{here}: {wrong}")
@@ -95,23 +106,27 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-@cache
-def _keys(kind: type[Result]) -> list[tuple[str, str]]:
-    """[(field, key in JSON)] of the fields that JSON holds."""
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # every subclass is a dataclass
-    return [(f.name, k) for f in fields if (k := f.metadata.get("key", f.name)) is not None]
+class _Entry(NamedTuple):
+    """A field that JSON holds: its name, its key, whether the key must be there, and reader(value, where)."""
+
+    name: str
+    key: str
+    needed: bool
+    read: Callable[[Any, str], Any]
 
 
-@cache
-def _readers(kind: type[Result]) -> list[tuple[str, str, bool, Callable[[Any, str], Any]]]:
-    """[(field, key, whether it must be there, reader(value, where))] of the fields that JSON holds."""
-    hints = get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]  # every subclass is a dataclass
-    missing = dataclasses.MISSING
-    return [
-        (name, k, fields[name].default is missing and fields[name].default_factory is missing, _reader(hints[name]))
-        for name, k in _keys(kind)
-    ]
+_ENTRIES: dict[type, list[_Entry]] = {}  # by class, as they are first asked for
+
+
+def _entries(kind: type) -> list[_Entry]:
+    if kind not in _ENTRIES:
+        hints, missing = get_type_hints(kind), dataclasses.MISSING
+        _ENTRIES[kind] = [
+            _Entry(f.name, k, f.default is missing and f.default_factory is missing, _reader(hints[f.name]))
+            for f in dataclasses.fields(kind)
+            if (k := f.metadata.get("key", f.name)) is not None
+        ]
+    return _ENTRIES[kind]
 
 
 def _reader(hint: Any) -> Callable[[Any, str], Any]:

@@ -3,7 +3,7 @@
     table, truth = synthetic_study("asymmetric", noise=0.003, seed=0)
     python -m ditscale.laws.synthetic asymmetric --noise 0.003 --seed 0 --out runs.csv
 
-The truth is written here from the equations alone and shares nothing with the fitter, so it can judge the fitter.
+The truth is written here from the equations alone and shares nothing with the fitter, so it can test the fitter.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import csv
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import UserError, nearest
 from ..units import number, whole
@@ -22,9 +24,9 @@ from .table import Table
 # The budgets of Liang et al. 2024 (arXiv 2410.08184), and the one their law was tested at.
 PAPER_BUDGETS = (1e17, 3e17, 6e17, 1e18, 3e18, 6e18)
 PAPER_TARGET = 1.5e21
-# Their FID law; an out-of-domain loss lies above by OFFSET at 1e17 FLOPs, and stays there or grows as C^0.1.
+# Their FID law; an out-of-domain loss lies above by GAP at 1e17 FLOPs, and stays there or grows as C^0.1.
 FID_COEFFICIENT, FID_EXPONENT = 2.2566e6, -0.234
-OFFSET, OFFSET_EXPONENT = 0.05, 0.1
+GAP, GAP_EXPONENT = 0.05, 0.1
 METRICS = ("loss", "fid", "ood_loss", "ood_loss_growing")
 
 
@@ -40,7 +42,10 @@ class Truth:
     kappa: float = 6.0
 
     @classmethod
-    def anchored(cls, E, alpha, beta, n_params, loss, budget_flops=PAPER_TARGET, kappa=6.0) -> Truth:
+    def anchored(
+        cls, E: float, alpha: float, beta: float, n_params: float, loss: float, budget_flops: float = PAPER_TARGET,
+        kappa: float = 6.0,
+    ) -> Truth:  # fmt: skip
         """The surface whose optimum at `budget_flops` is a model of `n_params` with that `loss`.
 
         At an optimum the two terms are as beta to alpha, because alpha A N^-alpha = beta B D^-beta there.
@@ -63,11 +68,11 @@ class Truth:
         """c of L* - E ~ C^c, negative."""
         return -self.alpha * self.beta / (self.alpha + self.beta)
 
-    def loss_at(self, n_params, n_tokens):
+    def loss_at(self, n_params: ArrayLike, n_tokens: ArrayLike) -> np.ndarray:
         """L(N, D), broadcast over both."""
         return self.E + self.A * np.power(n_params, -self.alpha) + self.B * np.power(n_tokens, -self.beta)
 
-    def optimum(self, budget_flops):
+    def optimum(self, budget_flops: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(N*, D*, L*) at a budget in FLOPs, broadcast. With D = C / (kappa N), dL/dN = 0 at the N* below."""
         nd = np.asarray(budget_flops, dtype=float) / self.kappa
         ratio = self.alpha * self.A / (self.beta * self.B)
@@ -151,9 +156,9 @@ def synthetic_study(
     columns, truth = synthetic_columns(case, noise, seed, probe)
     if metric not in METRICS:
         raise UserError(f"metric: there is no {metric!r}{nearest(metric, METRICS)}; choose from {', '.join(METRICS)}")
-    main = [columns.pop(name) for name in ("n_params", "n_tokens", "budget_flops", metric)]
-    columns = {name: columns.get(name) for name in ("run_id", "role", "achieved_flops")}
-    return Table.of(*main, metric=metric, source="synthetic", **columns), truth
+    n, d, c, y = (columns[name] for name in ("n_params", "n_tokens", "budget_flops", metric))
+    further = {name: columns.get(name) for name in ("run_id", "role", "achieved_flops")}
+    return Table.of(n, d, c, y, metric=metric, source="synthetic", **further), truth
 
 
 def synthetic_columns(
@@ -183,7 +188,7 @@ def synthetic_columns(
         n_params, n_tokens, loss = (np.append(a, x) for a, x in zip((n_params, n_tokens, loss), optimum, strict=True))
         budget, role = np.append(budget, probe), [*role, "probe"]
     scatter = np.exp(noise * rng.standard_normal((len(METRICS), len(loss))))
-    metrics = (loss, fid(truth, budget, loss), loss + OFFSET, loss + OFFSET * (budget / 1e17) ** OFFSET_EXPONENT)
+    metrics = (loss, fid(truth, budget, loss), loss + GAP, loss + GAP * (budget / 1e17) ** GAP_EXPONENT)
     columns = {
         "run_id": np.array([f"c{c:.3g}-n{n:.4g}".replace("e+", "e") for c, n in zip(budget, n_params, strict=True)]),
         "role": np.array(role),
@@ -196,7 +201,7 @@ def synthetic_columns(
     return columns | dict(zip(METRICS, metrics * scatter, strict=True)), truth
 
 
-def fid(truth: Truth, budget_flops, loss):
+def fid(truth: Truth, budget_flops: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """A FID that follows the loss: at the optimum of each budget it is Liang et al.'s 2.2566e6 C^-0.234.
 
     Off the optimum, a run has the FID of the smaller budget whose optimum has its loss.
@@ -217,7 +222,9 @@ def null_pair(
     return _pair(dict.fromkeys(("first", "second"), named(case).truth), noise, seed, named(case))
 
 
-def _pair(truths: dict[str, Truth], noise: float, seed: int, case: Case = CASES["symmetric"]):
+def _pair(
+    truths: dict[str, Truth], noise: float, seed: int, case: Case = CASES["symmetric"]
+) -> tuple[dict[str, Table], dict[str, Truth]]:
     """One table per truth, each with noise of its own."""
     tables = {
         name: synthetic_study(replace(case, truth=truth), noise, len(truths) * seed + k)[0]
@@ -234,7 +241,7 @@ def named(case: str) -> Case:
 
 
 def write_csv(
-    out, case: str | Case = "symmetric", noise: float = 0.003, seed: int = 0, probe: float | None = None
+    out: Any, case: str | Case = "symmetric", noise: float = 0.003, seed: int = 0, probe: float | None = None
 ) -> Truth:
     """Write the runs of a case to `out`, a path or an open text file, as CSV; `read_table` reads any metric of it."""
     columns, truth = synthetic_columns(case, noise, seed, probe)
@@ -246,7 +253,7 @@ def write_csv(
     return truth
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     import argparse
 
     cases = "\n".join(f"  {name:17} {case.about}" for name, case in CASES.items())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Sequence
+from typing import Any, Iterable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import UserError, nearest
 from ..quantities import ColumnInfo, guess
@@ -14,7 +15,7 @@ from ..units import compact
 from .result import Result
 
 REQUIRED = ("n_params", "n_tokens", "budget_flops")
-OPTIONAL = ("n_images", "achieved_flops", "loss_se")
+OPTIONAL = ("loss_se", "n_images", "achieved_flops")
 # Budgets within this ratio are one slice: integer step counts make the achieved FLOPs of a slice differ by a few per
 # cent.
 SAME_BUDGET = 1.15
@@ -72,29 +73,28 @@ class Table:
         return self.info.get(column) or guess(column)
 
     @classmethod
-    def of(cls, n_params, n_tokens, budget_flops, loss, run_id=None, role=None, **more) -> Table:
+    def of(
+        cls, n_params: ArrayLike, n_tokens: ArrayLike, budget_flops: ArrayLike, loss: ArrayLike,
+        run_id: ArrayLike | None = None, role: ArrayLike | None = None, **more: Any,
+    ) -> Table:  # fmt: skip
         """A table from arrays or lists; run_id is made up (row-1, row-2, ...) and role is "grid" when not given.
 
         Raises UserError when a column is not one number a run, or columns differ in length.
         """
-        metric = more.get("metric", "loss")
-        given = dict(zip((*REQUIRED, metric), (n_params, n_tokens, budget_flops, loss), strict=True))
-        numeric = [_floats(name, values) for name, values in given.items()]
-        count = len(numeric[0])
-        run_id = np.array([f"row-{i + 1}" for i in range(count)] if run_id is None else run_id, dtype=object)
-        role = np.array(["grid"] * count if role is None else role, dtype=object)
-        for name in OPTIONAL:
-            if more.get(name) is not None:
-                more[name] = _floats(name, more[name])
+        n, d, c = map(_floats, REQUIRED, (n_params, n_tokens, budget_flops))
+        measured = _floats(more.get("metric", "loss"), loss)
+        ids = np.array([f"row-{i + 1}" for i in range(len(n))] if run_id is None else run_id, dtype=object)
+        roles = np.array(["grid"] * len(n) if role is None else role, dtype=object)
+        more |= {name: _floats(name, more[name]) for name in OPTIONAL if more.get(name) is not None}
         more["columns"] = {name: _floats(name, values) for name, values in more.get("columns", {}).items()}
-        table = cls(run_id, *numeric, role, **more)
+        table = cls(ids, n, d, c, measured, roles, **more)
         check(table)
         return table
 
     def __len__(self) -> int:
         return len(self.run_id)
 
-    def take(self, rows) -> Table:
+    def take(self, rows: Any) -> Table:
         """The rows picked by an index or mask array, in that order."""
         picked = {
             f.name: getattr(self, f.name)[rows]
@@ -103,7 +103,7 @@ class Table:
         }
         return dataclasses.replace(self, **picked, columns={n: c[rows] for n, c in self.columns.items()})
 
-    def without(self, run_ids, reason: str) -> Table:
+    def without(self, run_ids: str | Iterable[str], reason: str) -> Table:
         """The table less the named runs; each is listed, with the reason, in `exclusions` and in every result."""
         run_ids = [run_ids] if isinstance(run_ids, str) else list(run_ids)
         for name in run_ids:
@@ -113,6 +113,10 @@ class Table:
                 )
         kept = self.take(~np.isin(self.run_id, run_ids))
         return dataclasses.replace(kept, exclusions=self.exclusions + tuple((name, reason) for name in run_ids))
+
+    def without_largest(self, n: int) -> Table:
+        """The rows below the n largest budgets."""
+        return self.take(np.concatenate([rows for _, rows in self.slices()[:-n]]))
 
     @property
     def rehearsal(self) -> str:
@@ -158,7 +162,7 @@ class Table:
         return tuple(map(Point, map(str, self.run_id), map(str, self.role), *numbers))
 
 
-def check(table: Table, where=None) -> None:
+def check(table: Table, where: list[str] | None = None) -> None:
     """Raise UserError for a value no fit can use; `where` names each row. Optional columns may hold NaN.
 
     N, D and C must be positive, and so must a loss or a FID. Any other metric may have either sign, as a log-likelihood
@@ -176,7 +180,7 @@ def check(table: Table, where=None) -> None:
     for i, role in enumerate(table.role):
         if role not in ("grid", "probe"):
             raise UserError(f"{source}, {where[i]}, column role: {role!r} is not known; write grid or probe")
-    first = {}
+    first: dict[str, int] = {}
     for i, name in enumerate(table.run_id):
         if first.setdefault(name, i) != i:
             raise UserError(
@@ -192,7 +196,7 @@ def check(table: Table, where=None) -> None:
             raise UserError(f"{source}, {where[i]}, column {name}: {what}; fix it or exclude run {table.run_id[i]!r}")
 
 
-def _floats(name: str, values) -> np.ndarray:
+def _floats(name: str, values: ArrayLike) -> np.ndarray:
     """A column given as an array or list, as floats (n,)."""
     try:
         column = np.asarray(values, dtype=float)
@@ -205,5 +209,5 @@ def _floats(name: str, values) -> np.ndarray:
 
 def describe(n_runs: int, budgets: Sequence[float]) -> str:
     """'21 runs at 3 budgets (1e11 to 9e11 FLOPs)'."""
-    span = " to ".join(compact(budget) for budget in dict.fromkeys(budgets[:1] + budgets[-1:]))
+    span = " to ".join(compact(budget) for budget in dict.fromkeys((*budgets[:1], *budgets[-1:])))
     return f"{n_runs} runs at {len(budgets)} budget{'s' if len(budgets) != 1 else ''} ({span} FLOPs)"

@@ -177,14 +177,13 @@ def _table(paths: StudyPaths, runs: list[Run]) -> tuple[int, int, int]:
 def _checks(paths: StudyPaths, laws: Laws):
     """The surface's model exponent, and N* and L* at the probe's budget, with C = kappa N D for truth and fit alike."""
     study = read_study(paths.root)
-    three = laws.approach3
-    truth = truth_of(study.rehearsal, three.surface.kappa)
+    truth = truth_of(study.rehearsal, laws.kappa)
     n_params, _, loss = truth.optimum(study.probe_budget)
-    at_probe = laws.predictions[units.compact(study.probe_budget)]["approach3"]
-    exponent = three.coefficients()["model_exponent"] if three.ok else None
+    at_probe = laws.predictions[units.compact(study.probe_budget)].approach3
+    exponent = laws.approach3.model_exponent if laws.approach3 else None
     yield _check("model exponent", truth.model_exponent, exponent)
-    yield _check("N*", float(n_params), at_probe and at_probe["n_params"])
-    yield _check("L*", float(loss), at_probe and at_probe["loss"])
+    yield _check("N*", float(n_params), at_probe.n_params if at_probe else None)
+    yield _check("L*", float(loss), at_probe.loss if at_probe else None)
 
 
 def _check(name: str, truth: float, fitted: Estimate | None) -> Check:

@@ -11,7 +11,7 @@ from ditscale.laws import Table, fit_surface, forecast, load_forecast, seal, ver
 from ditscale.laws.estimates import Estimate, t_quantile
 from ditscale.laws.sealed.forms import Form, admissible
 from ditscale.laws.sealed.hashes import inputs_hash
-from ditscale.laws.sealed.mixture import average, widened
+from ditscale.laws.sealed.mixture import mixture, widened
 from ditscale.laws.sealed.prediction_interval import profile_interval
 
 TARGET = 7.2e12
@@ -179,7 +179,7 @@ def test_verdicts_that_are_refused(sealed, table):
 
 
 def test_a_probe_under_another_name_or_role_is_known_again(table, tmp_path):
-    """The row that is to be judged was among the inputs: as a grid run, at another budget's side, or renamed."""
+    """The row of the probe was among the inputs: as a grid run, at another budget's side, or renamed."""
     seen = with_probe(table, MINIATURE, TARGET / 2, loss=0.14, run_id="big")
     seen = dataclasses.replace(seen, role=np.array(["grid"] * len(seen), dtype=object))
     made = seal(tmp_path / "f.json", forecast(seen, TARGET, bootstrap=40))
@@ -206,7 +206,7 @@ def test_an_earlier_probe_at_another_budget_is_no_hindsight(table, tmp_path):
         seal(tmp_path / "g.json", forecast(near, TARGET, bootstrap=40))
 
 
-def test_a_table_without_roles_is_judged_by_its_run_at_the_target(table, sealed):
+def test_a_table_without_roles_takes_its_run_at_the_target(table, sealed):
     bare = with_probe(table, MINIATURE, TARGET)
     bare = dataclasses.replace(bare, role=np.array(["grid"] * len(bare), dtype=object))
     found = verdict(sealed, bare)
@@ -287,9 +287,9 @@ def test_rule_of_choice():
 
 
 def test_interval_is_widened_for_a_missed_held_out_budget():
-    alone = Form("surface", Estimate(1.0, 0.8, 1.25), None, None, True, ())
-    assert widened(alone) == alone.loss
-    wider = widened(dataclasses.replace(alone, held_out_error=-0.1, held_out_se=0.05))
+    alone = Estimate(1.0, 0.8, 1.25)
+    assert widened(alone, None) == alone
+    wider = widened(alone, -0.1)
     assert wider.low == pytest.approx(0.8)
     assert np.log(wider.high) == pytest.approx(np.hypot(np.log(1.25), np.log(1 / 0.9)))
 
@@ -304,8 +304,8 @@ def test_the_mixture_of_forms_against_sampling():
         sigma = np.where(z < 0, np.log(p.value / p.low), np.log(p.high / p.value)) / 1.959964
         draws.append(p.value * np.exp(sigma * z))
     low, middle, high = np.quantile(np.concatenate(draws), [0.025, 0.5, 0.975])
-    found = average(parts)
+    found = mixture(parts)
     assert [found.low, found.value, found.high] == pytest.approx([low, middle, high], rel=2e-3)
-    assert average(parts[:1]) == parts[0]
-    opened = average([parts[0], Estimate(1.1, None, 1.3)])
+    assert mixture(parts[:1]) == parts[0]
+    opened = mixture([parts[0], Estimate(1.1, None, 1.3)])
     assert opened.low is None and opened.high > 1.2

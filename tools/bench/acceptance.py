@@ -4,7 +4,7 @@
 
 Every study comes from `ditscale.laws.synthetic`, with the same seeds in every row (so rows of one grid share their
 noise and differ less than their standard errors), and is fitted with the defaults of the package: Huber objective, 1000
-resamples where an interval is judged. Rows appear as they are done. A number outside its required range is in bold.
+resamples where an interval is tested. Rows appear as they are done. A number outside its required range is in bold.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def study(surface: str, changes: dict, noise: float, seed: int):
 
 
 def coverage_table(title: str, studies: dict[str, dict], noises, replicates: int) -> None:
-    """Coverage of both approaches, over the studies in which each was given. Approach 2 is shown, not judged."""
+    """Coverage of both approaches, over the studies in which each was given. Approach 2 is shown, not tested."""
     head(title, "surface", "study", "noise", "a (3)", "N* (3)", "L* (3)", "L* error", "mean abs", "RMS", "given (3)",
          "a (2)", "N* (2)", "given (2)")  # fmt: skip
     for (name, changes), surface, noise in itertools.product(studies.items(), SURFACES, noises):
@@ -90,8 +90,8 @@ def coverage_table(title: str, studies: dict[str, dict], noises, replicates: int
             if two.ok:
                 hits["a2"].append(estimate(two.model.exponent, two.draws("model")[:, 1]).covers(truth.model_exponent))
                 hits["N2"].append(two.predict(PAPER_TARGET)["n_params"].covers(n_params))
-        judged, shown = [share(hits[k], *COVERAGE) for k in ("a3", "N3", "L3")], [share(hits[k]) for k in ("a2", "N2")]
-        row(surface, name, percent(noise), *judged, *error_cells(errors, noise), given(errors, replicates), *shown,
+        tested, shown = [share(hits[k], *COVERAGE) for k in ("a3", "N3", "L3")], [share(hits[k]) for k in ("a2", "N2")]
+        row(surface, name, percent(noise), *tested, *error_cells(errors, noise), given(errors, replicates), *shown,
             given(hits["a2"], replicates))  # fmt: skip
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...units import compact
 from ..estimates import Estimate, estimate
-from ..findings import finding
+from ..findings import Finding, finding
 from ..minima.approach2 import Approach2, fit_approach2
+from ..minima.parabola import Parabola
 from ..result import Result
 from ..surface.approach3 import Approach3, fit_approach3
 from ..table import Table
@@ -52,70 +53,67 @@ class Backtest(Result):
     approach3: Prediction | None
 
 
-def backtest(table: Table, laws: Approach2, objective: str, bootstrap: int, seed: int, **options):
-    """([Backtest], [Finding]): every budget among the largest 1 to 4 held out, as long as 2 remain.
-
-    `laws` is Approach 2 on the whole table, whose vertices are what was measured; options as for `fit_approach2`.
-    """
-    groups = table.slices()
+def backtest(
+    table: Table, laws: Approach2, objective: str, bootstrap: int, seed: int, resample: str, kappa: float | None
+) -> tuple[list[Backtest], list[Finding]]:
+    """Every budget among the largest 1 to 4 held out, as long as 2 remain. `laws` is Approach 2 on the whole table,
+    whose vertices are what was measured."""
+    budgets = [budget for budget, _ in table.slices()]
     if not table.is_isoflop():
         text = "without slices of equal compute there is no largest budget to hold out"
         return [], [finding("backtest_not_possible", text)]
-    if len(groups) < 3:
-        text = f"{len(groups)} budget{'s' * (len(groups) > 1)}: holding one out leaves too few to predict it from"
-        return [], [finding("backtest_not_possible", text, value=len(groups))]
+    if len(budgets) < 3:
+        text = f"{len(budgets)} budget{'s' * (len(budgets) > 1)}: holding one out leaves too few to predict it from"
+        return [], [finding("backtest_not_possible", text, value=len(budgets))]
     out, findings = [], []
-    if len(groups) == 3:
+    if len(budgets) == 3:
         text = "with 3 budgets the backtest predicts from 2: errors are shown, intervals are not"
         findings.append(finding("backtest_without_interval", text))
-    for held_out in range(1, min(MAX_HELD_OUT, len(groups) - 2) + 1):
-        rest = table.take(np.concatenate([rows for _, rows in groups[:-held_out]]))
-        draws = min(bootstrap, REPLICATES) if len(groups) - held_out > 2 else 0
-        common = {"bootstrap": draws, "seed": seed, "resample": options.get("resample", "auto")}
-        two = fit_approach2(rest, laws.slices[0].response, robust=laws.robust, **common)
+    for held_out in range(1, min(MAX_HELD_OUT, len(budgets) - 2) + 1):
+        rest = table.without_largest(held_out)
+        draws = min(bootstrap, REPLICATES) if len(budgets) - held_out > 2 else 0
+        response = laws.slices[0].response
+        two = fit_approach2(rest, response, draws, seed, robust=laws.robust, resample=resample)
         three = None
         if (table.loss > 0).all():
-            three = fit_approach3(rest, objective, kappa=options.get("kappa"), **common)
-        for slice_, (budget, rows) in zip(laws.slices[-held_out:], groups[-held_out:], strict=True):
-            # A slice without a usable minimum has nothing to compare a prediction with.
-            if not slice_.ok:
-                continue
-            noise = np.random.default_rng([seed, 3]).standard_normal(draws) * slice_.loss_se
+            three = fit_approach3(rest, objective, draws, seed, kappa=kappa, resample=resample)
+        # A slice without a usable minimum has nothing to compare a prediction with.
+        for measured in (p for p in laws.slices[-held_out:] if p.ok):
+            noise = np.random.default_rng([seed, 3]).standard_normal(draws) * measured.loss_se
             out.append(
                 Backtest(
-                    held_out,
-                    budget,
-                    budget / groups[-held_out - 1][0],
-                    slice_.n_params,
-                    slice_.loss,
-                    _by_vertices(two, slice_, noise),
-                    _by_surface(three, slice_, noise, table, rows),
+                    held_out=held_out,
+                    budget_flops=measured.budget_flops,
+                    factor=measured.budget_flops / budgets[-held_out - 1],
+                    measured_n_params=measured.n_params,
+                    measured_loss=measured.loss,
+                    approach2=_by_vertices(two, measured, noise) if two.ok else None,
+                    approach3=_by_surface(three, measured, noise, table) if three and three.ok else None,
                 )
             )
     if not out:
-        text = f"the largest budget, {compact(groups[-1][0])}, has no usable minimum to compare a prediction with"
-        findings.append(finding("backtest_not_possible", text, slices=(groups[-1][0],)))
+        text = f"the largest budget, {compact(budgets[-1])}, has no usable minimum to compare a prediction with"
+        findings.append(finding("backtest_not_possible", text, slices=budgets[-1:]))
     return out, findings
 
 
-def _by_vertices(laws: Approach2, measured, noise) -> Prediction | None:
-    if not laws.ok:
-        return None
+def _by_vertices(laws: Approach2, measured: Parabola, noise: np.ndarray) -> Prediction:
     budget = measured.budget_flops
-    draws = laws.loss_draws_at(budget) if len(noise) else None
-    return _compare(measured, laws.model.at(budget), laws.loss_at(budget), draws, noise)
+    return _compared(measured, float(laws.model.at(budget)), laws.loss_at(budget), laws.loss_draws_at(budget), noise)
 
 
-def _by_surface(fitted: Approach3 | None, measured, noise, table: Table, rows) -> Prediction | None:
-    if fitted is None or not fitted.ok:
-        return None
-    n_star, _, loss = fitted.surface.optimum(measured.budget_flops)
-    draws = fitted.prediction_of(fitted.draws, measured.budget_flops)["loss"] if len(noise) else None
+def _by_surface(fitted: Approach3, measured: Parabola, noise: np.ndarray, table: Table) -> Prediction:
+    budget, rows = measured.budget_flops, measured.rows
+    n_star, _, loss = map(float, fitted.surface.optimum(budget))
+    draws = None if fitted.draws is None else fitted.prediction_of(fitted.draws, budget)["loss"]
     errors = fitted.surface.loss_at(table.n_params[rows], table.n_tokens[rows]) / table.loss[rows] - 1
-    return _compare(measured, n_star, float(loss), draws, noise, float(np.mean(np.abs(errors))), float(np.mean(errors)))
+    said = _compared(measured, n_star, loss, draws, noise)
+    return replace(said, row_error=float(np.mean(np.abs(errors))), row_bias=float(np.mean(errors)))
 
 
-def _compare(measured, n_star, loss, draws, noise, *row_errors) -> Prediction:
+def _compared(
+    measured: Parabola, n_star: float, loss: float, draws: np.ndarray | None, noise: np.ndarray
+) -> Prediction:
     said = estimate(loss, None if draws is None else draws + noise)
     covered = None if said.low is None and said.high is None else said.covers(measured.loss)
-    return Prediction(float(n_star / measured.n_params), said, loss / measured.loss - 1, covered, *row_errors)
+    return Prediction(n_star / measured.n_params, said, loss / measured.loss - 1, covered)

@@ -73,7 +73,7 @@ def checklist(
 ) -> tuple[Item, ...]:
     """The items for a fit of `table`, in the order of PARTS; probes: the runs that were held out."""
     known = {key.lower().replace(" ", "_"): text for key, text in table.recorded}
-    # where metrics were measured on unlike data, or unlike ways
+    # Metrics may be measured on unlike data, and in unlike ways.
     of_metric = known.get(f"evaluation_{table.metric.lower()}")
     known |= {"evaluation": of_metric} if of_metric else {}
     items = [Item(part, question, known.get(key, NOT_RECORDED)) for key, part, question in RECORDED]

@@ -95,6 +95,6 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
     runs = rest.run_id[far]
     text = (
         f"the residuals of the surface have structure of {100 * rms:.2g} % (rms), beside {100 * np.sqrt(noise):.2g} % "
-        f"of noise: L(N, D) is not of this form over all runs; look first at {some(runs)}"
+        f"of noise: L(N, D) is not of this form over all runs; look first at {some(runs.tolist())}"
     )
     return [finding("lack_of_fit", text, map(str, runs), value=rms)]

@@ -74,13 +74,13 @@ def parabola_bias(table: Table, laws: Approach2, fitted: Approach3) -> Bias | No
 def _bias_of(table: Table, laws: Approach2, parameters: np.ndarray, kappa: float) -> np.ndarray:
     """(R, 2) of (level, slope) for each row of parameters (R, 5)."""
     floor, log_a, log_b, alpha, beta = parameters.T[:, :, None]
-    off = []
+    parts = []
     for p in laws.accepted:
         log_n, log_d = np.log(table.n_params[p.rows]), np.log(table.n_tokens[p.rows])
         clean = floor + np.exp(log_a - alpha * log_n) + np.exp(log_b - beta * log_d)
         at, _, _ = vertex(refit(log_n - np.log(p.center), response_of(clean, p.response)), p.response)
-        off.append(at + np.log(p.center) - optimum(parameters, kappa, p.budget_flops)[0])
-    off = np.stack(off, axis=-1)
+        parts.append(at + np.log(p.center) - optimum(parameters, kappa, p.budget_flops)[0])
+    off = np.stack(parts, axis=-1)
     return np.stack([off[:, -1], line(np.log(laws.budgets), off)[:, 1]], axis=-1)
 
 

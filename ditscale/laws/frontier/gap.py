@@ -14,6 +14,7 @@ import numpy as np
 from ...units import compact
 from ..estimates import Estimate, t_tail
 from ..findings import Finding, listed
+from ..notebook import Shown
 from ..result import Result
 from ..table import Table
 from ..text import cells, columns, spelled
@@ -65,8 +66,8 @@ class Growth(Result):
     aicc: float
 
 
-@dataclass(frozen=True)
-class Gap(Result):
+@dataclass(frozen=True, repr=False)
+class Gap(Shown):
     """What `fit_gap` finds. law: the form of `laws` that is taken; None when no change with C is seen."""
 
     LAYOUT = 1
@@ -80,6 +81,12 @@ class Gap(Result):
     law: str | None
     findings: tuple[Finding, ...]
     sentence: str
+
+    def heading(self) -> str:
+        return self.sentence
+
+    def main(self) -> dict[str, Estimate]:
+        return {f"at {compact(s.budget_flops)} FLOPs": s.difference for s in self.slices}
 
     def summary(self) -> str:
         rows = [["budget", "runs", "N*", "difference", "95 %", "ratio", "95 %"]]

@@ -1,4 +1,4 @@
-"""`fit_trend`: how a metric goes with compute along the models that are optimal for the loss.
+"""`fit_trend`: how a metric changes with compute for the models that are optimal for the loss.
 
 The question of Liang et al. (arXiv 2410.08184), section 4: what VLB, likelihood and FID has the model one would train
 at a budget? A metric has an optimal size of its own too (`fit` with that metric gives it); here the size is the loss's,
@@ -16,7 +16,8 @@ from ..estimates import Estimate
 from ..findings import Finding
 from ..minima.metric_law import Errors, MetricLaw, Refits, metric_law
 from ..minima.powerlaw import FORMS, POSITIVE_FORMS
-from ..result import Result, extra
+from ..notebook import Shown
+from ..result import extra
 from ..table import Table
 from ..text import spelled
 from .at_optimum import at_optimum, usable
@@ -24,8 +25,8 @@ from .at_optimum import at_optimum, usable
 REPLICATES, SEED = 2000, 0
 
 
-@dataclass(frozen=True)
-class Trend(Result):
+@dataclass(frozen=True, repr=False)
+class Trend(Shown):
     """A metric at the loss's optimum. at: its values at the budgets; exponent: of k C^a through them, None when a value
     is not positive; law: that or another form, by the rule of metric_law. refits: of the law, one a replicate; None
     when read from a file."""
@@ -39,6 +40,12 @@ class Trend(Result):
     law: MetricLaw
     findings: tuple[Finding, ...]
     refits: Refits | None = extra()
+
+    def heading(self) -> str:
+        return self.sentence
+
+    def main(self) -> dict[str, Estimate]:
+        return {f"at {compact(c)} FLOPs": e for c, e in zip(self.budgets, self.at, strict=True)}
 
     def predict(self, budget_flops: float) -> Estimate:
         """The metric of the loss's optimal model at a budget: the law's value, 95 % of replicates with the choice of

@@ -19,6 +19,7 @@ from ...errors import UserError
 from ...units import compact, count
 from ..estimates import Estimate, estimate, resample_counts, residual_draws, t_quantile
 from ..minima.parabola import MIN_CURVATURE_T, design, vertex, vertex_covariance_of
+from ..notebook import Shown
 from ..result import Result, read_result
 from ..table import SAME_BUDGET, Exclusion
 from ..text import columns, ends
@@ -45,9 +46,8 @@ class BestRate(Result):
     """The best rate at one size and budget: the minimum of a parabola of the loss in log rate.
 
     rate, loss: the minimum, None when refused (`reasons`); curvature: per unit of (log rate)^2, relative to the mean
-    loss; residual_rms: relative too. recipe_rate: what
-    the recipe gives; factor: that over the best rate; excess: how much higher the parabola is there than at its
-    minimum, relative. diverged: rates at which a run diverged.
+    loss; residual_rms: relative too. recipe_rate: what the recipe gives; factor: that over the best rate; excess: how
+    much higher the parabola is there than at its minimum, relative. diverged: rates at which a run diverged.
     """
 
     COMPUTED = ("measured_excess", "swept")
@@ -103,8 +103,8 @@ class BestRate(Result):
         return "" if self.ok or self.reasons else "status is refused, but there is no reason"
 
 
-@dataclass(frozen=True)
-class RateLaw(Result):
+@dataclass(frozen=True, repr=False)
+class RateLaw(Shown):
     """lr* = scale N^params D^tokens through the best rates of `cells`.
 
     scale, params, tokens: None when refused; tokens alone is None where one budget ties D to N (`reasons` says so).
@@ -138,7 +138,7 @@ class RateLaw(Result):
     def rate_at(self, n_params: ArrayLike, n_tokens: ArrayLike) -> np.ndarray:
         """The law's rate for N parameters and D tokens, broadcast over both. Raises UserError when it was refused."""
         scale, b, c = self._values()
-        return scale * np.asarray(n_params, dtype=float) ** b * np.asarray(n_tokens, dtype=float) ** c
+        return scale * (np.asarray(n_params, dtype=float) ** b * np.asarray(n_tokens, dtype=float) ** c)
 
     @property
     def overrides(self) -> str:
@@ -151,6 +151,12 @@ class RateLaw(Result):
     def contradiction(self) -> str:
         lacking = self.ok and (None in (self.scale, self.scatter) or self.params is self.tokens is None)
         return "status is ok, but the law is missing" if lacking else ""
+
+    def heading(self) -> str:
+        return f"best rate = {self.formula()}" if self.ok else f"no learning-rate law: {'; '.join(self.reasons)}"
+
+    def main(self) -> dict[str, Estimate]:
+        return {cell.name: cell.rate for cell in self.cells if cell.rate}
 
     def summary(self) -> str:
         """The law, a row a size, and the settings to paste."""
@@ -303,7 +309,8 @@ def _best(group: list[Trial], noise: _Noise) -> BestRate:
 def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int) -> RateLaw:
     good = [(c, c.rate.value) for c in cells if c.rate is not None]
     budgets = _distinct([c.budget_flops for c, _ in good], SAME_BUDGET)
-    with_n, with_d = _distinct([c.n_params for c, _ in good], 1.01) > 1, budgets > 1
+    sizes, tokens = (_distinct([getattr(c, name) for c, _ in good], 1.01) for name in ("n_params", "n_tokens"))
+    with_n, with_d = sizes > 1, budgets > 1 and tokens > 1
     needed, reasons = 2 + with_n + with_d, []
 
     def refused(reason: str) -> RateLaw:
@@ -313,7 +320,9 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int) -> RateLaw:
         at = f"at {budgets} budget{'s' * (budgets != 1)}; a law takes {max(needed, 3)}"
         return refused(f"{len(good)} of {len(cells)} cells (size, budget) have a best rate, {at}")
     if not with_d:
-        reasons.append(ONE_BUDGET)
+        reasons.append(
+            ONE_BUDGET if budgets == 1 else "all runs have equally many tokens: the exponent of D is not known"
+        )
     if not with_n:
         reasons.append("all best rates are of one size, so the exponent of N is not known: the one of D stands alone")
     x = np.log([[v for v, there in ((c.n_params, with_n), (c.n_tokens, with_d)) if there] for c, _ in good])

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ...errors import UserError
 from ...units import compact
@@ -57,7 +58,7 @@ class FittedForm(Result):
     held_out_error: float | None
     reason: str
 
-    def at(self, budget_flops):
+    def at(self, budget_flops: ArrayLike) -> np.ndarray:
         """Values at budgets, same shape as budget_flops."""
         log_c = np.log(np.asarray(budget_flops, dtype=float))
         parameters = np.array([self.parameters[name] for name in FORMS[self.form].parameters], dtype=float)
@@ -96,7 +97,7 @@ class MetricLaw(Result):
 
     rule = RULE
 
-    def at(self, budget_flops):
+    def at(self, budget_flops: ArrayLike) -> np.ndarray:
         """The chosen form at budgets, same shape as budget_flops."""
         return next(f for f in self.forms if f.form == self.chosen).at(budget_flops)
 
@@ -108,9 +109,9 @@ class MetricLaw(Result):
 
         Choosing again in every replicate keeps the uncertainty of the choice in the interval.
         """
-        names, points = [f.form for f in self.forms], self._fitted()
-        fits, scores, held = _score(np.log(points.budgets), values, names, points.errors)
-        return Refits(tuple(names), tuple(fits), _choose(scores, held))
+        names, points = tuple(f.form for f in self.forms), self._fitted()
+        scored = _score(np.log(points.budgets), values, names, points.errors)
+        return Refits(names, tuple(scored.fits), _choose(scored))
 
     def form_at(self, values: np.ndarray, budget_flops: float) -> np.ndarray:
         """(R,) predictions from values (R, K) at the budgets, all with the chosen form."""
@@ -123,45 +124,54 @@ class MetricLaw(Result):
         return self.points
 
 
-def metric_law(budget_flops, values, forms=tuple(FORMS), errors: Errors | None = None) -> MetricLaw:
+def metric_law(
+    budget_flops: ArrayLike, values: ArrayLike, forms: Sequence[str] = tuple(FORMS), errors: Errors | None = None
+) -> MetricLaw:
     """The law of a metric in C from its values (K,) at budgets (K,), rising; 2 budgets at least.
 
-    errors: what is known of the values' noise; without it the forms are told apart by their misfit alone. Only the line
-    in log C exists where a value is not positive. Raises ValueError with fewer than 2 budgets.
+    errors: what is known of the values' noise; without it only their misfit tells the forms apart. Only the line in
+    log C exists where a value is not positive. Raises ValueError with fewer than 2 budgets.
     """
     budgets, y = np.asarray(budget_flops, dtype=float), np.asarray(values, dtype=float)
     if len(budgets) < 2:
         raise ValueError(f"a law in C needs 2 budgets, not {len(budgets)}")
     if (np.diff(budgets) <= 0).any():
-        raise ValueError("a law in C needs budgets that rise; sort them, and average what shares a budget")
+        raise ValueError("a law in C needs budgets that rise; sort them, and take the mean of what shares a budget")
     if errors is not None:
         # Noise-free values: an error of 0 would turn rounding into evidence.
         errors = Errors(np.maximum(errors.se, 1e-9 * np.abs(y)), errors.dof)
     names = list(forms) if (y > 0).all() else ["linear_in_log_c"]
-    fits, scores, held = _score(np.log(budgets), y[None], names, errors)
-    chosen = names[int(_choose(scores, held)[0])]
+    scored = _score(np.log(budgets), y[None], names, errors)
+    chosen = names[int(_choose(scored)[0])]
     fitted = []
-    for k, form in enumerate(FORMS[name] for name in names):
-        name = names[k]
-        rms = float(np.sqrt(np.mean(_relative(form.at(fits[k], np.log(budgets)) - y[None], y[None]) ** 2)))
-        aicc, error = (float(v) if math.isfinite(v) else None for v in (scores[0, k], held[0, k]))
-        parameters = dict(zip(form.parameters, fits[k][0].tolist(), strict=True))
-        reason = _reason(name, fits[k][0], aicc, len(budgets), 4 if errors else 6)
+    for k, (name, fits) in enumerate(zip(names, scored.fits, strict=True)):
+        off = FORMS[name].at(fits, np.log(budgets)) - y[None]
+        rms = float(np.sqrt(np.mean(_relative(off, y[None]) ** 2)))
+        aicc, error = (float(v) if math.isfinite(v) else None for v in (scored.aicc[0, k], scored.held_out[0, k]))
+        parameters = dict(zip(FORMS[name].parameters, fits[0].tolist(), strict=True))
+        reason = "" if aicc is not None else _reason(name, fits[0], len(budgets), 4 if errors else 6)
         fitted.append(FittedForm(name, parameters, rms, aicc, error, reason))
     return MetricLaw(chosen, _why(fitted, chosen, budgets), tuple(fitted), Points(budgets, y, errors))
 
 
-def _relative(off, y):
+def _relative(off: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Misfits off (R, k), of the last k of the values y (R, K), relative to them or, where one is not positive, to the
     largest size."""
     size = np.where((y > 0).all(axis=-1, keepdims=True), y, np.abs(y).max(axis=-1, keepdims=True))
     return off / size[:, -off.shape[1] :]
 
 
-def _score(log_c, y, names, errors=None):
-    """(fits per form, AICc (R, F), relative held-out errors (R, F)) of values y (R, K), budgets rising; infinite where
-    a form does not take part. errors: `Errors` of the values, or None.
-    """
+class _Scored(NamedTuple):
+    """fits (R, P) of each of F forms, AICc (R, F) and relative held-out errors (R, F); infinite where a form does not
+    take part."""
+
+    fits: list[np.ndarray]
+    aicc: np.ndarray
+    held_out: np.ndarray
+
+
+def _score(log_c: np.ndarray, y: np.ndarray, names: Sequence[str], errors: Errors | None) -> _Scored:
+    """Of values y (R, K), budgets rising."""
     n = len(log_c)
     fits, misfits, held = [], [], []
     for name in names:
@@ -171,23 +181,21 @@ def _score(log_c, y, names, errors=None):
         found = fit(log_c, y) if enough else np.full((len(y), p), np.nan)
         fits.append(found)
         off = at(found, log_c) - y
-        misfits.append(((off / errors.se) ** 2).sum(-1) if errors else (_relative(off, y) ** 2).mean(-1))
+        misfit = ((off / errors.se) ** 2).sum(-1) if errors else (_relative(off, y) ** 2).mean(-1)
         if name == "power_law_with_floor":
             # With E = 0 it is the pure law over again.
-            misfits[-1] = np.where(found[:, 0] > 1e-6 * np.abs(y).min(axis=-1), misfits[-1], np.inf)
+            misfit = np.where(found[:, 0] > 1e-6 * np.abs(y).min(axis=-1), misfit, np.inf)
+        misfits.append(np.where(np.isfinite(misfit), misfit, np.inf))
         error = np.full(len(y), np.inf)
         if n > 2 and n - 1 >= p + (p == 3):
-            rest = fit(log_c[:-1], y[:, :-1])
-            error = _relative(at(rest, log_c[-1:]) - y[:, -1:], y)[:, 0]
+            error = _relative(at(fit(log_c[:-1], y[:, :-1]), log_c[-1:]) - y[:, -1:], y)[:, 0]
         held.append(np.where(np.isfinite(error), error, np.inf))
-    misfit = np.stack(misfits, axis=-1)
-    misfit = np.where(np.isfinite(misfit), misfit, np.inf)
-    counts = np.array([len(FORMS[name].parameters) for name in names])
+    misfit, counts = np.stack(misfits, axis=-1), np.array([len(FORMS[name].parameters) for name in names])
     score = _aicc_known(misfit, counts, n, errors.dof) if errors else _aicc(misfit, counts, n)
-    return fits, score, np.stack(held, axis=-1)
+    return _Scored(fits, score, np.stack(held, axis=-1))
 
 
-def _aicc(misfit, counts, n):
+def _aicc(misfit: np.ndarray, counts: np.ndarray, n: int) -> np.ndarray:
     """AICc (R, F) from mean squared relative misfits, whose scale is unknown and counts as a parameter."""
     k = counts + 1
     # Misfit below rounding is no evidence: on noise-free values the simpler form must not lose by 1e-30.
@@ -197,7 +205,7 @@ def _aicc(misfit, counts, n):
     return score + correction
 
 
-def _aicc_known(chi2, counts, n, dof):
+def _aicc_known(chi2: np.ndarray, counts: np.ndarray, n: int, dof: int) -> np.ndarray:
     """AICc (R, F) from chi-squares, whose scale is known from `dof` further degrees of freedom (QAICc)."""
     # What even the richest form leaves over is not noise of the runs; it must not decide between the forms.
     left = np.where(np.isfinite(chi2), chi2 / np.maximum(n - counts, 1), np.inf)
@@ -208,20 +216,18 @@ def _aicc_known(chi2, counts, n, dof):
     return chi2 / np.maximum(np.where(np.isfinite(richest), richest, 1.0), 1.0) + 2 * k + correction
 
 
-def _choose(scores, errors):
+def _choose(scored: _Scored) -> np.ndarray:
     """Index (R,) of the form that `RULE` takes."""
-    close = scores <= scores.min(axis=-1, keepdims=True) + CLOSE
+    close = scored.aicc <= scored.aicc.min(axis=-1, keepdims=True) + CLOSE
     # Held-out errors first, the AICc between equals (all infinite with 2 budgets).
-    key = np.where(close, np.abs(errors), np.nan)
-    key = np.where(np.isnan(key), np.inf, np.minimum(key, 1e300))
-    tie = np.where(close, scores, np.inf)
-    none = ~np.isfinite(np.where(key < 1e300, key, np.inf)).any(axis=-1)
-    return np.where(none, np.argmin(tie, axis=-1), np.argmin(key, axis=-1))
+    error = np.where(close, np.abs(scored.held_out), np.nan)
+    error = np.where(np.isnan(error), np.inf, np.minimum(error, 1e300))
+    none = ~(error < 1e300).any(axis=-1)
+    return np.where(none, np.argmin(np.where(close, scored.aicc, np.inf), axis=-1), np.argmin(error, axis=-1))
 
 
-def _reason(name, parameters, aicc, n, enough) -> str:
-    if aicc is not None:
-        return ""
+def _reason(name: str, parameters: np.ndarray, n: int, enough: int) -> str:
+    """Why a form takes no part."""
     if name == "power_law_with_floor" and n < enough:
         return f"3 parameters; {n} budgets cannot show a floor, {enough} can"
     if name == "power_law_with_floor" and np.isfinite(parameters[0]):
@@ -229,18 +235,15 @@ def _reason(name, parameters, aicc, n, enough) -> str:
     return "could not be fitted"
 
 
-def _why(fitted, chosen, budgets) -> str:
+def _why(fitted: list[FittedForm], chosen: str, budgets: np.ndarray) -> str:
     if len(budgets) == 2:
         return "2 budgets: every form passes through both, so the simplest is taken"
     shown = []
     for f in fitted:
-        if f.aicc is None:
-            shown.append(f"{_said(f.form)}: {f.reason}")
-            continue
         held = "" if f.held_out_error is None else f", held-out error {100 * f.held_out_error:+.2g} %"
-        shown.append(f"{_said(f.form)}: AICc {f.aicc:.4g}{held}")
-    return f"{_said(chosen)} on {len(budgets)} budgets to {compact(budgets[-1])} ({'; '.join(shown)})"
+        shown.append(f"{_name(f.form)}: {f.reason or f'AICc {f.aicc:.4g}{held}'}")
+    return f"{_name(chosen)} on {len(budgets)} budgets to {compact(budgets[-1])} ({'; '.join(shown)})"
 
 
-def _said(name: str) -> str:
-    return name.replace("_", " ").replace("log c", "log C")
+def _name(form: str) -> str:
+    return form.replace("_", " ").replace("log c", "log C")

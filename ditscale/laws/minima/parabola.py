@@ -168,22 +168,24 @@ def design(x: np.ndarray) -> np.ndarray:
 
 
 def refit(
-    x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None, robust_scale: float | None = None, start=None
-) -> np.ndarray:
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None, robust_scale: float | None = None,
+    start: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Coefficients (R, 3) of many refits of one slice: y is (R, n) or (n,), weights (R, n) of run counts or None.
 
     x (n,) is the centered abscissa. With robust_scale, bisquare regressions reweighted from `start` (3,). Refits with
     fewer than 3 distinct sizes give NaN.
     """
     basis = design(x)
+    solved = None
+    if robust_scale is not None and start is not None:
+        solved = bisquare(basis, y, robust_scale, start, weights)[0]
     if weights is None:
-        return y @ np.linalg.pinv(basis).T if robust_scale is None else bisquare(basis, y, robust_scale, start)[0]
+        return y @ np.linalg.pinv(basis).T if solved is None else solved
     distinct = np.unique(np.round(x, 9), return_inverse=True)[1]
     seen = np.stack([weights[:, distinct == k].sum(axis=1) > 0 for k in range(distinct.max() + 1)], axis=-1)
     poor = seen.sum(axis=-1) < 3
-    if robust_scale is not None:
-        solved = bisquare(basis, y, robust_scale, start, weights)[0]
-    else:
+    if solved is None:
         moments = weights @ np.stack([x**k for k in range(5)], axis=-1)
         normal = moments[:, [[0, 1, 2], [1, 2, 3], [2, 3, 4]]]
         normal[poor] = np.eye(3)
@@ -234,7 +236,7 @@ def fit_parabola(
     # Seeds of one size count once: a parabola needs distinct sizes.
     sizes = np.unique(np.round(log_n, 9))
     if len(sizes) < 4:
-        return _with_findings(made, table, [_too_few_sizes(sizes, float(log_n[np.argmin(y)]), budget, kappa)])
+        return _with_findings(made, table, [_too_few_sizes(sizes, float(log_n[np.argmin(y)]), budget, kappa)], " has ")
     basis, token_basis = design(log_n - math.log(made.center)), design(log_d - math.log(made.tokens_center))
     scale = None
     if robust:
@@ -287,9 +289,9 @@ def fit_parabola(
 Note = tuple[str, str, float | None]  # code, text and value of a finding
 
 
-def _with_findings(p: Parabola, table: Table, notes: list[Note]) -> Parabola:
+def _with_findings(p: Parabola, table: Table, notes: list[Note], then: str = ": ") -> Parabola:
     runs, here = tuple(str(r) for r in table.run_id[p.rows]), f"slice {compact(p.budget_flops)}"
-    found = (finding(code, f"{here}: {text}", runs, (p.budget_flops,), value=value) for code, text, value in notes)
+    found = (finding(code, f"{here}{then}{text}", runs, (p.budget_flops,), value=value) for code, text, value in notes)
     return replace(p, findings=tuple(found))
 
 

@@ -17,7 +17,7 @@ from .robust import bisquare, scale_of, trimmed
 MAX_EXPONENT = 3.0
 
 
-class Form(NamedTuple):
+class Curve(NamedTuple):
     """parameters: their names; fit: log C (K,) and values (R, K) to parameters (R, P); at: parameters (..., P) and
     log C (k,) to values (..., k)."""
 
@@ -66,12 +66,6 @@ def _fit_power(log_c: np.ndarray, y: np.ndarray) -> np.ndarray:
         return line(log_c, np.log(np.where(y > 0, y, np.nan)))
 
 
-def _at_power(p: np.ndarray, log_c: np.ndarray) -> np.ndarray:
-    # A replicate whose slice is almost flat sends N* beyond any float; infinity is the right word for it.
-    with np.errstate(over="ignore"):
-        return np.exp(p[..., 0:1] + p[..., 1:2] * log_c)
-
-
 def _fit_linear(log_c: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(a, b) of y = a + b log C with weights 1 / y^2, or plain least squares where a value is not positive."""
     w = np.where((y > 0).all(axis=-1, keepdims=True), 1 / np.where(y == 0, 1, y) ** 2, 1.0)
@@ -80,10 +74,6 @@ def _fit_linear(log_c: np.ndarray, y: np.ndarray) -> np.ndarray:
     off = w * (log_c - mean_c)
     slope = (off * y).sum(-1, keepdims=True) / (off * (log_c - mean_c)).sum(-1, keepdims=True)
     return np.concatenate([mean_y - slope * mean_c, slope], axis=-1)
-
-
-def _at_linear(p: np.ndarray, log_c: np.ndarray) -> np.ndarray:
-    return p[..., 0:1] + p[..., 1:2] * log_c
 
 
 def _explained(
@@ -148,15 +138,18 @@ def floor_laws(log_c: np.ndarray, loss: np.ndarray) -> np.ndarray:
     return out
 
 
-def _at_floor(p: np.ndarray, log_c: np.ndarray) -> np.ndarray:
+def _exp(p: np.ndarray, log_c: np.ndarray) -> np.ndarray:
+    # A replicate whose slice is almost flat sends N* beyond any float; infinity is the right word for it.
     with np.errstate(over="ignore"):
-        return p[..., 0:1] + np.exp(p[..., 1:2] + p[..., 2:3] * log_c)
+        return np.exp(p[..., 0:1] + p[..., 1:2] * log_c)
 
 
 FORMS = {
-    "power_law": Form(("log_coefficient", "exponent"), _fit_power, _at_power),
-    "power_law_with_floor": Form(("floor", "log_coefficient", "exponent"), floor_laws, _at_floor),
-    "linear_in_log_c": Form(("intercept", "slope"), _fit_linear, _at_linear),
+    "power_law": Curve(("log_coefficient", "exponent"), _fit_power, _exp),
+    "power_law_with_floor": Curve(
+        ("floor", "log_coefficient", "exponent"), floor_laws, lambda p, log_c: p[..., 0:1] + _exp(p[..., 1:], log_c)
+    ),
+    "linear_in_log_c": Curve(("intercept", "slope"), _fit_linear, lambda p, log_c: p[..., 0:1] + p[..., 1:2] * log_c),
 }
 POSITIVE_FORMS = ("power_law", "power_law_with_floor")  # a line in log C crosses zero, which a loss or a FID never does
 

@@ -35,7 +35,14 @@ def scale_of(residuals: np.ndarray, n_parameters: int) -> float:
     return float(1.4826 * np.median(np.abs(residuals)) * np.sqrt(n / max(n - n_parameters, 1)))
 
 
-def bisquare(basis, y, scale: float, start, weights=None, steps: int = 30) -> tuple[np.ndarray, np.ndarray]:
+def bisquare(
+    basis: np.ndarray,
+    y: np.ndarray,
+    scale: float,
+    start: np.ndarray,
+    weights: np.ndarray | None = None,
+    steps: int = 30,
+) -> tuple[np.ndarray, np.ndarray]:
     """(coefficients (R, p), weights (R, n)) of bisquare regressions of y (R, n) on basis (n, p), reweighted from
     `start`.
 

@@ -10,16 +10,20 @@ from ...errors import UserError
 from ...units import compact, count, number, whole
 from ..checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
 from ..estimates import LEVEL, Estimate
-from ..findings import Finding, finding
-from ..minima.approach2 import fit_approach2
+from ..findings import Finding, finding, listed
+from ..minima.approach2 import Approach2, fit_approach2
+from ..notebook import Shown
+from ..read import Source, read_table
 from ..result import Result
 from ..surface.approach3 import fit_approach3
+from ..surface.surface import N_PARAMETERS, Surface
 from ..table import SAME_BUDGET, Point, Table
+from ..text import Format, ends, short
 from .forms import ORDER, Form, admissible, law_forms, usable
 from .hashes import inputs_hash
-from .mixture import average, widened
+from .mixture import mixture, widened
 
-AVERAGE = "average"  # the law of a forecast that mixes several forms
+MIXTURE = "average"  # the law of a forecast that mixes several forms, as its JSON names it
 # A probe, or a run that gives the forecast away, is one whose budget is this near to the target.
 AT_TARGET = 0.01
 RULE = (
@@ -46,8 +50,8 @@ class Inputs(Result):
     measured_probes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Forecast(Result):
+@dataclass(frozen=True, repr=False)
+class Forecast(Shown):
     """A forecast, as it is sealed by `seal`. Every `Estimate` is an interval at `level`; an open end is None.
 
     n_params, n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured
@@ -78,81 +82,64 @@ class Forecast(Result):
     findings: tuple[Finding, ...]
     sha256: str | None = None
 
+    def heading(self) -> str:
+        sealed = f"sealed {self.created}" if self.created else "not sealed"
+        return f"forecast of {self.metric} at {compact(self.target_budget_flops)} FLOPs, {sealed}, by {self.law}"
+
+    def main(self) -> dict[str, Estimate]:
+        return {self.metric: self.loss} | {form.name: form.loss for form in self.forms if form.loss}
+
     def summary(self) -> str:
         """Readable text: the forecast, the law it rests on and why, and what the other forms say."""
 
-        def span(e, form):
-            return f"{form(e.value)} ({' .. '.join('?' if x is None else form(x) for x in (e.low, e.high))})"
+        def span(e: Estimate, form: Format = short) -> str:
+            return f"{form(e.value)} ({ends(e, form) or '? .. ?'})"
 
-        short = "{:.4g}".format
         rehearsed = any(f.code == "rehearsal" for f in self.findings)
         lines = [
             f"{'REHEARSAL: forecast' if rehearsed else 'Forecast'} for {compact(self.target_budget_flops)} FLOPs, "
             f"{self.factor:.3g}x beyond the largest of {self.inputs.n_runs} runs' budgets",
             f"  N*    {span(self.n_params, count)}",
             f"  D*    {span(self.n_tokens, count)}",
-            f"  {self.metric}  {span(self.loss, short)}   {100 * self.level:g} % for one new run",
+            f"  {self.metric}  {span(self.loss)}   {100 * self.level:g} % for one new run",
             f"  law   {self.law}: {self.why}",
         ]
         for form in self.forms:
-            said = "refused" if form.loss is None else span(form.loss, short)
+            said = "refused" if form.loss is None else span(form.loss)
             notes = f"   {'; '.join(form.reasons)}" if form.reasons else ""
             lines.append(f"    {form.law:<21} {said}{notes}")
-        lines += [f"  {f.severity}: {f.code}: {f.message}" for f in self.findings]
-        return "\n".join(lines + ([f"  sealed {self.created}, sha256 {self.sha256[:16]}"] if self.sha256 else []))
+        sealed = [f"  sealed {self.created}, sha256 {self.sha256[:16]}"] if self.sha256 else []
+        return "\n".join([*lines, *listed(self.findings), *sealed])
 
 
-def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0) -> Forecast:
-    """Forecast one new run at `budget_flops` from the grid runs of `table`.
+def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 1000, seed: int = 0) -> Forecast:
+    """Forecast one new run at `budget_flops` from the grid runs of `table`, whatever `read_table` reads.
 
     bootstrap: replicates, 40 or more. Raises UserError when a grid run lies at or above the target budget, when the
     metric is not positive, or when no form of law can be fitted (status 3). Probes take no part; when one near the
     target has been measured already, `inputs` says so and `seal` refuses.
     """
     whole(bootstrap, "bootstrap", low=40)
-    target = number(budget_flops, "target budget", above=0)
-    grid = table.grid()
-    if not len(grid):
-        raise UserError(f"{table.source or 'table'}: every run is a probe; a forecast needs grid runs")
-    near = np.abs(grid.budget_flops / target - 1) <= AT_TARGET
-    if near.any():
-        raise UserError(
-            f"{table.source or 'table'}: run {grid.run_id[near][0]} already lies at the target budget "
-            f"{compact(target)}; forecast a budget that no run has, or mark that run as a probe"
-        )
-    largest = float(grid.budget_flops.max())
-    if target <= largest:
-        raise UserError(
-            f"{table.source or 'table'}: the target budget {compact(target)} is not above the largest budget of its "
-            f"runs, {compact(largest)}; forecast a larger one, for example {compact(8 * largest)}"
-        )
-    if not (grid.loss > 0).all():
-        raise UserError(
-            f"{table.source or 'table'}: {grid.metric} is not positive everywhere, and the laws of a forecast are "
-            "power laws; where higher is better, fit the negative of the metric"
-        )
-    refuse_units(grid)
+    target, table = number(budget_flops, "target budget", above=0), read_table(table)
+    grid, source = _checked_grid(table, target), table.source or "table"
     laws = fit_approach2(grid, "log", bootstrap, seed)
     fitted = fit_approach3(grid, "ls_log", 0, seed)
     forms, scatter = law_forms(grid, target, laws, fitted.surface, seed)
     if all(form.loss is None for form in forms.values()):
         reasons = "; ".join(dict.fromkeys(r for form in forms.values() for r in form.reasons))
-        raise UserError(
-            f"{table.source or 'table'}: no law can be fitted, so there is no forecast: {reasons}", status=3
-        )
+        raise UserError(f"{source}: no law can be fitted, so there is no forecast: {reasons}", status=3)
     kept, why = admissible(forms)
-    loss = average([widened(form) for form in kept])
+    place = laws.predict(target) if laws.ok else {}
+    findings = check_rehearsal(grid) + check_units(grid)
+    outliers = []
     if usable(fitted.surface):
         place = fit_approach3(grid, "ls_log", bootstrap, seed, keep_without_floor=True).predict(target)
-    else:
-        place = laws.predict(target)
-    findings = check_rehearsal(grid) + check_units(grid) + _check_optimum(grid, target, place["n_params"].value, laws)
-    if usable(fitted.surface):
-        findings += find_outliers(grid, fitted.surface.residuals, 5)
-    budgets = [budget for budget, _ in grid.slices()]
+        outliers = find_outliers(grid, fitted.surface.residuals, N_PARAMETERS)
+    findings += _check_optimum(grid, target, place["n_params"].value, laws) + outliers
     # A probe at another budget is history, one near this target gives the answer away.
     near = np.abs(np.log(table.budget_flops / target)) <= np.log(SAME_BUDGET)
     measured = (table.role == "probe") & np.isfinite(table.loss) & near
+    budgets = tuple(budget for budget, _ in grid.slices())
     return Forecast(
         created=None,
         metric=grid.metric,
@@ -161,8 +148,8 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
         factor=target / budgets[-1],
         n_params=place["n_params"],
         n_tokens=place["n_tokens"],
-        loss=loss,
-        law=kept[0].law if len(kept) == 1 else AVERAGE,
+        loss=mixture([widened(form.loss, form.held_out_error) for form in kept if form.loss is not None]),
+        law=kept[0].law if len(kept) == 1 else MIXTURE,
         why=why,
         rule=RULE,
         forms=tuple(forms[name] for name in ORDER),
@@ -170,7 +157,7 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
         run_scatter=scatter,
         inputs=Inputs(
             n_runs=len(grid),
-            budgets=tuple(budgets),
+            budgets=budgets,
             rows=tuple(sorted(grid.points(), key=lambda point: point.run_id)),
             exclusions=grid.exclusions,
             measured_probes=tuple(sorted(str(r) for r in table.run_id[measured])),
@@ -180,45 +167,71 @@ def forecast(table: Table, budget_flops, *, bootstrap: int = 1000, seed: int = 0
     )
 
 
-def _check_optimum(grid: Table, target: float, n_params: float, laws) -> list[Finding]:
+def _checked_grid(table: Table, target: float) -> Table:
+    """The grid's runs. Raises UserError where a forecast at `target` cannot be made from them."""
+    source, grid = table.source or "table", table.grid()
+    if not len(grid):
+        raise UserError(f"{source}: every run is a probe; a forecast needs grid runs")
+    near = np.abs(grid.budget_flops / target - 1) <= AT_TARGET
+    if near.any():
+        raise UserError(
+            f"{source}: run {grid.run_id[near][0]} already lies at the target budget {compact(target)}; forecast a "
+            "budget that no run has, or mark that run as a probe"
+        )
+    largest = float(grid.budget_flops.max())
+    if target <= largest:
+        raise UserError(
+            f"{source}: the target budget {compact(target)} is not above the largest budget of its runs, "
+            f"{compact(largest)}; forecast a larger one, for example {compact(8 * largest)}"
+        )
+    if not (grid.loss > 0).all():
+        raise UserError(
+            f"{source}: {grid.metric} is not positive everywhere, and the laws of a forecast are power laws; where "
+            "higher is better, fit the negative of the metric"
+        )
+    refuse_units(grid)
+    return grid
+
+
+def _check_optimum(grid: Table, target: float, n_params: float, laws: Approach2) -> list[Finding]:
     """`optimum_unseen`: an N* where no size of the grid speaks for it, or slices of which none has a minimum.
 
     N* grows with the budget, so below every size it is an artefact; above, it may grow as fast as the budget at most.
     """
-    sizes = f"the grid's sizes ({count(grid.n_params.min())} to {count(grid.n_params.max())})"
     growth = target / float(grid.budget_flops.max())
     least, most = float(grid.n_params.min()), growth * float(grid.n_params.max())
-    findings = []
+    sizes = f"the grid's sizes ({count(least)} to {count(most / growth)})"
+    notes = []
     if n_params < least:
-        text = (
-            f"N* = {count(n_params)} lies below all of {sizes}, though the budget is above all of theirs; add smaller "
-            "sizes, until the slices have their minima inside"
-        )
-        findings.append(finding("optimum_unseen", text, value=n_params / least))
+        text = f"lies below all of {sizes}, though the budget is above all of theirs; add smaller sizes"
+        notes.append((text, n_params / least))
     if n_params > most:
         text = (
-            f"N* = {count(n_params)} lies {n_params / most * growth:.3g}x above all of {sizes}, for a budget only "
-            f"{growth:.3g}x their largest; add larger sizes, until the slices have their minima inside"
+            f"lies {n_params / most * growth:.3g}x above all of {sizes}, for a budget only {growth:.3g}x their largest"
         )
-        findings.append(finding("optimum_unseen", text, value=n_params / most))
+        notes.append((f"{text}; add larger sizes", n_params / most))
+    findings = [
+        finding("optimum_unseen", f"N* = {count(n_params)} {text}, until the slices have their minima inside", value=v)
+        for text, v in notes
+    ]
     if laws.slices and not laws.accepted:
         text = (
             f"none of the {len(laws.slices)} slices has a usable minimum, so N* and D* rest on the surface alone; "
             "`ditscale fit` says what each slice lacks"
         )
-        findings.append(finding("optimum_unseen", text, slices=tuple(p.budget_flops for p in laws.slices)))
+        findings.append(finding("optimum_unseen", text, slices=[p.budget_flops for p in laws.slices]))
     return findings
 
 
-def _coefficients(laws, surface) -> dict[str, dict[str, float]]:
+def _coefficients(laws: Approach2, surface: Surface) -> dict[str, dict[str, float]]:
     """The numbers of every form that could be fitted, so that a second reader can compute the forecast again."""
     out = {}
     if usable(surface):
-        names = ("E", "A", "B", "alpha", "beta", "kappa")
-        out["surface"] = {name: float(getattr(surface, name)) for name in names}
+        out["surface"] = {name: float(getattr(surface, name)) for name in ("E", "A", "B", "alpha", "beta", "kappa")}
     if laws.ok:
-        for name, law in (("model", laws.model), ("power_law", laws.loss), ("power_law_with_floor", laws.floor)):
-            if law is not None and getattr(law, "ok", True):
-                floor = {"E": law.floor} if name == "power_law_with_floor" else {}
-                out[name] = floor | {"coefficient": law.coefficient, "exponent": law.exponent}
+        named = {"model": laws.model, "power_law": laws.loss}
+        out |= {n: {"coefficient": law.coefficient, "exponent": law.exponent} for n, law in named.items() if law}
+    if laws.floor.ok:
+        floor = laws.floor
+        out["power_law_with_floor"] = {"E": floor.floor, "coefficient": floor.coefficient, "exponent": floor.exponent}
     return out

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,11 +12,12 @@ from ..estimates import Estimate, estimate
 from ..minima.approach2 import Approach2, fit_approach2
 from ..result import Result
 from ..surface.fit_surface import fit_surface
-from ..surface.surface import Surface
+from ..surface.surface import N_PARAMETERS, Surface
 from ..table import Table
 from .prediction_interval import floor_is_needed, profile_interval
 
 ORDER = ("surface", "power_law_with_floor", "power_law")
+NO_FLOOR = "the runs reject a law without a floor (F test of E = 0 in the surface, 5 %)"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,17 @@ class Form(Result):
     admissible: bool
     reasons: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        return self.law.replace("_", " ")
+
+
+class HeldOut(NamedTuple):
+    """Relative error of L* at the held-out budget, and its standard error."""
+
+    error: float
+    se: float
+
 
 def usable(surface: Surface) -> bool:
     """Whether a surface can carry a forecast: unlike in `Surface.ok`, E = 0 is allowed (a surface without a floor)."""
@@ -44,27 +57,29 @@ def law_forms(
     table: Table, budget_flops: float, laws: Approach2, surface: Surface, seed: int
 ) -> tuple[dict[str, Form], float]:
     """({name: Form} at the target, scatter of one run's log loss). `surface` is the "ls_log" fit, `laws` has draws."""
-    scatter = _scatter(laws, surface)
-    held = _held_out(table)
-    forms = {}
+    scatter, held = _scatter(laws, surface), _held_out(table)
+
+    def form(law: str, loss: Estimate | None, reasons: tuple[str, ...]) -> Form:
+        error, se = held.get(law, (None, None)) if loss else (None, None)
+        return Form(law, loss, error, se, loss is not None, reasons)
+
+    of_surface = None
     if usable(surface):
-        n_star, d_star, loss = (float(v) for v in surface.optimum(budget_flops))
+        n_star, d_star, loss = map(float, surface.optimum(budget_flops))
         low, high, scatter = profile_interval(table, surface, n_star, d_star)
-        interval = Estimate(loss, low if low > 0 else None, high if math.isfinite(high) else None)
-        forms["surface"] = Form("surface", interval, *held.get("surface", (None, None)), True, surface.reasons)
-    else:
-        forms["surface"] = Form("surface", None, None, None, False, surface.reasons)
+        of_surface = Estimate(loss, low if low > 0 else None, high if math.isfinite(high) else None)
+    forms = {"surface": form("surface", of_surface, surface.reasons)}
     for name in ("power_law_with_floor", "power_law"):
-        value, draws, reasons = _through_minima(laws, name, budget_flops)
-        if value is None:
-            forms[name] = Form(name, None, None, None, False, reasons)
+        value, draws = laws.pure_loss(name, budget_flops)
+        if draws is None:
+            forms[name] = form(name, None, _refusal(laws))
             continue
         rng = np.random.default_rng([seed, 4])
         noisy = draws * np.exp(scatter * rng.standard_normal(len(draws)))
-        admissible = not (name == "power_law" and _floor_is_shown(table, forms["surface"], surface, held))
-        if not admissible:
-            reasons = ("the runs reject a law without a floor (F test of E = 0 in the surface, 5 %)",)
-        forms[name] = Form(name, estimate(value, noisy), *held.get(name, (None, None)), admissible, reasons)
+        forms[name] = form(name, estimate(value, noisy), ())
+    pure = forms["power_law"]
+    if pure.loss and _floor_is_shown(table, forms["surface"], surface, held):
+        forms["power_law"] = replace(pure, admissible=False, reasons=(NO_FLOOR,))
     return forms, scatter
 
 
@@ -73,49 +88,43 @@ def _scatter(laws: Approach2, surface: Surface) -> float:
     if laws.ok:
         residuals = np.concatenate([p.residuals for p in laws.accepted])
         return math.sqrt(float(residuals @ residuals) / max(len(residuals) - 3 * len(laws.accepted), 1))
-    return math.sqrt(float(np.sum(surface.residuals**2)) / max(len(surface.residuals) - 5, 1))
+    return math.sqrt(float(np.sum(surface.residuals**2)) / max(len(surface.residuals) - N_PARAMETERS, 1))
 
 
-def _through_minima(laws: Approach2, name: str, budget_flops: float):
-    """(value, draws, reasons) of the pure law or of the law with a floor; value is None when refused."""
-    if not laws.ok:
-        return None, None, tuple(f.message for f in laws.findings if f.code in ("too_few_budgets", "not_isoflop"))
-    value, draws = laws.pure_loss(name, budget_flops)
-    return (None, None, laws.floor.reasons) if math.isnan(value) else (value, draws, ())
+def _refusal(laws: Approach2) -> tuple[str, ...]:
+    """Why the minima give no law, or none with a floor."""
+    few = tuple(f.message for f in laws.findings if f.code in ("too_few_budgets", "not_isoflop"))
+    return laws.floor.reasons if laws.ok else few
 
 
-def _held_out(table: Table) -> dict[str, tuple[float, float]]:
-    """{form: (relative error of L*, its standard error)} at the largest budget, from fits to the others."""
-    groups = table.slices()
-    own = fit_approach2(table, "log", 0).slices[-1] if len(groups) > 2 and table.is_isoflop() else None
+def _held_out(table: Table) -> dict[str, HeldOut]:
+    """The error of each form at the largest budget, from fits to the others."""
+    own = fit_approach2(table, "log", 0).slices[-1] if len(table.slices()) > 2 and table.is_isoflop() else None
     if own is None or not own.ok:
         return {}
-    rest = table.take(np.concatenate([rows for _, rows in groups[:-1]]))
-    budget = own.budget_flops
-    out = {}
-    own_se = own.loss_se / own.loss
-    laws = fit_approach2(rest, "log", 200, 0)
+    rest, budget, own_se = table.without_largest(1), own.budget_flops, own.loss_se / own.loss
+    out, laws, surface = {}, fit_approach2(rest, "log", 200, 0), fit_surface(rest, "ls_log")
     for name in ("power_law_with_floor", "power_law"):
-        value, draws, _ = _through_minima(laws, name, budget)
-        if value is not None:
-            out[name] = (value / own.loss - 1, math.hypot(own_se, _spread(draws)))
-    surface = fit_surface(rest, "ls_log")
+        value, draws = laws.pure_loss(name, budget)
+        if draws is not None:
+            out[name] = HeldOut(value / own.loss - 1, math.hypot(own_se, _spread(draws)))
     if usable(surface):
-        n_star, d_star, loss = (float(v) for v in surface.optimum(budget))
+        n_star, d_star, loss = map(float, surface.optimum(budget))
         low, high, scatter = profile_interval(rest, surface, n_star, d_star)
         of_law = (math.log(high) - math.log(low)) / 4 if low > 0 else math.inf
-        out["surface"] = (loss / own.loss - 1, math.hypot(own_se, math.sqrt(max(of_law**2 - scatter**2, 0))))
+        se = math.hypot(own_se, math.sqrt(max(of_law**2 - scatter**2, 0)))
+        out["surface"] = HeldOut(loss / own.loss - 1, se)
     return {name: pair for name, pair in out.items() if all(map(math.isfinite, pair))}
 
 
-def _spread(draws) -> float:
+def _spread(draws: np.ndarray) -> float:
     """Robust standard deviation of log draws: half the central 68 %."""
     with np.errstate(divide="ignore"):
         low, high = np.quantile(np.log(draws[np.isfinite(draws)]), [0.16, 0.84])
     return float(high - low) / 2
 
 
-def _floor_is_shown(table: Table, form: Form, surface: Surface, held: dict) -> bool:
+def _floor_is_shown(table: Table, form: Form, surface: Surface, held: dict[str, HeldOut]) -> bool:
     """Whether the pure power law is out: the F test rejects E = 0, and it did not predict the held-out budget better.
 
     The test believes the surface's form; a prediction believes nothing, so it outranks the test.
@@ -124,11 +133,11 @@ def _floor_is_shown(table: Table, form: Form, surface: Surface, held: dict) -> b
         return False
     if "surface" not in held or "power_law" not in held:
         return True
-    return abs(held["power_law"][0]) >= abs(held["surface"][0])
+    return abs(held["power_law"].error) >= abs(held["surface"].error)
 
 
 def admissible(forms: dict[str, Form]) -> tuple[list[Form], str]:
-    """(the forms a forecast averages, in words why).
+    """(the forms a forecast mixes, in words why).
 
     Of the forms that could be fitted and that the runs do not reject, those not shown to be worse: whose held-out error
     is within two of its standard errors of the smallest. When the runs reject all that could be fitted, those are
@@ -136,10 +145,9 @@ def admissible(forms: dict[str, Form]) -> tuple[list[Form], str]:
     """
     fitted = [forms[name] for name in ORDER if forms[name].loss is not None]
     left = [form for form in fitted if form.admissible] or fitted
-    scored = [form for form in left if form.held_out_error is not None]
-    least = min((abs(form.held_out_error) for form in scored), default=0.0)
-    kept = [f for f in left if f not in scored or abs(f.held_out_error) <= least + 2 * f.held_out_se]
-    errors = ", ".join(f"{f.law.replace('_', ' ')} {100 * f.held_out_error:+.2g} %" for f in scored)
-    held = f"held-out errors at the largest budget: {errors}" if errors else "no held-out check was possible"
-    names = ", ".join(f.law.replace("_", " ") for f in kept)
-    return kept, f"{'equal mixture of' if len(kept) > 1 else 'only'} {names}; {held}"
+    errors = {form.name: form.held_out_error for form in left if form.held_out_error is not None}
+    most = min(map(abs, errors.values()), default=0.0)
+    kept = [f for f in left if f.held_out_error is None or abs(f.held_out_error) <= most + 2 * (f.held_out_se or 0.0)]
+    shown = ", ".join(f"{name} {100 * error:+.2g} %" for name, error in errors.items())
+    held = f"held-out errors at the largest budget: {shown}" if shown else "no held-out check was possible"
+    return kept, f"{'equal mixture of' if len(kept) > 1 else 'only'} {', '.join(f.name for f in kept)}; {held}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from ..table import Table
 
 
-def canonical(body) -> bytes:
+def canonical(body: Any) -> bytes:
     """The one byte string of a JSON value: sorted keys, no spaces, floats as their shortest round-trip text."""
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 

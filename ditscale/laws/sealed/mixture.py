@@ -13,15 +13,14 @@ import math
 import numpy as np
 
 from ..estimates import LEVEL, Estimate
-from .forms import Form
 
 Z = 1.959963984540054  # half-width of a normal's central 95 %, in standard deviations
 
 
-def widened(form: Form) -> Estimate:
-    """The form's interval with its own error on the held-out budget added in quadrature, on the side where the
+def widened(loss: Estimate, held_out_error: float | None) -> Estimate:
+    """A form's interval with its own error on the held-out budget added in quadrature, on the side where the
     measurement lay: a form that missed the last step by 10 % will not do better on a longer one."""
-    loss, missed = form.loss, math.log1p(form.held_out_error or 0.0)
+    missed = math.log1p(held_out_error or 0.0)
     low = high = None
     if loss.low is not None:
         low = loss.value * math.exp(-math.hypot(math.log(loss.value / loss.low), max(missed, 0.0)))
@@ -30,7 +29,7 @@ def widened(form: Form) -> Estimate:
     return Estimate(loss.value, low, high)
 
 
-def average(parts: list[Estimate]) -> Estimate:
+def mixture(parts: list[Estimate]) -> Estimate:
     """Median and central 95 % of the equal mixture of `parts`, each a two-sided normal in log loss.
 
     An end that one part leaves open is open. One part alone is returned as it is.
@@ -42,10 +41,8 @@ def average(parts: list[Estimate]) -> Estimate:
     above = np.array([_spread(p.value, p.high, p.low) for p in parts])
 
     def share_below(x: float) -> float:
-        sigma = np.where(x < middle, below, above)
-        return float(
-            np.mean([0.5 * math.erfc(-(x - m) / s / math.sqrt(2)) for m, s in zip(middle, sigma, strict=True)])
-        )
+        z = (x - middle) / np.where(x < middle, below, above)
+        return float(np.mean([0.5 * math.erfc(-v / math.sqrt(2)) for v in z]))
 
     def quantile(p: float) -> float:
         low, high = float((middle - 9 * below).min()), float((middle + 9 * above).max())

@@ -33,22 +33,22 @@ def profile_interval(table: Table, surface: Surface, n_params: float, n_tokens: 
     x = np.column_stack([logs, [math.log(n_params), math.log(n_tokens)]]) - means[:, None]
     middle = math.log(float(surface.loss_at(n_params, n_tokens)))
     start = center(surface.parameters, means, -1)
-    # Geometric offsets on both sides, from a fifth of to 500 times the scatter of one run, all refitted in one batch.
-    offsets = scatter * np.geomspace(0.2, 500, 28)
-    supposed = middle + np.concatenate([-offsets, offsets])
+    # Geometric distances on both sides, from a fifth of to 500 times the scatter of one run, all refitted in one batch.
+    distances = scatter * np.geomspace(0.2, 500, 28)
+    supposed = middle + np.concatenate([-distances, distances])
     data = np.concatenate([np.broadcast_to(y, (len(supposed), len(y))), supposed[:, None]], axis=1)
     starts = np.broadcast_to(start, (len(supposed), 5))
     value = descend(starts, x, data, tolerance=1e-8, max_steps=100).value
     rises = np.sqrt(np.maximum(2 * value - least, 0)).reshape(2, -1) / scatter
 
-    def end(rise) -> float:
-        """The offset at which the rise reaches t; it is nearly linear in the offset, so interpolation is close."""
+    def end(rise: np.ndarray) -> float:
+        """The distance at which the rise reaches t; it is nearly linear in it, so interpolation is close."""
         beyond = np.flatnonzero(rise > t)
         if not len(beyond):
             return math.inf
         k = int(beyond[0])
-        before = (0.0, 0.0) if k == 0 else (rise[k - 1], offsets[k - 1])
-        return float(np.interp(t, [before[0], rise[k]], [before[1], offsets[k]]))
+        before = (0.0, 0.0) if k == 0 else (rise[k - 1], distances[k - 1])
+        return float(np.interp(t, [before[0], rise[k]], [before[1], distances[k]]))
 
     low, high = math.exp(middle - end(rises[0])), math.exp(min(middle + end(rises[1]), 700))
     return low, high, scatter

@@ -15,7 +15,7 @@ from .forecast import Forecast
 from .hashes import own_hash
 
 
-def seal(path, made: Forecast) -> Forecast:
+def seal(path: Path | str, made: Forecast) -> Forecast:
     """Write `made` (from `forecast`) to `path`, once, with the time and its own hash; returns what lies there.
 
     The same inputs, metric and target again are a no-op, also after the probe has been measured. Raises UserError when
@@ -67,7 +67,7 @@ def _write_once(path: Path, text: str) -> None:
         remove(beside)
 
 
-def load_forecast(path) -> Forecast:
+def load_forecast(path: Path | str) -> Forecast:
     """Read a sealed forecast and verify its hash. Raises UserError when it is missing, no forecast, or altered."""
     path = Path(path)
     try:

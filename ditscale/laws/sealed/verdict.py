@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,12 @@ import numpy as np
 from ...errors import UserError, nearest
 from ...units import compact, count
 from ..estimates import Estimate
+from ..notebook import Shown
+from ..read import Source, read_table
 from ..result import Result, read_result
-from ..table import Table
-from .forecast import AT_TARGET, AVERAGE, Forecast
+from ..table import Point, Table
+from ..text import ends, short
+from .forecast import AT_TARGET, MIXTURE, Forecast
 from .hashes import inputs_hash, own_hash
 
 
@@ -35,8 +37,8 @@ class LawVerdict(Result):
         )
 
 
-@dataclass(frozen=True)
-class Verdict(Result):
+@dataclass(frozen=True, repr=False)
+class Verdict(Shown):
     """measured and predicted loss, relative_error = measured / predicted - 1, whether the interval held.
 
     interval: [low, high] as sealed (None is open). n_params, n_params_forecast: the probe's N and the forecast N*.
@@ -62,6 +64,13 @@ class Verdict(Result):
     forecast_created: str
     sentence: str
 
+    def heading(self) -> str:
+        return self.sentence
+
+    def main(self) -> dict[str, Estimate]:
+        said = {"measured": Estimate(self.measured), "forecast": Estimate(self.predicted, *self.interval)}
+        return said | {law.law: Estimate(law.predicted) for law in self.by_law if law.predicted is not None}
+
     def summary(self) -> str:
         lines = [self.sentence]
         for law in self.by_law:
@@ -79,59 +88,43 @@ class Verdict(Result):
         return "\n".join(lines)
 
 
-def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verdict:
-    """Judge `forecast` (from `load_forecast`) by the probe in `table`.
+def read_verdict(path: Path | str) -> Verdict:
+    """The verdict in a verdict.json. Raises UserError, in one line, where it is missing or damaged."""
+    return read_result(Verdict, path, "verdict")
+
+
+def verdict(forecast: Forecast, table: Source, run_id: str | None = None) -> Verdict:
+    """The verdict on `forecast` (from `load_forecast`) by the probe in `table`, whatever `read_table` reads.
 
     The probe is the run named `run_id`, else the one with role probe at the target budget, else (a table without roles)
     the only run there. Raises UserError when the forecast was altered or never sealed, when its inputs held the probe
     (under whatever name) or any run at the target budget, when there is no measured probe, when the probe is more than
     1 % off the target budget, or when the table was read for another metric.
     """
-    if forecast.sha256 is None:
+    if forecast.sha256 is None or forecast.created is None:
         raise UserError("this forecast was never sealed; seal it to a file before the probe runs")
     if own_hash(forecast.to_dict()) != forecast.sha256:
         raise UserError("this forecast was altered after it was sealed: its content does not match its sha256")
+    table = read_table(table, forecast.metric)
     if table.metric != forecast.metric:
         raise UserError(
             f"the forecast is of {forecast.metric!r}, the table was read for {table.metric!r}; read the same metric"
         )
-    target = forecast.target_budget_flops
-    i = _find_probe(table, target, run_id)
-    name = str(table.run_id[i])
+    i = _find_probe(table, forecast.target_budget_flops, run_id)
     (probe,) = table.take([i]).points()
-    for row in forecast.inputs.rows:
-        if row.run_id == name:
-            raise UserError(f"the forecast saw the probe: run {name} is among its inputs; it cannot be judged by it")
-        if dataclasses.replace(row, run_id=name, role=probe.role) == probe:
-            raise UserError(
-                f"the forecast saw the probe: its input {row.run_id} has the very numbers of run {name}; it cannot be "
-                "judged by it"
-            )
-        if abs(row.budget_flops / target - 1) <= AT_TARGET:
-            raise UserError(
-                f"the forecast saw run {row.run_id} at its target budget {compact(target)}; it cannot be judged there"
-            )
-    if abs(table.budget_flops[i] / target - 1) > AT_TARGET:
-        raise UserError(
-            f"probe {name} has budget {compact(table.budget_flops[i])}, more than 1 % off the forecast's "
-            f"{compact(target)}; give the probe that was run at the target"
-        )
-    measured = float(table.loss[i])
-    if not math.isfinite(measured):
-        raise UserError(f"probe {name} has no measured {table.metric} yet; wait until it is finished and collect again")
-    error, inside = _against(forecast.loss, measured)
+    _check_probe(forecast, probe)
+    error, inside = _against(forecast.loss, probe.loss)
     laws = []
     for form in forecast.forms:
-        said = form.loss
-        off, held = (None, None) if said is None else _against(said, measured)
-        laws.append(LawVerdict(form.law, said and said.value, off, held))
+        said = (None, None, None) if form.loss is None else (form.loss.value, *_against(form.loss, probe.loss))
+        laws.append(LawVerdict(form.law, *said))
     return Verdict(
-        run_id=name,
+        run_id=probe.run_id,
         metric=forecast.metric,
-        budget_flops=float(table.budget_flops[i]),
-        n_params=float(table.n_params[i]),
+        budget_flops=probe.budget_flops,
+        n_params=probe.n_params,
         n_params_forecast=forecast.n_params.value,
-        measured=measured,
+        measured=probe.loss,
         predicted=forecast.loss.value,
         interval=(forecast.loss.low, forecast.loss.high),
         relative_error=error,
@@ -140,13 +133,31 @@ def verdict(forecast: Forecast, table: Table, run_id: str | None = None) -> Verd
         inputs_unchanged=inputs_hash(_inputs(table, i, forecast)) == forecast.inputs_sha256,
         forecast_sha256=forecast.sha256,
         forecast_created=forecast.created,
-        sentence=_sentence(forecast, table, i, error, inside),
+        sentence=_sentence(forecast, bool(table.rehearsal), probe, error, inside),
     )
 
 
-def read_verdict(path: Path | str) -> Verdict:
-    """The verdict in a verdict.json. Raises UserError, in one line, where it is missing or damaged."""
-    return read_result(Verdict, path, "verdict")
+def _check_probe(forecast: Forecast, probe: Point) -> None:
+    """Raise UserError where the probe tests nothing: the forecast saw it, it is elsewhere, or it is not measured."""
+    target, name = forecast.target_budget_flops, probe.run_id
+    for row in forecast.inputs.rows:
+        if row.run_id == name:
+            raise UserError(f"the forecast saw the probe: run {name} is among its inputs; it cannot be tested by it")
+        if replace(row, run_id=name, role=probe.role) == probe:
+            same = f"its input {row.run_id} has the very numbers of run {name}"
+            raise UserError(f"the forecast saw the probe: {same}; it cannot be tested by it")
+        if abs(row.budget_flops / target - 1) <= AT_TARGET:
+            at = f"run {row.run_id} at its target budget {compact(target)}"
+            raise UserError(f"the forecast saw {at}; it cannot be tested there")
+    if abs(probe.budget_flops / target - 1) > AT_TARGET:
+        off = (
+            f"probe {name} has budget {compact(probe.budget_flops)}, more than 1 % off the forecast's {compact(target)}"
+        )
+        raise UserError(f"{off}; give the probe that was run at the target")
+    if not math.isfinite(probe.loss):
+        raise UserError(
+            f"probe {name} has no measured {forecast.metric} yet; wait until it is finished and collect again"
+        )
 
 
 def _inputs(table: Table, probe: int, forecast: Forecast) -> Table:
@@ -158,46 +169,38 @@ def _inputs(table: Table, probe: int, forecast: Forecast) -> Table:
 
 def _find_probe(table: Table, target: float, run_id: str | None) -> int:
     """The row of the probe: the named run, the only probe at (else: off) the target, or without roles the run there."""
+    source = table.source or "table"
     if run_id is not None:
-        rows = [i for i in range(len(table)) if table.run_id[i] == run_id]
-        if not rows:
-            raise UserError(f"{table.source or 'table'}: there is no run {run_id!r}{nearest(run_id, table.run_id)}")
-        return rows[0]
-    probes = [i for i in range(len(table)) if table.role[i] == "probe"]
-    near = [i for i in range(len(table)) if abs(table.budget_flops[i] / target - 1) <= AT_TARGET]
-    at_target = [i for i in near if i in probes] if probes else near
-    if not probes and not near:
-        raise UserError(
-            f"{table.source or 'table'}: no run has role probe or lies at the target budget {compact(target)}; add the "
-            "probe's row, with `probe` in a column role"
-        )
+        named = np.flatnonzero(table.run_id == run_id)
+        if not len(named):
+            raise UserError(f"{source}: there is no run {run_id!r}{nearest(run_id, table.run_id)}")
+        return int(named[0])
+    probes = np.flatnonzero(table.role == "probe")
+    near = np.flatnonzero(np.abs(table.budget_flops / target - 1) <= AT_TARGET)
+    at_target = np.intersect1d(near, probes) if len(probes) else near
+    if not len(probes) and not len(near):
+        missing = f"no run has role probe or lies at the target budget {compact(target)}"
+        raise UserError(f"{source}: {missing}; add the probe's row, with `probe` in a column role")
     if len(at_target) > 1:
-        names = ", ".join(str(table.run_id[i]) for i in at_target)
-        raise UserError(
-            f"{table.source or 'table'}: {len(at_target)} runs lie at the target; name one by --run: {names}"
-        )
-    return (at_target or probes)[0]
+        names = ", ".join(map(str, table.run_id[at_target]))
+        raise UserError(f"{source}: {len(at_target)} runs lie at the target; name one by --run: {names}")
+    return int((at_target if len(at_target) else probes)[0])
 
 
 def _against(said: Estimate, measured: float) -> tuple[float, bool]:
     return measured / said.value - 1, said.covers(measured)
 
 
-def _sentence(forecast: Forecast, table: Table, i: int, error: float, inside: bool) -> str:
-    low, high = ("open" if x is None else f"{x:.4g}" for x in (forecast.loss.low, forecast.loss.high))
+def _sentence(forecast: Forecast, rehearsed: bool, probe: Point, error: float, inside: bool) -> str:
+    span = f"the {100 * forecast.level:g} % interval [{ends(forecast.loss, short, ', ', 'open') or 'open, open'}]"
+    held, where = ("held", "inside") if inside else ("FAILED", "outside")
+    ratio = probe.n_params / forecast.n_params.value
     side = "above" if error > 0 else "below"
-    level = f"{100 * forecast.level:g} %"
-    outcome = (
-        f"The forecast held: the measured value lies inside the {level} interval [{low}, {high}]."
-        if inside
-        else f"The forecast FAILED: the measured value lies outside the {level} interval [{low}, {high}]."
-    )
-    ratio = float(table.n_params[i]) / forecast.n_params.value
-    size = f"the probe's N = {count(table.n_params[i])} is {ratio:.2g}x the forecast optimum"
+    law = "mixture of laws" if forecast.law == MIXTURE else forecast.law.replace("_", " ")
     return (
-        f"{'REHEARSAL: at' if table.rehearsal else 'At'} {compact(forecast.target_budget_flops)} FLOPs, "
-        f"{forecast.factor:.3g}x beyond the largest budget, "
-        f"{forecast.metric} = {float(table.loss[i]):.4g} was measured and {forecast.loss.value:.4g} forecast by the "
-        f"{'mixture of laws' if forecast.law == AVERAGE else forecast.law.replace('_', ' ')} "
-        f"({100 * abs(error):.2g} % {side}; {size}). {outcome}"
+        f"{'REHEARSAL: at' if rehearsed else 'At'} {compact(forecast.target_budget_flops)} FLOPs, "
+        f"{forecast.factor:.3g}x beyond the largest budget, {forecast.metric} = {probe.loss:.4g} was measured and "
+        f"{forecast.loss.value:.4g} forecast by the {law} ({100 * abs(error):.2g} % {side}; the probe's N = "
+        f"{count(probe.n_params)} is {ratio:.2g}x the forecast optimum). The forecast {held}: the measured value lies "
+        f"{where} {span}."
     )

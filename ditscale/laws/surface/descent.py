@@ -42,7 +42,7 @@ def powers_of(parameters: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, np.
     return powers, parameters[:, :1] + powers.sum(axis=1)
 
 
-def _evaluate(p: np.ndarray, x: np.ndarray, y: np.ndarray, weights, delta: float, raw: bool) -> _At:
+def _evaluate(p: np.ndarray, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, delta: float, raw: bool) -> _At:
     powers, predicted = powers_of(p, x)
     residuals = predicted - y if raw else np.log(predicted) - y
     if math.isinf(delta):

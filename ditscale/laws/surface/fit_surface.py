@@ -57,7 +57,7 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     starts = seeds(x[0], x[1], table.loss, np.ones_like(y) if raw else 1 / table.loss**2)
     if objective == "huber":
         result = descend(starts, x, y, tolerance=1e-5)
-        # Starts that have met in one minimum go on as one.
+        # Starts that have reached the same minimum continue as one.
         apart = np.unique(np.round(result.parameters, 2), axis=0, return_index=True)[1]
         parameters = result.parameters[apart]
         # The width of the quadratic zone shrinks in steps: straight to 1e-3 the objective is nearly least absolute

@@ -109,7 +109,7 @@ class Surface:
         n, d = np.asarray(n_params, dtype=float), np.asarray(n_tokens, dtype=float)
         return self.E + self.A * n**-self.alpha + self.B * d**-self.beta
 
-    def optimum(self, budget_flops: float) -> tuple[float, float, float]:
-        """(N*, D*, L*) at a budget."""
+    def optimum(self, budget_flops: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(N*, D*, L*) at budgets."""
         log_n, log_d, loss = optimum(self.parameters, self.kappa, budget_flops)
-        return float(np.exp(log_n)), float(np.exp(log_d)), float(loss)
+        return np.exp(log_n), np.exp(log_d), loss
