@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 
-from ..laws import Estimate, Forecast, Laws, Verdict
+from ..laws import Estimate, Forecast, Laws
 from ..laws.minima.parabola import Slice
 from ..laws.surface.surface import optimum
 from ..laws.text import Format
@@ -83,8 +83,7 @@ class Group(NamedTuple):
 
 
 def groups(results: StudyResults) -> list[Group]:
-    """A group for each slice, of the fitted runs that are nearer to it in budget than to any other; without slices one
-    for each budget."""
+    """A group for each slice, of the fitted runs whose budgets are nearest; without slices one for each budget."""
     slices: tuple[Slice, ...] | list[None] = results.laws.slices if results.laws else ()
     budgets, runs = [s.budget_flops for s in slices if s], results.fitted
     if not slices:
@@ -236,35 +235,29 @@ def _draw_law(
 
 
 def _draw_forecast(results: StudyResults, forecast: Forecast, figure: FigureBase) -> None:
-    """The forecasts of all forms and the measured loss, magnified."""
+    """The forecasts of all forms, and the measured loss with its Monte-Carlo error, magnified."""
     axes, rows = figure.subplots(), [("sealed\nforecast", forecast.loss, ACCENT)]
     rows += [
         (form.law.replace("_with", "\nwith").replace("_", " "), form.loss, INK) for form in forecast.forms if form.loss
     ]
     for y, (_, e, colour) in enumerate(rows):
         axes.errorbar(e.value, -y, xerr=bars([e]), fmt="|", color=colour, zorder=4, **BAR)
-    axes.set_yticks([-y for y in range(len(rows))], [name for name, *_ in rows])
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     label = f"{forecast.metric} at {compact(forecast.target_budget_flops)} FLOPs"
     axes.set(ylim=(-len(rows) + 0.4, 0.6), xlabel=label, title="The forecast, magnified")
     axes.margins(x=0.12)
-    if results.verdict:
-        _draw_measured(results, results.verdict, axes)
-
-
-def _draw_measured(results: StudyResults, verdict: Verdict, axes: Axes) -> None:
-    """The probe's measured loss as a line, with its Monte-Carlo error as a band where study.h5 has that."""
-    measured, probe = verdict.measured, results.table.run_id == verdict.run_id
-    axes.axvline(measured, color=ACCENT, lw=1.2, zorder=2)
-    if probe.any() and verdict.metric == "loss":
-        half = Z * float(results.points["loss_se"][probe][0])
-        axes.axvspan(measured - half, measured + half, color=ACCENT, alpha=0.15, lw=0, zorder=1)
-    left = measured < sum(axes.get_xlim()) / 2
-    axes.annotate(
-        f"measured {digits(measured)}", (measured, 0.02), xycoords=("data", "axes fraction"), color=ACCENT, fontsize=9,
-        xytext=(5 if left else -5, 0), textcoords="offset points", ha="left" if left else "right",
-    )  # fmt: skip
+    if v := results.verdict:
+        axes.axvline(v.measured, color=ACCENT, lw=1.2, zorder=2)
+        probe = results.table.run_id == v.run_id
+        if probe.any() and v.metric == "loss":
+            half = Z * float(results.points["loss_se"][probe][0])
+            axes.axvspan(v.measured - half, v.measured + half, color=ACCENT, alpha=0.15, lw=0, zorder=1)
+        left = v.measured < sum(axes.get_xlim()) / 2
+        axes.annotate(
+            f"measured {digits(v.measured)}", (v.measured, 0.02), xycoords=("data", "axes fraction"), color=ACCENT,
+            fontsize=9, xytext=(5 if left else -5, 0), textcoords="offset points", ha="left" if left else "right",
+        )  # fmt: skip
 
 
 def _laws_caption(results: StudyResults, laws: Laws) -> str:

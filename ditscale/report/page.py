@@ -16,7 +16,7 @@ from . import sentences, tables
 from .isoflop import powerlaws_plot, slices_plot
 from .read import StudyResults, read_study_results
 from .samples import grids_plot, page_list, samples_plot
-from .style import Plot, css_variables, render
+from .style import DARK, Plot, render
 from .tables import code, superscripts
 from .training import rates_plot, training_plot
 from .trends import metrics_plot, noise_plot, out_of_domain_plot
@@ -31,12 +31,9 @@ TILES = (("model", "N*", "optimal model size"), ("data", "D*", "optimal data"), 
 
 def write_report(root: Path | str) -> Path:
     """Write report/index.html and report/figures/ of a study, each file whole or not at all; returns the page's path.
-
-    The page names what the study does not have yet. Raises UserError without study.h5 or a finished run.
-    """
-    results = read_study_results(root)
-    paths = StudyPaths(root)
-    figures = paths.report / "figures"
+    The page names what the study does not have yet. Raises UserError without study.h5 or a finished run."""
+    results, page = read_study_results(root), StudyPaths(root).report / "index.html"
+    figures = page.parent / "figures"
     make_directory(figures)
     shown, names = [], set()
     for plot in filter(None, (make(results) for make in PLOTS)):
@@ -48,7 +45,6 @@ def write_report(root: Path | str) -> Path:
     for old in figures.iterdir():  # A figure of an earlier report that this one no longer has.
         if old.suffix in (".png", ".pdf") and old.name not in names:
             old.unlink()
-    page = paths.report / "index.html"
     write_text(page, html(results, shown))
     return page
 
@@ -57,6 +53,7 @@ def html(results: StudyResults, shown: list[tuple[Plot, list[str]]]) -> str:
     """The whole page."""
     title = f"{'REHEARSAL of ' * bool(results.study.rehearsal)}{results.study.name}: {sentences.title(results)}"
     style = Path(__file__).with_name("style.css").read_text()
+    light, dark = ("".join(f"--c{c[1:]}:{v};" for c, v in colours) for colours in (zip(DARK, DARK), DARK.items()))
     body = [_head(results), _missing(results)]
     body += [_figure(i, results, plot, svgs) for i, (plot, svgs) in enumerate(shown, 1)]
     body += [_laws(results, results.laws) if results.laws else "", _runs(results)]
@@ -64,8 +61,8 @@ def html(results: StudyResults, shown: list[tuple[Plot, list[str]]]) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>\n'
-        f"<style>:root{{{css_variables(False)}}}\n"
-        f"@media screen and (prefers-color-scheme:dark){{:root{{{css_variables(True)}}}}}\n"
+        f"<style>:root{{{light}}}\n"
+        f"@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
         f"{style}</style></head>\n<body><main>\n" + "\n".join([*body, _foot(results)]) + "\n</main></body></html>\n"
     )
 

@@ -45,8 +45,7 @@ class NoiseLevels(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What study.h5 holds beside the table of runs. curves: run id to rows (images, loss, loss_ema); sweep: the run ids
-    of a learning-rate sweep, which are in nothing else here."""
+    """study.h5 beside its table. curves: run id to rows (images, loss, loss_ema); sweep: run ids of the rate sweep."""
 
     excluded: tuple[tuple[str, str], ...]
     curves: dict[str, np.ndarray]
@@ -122,8 +121,7 @@ class StudyResults:
 
 
 def read_study_results(root: Path | str) -> StudyResults:
-    """Read a study directory. Raises UserError, in one line, without study.yaml, study.h5 or a finished run of the
-    grid, and where a file is damaged."""
+    """Raises UserError, one line, without study.yaml, study.h5 or a finished run of the grid, or at a damaged file."""
     paths, study = StudyPaths(root), read_study(root)
     if not paths.table.is_file():
         raise UserError(f"{root}: holds no study.h5; `ditscale collect {root}` makes it from the runs")
@@ -216,9 +214,8 @@ def _records(file: h5py.File) -> tuple[dict[str, str], Records]:
 def _read_samples(paths: StudyPaths, run_id: str) -> Samples | None:
     """The samples in a run's evaluation.h5; None where it has none."""
     at = paths.run(run_id)
-    if not at.evaluation.is_file():
-        return None
-    return _read_h5(at.evaluation, partial(_samples, run_id), f"move it away, then `ditscale evaluate {at.root}`")
+    remedy = f"move it away, then `ditscale evaluate {at.root}`"
+    return _read_h5(at.evaluation, partial(_samples, run_id), remedy) if at.evaluation.is_file() else None
 
 
 def _samples(run_id: str, file: h5py.File) -> Samples | None:

@@ -87,8 +87,7 @@ def _draw_pairs(shown: list[tuple], rows: int, columns: int, figure: FigureBase)
 
 
 def grids_plot(results: StudyResults) -> Plot | None:
-    """One row of samples for each budget, at the same captions and from the same noise, and the held-out pictures last;
-    None where fewer than two budgets have samples."""
+    """One row of samples for each budget, and the held-out pictures last; None with fewer than two budgets."""
     if len(results.grids) < 2:
         return None
     rows = {compact(budget): pictures(s.generated[:COLUMNS], s.reference) for budget, s in results.grids.items()}

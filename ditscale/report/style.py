@@ -48,6 +48,7 @@ RC: Any = {
     "lines.dashed_pattern": (6, 2), "lines.dotted_pattern": (1, 1.5),
     "svg.fonttype": "path", "svg.hashsalt": "ditscale", "pdf.fonttype": 42, "savefig.dpi": 200,
 }  # fmt: skip
+Limits = tuple[float, float]
 RANGE = (1e-290, 1e290)  # What lies outside is not drawn: matplotlib's logarithmic axes overflow there.
 
 
@@ -116,9 +117,7 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
     return ticks[:: max(1, -(-len(ticks) // most))]
 
 
-def log_axis(
-    axes: Axes, which: str, ends: tuple[float, float], label: str, form: Format = compact, most: int = 7
-) -> None:
+def log_axis(axes: Axes, which: str, ends: Limits, label: str, form: Format = compact, most: int = 7) -> None:
     """Make the "x" or "y" axis logarithmic, with ticks a person would choose."""
     low, high = np.clip(ends, *RANGE).tolist()
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high), f"{which}label": label})
@@ -127,7 +126,7 @@ def log_axis(
     getattr(axes, f"{which}axis").set_minor_locator(NullLocator())
 
 
-def limits(*values: ArrayLike, margin: float = 0.06, right: float = 0.0) -> tuple[float, float]:
+def limits(*values: ArrayLike, margin: float = 0.06, right: float = 0.0) -> Limits:
     """The range of all positive finite values (1 to 10 without one), widened by a fraction `margin` of its logarithm at
     both ends, then by `right` at the upper end."""
     x = np.concatenate([np.ravel(np.asarray(v, dtype=float)) for v in values])
@@ -202,8 +201,7 @@ def _save(figure: Figure, form: str) -> bytes:
 
 
 def themed(svg: str, name: str, alt: str) -> str:
-    """An SVG file as an element of the page: colours become CSS variables, ids become unique, and whatever is external
-    is removed."""
+    """An SVG file as an element of the page: its colours are CSS variables, its ids unique, and nothing external."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
@@ -213,14 +211,6 @@ def themed(svg: str, name: str, alt: str) -> str:
     svg = re.sub(r'\bd="[^"]*"', lambda path: re.sub(r"(\d\.\d\d)\d+", r"\1", path[0]), svg)
     for colour in DARK:
         svg = svg.replace(colour, f"var(--c{colour[1:]})")
-    box, start = svg[: svg.index(">")], svg.index(">") + 1
-    width, height = map(float, box.split('viewBox="0 0 ')[1].split('"')[0].split())
-    return (
-        f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:g}"'
-        f' style="max-width:{width * 1.4:.0f}px">{svg[start:]}'
-    )
-
-
-def css_variables(dark: bool) -> str:
-    """The colours as CSS variables, for one of the two modes."""
-    return "".join(f"--c{light[1:]}:{other if dark else light};" for light, other in DARK.items())
+    width, height = map(float, svg.split('viewBox="0 0 ')[1].split('"')[0].split())
+    head = f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:g}"'
+    return f'{head} style="max-width:{width * 1.4:.0f}px">{svg[svg.index(">") + 1 :]}'

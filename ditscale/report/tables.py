@@ -18,13 +18,10 @@ from .trends import METRICS, gap_sentences, metric_trends, noise_trends
 
 # Numbers of laws.json as the page writes them.
 NAMES = {
-    "alpha": "α",
-    "beta": "β",
-    "model_exponent": "exponent of N*, β/(α+β)",
+    "alpha": "α", "beta": "β", "model_exponent": "exponent of N*, β/(α+β)",
     "loss_floor_exponent": "exponent of L* − E, −αβ/(α+β)",
-}
+}  # fmt: skip
 TREND_HEAD = ("exponent of C (95 %)", "forecast at the probe (95 %)", "measured there")
-SEVERITIES = ("refused", "warning", "info")
 
 
 def code(text: str) -> str:
@@ -48,12 +45,9 @@ def table(head: Iterable[str], rows: list[list[str]], left: int = 1, kind: str =
     def line(cells: Iterable[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}{' class=t' * (i < left)}>{c}</{tag}>" for i, c in enumerate(cells)) + "</tr>"
 
-    return (
-        f'<div class="wide {kind}" tabindex="0"><table><thead>{line(map(escape, head), "th")}</thead>'
-        f"<tbody>{''.join(line(row, 'td') for row in rows)}</tbody></table></div>"
-        if rows
-        else ""
-    )
+    body = "".join(line(row, "td") for row in rows)
+    start = f'<div class="wide {kind}" tabindex="0"><table><thead>{line(map(escape, head), "th")}</thead>'
+    return f"{start}<tbody>{body}</tbody></table></div>" * bool(rows)
 
 
 def mark(word: str) -> str:
@@ -181,7 +175,7 @@ def excluded_table(results: StudyResults) -> str:
 def findings_list(laws: Laws) -> str:
     items = [
         f"<li>{mark(f.severity)} {escape(f.message)} <small>{escape(f.code)}</small></li>"
-        for f in sorted(laws.findings, key=lambda f: SEVERITIES.index(f.severity))
+        for f in sorted(laws.findings, key=lambda f: ("refused", "warning", "info").index(f.severity))
     ]
     return f'<ul class="findings">{"".join(items)}</ul>' if items else "<p>None.</p>"
 

@@ -19,19 +19,17 @@ FIRST = 0.02  # Curves start at this fraction of the run: warm-up comes before, 
 def training_plot(results: StudyResults) -> Plot | None:
     """Smoothed training loss against FLOPs; None when no curve was recorded."""
     points, curves, batches = results.points, [], []
-    by_size = colours(points["n_params"][~results.probe])
+    by_size, per_image = colours(points["n_params"][~results.probe]), points["achieved_flops"] / points["n_images"]
     for i, run in enumerate(results.table.run_id):
-        rows = results.records.curves.get(run)
+        rows, probe, n_params = results.records.curves.get(run), bool(results.probe[i]), points["n_params"][i]
         if rows is None or not len(rows):
             continue
-        images, loss, n_params = rows["images"], rows["loss_ema"], points["n_params"][i]
+        images, loss = rows["images"], rows["loss_ema"]
         use = (images >= FIRST * images[-1]) & (images > 0) & np.isfinite(loss)
         if use.any():
-            flops, loss = images[use] * (points["achieved_flops"][i] / points["n_images"][i]), loss[use]
-            name, colour = count(n_params), by_size.get(n_params, ACCENT)
-            if results.probe[i]:
-                name, colour = f"probe {name}", ACCENT
-            curves.append((flops, loss, Label(flops[-1], loss[-1], name, colour), bool(results.probe[i])))
+            flops, loss = images[use] * per_image[i], loss[use]
+            colour = ACCENT if probe else by_size[n_params]
+            curves.append((flops, loss, Label(flops[-1], loss[-1], "probe " * probe + count(n_params), colour), probe))
             batches.append(int(points["batch_size"][i]))
     if not curves:
         return None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from matplotlib.figure import FigureBase
 
 from ..errors import UserError
-from ..laws import Estimate, Trend, fit_gap, fit_trend
+from ..laws import Estimate, Table, Trend, fit_gap, fit_trend
 from ..laws.text import short
 from ..units import compact
 from .read import StudyResults
@@ -21,11 +22,11 @@ METRICS = {
     "loss": "validation loss", "vlb": "variational bound (VLB)", "nll": "exact negative log-likelihood", "fid": "FID",
 }  # fmt: skip
 UNITS = {"loss": "loss (squared velocity)", "fid": "FID (squared distance of features)"}
+T = TypeVar("T")
 
 
 def out_of_domain_plot(results: StudyResults) -> Plot | None:
-    """The loss on other data sets against the loss on the study's own, one panel for each data set; None when runs were
-    measured on their own alone."""
+    """The loss on each other data set against the loss on the study's own; None without other data sets."""
     losses = {name: results.points[column] for name, column in results.columns("loss", out_of_domain=True).items()}
     losses = {name: loss for name, loss in losses.items() if np.isfinite(loss).any()}
     if not losses:
@@ -70,34 +71,30 @@ class MetricTrends(NamedTuple):
     trends: dict[str, Trend]
 
 
+def _fitted(fit: Callable[[Table, str], T], results: StudyResults, column: str, metric: str = "loss") -> T | None:
+    try:
+        return fit(results.fit_table(metric), column)
+    except UserError:  # Some run lacks the metric, or fewer than two slices have a minimum, and the column there.
+        return None
+
+
 @lru_cache(maxsize=2)
 def metric_trends(results: StudyResults) -> tuple[MetricTrends, ...]:
-    """The metrics that runs have, the validation loss where it was measured out of domain too; without the trends that
-    cannot be fitted."""
+    """The metrics that runs have (the loss where there are other data sets), with the trends that can be fitted."""
     found = []
     for metric in METRICS:
         values = results.points.get(metric, np.array([]))
         if np.isfinite(values).any() and (metric != "loss" or results.columns("loss", out_of_domain=True)):
-            columns, trends = results.columns(metric), {}
-            for dataset, column in columns.items():
-                try:
-                    trends[dataset] = fit_trend(results.fit_table(), column)
-                except UserError:
-                    pass  # Fewer than two slices have it.
+            columns = results.columns(metric)
+            trends = {name: trend for name, c in columns.items() if (trend := _fitted(fit_trend, results, c))}
             found.append(MetricTrends(metric, columns, trends))
     return tuple(found)
 
 
 def gap_sentences(results: StudyResults) -> list[str]:
     """How each metric out of domain lies from that in domain."""
-    out = []
-    for m in metric_trends(results):
-        for column in list(m.columns.values())[1:]:
-            try:
-                out.append(fit_gap(results.fit_table(m.metric), column).sentence)
-            except UserError:
-                pass
-    return out
+    pairs = [(column, m.metric) for m in metric_trends(results) for column in list(m.columns.values())[1:]]
+    return [gap.sentence for pair in pairs if (gap := _fitted(fit_gap, results, *pair))]
 
 
 def metrics_plot(results: StudyResults) -> Plot | None:
@@ -174,13 +171,10 @@ def noise_trends(results: StudyResults) -> NoiseTrends | None:
     if levels is None or len(levels.borders) < 3:
         return None
     columns = {f"loss_{i}": column for i, column in enumerate(levels.loss.T)}
-    try:
-        table = replace(results, table=replace(results.table, columns=results.points | columns)).fit_table()
-        trends = [fit_trend(table, name) for name in columns]
-    except UserError:
-        return None
+    extended = replace(results, table=replace(results.table, columns=results.points | columns))
+    trends = [trend for name in columns if (trend := _fitted(fit_trend, extended, name))]
     exponents = [trend.exponent for trend in trends if trend.exponent]
-    if len(exponents) < len(trends):
+    if len(exponents) < len(columns):
         return None
     return NoiseTrends(levels.borders, trends, exponents, levels.loss[results.probe])
 
