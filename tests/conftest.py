@@ -63,6 +63,16 @@ def cache(tmp_path_factory):
     return path
 
 
+@pytest.fixture(autouse=True)
+def quiet_log() -> None:
+    """Each test begins with a logger that nobody shows, whatever a command line in the same process has set."""
+    from ditscale.logs import log
+
+    log.handlers.clear()
+    log.propagate = True
+    log.setLevel("NOTSET")
+
+
 @pytest.fixture(scope="session")
 def ditscale():
     """Run the command line in a process of its own; returns the finished process."""

@@ -193,7 +193,15 @@ def test_training_in_a_notebook(trained, capsys):
 def test_a_stop_is_a_result(tmp_path):
     import signal
 
-    plan = ds.plan("study=mini", "~evaluation", "nested=false", "budgets=[2e11]", "widths=[32]", dir=tmp_path / "s")
+    plan = ds.plan(
+        "study=mini",
+        "~evaluation",
+        "nested=false",
+        "budgets=[2e12]",
+        "widths=[32]",
+        "probe_budget=1e13",
+        dir=tmp_path / "s",
+    )
     (run,) = ds.Study.open(tmp_path / "s").runs()
     stopped = []
 

@@ -4,7 +4,8 @@ import errno
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
@@ -139,12 +140,12 @@ def test_commands_paste(tmp_path):
 class Made:
     """What `seal` needs of a forecast."""
 
-    inputs: dict
+    inputs: SimpleNamespace
     created: str | None = None
     sha256: str | None = None
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        return {"created": self.created, "sha256": self.sha256, "inputs": vars(self.inputs)}
 
 
 @pytest.mark.parametrize("methods", [(), (errno.EPERM,), (errno.EPERM, "rename")])
@@ -155,7 +156,7 @@ def test_a_seal_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, methods):
     without(monkeypatch, *methods)
     monkeypatch.setattr(type(path), "exists", lambda _: False)
     with pytest.raises(UserError, match="written by someone else meanwhile; it is never overwritten"):
-        seal(path, Made({"measured_probes": []}))
+        seal(path, Made(SimpleNamespace(measured_probes=[])))
     assert path.read_bytes() == other and os.listdir(tmp_path) == ["forecast.json"]
-    seal(tmp_path / "another.json", Made({"measured_probes": []}))
+    seal(tmp_path / "another.json", Made(SimpleNamespace(measured_probes=[])))
     assert len(os.listdir(tmp_path)) == 2

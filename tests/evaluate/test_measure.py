@@ -1,5 +1,7 @@
 """Chunks: shared among ranks, resumed, and never half there."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,7 @@ def test_rows_in_order_and_resumed_where_it_was(tmp_path):
 
 
 def test_progress_is_logged(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("ditscale.evaluate.measure.PROGRESS_S", -1.0)
+    monkeypatch.setattr(sys.modules[measure.__module__], "PROGRESS_S", -1.0)
     with caplog.at_level("INFO", "ditscale"):
         measure(Squares(), 40, 16, "squares", Workers(ONE, tmp_path))
     assert [r.message.split() for r in caplog.records] == [
