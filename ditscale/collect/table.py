@@ -32,7 +32,7 @@ from ..files import write_bytes, write_text
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import Run, read_run
 from ..plan.study import gone, read_study
-from ..quantities import ColumnInfo
+from ..quantities import FLOPS, PARAMS, TOKENS, ColumnInfo
 from ..rundir.evaluation import Result, read_results
 from ..rundir.record import Damaged, open_record, read_attempts, read_steps, read_validation, skipped_note
 from ..rundir.strata import covariance, losses_of_levels, noise_levels
@@ -50,13 +50,13 @@ LOSSES = ("loss", "raw_loss", "train_loss")  # Those of them that are metrics, b
 
 @dataclass(frozen=True)
 class Collected:
-    """What `collect` found: rows (one dict a run: COLUMNS, `loss_<data set>` of each further data set, and what was
-    evaluated) and exclusions."""
+    """rows: one dict a run: COLUMNS, `loss_<data set>` of each further data set, and what was evaluated; excluded:
+    (run_id, reason); rehearsal: where the losses come from, if the study is a rehearsal; notes: of planned runs that
+    are not there, evaluations that only some runs have, and steps that runs skipped."""
 
     rows: tuple[dict, ...]
-    excluded: tuple[tuple[str, str], ...]  # (run_id, reason)
-    rehearsal: str = ""  # where the losses come from, if the study is a rehearsal
-    # of planned runs that are not there, evaluations that only some runs have, and steps that runs skipped
+    excluded: tuple[tuple[str, str], ...]
+    rehearsal: str = ""
     notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
@@ -131,11 +131,9 @@ def _mark(of: Study | Run | None) -> str:
 def _check_triples(here: Validation, there: Validation, n: int, n_others: int) -> None:
     """Losses are compared triple by triple, so a run measured on others than the study's, or on `n` where the runs
     before have `n_others`, is left out."""
-    keys = ("n", "seed", "path")
-    unlike = [
-        f"{key} {mine!r}, not {its!r}" for key in keys if (mine := getattr(here, key)) != (its := getattr(there, key))
-    ]
-    if not unlike and n != n_others:
+    both = [(key, getattr(here, key), getattr(there, key)) for key in ("n", "seed", "path")]
+    unlike = [f"{key} {mine!r}, not {its!r}" for key, mine, its in both if mine != its]
+    if n != n_others and not unlike:
         unlike = [f"{n} in its record, not {n_others}"]
     if unlike:
         raise _LeftOut(f"it was measured on other validation triples than the study's ({', '.join(unlike)})")
@@ -184,13 +182,9 @@ def _read(at: RunPaths, run: Run, mark: str) -> _Record:
 
 
 def _h5(
-    attributes: dict[str, Any],
-    mark: str,
-    found: list[_Record],
-    rows: list[dict[str, Any]],
-    info: dict[str, ColumnInfo],
-    excluded: list[tuple[str, str]],
-) -> bytes:
+    attributes: dict[str, Any], mark: str, found: list[_Record], rows: list[dict[str, Any]],
+    info: dict[str, ColumnInfo], excluded: list[tuple[str, str]],
+) -> bytes:  # fmt: skip
     """The content of study.h5. It is built in memory, then written whole: a reader never sees half a table."""
     text, memory = h5py.string_dtype(), io.BytesIO()
     with h5py.File(memory, "w") as file:
@@ -222,10 +216,8 @@ def provenance(study: Study) -> dict[str, str]:
     decay = recipe.weight_decay_law or f"{recipe.weight_decay:g}"
     mup = f" with mup from width {recipe.base_width}" if recipe.width_scaling == "mup" else ""
     sets = ", ".join([validation.path or data.name, *validation.also])
-    triples = (
-        f"{sets}: the same {validation.n} (image, noise, timestep) triples of seed {validation.seed} for every run, "
-        "rectified-flow loss of the"
-    )
+    of = f"of seed {validation.seed} for every run, rectified-flow loss of the"
+    triples = f"{sets}: the same {validation.n} (image, noise, timestep) triples {of}"
     return {
         "design": f"{design.name}, head size {design.head_size}, MLP ratio {design.mlp_ratio}, patch {design.patch}, "
         f"width / depth {recipe.aspect:g}",
@@ -235,15 +227,9 @@ def provenance(study: Study) -> dict[str, str]:
         f"{recipe.timesteps} timesteps, {recipe.precision}",
         "seeds": ", ".join(map(str, study.seeds)),
         "version": f"ditscale {__version__}",
-        "n_params": {
-            "matmul": "weights of all matrix products",
-            "total": "all parameters",
-            "blocks": "weights of the transformer blocks only",
-        }[study.params],
-        "n_tokens": "tokens that pass the blocks, all images seen (a repeated image counts each time)",
-        "budget_flops": {"exact": "every matrix product of forward and backward, attention included", "6nd": "6 N D"}[
-            study.flops
-        ],
+        "n_params": PARAMS[study.params],
+        "n_tokens": TOKENS,
+        "budget_flops": FLOPS[study.flops],
         "data": f"{data.name}: {data.path or data.source}, "
         f"{data.channels} x {data.resolution} x {data.resolution}, seed {data.seed}",
         "evaluation": f"{triples} EMA weights",

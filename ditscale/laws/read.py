@@ -78,16 +78,16 @@ def read_table(
     also: Iterable[str] = (),
     only: Mapping[str, str] | None = None,
 ) -> Table:
-    """Read a table of runs from a CSV file, an HDF5 file, a study directory (its study.h5), a mapping of columns or a
+    """Read a table of runs from a CSV or HDF5 file, a study directory (its study.h5), a mapping of columns or a
     DataFrame. A `Table` is returned as it is.
 
     metric: the column that is fitted; a metric of `ditscale evaluate`, or that of a data set ("likelihood_coco"),
     stands for its column. exclude {run_id: reason}: rows left out before they are checked, and listed in
-    `Table.exclusions`. Rows of role "rate", a learning-rate sweep, are never read: a slice holds each size at the
-    recipe's rate alone. columns {our name: the source's name}: for a source with other names, such as {"n_params":
-    "Model Size"}. kappa: where the source lacks one of n_params (N), n_tokens (D) and budget_flops (C), compute it from
-    C = kappa N D. also: further numeric columns, kept in `Table.columns`; their cells may be nan or empty. only {the
-    source's name: value}: read the rows with that value alone, as of one experiment in a table of many.
+    `Table.exclusions`. columns {our name: the source's name}, such as {"n_params": "Model Size"}. kappa: where one of
+    n_params (N), n_tokens (D) and budget_flops (C) is lacking, compute it from C = kappa N D. also: further numeric
+    columns, kept in `Table.columns`; their cells may be nan or empty. only {the source's name: value}: read the rows
+    with that value alone. Rows of role "rate", a learning-rate sweep, are never read: a slice holds each size at the
+    recipe's rate alone.
 
     A CSV is UTF-8 text separated by commas, semicolons or tabs, with a header line; lines `# key: value` above it are
     kept in `Table.recorded`, and so are the attributes of an HDF5 file. Raises UserError naming the source, the row
@@ -111,11 +111,13 @@ def read_table(
     keep, said = _kept(cells, run_id, role, exclude, only)
     if "run_id" not in names:
         _refuse_same_rows(cells, where, keep)
-    numeric = {}
-    for ours in (name for name in names if name not in TEXT):
-        # A probe that has not been run has no metric yet, and further columns may lack a value.
-        blank = role == "probe" if ours == metric else np.full(count, ours not in REQUIRED)
-        numeric[ours] = _floats(cells, names[ours], keep, blank, where)
+    # A probe that has not been run has no metric yet, and further columns may lack a value.
+    may_lack = {metric: role == "probe"} | {name: np.zeros(count, dtype=bool) for name in REQUIRED}
+    numeric = {
+        ours: _floats(cells, theirs, keep, may_lack.get(ours, np.ones(count, dtype=bool)), where)
+        for ours, theirs in names.items()
+        if ours not in TEXT
+    }
     renamed = [(f"column {ours}", f"{theirs!r} in the file") for ours, theirs in names.items() if ours != theirs]
     computed = _complete(numeric, kappa)
     table = Table(

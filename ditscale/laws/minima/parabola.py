@@ -238,19 +238,7 @@ def fit_parabola(
     if len(sizes) < 4:
         return _with_findings(made, table, [_too_few_sizes(sizes, float(log_n[np.argmin(y)]), budget, kappa)], " has ")
     basis, token_basis = design(log_n - math.log(made.center)), design(log_d - math.log(made.tokens_center))
-    scale = None
-    if robust:
-        scale = (noise or pooled_noise(table, [rows], response) or Noise(0.0, 0, 0.0)).robust_scale
-        coefficients, weights = (a[0] for a in bisquare(basis, y, scale, trimmed(basis, y)))
-        at_d = bisquare(token_basis, y, scale, trimmed(token_basis, y))[0][0]
-        covariance = scale**2 * np.linalg.inv(basis.T @ (weights[:, None] * basis))
-    else:
-        coefficients = np.linalg.lstsq(basis, y, rcond=None)[0]
-        at_d = np.linalg.lstsq(token_basis, y, rcond=None)[0]
-        left = y - basis @ coefficients
-        alone = noise is None or len(rows) >= PAIRS_NEEDS
-        variance = float(left @ left) / (len(rows) - 3) if alone or noise is None else noise.variance
-        covariance = variance * np.linalg.inv(basis.T @ basis)
+    coefficients, at_d, covariance, scale = _solve(basis, token_basis, y, noise, robust)
     fitted, c2, c2_se = basis @ coefficients, float(coefficients[2]), math.sqrt(covariance[2, 2])
     made = replace(
         made,
@@ -282,6 +270,22 @@ def fit_parabola(
     )
     place = _place(sizes, x + math.log(made.center), budget, kappa)
     return _with_findings(made, table, [*place, *_flat(made.curvature_t)])
+
+
+def _solve(
+    basis: np.ndarray, token_basis: np.ndarray, y: np.ndarray, noise: Noise | None, robust: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float | None]:
+    """(coefficients against log N, those against log D, covariance (3, 3) of the former, scale of the bisquare)."""
+    if robust:
+        scale = noise.robust_scale if noise else scale_of(y - basis @ trimmed(basis, y), 3)
+        coefficients, weights = (a[0] for a in bisquare(basis, y, scale, trimmed(basis, y)))
+        at_d = bisquare(token_basis, y, scale, trimmed(token_basis, y))[0][0]
+        return coefficients, at_d, scale**2 * np.linalg.inv(basis.T @ (weights[:, None] * basis)), scale
+    coefficients, at_d = (np.linalg.lstsq(b, y, rcond=None)[0] for b in (basis, token_basis))
+    left = y - basis @ coefficients
+    alone = float(left @ left) / (len(y) - 3)
+    variance = alone if noise is None or len(y) >= PAIRS_NEEDS else noise.variance
+    return coefficients, at_d, variance * np.linalg.inv(basis.T @ basis), None
 
 
 # ------------------------------------------------------------------------------------------------------------ findings
