@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..laws import Estimate, Laws
-from ..laws.sealed.forecast import AVERAGE
+from ..laws.sealed.forecast import MIXTURE
 from ..laws.text import ends, spelled
 from ..quantities import FLOPS, METRICS, PARAMS, TOKENS
 from ..units import compact, count
@@ -16,7 +16,7 @@ FORMS = {
     "surface": "the surface",
     "power_law_with_floor": "the power law with a floor",
     "power_law": "the pure power law",
-    AVERAGE: "the equal mixture of the admissible laws",
+    MIXTURE: "the equal mixture of the admissible laws",
 }
 WHERE = {True: "inside", False: "outside"}
 
