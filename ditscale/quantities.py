@@ -3,8 +3,7 @@ count."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Mapping
 
 # A metric of `ditscale evaluate`, and its name in a study's table.
@@ -44,21 +43,11 @@ class ColumnInfo:
         parts = (self.metric, "se" if self.quantity == "se" else "", "" if self.dataset == own else self.dataset)
         return "_".join(filter(None, parts)) + (f":{self.variant}" if self.variant else "")
 
-    def words(self) -> str:
-        """As a line above a CSV has it: 'metric=fid, dataset=coco, variant=guidance=2, quantity=value'."""
-        return ", ".join(f"{key}={value}" for key, value in asdict(self).items() if value or key != "unit")
-
     @classmethod
     def of(cls, attributes: Mapping[str, Any]) -> ColumnInfo | None:
-        """From the attributes of a column in study.h5, or `of_words`; None where they are not there."""
+        """From the attributes of a column in study.h5; None where they are not there."""
         given: dict[str, Any] = {f.name: str(attributes[f.name]) for f in fields(cls) if f.name in attributes}
         return cls(**given) if given.get("metric") and given.get("quantity", "value") in ("value", "se") else None
-
-    @classmethod
-    def of_words(cls, words: str) -> ColumnInfo | None:
-        """The inverse of `words`."""
-        parts = [part.partition("=") for part in re.split(r", (?=(?:dataset|variant|quantity|unit)=)", words)]
-        return cls.of({key: value for key, _, value in parts})
 
 
 def guess(name: str) -> ColumnInfo:

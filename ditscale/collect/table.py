@@ -10,8 +10,7 @@ study.h5 (attributes: `layout` = 1, `study` = text of study.yaml, and in words w
     noise_levels/loss    [runs, L] validation loss between them; neither in a rehearsal
     covariance           [runs, runs] covariance of the validation losses' Monte-Carlo errors (the triples are shared)
 
-study.csv has lines `# rehearsal: ...` and `# column NAME: metric=..., dataset=..., variant=..., quantity=...` above its
-header.
+study.csv has the same columns, and of a rehearsal a line `# rehearsal: ...` above its header.
 """
 
 from __future__ import annotations
@@ -114,7 +113,7 @@ def collect(root: Path | str) -> Collected:
     words = (provenance(study) | {f"evaluation_{name}": how for name, how in more.how.items()}) if study else {}
     text = paths.study.read_text() if study else ""
     write_bytes(paths.table, _h5({"layout": 1, "study": text} | words, mark, found, rows, info, excluded))
-    write_text(paths.csv, _csv(rows, info, mark))
+    write_text(paths.csv, _csv(rows, mark))
     notes = [gone(paths, [at.name for at in run_dirs]), *more.notes]
     notes += [f"{r.run.run_id}: {r.skipped}" for r in found if r.skipped]
     return Collected(tuple(rows), tuple(excluded), mark, tuple(filter(None, notes)))
@@ -243,10 +242,9 @@ def _columns(rows: list[dict[str, Any]]) -> list[str]:
     return [*COLUMNS, *further]
 
 
-def _csv(rows: list[dict[str, Any]], info: dict[str, ColumnInfo], mark: str) -> str:
+def _csv(rows: list[dict[str, Any]], mark: str) -> str:
     out = io.StringIO()
     out.write(f"# rehearsal: {mark}\n" if mark else "")
-    out.writelines(f"# column {name}: {column.words()}\n" for name, column in info.items())
     writer = csv.DictWriter(out, _columns(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -401,23 +401,14 @@ def _read_csv(path: Path) -> _Cells:
             hint = "; numbers take no thousands separators" if len(row) > width else ""
             raise UserError(f"{path}, row {line}: {len(row)} cells, but the header has {width} columns{hint}")
     columns = [list(map(str.strip, column)) for column in zip(*(row[:width] for _, row in rows), strict=True)]
-    recorded, info = _comments(lines[:skipped])
     named = dict(zip(header, columns or [[]] * width, strict=True))
-    return _Cells(str(path), named, [line for line, _ in rows], recorded, info)
+    return _Cells(str(path), named, [line for line, _ in rows], _comments(lines[:skipped]), {})
 
 
-def _comments(lines: list[str]) -> tuple[list[tuple[str, str]], dict[str, ColumnInfo]]:
-    """(`# key: value`, what columns hold by `# column NAME: metric=...`) of the lines above a header."""
-    recorded, info = [], {}
-    for line in lines:
-        text = line.strip().lstrip("# ")
-        name, of, words = text.removeprefix("column ").partition(": metric=")
-        if of and text.startswith("column ") and (said := ColumnInfo.of_words(f"metric={words}")):
-            info[name] = said
-            continue
-        key, _, value = text.partition(":")
-        recorded += [(key.strip(), value.strip())] if value.strip() else []
-    return recorded, info
+def _comments(lines: list[str]) -> list[tuple[str, str]]:
+    """The (key, value) of each line `# key: value` above a header."""
+    pairs = (line.strip().lstrip("# ").partition(":") for line in lines)
+    return [(key.strip(), value.strip()) for key, _, value in pairs if value.strip()]
 
 
 def _rows(path: Path, reader: Any, skipped: int) -> tuple[list[str], list[tuple[int, list[str]]]]:
