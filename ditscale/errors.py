@@ -32,7 +32,7 @@ def nearest(word: object, valid: Iterable[object], form: Callable[[str], str] = 
     """ " (did you mean 'X'?)" when a valid word is close to `word`, else the empty string. `form` writes X."""
     import difflib
 
-    close = difflib.get_close_matches(str(word), [str(v) for v in valid], n=1)
+    close = difflib.get_close_matches(str(word), [str(v) for v in valid], n=1, cutoff=0.65)
     return f" (did you mean {form(close[0])}?)" if close else ""
 
 

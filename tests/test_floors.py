@@ -70,6 +70,19 @@ def test_imports_in_laws_go_down(path):
     assert not above, f"{path.relative_to(PACKAGE)} imports from above: {above}"
 
 
+# Programs of their own, whose output is their answer: python -m ditscale.laws.synthetic and what batch scripts call.
+PROGRAMS = {"laws/synthetic.py", "launch/element.py", "launch/job/array_task.py"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_the_command_line_prints(path):
+    """Everything else returns values and logs; a print to a given file is its caller's."""
+    calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    prints = [n for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
+    to_nowhere_given = [n.lineno for n in prints if "file" not in {keyword.arg for keyword in n.keywords}]
+    assert room(path) == "cli" or str(path.relative_to(PACKAGE)) in PROGRAMS or not to_nowhere_given
+
+
 def test_every_room_has_a_floor_of_its_own():
     assert {room(p) for p in FILES} <= set(ROOMS) and len(set(ROOMS)) == len(ROOMS)
 
