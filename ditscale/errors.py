@@ -1,8 +1,14 @@
-"""The one exception a user may see."""
+"""The one exception a user may see, and commands inside messages."""
+
+import shlex
+from collections.abc import Callable, Collection, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(Exception):
-    """A mistake the user can mend. Its text is one line: what is wrong, where, what to type instead.
+    """A mistake the user can fix. Its text is one line: what is wrong, where, what to type instead.
 
     The command line prints the text and exits with `status`, without a traceback.
     """
@@ -15,22 +21,27 @@ class UserError(Exception):
             self.status = status
 
 
-def one_of(value, valid, what: str):
+def one_of(value: T, valid: Collection[T], what: str) -> T:
     """Return `value` when it is in `valid`, else raise a UserError that lists the valid choices."""
     if value not in valid:
         raise UserError(f"{what}: {value!r} is not known; choose one of: {', '.join(map(str, valid))}")
     return value
 
 
-def nearest(word: str, valid) -> str:
-    """' (did you mean X?)' when a valid word is close to `word`, else the empty string."""
+def nearest(word: object, valid: Iterable[object], form: Callable[[str], str] = repr) -> str:
+    """ " (did you mean 'X'?)" when a valid word is close to `word`, else the empty string. `form` writes X."""
     import difflib
 
     close = difflib.get_close_matches(str(word), [str(v) for v in valid], n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" (did you mean {form(close[0])}?)" if close else ""
+
+
+def command(verb: str, *words: object) -> str:
+    """A command to type, as in "`ditscale launch DIR`" with its backquotes; quoted so that it pastes."""
+    return f"`{shlex.join(['ditscale', verb, *map(str, words)])}`"
 
 
 class Interrupted(UserError):
-    """Ctrl-C or SIGTERM while runs were going; nothing is lost."""
+    """Ctrl-C or SIGTERM while runs were training; nothing is lost."""
 
     status = 130

@@ -1,24 +1,23 @@
 """Exact FLOPs and parameters of a Diffusion Transformer, term by term, from its shape alone (no torch).
 
 A product of an [a, b] by a [b, c] matrix counts 2abc FLOPs; norms, activations and softmax count nothing. The backward
-pass computes a gradient for the weight and one for the input, each as dear as the forward, except that nothing needs
-the gradient of the network's inputs (patches, time features, text features). `tests/test_flops.py` holds the sums
-equal, to the last FLOP, to what torch's FlopCounterMode counts on the real model.
+pass computes a gradient for the weight and one for the input, each at the cost of the forward pass, except that nothing
+needs the gradient of the network's inputs (patches, time features, text features). `tests/test_flops.py` checks that
+the sums equal what torch's FlopCounterMode counts on the real model, to the last FLOP.
 
 Letters: S sequence length of the blocks, I image tokens, T text tokens, W width, P values of a patch.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from .config import Data, Design
+from .config import Data, Design, check_width
 from .errors import UserError
 
 
 @dataclass(frozen=True)
 class Shape:
-    """All that decides a model's parameters and FLOPs. Raises UserError when no model can have it."""
+    """All that decides a model's parameters and FLOPs. Raises UserError for a shape that no model can have."""
 
     design: str  # "incontext" or "crossattention"
     depth: int
@@ -34,11 +33,7 @@ class Shape:
     text_dim: int
 
     def __post_init__(self):
-        if self.width % self.head_size:
-            raise UserError(
-                f"width {self.width} is not a multiple of the head size {self.head_size}; "
-                f"use {max(1, round(self.width / self.head_size)) * self.head_size}"
-            )
+        check_width(self.width, self.head_size, "width")
         if self.depth < 1:
             raise UserError(f"depth {self.depth} is not a model; at least 1")
 
@@ -66,8 +61,7 @@ def shape_of(design: Design, data: Data, depth: int, width: int) -> Shape:
     )
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     """One kind of matrix product in one image's pass: `forward` and `backward` in FLOPs per image."""
 
     name: str
@@ -79,15 +73,15 @@ def terms(s: Shape) -> list[Term]:
     """The matrix products of one image, one Term a kind, blocks summed over depth."""
     I, T, W, P = s.image_tokens, s.text_length, s.width, s.patch_values
     S, context = s.tokens_per_image, 1 + s.text_length
-    made = []
+    products: list[Term] = []
 
-    def linear(name, rows, n_in, n_out, repeat=1, input_gradient=True):
+    def linear(name: str, rows: int, n_in: int, n_out: int, repeat: int = 1, input_gradient: bool = True):
         forward = 2 * rows * n_in * n_out * repeat
-        made.append(Term(name, forward, forward * (2 if input_gradient else 1)))
+        products.append(Term(name, forward, forward * (2 if input_gradient else 1)))
 
-    def attention(name, queries, keys):
-        forward = 2 * (2 * queries * keys * W) * s.depth  # queries x keys, then weights x values
-        made.append(Term(name, forward, 2 * forward))
+    def attention(name: str, queries: int, keys: int):
+        forward = 2 * (2 * queries * keys * W) * s.depth  # Queries times keys, then weights times values.
+        products.append(Term(name, forward, 2 * forward))
 
     linear("patch embedding", I, P, W, input_gradient=False)
     linear("time MLP in", 1, s.time_features, W, input_gradient=False)
@@ -105,7 +99,7 @@ def terms(s: Shape) -> list[Term]:
     linear("MLP up", S, W, s.mlp_ratio * W, s.depth)
     linear("MLP down", S, s.mlp_ratio * W, W, s.depth)
     linear("final", I, W, P)
-    return made
+    return products
 
 
 def forward_flops(s: Shape) -> int:
@@ -127,16 +121,10 @@ def n_params(s: Shape) -> dict[str, int]:
     cross = 4 * W * W if s.design == "crossattention" else 0
     block = s.depth * (4 * W * W + cross + 2 * s.mlp_ratio * W * W)
     edges = P * W + s.time_features * W + W * W + s.text_dim * W + W * P
+    biases = 3 * W + (W if s.text_dim else 0) + P  # Of patch, time MLP, text projection, final.
+    embeddings = (s.text_vocab + s.image_tokens + s.text_length) * W  # Of words and positions.
     norms_of_block = (3 if cross else 2) * W + (2 * s.head_size * (2 if cross else 1) if s.qk_norm else 0)
-    other = (
-        W
-        + 2 * W
-        + (W if s.text_dim else 0)
-        + P  # biases: patch, time MLP, text projection, final
-        + s.text_vocab * W
-        + (s.image_tokens + s.text_length) * W  # positions
-        + s.depth * norms_of_block
-        + W
-        + (W if cross else 0)  # norm before the final layer, and of the context
-    )
-    return {"blocks": block, "matmul": block + edges, "total": block + edges + other}
+    norms = s.depth * norms_of_block + (
+        2 * W if cross else W
+    )  # Those outside stand before the final layer, and on text.
+    return {"blocks": block, "matmul": block + edges, "total": block + edges + biases + embeddings + norms}

@@ -14,10 +14,12 @@ log = logging.getLogger("ditscale")
 
 
 class _ToStdout(logging.Handler):
-    """Bare messages, a line each, to whatever sys.stdout is at the moment. Flushed: job logs are read while written."""
+    """Bare messages, a line each, to whatever sys.stdout is at the moment, errors to sys.stderr. Flushed: job logs are
+    read while written."""
 
     def emit(self, record: logging.LogRecord):
-        print(self.format(record), file=sys.stdout, flush=True)
+        stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        print(self.format(record), file=stream, flush=True)
 
 
 def show(level: int = logging.INFO):
@@ -25,4 +27,3 @@ def show(level: int = logging.INFO):
     if not any(isinstance(handler, _ToStdout) for handler in log.handlers):
         log.addHandler(_ToStdout())
     log.setLevel(level)
-    log.propagate = False

@@ -18,22 +18,22 @@ def digest(mapping: dict) -> str:
 
 
 def run_id(budget_flops: float, depth: int, width: int, seed: int, defines: dict) -> str:
-    """'c1e18-d8-w512-s0-3fa9c2': a part to read, and a short hash of all that defines the run's outcome."""
+    """'c1e18-d8-w512-s0-3fa9c2': a readable part, and a short hash of all that defines the run's outcome."""
     return f"c{units.compact(budget_flops)}-d{depth}-w{width}-s{seed}-{digest(defines)[:6]}"
 
 
 def cache() -> Path:
-    """Where things are kept that several studies use: DITSCALE_CACHE, or a directory in the user's home."""
+    """The directory for what several studies use: DITSCALE_CACHE, or one in the user's home."""
     return Path(os.environ.get("DITSCALE_CACHE") or Path.home() / ".cache" / "ditscale")
 
 
 class _In:
-    """A file or directory of a fixed name inside `root`; made when asked for, since a study has thousands."""
+    """The path of a fixed name inside `root`; computed when asked for, since a study has thousands."""
 
     def __init__(self, name: str):
         self.name = name
 
-    def __get__(self, at, _=None) -> Path:
+    def __get__(self, at: StudyPaths | RunPaths, _: type | None = None) -> Path:
         return at.root / self.name
 
 
@@ -41,7 +41,7 @@ class StudyPaths:
     """The study directory."""
 
     study = _In("study.yaml")
-    planned = _In("planned.json")  # run ids, and what planned each
+    planned = _In("planned.json")  # run ids, and the verb that planned each
     code = _In("code")
     runs = _In("runs")
     jobs = _In("jobs")  # the launcher's own files
@@ -64,8 +64,7 @@ class StudyPaths:
         return RunPaths(self.runs / run_id)
 
     def run_dirs(self) -> list[RunPaths]:
-        """All planned runs, by name. Raises UserError where it cannot be seen whether there are any: a run that is not
-        ours to read must not look like none."""
+        """All planned runs, by name. Raises UserError where they cannot be listed: an unreadable run is not no run."""
         runs = self.runs
         try:
             names = sorted(os.listdir(runs))
@@ -82,7 +81,7 @@ class RunPaths:
     run = _In("run.yaml")
     metrics = _In("metrics.h5")
     evaluation = _In("evaluation.h5")
-    evaluation_parts = _In("evaluation.parts")  # what an evaluation has done before its end
+    evaluation_parts = _In("evaluation.parts")  # of an evaluation that has not ended
     evaluation_lock = _In("evaluation.lock")
     checkpoint = _In("checkpoint")
     log = _In("log")
@@ -91,7 +90,7 @@ class RunPaths:
     failure = _In("failure.json")
     attempts = _In("attempts")
     rendezvous = _In("rendezvous.json")
-    micro_batch = _In("micro_batch.json")  # where memory ran out on shards (rundir/micro_batch.py)
+    micro_batch = _In("micro_batch.json")  # limit after memory ran out (rundir/micro_batch.py)
 
     def __init__(self, root: Path | str):
         self.root = Path(root)
@@ -99,6 +98,9 @@ class RunPaths:
     @property
     def name(self) -> str:
         return self.root.name
+
+    def attempt(self, number: int) -> Path:
+        return self.attempts / f"{number:04d}.json"
 
 
 def _is_file(path: str) -> bool:

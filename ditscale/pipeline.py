@@ -1,69 +1,103 @@
 """The steps of a study in their order. Each reads the study directory and leaves its result there, so any may be
-repeated alone, and the whole goes on from wherever it stopped."""
+repeated alone, and the whole resumes from wherever it stopped. Nothing here prints: messages go to the log."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from . import units
 from .config import Study, changed, compose
-from .errors import UserError
+from .errors import UserError, command
 from .files import write_text
+from .logs import log
 from .naming import StudyPaths
 from .plan.grid import Plan, plan_probe
 from .plan.rates import plan_runs
-from .plan.run import read_run
+from .plan.run import Run, read_run
 from .plan.study import plan_all, read_study, write_study
 
+if TYPE_CHECKING:
+    from .laws import Forecast, RateLaw, Verdict
 
-def plan_study(root: str, settings: list[str], configs: Path | None = None) -> tuple[StudyPaths, Plan]:
+# From the number of workers and the FLOPs that are not planned yet: what is shown each status of the study (as
+# launch/monitor/progress.py), the seconds that finding it took, and whether it is the last.
+Progress = Callable[[int, float], Callable[..., None]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch or a whole study ended.
+
+    status: "complete", "failed" (runs that can be fixed did) or "no law". unfinished: run_id, state and reason of runs
+    that did not finish; a diverged one is no failure but a result, which `collect` leaves out with its reason. results:
+    what the steps of a whole study wrote to JSON; report: the page.
+    """
+
+    status: str
+    unfinished: tuple[dict[str, str], ...] = ()
+    results: dict[str, Any] = field(default_factory=dict)
+    report: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        return {"complete": 0, "failed": 1, "no law": 3}[self.status]
+
+    def summary(self) -> str:
+        lines = [f"{run['run_id']}: {run['state']}: {run['reason']}" for run in self.unfinished]
+        if self.status == "failed":
+            lines.append("some runs failed; fix the causes above and rerun the same command")
+        elif self.report:
+            law = "the study is complete" if self.status == "complete" else "no law can be given, for the reasons above"
+            lines.append(f"{law}; report: {self.report}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | None = None) -> tuple[StudyPaths, Plan]:
     """Write the study and its runs of grid and sweep, or find them there. Without settings an existing study is taken
     as it is."""
     paths = StudyPaths(root)
     if settings or not paths.study.exists():
-        study = compose(settings, configs)
-        if paths.study.exists():  # how it is launched is remembered
-            study = replace(study, cluster=changed(read_study(root).cluster, settings, configs))
-        plan_runs(study)  # an impossible study is refused before anything is written
+        study = compose(list(settings), configs)
+        if paths.study.exists():  # The directory remembers how its study is launched.
+            study = replace(study, cluster=changed(read_study(root).cluster, list(settings), configs))
+        plan_runs(study)  # Refuse an impossible study before anything is written.
         write_study(root, study)
     planned = plan_runs(read_study(root))
     plan_all(paths, planned.runs, by="plan")
     return paths, planned
 
 
-def launch_study(root: str, role: str | None = None) -> int:
-    """Train what is missing, here or as Slurm jobs, and wait for it: the grid, and the probe once it is planned.
-    Returns 0, or 1 when a run can still be mended.
-
-    A diverged run is said but no failure: it is a result, which `collect` leaves out with its reason.
-    """
+def launch_study(root: Path | str, role: str | None = None, progress: Progress | None = None) -> Outcome:
+    """Train what is missing, here or as Slurm jobs, and wait for it: the grid, and the probe once it is planned."""
     from .launch.backends.local import workers
     from .launch.job.gpus import gpus
-    from .launch.monitor.progress import Progress
     from .launch.wait import bring_to_end
 
     paths, study = StudyPaths(root), read_study(root)
     runs = [read_run(at.run) for at in paths.run_dirs()]
     if not runs:
-        raise UserError(f"{root}: holds no runs; `ditscale plan {root}` writes them")
-    roles = [role] if role else sorted({r.role for r in runs})
+        raise UserError(f"{root}: holds no runs; {command('plan', root)} writes them")
     here = study.cluster.name == "local"
     n = workers(study.cluster, gpus(study.cluster)) if here else study.cluster.parallel
     extra = 0.0 if any(r.role == "probe" for r in runs) or role is None else study.probe_budget
-    progress = Progress(n, extra)
+    show = progress(n, extra) if progress else lambda *_, **__: None
     unfinished = []
-    for each in roles:
-        ended = bring_to_end(paths, study.cluster, each, progress.show)
-        progress.show(ended, last=True)
-        unfinished += [s for s in ended if s.run.role == each and s.state != "finished"]
-    for s in unfinished:
-        print(f"{s.run.run_id}: {s.state}: {s.reason}")
-    return 1 if any(s.state != "diverged" for s in unfinished) else 0
+    for each in [role] if role else sorted({r.role for r in runs}):
+        statuses = bring_to_end(paths, study.cluster, each, show)
+        show(statuses, last=True)
+        unfinished += [s for s in statuses if s.run.role == each and s.state != "finished"]
+    rows = tuple({"run_id": s.run.run_id, "state": s.state, "reason": s.reason} for s in unfinished)
+    return Outcome("failed" if any(s.state != "diverged" for s in unfinished) else "complete", rows)
 
 
-def fit_sweep(root: str, bootstrap: int = 1000, seed: int = 0):
+def fit_sweep(root: Path | str, bootstrap: int = 1000, seed: int = 0) -> RateLaw:
     """The learning-rate law of a study's sweep; written to rates.json."""
     from .laws import fit_rates, read_trials
 
@@ -73,7 +107,7 @@ def fit_sweep(root: str, bootstrap: int = 1000, seed: int = 0):
     return law
 
 
-def seal_forecast(root: str, budget: float | None = None):
+def seal_forecast(root: Path | str, budget: float | None = None) -> tuple[Forecast, Run]:
     """Collect, seal the forecast at the probe's budget, and plan the probe at the size the law gives."""
     from .collect.table import collect
     from .laws import forecast, read_table, seal
@@ -82,7 +116,7 @@ def seal_forecast(root: str, budget: float | None = None):
     if budget is not None and budget != study.probe_budget:
         raise UserError(
             f"--budget {units.compact(budget)}: this study's probe_budget is {units.compact(study.probe_budget)}; "
-            f"`ditscale fit {root} --target {units.compact(budget)}` predicts elsewhere without a probe"
+            f"{command('fit', root, '--target', units.compact(budget))} predicts elsewhere without a probe"
         )
     collect(root)
     sealed = seal(paths.forecast, forecast(read_table(root), study.probe_budget))
@@ -91,85 +125,95 @@ def seal_forecast(root: str, budget: float | None = None):
     return sealed, probe
 
 
-def give_verdict(root: str):
+def give_verdict(root: Path | str) -> Verdict:
     """The verdict on the sealed forecast; written to verdict.json."""
     from .collect.table import collect
     from .laws import load_forecast, read_table, verdict
 
     paths, study = StudyPaths(root), read_study(root)
     if not paths.forecast.exists():
-        raise UserError(f"{root}: holds no forecast.json; `ditscale forecast {root}` seals one")
+        raise UserError(f"{root}: holds no forecast.json; {command('forecast', root)} seals one")
     sealed = load_forecast(paths.forecast)
-    left_out = dict(collect(root).excluded)
+    excluded = dict(collect(root).excluded)
     table = read_table(root, sealed.metric)
     if not (table.role == "probe").any():
-        state = left_out.get(plan_probe(study, sealed.n_params.value).run_id, "not planned")
-        raise UserError(f"{root}: the probe has no measured loss yet ({state}); `ditscale launch {root}` trains it")
-    given = verdict(sealed, table)
-    write_json(paths.verdict, given.to_dict())
-    return given
+        state = excluded.get(plan_probe(study, sealed.n_params.value).run_id, "not planned")
+        raise UserError(f"{root}: the probe has no measured loss yet ({state}); {command('launch', root)} trains it")
+    result = verdict(sealed, table)
+    write_json(paths.verdict, result.to_dict())
+    return result
 
 
-def whole_study(root: str, settings: list[str], configs: Path | None = None) -> int:
-    """Plan to report. Returns 0 when the report stands, 1 when runs failed, 3 when no law could be given."""
+def whole_study(
+    root: Path | str, settings: Sequence[str] = (), configs: Path | None = None, progress: Progress | None = None
+) -> Outcome:
+    """Plan, launch, collect, fit, forecast, probe, verdict, report. Raises UserError at the first step that cannot."""
     from .collect.table import collect
     from .laws import fit, read_table
     from .report.page import write_report
 
     paths, planned = plan_study(root, settings, configs)
-    study: Study = read_study(root)
-    print(
+    study = read_study(root)
+    log.info(
         f"study {study.name} in {root}: {len(planned.runs)} runs, {units.compact(planned.flops)} FLOPs; "
         f"then a probe of {units.compact(study.probe_budget)} FLOPs"
     )
     for cell in planned.dropped:
-        print(f"dropped: budget {units.compact(cell.budget_flops)}, width {cell.width}: {cell.reason}")
-    if launch_study(root, "grid"):
-        print("some runs failed; mend what they say and run the same command again")
-        return 1
+        log.info(f"dropped: budget {units.compact(cell.budget_flops)}, width {cell.width}: {cell.reason}")
+    results: dict[str, Any] = {}
+    diverged: tuple[dict[str, str], ...] = ()
+    for role in ("grid", "rate"):
+        if any(run.role == role for run in planned.runs):
+            launched = launch_study(root, role, progress)
+            if launched.exit_code:
+                return launched
+            diverged += launched.unfinished
     if any(run.role == "rate" for run in planned.runs):
-        if launch_study(root, "rate"):
-            return 1
-        print(fit_sweep(root).summary())
-    print(collect(root).summary())
+        results["rates"] = _logged(fit_sweep(root))
+    log.info(collect(root).summary())
     laws = fit(read_table(root), targets=(units.compact(study.probe_budget),))
-    write_json(paths.laws, laws.to_dict())
-    print(laws.summary())
+    results["laws"] = _logged(laws)
+    write_json(paths.laws, results["laws"])
     if not laws.given:
-        print(f"no law can be given, for the reasons above; report: {write_report(root)}")
-        return 3
+        return Outcome("no law", diverged, results, str(write_report(root)))
     sealed, probe = seal_forecast(root)
-    print(sealed.summary())
-    print(f"probe {probe.run_id}: {units.count(probe.n_params)} parameters, {units.count(probe.n_images)} images")
-    if launch_study(root, "probe"):
-        return 1
-    print(give_verdict(root).summary())
+    results["forecast"] = _logged(sealed)
+    log.info(f"probe {probe.run_id}: {units.count(probe.n_params)} parameters, {units.count(probe.n_images)} images")
+    launched = launch_study(root, "probe", progress)
+    if launched.exit_code:
+        return replace(launched, results=results)
+    results["verdict"] = _logged(give_verdict(root))
     _draw_samples(paths, study)
-    print(f"the study is complete; report: {write_report(root)}")
-    return 0
+    return Outcome("complete", diverged, results, str(write_report(root)))
 
 
-def _draw_samples(paths: StudyPaths, study: Study):
+def _logged(result: Any) -> dict[str, Any]:
+    """Log a result's text; returns what is written of it."""
+    log.info(result.summary())
+    return result.to_dict()
+
+
+def _draw_samples(paths: StudyPaths, study: Study) -> None:
     """Samples of the run with the lowest loss, unless they are there; but not on a cluster's login node."""
     import h5py
 
     from .process import this_process
 
     with h5py.File(paths.table, "r") as file:
-        ours = file["points/role"].asstr()[:] != "rate"  # samples are of a run that the laws are about
+        ours = file["points/role"].asstr()[:] != "rate"  # The laws are not about the sweep's runs.
         best = file["points/run_id"][ours][int(file["points/loss"][ours].argmin())].decode()
     at = paths.run(best)
     if at.evaluation.exists():
         return
     if study.cluster.name == "slurm" and not this_process().job:
-        print(
-            f"samples can be drawn on a node: `srun ditscale evaluate {at.root}`, then `ditscale report {paths.root}`"
-        )
+        draw = command("evaluate", at.root).replace("`", "`srun ", 1)
+        log.info(f"to draw samples on a node: {draw}, then {command('report', paths.root)}")
     else:
         from .evaluate.run import evaluate
 
-        print(evaluate(at.root).summary())
+        log.info(evaluate(at.root).summary())
 
 
-def write_json(path: Path, content: dict):
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a result as its verb does, whole or not at all."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -13,16 +13,16 @@ from typing import Mapping
 
 from .errors import UserError
 
-# In the environment of a run that is started on this machine, or beside others in one job (launch/): how many runs
-# share its GPU, and which GPUs it may use, "" for none.
+# `launch` sets these for a run that it starts on this machine or packs with others into one job: how many runs share
+# its GPU, and which GPUs it may use, "" for none.
 RUNS_PER_GPU, GPUS = "DITSCALE_PACKED", "DITSCALE_GPUS"
-# rank, world size, local rank, and ranks of a node
+# Variables of each launcher: rank, world size, local rank, and ranks of a node.
 LAUNCHERS = {
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     "submitit": ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID", "LOCAL_WORLD_SIZE"),
     "srun": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 }
-# What all ranks of one attempt share and no other attempt has.
+# Together these are equal on all ranks of one attempt, and on no other attempt's.
 ATTEMPT = ("TORCHELASTIC_RUN_ID", "SUBMITIT_LOCAL_JOB_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
 
 
@@ -30,10 +30,13 @@ ATTEMPT = ("TORCHELASTIC_RUN_ID", "SUBMITIT_LOCAL_JOB_ID", "SLURM_JOB_ID", "SLUR
 class Process:
     """This process among those of its run. Ranks fill nodes one by one.
 
-    launcher: torchrun, submitit (on this machine), srun, or "" where nobody has started several. job: Slurm's, as
-    "123_4" or "123", and node: Slurm's name for this one; "" where Slurm did not start it. restart: how often Slurm has
-    requeued the job. attempt: equal on all ranks of one attempt, and on no other's. gpus: those it was given, as
-    CUDA_VISIBLE_DEVICES. packed: whether its job trains other runs too.
+    launcher: torchrun, submitit (on this machine), srun, or "" for a single process. job: Slurm's job, as "123_4" or
+    "123", and node: Slurm's name of this node; "" where Slurm did not start the process. restart: how often Slurm has
+    requeued the job. attempt: equal on all ranks of one attempt, and on no other's. address: of rank 0's node, where
+    torchrun names it. gpus: CUDA_VISIBLE_DEVICES, None where it is not set. assigned_gpus: what `launch` assigned to
+    the run on this machine, None where it did not. packed: whether the job trains other runs too. cpus: of each task,
+    by Slurm. submitit: which of its executors ("slurm", "local") started the process, "" for none, and
+    submitit_folder: where that one's log is.
     """
 
     rank: int = 0
@@ -45,9 +48,14 @@ class Process:
     node: str = ""
     restart: int = 0
     attempt: str = ""
-    gpus: str = ""
+    address: str = ""
+    gpus: str | None = None
+    assigned_gpus: str | None = None
     packed: bool = False
     runs_per_gpu: int = 1
+    cpus: int = 1
+    submitit: str = ""
+    submitit_folder: str = ""
 
     @property
     def first(self) -> bool:
@@ -55,7 +63,7 @@ class Process:
 
 
 def this_process(environment: Mapping[str, str] | None = None) -> Process:
-    """What the environment says now. Raises UserError where it makes no sense."""
+    """The process that the environment describes now. Raises UserError where it contradicts itself."""
     found = os.environ if environment is None else environment
     launcher = next((name for name in LAUNCHERS if _is(name, found)), "")
     rank, world, local, per_node = 0, 1, 0, 1
@@ -78,21 +86,26 @@ def this_process(environment: Mapping[str, str] | None = None) -> Process:
         node=found.get("SLURMD_NODENAME", ""),
         restart=_whole(found, "SLURM_RESTART_COUNT") if "SLURM_RESTART_COUNT" in found else 0,
         attempt="-".join(found.get(name, "") for name in ATTEMPT),
-        gpus=found.get("CUDA_VISIBLE_DEVICES", ""),
+        address=found.get("MASTER_ADDR", "") if launcher == "torchrun" else "",
+        gpus=found.get("CUDA_VISIBLE_DEVICES"),
+        assigned_gpus=found.get(GPUS),
         packed=RUNS_PER_GPU in found,
         runs_per_gpu=_whole(found, RUNS_PER_GPU) if RUNS_PER_GPU in found else 1,
+        cpus=_whole(found, "SLURM_CPUS_PER_TASK") if "SLURM_CPUS_PER_TASK" in found else 1,
+        submitit=found.get("SUBMITIT_EXECUTOR", ""),
+        submitit_folder=found.get("SUBMITIT_FOLDER", ""),
     )
 
 
 def _is(launcher: str, found: Mapping[str, str]) -> bool:
-    """Whether it was this launcher that started the process. A batch script's own process has a rank and a number of
-    tasks too, but no step's: it is one process, whatever the job asked for."""
+    """Whether this launcher started the process. A batch script's own process has a rank and a number of tasks too,
+    but no step: it is one process, whatever the job asked for."""
     there = all(name in found for name in LAUNCHERS[launcher][:3])
     return there and (launcher != "srun" or "SLURM_STEP_ID" in found)
 
 
 def _job(found: Mapping[str, str]) -> str:
-    # `ditscale launch` may run inside a job: what it starts on this machine is no part of that
+    # `ditscale launch` may run inside a job; what it starts on this machine is not part of that job.
     if "SLURM_JOB_ID" not in found or "SUBMITIT_LOCAL_JOB_ID" in found:
         return ""
     if "SLURM_ARRAY_JOB_ID" in found:
@@ -101,7 +114,7 @@ def _job(found: Mapping[str, str]) -> str:
 
 
 def _whole(found: Mapping[str, str], name: str) -> int:
-    """The number that a variable begins with: Slurm writes "8(x2)" for tasks of each of two nodes."""
+    """The number at the start of a variable: Slurm writes "8(x2)" for 8 tasks on each of two nodes."""
     number = re.match(r"\d+", found[name])
     if not number:
         raise UserError(f"{name}={found[name]}: is not a number; unset it, or let the launcher set it")

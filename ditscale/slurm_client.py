@@ -1,18 +1,22 @@
-"""What Slurm says: squeue, sacct and scontrol, none of which is sure to be there or to answer."""
-
-from __future__ import annotations
+"""What Slurm answers: squeue, sacct and scontrol. Any of them may be missing or silent."""
 
 import os
 import subprocess
 from dataclasses import dataclass
+from typing import TypeVar
+
+from .errors import UserError
+from .logs import log
+
+T = TypeVar("T")
 
 AT_WORK = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT")
-ANSWER_S = 10.0  # a controller that needs longer has no answer for us
+ANSWER_S = 10.0  # A controller that needs longer counts as silent.
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job or array element that Slurm has not finished with."""
+    """One pending or running job, or task of an array."""
 
     array: str  # number of the array, or of the job itself
     index: int | None  # None for a job without array
@@ -29,7 +33,7 @@ class Job:
 
 
 def jobs(name: str | None = None) -> list[Job] | None:
-    """This user's jobs that wait or run, of one name or all; None when squeue gives no answer."""
+    """This user's pending and running jobs, of one name or all; None when squeue does not answer."""
     words = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%F|%K|%T|%r|%N|%j|%Z|%o"]
     printed = ask(*words, *([f"--name={name}"] if name else []))
     if printed is None:
@@ -38,56 +42,60 @@ def jobs(name: str | None = None) -> list[Job] | None:
     return [Job(row[0], int(row[1]) if row[1].isdigit() else None, *row[2:]) for row in rows]
 
 
+def answered(found: T | None, what: str) -> T:
+    """What squeue was asked for. Raises UserError where it was silent, so that `what` is not known."""
+    if found is None:
+        raise UserError(f"squeue gives no answer, so {what} is not known; try again on a login node when it answers")
+    return found
+
+
 def state(job: str) -> str | None:
-    """A job's state, "" for one that Slurm knows no more, None when squeue gives no answer."""
-    done = _run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")
-    if done is None:
-        return None
-    if done.returncode:
-        return "" if "Invalid job id" in done.stderr else None
-    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else ""
+    """A job's state, "" for one that Slurm has forgotten, None when squeue does not answer."""
+    answer = _state_and_reason(job)
+    return None if answer is None else answer.split("|")[0]
 
 
 def out_of_time(job: str) -> bool:
-    """Whether a job is being ended because its time limit is reached: unlike a cancelled one, it may be requeued
-    still."""
-    printed = ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r")
-    return "COMPLETING|TimeLimit" in (printed or "").split()
+    """Whether Slurm is ending a job at its time limit: unlike a cancelled one, it can still be requeued."""
+    return _state_and_reason(job) == "COMPLETING|TimeLimit"
+
+
+def _state_and_reason(job: str) -> str | None:
+    done = run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r")
+    if done is None or done.returncode:
+        return "" if done and "Invalid job id" in done.stderr else None
+    return (done.stdout.split() or [""])[0]
 
 
 def requeue(job: str) -> str:
-    """Put a running job, or one at its time limit, this array element alone, back into the queue; returns why not, or
-    ""."""
-    done = _run("scontrol", "requeue", job)
+    """Requeue a running job, or one at its time limit; of an array this task alone. Returns why that failed, or ""."""
+    done = run("scontrol", "requeue", job)
     if done is None:
-        return "scontrol gives no answer"
+        return "scontrol does not answer"
     return done.stderr.strip() if done.returncode else ""
 
 
 def is_held(state: str, reason: str) -> bool:
-    """Whether Slurm holds a job because it could not start it: after a node's failure, or a controller's own. It waits
-    for ever then."""
+    """Whether Slurm holds a job for ever, since it could not start it: after a failure of a node or the controller."""
     return state in ("PENDING", "queued") and reason.replace("_", " ") == "launch failed requeued held"
 
 
 def release(job: str):
-    """Let a held job wait for its turn again, and say so."""
+    """Release a held job, and log it."""
     released = ask("scontrol", "release", job) is not None
-    print(
-        f"job {job} was held, for Slurm could not start it; "
-        f"{'released' if released else '`scontrol release` refuses it'}",
-        flush=True,
-    )
+    done = "released it" if released else "`scontrol release` was refused"
+    log.info(f"job {job} was held because Slurm could not start it; {done}")
 
 
 def ask(*words: str) -> str | None:
     """What a command prints; None when it is missing, fails or does not answer in time."""
-    done = _run(*words)
+    done = run(*words)
     return None if done is None or done.returncode else done.stdout
 
 
-def _run(*words: str):
+def run(*words: str, timeout_s: float | None = None) -> subprocess.CompletedProcess[str] | None:
+    """A finished command; None when it is missing or does not answer in time (ANSWER_S)."""
     try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=ANSWER_S)
+        return subprocess.run(words, capture_output=True, text=True, timeout=timeout_s or ANSWER_S)
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -1,10 +1,8 @@
-"""Numbers in and out: every number a person types passes through `number`, every number we print through the rest.
+"""Numbers in and out: `number` reads every number that a person types; the rest write numbers for people.
 
-PyYAML reads 1e17 and 6e+18 as text but 1.5e+21 as a float, and OmegaConf reads all of them as floats, so a number is
-never taken as a YAML reader returns it.
+PyYAML reads 1e17 and 6e+18 as text but 1.5e+21 as a float, and OmegaConf reads all of them as floats, so no number
+is taken as a YAML reader returns it.
 """
-
-from __future__ import annotations
 
 import math
 
@@ -12,7 +10,7 @@ from .errors import UserError
 
 
 def number(
-    value, what: str, *, low: float | None = None, high: float | None = None, above: float | None = None
+    value: object, what: str, *, low: float | None = None, high: float | None = None, above: float | None = None
 ) -> float:
     """Parse a finite float from a number or its text ("1e17", "6e+18", "0.3").
 
@@ -35,8 +33,8 @@ def number(
     return x
 
 
-def whole(value, what: str, *, low: int | None = None, high: int | None = None) -> int:
-    """Parse a whole number ("1024", 1e3, 16). Raises UserError naming `what`."""
+def whole(value: object, what: str, *, low: int | None = None, high: int | None = None) -> int:
+    """Parse a whole number ("1024", 1e3, 16). Limits as of `number`. Raises UserError naming `what`."""
     x = number(value, what, low=low, high=high)
     if x != int(x):
         raise UserError(f"{what}: {value} is not a whole number")

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import yaml
 
-from ditscale.config import Recipe, Size, Study, build, changed, compose, dump_yaml, plain, read
+from ditscale.config import Evaluation, Recipe, Size, Study, build, changed, check, compose, dump_yaml, plain, read
 from ditscale.errors import UserError
 
 BAD = [  # overrides, and what the one line must say
@@ -21,7 +21,7 @@ BAD = [  # overrides, and what the one line must say
     (["budgets=[1e11,2e11]", "widths=[[32]]"], "one list of widths"),
     (["probe_budget=1e9"], "not above the largest budget"),
     (["design.patch=5"], "not a multiple of the patch 5"),
-    (["validation.also.ood.resolution=24"], "a model is evaluated on images and captions of its own shape"),
+    (["validation.also.ood.resolution=24"], "scenes-ood: resolution is 24, but the model is trained on 12"),
     (["design.qk_norm=3"], "not true or false"),
     (["cluster.workers=-1"], "at least 0"),
     (["flops=exactly"], "choose one of: exact, 6nd"),
@@ -31,13 +31,13 @@ BAD = [  # overrides, and what the one line must say
     (["seeds=[1e30]"], "too large"),
     (["widths=[32,32]"], "give each width of a budget once"),
     (["budgets=[2e11,4e11]", "widths=[[32,40],[]]"], "and at least one"),
-    (["recipe=3"], "recipe=3: is a choice of configs/recipe/"),
+    (["recipe=3"], "recipe=3: is not the name of a file in configs/recipe/"),
     (["data=latents"], "data.path: missing; give data.path=VALUE"),
     (["study=mini", "study=nope"], "study=nope: there is no such study"),
     (["recipe.batch_size=8,16"], "recipe.batch_size=8,16: several values; give one"),
     (["validation.n=1e300"], "too large"),
     (["cluster.threads=1e9"], "too large"),
-    (["recipe.width_scaling=mup"], "as in recipe.base_width=256"),
+    (["recipe.width_scaling=mup"], "recipe.base_width=256"),
 ]
 
 
@@ -110,7 +110,7 @@ def test_files_read_key_by_key_say_what_yaml_says(tmp_path, text):
     "text, says",
     [
         (SIZE.format(speed="fast"), "x.yaml.flops_per_s: 'fast' is not a number"),
-        (SIZE.format(speed="-1"), "x.yaml.flops_per_s: -1.0 is too small"),
+        (SIZE.format(speed="-1"), "x.yaml.flops_per_s: -1 is too small"),
         (SIZE.format(speed="1e14") + "gpu: 1\n", "x.yaml: unknown key 'gpu'"),
         (SIZE.format(speed="1e14") + "gpus: 1.5\n", "x.yaml.gpus: 1.5 is not a whole number"),
         (SIZE.format(speed="1.2.3"), "x.yaml.flops_per_s: '1.2.3' is not a number"),
@@ -131,6 +131,27 @@ def test_a_wrong_file_says_where(tmp_path, text, says):
         read(Size, tmp_path / "x.yaml")
     with pytest.raises(UserError, match="nothing.yaml: cannot be read"):
         read(Size, tmp_path / "nothing.yaml")
+
+
+def test_what_is_replaced_is_checked_like_what_is_read():
+    """Limits and combinations of a dataclass that no file made, at any depth, named as an option or as a key."""
+    study = compose(["study=mini"])
+    check(study, "study")
+    check(Evaluation(n=2), "")
+    replace = dataclasses.replace
+    for wrong, where, says in (
+        (Evaluation(n=1), "", "--n: 1 image"),
+        (Evaluation(t_min=2.0), "", "--t-min: 2.0 is too large; at most 0.5"),
+        (Evaluation(sampler="ddim"), "fid", "fid.sampler: 'ddim' is not known; choose one of: heun, euler"),
+        (replace(study, seeds=(-1,)), "study", "study.seeds[0]: -1 is too small"),
+        (replace(study, recipe=replace(study.recipe, clip=0.0)), "study", "study.recipe.clip: 0.0 is too small"),
+        (replace(study, widths=((32,), (30.5,))), "study", "study.widths[1][0]: 30.5 is not a whole number"),
+        (replace(study, evaluation={"fid": Evaluation(steps=0)}), "study", "study.evaluation.fid.steps: 0 is too"),
+        (replace(study, cluster=replace(study.cluster, gpus=-1)), "study", "study.cluster.gpus: -1 is too small"),
+    ):
+        with pytest.raises(UserError) as error:
+            check(wrong, where)
+        assert says in str(error.value)
 
 
 def test_a_clusters_own_settings():

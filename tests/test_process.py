@@ -37,6 +37,13 @@ SUBMITIT = {"SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_NTASKS": "2", "SUBMI
             {"DITSCALE_PACKED": "3", "CUDA_VISIBLE_DEVICES": "1"},
             Process(attempt="----", gpus="1", packed=True, runs_per_gpu=3),
         ),
+        ({"DITSCALE_GPUS": "", "CUDA_VISIBLE_DEVICES": ""}, Process(attempt="----", gpus="", assigned_gpus="")),
+        ({"MASTER_ADDR": "node1"}, Process(attempt="----")),
+        (TORCHRUN | {"MASTER_ADDR": "node1"}, Process(5, 8, 1, 4, "torchrun", attempt="x----", address="node1")),
+        (
+            {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": "/jobs/1", "SLURM_CPUS_PER_TASK": "4"},
+            Process(attempt="----", submitit="slurm", submitit_folder="/jobs/1", cpus=4),
+        ),
     ],
 )
 def test_process(said, expected):

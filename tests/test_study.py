@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import pytest
 
+AGGREGATE = Path(__file__).resolve().parents[1] / "tools" / "aggregate"
 SETTINGS = [
     "study=mini",
     "budgets=[3e10,6e10]",
-    "widths=[16,32,48,64]",
+    "widths=[24,40,56,72]",
     "probe_budget=1.2e11",
     "recipe.min_steps=10",
     "validation.n=512",
@@ -26,7 +28,7 @@ SETTINGS = [
 @pytest.mark.slow
 def test_whole_study(tmp_path, ditscale):
     root = tmp_path / "study"
-    env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "ditscale", "study", str(root), *SETTINGS]
     first = subprocess.Popen(
         command,
@@ -67,18 +69,20 @@ def test_whole_study(tmp_path, ditscale):
     assert verdict["inside"] == (forecast["loss"]["low"] <= probe <= forecast["loss"]["high"])
     stamp = {p: p.stat().st_mtime_ns for p in (root / "runs").rglob("metrics.h5")}
 
-    again = subprocess.run([*command[:5]], env=env, capture_output=True, text=True, timeout=300)
+    again = subprocess.run([*command[:5], "--json"], env=env, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stdout + again.stderr
+    value = json.loads(again.stdout)
+    assert value["status"] == "complete" and value["results"]["verdict"] == verdict
+    assert value["report"] == str(root / "report" / "index.html") and "Approach 2" in again.stderr
     assert stamp == {p: p.stat().st_mtime_ns for p in (root / "runs").rglob("metrics.h5")}
 
     # the tools for after the jobs, on the same directory
-    tool = os.path.join(os.getcwd(), "tools", "aggregate")
     shim = tmp_path / "bin"
     shim.mkdir()
     (shim / "ditscale").write_text(f'#!/bin/sh\nexec {sys.executable} -m ditscale "$@"\n')
     (shim / "ditscale").chmod(0o755)
     path = {**env, "PATH": f"{shim}:{env['PATH']}"}
-    assert subprocess.run([tool, str(root)], env=path, capture_output=True).returncode == 0
+    assert subprocess.run([AGGREGATE, str(root)], env=path, capture_output=True).returncode == 0
 
     # an altered forecast is refused, in one line
     text = (root / "forecast.json").read_text()
@@ -112,8 +116,6 @@ def test_aggregate_without_a_law(tmp_path, ditscale):
     shim.mkdir()
     (shim / "ditscale").write_text(f'#!/bin/sh\nexec {sys.executable} -m ditscale "$@"\n')
     (shim / "ditscale").chmod(0o755)
-    env = {**os.environ, "PYTHONPATH": os.getcwd(), "PATH": f"{shim}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        [os.path.join(os.getcwd(), "tools", "aggregate"), str(root)], env=env, capture_output=True, text=True
-    )
+    env = {**os.environ, "PATH": f"{shim}:{os.environ['PATH']}"}
+    done = subprocess.run([AGGREGATE, str(root)], env=env, capture_output=True, text=True)
     assert done.returncode == 3 and "refused" in done.stdout and (root / "report" / "index.html").exists()

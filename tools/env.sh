@@ -30,7 +30,7 @@ make_venv() {  # Debian and Ubuntu ship Python without ensurepip: python3-venv h
   return 1
 }
 
-setup() {  # the stamp is written last: an interrupted installation is made again
+setup() {  # the stamp is written last, so that an interrupted installation is repeated
   local wanted
   wanted=$(cat pyproject.toml tools/constraints.txt | sha256sum)
   [ "$(cat .venv/complete 2>/dev/null)" = "$wanted" ] && return

@@ -1,33 +1,33 @@
-"""Where runs execute, and what they may ask for there."""
-
-from __future__ import annotations
+"""Where runs execute, and the resources they may request."""
 
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated
 
-from .. import units
 from ..errors import UserError, one_of
+from ..units import whole
+from .mapping import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-SHARDINGS = ("auto", "replicate", "full", "hybrid")
-RECOMPUTES = ("none", "blocks")
-ATTENTIONS = ("quickest", "flash", "cudnn")
+Sharding = Annotated[str, partial(one_of, valid=("auto", "replicate", "full", "hybrid"))]
+Recompute = Annotated[str, partial(one_of, valid=("none", "blocks"))]
+Attention = Annotated[str, partial(one_of, valid=("quickest", "flash", "cudnn"))]
+PositiveCount = Annotated[int, partial(whole, low=1, high=100_000)]
+Count = Annotated[int, partial(whole, low=0, high=100_000)]
 
 
 @dataclass(frozen=True)
 class Size:
-    """What runs of up to so many parameters ask of Slurm, and how fast they go: a row of the throughput table."""
+    """What runs of up to `up_to_params` parameters request from Slurm, and how fast they go: a row of the throughput
+    table."""
 
-    up_to_params: float
-    flops_per_s: float  # of one rank, sustained; measure it: `ditscale status` shows images/s
-    nodes: int = 1
-    ranks: int = 1  # of each node
-    gpus: int = 0  # of each node
-    pack: int = 1  # runs of a job, side by side on its cores and GPU
+    up_to_params: PositiveFloat
+    flops_per_s: PositiveFloat  # Sustained FLOP/s of one rank. Measure it: `ditscale status` shows images/s.
+    nodes: PositiveInt = 1
+    ranks: PositiveInt = 1  # Ranks of each node.
+    gpus: NonNegativeInt = 0  # GPUs of each node.
+    pack: PositiveInt = 1  # Runs that one job trains side by side on its cores and GPU.
 
     def check(self, where: str):
-        for name in ("up_to_params", "flops_per_s"):
-            units.number(getattr(self, name), f"{where}.{name}", above=0)
-        for name, low in (("nodes", 1), ("ranks", 1), ("gpus", 0), ("pack", 1)):
-            units.whole(getattr(self, name), f"{where}.{name}", low=low)
         if self.pack > 1 and (self.nodes, self.ranks) != (1, 1):
             raise UserError(
                 f"{where}.pack: runs that share a job have one rank each; set nodes and ranks of this row to 1, or "
@@ -37,64 +37,44 @@ class Size:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where runs execute. `local`: processes on this machine. `slurm`: arrays of Slurm; no partition or account is
+    """Where runs execute. `local`: processes on this machine. `slurm`: job arrays; no partition or account is
     assumed."""
 
-    name: str = "local"
-    workers: int = 0  # local: runs at once; 0: one per GPU, or per core where there is none
-    gpus: int | None = None  # local: of this machine's, so many are used; None: all, 0: none
-    threads: int = 1  # threads of each rank
-    # local: ranks of the probe; 0: one per GPU, or where there is none one with the threads of all workers
-    probe_ranks: int = 0
-    checkpoint_s: float = 20.0  # seconds between checkpoints
-    sharding: str = "auto"  # how weights lie over ranks: replicate, full, hybrid (train/layout/choose.py)
-    micro_batch: int = 0  # images that a rank puts through the model at once; 0: found from free memory
-    # activations that backward computes again instead of keeping them: none, or those of blocks
-    recompute: str = "none"
-    attention: str = "quickest"  # kernels of a bf16 run on a GPU (train/attention_backend.py)
-    compile: bool | None = None  # torch.compile of the blocks; None: where it pays (model/compile.py)
-    sizes: tuple[Size, ...] = ()  # slurm: by up_to_params, rising; a run takes the first row that holds it
-    peak_flops_per_s: float = 0.0  # of one rank, for the MFU; 0: unknown
-    parallel: int = 0  # slurm: jobs at once, over all arrays; 0: as many as Slurm starts
-    # slurm: runs that wait or run, where an account may queue no more; the rest is for the next launch
-    max_queued: int = 0
-    margin: float = 2.0  # slurm: time asked for, over the time the throughput table gives
-    max_time_h: float = 24.0  # slurm: a longer run is requeued, and goes on, so often as it takes
-    signal_s: int = 120  # slurm: seconds before the time limit when a run is told to save
+    name: Annotated[str, partial(one_of, valid=("local", "slurm"))] = "local"
+    workers: Count = 0  # local: Runs at once. 0: one per GPU, or one per core without GPUs.
+    gpus: NonNegativeInt | None = None  # local: How many of this machine's GPUs are used. None: all, 0: none.
+    threads: PositiveCount = 1  # Threads of each rank.
+    # local: Ranks of the probe. 0: one per GPU; without GPUs, one rank with the threads of all workers.
+    probe_ranks: Count = 0
+    checkpoint_s: PositiveFloat = 20.0  # Seconds between checkpoints.
+    sharding: Sharding = "auto"  # How weights lie over ranks (train/layout/choose.py).
+    micro_batch: NonNegativeInt = 0  # Images that a rank puts through the model at once. 0: found from free memory.
+    # Whose activations the backward pass computes again instead of keeping them: none, or those of the blocks.
+    recompute: Recompute = "none"
+    attention: Attention = "quickest"  # Attention kernels of a bf16 run on a GPU (train/attention_backend.py).
+    compile: bool | None = None  # Whether torch.compile compiles the model. None: where it pays (model/compile.py).
+    sizes: tuple[Size, ...] = ()  # slurm: Rows of rising up_to_params; a run takes the first row that holds it.
+    peak_flops_per_s: NonNegativeFloat = 0.0  # Peak FLOP/s of one rank, for the MFU. 0: unknown.
+    parallel: Count = 0  # slurm: Jobs at once, over all arrays. 0: as many as Slurm starts.
+    # slurm: Most runs pending or running at once, for accounts with a limit. The next launch submits the rest.
+    max_queued: Count = 0
+    margin: PositiveFloat = 2.0  # slurm: Time limit of a job, over the time that the throughput table gives.
+    max_time_h: PositiveFloat = 24.0  # slurm: A longer run is requeued and resumes as many times as needed.
+    signal_s: PositiveCount = 120  # slurm: Seconds before the time limit at which a run gets the signal to save.
     partition: str = ""
     account: str = ""
     constraint: str = ""
-    gpu_option: str = "gpus-per-node"  # how this cluster wants GPUs asked for: gpus-per-node or gres
-    gpu_type: str = ""  # as in gpus-per-node=a100:4
-    # any further option of sbatch, verbatim: {qos: long, exclusive: ""}
+    # The option of sbatch that requests GPUs on this cluster.
+    gpu_option: Annotated[str, partial(one_of, valid=("gpus-per-node", "gres"))] = "gpus-per-node"
+    gpu_type: str = ""  # The type in gpus-per-node=a100:4, for example.
+    # Further options of sbatch, verbatim: {qos: long, exclusive: ""}.
     sbatch: dict[str, str] = field(default_factory=dict)
-    setup: tuple[str, ...] = ()  # shell lines before the run, as in "module load cuda"
+    setup: tuple[str, ...] = ()  # Shell lines before the run, for example "module load cuda".
 
     def check(self, where: str):
-        one_of(self.name, ("local", "slurm"), f"{where}.name")
-        one_of(self.gpu_option, ("gpus-per-node", "gres"), f"{where}.gpu_option")
-        for name, low in (
-            ("workers", 0),
-            ("threads", 1),
-            ("probe_ranks", 0),
-            ("parallel", 0),
-            ("max_queued", 0),
-            ("signal_s", 1),
-        ):
-            units.whole(getattr(self, name), f"{where}.{name}", low=low, high=100_000)
-        if self.gpus is not None:
-            units.whole(self.gpus, f"{where}.gpus", low=0)
-        units.number(self.peak_flops_per_s, f"{where}.peak_flops_per_s", low=0)
-        one_of(self.sharding, SHARDINGS, f"{where}.sharding")
-        units.whole(self.micro_batch, f"{where}.micro_batch", low=0)
-        one_of(self.recompute, RECOMPUTES, f"{where}.recompute")
-        one_of(self.attention, ATTENTIONS, f"{where}.attention")
-        for name in ("margin", "max_time_h"):
-            units.number(getattr(self, name), f"{where}.{name}", above=0)
         if self.name == "slurm" and not self.sizes:
             raise UserError(
                 f"{where}.sizes: missing; give rows such as {{up_to_params: 1e9, gpus: 1, flops_per_s: 1e14}}"
             )
         if [s.up_to_params for s in self.sizes] != sorted({s.up_to_params for s in self.sizes}):
             raise UserError(f"{where}.sizes: up_to_params must rise from row to row")
-        units.number(self.checkpoint_s, f"{where}.checkpoint_s", above=0)

@@ -1,20 +1,35 @@
-"""From mappings to dataclasses and back, strictly."""
-
-from __future__ import annotations
+"""From mappings to dataclasses and back, strictly. The type of a field may carry the function that reads its values
+and refuses those beyond its limits: Annotated[int, partial(whole, low=1)]."""
 
 import functools
-import types
-import typing
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import partial
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .. import units
 from ..errors import UserError, nearest
+from ..units import number, whole
+
+PositiveFloat = Annotated[float, partial(number, above=0)]
+NonNegativeFloat = Annotated[float, partial(number, low=0)]
+Fraction = Annotated[float, partial(number, low=0, high=1)]
+PositiveInt = Annotated[int, partial(whole, low=1)]
+NonNegativeInt = Annotated[int, partial(whole, low=0)]
+Seed = Annotated[int, partial(whole, low=0, high=2**31 - 1)]
 
 
-def build(cls, mapping, where: str):
+class Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+T = TypeVar("T", bound=Dataclass)
+
+
+def build(cls: type[T], mapping: object, where: str) -> T:
     """Make the dataclass `cls` from a mapping, strictly. Numbers pass through units, lists become tuples.
 
-    Raises UserError, of one line, at an unknown or missing key, a wrong type, or a value that `cls.check` refuses.
+    Raises UserError, of one line, at an unknown or missing key, a wrong type, a value beyond its limits, or a
+    combination that `cls.check` refuses.
     """
     if not isinstance(mapping, dict):
         raise UserError(f"{where}: expected keys ({', '.join(f.name for f in fields(cls))}), got {mapping!r}")
@@ -28,61 +43,78 @@ def build(cls, mapping, where: str):
             values[f.name] = cast(known[f.name], mapping[f.name], f"{where}.{f.name}")
         elif f.default is MISSING and f.default_factory is MISSING:
             raise UserError(f"{where}: the key {f.name!r} is missing")
-    made = cls(**values)
-    if hasattr(made, "check"):
-        made.check(where)
-    return made
+    return check_combination(cls(**values), where)
 
 
-@functools.cache  # they are evaluated from text, which takes most of the time of reading thousands of runs
-def hints(cls) -> dict:
+def check(instance: Dataclass, where: str):
+    """Raise UserError unless `build` would take what a dataclass holds. where: "" for the options of a command."""
+    for name, hint in hints(type(instance)).items():
+        cast(hint, getattr(instance, name), key_name(where, name))
+    check_combination(instance, where)
+
+
+def check_combination(instance: T, where: str) -> T:
+    """Raise UserError where values that are valid by themselves do not go together: where the dataclass says so."""
+    if hasattr(instance, "check"):
+        instance.check(where)
+    return instance
+
+
+def key_name(where: str, name: str) -> str:
+    """What messages call a field: "study.seeds" in a file, "--batch-size" where it is an option of a command."""
+    return f"{where}.{name}" if where else f"--{name.replace('_', '-')}"
+
+
+@functools.cache  # Type hints are evaluated from text, which takes most of the time of reading thousands of runs.
+def hints(cls: type) -> dict[str, Any]:
     """{field: type} of a dataclass."""
-    return typing.get_type_hints(cls)
+    return get_type_hints(cls, include_extras=True)
 
 
-def cast(hint, value, where: str):
-    """A value as the type of its field. Raises UserError where it is of another."""
-    if is_dataclass(hint):
-        return build(hint, value, where)
-    if hint is bool:
-        if not isinstance(value, bool):
-            raise UserError(f"{where}: {value!r} is not true or false")
+def is_number(hint: Any) -> bool:
+    """Whether a field holds one number."""
+    return (get_args(hint)[0] if get_origin(hint) is Annotated else hint) in (int, float)
+
+
+def cast(hint: Any, value: Any, where: str) -> Any:
+    """A value as the type of its field. Raises UserError where it is of another type, or beyond its limits."""
+    kind, arguments = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        return arguments[1](value, what=where)
+    if kind in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        is_list = isinstance(value, (list, tuple))
+        options = [a for a in arguments if a is not NoneType]
+        return cast(next((a for a in options if (get_origin(a) is tuple) == is_list), options[0]), value, where)
+    if isinstance(hint, type) and is_dataclass(hint):
+        if not isinstance(value, hint):
+            return build(hint, value, where)
+        check(value, where)
         return value
     if hint is int:
-        return units.whole(value, where)
+        return whole(value, where)
     if hint is float:
-        return units.number(value, where)
-    if hint is str:
-        if not isinstance(value, str):
-            raise UserError(f"{where}: {value!r} is not text")
-        return value
-    origin = typing.get_origin(hint)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise UserError(f"{where}: {value!r} is not a mapping of labels")
-        return {k: cast(typing.get_args(hint)[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is tuple or origin is tuple:
+        return number(value, where)
+    for simple, expected in ((bool, "true or false"), (str, "text"), (dict, "a mapping of labels")):
+        if (kind or hint) is simple and not isinstance(value, simple):
+            raise UserError(f"{where}: {value!r} is not {expected}")
+    if kind is dict:
+        return {k: cast(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if kind is tuple:
         if not isinstance(value, (list, tuple)):
             raise UserError(f"{where}: {value!r} is not a list; write [{value}]")
-        if hint is tuple:  # whole numbers, or lists of them
-            return tuple(
-                tuple(units.whole(v, where) for v in x) if isinstance(x, (list, tuple)) else units.whole(x, where)
-                for x in value
-            )
-        return tuple(cast(typing.get_args(hint)[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin in (typing.Union, types.UnionType):
-        inner = [a for a in typing.get_args(hint) if a is not type(None)]
-        return None if value is None else cast(inner[0], value, where)
-    raise TypeError(f"{where}: no rule for {hint}")
+        return tuple(cast(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    return value
 
 
-def plain(made) -> dict:
-    """A dataclass as the nested dicts and lists that YAML and JSON hold; `build` reads it back. What is None is left
-    out."""
-    return _plain(asdict(made))
+def plain(instance: Dataclass) -> dict[str, Any]:
+    """A dataclass as the nested dicts and lists that YAML and JSON hold, without what is None; `build` reads it
+    back."""
+    return _plain(asdict(instance))
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items() if v is not None}
     if isinstance(value, (list, tuple)):

@@ -7,18 +7,16 @@ written in torch's int64, whose products wrap, so the integers are equal on ever
 by the device's rounding of log and cos.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 
 import torch
 from torch import Tensor
 
-GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # the golden ratio's odd integer, as a signed 64-bit number
+GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # The odd integer nearest 2^64 / golden ratio, as a signed 64-bit number.
 MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 MIX_2 = 0x94D049BB133111EB - (1 << 64)
-WORDS = 1 << 24  # words that one position may use
+WORDS = 1 << 24  # Words that one position may use.
 
 
 def key(seed: int, stream: str) -> int:

@@ -3,15 +3,13 @@
 latents    float16 or float32 [n, C, R, R], as the VAE gives them
 text       float16 or float32 [n, T, D]
 captions   text [n], optional: for people
-pictures   uint8 [n, H, W, 3], optional: what the latents were made from. FID holds samples against these; without them,
-           against the decoded latents, which lack what the VAE loses
-attributes shift, scale: the images a model sees are (latents - shift) * scale. They live in the file, because latents
-           normalised one way in training and another in evaluation is an error that no loss curve shows.
-           vae, text_encoder, optional: names of what made latents and text; a run is measured on no others
+pictures   uint8 [n, H, W, 3], optional: what the latents were made from. FID compares samples with these; without them,
+           with the decoded latents, which lack what the VAE loses
+attributes shift, scale: the images a model sees are (latents - shift) * scale. They are kept in the file, because
+           latents normalised one way in training and another in evaluation are an error that no loss curve shows.
+           vae, text_encoder, optional: names of the models that made latents and text; a run is evaluated on no others
            pixels, optional: 1 where the "latents" are pictures on [-1, 1], as 1 or 3 channels are taken to be; else 0
 """
-
-from __future__ import annotations
 
 import hashlib
 import math
@@ -27,8 +25,7 @@ from ..errors import UserError
 from . import draws
 from .rows import Rows
 
-KINDS = ("latents", "text", "captions", "pictures")
-MAKERS = ("vae", "text_encoder")
+REQUIRED, OPTIONAL = ("latents", "text"), ("captions", "pictures")
 SHUFFLE_ROUNDS = 4
 FINGERPRINT_IMAGES = 16
 
@@ -43,7 +40,7 @@ class Latents:
     text_vocab = 0
 
     def __init__(self, path: Path | str, seed: int = 0):
-        self.path, self.seed, self._file = Path(path), seed, None
+        self.path, self.seed = Path(path), seed
         if not self.path.is_file():
             raise UserError(
                 f"data file {path}: there is no such file; set data.path=FILE, and validation.path=FILE for "
@@ -51,16 +48,7 @@ class Latents:
             )
         try:
             with h5py.File(self.path, "r", locking=False) as file:
-                n, self.channels, self.height, self.width = file["latents"].shape
-                self.pixels = bool(file.attrs.get("pixels", self.channels in (1, 3)))
-                n_text, self.text_length, self.text_dim = file["text"].shape
-                self.shift, self.scale = float(file.attrs["shift"]), float(file.attrs["scale"])
-                self.made_by = {key: str(file.attrs[key]) for key in MAKERS if key in file.attrs}
-                kept = {name: file[name] for name in ("captions", "pictures") if name in file}
-                for name, rows in kept.items():
-                    if len(rows) != n or (name == "pictures" and (rows.dtype != np.uint8 or rows.shape[3:] != (3,))):
-                        wanted = "text [n]" if name == "captions" else "uint8 [n, H, W, 3]"
-                        raise ValueError(f"{name} is {rows.dtype} {list(rows.shape)}, not {wanted}")
+                self._read_shapes(file)
         except OSError:
             raise UserError(f"data file {path}: is not HDF5, or is truncated") from None
         except (KeyError, ValueError) as error:
@@ -72,59 +60,74 @@ class Latents:
             raise UserError(
                 f"data file {path}: shift {self.shift:g} and scale {self.scale:g} make no images; see docs/data.md"
             )
+        self.name = self.path.stem
+
+    def _read_shapes(self, file: h5py.File):
+        self.n_images, self.channels, self.resolution, width = n, *_ = file["latents"].shape
+        if width != self.resolution:
+            raise ValueError(f"latents of {self.resolution} x {width} are not square")
+        self.pixels = bool(file.attrs.get("pixels", self.channels in (1, 3)))
+        n_text, self.text_length, self.text_dim = file["text"].shape
         if n != n_text or n == 0:
-            raise UserError(f"data file {path}: {n} latents but {n_text} texts")
-        self.n_images, self.name = n, self.path.stem
+            raise ValueError(f"{n} latents but {n_text} texts")
+        self.shift, self.scale = float(file.attrs["shift"]), float(file.attrs["scale"])
+        self.encoders = {key: str(file.attrs[key]) for key in ("vae", "text_encoder") if key in file.attrs}
+        for name in OPTIONAL:
+            rows = file.get(name)
+            if rows and (len(rows) != n or (name == "pictures" and (rows.dtype, rows.shape[3:]) != (np.uint8, (3,)))):
+                wanted = "text [n]" if name == "captions" else "uint8 [n, H, W, 3]"
+                raise ValueError(f"{name} is {rows.dtype} {list(rows.shape)}, not {wanted}")
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images float32 [B, C, R, R] and text features float32 [B, T, D] at positions `index` (int64 [B])."""
-        return self.ready(*self.stored(index))
+        return self.normalise(*self.read(index))
 
-    def stored(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Source` says: latents and text as the file has them."""
-        order = self._order(index.cpu()).numpy()
-        return torch.from_numpy(self._rows("latents", order)), torch.from_numpy(self._rows("text", order))
+    def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents and text features as the file has them."""
+        rows = self._order(index.cpu()).numpy()
+        latents, text = (torch.from_numpy(self._datasets[name].at(rows)) for name in REQUIRED)
+        return latents, text
 
-    def ready(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Source` says."""
+    def normalise(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         return (images.float() - self.shift).mul_(self.scale), texts.float()
+
+    def denormalise(self, images: Tensor) -> Tensor:
+        return images / self.scale + self.shift
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the normalisation and of images spread over the file: another for another file, the same wherever it
-        lies."""
+        """A hash of the normalisation and of images spread over the file: it differs for another file, and does not
+        depend on the path."""
         spread = np.unique(np.linspace(0, self.n_images - 1, FINGERPRINT_IMAGES).astype(np.int64))
-        found = hashlib.sha256(repr((self.n_images, self.shift, self.scale)).encode())
-        for rows in (self._rows(name, spread) for name in ("latents", "text", "pictures")):
-            found.update(b"" if rows is None else rows.tobytes())
-        return found.hexdigest()[:12]
-
-    def as_encoded(self, x: Tensor) -> Tensor:
-        """Latents as the VAE gives them, of images [B, C, R, R] as a model sees them."""
-        return x / self.scale + self.shift
+        digest = hashlib.sha256(repr((self.n_images, self.shift, self.scale)).encode())
+        for name in (*REQUIRED, "pictures"):
+            digest.update(self._datasets[name].at(spread).tobytes() if name in self._datasets else b"")
+        return digest.hexdigest()[:12]
 
     def captions(self, index: Tensor) -> list[str]:
-        """As `Source` says: features do not read back into words, but a file may keep these."""
-        kept = self._rows("captions", self._order(index.cpu()).numpy())
-        return [""] * len(index) if kept is None else [caption.decode(errors="replace") for caption in kept]
+        """Features cannot be read back into words, but a file may hold the captions too."""
+        rows = self._optional("captions", index)
+        return [""] * len(index) if rows is None else [caption.decode(errors="replace") for caption in rows]
 
     def pictures(self, index: Tensor) -> Tensor | None:
-        """As `Source` says."""
-        kept = self._rows("pictures", self._order(index.cpu()).numpy())
-        return None if kept is None else torch.from_numpy(kept).permute(0, 3, 1, 2)
+        rows = self._optional("pictures", index)
+        return None if rows is None else torch.from_numpy(rows).permute(0, 3, 1, 2)
 
-    def _rows(self, name: str, order: np.ndarray) -> np.ndarray | None:
-        """A dataset's rows of the images `order`; None where the file has no such dataset."""
-        if self._file is None:
-            self._file = h5py.File(self.path, "r", locking=False)
-            self._tables = {name: Rows(self.path, self._file[name]) for name in KINDS if name in self._file}
-        return self._tables[name].at(order) if name in self._tables else None
+    def _optional(self, name: str, index: Tensor) -> np.ndarray | None:
+        return self._datasets[name].at(self._order(index.cpu()).numpy()) if name in self._datasets else None
+
+    @cached_property
+    def _datasets(self) -> dict[str, Rows]:
+        """The file's datasets by name."""
+        file = h5py.File(self.path, "r", locking=False)
+        return {name: Rows(self.path, file[name]) for name in (*REQUIRED, *OPTIONAL) if name in file}
 
     def _order(self, position: Tensor) -> Tensor:
         """Image number at each position: pass `position // n` visits every image once, in an order of its own.
 
-        A Feistel network on ceil(log4 n) bit halves permutes [0, 4^k); values beyond n - 1 walk on until they fall
-        inside (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). So order needs no table and no state.
+        A Feistel network on ceil(log4 n) bit halves permutes [0, 4^k); values beyond n - 1 are permuted again until
+        they fall inside (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). So the order needs no table
+        and no state.
         """
         n = self.n_images
         bits = max(1, ((n - 1).bit_length() + 1) // 2)

@@ -2,28 +2,25 @@
 
 Two icons, each of one colour, stand on a ground of another colour, under uneven light. The caption names shape, colour
 and place of each, and the ground. It does not name an icon's fill (striped, dotted, fading, ...), nor shade, scale,
-exact place and light: these are seen through the noise or not at all. To tell 256 icons of unequal frequency (Zipf's
-law) apart takes size, to have met the rare ones takes training, and a scaling law needs a task that goes on paying for
-both ("The quantization model of neural scaling", Michaud et al., 2023). Two icons rather than one: their average makes
-the loss a smoother function of size and training (docs/miniature.md).
+exact place and light: a model can only infer these from the noisy image. Telling 256 icons of unequal frequency (Zipf's
+law) apart takes size, and having seen the rare ones takes training. A scaling law needs a task that keeps rewarding
+both ("The quantization model of neural scaling", Michaud et al., 2023). Two icons rather than one make the loss a
+smoother function of size and training (docs/measured/miniature.md).
 
-`scenes-ood` has the same words and grammar with other habits: other icons are the frequent ones, shades vary more,
-light is stronger, icons are larger and stray further from their place.
+`scenes-ood` has the same words and grammar with another distribution: other icons are frequent, shades vary more,
+light is stronger, icons are larger and further off their place.
 """
 
-from __future__ import annotations
-
 import math
-import re
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ditscale.data import draws
-from ditscale.errors import UserError, nearest, one_of
+from ..errors import UserError, one_of
+from . import draws
 
-COLOURS = {  # rgb in [-1, 1]
+COLOURS = {  # RGB in [-1, 1].
     "red": (0.75, -0.7, -0.7),
     "green": (-0.7, 0.6, -0.7),
     "blue": (-0.6, -0.6, 0.75),
@@ -73,24 +70,22 @@ FILLS = {
     "hollow": lambda x, y: x.hypot(y).clamp(max=1),
 }
 ICONS = [f"{fill} {shape}" for shape in SHAPES for fill in FILLS]
-TEXELS = 16  # an icon's mask is TEXELS x TEXELS
+TEXELS = 16  # An icon's mask is TEXELS x TEXELS.
 
-WORDS = ["", *COLOURS, *PLACES, *SHAPES]  # the vocabulary; id 0 is the empty text
+WORDS = ["", *COLOURS, *PLACES, *SHAPES]  # The vocabulary; id 0 is the empty text.
 _COLOUR, _PLACE, _SHAPE = 1, 1 + len(COLOURS), 1 + len(COLOURS) + len(PLACES)
-_ID = {word: i for i, word in enumerate(WORDS)}
-_SLOT = [f"({'|'.join(names)})" for names in (COLOURS, SHAPES, PLACES)]
 
 
 @dataclass(frozen=True)
 class Style:
     """How scenes vary. Lengths in half-widths of the picture, colours and light in units of the pixel values."""
 
-    icons: str  # the order of frequency is a fixed shuffle of ICONS with this name
-    zipf: float  # the icon of rank r has weight 1 / r**zipf
-    shade: float  # a colour channel moves by up to this
-    light: float  # slope of the light along each axis, up to this
-    stray: float  # an icon's centre is off its place by up to this, along each axis
-    scale: tuple[float, float]  # half-width of an icon, between these
+    icons: str  # The order of frequency is a fixed shuffle of ICONS with this name.
+    zipf: float  # The icon of rank r has weight 1 / r**zipf.
+    shade: float  # Largest change of a colour channel.
+    light: float  # Largest slope of the light along each axis.
+    stray: float  # Largest distance of an icon's centre from its place, along each axis.
+    scale: tuple[float, float]  # Smallest and largest half-width of an icon.
 
 
 STYLES = {
@@ -111,16 +106,15 @@ class Scenes:
     text_dim = 0
     pixels = True
     n_images = None
-    made_by, fingerprint = {}, ""
+    fingerprint = ""
 
     def __init__(self, size: int = 12, objects: int = 2, seed: int = 0, style: str = "scenes"):
         self.style = STYLES[one_of(style, STYLES, "scenes style")]
         if size < 4 or objects < 1:
             raise UserError(f"scenes: size {size} and objects {objects}; at least 4 pixels and 1 object")
-        self.name = style
-        self.height = self.width = size
-        self.objects = objects
+        self.name, self.resolution, self.objects = style, size, objects
         self.text_length = 3 * objects + 1
+        self.encoders: dict[str, str] = {}
         self._key = draws.key(seed, style)
         self._palette = torch.tensor(list(COLOURS.values()))
         self._masks = icon_masks()
@@ -130,14 +124,14 @@ class Scenes:
         """Scenes at `index` (int64 [B]): images float32 [B, 3, size, size] in about [-1, 1], texts int64 [B, T]."""
         style, n = self.style, self.objects
         u = draws.uniform(self._key, index, 6 + 10 * n)
-        grid = (torch.arange(self.width) + 0.5) * (2 / self.width) - 1
+        grid = (torch.arange(self.resolution) + 0.5) * (2 / self.resolution) - 1
 
         ground = _pick(u[:, 0], len(COLOURS))
         slope = (2 * u[:, 1:3] - 1) * style.light
-        image = self._shade(ground, u[:, 3:6])[:, :, None, None].expand(-1, -1, self.height, self.width)
+        image = self._shade(ground, u[:, 3:6])[:, :, None, None].expand(-1, -1, len(grid), len(grid))
         text = []
         for v in u[:, 6:].split(10, dim=1):
-            colour = (ground + 1 + _pick(v[:, 0], len(COLOURS) - 1)) % len(COLOURS)  # never the ground's
+            colour = (ground + 1 + _pick(v[:, 0], len(COLOURS) - 1)) % len(COLOURS)  # Never the ground's.
             icon = self._rank[torch.searchsorted(self._cdf, v[:, 1].double())]
             place = _pick(v[:, 2], len(PLACES))
             half = style.scale[0] + (style.scale[1] - style.scale[0]) * v[:, 3:4]
@@ -150,15 +144,17 @@ class Scenes:
         light = slope[:, 0, None, None] * grid + slope[:, 1, None, None] * grid[:, None]
         return image + light[:, None], torch.stack([*text, _COLOUR + ground], dim=1)
 
-    def stored(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Nothing is: scenes are drawn."""
+    def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Scenes are drawn, not stored: they are normalised already."""
         return self.batch(index)
 
-    def ready(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+    def normalise(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         return images, texts
 
+    def denormalise(self, images: Tensor) -> Tensor:
+        return images
+
     def captions(self, index: Tensor) -> list[str]:
-        """As `Source` says."""
         return [self.caption(text) for text in self.batch(index)[1].cpu()]
 
     def pictures(self, index: Tensor) -> None:
@@ -171,20 +167,6 @@ class Scenes:
             return ""
         things = [f"a {' '.join(words[i : i + 3])}" for i in range(0, len(words) - 1, 3)]
         return f"{' and '.join(things)} on {words[-1]}"
-
-    def encode(self, caption: str) -> Tensor:
-        """The text (int64 [T]) of a caption in this grammar. Raises UserError for unknown words or another order."""
-        if not caption:
-            return torch.zeros(self.text_length, dtype=torch.int64)
-        grammar = " and ".join([f"a {' '.join(_SLOT)}"] * self.objects) + f" on {_SLOT[0]}"
-        found = re.fullmatch(grammar, caption)
-        if found is None:
-            known = {"a", "and", "on", *" ".join(WORDS).split()}
-            unknown = ", ".join(w + nearest(w, known) for w in caption.split() if w not in known)
-            reason = f"has unknown words: {unknown}" if unknown else "is out of order"
-            example = self.caption(self.batch(torch.tensor([0]))[1][0])
-            raise UserError(f"caption {caption!r} {reason}; write it like: {example}")
-        return torch.tensor([_ID[word] for word in found.groups()])
 
     def _shade(self, colour: Tensor, u: Tensor) -> Tensor:
         return self._palette[colour] + (2 * u - 1) * self.style.shade
@@ -200,7 +182,7 @@ def icon_masks() -> Tensor:
 
 
 def _pick(u: Tensor, n: int) -> Tensor:
-    return (u * n).long().clamp_(max=n - 1)  # u * n rounds to n for the largest u
+    return (u * n).long().clamp_(max=n - 1)  # u * n rounds to n for the largest u.
 
 
 def _zipf(style: Style) -> tuple[Tensor, Tensor]:
@@ -213,9 +195,9 @@ def _zipf(style: Style) -> tuple[Tensor, Tensor]:
 def _lookup(grid: Tensor, centre: Tensor, half: Tensor) -> Tensor:
     """Weights [B, pixels, TEXELS] that sample a mask along one axis; nothing lies outside it.
 
-    An upright icon separates into its axes, so two small matrix products paint it: 20 times as fast as grid_sample. The
-    weight is a hat as wide as the coarser of pixel and texel: linear interpolation, or its antialiased form.
+    An upright icon separates into its axes, so two small matrix products paint it, 20 times as fast as grid_sample. The
+    weight is a triangle as wide as the coarser of pixel and texel: linear interpolation, or its antialiased form.
     """
-    texel = (grid - centre) / half * (TEXELS / 2) + (TEXELS - 1) / 2  # [B, pixels], in units of texels
-    width = (TEXELS / len(grid) / half).clamp(min=1.0)[:, :, None]  # texels per pixel
+    texel = (grid - centre) / half * (TEXELS / 2) + (TEXELS - 1) / 2  # [B, pixels], in units of texels.
+    width = (TEXELS / len(grid) / half).clamp(min=1.0)[:, :, None]  # Texels per pixel.
     return (1 - (texel[:, :, None] - torch.arange(TEXELS)).abs() / width).clamp_(min=0) / width

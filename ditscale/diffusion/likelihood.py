@@ -6,11 +6,9 @@
 39.) The divergence is the trace of the Jacobian: exactly, one backward pass for each dimension; or by Hutchinson's
 estimate E[z . J z] with z of independent signs, one backward pass for each probe z (Grathwohl et al., FFJORD, arXiv
 1810.01367). A probe is fixed for the whole solve: one drawn anew at each evaluation would make the integrand noise that
-a solver cannot follow. The estimate of log p is then unbiased. All in first-order reverse mode, which every attention
-kernel has.
+a solver cannot follow. The estimate of log p is then unbiased. All of this is first-order reverse mode, which every
+attention kernel has.
 """
-
-from __future__ import annotations
 
 import math
 
@@ -20,42 +18,44 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..model.projection import plain_products
 from .ode import Path, solve
+from .rectified_flow import Velocity
 
-EXACT_BLOCK = 64  # dimensions whose backward passes are one batch
+EXACT_BLOCK = 64  # Dimensions whose backward passes are one batch.
 
 
-def log_likelihood(model, x0: Tensor, text: Tensor, probes: Tensor | None, tolerance: float) -> tuple[Tensor, Path]:
+def log_likelihood(
+    model: Velocity, x0: Tensor, text: Tensor, probes: Tensor | None, tolerance: float
+) -> tuple[Tensor, Path]:
     """log p(x0) in nats per dimension, float64 [B], and the path with its cost.
 
     probes: signs [P, *x0.shape]; None for the exact trace. Raises ode.Stiff where no step is small enough.
     """
 
     def field(x: Tensor, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        given = text if text is None else text[rows]
         if probes is None:
-            return exact_divergence(model, x, t, given)
-        return hutchinson_divergence(model, x, t, given, probes[:, rows])
+            return exact_divergence(model, x, t, text[rows])
+        return hutchinson_divergence(model, x, t, text[rows], probes[:, rows])
 
     path = solve(field, x0, tolerance)
     log_normal = -0.5 * (path.x.double().flatten(1).square().mean(1) + math.log(2 * math.pi))
     return log_normal + path.l, path
 
 
-def hutchinson_divergence(model, x: Tensor, t: Tensor, text: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """v as x [B, ...], and its divergence per dimension [B], the mean over probes of signs [P, B, ...]."""
+def hutchinson_divergence(model: Velocity, x: Tensor, t: Tensor, text: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+    """v shaped as x [B, ...], and its divergence per dimension [B], the mean over probes of signs [P, B, ...]."""
     with torch.enable_grad():
         at = x.detach().requires_grad_(True)
         v = model(at, t, text)
         last = len(probes) - 1
-        found = [torch.autograd.grad(v, at, z.to(v.dtype), retain_graph=i < last)[0] * z for i, z in enumerate(probes)]
-    return v.detach().to(x.dtype), torch.stack(found).mean(0).flatten(1).mean(1)
+        traces = [torch.autograd.grad(v, at, z.to(v.dtype), retain_graph=i < last)[0] * z for i, z in enumerate(probes)]
+    return v.detach().to(x.dtype), torch.stack(traces).mean(0).flatten(1).mean(1)
 
 
-def exact_divergence(model, x: Tensor, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """v as x [B, ...], and its divergence per dimension [B], by as many backward passes as x has dimensions.
+def exact_divergence(model: Velocity, x: Tensor, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """v shaped as x [B, ...], and its divergence per dimension [B], by as many backward passes as x has dimensions.
 
-    Batches of them need plain attention and products: fused attention and oneDNN's products (model/projection.py) have
-    no batching rule for their backward.
+    Batches of backward passes need plain attention and products: fused attention and oneDNN's products
+    (model/projection.py) have no batching rule.
     """
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), plain_products():
         at = x.detach().requires_grad_(True)

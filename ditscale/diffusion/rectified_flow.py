@@ -5,12 +5,15 @@ v   = eps - x_0
 loss = E || v_model(x_t, t, text) - v ||^2,  the mean over all elements
 """
 
-from __future__ import annotations
+from typing import Callable
 
 import torch
 from torch import Tensor
 
 from ..data import draws
+
+# A model of the velocity: v [B, C, R, R] of images x_t [B, C, R, R] at times t [B] with captions `text`.
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def expand(t_B: Tensor, like: Tensor) -> Tensor:
@@ -30,7 +33,7 @@ def timestep(u_B: Tensor, distribution: str) -> Tensor:
     """
     if distribution != "logit-normal":
         return u_B
-    # torch's sigmoid rounds an image's t otherwise in a batch of other length
+    # torch.sigmoid is not used: how it rounds an image's t depends on the length of the batch.
     return 1 / (1 + torch.exp(-torch.special.ndtri(u_B)))
 
 
@@ -49,7 +52,7 @@ class Noise:
         return eps, timestep(u, self.distribution)
 
 
-def losses(model, x0: Tensor, text: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
+def losses(model: Velocity, x0: Tensor, text: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
     """Each image's squared error of the velocity, mean over its elements: [B], float32."""
     v = model(interpolate(x0, eps, t_B), t_B, text)
     return (v.float() - (eps - x0)).square().flatten(1).mean(1)

@@ -1,21 +1,22 @@
-"""Whether the other ranks still live. A rank waits for its peers deep inside a collective, on a GPU without end: so
-each holds a connection to rank 0, which the kernel closes when a process dies, however it dies, and keep-alives close
+"""Whether the other ranks are alive. A rank may wait for its peers deep inside a collective, on a GPU for ever: so each
+rank keeps a connection to rank 0. The kernel closes it when a process dies, however it dies, and keep-alives close it
 when a node does.
 
-A rank that loses its line has GRACE_S to end by itself, with whatever error the collective gives; then it is ended.
+A rank that loses its connection has GRACE_S to end by itself, with whatever error the collective raises; then it is
+ended.
 """
-
-from __future__ import annotations
 
 import os
 import selectors
 import socket
-import sys
 import threading
+from typing import Any, Callable
+
+from ..logs import log
 
 GRACE_S = 20.0
 MEET_S = 60.0
-KEEP_ALIVE = {socket.SO_KEEPALIVE: (socket.SOL_SOCKET, 1)} | {  # a silent node is given up after 10 + 4 * 5 s
+KEEP_ALIVE = {socket.SO_KEEPALIVE: (socket.SOL_SOCKET, 1)} | {  # A silent node counts as dead after 10 + 4 * 5 s.
     getattr(socket, name): (socket.IPPROTO_TCP, value)
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
     if hasattr(socket, name)
@@ -24,10 +25,10 @@ BYE = b"."
 
 
 class Liveness:
-    """This rank's end of it. `broadcast` gives every rank the value of rank 0; `address` is how others reach
-    rank 0's node, where that is known. Raises OSError when a rank does not come within MEET_S."""
+    """This rank's connections. `broadcast` gives every rank the value of rank 0; `address` is how others reach rank 0's
+    node, where that is known. Raises OSError when a rank does not come within MEET_S."""
 
-    def __init__(self, rank: int, world: int, broadcast, address: str = ""):
+    def __init__(self, rank: int, world: int, broadcast: Callable[[Any], Any], address: str = ""):
         listener = socket.create_server(("", 0), backlog=world) if rank == 0 else None
         host, port = broadcast((socket.gethostname(), listener.getsockname()[1]) if listener else None)
         if listener:
@@ -45,11 +46,11 @@ class Liveness:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def peer_died(self, within_s: float) -> bool:
-        """Whether a rank is gone, or is found to be within so many seconds."""
+        """Whether a rank is dead, or found dead within `within_s` seconds."""
         return self._lost.wait(within_s)
 
     def close(self, orderly: bool):
-        """This rank is done. `orderly`: the others know, and are too; otherwise they are to end, as after its death."""
+        """This rank is done. `orderly`: the others know, and are done too; otherwise they end as after its death."""
         self._over.set()
         self._hang_up(BYE if orderly else b"")
 
@@ -60,25 +61,25 @@ class Liveness:
                     peer.sendall(word)
                 peer.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # it has gone already
+                pass  # The peer has closed it already.
 
     def _watch(self):
-        with selectors.DefaultSelector() as waiting:
+        with selectors.DefaultSelector() as selector:
             for peer in self.peers:
-                waiting.register(peer, selectors.EVENT_READ)
-            while waiting.get_map():
-                for key, _ in waiting.select():
+                selector.register(peer, selectors.EVENT_READ, peer)
+            while selector.get_map():
+                for key, _ in selector.select():
                     try:
-                        word = key.fileobj.recv(1)
+                        word = key.data.recv(1)
                     except OSError:
                         word = b""
-                    waiting.unregister(key.fileobj)
+                    selector.unregister(key.fileobj)
                     if word != BYE and not self._over.is_set():
                         return self._end()
 
     def _end(self):
         self._lost.set()
-        self._hang_up()  # rank 0 passes it on
+        self._hang_up()  # Rank 0 passes it on to the others.
         if not self._over.wait(GRACE_S):
-            print("ditscale: error: another rank of this run has ended; so does this one", file=sys.stderr, flush=True)
+            log.error("ditscale: error: another rank of this run has died; this one ends too")
             os._exit(1)

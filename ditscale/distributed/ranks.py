@@ -1,6 +1,4 @@
-"""The ranks of a run: how they meet, and what they do together."""
-
-from __future__ import annotations
+"""The ranks of a run: how they find each other, and their collective operations."""
 
 import json
 import os
@@ -11,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,16 +20,15 @@ from ..process import this_process
 from ..rundir.outcomes import Closed
 from .liveness import GRACE_S, Liveness
 
-MEET_S = 120
-KNOCK_S = 10
-# of a collective: ranks may differ in how long they compile or read; their death is noticed at once (liveness.py)
+MEET_S = 120  # for all ranks to find each other
+KNOCK_S = 10  # for rank 0 to answer at a published address
+# Of a collective: ranks may differ in how long they compile or read. A rank's death is noticed at once (liveness.py).
 TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place: rank in 0..world-1, its device, and how many ranks a node has (nodes are filled one by
-    one)."""
+    """This process's rank in 0..world-1, its device, and the number of ranks per node (nodes are filled one by one)."""
 
     rank: int
     world: int
@@ -43,12 +41,12 @@ class Ranks:
     def first(self) -> bool:
         return self.rank == 0
 
-    def all_reduce(self, values: torch.Tensor, op=dist.ReduceOp.SUM):
-        """Reduce in place over all ranks; nothing to do on one."""
+    def all_reduce(self, values: torch.Tensor, op: Any = dist.ReduceOp.SUM):
+        """Reduce in place over all ranks."""
         if self.world > 1:
             dist.all_reduce(values, op=op)
 
-    def broadcast(self, value):
+    def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         holder = [value]
         if self.world > 1:
@@ -56,7 +54,7 @@ class Ranks:
         return holder[0]
 
     def all_true(self, good: bool) -> bool:
-        """Whether it is good on every rank."""
+        """Whether `good` is true on every rank."""
         flag = torch.tensor(float(good), device=self.device)
         self.all_reduce(flag, dist.ReduceOp.MIN)
         return bool(flag)
@@ -67,72 +65,68 @@ class Ranks:
             dist.barrier()
 
     def peer_died(self, error: Exception) -> bool:
-        """Whether an error of a collective comes from the end of another rank."""
-        return self.world > 1 and isinstance(error, RuntimeError) and self.liveness.peer_died(within_s=5)
+        """Whether the cause of a collective's error is another rank's death."""
+        return self.liveness is not None and isinstance(error, RuntimeError) and self.liveness.peer_died(within_s=5)
 
     def close(self, orderly: bool):
-        """Leave. `orderly`: all ranks have met since they last computed together."""
-        if self.world > 1:
+        """Leave. `orderly`: all ranks have passed a barrier since their last collective."""
+        if self.liveness:
             self.liveness.close(orderly)
-            if not orderly:  # with NCCL, the next line may wait for a collective that never ends
-                timer = threading.Timer(GRACE_S, os._exit, (1,))
-                timer.daemon = True
+            # With NCCL, to destroy the group may wait for a collective that never ends.
+            timer = threading.Timer(GRACE_S, os._exit, (1,))
+            timer.daemon = True
+            if not orderly:
                 timer.start()
             dist.destroy_process_group()
-            if not orderly:
-                timer.cancel()
+            timer.cancel()
 
 
 def close(rendezvous: Path):
-    """Rank 0 tells the others, who wait for its address, that there will be none."""
+    """Rank 0 tells the others, which wait for its address, that there will be none."""
     write_text(rendezvous, json.dumps({"attempt": this_process().attempt}))
 
 
 def start(run_dir: Path, rendezvous: Path) -> Ranks:
     """Find this process's rank and, with several, join the others. Raises UserError when they do not come in time.
-
-    Under torchrun the addresses are in the environment. Otherwise rank 0 takes a free port and publishes it in the
-    run's directory, so that runs which share a node never meet on one port.
-    """
+    Without torchrun, rank 0 takes a free port and publishes it in the run's directory, so that runs never share one."""
     me = this_process()
     rank, world, local = me.rank, me.world, me.local_rank
     cuda = torch.cuda.is_available()
     if cuda:
-        local %= torch.cuda.device_count()  # one GPU visible per task, or all of them: both are usual on Slurm
+        local %= torch.cuda.device_count()  # On Slurm a task sees one GPU, or all of its node's.
         torch.cuda.set_device(local)
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if world > 1:
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         timeout = timedelta(seconds=TIMEOUT_S)
         try:
-            address = ""
             if me.launcher == "torchrun":
-                address = os.environ.get("MASTER_ADDR", "")
                 dist.init_process_group(backend, timeout=timeout)
             else:
                 store = _meet(rank, world, rendezvous, timedelta(seconds=MEET_S))
                 dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
             ranks = Ranks(rank, world, device, me.ranks_per_node, me.runs_per_gpu)
-            return replace(ranks, liveness=Liveness(rank, world, ranks.broadcast, address))
+            return replace(ranks, liveness=Liveness(rank, world, ranks.broadcast, me.address))
         except (dist.DistError, RuntimeError, OSError) as error:
             raise UserError(
-                f"{run_dir}: rank {rank} of {world} could not meet the others ({str(error).splitlines()[0]})"
+                f"{run_dir}: rank {rank} of {world} did not find the others ({str(error).splitlines()[0]})"
             ) from None
     return Ranks(rank, world, device, runs_per_gpu=me.runs_per_gpu)
 
 
 def _meet(rank: int, world: int, rendezvous: Path, timeout: timedelta) -> dist.TCPStore:
-    """The store of all ranks, once they are all there. Raises RuntimeError when one does not come in time."""
+    """The store of all ranks, once all have joined. Raises RuntimeError when one does not come in time."""
     attempt = this_process().attempt
     if rank == 0:
         store = dist.TCPStore("0.0.0.0", 0, world, is_master=True, timeout=timeout, wait_for_workers=False)
-        place = {"host": socket.gethostname(), "port": store.port, "token": secrets.token_hex(8)}
-        store.set("token", place["token"])
-        write_text(rendezvous, json.dumps({"attempt": attempt} | place))
+        token = secrets.token_hex(8)
+        store.set("token", token)
+        place = {"attempt": attempt, "host": socket.gethostname(), "port": store.port, "token": token}
+        write_text(rendezvous, json.dumps(place))
         try:
             store.wait([f"here {other}" for other in range(1, world)], timeout)
         finally:
-            rendezvous.unlink(missing_ok=True)  # job numbers return: another attempt may have this one's
+            rendezvous.unlink(missing_ok=True)  # Job numbers are reused: another attempt may get this one's.
         store.set("all", "")
         return store
     until = time.monotonic() + timeout.total_seconds()
@@ -140,9 +134,9 @@ def _meet(rank: int, world: int, rendezvous: Path, timeout: timedelta) -> dist.T
         found = read_mapping(rendezvous)
         if found.get("attempt") == attempt:
             if "port" not in found:
-                raise Closed("rank 0 has nothing to do")
+                raise Closed("rank 0 declined this run")
             host = "127.0.0.1" if found["host"] == socket.gethostname() else found["host"]
-            try:  # briefly: it may be what an earlier attempt left behind
+            try:  # Briefly: an earlier attempt may have left this address behind.
                 store = dist.TCPStore(host, found["port"], world, is_master=False, timeout=timedelta(seconds=KNOCK_S))
                 answers = store.get("token").decode() == found["token"]
             except RuntimeError:

@@ -1,11 +1,8 @@
-"""Pictures from latents: the decoder of a VAE, read from where its authors' tools keep it.
+"""Pictures from latents: the decoder of a VAE, read from the files that its authors' tools write.
 
-That is a directory with config.json and diffusion_pytorch_model.safetensors, as diffusers' AutoencoderKL writes them:
-Stable Diffusion 1 to 3, SDXL, FLUX. The network is that of Rombach et al. (arXiv 2112.10752, appendix G.1), its modules
-named as the file names them.
+These are a directory with config.json and diffusion_pytorch_model.safetensors, as diffusers' AutoencoderKL writes them:
+Stable Diffusion 1 to 3, SDXL, FLUX. The network is that of Rombach et al. (arXiv 2112.10752, appendix G.1).
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -13,7 +10,7 @@ import math
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import UserError
@@ -21,175 +18,119 @@ from .weights import DECODER
 
 CONFIG, WEIGHTS = DECODER
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# of 2022's files
+# Names in files of 2022, and what they are today.
 OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-PIECE = 16  # latents decoded at once: a picture of 512 x 512 takes half a gigabyte meanwhile
+BATCH = 16  # Latents decoded at once. A picture of 512 x 512 takes half a gigabyte of activations.
 
 
-class VAEDecoder(nn.Module):
-    """latents [B, C, R, R], as the VAE gives them -> pictures float32 [B, 3, fR, fR] in about [-1, 1]."""
+class VAEDecoder:
+    """latents [B, C, R, R], as the VAE gives them -> pictures float32 [B, 3, fR, fR] in about [-1, 1].
 
-    def __init__(
-        self, latent_channels: int, widths: list[int], layers: int, groups: int, attention: bool, post_quant: bool
-    ):
-        super().__init__()
-        self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1) if post_quant else nn.Identity()
-        self.decoder = _Decoder(latent_channels, widths[::-1], layers + 1, groups, attention)
-        self.factor = 2 ** (len(widths) - 1)
-        self.full_name = "vae"
+    A function of the weights by their names in the file; `used` collects the names. full_name: with the weights' hash.
+    """
+
+    def __init__(self, weights: dict[str, Tensor], config: dict, full_name: str):
+        self.weights, self.config, self.full_name = weights, config, full_name
+        self.used: set[str] = set()
 
     @torch.no_grad()
-    def forward(self, latents: Tensor) -> Tensor:
-        weight = self.decoder.conv_in.weight
-        pieces = latents.to(weight.device, weight.dtype).split(PIECE)
-        return torch.cat([self.decoder(self.post_quant_conv(piece)) for piece in pieces])
+    def __call__(self, latents: Tensor) -> Tensor:
+        like = self.weights["decoder.conv_in.weight"]
+        return torch.cat([self._decode(batch) for batch in latents.to(like.device, like.dtype).split(BATCH)])
 
+    def _decode(self, x: Tensor) -> Tensor:
+        n_blocks = len(self.config["block_out_channels"])
+        if self.config.get("use_post_quant_conv", True):
+            x = self._conv("post_quant_conv", x)
+        x = self._residual("decoder.mid_block.resnets.0", self._conv("decoder.conv_in", x))
+        if self.config.get("mid_block_add_attention", True):
+            x = self._attention("decoder.mid_block.attentions.0", x)
+        x = self._residual("decoder.mid_block.resnets.1", x)
+        for i in range(n_blocks):
+            for k in range(self.config.get("layers_per_block", 1) + 1):
+                x = self._residual(f"decoder.up_blocks.{i}.resnets.{k}", x)
+            if i < n_blocks - 1:
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+                x = self._conv(f"decoder.up_blocks.{i}.upsamplers.0.conv", x)
+        return self._conv("decoder.conv_out", F.silu(self._norm("decoder.conv_norm_out", x)))
 
-class _Decoder(nn.Module):
-    def __init__(self, latent_channels: int, widths: list[int], layers: int, groups: int, attention: bool):
-        super().__init__()
-        self.conv_in = _conv(latent_channels, widths[0])
-        self.mid_block = _Middle(widths[0], groups, attention)
-        pairs = zip([widths[0], *widths], widths)
-        self.up_blocks = nn.ModuleList(
-            _Up(a, b, layers, groups, last=b_at == len(widths) - 1) for b_at, (a, b) in enumerate(pairs)
-        )
-        self.conv_norm_out = _norm(groups, widths[-1])
-        self.conv_out = _conv(widths[-1], 3)
+    def _residual(self, name: str, x: Tensor) -> Tensor:
+        h = self._conv(f"{name}.conv1", F.silu(self._norm(f"{name}.norm1", x)))
+        h = self._conv(f"{name}.conv2", F.silu(self._norm(f"{name}.norm2", h)))
+        return (x if x.shape == h.shape else self._conv(f"{name}.conv_shortcut", x)) + h
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(x))
-        for block in self.up_blocks:
-            x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+    def _attention(self, name: str, x: Tensor) -> Tensor:
+        """Attention of one head over all positions."""
+        h = self._norm(f"{name}.group_norm", x).flatten(2).transpose(1, 2)
+        q, k, v = (F.linear(h, *self._weight_and_bias(f"{name}.to_{part}")) for part in "qkv")
+        h = F.linear(F.scaled_dot_product_attention(q, k, v), *self._weight_and_bias(f"{name}.to_out.0"))
+        return x + h.transpose(1, 2).reshape(x.shape)
 
+    def _conv(self, name: str, x: Tensor) -> Tensor:
+        weight, bias = self._weight_and_bias(name)
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
-class _Middle(nn.Module):
-    def __init__(self, width: int, groups: int, attention: bool):
-        super().__init__()
-        self.resnets = nn.ModuleList([_Residual(width, width, groups), _Residual(width, width, groups)])
-        self.attentions = nn.ModuleList([_Attention(width, groups)] if attention else [])
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.config.get("norm_num_groups", 32), *self._weight_and_bias(name), eps=1e-6)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.resnets[0](x)
-        for attention in self.attentions:
-            x = attention(x)
-        return self.resnets[1](x)
-
-
-class _Up(nn.Module):
-    """Residual blocks, then twice the side, but for the last."""
-
-    def __init__(self, width_in: int, width: int, layers: int, groups: int, last: bool):
-        super().__init__()
-        self.resnets = nn.ModuleList(_Residual(width_in if i == 0 else width, width, groups) for i in range(layers))
-        self.upsamplers = nn.ModuleList([] if last else [nn.ModuleDict({"conv": _conv(width, width)})])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.resnets:
-            x = block(x)
-        for larger in self.upsamplers:
-            x = larger["conv"](F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return x
-
-
-class _Residual(nn.Module):
-    def __init__(self, width_in: int, width: int, groups: int):
-        super().__init__()
-        self.norm1, self.conv1 = _norm(groups, width_in), _conv(width_in, width)
-        self.norm2, self.conv2 = _norm(groups, width), _conv(width, width)
-        self.conv_shortcut = nn.Identity() if width == width_in else nn.Conv2d(width_in, width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return self.conv_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
-
-
-class _Attention(nn.Module):
-    """Of one head over all places."""
-
-    def __init__(self, width: int, groups: int):
-        super().__init__()
-        self.group_norm = _norm(groups, width)
-        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.group_norm(x).flatten(2).transpose(1, 2)
-        h = F.scaled_dot_product_attention(self.to_q(h), self.to_k(h), self.to_v(h))
-        return x + self.to_out[0](h).transpose(1, 2).reshape(x.shape)
-
-
-def _conv(width_in: int, width: int) -> nn.Conv2d:
-    return nn.Conv2d(width_in, width, 3, padding=1)
-
-
-def _norm(groups: int, width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(groups, width, eps=1e-6)
+    def _weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
+        names = f"{name}.weight", f"{name}.bias"
+        self.used.update(names)
+        return self.weights[names[0]], self.weights[names[1]]
 
 
 def load_decoder(directory: Path | str, device: torch.device) -> VAEDecoder:
-    """The decoder of the VAE in a directory, in fp32; its `full_name` has the hash of its weights. Raises UserError at
-    another network."""
+    """The decoder of the VAE in a directory, in fp32. Raises UserError where there is none, or another network."""
     directory = Path(directory)
-    config = check_decoder(directory)
-    decoder = VAEDecoder(
-        config["latent_channels"],
-        config["block_out_channels"],
-        config.get("layers_per_block", 1),
-        config.get("norm_num_groups", 32),
-        config.get("mid_block_add_attention", True), config.get("use_post_quant_conv", True),
-    )  # fmt: skip
-    weights = {}
+    config, weights, sha256 = check_decoder(directory), {}, hashlib.sha256()
     for name, tensor in read_safetensors(directory / WEIGHTS, ("decoder.", "post_quant_conv.")).items():
         for old, new in OLD_NAMES.items():
             name = name.replace(old, new)
-        # some files keep an attention's matrices as convolutions of 1 x 1
-        linear = ".to_" in name and tensor.dim() == 4
-        weights[name] = tensor[:, :, 0, 0] if linear else tensor
-    try:
-        decoder.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1:2]
-        raise UserError(f"{directory}: {WEIGHTS} does not fit {CONFIG}: {''.join(first).strip()}") from None
-    sums = hashlib.sha256()
-    for tensor in weights.values():
-        sums.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    decoder.full_name = f"{directory.name} {sums.hexdigest()[:12]}"
-    return decoder.float().eval().requires_grad_(False).to(device)
+        # Some files have the matrices of attention as convolutions of 1 x 1.
+        tensor = tensor[:, :, 0, 0] if ".to_" in name and tensor.dim() == 4 else tensor
+        sha256.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        weights[name] = tensor.float().to(device)
+    decoder = VAEDecoder(weights, config, f"{directory.name} {sha256.hexdigest()[:12]}")
+    try:  # A decoded zero shows whether names and shapes are those of the configuration.
+        decoder(torch.zeros(1, config["latent_channels"], 1, 1))
+        mismatch = sorted(weights.keys() - decoder.used)
+        for i, width in enumerate(reversed(config["block_out_channels"])):
+            name = f"decoder.up_blocks.{i}.resnets.0.conv1.weight"
+            mismatch += [name] if len(weights[name]) != width else []
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        mismatch = str(error).splitlines()
+    if mismatch:
+        raise UserError(f"{directory}: {WEIGHTS} does not fit {CONFIG}: {mismatch[0]}")
+    return decoder
 
 
 def check_decoder(directory: Path) -> dict:
-    """The VAE's config.json. Raises UserError where there is no decoder, or one that is not of this kind."""
-    for name in (CONFIG, WEIGHTS):
+    """The VAE's config.json. Raises UserError where there is no decoder, or another network than this one."""
+    for name in DECODER:
         if not (directory / name).is_file():
             raise UserError(
-                f"decoder {directory}: there is no {name} in it; name the directory of a VAE as diffusers' "
-                "AutoencoderKL keeps it"
+                f"decoder {directory}: there is no {name} in it; name the directory of a VAE in the format of "
+                "diffusers' AutoencoderKL"
             )
     try:
         config = json.loads((directory / CONFIG).read_text())
         config["latent_channels"], config["block_out_channels"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"decoder {directory}: its {CONFIG} is not that of an AutoencoderKL") from None
-    kinds = {"act_fn": {"silu"}, "out_channels": {3}}
-    for key, known in kinds.items():
-        if config.get(key, *known) not in known:
-            raise UserError(
-                f"decoder {directory}: {key} is {config[key]!r} in its {CONFIG}; this decoder has {known.pop()!r} alone"
-            )
-    others = set(config.get("up_block_types", ())) - {"UpDecoderBlock2D"}
-    if others:
-        raise UserError(
-            f"decoder {directory}: blocks of kind {others.pop()!r} in its {CONFIG}; this decoder has "
-            "'UpDecoderBlock2D' alone"
-        )
+    for key, only in (("act_fn", "silu"), ("out_channels", 3), ("up_block_types", "UpDecoderBlock2D")):
+        values = config.get(key, only)
+        for value in values if isinstance(values, list) else [values]:
+            if value != only:
+                raise UserError(
+                    f"decoder {directory}: {key} is {value!r} in its {CONFIG}; ditscale reads VAEs with {only!r} only"
+                )
     return config
 
 
 def read_safetensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Tensors whose names begin so, from a file of eight bytes of length, a JSON header and bytes: nothing in it can be
-    executed."""
+    """The tensors whose names begin with one of the prefixes. The format is eight bytes of length, a JSON header of
+    that length, and the tensors' bytes: it cannot contain code."""
+    tensors = {}
     try:
         with open(path, "rb") as file:
             length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
@@ -197,15 +138,13 @@ def read_safetensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]
                 raise ValueError
             entries, start = json.loads(file.read(length)), 8 + length
             entries.pop("__metadata__", None)
-            found = {}
             for name, entry in entries.items():
-                begin, end = entry["data_offsets"]
-                dtype = DTYPES[entry["dtype"]]
-                if start + end > size or end - begin != math.prod(entry["shape"]) * dtype.itemsize:
+                (begin, end), shape, dtype = entry["data_offsets"], entry["shape"], DTYPES[entry["dtype"]]
+                if start + end > size or end - begin != math.prod(shape) * dtype.itemsize:
                     raise ValueError
                 if name.startswith(prefixes):
                     file.seek(start + begin)
-                    found[name] = torch.frombuffer(bytearray(file.read(end - begin)), dtype=dtype).view(entry["shape"])
-            return found
+                    tensors[name] = torch.frombuffer(bytearray(file.read(end - begin)), dtype=dtype).view(shape)
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: is truncated or no safetensors file") from None
+        raise UserError(f"{path}: is truncated or not a safetensors file") from None
+    return tensors

@@ -1,9 +1,8 @@
-"""Feature extractors by name, as torch-fidelity holds them: its own from a local file of weights, and ours."""
-
-from __future__ import annotations
+"""Feature extractors by name: torch-fidelity's, from a local file of weights, and ours."""
 
 import hashlib
 import sys
+from types import ModuleType
 from typing import Callable
 
 import torch
@@ -11,87 +10,49 @@ from torch import Tensor
 
 from ..config import Data, Evaluation
 from ..distributed.ranks import Ranks
-from .miniature_reader import NAME, RECIPE, caption_reader
-from .weights import check_weights, needed
+from .miniature_reader import caption_reader
+from .weights import check_weights, weights_path
 
 
-def extractor(how: Evaluation, data: Data, ranks: Ranks) -> tuple[Callable[[Tensor], Tensor], str, int]:
+def load_extractor(how: Evaluation, data: Data, ranks: Ranks) -> tuple[Callable[[Tensor], Tensor], str, int]:
     """features(uint8 [B, C, R, R]) float32 [B, F]; the name with the hash of the weights; and F.
 
-    data: of the run, for our own extractor learns from it. Raises UserError as `check_weights` does.
+    data: the run's own data set, from which our extractor learns. Raises UserError as `check_weights` does.
     """
     check_weights(how)
-    torch_fidelity()
-    name, weights = how.extractor, needed(how)
-    if name == NAME:
-        reader, full_name = caption_reader(data, ranks)
-        made = registered(reader)
+    path = weights_path(how)
+    forward: Callable[[Tensor], Tensor]
+    if path is None:
+        forward, name = caption_reader(data, ranks)
+        channels = data.channels
     else:
-        full_name = f"{name} {hashlib.sha256(weights.read_bytes()).hexdigest()[:12]}"
+        torch_fidelity()
         from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+        from torch_fidelity.utils import create_feature_extractor
 
-        layer = FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")
-        made = _create(name, layer, feature_extractor_weights_path=str(weights)).to(ranks.device)
-
-    @torch.no_grad()
-    def features(x: Tensor) -> Tensor:
-        return made(x if x.shape[1] == 3 or name == NAME else x.expand(-1, 3, -1, -1))[0].float()
-
-    channels = data.channels if name == NAME else 3
-    width = features(
-        torch.zeros(1, channels, data.resolution, data.resolution, dtype=torch.uint8, device=ranks.device)
-    ).shape[1]
-    return features, full_name, width
+        name = f"{how.extractor} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+        layer = FEATURE_EXTRACTORS_REGISTRY[how.extractor].get_default_feature_layer_for_metric("fid")
+        options = {"cuda": False, "verbose": False, "feature_extractor_weights_path": str(path)}
+        network = create_feature_extractor(how.extractor, [layer], **options).to(ranks.device)
+        channels, forward = 3, lambda x: network(x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1))[0].float()
+    features = torch.no_grad()(forward)
+    shape = 1, channels, data.resolution, data.resolution
+    width = features(torch.zeros(shape, dtype=torch.uint8, device=ranks.device)).shape[1]
+    return features, name, width
 
 
-def registered(reader: torch.nn.Module):
-    """Our reader as an extractor of torch-fidelity: calculate_metrics(feature_extractor="caption-reader") finds it by
-    name."""
-    torch_fidelity()
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-
-    class Reader(FeatureExtractorBase):
-        def __init__(self, name, features_list, **options):
-            super().__init__(name, features_list)
-            self.reader = reader
-
-        @staticmethod
-        def get_provided_features_list():
-            return (str(RECIPE["features"]),)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric):
-            return str(RECIPE["features"])
-
-        @staticmethod
-        def can_be_compiled():
-            return False
-
-        def forward(self, x):
-            return (self.reader(x),)
-
-    FEATURE_EXTRACTORS_REGISTRY[NAME] = Reader  # its register_ function refuses a name's second extractor
-    return _create(NAME, str(RECIPE["features"]))
-
-
-def _create(name: str, layer: str, **options):
-    from torch_fidelity.utils import create_feature_extractor
-
-    return create_feature_extractor(name, [layer], cuda=False, verbose=False, **options)
-
-
-def torch_fidelity():
-    """The module torch_fidelity, imported late: it takes seconds, and torchvision with it."""
-    _torchvision()
+def torch_fidelity() -> ModuleType:
+    """The module torch_fidelity, imported late because it takes seconds, and torchvision with it."""
+    _import_torchvision()
     import torch_fidelity
 
     return torch_fidelity
 
 
-def _torchvision():
-    """torchvision's wheel for CUDA, beside a torch for CPU, has no compiled operators, and its import stops where it
-    describes two of them. With their schemas defined the rest of it works, and nothing here calls them."""
+def _import_torchvision():
+    """Import torchvision, also a wheel for CUDA with a torch for CPU. Such a wheel has no compiled operators, and its
+    import fails where it describes two of them. Once their schemas are defined the rest works; nothing here calls
+    them."""
     try:
         import torchvision  # noqa: F401
     except RuntimeError as error:
@@ -99,8 +60,7 @@ def _torchvision():
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
+        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         for operator in ("nms", "qnms"):
-            torch.library.define(
-                f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
+            torch.library.define(f"torchvision::{operator}", schema)
         import torchvision  # noqa: F401

@@ -1,16 +1,15 @@
 """The held-out images that a run is measured on: a data set's own, or those of another data set of the same shapes."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Data, Validation
+from ..config import SHAPE, Data, Validation
 from ..data import draws
 from ..data.latents import Latents
 from ..data.open import open_source
@@ -18,8 +17,8 @@ from ..data.source import Source
 from ..errors import UserError
 from ..plan.run import Run
 
-LABEL = re.compile(r"(?!se(_|$))[\w.-]+", re.ASCII)  # loss_se is a standard error in a study's table
-BIN = 2 / 255  # width of one of 256 levels of a pixel on [-1, 1]
+LABEL = re.compile(r"(?!se(_|$))[\w.-]+", re.ASCII)  # In a study's table, loss_se is a standard error.
+BIN = 2 / 255  # Width of one of 256 levels of a pixel on [-1, 1].
 
 
 def held_out(data: Data, validation: Validation) -> Data:
@@ -37,50 +36,46 @@ def data_sets(run: Run) -> dict[str, Data]:
 def with_files(run: Run, files: dict[str, str]) -> Run:
     """The run with further data sets, {label: file}, as if its study had named them. Raises UserError at a label that
     is taken, or a file that cannot be read."""
-    taken = {name for label, data in data_sets(run).items() for name in (label, data.name)}
-    further = {}
+    names = {name for label, data in data_sets(run).items() for name in (label, data.name)}
+    also = dict(run.validation.also)
     for label, path in files.items():
-        if label in taken:
-            raise UserError(
-                f"--dataset {label}={path}: {label} is a data set of the run's study; give the file another label"
-            )
+        option = f"--dataset {label}={path}"
+        if label in names:
+            raise UserError(f"{option}: {label} is a data set of the run's study; give the file another label")
         if not LABEL.fullmatch(label):
-            raise UserError(
-                f"--dataset {label}={path}: a label is of letters, digits, '.', '-' and '_', as in coco2014={path}"
-            )
+            raise UserError(f"{option}: a label is of letters, digits, '.', '-' and '_', as in coco2014={path}")
         if not Path(path).is_file():
-            raise UserError(f"--dataset {label}={path}: there is no such file")
+            raise UserError(f"{option}: there is no such file")
         source = Latents(path)
-        shapes = {name: getattr(source, name) for name in ("channels", "text_length", "text_vocab", "text_dim")}
-        further[label] = Data(label, "latents", resolution=source.height, path=path, **shapes)
-    return replace(run, validation=replace(run.validation, also=run.validation.also | further))
+        also[label] = Data(label, "latents", path=path, **{name: getattr(source, name) for name in SHAPE})
+    return replace(run, validation=replace(run.validation, also=also))
 
 
 def check_makers(run: Source, other: Source, name: str):
     """Raise UserError where the data set `name` is of another VAE or text encoder than a run's own data, as their files
     say."""
-    for what, made in run.made_by.items():
-        if other.made_by.get(what, made) != made:
+    for kind, model in run.encoders.items():
+        if other.encoders.get(kind, model) != model:
             raise UserError(
-                f"{name}: its {what} is {other.made_by[what]}, and that of the run's own data {made}; encode {name} "
-                f"with {made} too"
+                f"{name}: its {kind} is {other.encoders[kind]}, but the run's own data was encoded with {model}; "
+                f"encode {name} with {model} too"
             )
 
 
 class HeldOut:
     """n held-out images of a data set, read by position; nothing is kept in memory.
 
-    seed: of all noise. Raises UserError when the data set holds fewer than n images, or its shapes are not the
-    described.
+    seed: of all noise. Raises UserError when the data set holds fewer than n images, or has other shapes than `data`
+    says.
     """
 
     def __init__(self, data: Data, validation: Validation, n: int, seed: int, device: torch.device):
         self.name, self.n, self.seed, self.device = data.name, n, seed, device
-        self.described = held_out(data, validation)
-        self.source = open_source(self.described)
+        self.config = held_out(data, validation)
+        self.source = open_source(self.config)
         if self.source.n_images is not None and self.source.n_images < n:
             raise UserError(
-                f"{self.described.path or data.name}: holds {self.source.n_images} images, and {n} are asked for; use "
+                f"{self.config.path or data.name}: holds {self.source.n_images} images, fewer than {n}; use "
                 f"validation.n={self.source.n_images} (--n {self.source.n_images} of `ditscale evaluate`), or fewer"
             )
 
@@ -91,19 +86,19 @@ class HeldOut:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What says which images these are, beside the name: of those in a file."""
+        """What identifies the images of a file, besides the data set's name."""
         return {"file": self.source.fingerprint} if self.source.fingerprint else {}
 
     @property
     def dims(self) -> int:
         """Values of an image."""
-        return self.source.channels * self.source.height * self.source.width
+        return self.source.channels * self.source.resolution**2
 
     @property
     def unit(self) -> str:
         return "bits per dimension" if self.pixels else "nats per dimension"
 
-    def in_unit(self, nats):
+    def in_unit(self, nats: np.ndarray) -> np.ndarray:
         """Nats per dimension, in the unit of this data set."""
         return nats / math.log(2) if self.pixels else nats
 
@@ -113,8 +108,8 @@ class HeldOut:
         return x0.to(self.device), text.to(self.device)
 
     def levels(self, x0: Tensor) -> Tensor:
-        """Pictures rounded to their 8-bit levels, and back to [-1, 1]. What lies beyond black and white keeps its
-        level, for the models are trained on it."""
+        """Pictures rounded to their 8-bit levels, and back to [-1, 1]. Values beyond black and white are rounded to
+        levels beyond, because the models are trained on such values."""
         return ((x0 + 1) / BIN).round() * BIN - 1
 
     def noise(self, stream: str, index: Tensor, like: Tensor) -> Tensor:

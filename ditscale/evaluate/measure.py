@@ -1,25 +1,14 @@
 """A metric over n images, in chunks: shared among ranks, and resumed after a kill.
 
-A metric gives some numbers for each image and, from those of all, its value:
-
-    columns            names of an image's numbers
-    dtype              of these: float64, or float32 where they are many
-    settings           all that decides them, beside the images and the seed
-    rows(index)        those of the images at positions index [B]: [B, columns], and the model evaluations they took
-    result(rows)       {"value", "se", "unit", and arrays by name} from all rows [n, columns]
-
-So memory holds one chunk of images and a few numbers for each image. A finished chunk goes to a file of its own, under
-a name made of all that decides it.
+Memory holds one chunk of images and a few numbers for each image. A finished chunk goes to a file of its own, in a
+directory named after all that decides its numbers.
 """
 
-from __future__ import annotations
-
 import io
-import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Callable, Protocol
+from typing import Any, Callable, Collection, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -29,76 +18,101 @@ from .. import units
 from ..distributed.ranks import Ranks
 from ..errors import UserError
 from ..files import make_directory, remove, write_bytes
+from ..logs import log
 
-PROGRESS_S = 10.0
+PROGRESS_S = 10.0  # Seconds between messages about progress.
 
 
 class Unmeasurable(UserError):
-    """A metric of a model has no finite value, or takes no finite time. All ranks know it."""
+    """A metric of a model has no finite value, or takes no finite time. All ranks raise it."""
 
 
-class Metric(Protocol):
+class Value(NamedTuple):
+    """A metric over all images: its value, standard error and unit, and further numbers by name."""
+
+    value: float
+    se: float
+    unit: str
+    arrays: dict[str, np.ndarray]
+
+
+class PerImage(Protocol):
+    """Some numbers for each image: `columns` of them, of type `dtype` (float32 where they are many)."""
+
     name: str
-    columns: list
     dtype: torch.dtype
+
+    @property
+    def columns(self) -> Collection: ...
+
+    def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
+        """The numbers [B, columns] of the images at positions index [B], and the model evaluations they took."""
+
+
+class Metric(PerImage, Protocol):
+    """A value computed from the numbers of all images. settings: all that decides it, besides images and seed."""
+
     settings: dict
 
-    def rows(self, index: Tensor) -> tuple[np.ndarray, int]: ...
-
-    def result(self, rows: np.ndarray) -> dict: ...
+    def result(self, rows: np.ndarray) -> Value: ...
 
 
-def measure(
-    metric: Metric, n: int, chunk: int, parts: Path, ranks: Ranks, tick: Callable[[], None] = lambda: None
-) -> tuple[np.ndarray, float, float]:
-    """Rows [n, columns] of all images, known to every rank; seconds of computing; model evaluations of an image.
+class Workers(NamedTuple):
+    """The ranks that compute together. parts: the directory of finished chunks. tick: what every rank calls, in step,
+    after each round of chunks."""
 
-    parts: the directory of finished chunks, by whichever rank of whichever attempt. All ranks meet after each round of
-    chunks, so none waits longer than one takes, and call `tick`. Raises Unmeasurable, on
-    all of them, when an image's numbers are not finite or its metric says so.
+    ranks: Ranks
+    parts: Path
+    tick: Callable[[], None] = lambda: None
+
+
+def measure(metric: PerImage, n: int, chunk: int, name: str, workers: Workers) -> tuple[np.ndarray, float, float]:
+    """Rows [n, columns] of all images, on every rank; seconds of computing; model evaluations per image.
+
+    name: of the directory of finished chunks, whichever rank of whichever attempt computed them. All ranks wait for
+    each other after each round of chunks, so none waits longer than one chunk takes. Raises Unmeasurable, on all of
+    them, when an image's numbers are not finite or its metric says so.
     """
+    ranks, parts = workers.ranks, workers.parts / name
     starts = range(0, n, chunk)
     rows = torch.zeros(n, len(metric.columns), dtype=metric.dtype)
-    sums = torch.zeros(2, dtype=torch.float64)  # seconds, evaluations
+    costs = torch.zeros(2, dtype=torch.float64)  # Seconds, and evaluations.
     done = torch.zeros(len(starts), dtype=torch.int64)
     if ranks.first:
         make_directory(parts)
         for i, start in enumerate(starts):
-            found = _read(parts / f"{start}.npz", min(chunk, n - start), len(metric.columns))
-            if found:
+            stored = load_arrays(parts / f"{start}.npz", "rows", "sums")
+            if stored and stored[0].shape == rows[start : start + chunk].shape:
                 done[i] = 1
-                rows[start : start + chunk] = torch.from_numpy(found["rows"])
-                sums += torch.from_numpy(found["sums"])
+                rows[start : start + chunk] = torch.from_numpy(stored[0])
+                costs += torch.from_numpy(stored[1])
     ranks.all_reduce(done)
-    missing = [start for start, there in zip(starts, done.tolist()) if not there]
-    told = time.monotonic()
-    for first in range(0, len(missing), ranks.world):
-        mine = missing[first : first + ranks.world][ranks.rank : ranks.rank + 1]
+    missing = [start for start, finished in zip(starts, done.tolist()) if not finished]
+    reported = time.monotonic()
+    for i in range(0, len(missing), ranks.world):
         error = None
-        for start in mine:
+        for start in missing[i : i + ranks.world][ranks.rank : ranks.rank + 1]:
             began = time.monotonic()
             index = torch.arange(start, min(start + chunk, n))
             try:
                 values, evaluations = metric.rows(index)
-                made = np.array([time.monotonic() - began, evaluations], dtype=float)
-                rows[index], sums = torch.from_numpy(values), sums + torch.from_numpy(made)
-                _write(parts / f"{start}.npz", values, made)
-            except UserError as trouble:
-                error = trouble
+                cost = np.array([time.monotonic() - began, evaluations], dtype=float)
+                if not np.isfinite(values).all():
+                    raise Unmeasurable(f"{metric.name}: not finite from image {start} on; the model has diverged")
+                rows[index], costs = torch.from_numpy(values), costs + torch.from_numpy(cost)
+                save_arrays(parts / f"{start}.npz", to_disk=False, rows=values, sums=cost)
+            except UserError as reason:
+                error = reason
         if not ranks.all_true(error is None):
-            raise error or Unmeasurable(f"{metric.name}: another rank cannot measure it, and says why")
-        tick()
-        if ranks.first and time.monotonic() - told > PROGRESS_S:
-            told = time.monotonic()
-            print(
-                f"  {metric.name}: {units.count(min(n, n - len(missing[first + ranks.world :]) * chunk))} of {n} "
-                "images",
-                file=sys.stderr,
-                flush=True,
-            )
+            raise error or Unmeasurable(f"{metric.name}: cannot be measured; another rank reports the reason")
+        workers.tick()
+        if ranks.first and time.monotonic() - reported > PROGRESS_S:
+            reported = time.monotonic()
+            images = n - sum(min(chunk, n - start) for start in missing[i + ranks.world :])
+            log.info(f"  {metric.name}: {units.count(images)} of {n} images")
     ranks.all_reduce(rows)
-    ranks.all_reduce(sums)
-    return rows.numpy(), float(sums[0]), float(sums[1]) / n
+    ranks.all_reduce(costs)
+    return rows.numpy(), float(costs[0]), float(costs[1]) / n
 
 
 def clear(parts: Path):
@@ -109,25 +123,20 @@ def clear(parts: Path):
         try:
             directory.rmdir()
         except OSError:
-            return  # others are in it
+            return  # It holds the chunks of other measurements.
 
 
-def _write(path: Path, rows: np.ndarray, sums: np.ndarray):
-    if not np.isfinite(rows).all():
-        raise Unmeasurable(
-            f"{path.parent.name}: image {path.stem} and following give numbers that are not finite; the model has "
-            "diverged"
-        )
-    memory = io.BytesIO()
-    np.savez(memory, rows=rows, sums=sums)
-    write_bytes(path, memory.getvalue(), to_disk=False)
+def save_arrays(path: Path, to_disk: bool = True, **arrays: Any):
+    """Write arrays to an npz file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_bytes(path, buffer.getvalue(), to_disk)
 
 
-def _read(path: Path, n: int, columns: int) -> dict | None:
-    """A finished chunk; None when it is missing or a machine went down on it."""
+def load_arrays(path: Path, *names: str) -> list[np.ndarray] | None:
+    """Arrays of an npz file; None where the file is missing or was cut short by a crash."""
     try:
         with np.load(path) as file:
-            found = {name: file[name] for name in ("rows", "sums")}
+            return [file[name] for name in names]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return found if found["rows"].shape == (n, columns) else None

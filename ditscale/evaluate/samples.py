@@ -1,54 +1,38 @@
 """Samples of a run for people to look at: the same captions and the same noise for every run of a study."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import Evaluation
-from ..data.captions import no_caption
+from ..diffusion.rectified_flow import Velocity
 from ..diffusion.sampler import sample
 from ..rundir.evaluation import has_samples, write_samples
+from .finished import Finished
 from .held_out import HeldOut
-from .to_pictures import sight
+from .to_pictures import Pictures
 
 STREAM = "sampling noise"
 
 
-def generate(
-    model: nn.Module, data: HeldOut, index: Tensor, like: Tensor, text: Tensor, how: Evaluation, precision: str
-) -> Tensor:
-    """Images [B, C, R, R], shaped as `like`, at captions `text` and with the noise of positions index [B]; the model
-    computes in the run's precision, the sampler in fp32."""
-    with torch.autocast(like.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return sample(
-            model, data.noise(STREAM, index, like), text, how.steps, how.sampler, how.guidance, no_caption(text)
-        )
+def generate(model: Velocity, data: HeldOut, index: Tensor, how: Evaluation, precision: str) -> Tensor:
+    """Images [B, C, R, R] at the captions and with the noise of positions index [B]. The model computes in the run's
+    precision, the sampler in fp32."""
+    x0, text = data.images(index)
+    noise = data.noise(STREAM, index, x0)
+    with torch.autocast(data.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return sample(model, noise, text, how.steps, how.sampler, how.guidance)
 
 
-def draw(
-    path: Path,
-    run_id: str,
-    model: nn.Module,
-    data: HeldOut,
-    n: int,
-    how: Evaluation,
-    precision: str,
-    window: float | None = None,
-):
-    """Write n samples beside the held-out images that bear their captions, unless they are there. window: of the EMA
-    weights, where it is not the run's own."""
-    settings = {"sampler": how.sampler, "steps": how.steps, "guidance": how.guidance, "seed": data.seed}
+def draw(path: Path, finished: Finished, data: HeldOut, how: Evaluation):
+    """Write data.n samples next to the held-out images of the same captions, unless the file has them already."""
+    settings: dict = {"sampler": how.sampler, "steps": how.steps, "guidance": how.guidance, "seed": data.seed}
     settings |= {"decoder": how.decoder} if how.decoder else {}
-    if not n or has_samples(path, n, settings, window):
+    if has_samples(path, data.n, settings, finished.window):
         return
-    index = torch.arange(n)
-    reference, text = data.images(index)
-    generated = generate(model, data, index, reference, text, how, precision)
-    see = sight(data, how.decoder)
-    kept = data.source.pictures(index) if how.decoder else None
-    held = see(reference) if kept is None else kept
-    pictures = (x.cpu().movedim(1, -1).numpy() for x in (see(generated), held))
-    write_samples(path, run_id, *pictures, data.source.captions(index), settings, window)
+    index, pictures, run = torch.arange(data.n), Pictures(data, how.decoder), finished.run
+    generated = pictures.of(generate(finished.ema, data, index, how, run.recipe.precision))
+    reference = pictures.reference(index) if how.decoder else pictures.of(data.images(index)[0])
+    arrays = [x.cpu().movedim(1, -1).numpy() for x in (generated, reference)]
+    write_samples(path, run.run_id, arrays[0], arrays[1], data.source.captions(index), settings, finished.window)

@@ -1,10 +1,7 @@
-"""What people and extractors see of what a model sees: pictures, or latents through the decoder of their VAE."""
-
-from __future__ import annotations
+"""Pictures, for people and feature extractors, of what a model sees: pictures too, or latents that a VAE decodes."""
 
 from functools import cache
 from pathlib import Path
-from typing import Callable
 
 import torch
 from torch import Tensor
@@ -13,23 +10,32 @@ from .decoder import VAEDecoder, load_decoder
 from .held_out import HeldOut
 
 
-def sight(data: HeldOut, decoder: str) -> Callable[[Tensor], Tensor]:
-    """The function from images [B, C, R, R] as a model sees them to pictures uint8 [B, C', H, W]; latents stay as they
-    are where no `decoder` (the directory of their VAE) is named."""
-    if data.pixels:
-        return as_bytes
-    if not decoder:
-        return lambda x: x.float()
-    vae = decoder_of(decoder, data.device)
-    return lambda x: as_bytes(vae(data.source.as_encoded(x)))
+class Pictures:
+    """Pictures uint8 [B, C', H, W] of a data set's images and of samples. Latents stay latents where no `decoder` (the
+    directory of their VAE) is given."""
+
+    def __init__(self, data: HeldOut, decoder: str):
+        self.data = data
+        self.vae = _load_once(decoder, data.device) if decoder and not data.pixels else None
+
+    def of(self, images: Tensor) -> Tensor:
+        """Pictures of images [B, C, R, R] as a model sees or makes them."""
+        if self.vae is not None:
+            return as_bytes(self.vae(self.data.source.denormalise(images)))
+        return as_bytes(images) if self.data.pixels else images.float()
+
+    def reference(self, index: Tensor) -> Tensor:
+        """The held-out pictures at positions index [B]: those that the latents were made from, where the file has
+        them."""
+        originals = self.data.source.pictures(index)
+        return self.of(self.data.images(index)[0]) if originals is None else originals.to(self.data.device)
 
 
 @cache
-def decoder_of(directory: str, device: torch.device) -> VAEDecoder:
-    """Read once in a process."""
+def _load_once(directory: str, device: torch.device) -> VAEDecoder:
     return load_decoder(Path(directory), device)
 
 
 def as_bytes(x_BCRR: Tensor) -> Tensor:
-    """Pictures in about [-1, 1] as uint8 [B, C, R, R], at native size; beyond white is white."""
+    """Pictures in about [-1, 1] as uint8 [B, C, R, R], at native size. Values beyond black and white are clipped."""
     return ((x_BCRR.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,33 +1,33 @@
 """The variational bound on -log p of held-out images (diffusion/vlb.py has the mathematics).
 
 In bits per dimension for pictures, whose pixels are rounded to 8-bit levels: the bound is on the probability of the
-levels. In nats per dimension for latents: a bound on the density at them.
+levels. In nats per dimension for latents: a bound on their density.
 """
-
-from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..diffusion import vlb
+from ..diffusion.rectified_flow import Velocity
 from ..rundir.strata import controlled, standard_error
 from .held_out import BIN, HeldOut
+from .measure import Value
 
 STREAM = "bound noise"
 
 
 class Bound:
-    """One timestep an image, stratified in logit t over the images; noise is shared by all runs of a study.
+    """One timestep for each image, stratified in logit t over the images. All runs of a study share the noise.
 
-    Much of the scatter is that of |eps|^2, which is known: it is taken out as a control (rundir/strata.py).
+    Much of the scatter is that of |eps|^2, whose mean is known: it serves as a control variate (rundir/strata.py).
     """
 
     name = "vlb"
     columns = ["diffusion", "prior", "reconstruction", "control"]
     dtype = torch.float64
 
-    def __init__(self, model: nn.Module, data: HeldOut, precision: str, t_min: float = vlb.T_MIN):
+    def __init__(self, model: Velocity, data: HeldOut, precision: str, t_min: float = vlb.T_MIN):
         self.model, self.data, self.precision, self.t_min = model, data, precision, t_min
         levels = "8-bit levels, also beyond black and white" if data.pixels else "none: a density"
         self.settings = {"t_min": t_min, "t_max": vlb.T_MAX, "precision": precision, "discretisation": levels}
@@ -45,14 +45,7 @@ class Bound:
         parts.append(eps.square().flatten(1).mean(1) - 1)
         return torch.stack([p.double() for p in parts], 1).cpu().numpy(), len(index)
 
-    def result(self, rows: np.ndarray) -> dict:
+    def result(self, rows: np.ndarray) -> Value:
         samples = self.data.in_unit(controlled(rows[:, :3].sum(1), rows[:, 3]))
-        made = {
-            "value": float(samples.mean()),
-            "se": standard_error(samples),
-            "unit": self.data.unit,
-            "samples": samples,
-        }
-        return made | {
-            name: np.float64(self.data.in_unit(rows[:, i].mean())) for i, name in enumerate(self.columns[:3])
-        }
+        arrays = {name: np.array(self.data.in_unit(rows[:, i].mean())) for i, name in enumerate(self.columns[:3])}
+        return Value(float(samples.mean()), standard_error(samples), self.data.unit, {"samples": samples} | arrays)

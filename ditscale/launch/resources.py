@@ -1,6 +1,4 @@
-"""What each run asks of Slurm: runs that ask the same share an array."""
-
-from __future__ import annotations
+"""What each run asks of Slurm; runs that ask for the same share an array."""
 
 import math
 from collections import defaultdict
@@ -14,8 +12,8 @@ from ..plan.price import evaluation_flops
 from ..plan.run import Run, executed
 from ..plan.study import write_run
 
-START_S = 300  # loading Python, torch and the data, on a slow file system
-HOURS = (0.25, 0.5, 1, 2, 4, 8, 12, 24, 48, 72, 96, 168)  # few lengths make few arrays
+START_S = 300  # to load Python, torch and the data from a slow file system
+HOURS = (0.25, 0.5, 1, 2, 4, 8, 12, 24, 48, 72, 96, 168)  # Few time limits make few arrays.
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,8 @@ class Resources:
     def ranks(self) -> int:
         return self.size.nodes * self.size.ranks
 
-    def elements(self, runs: list[Run]) -> int:
-        """Of an array that trains so many runs."""
+    def tasks(self, runs: list[Run]) -> int:
+        """Tasks of an array that trains these runs."""
         return -(-len(runs) // self.size.pack)
 
     def __str__(self) -> str:
@@ -41,7 +39,7 @@ class Resources:
 
 
 def resources(run: Run, cluster: Cluster) -> Resources:
-    """The class of a run. Raises UserError when no row holds it, or its batch does not divide over the ranks."""
+    """The class of a run. Raises UserError when no row is large enough, or its batch does not divide over the ranks."""
     size = next((s for s in cluster.sizes if run.n_params <= s.up_to_params), None)
     if size is None:
         raise UserError(
@@ -55,7 +53,7 @@ def resources(run: Run, cluster: Cluster) -> Resources:
             f"cluster.sizes gives it; change nodes or ranks of that row"
         )
     training = (run.n_images + run.branch_images) * run.flops_per_image
-    # those that are read from it have its size and settings
+    # Nested runs have the size and settings of their parent.
     measuring = (1 + len(run.readings)) * evaluation_flops(run)
     takes = (training + measuring) / (ranks * size.flops_per_s)
     seconds = START_S + cluster.margin * (run.rehearsal.seconds if run.rehearsal else takes)
@@ -64,15 +62,15 @@ def resources(run: Run, cluster: Cluster) -> Resources:
 
 
 def classes(runs: list[Run], cluster: Cluster) -> dict[Resources, list[Run]]:
-    """Runs by what they ask for; the longest class first, and in a class the longest run."""
-    found = defaultdict(list)
+    """Runs by what they ask for; the class with the longest run first, and in a class the longest run."""
+    found: dict[Resources, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda r: -r.n_images * r.flops_per_image):
         found[resources(run, cluster)].append(run)
     return dict(found)
 
 
 def shares(total: int, counts: list[int]) -> list[int]:
-    """Split "at most `total` at once" over arrays of so many runs: in proportion, at least 1 each; 0 is no limit."""
+    """Split "at most `total` at once" over arrays of `counts` tasks: in proportion, at least 1 each; 0 is no limit."""
     if not total:
         return [0] * len(counts)
     given = [1] * len(counts)
@@ -83,8 +81,7 @@ def shares(total: int, counts: list[int]) -> list[int]:
 
 
 def settle(paths: StudyPaths, runs: list[Run], cluster: Cluster, ranks: int):
-    """Write the execution of runs that are to start into their run.yaml, where it says otherwise. Raises UserError
-    where that cannot be written."""
+    """Write into each run.yaml how the run is executed on this cluster, where it differs. Raises UserError."""
     for run in runs:
         settled = executed(run, cluster, ranks)
         if settled != run:

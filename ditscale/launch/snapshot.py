@@ -1,11 +1,9 @@
-"""The exact source that runs execute: a copy in the study directory, so that edits never reach a run that waits.
+"""The exact source that runs execute: a copy in the study directory, so that edits never reach a pending run.
 
-code/<hash>/ditscale holds the whole installed package, its configs/ inside as in a wheel; the hash is of all names and
-contents. A copy is staged beside, marked complete by a file of its own, then renamed; it is made once and never
-changed.
+code/<hash>/ditscale is the whole installed package, its configs/ inside as in a wheel; the hash covers all names and
+contents. A copy is staged under another name, marked complete by a file of its own, then renamed; it is made once and
+never changed.
 """
-
-from __future__ import annotations
 
 import hashlib
 import os
@@ -16,36 +14,23 @@ from pathlib import Path
 
 from ..config import configs_dir
 from ..errors import UserError
-from ..files import remedy
+from ..files import unwritable
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MARK = "complete"
-LIMIT = 100 * 2**20  # bytes; the package itself is about 1 MiB, so what exceeds this strayed into it
+LIMIT = 100 * 2**20  # Bytes. The package itself is about 1 MiB, so a larger one has stray files in it.
 
-# What a checkout may have collected and a study directory, which others read, must not: keys, logins, tokens.
+# Names of keys, logins and tokens that may lie in a checkout, and must not reach a study directory, which others read.
 SECRETS = (
-    ".env",
-    ".env.*",
-    "*.env",
-    "*.pem",
-    "*.key",
-    "*.p12",
-    "id_rsa*",
-    "id_ed25519*",
-    "*credentials*",
-    ".netrc",
-    "*.token",
-    "token",
-)
-PRIVATE_KEY = re.compile(rb"^-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----", re.M)  # PEM, whatever the file is called
+    ".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "id_rsa*", "id_ed25519*", "*credentials*", ".netrc",
+    "*.token", "token",
+)  # fmt: skip
+PRIVATE_KEY = re.compile(rb"^-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----", re.M)  # of a PEM file of any name
 
 
 def snapshot(code: Path) -> Path:
-    """Copy the package under `code`, unless that very copy is there; returns the directory to import from.
-
-    Raises UserError where the package holds something like a secret or more than 100 MiB, the copy cannot be written,
-    or the copy that is there has been changed.
-    """
+    """Copy the package into `code`, unless this very copy is there; returns the directory to import from. Raises
+    UserError where the package may contain a secret or is too large, or the copy cannot be written or was changed."""
     content = _content()
     digest = _digest(content)
     target, staging = code / digest, code / f".{digest}.{os.getpid()}"
@@ -60,16 +45,14 @@ def snapshot(code: Path) -> Path:
         _put(staging, target)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
-        if not (target / MARK).is_file():  # another launcher may have finished the same copy first
-            raise UserError(
-                f"{target}: cannot be written ({error.strerror}); {remedy(error, target)}, then launch again"
-            ) from None
+        if not (target / MARK).is_file():  # Another launcher may have finished the same copy first.
+            raise unwritable(target, error, "launch again") from None
     return target
 
 
 def _put(staging: Path, target: Path):
-    """Give the copy its name. Fails where another launcher was faster: its copy appeared whole and with the mark, and
-    jobs may run from it. What has no mark was cut short, and gives way."""
+    """Give the copy its name. Fails where another launcher was faster: its copy is complete, as its mark says, and jobs
+    may run from it. A copy without a mark was cut short, and is replaced."""
     try:
         os.rename(staging, target)
     except OSError:
@@ -80,14 +63,14 @@ def _put(staging: Path, target: Path):
 
 
 def _content() -> dict[str, bytes]:
-    """What to copy, by its name in the copy. Refused before anything is read: what is too much."""
+    """The files to copy, by their names in the copy. A package that is too large is refused before it is read."""
     files = _files(PACKAGE) | {f"configs/{name}": path for name, path in _files(configs_dir()).items()}
     for path in files.values():
         if pattern := next((p for p in SECRETS if fnmatch(path.name.lower(), p)), None):
             raise _secret(path, f"its name is like {pattern}")
     sizes = {path: path.stat().st_size for path in files.values()}
     if sum(sizes.values()) > LIMIT:
-        largest = max(sizes, key=sizes.get)
+        largest = max(sizes, key=lambda path: sizes[path])
         raise UserError(
             f"{PACKAGE}: holds {sum(sizes.values()) / 2**20:.0f} MiB, and a study keeps a copy of at most "
             f"{LIMIT / 2**20:.0f}; move away what is no source (the largest is {largest}, "
@@ -96,7 +79,7 @@ def _content() -> dict[str, bytes]:
     content = {f"ditscale/{name}": files[name].read_bytes() for name in sorted(files)}
     for name, text in content.items():
         if PRIVATE_KEY.search(text):
-            raise _secret(files[name.removeprefix("ditscale/")], "it holds a private key")
+            raise _secret(files[name.removeprefix("ditscale/")], "it contains a private key")
     return content
 
 
@@ -108,7 +91,7 @@ def _secret(path: Path, why: str) -> UserError:
 
 
 def _files(root: Path) -> dict[str, Path]:
-    """Regular files under a directory, by their names in it; not what Python compiled."""
+    """Regular files under a directory, by their names in it; without what Python compiled."""
     found = {path.relative_to(root): path for path in root.rglob("*") if path.is_file()}
     return {name.as_posix(): path for name, path in found.items() if "__pycache__" not in name.parts}
 
@@ -121,11 +104,11 @@ def _digest(content: dict[str, bytes]) -> str:
 
 
 def _unchanged(target: Path, digest: str) -> Path:
-    """The copy, if it is what its name says: all of it is read, which takes milliseconds."""
+    """The copy, if its content matches its name: all of it is read, which takes milliseconds."""
     files = _files(target / "ditscale")
     if _digest({f"ditscale/{name}": path.read_bytes() for name, path in files.items()}) != digest:
         raise UserError(
-            f"{target}: was changed after it was made, and runs import it; delete it once none of them waits or runs, "
-            "then launch again"
+            f"{target}: was changed after it was made, and runs import it; delete it once none of them is pending or "
+            "running, then launch again"
         )
     return target

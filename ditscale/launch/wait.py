@@ -1,33 +1,26 @@
-"""Bringing a study's runs to their end, wherever its cluster is: what is missing is started, then all is watched."""
-
-from __future__ import annotations
+"""Bringing a study's runs to their end, on whichever cluster: what is missing is started, then all is watched."""
 
 import time
 from collections import Counter
-from typing import Callable
 
 from .. import slurm_client
 from ..config import Cluster
-from ..errors import Interrupted
+from ..errors import Interrupted, command
 from ..naming import StudyPaths
 from .cancel import cancel_needless
 from .monitor.job_index import jobs_of
 from .monitor.slurm_status import with_slurm
-from .monitor.status import DONE, RunStatus, left_to_hosts
+from .monitor.status import DONE, RunStatus, Show, State, awaiting_parent
 
-Show = Callable[[list[RunStatus], float], None]  # a study's status, and the seconds that it took to find
-ENDING_S = 30.0  # that the job of a run that is done may take to end
-RELEASES = 3  # of a job that Slurm holds again and again
-LOOK_S, LONGEST_S = 2.0, 30.0  # between two looks at Slurm's jobs: the longer, the longer one waits already
+ENDING_S = 30.0  # The job of a run that is done may take this long to end.
+RELEASES = 3  # Slurm may hold a job again; it is released at most this often.
+LOOK_S, LONGEST_S = 2.0, 30.0  # between two looks at Slurm's jobs; the interval grows with the time waited
 
 
 def bring_to_end(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> list[RunStatus]:
-    """Start what is missing of the runs of `role` ("grid" or "probe") and wait until none waits or runs; `show` is
-    called meanwhile. Returns the final status.
-
-    On Slurm the runs need nobody who waits: whoever is interrupted calls again and takes up the waiting. Raises
-    UserError as launching does (backends/).
-    """
+    """Start what is missing of the runs of `role` ("grid" or "probe"), wait until none is pending or running, and
+    return the final status; `show` is called meanwhile. On Slurm the runs do not need this process: after an
+    interruption the same call waits for them again. Raises UserError as launching does (backends/)."""
     if cluster.name == "local":
         from .backends.local import launch
 
@@ -37,59 +30,51 @@ def bring_to_end(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> 
     while True:
         submitted = submit(paths, cluster, role)
         ended = follow(paths, show)
-        hosted = left_to_hosts(ended)
-        left = [
-            s for s in ended if s.run.role == role and s.state == "planned" and not s.job and s.run.run_id not in hosted
-        ]
-        if not left:  # else there was no room for those
+        nested = awaiting_parent(ended)
+        mine = [s for s in ended if s.run.role == role and s.run.run_id not in nested]
+        if not any(s.state == State.PLANNED and not s.job for s in mine):
             return ended
-        if not submitted:  # jobs of other studies take all the room
+        if not submitted:  # There was no room: the jobs of other studies take all of it.
             time.sleep(LONGEST_S)
 
 
 def follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
-    """Watch a study until none of its Slurm jobs waits or runs; returns its final status. Raises Interrupted on
-    Ctrl-C."""
+    """Watch a study until no job is pending or running; returns its final status. Raises Interrupted on Ctrl-C."""
+    known: dict[str, RunStatus] = {}
+    released: Counter[str] = Counter()
+    began, quiet_since = time.monotonic(), None
     try:
-        return _follow(paths, show)
+        while True:
+            looked = time.monotonic()
+            statuses = with_slurm(paths, known)
+            took = time.monotonic() - looked
+            show(statuses, took)
+            held = {s.job for s in statuses if slurm_client.is_held(s.state, s.reason)}
+            released.update(held)
+            for job in held:
+                if released[job] <= RELEASES:
+                    slurm_client.release(job)
+            given_up = {job for job in held if released[job] > RELEASES}
+            if any(s.state == State.RUNNING or s.state == State.QUEUED and s.job not in given_up for s in statuses):
+                quiet_since = None
+            else:
+                quiet_since = quiet_since or looked
+                done = {s.run.run_id for s in statuses if s.state in DONE}
+                if _is_running(paths, done if looked - quiet_since > ENDING_S else set()) is False:
+                    cancel_needless(paths, done)
+                    return statuses
+            time.sleep(min(max(LOOK_S, 5 * took, (looked - began) / 60), LONGEST_S))
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted; the study's jobs go on by themselves (`ditscale cancel {paths.root}` ends them), and the "
-            "same command waits for them again"
+            f"interrupted; the study's jobs keep running ({command('cancel', paths.root)} ends them), and the same "
+            "command waits for them again"
         ) from None
 
 
-def _follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
-    began, known, quiet_since, released = time.monotonic(), {}, None, Counter()
-    while True:
-        looked = time.monotonic()
-        found = with_slurm(paths, known)
-        took = time.monotonic() - looked
-        show(found, took)
-        held = {s.job for s in found if slurm_client.is_held(s.state, s.reason)}
-        for job in held:
-            released[job] += 1
-            if released[job] <= RELEASES:
-                slurm_client.release(job)
-        lost = {job for job in held if released[job] > RELEASES}
-        if any(s.state == "running" or s.state == "queued" and s.job not in lost for s in found):
-            quiet_since = None
-        else:
-            quiet_since = quiet_since or looked
-            done = {s.run.run_id for s in found if s.state in DONE} if looked - quiet_since > ENDING_S else set()
-            if _at_work(paths, done) is False:
-                cancel_needless(paths, {s.run.run_id for s in found if s.state in DONE})
-                return found
-        time.sleep(min(max(LOOK_S, 5 * took, (looked - began) / 60), LONGEST_S))
-
-
-def _at_work(paths: StudyPaths, done: set[str]) -> bool | None:
-    """Whether a job of the study runs, or is about to end, leaving out those of runs that are `done`; None when squeue
-    gives no answer. One that waits is nobody's business here. A controller that was killed may start the job of a
-    finished run again and hold it, or go on listing one that ended meanwhile as running, until its time limit."""
+def _is_running(paths: StudyPaths, done: set[str]) -> bool | None:
+    """Whether a job is running or ending, other than of runs that are `done`; None when squeue gives no answer. Pending
+    jobs are ignored here. A controller that was killed may list the job of a finished run as held or running."""
     live = jobs_of(paths)
-    return (
-        None
-        if live is None
-        else any(job.state != "PENDING" for run, jobs in live.items() if run not in done for job in jobs)
-    )
+    if live is None:
+        return None
+    return any(job.state != "PENDING" for run, jobs in live.items() if run not in done for job in jobs)

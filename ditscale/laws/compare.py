@@ -187,6 +187,8 @@ def compare(
 
     objective: of the surface fits (see `fit`); bootstrap: replicates behind the intervals and p-values, 0 for neither.
     Raises UserError on fewer than 2 tables, and on tables read for different metrics.
+
+        ds.compare({"cross": "cross.csv", "in-context": "in.csv"}, "1e21").summary()
     """
     if not isinstance(tables, Mapping) or len(tables) < 2:
         raise UserError("compare needs two or more tables, each with a name of its own")

@@ -43,6 +43,8 @@ def fit(
     by bisquare regression. kappa: C / (N D), estimated when None. Nothing is dropped silently: see `Laws.findings` and
     `exclusions`. Raises UserError on bad arguments and on a table without grid runs; a fit that cannot be trusted is
     refused, not raised.
+
+        ds.fit("runs.csv", targets="1.5e21").summary()
     """
     one_of(objective, tuple(RESPONSE), "objective")
     one_of(interval, INTERVALS, "interval")

@@ -53,11 +53,7 @@ class Shown(Result):
         """A pandas DataFrame of one of `tables`. Raises UserError without pandas."""
         tables = self.tables()
         one_of(part, tuple(tables), "to_frame")
-        try:
-            import pandas
-        except ImportError:
-            raise UserError("to_frame: pandas is not installed; install it, or use to_dict() or tables()") from None
-        return pandas.DataFrame(tables[part])
+        return frame(tables[part])
 
     def plot(self) -> Figure:
         """A matplotlib figure of the main numbers and their intervals."""
@@ -73,6 +69,15 @@ class Shown(Result):
         axes.set_yticks([-y for y in range(len(numbers))], list(numbers))
         axes.set_title(self.heading(), fontsize=9)
         return figure
+
+
+def frame(rows: list[dict[str, Any]]) -> Any:
+    """A pandas DataFrame of rows. Raises UserError without pandas."""
+    try:
+        import pandas
+    except ImportError:
+        raise UserError("to_frame: pandas is not installed; `pip install pandas`, or use to_dict()") from None
+    return pandas.DataFrame(rows)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

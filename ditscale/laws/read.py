@@ -92,6 +92,8 @@ def read_table(
     A CSV is UTF-8 text separated by commas, semicolons or tabs, with a header line; lines `# key: value` above it are
     kept in `Table.recorded`, and so are the attributes of an HDF5 file. Raises UserError naming the source, the row
     (the line as an editor counts it, or the run) and the column.
+
+        ds.read_table("runs.csv", "fid", columns={"n_params": "size"})
     """
     if isinstance(source, Table):
         return source

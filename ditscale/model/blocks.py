@@ -4,8 +4,6 @@ Shape letters: B batch, S tokens, W width, H heads, D head size (W = H * D), C c
 LayerNorm has no bias and, unlike RMSNorm, a fused backward on every device; GELU is the exact (erf) one.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,15 +18,16 @@ class Norm(nn.LayerNorm):
         super().__init__(width, eps=1e-6, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.to(x.dtype) if x.dtype == torch.float32 else self.weight  # shards gather theirs in bf16
+        # FSDP gathers weights in bf16; an fp32 input is normalised in fp32 all the same.
+        weight = self.weight.to(x.dtype) if x.dtype == torch.float32 else self.weight
         return F.layer_norm(x, self.normalized_shape, weight, None, self.eps)
 
 
 def attend(q_BSHD: Tensor, k_BCHD: Tensor, v_BCHD: Tensor) -> Tensor:
-    """Softmax attention of each head: [B, S, H, D]. Heads stay beside each other in memory, as the projections have
-    them: on a GPU, to copy them apart and back took longer than the attention."""
+    """Softmax attention of each head: [B, S, H, D]. The layout in memory stays that of the projections: on a GPU,
+    copying to [B, H, S, D] and back took longer than the attention."""
     q, k, v = (part.transpose(1, 2) for part in (q_BSHD, k_BCHD, v_BCHD))
-    # torch's fused backward pass takes five times as long as this
+    # In bf16 on a CPU, torch's fused backward pass takes five times as long as plain products.
     if v.dtype == torch.bfloat16 and v.device.type == "cpu":
         q, k = q.to(v.dtype), k.to(v.dtype)
         return (((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v).transpose(1, 2)
@@ -48,7 +47,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_BSW: Tensor) -> Tensor:
         B, S, W = x_BSW.shape
-        q, k, v = self.qkv(x_BSW).view(B, S, 3, self.heads, -1).unbind(2)  # each [B, S, H, D]
+        q, k, v = self.qkv(x_BSW).view(B, S, 3, self.heads, -1).unbind(2)  # Each is [B, S, H, D].
         return self.out(attend(self.norm_q(q), self.norm_k(k), v).reshape(B, S, W))
 
 
@@ -84,7 +83,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; with `cross`, a cross-attention to the context stands between attention and MLP."""
+    """Pre-norm transformer block. With `cross`, a cross-attention to the context follows the self-attention."""
 
     def __init__(self, width: int, head_size: int, mlp_ratio: int, qk_norm: bool, cross: bool):
         super().__init__()

@@ -1,59 +1,62 @@
 """Compiling a model with torch.compile, where that pays.
 
-On a GPU it always does. On a CPU an fp32 step is matrix products, and its compiled form no faster; in bf16, 384x12, it
-took 0.87 to 0.93 of the time (docs/training-measured.md). Small models run for less time than they compile.
+On a GPU it always does. On a CPU an fp32 step is matrix products, and its compiled form no faster; in bf16, a 384x12
+took 0.87 to 0.93 of the time (docs/measured/training.md). Small models train for less time than they compile.
 """
 
-from __future__ import annotations
-
 from functools import cache, partial
+from typing import Callable
 
 import torch
-from torch.utils.checkpoint import checkpoint as recomputed
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from ..logs import log
 from ..plan.run import Run
 from .dit import DiT
 
-LARGE = 2**23  # parameters
+MIN_CPU_PARAMS = 2**23  # Parameters from which a bf16 model is worth compiling on a CPU.
 
 
 def compiles(run: Run, device: torch.device) -> bool:
     """Whether the run's model is compiled on this device, and on a GPU its step recorded: as `execution.compile` says,
-    else where it pays and a compiler is found. How long the run is does not count: one that is read from a longer run
-    (nested.py) is to be as one that is trained by itself."""
+    else where it pays and a compiler is found. The length of the run does not count: a nested run must equal one that
+    is trained by itself."""
     if run.execution.compile is not None:
         return run.execution.compile
-    pays = device.type == "cuda" or (run.recipe.precision == "bf16" and run.n_params_total >= LARGE)
+    pays = device.type == "cuda" or (run.recipe.precision == "bf16" and run.n_params_total >= MIN_CPU_PARAMS)
     return pays and can_compile(device)
 
 
 @cache
 def can_compile(device: torch.device) -> bool:
-    """Whether torch finds here what it needs: a C++ compiler, and on a CPU the headers of Python too."""
+    """Whether torch finds what it needs: a C++ compiler, and on a CPU the headers of Python too."""
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(64, device=device))
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        print(
-            f"going on without torch.compile, which does not work here: {reason[0]}; cluster.compile=false asks for "
-            "that",
-            flush=True,
+        log.info(
+            f"torch.compile does not work on this machine, so the model is not compiled: {reason[0]}; "
+            "cluster.compile=false turns it off without this test"
         )
         return False
     return True
 
 
 def speed_up(model: DiT, compiled: bool, recompute: str = "none"):
-    """Compile the model, and compute its blocks' activations again in the backward pass (`recompute`: none or blocks).
-
-    Methods are replaced, not modules: sharding hangs its gathering on a block, and that stays outside. All blocks are
-    compiled once. A second call takes the place of the first.
-    """
-    own = lambda module, name: getattr(type(module), name).__get__(module)  # whatever stands in its place
+    """Compile the model, and recompute activations in the backward pass (`recompute`: none, or those of the blocks). A
+    second call replaces the first. Methods are replaced, not modules, because FSDP hooks its gathering into a block and
+    that must stay outside of the compiled part."""
     if compiled:
-        model.embed, model.head = (torch.compile(own(model, name)) for name in ("embed", "head"))
+        for name in ("embed", "head"):
+            setattr(model, name, torch.compile(_method(model, name)))
     for block in model.blocks:
-        forward = torch.compile(own(block, "forward")) if compiled else own(block, "forward")
+        forward = torch.compile(_method(block, "forward")) if compiled else _method(block, "forward")
         if recompute == "blocks":
-            forward = partial(recomputed, forward, use_reentrant=False, preserve_rng_state=False)
-        block.forward = forward
+            forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+        setattr(block, "forward", forward)
+
+
+def _method(module: nn.Module, name: str) -> Callable:
+    """A module's method as its class defines it, whatever has replaced it since."""
+    return getattr(type(module), name).__get__(module)

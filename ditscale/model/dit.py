@@ -7,8 +7,6 @@ adaptive norms: time reaches the image through its token alone.
 Shape letters: B batch, I image tokens, T text tokens, P values of a patch, W width, C channels, R resolution.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -20,7 +18,7 @@ from .blocks import Block, Norm
 
 
 class DiT(nn.Module):
-    """Predicts the velocity of an image: v(x_t, t, text). Which design, and how large, is the Shape's say."""
+    """Predicts the velocity of an image: v(x_t, t, text). `shape` selects the design and the size."""
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -34,14 +32,15 @@ class DiT(nn.Module):
         self.time_in = nn.Linear(s.time_features, W)
         self.time_out = nn.Linear(W, W)
         self.norm_context = Norm(W) if cross else None
-        self.blocks = nn.ModuleList(Block(W, s.head_size, s.mlp_ratio, s.qk_norm, cross) for _ in range(s.depth))
+        blocks = [Block(W, s.head_size, s.mlp_ratio, s.qk_norm, cross) for _ in range(s.depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm_final = Norm(W)
         self.final = nn.Linear(W, s.patch_values)
-        self.initialise()
+        self.initialise(blocks)
 
-    def initialise(self):
-        """Linear weights of variance 1 / inputs; what writes to the residual stream a further 1 / (its writers); final
-        0.
+    def initialise(self, blocks: list[Block]):
+        """Draw linear weights with variance 1 / inputs, those that write to the residual stream with a further factor
+        1 / writers, and set the final layer to 0.
 
         A zero final layer makes the first prediction 0 for every size, so all sizes start from the same loss.
         """
@@ -53,10 +52,10 @@ class DiT(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight)
         nn.init.normal_(self.position_text)
-        for block in self.blocks:
+        for block in blocks:
             writers = [block.attention.out, block.mlp.down] + ([block.cross.out] if hasattr(block, "cross") else [])
             for writer in writers:
-                nn.init.normal_(writer.weight, std=(writer.in_features * len(writers) * len(self.blocks)) ** -0.5)
+                nn.init.normal_(writer.weight, std=(writer.in_features * len(writers) * len(blocks)) ** -0.5)
         nn.init.zeros_(self.final.weight)
 
     def forward(self, x_BCRR: Tensor, t_B: Tensor, text: Tensor) -> Tensor:
@@ -70,7 +69,7 @@ class DiT(nn.Module):
         return self.head(x_BSW, x_BCRR.shape)
 
     def embed(self, x_BCRR: Tensor, t_B: Tensor, text: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the blocks get: their sequence [B, S, W], and the context [B, 1 + T, W] of a cross-attention, or
+        """The inputs of the blocks: their sequence [B, S, W], and the context [B, 1 + T, W] of a cross-attention or
         None."""
         x_BIW = self.patch(self.patchify(x_BCRR)) + self.position_image
         features = time_features(t_B, self.shape.time_features)
@@ -81,7 +80,7 @@ class DiT(nn.Module):
         return x_BIW, self.norm_context(torch.cat([time_B1W, text_BTW], dim=1))
 
     def head(self, x_BSW: Tensor, shape: torch.Size) -> Tensor:
-        """The velocity, of `shape`, from the blocks' sequence, whose last tokens are the image's."""
+        """The velocity, of `shape`, from the blocks' sequence, which ends with the image's tokens."""
         return self.unpatchify(self.final(self.norm_final(x_BSW[:, -self.shape.image_tokens :])), shape)
 
     def patchify(self, x_BCRR: Tensor) -> Tensor:
@@ -91,7 +90,7 @@ class DiT(nn.Module):
         return x_BCRR.view(B, C, n, p, n, p).permute(0, 2, 4, 3, 5, 1).reshape(B, n * n, p * p * C)
 
     def unpatchify(self, x_BIP: Tensor, shape: torch.Size) -> Tensor:
-        """The inverse of patchify."""
+        """[B, I, P] to images of `shape`: the inverse of patchify."""
         B, C, R, _ = shape
         n, p = self._grid(C)
         return x_BIP.view(B, n, n, p, p, C).permute(0, 5, 1, 3, 2, 4).reshape(B, C, R, R)
@@ -108,13 +107,14 @@ def time_features(t_B: Tensor, n: int) -> Tensor:
 
 
 def sine_positions(tokens: int, width: int) -> Tensor:
-    """Where learned positions start: sines and cosines of row and column, [tokens, width], frequencies from half a turn
-    over the image up to the grid's own. On the miniature this start lowered the loss more than any other choice."""
+    """Initial values of the learned positions, [tokens, width]: sines and cosines of row and column, with frequencies
+    from half a turn over the image up to the grid's own. On the miniature this lowered the loss more than any other
+    choice of initialisation."""
     n, k = math.isqrt(tokens), width // 4
     frequencies = math.pi * torch.exp(torch.linspace(0, math.log(max(n / 2, 1.0)), max(k, 1)))
     angle = (torch.arange(n) + 0.5)[:, None] / n * frequencies
-    one_axis = torch.cat([angle.sin(), angle.cos()], dim=1)  # [n, 2k]
+    one_axis = torch.cat([angle.sin(), angle.cos()], dim=1)  # [n, 2k].
     both = torch.cat([one_axis[:, None].expand(n, n, -1), one_axis[None].expand(n, n, -1)], dim=-1).reshape(tokens, -1)
-    made = torch.randn(tokens, width) * 0.02
-    made[:, : both.shape[1]] = both[:, :width]
-    return made
+    positions = torch.randn(tokens, width) * 0.02
+    positions[:, : both.shape[1]] = both[:, :width]
+    return positions

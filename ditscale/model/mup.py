@@ -1,4 +1,4 @@
-"""muP: which weights of a DiT take smaller steps as the width grows, so that one tuned rate serves every width.
+"""muP: which weights of a DiT take smaller steps as the width grows, so that one tuned rate is right at every width.
 
 Yang et al., "Tensor Programs V" (arXiv 2203.03466), Table 3, its column for Adam; for diffusion transformers Zheng et
 al. (arXiv 2505.15270). With m = width / base_width:
@@ -8,13 +8,11 @@ al. (arXiv 2505.15270). With m = width / base_width:
     hidden: time out, all matrices of the blocks               1 / inputs           1 / m
     output: final                                              0                    1 / m
 
-The initial variances are those that a DiT has anyway (model/dit.py), and a final layer that starts at 0 needs no
+The initial variances are those that a DiT has anyway (model/dit.py). A final layer that starts at 0 needs no
 multiplier in the forward pass: Table 8 of that paper, with a multiplier 1 / m and rate 1 there, trains the same
-function (its Lemma J.1). Attention keeps 1 / sqrt(head size): heads have the same size at every width. Depth has no
-rule here.
+function (its Lemma J.1). Attention keeps 1 / sqrt(head size), since heads have the same size at every width. There is
+no rule for depth.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable
 
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 
 from ..config import Recipe
 
-# parts of a DiT whose matrices have inputs in proportion to the width
+# Parts of a DiT whose matrices have a number of inputs in proportion to the width.
 SUMS_OVER_WIDTH = ("time_out", "blocks", "final")
 
 
@@ -34,13 +32,12 @@ def rate_factor(name: str, parameter: nn.Parameter, recipe: Recipe, width: int) 
 
 
 def grouped(tensors: Iterable[tuple[float, Tensor]], weight_decay: float) -> list[dict]:
-    """Tensors with the factors of their rates, as groups for AdamW (train/adamw.py), one a factor: `params`,
-    `rate_factor` and `weight_decay`.
+    """Parameter groups for AdamW (train/adamw.py), one for each factor of the rate. tensors: (factor, parameter).
 
-    A group's rate is `rate_factor` times the run's, at every step. What AdamW takes off a weight is rate times decay,
-    so the decay is divided by the factor: every weight then forgets as fast, at every width.
+    A group's rate is `rate_factor` times the run's. AdamW shrinks a weight by rate times decay in a step, so the decay
+    is divided by the factor: the shrinkage is then the same at every width.
     """
-    groups: dict[float, list] = {}
+    groups: dict[float, list[Tensor]] = {}
     for factor, tensor in tensors:
         groups.setdefault(factor, []).append(tensor)
     return [

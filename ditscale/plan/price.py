@@ -1,11 +1,10 @@
 """What the evaluation at a run's end costs, before anything is measured."""
 
-from __future__ import annotations
-
 from ..config import Evaluation
 from .run import Run
 
-LIKELIHOOD_EVALUATIONS = 60  # of a solve at the usual tolerance: 52 on the miniature (docs/evaluation.md)
+# Evaluations of one solve at the default tolerance: 52 on the miniature (docs/measured/evaluation.md).
+LIKELIHOOD_EVALUATIONS = 60
 
 
 def evaluation_flops(run: Run) -> float:
@@ -16,11 +15,11 @@ def evaluation_flops(run: Run) -> float:
 
 
 def passes(metric: str, how: Evaluation) -> float:
-    """Forward passes, or what costs as much, for an image."""
+    """The cost of measuring one image, in forward passes."""
     if metric == "val_loss":
         return 4
     if metric == "vlb":
         return 1
-    if metric == "likelihood":  # a forward pass and a backward one, of twice its cost, for each probe
+    if metric == "likelihood":  # A forward pass and, for each probe, a backward pass of twice its cost.
         return LIKELIHOOD_EVALUATIONS * (1 + 2 * how.probes)
-    return (2 * how.steps - 1 if how.sampler == "heun" else how.steps) * (2 if how.guidance != 1 else 1)
+    return how.model_evaluations

@@ -1,7 +1,5 @@
 """The learning-rate sweep: runs of the grid again, at multiples of the rate that the recipe gives them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from ..config import Study
@@ -21,8 +19,7 @@ def plan_runs(study: Study) -> Plan:
 def plan_rates(study: Study, grid: tuple[Run, ...]) -> tuple[Run, ...]:
     """The sweep's runs, of role "rate": each run of the grid at the sweep's budgets, at every multiple but 1.
 
-    Multiple 1 is the run of the grid itself. The sweep's runs are for the law of the rate alone: at each size only the
-    recipe's rate enters a slice.
+    Multiple 1 is the run of the grid itself. The sweep's runs serve the law of the rate only, and enter no slice.
     """
     budgets = study.rate_budgets or study.budgets[:1]
     return tuple(

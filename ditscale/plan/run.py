@@ -1,53 +1,43 @@
 """One planned run: all that a compute node needs to train it, and all that defines its outcome."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Self
 
-from .. import config, flops, naming, units
+from .. import config, naming, units
 from ..config import Cluster, Data, Design, Evaluation, Recipe, Rehearsal, Study, Validation
-from ..errors import UserError, one_of
-from .recipe import batch_of, resolved
+from ..config.mapping import NonNegativeInt, PositiveFloat, PositiveInt
+from ..errors import UserError
+from ..flops import Shape, n_params, shape_of, training_flops
 from .schedule import stable_images
 
-# keys of Run that change no result
+# Fields of Run that change no result.
 NOT_IN_IDENTITY = (
     "run_id", "execution", "study", "role", "evaluation", "within", "readings", "branch_images",
 )  # fmt: skip
-POSITIVE = (
-    "budget_flops", "achieved_flops", "depth", "width", "steps", "n_images", "n_tokens", "n_params", "n_params_matmul",
-    "n_params_total", "tokens_per_image", "flops_per_image", "lr",
-)  # fmt: skip
-RECIPE_FIELDS_ADDED_LATER = ("width_scaling", "base_width", "caption_dropout", "ema_also")  # keys of Recipe
+RECIPE_FIELDS_ADDED_LATER = ("width_scaling", "base_width", "caption_dropout", "ema_also")
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the run uses its machine, as `Cluster` says: settled when it is launched. Not part of what defines the run:
-    it changes no result beyond rounding."""
+    """How the run uses its machine, as `Cluster` says: settled when it is launched. It changes no result beyond
+    rounding, and so is no part of the run's identity."""
 
     ranks: int
     threads: int
     checkpoint_s: float
-    sharding: str = "auto"
-    micro_batch: int = 0
-    recompute: str = "none"
-    attention: str = "quickest"
+    sharding: config.Sharding = "auto"
+    micro_batch: NonNegativeInt = 0
+    recompute: config.Recompute = "none"
+    attention: config.Attention = "quickest"
     compile: bool | None = None
     peak_flops_per_s: float = 0.0
 
     @classmethod
-    def on(cls, cluster: Cluster, ranks: int) -> Execution:
-        """On so many ranks of a cluster."""
+    def on(cls, cluster: Cluster, ranks: int) -> Self:
+        """On a number of ranks of a cluster."""
         return cls(ranks, **{f.name: getattr(cluster, f.name) for f in fields(cls) if f.name != "ranks"})
-
-    def check(self, where: str):
-        one_of(self.sharding, config.SHARDINGS, f"{where}.sharding")
-        one_of(self.recompute, config.RECOMPUTES, f"{where}.recompute")
-        one_of(self.attention, config.ATTENTIONS, f"{where}.attention")
-        units.whole(self.micro_batch, f"{where}.micro_batch", low=0)
 
 
 @dataclass(frozen=True)
@@ -56,48 +46,43 @@ class Run:
 
     run_id: str
     study: str
-    role: str  # "grid", "probe", or "rate": of the learning-rate sweep
-    budget_flops: float
-    achieved_flops: float  # counted as the budget is: `flops`
+    role: str  # "grid", "probe", or "rate": a run of the learning-rate sweep.
+    budget_flops: PositiveFloat
+    achieved_flops: PositiveFloat  # Counted as the budget is: `flops`.
     flops: str
     params: str
-    depth: int
-    width: int
+    depth: PositiveInt
+    width: PositiveInt
     seed: int
-    steps: int
-    n_images: int
-    n_tokens: int
-    n_params: int  # counted as `params` says
-    n_params_matmul: int
-    n_params_total: int
-    tokens_per_image: int
-    flops_per_image: int  # exact, whatever the budget counts
-    lr: float
+    steps: PositiveInt
+    n_images: PositiveInt
+    n_tokens: PositiveInt
+    n_params: PositiveInt  # Counted as `params` says.
+    n_params_matmul: PositiveInt
+    n_params_total: PositiveInt
+    tokens_per_image: PositiveInt
+    flops_per_image: PositiveInt  # Exact, whatever the budget counts.
+    lr: PositiveFloat
     design: Design
     data: Data
-    recipe: Recipe  # as it comes to at this size: laws of batch, warm-up and weight decay have become numbers
+    recipe: Recipe  # With numbers for this size in place of the laws of batch, warm-up and weight decay.
     validation: Validation
     execution: Execution
     layout: int = 1
-    rehearsal: Rehearsal | None = None  # None: it is trained
-    # what it is measured by at its end, beside the validation loss
+    rehearsal: Rehearsal | None = None  # None: it is trained.
+    # What it is measured by at its end, besides the validation loss.
     evaluation: dict[str, Evaluation] = field(default_factory=dict)
-    within: str = ""  # run_id of the longer run whose beginning it is (plan/nest.py)
-    readings: tuple[str, ...] = ()  # run_ids of the runs that are read from this one
-    branch_images: int = 0  # that it trains beside its own: their cool-downs
-
-    def check(self, where: str):
-        for name in POSITIVE:
-            units.number(getattr(self, name), f"{where}.{name}", above=0)
+    within: str = ""  # run_id of its parent run, where it is nested (plan/nest.py).
+    readings: tuple[str, ...] = ()  # run_ids of its nested runs.
+    branch_images: int = 0  # Images that it trains besides its own: the cool-downs of its nested runs.
 
     @property
-    def shape(self) -> flops.Shape:
-        return flops.shape_of(self.design, self.data, self.depth, self.width)
+    def shape(self) -> Shape:
+        return shape_of(self.design, self.data, self.depth, self.width)
 
     @property
     def stable_images(self) -> int:
-        """Of n_images: before its cool-down. So many it has in common with every longer run that is else alike
-        (plan/nest.py)."""
+        """Images before its cool-down. Every longer run that is otherwise alike begins with these (plan/nest.py)."""
         return stable_images(self.recipe, self.n_images)
 
     @property
@@ -106,18 +91,16 @@ class Run:
         return self.achieved_flops / self.budget_flops - 1
 
     def defines(self) -> dict:
-        """What decides the outcome: the run's identity is the hash of this. Who trains it does not.
+        """What decides the outcome: the run's identity is the hash of this.
 
-        Keys that a recipe gained after the first runs count only where they differ from their default: earlier runs
-        keep their identity.
+        Fields that recipes gained after the first runs count only where they differ from their default, so that
+        earlier runs keep their identity.
         """
         content = {k: v for k, v in config.plain(self).items() if k not in NOT_IN_IDENTITY}
-        usual = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
-        content["recipe"] = {
-            k: v
-            for k, v in content["recipe"].items()
-            if k not in RECIPE_FIELDS_ADDED_LATER or getattr(self.recipe, k) != usual[k]
-        }
+        defaults = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
+        for key in RECIPE_FIELDS_ADDED_LATER:
+            if getattr(self.recipe, key) == defaults[key]:
+                content["recipe"].pop(key)
         return content
 
 
@@ -130,33 +113,32 @@ def make_run(study: Study, role: str, budget: float, width: int, seed: int, mult
     try:
         return _run_of(study, role, budget, width, seed, multiple)
     except OverflowError:
-        raise UserError("what the recipe comes to is too large a number; see recipe.aspect, lr_*, and *_law") from None
+        raise UserError("a value of the recipe is too large; see recipe.aspect, recipe.lr_* and recipe.*_law") from None
 
 
 def _run_of(study: Study, role: str, budget: float, width: int, seed: int, multiple: float) -> Run:
     recipe = study.recipe
     depth = max(1, round(width / recipe.aspect))
-    shape = flops.shape_of(study.design, study.data, depth, width)
-    counts = flops.n_params(shape)
+    shape = shape_of(study.design, study.data, depth, width)
+    counts = n_params(shape)
     n = counts[study.params]
-    exact = flops.training_flops(shape)
+    exact = training_flops(shape)
     per_image = exact if study.flops == "exact" else 6 * n * shape.tokens_per_image
-    recipe = batch_of(recipe, n, budget / per_image * shape.tokens_per_image)
+    recipe = _with_batch(recipe, n, budget / per_image * shape.tokens_per_image)
     steps = round(budget / (per_image * recipe.batch_size))
-    least = max(1, recipe.min_steps)
-    if steps < least:
+    if steps < recipe.min_steps:
         raise UserError(
-            f"{steps} steps of {recipe.batch_size} images, fewer than the recipe's min_steps {least}; "
-            f"use a budget of at least {units.compact(least * per_image * recipe.batch_size)} or a smaller width"
+            f"{steps} steps of {recipe.batch_size} images, fewer than the recipe's min_steps {recipe.min_steps}; use a "
+            f"budget of at least {units.compact(recipe.min_steps * per_image * recipe.batch_size)} or a smaller width"
         )
     n_images = steps * recipe.batch_size
     n_tokens = n_images * shape.tokens_per_image
-    recipe = resolved(recipe, n, n_images, n_tokens)
+    recipe = _resolved(recipe, n, n_images, n_tokens)
     rate = multiple * recipe.lr_scale * width**recipe.lr_width * n**recipe.lr_params * n_tokens**recipe.lr_tokens
     rate = float(f"{rate:.6g}")
     if not 0 < rate < math.inf:
         raise UserError(f"a learning rate of {rate:g}; see recipe.lr_scale, lr_width, lr_params and lr_tokens")
-    made = Run(
+    run = Run(
         run_id="",
         study=study.name,
         role=role,
@@ -184,13 +166,36 @@ def _run_of(study: Study, role: str, budget: float, width: int, seed: int, multi
         rehearsal=study.rehearsal,
         evaluation={} if study.rehearsal or role == "rate" else study.evaluation,
     )
-    if abs(made.deviation) > 0.005:
-        raise UserError(f"{steps} steps miss the budget by {made.deviation:+.2%}, more than 0.5 %; use a smaller batch")
-    return replace(made, run_id=naming.run_id(budget, depth, width, seed, made.defines()))
+    if abs(run.deviation) > 0.005:
+        raise UserError(f"{steps} steps miss the budget by {run.deviation:+.2%}, more than 0.5 %; use a smaller batch")
+    return replace(run, run_id=naming.run_id(budget, depth, width, seed, run.defines()))
+
+
+def _with_batch(recipe: Recipe, n_params: float, n_tokens: float) -> Recipe:
+    """The recipe with its batch as a number of images. n_tokens: D of the budget, since the batch decides the D of the
+    run."""
+    if recipe.batch_law is None:
+        return recipe
+    return replace(recipe, batch_size=int(recipe.batch_law.at(n_params, n_tokens, quantum=1)), batch_law=None)
+
+
+def _resolved(recipe: Recipe, n_params: float, n_images: int, n_tokens: int) -> Recipe:
+    """The recipe with warm-up and weight decay as numbers, for a run of given size. Raises UserError when the warm-up
+    would outlast the run."""
+    source = "recipe.warmup_images"
+    if recipe.warmup_law is not None:
+        images = round(recipe.warmup_law.at(n_params, n_tokens, quantum=recipe.batch_size))
+        recipe, source = replace(recipe, warmup_images=images, warmup_law=None), "recipe.warmup_law"
+    if recipe.warmup_images > n_images:
+        warmup, length = units.count(recipe.warmup_images), units.count(n_images)
+        raise UserError(f"{source}: a warm-up of {warmup} images, but the run has {length}")
+    if recipe.weight_decay_law is not None:
+        recipe = replace(recipe, weight_decay=recipe.weight_decay_law.at(n_params, n_tokens), weight_decay_law=None)
+    return recipe
 
 
 def executed(run: Run, cluster: Cluster, ranks: int) -> Run:
-    """The run as it is executed on a cluster, by so many ranks."""
+    """The run as a number of ranks of a cluster executes it."""
     return replace(run, execution=Execution.on(cluster, ranks))
 
 

@@ -1,6 +1,4 @@
-"""The learning rate's course over a run, as a factor of the run's rate; the clock is images seen."""
-
-from __future__ import annotations
+"""The learning rate's schedule, as a factor of the run's rate; its clock is the number of images trained on."""
 
 import math
 
@@ -18,24 +16,24 @@ def rate_factor(recipe: Recipe, images: float, n_images: int) -> float:
     if recipe.schedule == "cosine":
         factor *= 0.5 * (1 + math.cos(math.pi * max(0.0, (images - warm) / max(1, n_images - warm))))
     elif recipe.schedule == "wsd" and recipe.decay:
-        factor *= _cooling(recipe, images, n_images)
+        factor *= _cool_down(recipe, images, n_images)
     return factor
 
 
 def stable_images(recipe: Recipe, n_images: int) -> int:
-    """Up to so many images, a multiple of the batch, the rate does not depend on where the run of `n_images` ends:
-    there its cool-down begins, or its end is. 0 for a cosine."""
+    """Images, a multiple of the batch, up to which the rate does not depend on where the run of `n_images` ends: to
+    the start of its cool-down, or to its end. 0 for a cosine."""
     if recipe.schedule == "cosine":
         return 0
     if recipe.schedule == "constant" or not recipe.decay:
         return n_images
     steps = n_images // recipe.batch_size
-    stable = lambda step: _cooling(recipe, step * recipe.batch_size, n_images) == 1  # the step after so many
-    found = min(steps, round((1 - recipe.decay) * steps) + 2)
-    while found and not stable(found - 1):
-        found -= 1
-    return found * recipe.batch_size
+    stable = lambda step: _cool_down(recipe, step * recipe.batch_size, n_images) == 1
+    last = min(steps, round((1 - recipe.decay) * steps) + 2)
+    while last and not stable(last - 1):
+        last -= 1
+    return last * recipe.batch_size
 
 
-def _cooling(recipe: Recipe, images: float, n_images: int) -> float:
+def _cool_down(recipe: Recipe, images: float, n_images: int) -> float:
     return min(1.0, (1 - images / n_images) / recipe.decay)

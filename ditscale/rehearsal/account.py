@@ -1,11 +1,9 @@
-"""The account of a rehearsal: every run and row against what they must be, and the fitted laws against the truth."""
+"""The account of a rehearsal: every run and row compared with what they must be, and the fitted laws with the truth."""
 
-from __future__ import annotations
-
-import json
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,23 +11,25 @@ import numpy as np
 from .. import units
 from ..laws import Laws
 from ..laws.estimates import Estimate
+from ..laws.synthetic import Truth
 from ..naming import RunPaths, StudyPaths
-from ..plan.run import Run, read_run
+from ..plan.run import read_run
 from ..plan.study import read_study
 from ..rundir.attempts import read_attempts
 from ..rundir.record import Damaged, open_record
 from ..train.rehearsed import expected_loss, expected_steps
 from .faults import KINDS, MACHINES, disturbed, read_faults
-from .surface import truth_of
 
-WIDER = 2.0  # the intervals are of 95 %; twice as wide they miss a truth about once in ten thousand times
-TOLERANCE = {"model exponent": 0.3, "N*": 0.5, "L*": 0.05}  # a miss by more counts, however wide the interval
+# Intervals of 95 % are widened by this factor: they then miss a truth about once in ten thousand times.
+WIDER = 2.0
+TOLERANCE = {"model exponent": 0.3, "N*": 0.5, "L*": 0.05}  # Relative errors that fail, however wide the interval.
+STEP_FIELDS = ("images", "loss", "loss_ema", "grad_norm", "lr")  # Fields of a step that run.yaml determines.
 
 
 @dataclass(frozen=True)
 class Check:
-    """One number of the fitted surface against the truth; `low` and `high` are the interval that is asked to hold
-    it."""
+    """One number of the fitted surface against the truth. low, high: the widened interval, which must cover the truth;
+    None where the fit was refused, or leaves an end open."""
 
     name: str
     truth: float
@@ -39,25 +39,26 @@ class Check:
 
     @property
     def held(self) -> bool:
-        if None in (self.fitted, self.low, self.high):
+        if self.fitted is None or self.low is None or self.high is None:
             return False
         return self.low <= self.truth <= self.high and abs(self.fitted / self.truth - 1) <= TOLERANCE[self.name]
 
     def __str__(self) -> str:
         if self.fitted is None:
-            return f"{self.name}: {self.truth:.4g}, and the fit was refused"
-        ends = " to ".join("?" if x is None else f"{x:.4g}" for x in (self.low, self.high))
-        return f"{self.name}: {self.truth:.4g}, fitted {self.fitted:.4g} ({ends}): {'held' if self.held else 'MISSED'}"
+            return f"{self.truth:.4g}, and the fit was refused"
+        low, high = ("?" if x is None else f"{x:.4g}" for x in (self.low, self.high))
+        return f"{self.truth:.4g}, fitted {self.fitted:.4g} ({low} to {high}): {'held' if self.held else 'MISSED'}"
 
 
 @dataclass(frozen=True)
 class Account:
-    """Content of rehearsal.json. Rows are steps of records; `wrong` ones differ from what run.yaml defines.
+    """Content of rehearsal.json. Rows are steps of records.
 
-    lost: rows missing from a finished record, or told of in a heartbeat and missing after a fault, and finished runs
-    missing from study.h5. duplicated: steps or runs that are there twice, and runs finished by two attempts.
-    unaccounted: runs that did not finish. faults: by kind, those that ended an attempt; too_late: those whose run
-    finished before they came through. status_s: the slowest look at all runs while they ran.
+    unaccounted: runs that did not finish. faults: by kind, those that ended an attempt. too_late: faults whose run
+    finished before they took effect. lost: rows missing from a finished record, or reported in a heartbeat and missing
+    after a fault, and finished runs missing from study.h5. duplicated: steps or runs that appear twice, and runs
+    finished by two attempts. wrong: rows that differ from what run.yaml determines. status_s: the slowest reading of
+    the study's status.
     """
 
     runs: int
@@ -85,118 +86,110 @@ class Account:
     def runs_per_minute(self) -> float:
         return 60 * self.finished / self.wall_s
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         checks = [asdict(c) | {"held": c.held} for c in self.checks]
         return asdict(self) | {"checks": checks, "runs_per_minute": self.runs_per_minute, "good": self.good}
 
-    def table(self) -> str:
+    def summary(self) -> str:
         """A Markdown table."""
         faults = ", ".join(f"{n} {kind}" for kind, n in self.faults.items() if n) or "none"
-        rows = {
-            "runs": str(self.runs),
-            "attempts": str(self.attempts),
-            "launches": str(self.launches),
-            "faults injected": f"{sum(self.faults.values())}: {faults} (and {self.too_late} too late to be felt)",
-            "runs hit": str(self.runs_hit),
-            "runs finished": str(self.finished),
-            "runs unaccounted for": str(len(self.unaccounted)),
-            "rows of steps": str(self.rows),
-            "rows lost": str(self.lost),
-            "rows duplicated": str(self.duplicated),
-            "rows that differ from the truth": str(self.wrong),
+        rows: dict[str, object] = {
+            "runs": self.runs,
+            "attempts": self.attempts,
+            "launches": self.launches,
+            "faults injected": f"{sum(self.faults.values())}: {faults} (and {self.too_late} too late to take effect)",
+            "runs hit": self.runs_hit,
+            "runs finished": self.finished,
+            "runs unaccounted for": len(self.unaccounted),
+            "rows of steps": self.rows,
+            "rows lost": self.lost,
+            "rows duplicated": self.duplicated,
+            "rows that differ from the truth": self.wrong,
             "wall time": units.duration(self.wall_s),
             "runs per minute": f"{self.runs_per_minute:.0f}",
             "slowest status of all runs": f"{self.status_s:.2f} s",
-        } | {f"{c.name}, truth": str(c).removeprefix(f"{c.name}: ") for c in self.checks}
-        return "\n".join(["| rehearsal | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())])
+        } | {f"{check.name}, truth": check for check in self.checks}
+        return "\n".join(["| rehearsal | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
 def account(paths: StudyPaths, laws: Laws, launches: int, wall_s: float, status_s: float) -> Account:
     """Count everything of a rehearsal that was collected into study.h5 and fitted."""
     faults = read_faults(paths.root / "faults.jsonl")
     hit = {fault: disturbed(paths, fault) for fault in faults}
-    counted = Counter(fault.kind for fault in faults if hit[fault] or fault.kind == "controller")
-    lost = sum(fault.lost for fault in faults)
-    found = [_examine(at) for at in paths.run_dirs()]
-    unfinished = tuple(f["run"].run_id for f in found if not f["finished"])
-    in_table, twice, wrong = _table(paths, [f["run"] for f in found])
-    finished = len(found) - len(unfinished)
+    by_kind = Counter(fault.kind for fault in faults if hit[fault] or fault.kind == "controller")
+    counts = {at.name: _examine(at) for at in paths.run_dirs()}
+    total = sum(counts.values(), Counter[str]())
+    in_table, twice, wrong = _examine_table(paths)
     return Account(
-        runs=len(found),
-        finished=finished,
-        unaccounted=unfinished,
-        attempts=sum(f["attempts"] for f in found),
+        runs=len(counts),
+        finished=total["finished"],
+        unaccounted=tuple(run_id for run_id, of_run in counts.items() if not of_run["finished"]),
+        attempts=total["attempts"],
         launches=launches,
-        faults={kind: counted.get(kind, 0) for kind in (*KINDS["slurm"], *MACHINES)},
-        too_late=len(faults) - counted.total(),
+        faults={kind: by_kind[kind] for kind in (*KINDS["slurm"], *MACHINES)},
+        too_late=len(faults) - by_kind.total(),
         runs_hit=len({run for runs in hit.values() for run in runs}),
-        rows=sum(f["rows"] for f in found),
-        lost=lost + sum(f["lost"] for f in found) + max(0, finished - in_table),
-        duplicated=twice + sum(f["duplicated"] for f in found),
-        wrong=wrong + sum(f["wrong"] for f in found),
+        rows=total["rows"],
+        lost=sum(fault.lost for fault in faults) + total["lost"] + max(0, total["finished"] - in_table),
+        duplicated=twice + total["duplicated"],
+        wrong=wrong + total["wrong"],
         wall_s=wall_s,
         status_s=status_s,
         checks=tuple(_checks(paths, laws)),
     )
 
 
-def _examine(at: RunPaths) -> dict:
-    """One run's record against what its run.yaml defines."""
-    run, tries = read_run(at.run), read_attempts(at)
-    ends = [attempt.ended for attempt in tries].count("finished")
-    found = {"run": run, "attempts": len(tries), "finished": False, "rows": 0, "lost": 0, "wrong": 0}
-    found["duplicated"] = max(0, ends - 1)
+def _examine(at: RunPaths) -> Counter[str]:
+    """One run's record compared with what its run.yaml determines: counts by their names in Account."""
+    run, attempts = read_run(at.run), read_attempts(at)
+    counts = Counter(attempts=len(attempts))
+    counts["duplicated"] = max(0, [attempt.ended for attempt in attempts].count("finished") - 1)
     try:
         with open_record(at.metrics) as file:
-            state, rows = file["state"][()].decode(), file["steps"][:]
+            finished, steps = file["state"][()] == b"finished", file["steps"][:]
     except Damaged:
-        return found
-    there = rows["images"] > 0
-    images = rows["images"][there]
-    must = expected_steps(run)
-    fields = ("images", "loss", "loss_ema", "grad_norm", "lr")
-    right = np.logical_and.reduce([rows[name] == must[name] for name in fields])
-    return found | {
-        "finished": state == "finished",
-        "rows": len(images),
-        "lost": len(rows) - len(images) if state == "finished" else 0,
-        "duplicated": found["duplicated"] + len(images) - len(np.unique(images)),
-        "wrong": int((there & ~right).sum()),
-    }
+        return counts
+    written = steps["images"] > 0
+    images, expected = steps["images"][written], expected_steps(run)
+    right = np.logical_and.reduce([steps[name] == expected[name] for name in STEP_FIELDS])
+    counts.update(
+        finished=int(finished),
+        rows=len(images),
+        lost=len(steps) - len(images) if finished else 0,
+        duplicated=len(images) - len(np.unique(images)),
+        wrong=int((written & ~right).sum()),
+    )
+    return counts
 
 
-def _table(paths: StudyPaths, runs: list[Run]) -> tuple[int, int, int]:
-    """Runs in study.h5, those that are there twice, and losses that are not the run's."""
-    must = {run.run_id: expected_loss(run) for run in runs}
+def _examine_table(paths: StudyPaths) -> tuple[int, int, int]:
+    """Runs in study.h5, those that appear twice, and losses that are not the run's."""
+    expected = {at.name: expected_loss(read_run(at.run)) for at in paths.run_dirs()}
     with h5py.File(paths.table, "r") as file:
         names, losses = [name.decode() for name in file["points/run_id"][:]], file["points/loss"][:].tolist()
-    wrong = sum(must.get(name) != loss for name, loss in zip(names, losses))
+    wrong = sum(expected.get(name) != loss for name, loss in zip(names, losses))
     return len(set(names)), len(names) - len(set(names)), wrong
 
 
-def _checks(paths: StudyPaths, laws: Laws):
+def _checks(paths: StudyPaths, laws: Laws) -> list[Check]:
     """The surface's model exponent, and N* and L* at the probe's budget, with C = kappa N D for truth and fit alike."""
-    study = read_study(paths.root)
-    truth = truth_of(study.rehearsal, laws.kappa)
+    study, surface = read_study(paths.root), laws.approach3
+    law = study.rehearsal
+    assert law is not None
+    truth = Truth(law.E, law.A, law.B, law.alpha, law.beta, laws.kappa)
     n_params, _, loss = truth.optimum(study.probe_budget)
     at_probe = laws.predictions[units.compact(study.probe_budget)].approach3
-    exponent = laws.approach3.model_exponent if laws.approach3 else None
-    yield _check("model exponent", truth.model_exponent, exponent)
-    yield _check("N*", float(n_params), at_probe.n_params if at_probe else None)
-    yield _check("L*", float(loss), at_probe.loss if at_probe else None)
+    return [
+        _check("model exponent", truth.model_exponent, surface.model_exponent if surface else None),
+        _check("N*", float(n_params), at_probe.n_params if at_probe else None),
+        _check("L*", float(loss), at_probe.loss if at_probe else None),
+    ]
 
 
 def _check(name: str, truth: float, fitted: Estimate | None) -> Check:
-    """The 95 % interval, on a log scale WIDER times as wide; an end that the fit leaves open is none."""
+    """A check with the fit's 95 % interval, on a log scale WIDER times as wide."""
     if fitted is None:
         return Check(name, truth, None, None, None)
-    ends = [e and fitted.value * math.exp(WIDER * math.log(e / fitted.value)) for e in (fitted.low, fitted.high)]
-    return Check(name, truth, fitted.value, *ends)
-
-
-def write(paths: StudyPaths, made: Account):
-    """rehearsal.json and rehearsal.md."""
-    from ..files import write_text
-
-    write_text(paths.root / "rehearsal.json", json.dumps(made.to_dict(), indent=1) + "\n")
-    write_text(paths.root / "rehearsal.md", made.table() + "\n")
+    value = fitted.value
+    low, high = (end and value * math.exp(WIDER * math.log(end / value)) for end in (fitted.low, fitted.high))
+    return Check(name, truth, value, low, high)

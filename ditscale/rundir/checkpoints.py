@@ -1,17 +1,15 @@
-"""Checkpoints of a run, as directories: written beside and renamed, the newest readable one wins, the one before is
-kept.
+"""Checkpoints of a run, as directories: written under another name and then renamed. The newest readable one wins, the
+one before is kept.
 
     checkpoint/images-<images, 15 digits>/    to resume: state.json, and of a trained run its tensors (checkpointer.py)
     checkpoint/final.pt                       of a finished run: model, ema, ema_also (lists of tensors, a window
                                               each), images, run_id; of a rehearsed one JSON
 
-state.json holds run_id, images and what else its writer needs to go on, and the size of every other file: a directory
-that lacks one, or holds a part of one, is damaged. Nothing read here runs code. Nothing is written or deleted by a
-fenced attempt (fencing.py), and a checkpoint that one deletes an instant after its fence is passed over. Without torch,
-for rehearsed runs.
+state.json holds run_id, images, what else its writer needs to resume, and the size of every other file: a directory
+that lacks a file, or has a part of one, is damaged. Nothing read here runs code. A fenced attempt (fencing.py) writes
+and deletes nothing; should it delete a checkpoint an instant after it was fenced, the reader skips that one. Without
+torch, for rehearsed runs.
 """
-
-from __future__ import annotations
 
 import errno
 import json
@@ -22,16 +20,17 @@ from pathlib import Path
 from typing import BinaryIO, Callable
 
 from ..errors import UserError
-from ..files import remedy, remove
+from ..files import folder_to_disk, remove, unwritable
+from ..logs import log
 from . import fencing
 
 KEEP = 2
 FACTS = "state.json"
-FULL_BYTES = 2**20  # with less left than this, a disk is full
+FULL_BYTES = 2**20  # A disk with fewer bytes left is full.
 
 
 class CheckpointNotWritten(UserError):
-    """A checkpoint could not be written; all ranks of the run know it."""
+    """A checkpoint could not be written. Raised on all ranks of the run."""
 
 
 def staged(directory: Path, images: int, writer: int) -> Path:
@@ -41,9 +40,8 @@ def staged(directory: Path, images: int, writer: int) -> Path:
 
 def save(directory: Path, facts: dict, fill: Callable[[Path], None] | None = None, writer: int = 0):
     """Write a checkpoint of `facts` and of the files that `fill` puts into the directory it is given, then delete all
-    but the KEEP newest. `writer`: the process whose name it bears until then, if not this one. Raises
-    CheckpointNotWritten on a full disk."""
-    fencing.check(directory.parent)
+    but the KEEP newest. `writer`: whose staged directory it is, if not this process's. Raises CheckpointNotWritten."""
+    fencing.check()
     beside = staged(directory, facts["images"], writer or os.getpid())
     try:
         beside.mkdir(parents=True, exist_ok=True)
@@ -54,21 +52,21 @@ def save(directory: Path, facts: dict, fill: Callable[[Path], None] | None = Non
             json.dump(facts | {"files": sizes}, file)
             file.flush()
             os.fsync(file.fileno())
-        _to_disk(beside)
-        fencing.check(directory.parent)
-        if not (target := beside.with_suffix("")).exists():  # else from an attempt before us: with the same content
+        folder_to_disk(beside)
+        fencing.check()
+        if not (target := beside.with_suffix("")).exists():  # An earlier attempt's has the same content.
             os.rename(beside, target)
-            _to_disk(directory)
+            folder_to_disk(directory)
     except Exception as error:
         raise _unsaved(beside.with_suffix(""), error) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    _delete(directory, resumable(directory)[:-KEEP])
+    _delete(resumable(directory)[:-KEEP])
 
 
 def save_final(directory: Path, write: Callable[[BinaryIO], None]):
     """Write final.pt whole or not at all. Raises CheckpointNotWritten on a full disk."""
-    fencing.check(directory.parent)
+    fencing.check()
     target = directory / "final.pt"
     beside = directory / f"final.tmp-{os.getpid()}"
     try:
@@ -77,7 +75,7 @@ def save_final(directory: Path, write: Callable[[BinaryIO], None]):
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        fencing.check(directory.parent)
+        fencing.check()
         os.replace(beside, target)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise _unsaved(target, error) from None
@@ -86,53 +84,50 @@ def save_final(directory: Path, write: Callable[[BinaryIO], None]):
 
 
 def _unsaved(target: Path, error: Exception) -> CheckpointNotWritten:
-    fencing.check(target.parent.parent)  # a newer attempt clears away what older ones have begun
-    if not getattr(error, "strerror", None):  # torch keeps it to itself
+    fencing.check()  # A newer attempt deletes what older ones have staged, which is no error of the disk.
+    if not isinstance(error, OSError) or not error.strerror:  # torch does not pass the reason on
         full = shutil.disk_usage(target.parent).free < FULL_BYTES
         error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else OSError(0, "the disk did not take all")
-    return CheckpointNotWritten(
-        f"{target}: cannot be written ({error.strerror}); the checkpoint before it is untouched; "
-        f"{remedy(error, target)}, then run again"
-    )
+    then = "run again: the checkpoint before it is untouched"
+    return CheckpointNotWritten(str(unwritable(target, error, then)))
 
 
 def load_newest(directory: Path, run_id: str, load: Callable[[Path], str] | None = None) -> dict | None:
-    """The facts of the newest checkpoint that can be read, or None. A damaged one is skipped, and deleted once it is
-    known where to go on.
-
-    load: called with a directory that is complete by its facts; returns why it cannot be read, "" where it could be.
-    Raises UserError when a checkpoint is of another run, and where none could be read though one is complete: that may
-    be the fault of something else, and they are all there is.
-    """
-    fencing.check(directory.parent)
+    """The facts of the newest checkpoint that can be read, or None. Damaged ones are skipped, and deleted once it is
+    known which one the run resumes from. `load` reads a directory that is complete by its facts and returns why it
+    cannot, or "". Raises UserError for a checkpoint of another run, and when none can be read though one is complete:
+    the cause may lie elsewhere, and nothing else is left to resume from."""
+    fencing.check()
     for leftover in directory.glob("*.tmp-*"):
         remove(leftover) if leftover.is_file() else shutil.rmtree(leftover, ignore_errors=True)
-    damaged, facts, unread = [], None, ""
-    while waiting := [path for path in resumable(directory) if path not in damaged]:
-        path = waiting[-1]
+    damaged: list[Path] = []
+    unread = ""
+    while left := [path for path in resumable(directory) if path not in damaged]:
+        path = left[-1]
         facts = _read(path)
-        if facts is not None and facts["run_id"] != run_id:
-            raise UserError(f"{path}: is of run {facts['run_id']}, not {run_id}; move it away")
-        why = load(path) if facts is not None and load else ""
-        if facts is not None and not why:
+        if facts and facts["run_id"] != run_id:
+            raise UserError(f"{path}: belongs to run {facts['run_id']}, not {run_id}; move it away")
+        why = load(path) if facts and load else ""
+        if facts and not why:
             break
-        if facts is not None:
+        if facts:
             unread = f"{path}: cannot be read ({why})"
-        facts = None
         if path.exists():
             damaged.append(path)
+    else:
+        facts = None
     if unread and not facts:
-        raise UserError(f"{unread}; mend that, or move {directory} away for the run to start again")
+        raise UserError(f"{unread}; fix the cause, or move {directory} aside to restart from scratch")
     for other in damaged:
-        rest = f"resuming from {path.name}" if facts else "no older checkpoint is there; starting again"
-        print(f"{other.name} cannot be read; {rest}", flush=True)
-    _delete(directory, damaged)
+        rest = f"resuming from {path.name}" if facts else "there is no older checkpoint; starting from scratch"
+        log.warning(f"{other.name} cannot be read; {rest}")
+    _delete(damaged)
     return facts
 
 
 def clear(directory: Path):
-    """Delete what only serves to resume."""
-    _delete(directory, resumable(directory))
+    """Delete the checkpoints that only serve to resume."""
+    _delete(resumable(directory))
 
 
 def resumable(directory: Path) -> list[Path]:
@@ -141,7 +136,7 @@ def resumable(directory: Path) -> list[Path]:
 
 
 def _read(path: Path) -> dict | None:
-    """The facts of a complete checkpoint, None of a damaged one. Raises UserError where it cannot be looked at."""
+    """The facts of a complete checkpoint, None for a damaged one. Raises UserError where it cannot be read."""
     try:
         facts = json.loads((path / FACTS).read_text())
         sizes = facts.pop("files")
@@ -150,24 +145,15 @@ def _read(path: Path) -> dict | None:
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that and run again") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix the cause and run again") from None
 
 
-def _delete(directory: Path, paths: list[Path]):
+def _delete(paths: list[Path]):
     for path in paths:
-        fencing.check(directory.parent)
-        going = path.with_name(f"{path.name}.tmp-{os.getpid()}")  # so that no half of it is ever taken for a checkpoint
+        fencing.check()
+        going = path.with_name(f"{path.name}.tmp-{os.getpid()}")  # Half of it is never taken for a checkpoint.
         try:
             os.rename(path, going)
         except OSError:
-            continue  # an older attempt was faster, or the disk is read-only
+            continue  # An older attempt was faster, or the disk is read-only.
         shutil.rmtree(going, ignore_errors=True)
-
-
-def _to_disk(directory: Path):
-    """What was made or renamed in a directory survives a loss of power."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

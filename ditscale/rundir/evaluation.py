@@ -1,16 +1,16 @@
-"""What was measured on a finished run: evaluation.h5, one file a run, always rewritten whole.
+"""What was measured on a finished run: evaluation.h5, one file per run, always rewritten whole.
 
 Layout (attributes `layout` = 2, `run_id`, and of the samples `sampler`, `steps`, `seed`):
-    results/<metric>/<data set>@<how>   a group for each way it was measured (`Result.how`), attributes:
+    results/<metric>/<data set>@<how>   a group for each way of measuring (`Result.how`), with attributes
                                       metric, dataset, value, se (standard error), unit, n (images), seed,
                                       settings (JSON), wall_s (of computing, summed over ranks and attempts),
-                                      evaluations (of the model, of one image)
-                                  and whatever arrays the metric has: samples [n] or [n, ...], bins [10, 2], ...
+                                      evaluations (of the model, per image)
+                                  and the metric's arrays: samples [n] or [n, ...], bins [10, 2], ...
     samples/generated             uint8 [n, R, R, C] when the data are pictures (C = 1 or 3), else float32 latents
-    samples/reference             the held-out images that bear the same captions, likewise
+    samples/reference             the held-out images of the same captions, likewise
     samples/captions              text [n]
-    ema/<window>/                 the same once more, results/, samples/ and their attributes, of another EMA window
-                                  than the run's own
+    ema/<window>/                 results/, samples/ and their attributes once more, for another EMA window than the
+                                  run's own
 """
 
 from __future__ import annotations
@@ -49,43 +49,38 @@ class Result:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
     def same(self, other: Result) -> bool:
-        """Whether both were asked for alike, so that one need not be measured again."""
+        """Whether both were measured in the same way, so that one need not be measured again."""
         return self.of == other.of and self.settings == other.settings
 
     @property
     def how(self) -> dict:
-        """What numbers of several runs must share to make a law: n, seed, and settings but for whose weights they are
-        of."""
-        return {"n": self.n, "seed": self.seed} | {
-            key: value for key, value in sorted(self.settings.items()) if key != "model"
-        }
+        """What results of several runs must share to make a law: n, seed, and all settings but the model's weights."""
+        settings = {key: value for key, value in sorted(self.settings.items()) if key != "model"}
+        return {"n": self.n, "seed": self.seed} | settings
 
     @property
     def of(self) -> tuple[str, str, str]:
-        """Of two results of a run with the same, the later one takes the earlier one's place."""
+        """The identity of a result within a run: a later one replaces an earlier one of the same identity."""
         return self.metric, self.dataset, json.dumps(self.how)
 
 
 def read_results(path: Path, window: float | None = None) -> list[Result]:
-    """All that was measured of the run's result, or of its EMA weights over another window, in no order; empty when
-    there is no file of this layout. Raises UserError at a damaged one."""
-    if not _there(path):
-        return []
+    """All results of the run's final weights, or of another EMA window. Raises UserError at a damaged file."""
     with _opened(path) as file:
-        at = _find(file, f"{_place(window)}/results") or {}
-        return [_result(at[metric][name]) for metric in at for name in at[metric]]
+        at = _find(file, f"{_place(window)}/results")
+        return [] if at is None else [_result(at[metric][name]) for metric in at for name in at[metric]]
 
 
 def write_results(path: Path, run_id: str, results: list[Result], window: float | None = None):
-    """Add results, each in the place of an older one of its metric, data set, window and way of measuring."""
+    """Add results; each replaces an older one of its metric, data set, window and way of measuring."""
 
-    def change(file):
+    def change(file: h5py.File):
         at = file.require_group(_place(window))
         for result in results:
             others = at.require_group(f"results/{result.metric}")
             for older in [name for name in others if _result(others[name]).of == result.of]:
                 del others[older]
-            group = others.create_group(f"{_safe(result.dataset)}@{digest(result.how)[:8]}")
+            group = others.create_group(f"{result.dataset.replace('/', '-')}@{digest(result.how)[:8]}")
             for key in ("metric", "dataset", "value", "se", "unit", "n", "seed", "wall_s", "evaluations"):
                 group.attrs[key] = getattr(result, key)
             group.attrs["settings"] = json.dumps(result.settings, sort_keys=True)
@@ -104,9 +99,9 @@ def write_samples(
     settings: dict,
     window: float | None = None,
 ):
-    """Put samples in the place of older ones of their window. settings: attributes of the file."""
+    """Write samples; they replace older ones of their window. settings: attributes of the file."""
 
-    def change(file):
+    def change(file: h5py.File):
         at = file.require_group(_place(window))
         at.attrs.update(settings)
         if "samples" in at:
@@ -118,22 +113,20 @@ def write_samples(
 
 
 def has_samples(path: Path, n: int, settings: dict, window: float | None = None) -> bool:
-    """Whether n samples of these settings are there."""
-    if not _there(path):
-        return False
+    """Whether the file has n samples with these settings."""
     with _opened(path) as file:
         at = _find(file, _place(window))
-        same = at is not None and all(at.attrs.get(key) == value for key, value in settings.items())
-        return same and "samples" in list(at) and len(at["samples/generated"]) == n
+        if at is None or any(at.attrs.get(key) != value for key, value in settings.items()):
+            return False
+        return "samples" in list(at) and len(at["samples/generated"]) == n
 
 
-def _rewrite(path: Path, run_id: str, change: Callable):
-    """The file with a change, written whole: made anew in memory, for HDF5 does not give back the space of what is
-    deleted."""
+def _rewrite(path: Path, run_id: str, change: Callable[[h5py.File], None]):
+    """Change the file and write it whole: it is copied, since HDF5 does not free the space of what is deleted."""
     memory = io.BytesIO()
     with h5py.File(memory, "w") as made:
-        if _there(path):
-            with _opened(path) as old:
+        with _opened(path) as old:
+            if old is not None:
                 made.attrs.update(old.attrs)
                 for name in old:
                     old.copy(name, made)
@@ -148,39 +141,33 @@ def _rewrite(path: Path, run_id: str, change: Callable):
 
 
 def _place(window: float | None) -> str:
-    """Where in the file a window's part is: apart, so that whoever reads a run's result never takes another for it."""
+    """Where in the file a window's part is: apart from the run's own, so that readers never confuse them."""
     return "/" if window is None else f"/ema/{window}"
 
 
-def _find(group: h5py.Group, place: str) -> h5py.Group | None:
-    """The group at a place, None where there is none. Names are listed, since h5py's `get` and `in` take a damaged
-    group for an empty one."""
+def _find(group: h5py.Group | None, place: str) -> h5py.Group | None:
+    """The group at a place, or None. Names are listed, since h5py's `get` and `in` report a damaged group as empty."""
     for name in filter(None, place.split("/")):
-        if name not in list(group):
+        if group is None or name not in list(group):
             return None
         group = group[name]
     return group
 
 
-def _there(path: Path) -> bool:
-    """Whether the file is there. One of an older layout counts as none: it is measured anew and written over."""
-    if not Path(path).is_file():
-        return False
-    with _opened(path) as file:
-        return file.attrs["layout"] == LAYOUT
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """The file, to be read in the `with` block. Raises UserError where it is damaged: that may show anywhere in it, and
-    h5py has an exception of its own for each."""
+def _opened(path: Path) -> Iterator[h5py.File | None]:
+    """Open the file for reading; None where there is none, or one of an older layout, which is replaced. Raises
+    UserError where it is damaged: any access in the `with` block may show that, by one of many exceptions of h5py."""
+    if not Path(path).is_file():
+        yield None
+        return
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError:
         raise UserError(f"{path}: is truncated or not HDF5; delete it and evaluate again") from None
     try:
         with file:
-            yield file
+            yield file if file.attrs["layout"] == LAYOUT else None
     except (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError):
         raise UserError(f"{path}: is damaged; delete it and evaluate again") from None
 
@@ -189,10 +176,5 @@ def _result(group: h5py.Group) -> Result:
     values = {key: group.attrs[key] for key in ("metric", "dataset", "unit")}
     values |= {key: float(group.attrs[key]) for key in ("value", "se", "wall_s", "evaluations")}
     values |= {key: int(group.attrs[key]) for key in ("n", "seed")}
-    return Result(
-        **values, settings=json.loads(group.attrs["settings"]), arrays={key: array[()] for key, array in group.items()}
-    )
-
-
-def _safe(name: str) -> str:
-    return name.replace("/", "-")
+    arrays = {key: array[()] for key, array in group.items()}
+    return Result(**values, settings=json.loads(group.attrs["settings"]), arrays=arrays)

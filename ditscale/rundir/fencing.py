@@ -1,19 +1,42 @@
-"""Fencing between attempts of a run: an older attempt that still lives (its node was lost to Slurm, not to power) must
-not write any more. DITSCALE_ATTEMPT is the number that attempts.py claimed for this process, and DITSCALE_RUN its run:
-nested runs (train/nested.py) are written by the same attempt.
+"""The fencing token of this process: the number of the attempt that it has claimed at a run (attempts.py).
+
+An older attempt that still lives (its node was lost to Slurm, not to power) must not write any more. It sees the newer
+attempt's file when it checks its token. Nested runs (train/nested.py) are written under the token of their parent run.
 """
 
-from __future__ import annotations
-
-import os
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterator
 
 from ..naming import RunPaths
 from .outcomes import Fenced
 
 
-def check(run_dir: Path):
-    """Raise Fenced once a newer attempt is there, of the run that this process has claimed."""
-    mine, run_dir = int(os.environ.get("DITSCALE_ATTEMPT", 0)), os.environ.get("DITSCALE_RUN", run_dir)
-    if mine and (RunPaths(run_dir).attempts / f"{mine + 1:04d}.json").exists():
-        raise Fenced(f"{run_dir}: attempt {mine} ends, for attempt {mine + 1} has taken over")
+@dataclass(frozen=True)
+class Token:
+    """Attempt `number` at the run of a directory."""
+
+    run_dir: Path
+    number: int
+
+
+# Of the whole process, so that the thread which writes checkpoints has it too. A process trains one run at a time.
+_token: Token | None = None
+
+
+@contextmanager
+def holding_token(run_dir: Path, number: int) -> Iterator[None]:
+    """In the `with` block, `check` compares with this attempt."""
+    global _token
+    before, _token = _token, Token(run_dir.absolute(), number)
+    try:
+        yield
+    finally:
+        _token = before
+
+
+def check():
+    """Raise Fenced once a newer attempt exists at the run that this process has claimed, if it has claimed one."""
+    if _token and RunPaths(_token.run_dir).attempt(_token.number + 1).exists():
+        raise Fenced(f"{_token.run_dir}: attempt {_token.number} ends: attempt {_token.number + 1} has taken over")

@@ -1,6 +1,4 @@
-"""One process on a run directory: a lock the kernel drops when its holder dies, however it dies."""
-
-from __future__ import annotations
+"""One process on a run directory: a lock that the kernel drops when its holder dies, however it dies."""
 
 import fcntl
 import json
@@ -10,9 +8,9 @@ import time
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import read_mapping
+from ..files import read_mapping, unwritable
 
-PATIENCE_S = 1.0  # is_locked holds a lock of its own for microseconds; a run that starts then tries again
+PATIENCE_S = 1.0  # `is_locked` takes the lock for microseconds; a run that starts at that moment tries again
 
 
 class LockHeld(UserError):
@@ -20,22 +18,25 @@ class LockHeld(UserError):
 
 
 class RunLock:
-    """Held from construction to `release`. Raises LockHeld, naming the holder, when another process has it for longer
-    than a look takes. On a file system without locks it holds nothing: there claims (rundir/attempts.py) must do."""
+    """The run's lock, from construction to `release`. Raises LockHeld, naming the holder, when another process keeps it
+    for PATIENCE_S. On a file system without locks it locks nothing: there claims (attempts.py) must suffice."""
 
     def __init__(self, path: Path):
         path = Path(path)
         try:
             self.file = open(path, "a+")
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-        if not _within(PATIENCE_S, self._take):
-            self.file.close()
-            who = read_mapping(path)
-            raise LockHeld(
-                f"{path.parent}: process {who.get('pid', '?')} on {who.get('host', '?')} is running it; "
-                f"wait for it, or end it first"
-            )
+            raise unwritable(path, error) from None
+        until = time.monotonic() + PATIENCE_S
+        while not self._take():
+            if time.monotonic() > until:
+                self.file.close()
+                who = read_mapping(path)
+                raise LockHeld(
+                    f"{path.parent}: process {who.get('pid', '?')} on {who.get('host', '?')} is running it; "
+                    "wait for it, or end it first"
+                )
+            time.sleep(0.005)
         self.file.truncate(0)
         self.file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         self.file.flush()
@@ -46,7 +47,7 @@ class RunLock:
         except BlockingIOError:
             return False
         except OSError:
-            pass  # no locks here
+            pass  # This file system has no locks.
         return True
 
     def release(self):
@@ -54,21 +55,12 @@ class RunLock:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock."""
+    """Whether a living process has the lock; False where there is no such file, or the file system has no locks."""
     try:
         with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # there is no such file, or no locks here
+    except OSError:
         return False
     return False
-
-
-def _within(seconds: float, true) -> bool:
-    until = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.005)
-    return True

@@ -1,12 +1,10 @@
-"""The micro-batch that an attempt leaves to the next when memory ran out on shards: micro_batch.json in the run's
+"""The micro-batch limit that an attempt leaves to the next when memory ran out: micro_batch.json in the run's
 directory.
 
-A rank whose weights are sharded cannot halve its micro-batch and go on by itself: the others are in the middle of the
-same pass. So it notes the half and ends, the others find the note, and the run is started again. Without torch, for
-launchers.
+A rank whose weights are sharded cannot halve its micro-batch by itself: the others are in the middle of the same pass.
+So it writes the half as a limit and ends, the others read the limit and end too, and the run is started again. Without
+torch, for launchers.
 """
-
-from __future__ import annotations
 
 import json
 
@@ -14,12 +12,12 @@ from ..files import read_mapping, write_text
 from ..naming import RunPaths
 
 
-def note(at: RunPaths, ranks: int, size: int):
-    """Leave micro-batches of `size` images to the attempts to come, on so many ranks."""
+def write_limit(at: RunPaths, ranks: int, size: int):
+    """Limit later attempts on this number of ranks to micro-batches of `size` images."""
     write_text(at.micro_batch, json.dumps({"ranks": ranks, "micro_batch": size}))
 
 
-def noted(at: RunPaths, ranks: int) -> int:
-    """Images of a micro-batch that an earlier attempt on so many ranks has left; 0 where none has."""
+def read_limit(at: RunPaths, ranks: int) -> int:
+    """The limit in images for this number of ranks; 0 where there is none."""
     found = read_mapping(at.micro_batch, {"micro_batch": int})
     return found.get("micro_batch", 0) if found.get("ranks") == ranks else 0

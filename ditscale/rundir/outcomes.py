@@ -1,9 +1,12 @@
-"""How an attempt may end before its run does. `state` is what attempts/NNNN.json then says; without torch, for
+"""How an attempt may end before its run does. `state` is what attempts/NNNN.json then says. Without torch, for
 launchers."""
 
-from __future__ import annotations
+import json
+import socket
+import time
 
 from ..errors import UserError
+from ..files import write_text
 from ..naming import RunPaths
 
 
@@ -13,25 +16,25 @@ class Stopped(Exception):
     state = "stopped"
 
     def __init__(self, at: RunPaths, images: int, n_images: int):
-        super().__init__(f"{at.root}: stopped at {images} of {n_images} images; the same command goes on from there")
+        super().__init__(f"{at.root}: stopped at {images} of {n_images} images; rerun the same command to resume")
 
 
 class OutOfMemory(Stopped):
-    """Memory ran out on shards; the run resumes with micro-batches of `size` images."""
+    """A rank with sharded weights ran out of memory; the run resumes with micro-batches of `size` images."""
 
     def __init__(self, size: int):
-        Exception.__init__(self, f"out of memory; the same command goes on with micro-batches of {size} images")
+        Exception.__init__(self, f"out of memory; rerun the same command to resume with micro-batches of {size} images")
         self.size = size
 
 
 class RankLost(Stopped):
-    """Another rank of the run has ended before its time; the run resumes."""
+    """Another rank of the run has died; the run resumes."""
 
     state = "lost"
 
     def __init__(self, at: RunPaths):
         Exception.__init__(
-            self, f"{at.root}: a rank of this run has ended; the same command goes on from the last checkpoint"
+            self, f"{at.root}: a rank of this run has died; rerun the same command to resume from the last checkpoint"
         )
 
 
@@ -42,12 +45,21 @@ class Diverged(UserError):
 
 
 class Fenced(SystemExit):
-    """A newer attempt is the writer of this run. Not an error of the run: nothing is noted."""
+    """A newer attempt is the writer of this run. Not a failure of the run, so failure.json is not written."""
 
     state = "fenced"
 
 
 class Closed(UserError):
-    """Rank 0 has nothing to do here; nor have the others."""
+    """Rank 0 declined this run (finished or busy elsewhere); the other ranks exit too."""
 
     state = "busy"
+
+
+def note_failure(at: RunPaths, reason: str):
+    """Write failure.json, which `status` shows. On a full disk nothing is written: the error itself goes to the log."""
+    content = {"reason": " ".join(reason.split()), "unix": time.time(), "host": socket.gethostname()}
+    try:
+        write_text(at.failure, json.dumps(content))
+    except UserError:
+        pass

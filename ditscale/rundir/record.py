@@ -1,34 +1,34 @@
 """The record of one run: metrics.h5, complete after any kill.
 
-What survives a SIGKILL was measured: datasets that are all made up front, of fixed length, written in place and
+What survives a SIGKILL was measured: datasets of fixed length that are all created up front, written in place and
 flushed, lost nothing in 150 kills; files whose structure grows were lost whole. So a record has its final structure
-from its first moment: one row for every training step the plan gives, rows not yet reached hold images = 0. A resumed
-attempt rewrites the rows it repeats, so no row is ever there twice.
+from the start: one row for every training step of the plan, with images = 0 in rows not reached yet. A resumed attempt
+rewrites the rows it repeats, so no row is there twice.
 
 Fencing: an attempt opens the record by copying it, then renames the copy over the original. A process of an older
-attempt that still lives (on a lost node, say) keeps writing to a file that no longer has a name.
+attempt that still lives (on a lost node, for example) keeps writing to a file that no longer has a name.
 
 Layout (attributes `layout` = 2, `run` = text of run.yaml, and, of a rehearsed run alone, `rehearsal`):
     steps        [steps]        images, loss, loss_ema, grad_norm, lr, elapsed_s
     validation   [sets]         dataset, images, loss, loss_se, raw_loss, elapsed_s
     samples      [sets, n]      each validation triple's loss with EMA weights, for paired differences of runs
-    attempts     [1000]         started_unix, ended_unix, from_images, pid, ranks, host, ended, and what was MEASURED
+    attempts     [1000]         started_unix, ended_unix, from_images, pid, ranks, host, ended, and MEASURED
     state        scalar         planned, running, stopped, diverged, finished
-Layout 1 lacks what was measured: it is read like 2, and the next attempt at the run makes it 2.
+Layout 1 lacks MEASURED: it is read like 2, and the next attempt at the run converts it.
 """
-
-from __future__ import annotations
 
 import os
 import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Iterator
 
 import h5py
 import numpy as np
 
-from ..errors import UserError
-from ..files import remedy, remove
+from ..errors import UserError, command
+from ..files import remove, unwritable
 
 LAYOUT, LAYOUTS = 2, (1, 2)  # what is written, and what is read
 STEP = np.dtype(
@@ -37,32 +37,25 @@ STEP = np.dtype(
 VALIDATION = np.dtype(
     [("dataset", "S64"), ("images", "i8"), ("loss", "f8"), ("loss_se", "f8"), ("raw_loss", "f8"), ("elapsed_s", "f8")]
 )
-MEASURED = np.dtype(  # of one attempt's training steps, all ranks together; 0 or "" is unknown
+MEASURED = np.dtype(  # of the training steps of one attempt on all its ranks; 0 or "" is unknown
     [
         ("device", "S48"),
-        ("sharding", "S9"),  # how weights lay over ranks
-        ("micro_batch", "i4"),  # images that a rank put through the model at once
-        ("halvings", "i4"),  # of the micro-batch, for want of memory
+        ("sharding", "S9"),  # of the weights over ranks
+        ("micro_batch", "i4"),  # images of a rank in one pass through the model
+        ("halvings", "i4"),  # of the micro-batch, because memory ran out
         ("skipped", "i4"),  # steps whose gradient was not finite
         ("images_per_s", "f4"),
         ("tokens_per_s", "f4"),
-        ("flops_per_s", "f4"),  # of the model, exact, recomputation not counted
-        ("mfu", "f4"),  # of the ranks' stated peak
+        ("flops_per_s", "f4"),  # of the model, exact, without recomputation
+        ("mfu", "f4"),  # relative to the ranks' stated peak
         ("data_wait_s", "f4"),  # of the slowest rank
         ("peak_memory_bytes", "i8"),  # of the fullest rank: of its GPU, or of the process
         ("energy_j", "f4"),  # of the GPUs
     ]
 )
 ATTEMPT = np.dtype(
-    [
-        ("started_unix", "f8"),
-        ("ended_unix", "f8"),
-        ("from_images", "i8"),
-        ("pid", "i8"),
-        ("ranks", "i4"),
-        ("host", "S64"),
-        ("ended", "S16"),
-    ]
+    [("started_unix", "f8"), ("ended_unix", "f8"), ("from_images", "i8"), ("pid", "i8"), ("ranks", "i4")]
+    + [("host", "S64"), ("ended", "S16")]
     + MEASURED.descr
 )
 STATES = ("planned", "running", "stopped", "diverged", "finished")
@@ -70,48 +63,43 @@ MAX_ATTEMPTS = 1000
 
 
 class Record:
-    """The writer. One process at a time holds it (lock.py); errors of the disk surface as UserError."""
+    """The writer. One process at a time has it open (lock.py); errors of the disk are raised as UserError."""
 
     def __init__(
         self, path: Path, run_text: str, steps: int, datasets: list[str], n_validation: int, rehearsal: str = ""
     ):
-        """Open the record for a new attempt, making it when there is none. Raises UserError when it is damaged.
-
-        rehearsal: where the losses come from, if not from training.
-        """
+        """Open the record for a new attempt, or create it. Raises UserError when it is damaged. `rehearsal`: where the
+        losses come from, if not from training."""
         self.path, self.beside = Path(path), Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
         try:
             if self.path.exists():
-                read_state(self.path)  # a damaged file is an error here, not after hours of training
+                read_state(self.path)  # A damaged file is an error now, not after hours of training.
                 shutil.copyfile(self.path, self.beside)
             else:
-                self._make(run_text, steps, datasets, n_validation, rehearsal)
+                self._make(run_text, steps, len(datasets), n_validation, rehearsal)
             with open(self.beside, "rb+") as file:
                 os.fsync(file.fileno())
             self.file = h5py.File(self.beside, "r+", locking=False)
             if self.file.attrs["layout"] < LAYOUT:
-                self._renew()
+                self._convert()
             os.replace(self.beside, self.path)
-        except (OSError, RuntimeError) as error:  # h5py has both for a write that failed
+        except (OSError, RuntimeError) as error:  # h5py raises either for a write that failed.
             remove(self.beside)
             raise _full(self.path, error) from None
         self.attempt = min(int(np.count_nonzero(self.file["attempts"]["started_unix"])), MAX_ATTEMPTS - 1)
 
-    def _make(self, run_text: str, steps: int, datasets: list[str], n_validation: int, rehearsal: str):
+    def _make(self, run_text: str, steps: int, datasets: int, n_validation: int, rehearsal: str):
         with h5py.File(self.beside, "w") as file:
-            file.attrs["layout"] = LAYOUT
-            file.attrs["run"] = run_text
-            if rehearsal:
-                file.attrs["rehearsal"] = rehearsal
+            file.attrs.update({"layout": LAYOUT, "run": run_text} | ({"rehearsal": rehearsal} if rehearsal else {}))
             _fixed(file, "steps", (steps,), STEP)
-            _fixed(file, "validation", (len(datasets),), VALIDATION)
-            _fixed(file, "samples", (len(datasets), n_validation), np.dtype("f4"))
+            _fixed(file, "validation", (datasets,), VALIDATION)
+            _fixed(file, "samples", (datasets, n_validation), np.dtype("f4"))
             _fixed(file, "attempts", (MAX_ATTEMPTS,), ATTEMPT)
             _fixed(file, "state", (), np.dtype("S16"))
             file["state"][()] = b"planned"
 
-    def _renew(self):
-        """A record of layout 1 gets the fields that it lacks."""
+    def _convert(self):
+        """Add the fields that a record of layout 1 lacks."""
         before = self.file["attempts"][:]
         del self.file["attempts"]
         _fixed(self.file, "attempts", (MAX_ATTEMPTS,), ATTEMPT)
@@ -120,30 +108,23 @@ class Record:
         self.file.flush()
 
     def begin(self, started_unix: float, from_images: int, ranks: int, host: str):
-        """Open a row for this attempt; the state is then `running`."""
+        """Open a row for this attempt, and set the state to running."""
         row = np.zeros((), ATTEMPT)
-        row["started_unix"], row["from_images"], row["pid"], row["ranks"] = (
-            started_unix,
-            from_images,
-            os.getpid(),
-            ranks,
-        )
-        row["host"] = host.encode()[:64]
+        row["started_unix"], row["from_images"], row["ranks"] = started_unix, from_images, ranks
+        row["pid"], row["host"] = os.getpid(), host.encode()[:64]
         self._write("attempts", self.attempt, row)
         self.set_state("running")
 
-    def measure(self, measured: dict):
-        """Values of this attempt, by the names of MEASURED; what was given before and is not given now stays."""
+    def measure(self, measured: dict[str, Any]):
+        """Write values of this attempt, by the names of ATTEMPT; those not given keep their value."""
         row = self.file["attempts"][self.attempt]
         for name, value in measured.items():
             row[name] = value
         self._write("attempts", self.attempt, row)
 
     def end(self, state: str, ended_unix: float):
-        """Close this attempt's row with the state it leaves the run in."""
-        row = self.file["attempts"][self.attempt]
-        row["ended_unix"], row["ended"] = ended_unix, state.encode()
-        self._write("attempts", self.attempt, row)
+        """Close this attempt's row with the state in which it leaves the run."""
+        self.measure({"ended_unix": ended_unix, "ended": state.encode()})
         self.set_state(state)
 
     def set_state(self, state: str):
@@ -152,15 +133,15 @@ class Record:
         self._write("state", (), state.encode())
 
     def write_steps(self, first: int, rows: np.ndarray):
-        """Rows of dtype STEP for the steps first, first + 1, ... (counted from 0)."""
+        """Write rows of dtype STEP for the steps first, first + 1, ... (counted from 0)."""
         self._write("steps", slice(first, first + len(rows)), rows)
 
     def write_validation(self, index: int, row: np.ndarray, samples: np.ndarray):
-        """A row of dtype VALIDATION and its per-triple losses, for data set number `index`. The row goes last."""
+        """Write a row of dtype VALIDATION, after its per-triple losses, for data set number `index`."""
         self._write("samples", index, samples)
         self._write("validation", index, row)
 
-    def _write(self, name: str, where, value):
+    def _write(self, name: str, where: Any, value: Any):
         try:
             self.file[name][where] = value
             self.file.flush()
@@ -173,14 +154,14 @@ class Record:
 
 def _with_all_fields(rows: np.ndarray) -> np.ndarray:
     """Rows of dtype ATTEMPT, from those of any layout."""
-    made = np.zeros(len(rows), ATTEMPT)
-    for name in rows.dtype.names:
-        made[name] = rows[name]
-    return made
+    complete = np.zeros(len(rows), ATTEMPT)
+    for name in rows.dtype.names or ():
+        complete[name] = rows[name]
+    return complete
 
 
-def _fixed(file, name: str, shape: tuple, dtype: np.dtype):
-    """A contiguous dataset whose space is taken, and zeroed, now."""
+def _fixed(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype):
+    """Create a contiguous dataset whose space is allocated, and zeroed, now."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     space = h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
@@ -188,11 +169,10 @@ def _fixed(file, name: str, shape: tuple, dtype: np.dtype):
 
 
 def _full(path: Path, error: Exception) -> UserError:
-    in_words = re.search(r"errno = (\d+)", str(error))  # HDF5 has the number in its text
-    number = getattr(error, "errno", None) or int(in_words[1] if in_words else 0)
+    in_text = re.search(r"errno = (\d+)", str(error))  # HDF5 has the number in its text.
+    number = getattr(error, "errno", None) or int(in_text[1] if in_text else 0)
     reason = os.strerror(number) if number else str(error).split("(")[0].strip()
-    first = remedy(OSError(number, reason), path)
-    return UserError(f"{path}: cannot be written ({reason}); {first}, then run again: nothing before is lost")
+    return unwritable(path, OSError(number, reason), "run again: nothing recorded so far is lost")
 
 
 # ------------------------------------------------------------------------------------------------------------- readers
@@ -204,27 +184,23 @@ class Damaged(UserError):
 
 def open_record(path: Path) -> h5py.File:
     """Open a record for reading, beside its writer. Raises Damaged with what is wrong and what to do."""
-    path = Path(path)
-    remedy = f"move it away and run `ditscale run {path.parent}` again"
+    path, remedy = Path(path), f"move it away, then {command('run', Path(path).parent)}"
+    if not path.exists():
+        raise Damaged(f"{path}: is missing; the run has not started, or its record was moved away")
     if not path.is_file():
-        if path.exists():
-            raise Damaged(f"{path}: is not a file; {remedy}")
-        raise Damaged(f"{path}: is missing; the run has not started (or its record was moved away)")
+        raise Damaged(f"{path}: is not a file; {remedy}")
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError:
         raise Damaged(f"{path}: is truncated or not HDF5; {remedy}") from None
-    if file.attrs.get("layout") not in LAYOUTS or any(
-        name not in file for name in ("steps", "validation", "attempts", "state")
-    ):
+    if file.attrs.get("layout") not in LAYOUTS or not {"steps", "validation", "attempts", "state"} <= set(file):
         file.close()
         raise Damaged(f"{path}: is not a run record of layout {LAYOUT}; {remedy}")
     return file
 
 
 def is_full(path: Path) -> bool:
-    """Whether a record holds all steps and validation losses of its run, whatever its state. Raises as open_record
-    does."""
+    """Whether a record has all steps and validation losses of its run, whatever its state. Raises Damaged."""
     if not Path(path).is_file():
         return False
     with open_record(path) as file:
@@ -232,7 +208,7 @@ def is_full(path: Path) -> bool:
 
 
 def read_state(path: Path) -> str:
-    """One of STATES; "planned" when there is no record yet."""
+    """One of STATES; "planned" when there is no record yet. Raises as open_record does."""
     if not Path(path).exists():
         return "planned"
     with open_record(path) as file:
@@ -240,48 +216,33 @@ def read_state(path: Path) -> str:
 
 
 def read_end(path: Path) -> tuple[str, float | None]:
-    """One of STATES, and of a finished run the loss in domain: all that a status wants of a record.
-
-    Reads with HDF5's own calls: h5py's conveniences cost four times as much, and a status reads thousands of records.
-    Whatever is unusual goes through open_record, which says what is wrong.
-    """
+    """One of STATES, and the in-domain loss of a finished run. It uses HDF5's own calls: h5py's conveniences take four
+    times as long, and a status reads thousands of records. Anything unusual goes through open_record."""
     try:
-        file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, _UNLOCKED)
-    except OSError:
-        return read_state(path), None
-    try:
-        state = _value(file, b"state", np.zeros(1, "S16"))[0].decode()
-        sets = h5py.h5d.open(file, b"validation").shape[0]
-        loss = float(_value(file, b"validation", np.zeros(sets, [("loss", "f8")]))["loss"][0])
+        with _opened(path) as file:
+            state = _value(file, b"state", np.zeros(1, "S16"))[0].decode()
+            sets = h5py.h5d.open(file, b"validation").shape[0]
+            loss = float(_value(file, b"validation", np.zeros(sets, [("loss", "f8")]))["loss"][0])
     except (KeyError, OSError):
         return read_state(path), None
-    finally:
-        file.close()
     return state, loss if state == "finished" else None
 
 
 def read_skipped(path: Path) -> int:
-    """Steps that a run's attempts skipped, as they have counted them; 0 where that is not known. A status reads it, so
-    it is not counted in the steps, of which there may be a million, and HDF5 says only where the rows are: to turn
-    their many fields into ours takes it several times as long.
-    """
+    """Steps that a run's attempts skipped; 0 where that is not known. Read from the attempts, since there may be a
+    million steps, and at HDF5's offset in the file, since HDF5 takes several times as long to convert the rows."""
     try:
-        file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, _UNLOCKED)
-    except OSError:
-        return 0
-    try:
-        attempts = h5py.h5d.open(file, b"attempts")
-        offset, n, size = attempts.get_offset(), attempts.shape[0], attempts.get_storage_size()
+        with _opened(path) as file:
+            attempts = h5py.h5d.open(file, b"attempts")
+            offset, n, size = attempts.get_offset(), attempts.shape[0], attempts.get_storage_size()
     except (KeyError, OSError):
         return 0
-    finally:
-        file.close()
-    if offset is None or size != n * ATTEMPT.itemsize:  # of layout 1
+    if offset is None or size != n * ATTEMPT.itemsize:  # It is of layout 1.
         return 0
     skipped = 0
     with open(path, "rb") as file:
         file.seek(offset)
-        for first in range(0, n, 16):  # nearly all runs have a few attempts, of the many there is space for
+        for first in range(0, n, 16):  # Nearly all runs have a few attempts, and there is space for many.
             rows = np.fromfile(file, ATTEMPT, min(16, n - first))
             skipped += int(rows["skipped"].sum())
             if not rows["started_unix"].all():
@@ -290,11 +251,20 @@ def read_skipped(path: Path) -> int:
 
 
 def skipped_note(skipped: int, steps: int) -> str:
-    """What to say of the skipped ones of a run's steps: nothing up to 1 % of them."""
+    """What to say about skipped steps of a run; "" up to 1 % of them."""
     return f"{skipped} of {steps} steps skipped: their gradient was not finite" if skipped > 0.01 * steps else ""
 
 
-def _value(file, name: bytes, into: np.ndarray) -> np.ndarray:
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.h5f.FileID]:
+    file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, _UNLOCKED)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def _value(file: h5py.h5f.FileID, name: bytes, into: np.ndarray) -> np.ndarray:
     h5py.h5d.open(file, name).read(h5py.h5s.ALL, h5py.h5s.ALL, into)
     return into
 
@@ -311,7 +281,7 @@ def read_steps(file: h5py.File) -> np.ndarray:
 
 
 def read_validation(file: h5py.File) -> np.ndarray:
-    """The validations made so far, dtype VALIDATION, in-domain first."""
+    """The validation losses so far, dtype VALIDATION, in-domain first."""
     rows = file["validation"][:]
     return rows[rows["images"] > 0]
 

@@ -1,28 +1,26 @@
-"""What the one process that writes a run's directory does, whatever its steps compute: lock, signs of life, record and
-end.
+"""What the one process that writes a run's directory does, whatever its steps compute: lock, heartbeat, record and end.
 
-loop.py trains with it, rehearsed.py rehearses; neither torch nor a model is known here.
+train/loop.py and train/rehearsed.py use it. Without torch.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import socket
 import time
 from contextlib import contextmanager
+from typing import Any, Iterator
 
 import numpy as np
 
 from ..config import dump_yaml, plain
 from ..errors import UserError
-from ..files import write_text
 from ..naming import RunPaths
 from ..plan.run import Run
 from . import checkpoints, fencing
 from .heartbeat import EVERY_S, Heartbeat
 from .lock import RunLock
-from .outcomes import Diverged, Stopped
+from .outcomes import Diverged, Stopped, note_failure
 from .record import Record
 from .strata import standard_error
 
@@ -30,44 +28,31 @@ LOSS_EMA = 0.9  # the paper smooths the training loss with this coefficient
 
 
 @contextmanager
-def holding(at: RunPaths, lock: RunLock | None = None):
-    """Hold the run's lock, or take over `lock`; what goes wrong inside, but for a request to stop, is noted in
-    failure.json.
-
-    Raises UserError when another process has the lock, and Fenced when a newer attempt is the writer: then nothing is
-    noted, for the directory is the other's.
-    """
+def owning_run(at: RunPaths, lock: RunLock | None = None) -> Iterator[None]:
+    """Take the run's lock, or take over `lock`, for the `with` block. An error inside, but not a request to stop, is
+    written to failure.json. Raises UserError when another process has the lock, and Fenced when a newer attempt is the
+    writer: then failure.json belongs to the other."""
     lock = lock or RunLock(at.lock)
     try:
         yield
     except Stopped:
         raise
     except Exception as error:
-        fencing.check(at.root)
-        _note_failure(at, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        fencing.check()
+        note_failure(at, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         raise
     finally:
         lock.release()
 
 
-def _note_failure(at: RunPaths, reason: str):
-    content = {"reason": " ".join(reason.split()), "unix": time.time(), "host": socket.gethostname()}
-    try:
-        write_text(at.failure, json.dumps(content))
-    except UserError:
-        pass  # a full disk: the error itself is on its way to the log
-
-
 class Writer:
-    """One attempt's record and heartbeat, open from its start at `images` until the `with` block is left.
-
-    Leaving it by Stopped or Diverged gives the record that state. `beat_s`: seconds between signs of life.
-    """
+    """One attempt's record and heartbeat, open from its start at `images` until the `with` block is left. Leaving it by
+    Stopped or Diverged gives the record that state. `beat_s`: seconds between heartbeats."""
 
     def __init__(
         self, at: RunPaths, run: Run, images: int, ranks: int, begun: np.ndarray | None = None, beat_s: float = EVERY_S
     ):
-        """begun: the run's first rows, of dtype STEP, where they were recorded elsewhere."""
+        """begun: the first rows of a nested run, of dtype STEP, which its parent run has recorded."""
         self.at, self.run = at, run
         self.heart = Heartbeat(at.heartbeat, run.n_images, beat_s)
         self.beat("starting", images, None, force=True)
@@ -77,14 +62,14 @@ class Writer:
         self.record.begin(time.time(), images, ranks, socket.gethostname())
         if begun is not None:
             self.record.write_steps(0, begun)
-        # training seconds that earlier attempts spent on the images the run keeps
+        # Training seconds that earlier attempts spent on the images that the run keeps.
         last = images // run.recipe.batch_size - 1
         self.elapsed_before = float(self.record.file["steps"][last]["elapsed_s"]) if images else 0.0
 
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(self, kind, reason, trace):
+    def __exit__(self, _kind: Any, reason: BaseException | None, _trace: Any) -> None:
         try:
             if isinstance(reason, (Stopped, Diverged)):
                 self.record.end("stopped" if isinstance(reason, Stopped) else "diverged", time.time())
@@ -92,25 +77,25 @@ class Writer:
             self.record.close()
 
     def beat(self, phase: str, images: int, loss: float | None, force: bool = False):
-        """A sign of life, if one is due or `force`; raises Fenced when a newer attempt writes this run."""
+        """Write the heartbeat, if it is due or with `force`; raises Fenced when a newer attempt writes this run."""
         self.heart.beat(phase, images, loss, self.run.flops_per_image, force)
 
     def write_steps(self, first: int, rows: np.ndarray):
-        """Rows of dtype STEP from step number `first` (from 0) on, then a sign of life that tells of them."""
+        """Record rows of dtype STEP from step number `first` (from 0) on, then the heartbeat."""
         self.record.write_steps(first, rows)
         self.beat("training", int(rows["images"][-1]), float(rows["loss_ema"][-1]))
 
-    def measure(self, measured: dict):
-        """What the attempt has measured so far, by the names of MEASURED (rundir/record.py)."""
+    def measure(self, measured: dict[str, Any]):
+        """Record what the attempt has measured so far, by the names of MEASURED (record.py)."""
         self.record.measure(measured)
 
     def write_validation(self, index: int, row: np.ndarray, samples: np.ndarray):
-        """A data set's row of dtype VALIDATION, its standard error filled in from the per-triple losses `samples`."""
+        """Record a data set's row of dtype VALIDATION; its standard error is that of the per-triple losses."""
         row["loss_se"] = standard_error(samples)
         self.record.write_validation(index, row, samples)
 
     def finish(self):
-        """All is saved and measured: say finished, and delete what only served to resume."""
+        """All is saved and measured: set the state to finished and delete the checkpoints for resuming."""
         self.record.end("finished", time.time())
         checkpoints.clear(self.at.checkpoint)
 

@@ -1,11 +1,9 @@
 """Errors of stratified means: validation triples carry one timestep of each of n equal strata, in order."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import expit, ndtri
 
-MOST_LEVELS, FEWEST_STRATA = 10, 10  # levels of noise, and strata in one
+MOST_LEVELS, FEWEST_STRATA = 10, 10  # noise levels, and strata in each
 
 
 def covariance(samples: np.ndarray) -> np.ndarray:
@@ -26,8 +24,8 @@ def standard_error(samples: np.ndarray) -> float:
 
 
 def noise_levels(n: int, timesteps: str) -> np.ndarray:
-    """Borders [L + 1] in t of equally many of n strata, ten levels or, so that each has ten, fewer; from the timesteps'
-    distribution as diffusion/rectified_flow.py has it."""
+    """Borders [L + 1] in t of noise levels that have equally many of the n strata: ten levels, or fewer so that each
+    has ten strata. `timesteps` names the distribution of diffusion/rectified_flow.py."""
     u = np.linspace(0, n, max(1, min(MOST_LEVELS, n // FEWEST_STRATA)) + 1).round() / n
     return expit(ndtri(u)) if timesteps == "logit-normal" else u
 
@@ -40,16 +38,16 @@ def losses_of_levels(samples: np.ndarray, levels: int) -> np.ndarray:
 
 
 def controlled(samples: np.ndarray, control: np.ndarray, window: int = 64) -> np.ndarray:
-    """Stratified samples [n] less what a control [n] of known mean 0 explains of them: the same mean, less noise.
+    """Stratified samples [n] minus what a control variate [n] of known mean 0 explains: the same mean, less noise.
 
     A regression estimator (Cochran, chapter 7) whose slopes follow the strata: each sample takes its slope from the
-    samples of the other parity in its window, of which it is independent, so no bias comes in.
+    samples of the other parity in its window, which are independent of it, so there is no bias.
     """
-    made = np.array(samples, dtype=float)
-    if len(made) < 8:
-        return made
-    for block in np.array_split(np.arange(len(made)), max(1, len(made) // window)):
+    reduced = np.array(samples, dtype=float)
+    if len(reduced) < 8:
+        return reduced
+    for block in np.array_split(np.arange(len(reduced)), max(1, len(reduced) // window)):
         for own, other in ((block[::2], block[1::2]), (block[1::2], block[::2])):
             y, z = samples[other], control[other]
-            made[own] -= (y - y.mean()) @ z / (z @ z) * control[own]
-    return made
+            reduced[own] -= (y - y.mean()) @ z / (z @ z) * control[own]
+    return reduced

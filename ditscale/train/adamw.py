@@ -1,7 +1,8 @@
 """AdamW (Loshchilov and Hutter, arXiv 1711.05101) by torch's fused kernel, called directly.
 
-It is what torch.optim.AdamW(fused=True) calls, to the bit. That class imports torch's compiler when it is made, two
-seconds of a CPU, and takes 0.4 ms of a step to get to the kernel: much, for the small runs of a study.
+It computes what torch.optim.AdamW(fused=True) does, to the bit. That class imports torch's compiler when it is made:
+1.2 s of CPU time, much for the small runs of a study; and its Python takes 3 % of a step at 48x2
+(docs/measured/speed-detours.md).
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ EPS = 1e-8
 
 
 class AdamW:
-    """Steps of weights, in place. `exp_avg`, `exp_avg_sq`: the moments, in the order of the weights; `steps`: how many
-    were taken, a scalar on the device."""
+    """Updates weights in place. `exp_avg`, `exp_avg_sq`: each weight's moments. `steps`: the number of steps so far, a
+    scalar on the device."""
 
     def __init__(self, groups: list[dict], beta1: float, beta2: float):
         """groups: tensors as `params` whose `grad` is set at each step, with `rate_factor` and `weight_decay`
@@ -23,15 +24,15 @@ class AdamW:
         weights = [w for group in groups for w in group["params"]]
         self.exp_avg, self.exp_avg_sq = ({w: torch.zeros_like(w) for w in weights} for _ in range(2))
         self.steps = torch.zeros((), device=weights[0].device)
-        self.rate = torch.zeros_like(self.steps) if self.steps.is_cuda else 0.0
+        self.rate: Tensor | float = torch.zeros_like(self.steps) if self.steps.is_cuda else 0.0
 
-    def pace(self, rate: float):
-        """The rate of the next step. On a GPU it lies on the device, where a recorded step (step.py) reads it."""
+    def set_rate(self, rate: float):
+        """Set the rate of the next step. On a GPU it lies on the device, where a recorded step (step.py) reads it."""
         self.rate = self.rate.fill_(rate) if isinstance(self.rate, Tensor) else rate
 
     @torch.no_grad()
     def step(self, scale: Tensor, skip: Tensor):
-        """A step with the gradients divided by `scale`; none at all where `skip` is 1. Both are scalars on the
+        """Take a step with the gradients divided by `scale`; none at all where `skip` is 1. Both are scalars on the
         device."""
         self.steps += 1
         for group in self.groups:

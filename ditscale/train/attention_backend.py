@@ -1,8 +1,8 @@
-"""Which of torch's attention kernels a bf16 run on a GPU takes: as `execution.attention` says, flash or cudnn, else
-those that are quicker there, at the run's shapes.
+"""The attention backend of a bf16 run on a GPU: flash or cudnn, as `execution.attention` says, or the faster of the two
+at the run's shapes.
 
-torch prefers FlashAttention 2. On Hopper and later cuDNN's kernels can be quicker, and with other shapes or versions
-slower, or not there: so both do a block's attention a few times when training starts, which takes a fraction of a
+torch prefers FlashAttention 2. On Hopper and later GPUs cuDNN's kernels can be faster; with other shapes or versions
+they are slower, or missing. So both compute a block's attention a few times when training starts: a fraction of a
 second.
 """
 
@@ -10,87 +10,90 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from typing import Callable, ContextManager, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..distributed.ranks import Ranks
+from ..logs import log
 from ..model.blocks import attend
 from ..plan.run import Run
 
 FLASH, CUDNN = SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION
-OTHERS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # for what the preferred ones do not take, fp32 for one
-IMAGES = 32  # at most: of a real step, enough to fill a GPU
-ALIKE = 0.02  # of the largest value: bf16's rounding, where two kernels compute the same
-GAIN = 0.97  # of the time: less is noise
+FALLBACKS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # For what the others do not support, such as fp32.
+MAX_IMAGES = 32  # Largest batch of the trial: enough to fill a GPU.
+TOLERANCE = 0.02  # Difference of two kernels' results that is rounding in bf16, of the largest value.
+MAX_TIME_RATIO = 0.97  # Of cuDNN's time to Flash's, for cuDNN to be used: a smaller gain is noise.
 
 
 @contextmanager
-def chosen(run: Run, ranks: Ranks):
-    """In here, and in what is compiled or recorded in here, attention is computed by those kernels, on all ranks
-    alike."""
+def selected(run: Run, ranks: Ranks) -> Iterator[None]:
+    """A context in which attention uses the run's backend, the same on all ranks; so does what is compiled in it."""
     if ranks.device.type != "cuda" or run.recipe.precision != "bf16":
         yield
         return
-    asked = run.execution.attention
-    cudnn = asked == "cudnn"
-    if asked == "quickest":
-        cudnn = ranks.broadcast(ranks.first and _cudnn_gains(run, ranks.device))
-    with preferring(CUDNN if cudnn else FLASH):
+    cudnn = run.execution.attention == "cudnn"
+    if run.execution.attention == "quickest":
+        cudnn = ranks.broadcast(ranks.first and _cudnn_is_faster(run, ranks.device))
+    with prefer(CUDNN if cudnn else FLASH):
         yield
 
 
-def preferring(kernels: SDPBackend):
-    """A context in which these kernels are taken, and others only for what they cannot do."""
-    return sdpa_kernel([kernels, *(other for other in (FLASH, CUDNN) if other != kernels), *OTHERS], set_priority=True)
+def prefer(backend: SDPBackend) -> ContextManager:
+    """A context in which this backend comes first, and others are used only for what it does not support."""
+    return sdpa_kernel(
+        [backend, *(other for other in (FLASH, CUDNN) if other != backend), *FALLBACKS], set_priority=True
+    )
 
 
-def _cudnn_gains(run: Run, device: torch.device) -> bool:
-    """Whether cuDNN's kernels compute the same as Flash's, and quicker. Any error of theirs means no."""
+def _cudnn_is_faster(run: Run, device: torch.device) -> bool:
+    """Whether cuDNN's kernels compute the same as Flash's, in less time. Any error of theirs means no."""
     step = _attention(run, device)
     try:
-        with preferring(FLASH):
+        with prefer(FLASH):
             expected, flash_s = step(), _seconds(step)
-        with preferring(CUDNN):
-            found, cudnn_s = step(), _seconds(step)
+        with prefer(CUDNN):
+            results, cudnn_s = step(), _seconds(step)
     except RuntimeError as error:
-        print(f"attention: Flash; trying cuDNN failed: {(str(error).splitlines() or ['?'])[0]}", flush=True)
+        log.info(f"attention: Flash; trying cuDNN failed: {(str(error).splitlines() or ['?'])[0]}")
         return False
-    same = all(alike(a, b) for a, b in zip(expected, found))
-    gains = same and cudnn_s < GAIN * flash_s
-    told = f"takes {cudnn_s / flash_s:.2f} of Flash's time" if same else "computes something else than Flash"
-    print(f"attention: {'cuDNN' if gains else 'Flash'}; cuDNN {told}", flush=True)
-    return gains
+    equal = all(nearly_equal(a, b) for a, b in zip(expected, results))
+    faster = equal and cudnn_s < MAX_TIME_RATIO * flash_s
+    reason = f"takes {cudnn_s / flash_s:.2f} of Flash's time" if equal else "gives different results from Flash"
+    log.info(f"attention: {'cuDNN' if faster else 'Flash'}; cuDNN {reason}")
+    return faster
 
 
-def _attention(run: Run, device: torch.device):
-    """A function that does the attention of a block of the run's, forward and backward, for a few images, and returns
-    what it makes and the gradients."""
+def _attention(run: Run, device: torch.device) -> Callable[[], list[Tensor]]:
+    """A function that computes the attention of one of the run's blocks, forward and backward, for a few images; it
+    returns the results and the gradients."""
     shape, generator = run.shape, torch.Generator(device).manual_seed(0)
-    heads, images = shape.width // shape.head_size, min(run.recipe.batch_size, IMAGES)
-    parts = lambda tokens, n: torch.randn(
+    heads, images = shape.width // shape.head_size, min(run.recipe.batch_size, MAX_IMAGES)
+    draw = lambda tokens, n: torch.randn(
         images, tokens, n, heads, shape.head_size, device=device, dtype=torch.bfloat16, generator=generator
     ).requires_grad_()
-    inputs = [[parts(run.tokens_per_image, 3)]]  # as the projections have them, see model/blocks.py
+    # The inputs of each attention, as the projections make them (model/blocks.py).
+    inputs = [[draw(run.tokens_per_image, 3)]]
     if shape.design == "crossattention":
-        inputs.append([parts(run.tokens_per_image, 1), parts(1 + shape.text_length, 2)])
+        inputs.append([draw(run.tokens_per_image, 1), draw(1 + shape.text_length, 2)])
 
     def step() -> list[Tensor]:
-        made = [attend(*(part for tensor in of_one for part in tensor.unbind(2))) for of_one in inputs]
-        leaves = [tensor for of_one in inputs for tensor in of_one]
-        return [*made, *torch.autograd.grad(made, leaves, [torch.ones_like(part) for part in made])]
+        results = [attend(*(part for tensor in tensors for part in tensor.unbind(2))) for tensors in inputs]
+        leaves = [tensor for tensors in inputs for tensor in tensors]
+        return [*results, *torch.autograd.grad(results, leaves, [torch.ones_like(result) for result in results])]
 
     return step
 
 
-def alike(a: Tensor, b: Tensor) -> bool:
-    """Whether they are equal up to rounding in bf16. What is not finite is like nothing."""
-    return bool((a - b).float().abs().max() <= ALIKE * a.float().abs().max())
+def nearly_equal(a: Tensor, b: Tensor) -> bool:
+    """Whether they are equal up to rounding in bf16. What is not finite equals nothing."""
+    return bool((a - b).float().abs().max() <= TOLERANCE * a.float().abs().max())
 
 
-def _seconds(step, times: int = 10) -> float:
-    """The best of three rounds."""
+def _seconds(step: Callable[[], object], times: int = 10) -> float:
+    """Of `times` calls: the best of three rounds."""
     best = float("inf")
     for _ in range(3):
         torch.cuda.synchronize()

@@ -4,8 +4,8 @@ stream."""
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Callable, Iterable, Iterator, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,59 +13,62 @@ from torch import Tensor
 from ..data.captions import Dropout
 from ..data.source import Source
 from ..diffusion.rectified_flow import Noise
+from ..distributed.ranks import Ranks
 
-CHUNK = 1024  # images made at once: one call's overhead is shared by many steps
-AHEAD = 2  # chunks made for a GPU before it asks for them; a CPU that trains has no core to spare
+CHUNK = 1024  # Images read at once, so that many steps share the overhead of one call.
+AHEAD = 2  # Chunks read before a GPU needs them. A CPU that trains has no core to spare for that.
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Batch(NamedTuple):
+    """n images of one step, or a micro-batch of them."""
+
+    x0: Tensor  # images [n, C, H, W]
+    text: Tensor  # [n, T] ids, or [n, T, text_dim] features
+    eps: Tensor  # noise [n, C, H, W]
+    t: Tensor  # timesteps [n]
+
+    def split(self, size: int) -> Iterator[Batch]:
+        return map(Batch._make, zip(*(part.split(size) for part in self)))
 
 
 def stream(
-    source: Source,
-    noise: Noise,
-    captions: Dropout,
-    first: int,
-    last: int,
-    batch_size: int,
-    rank: int,
-    world: int,
-    device,
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yield (x0, text, eps, t) of this rank for each batch from position `first` up to `last`.
+    source: Source, noise: Noise, captions: Dropout, positions: range, batch_size: int, ranks: Ranks
+) -> Iterator[Batch]:
+    """Yield this rank's share of each batch of the positions in the stream.
 
     Batch k holds positions k * batch_size onwards; rank r takes the r-th of `world` equal parts, in order, so the union
     over ranks is the same for every world size.
     """
-    share = batch_size // world
-    steps_at_once = max(1, CHUNK // share)
-    cuda = device.type == "cuda"
+    share = batch_size // ranks.world
+    chunk_size = max(1, CHUNK // share) * batch_size
+    cuda = ranks.device.type == "cuda"
 
-    def read(start: int) -> tuple[Tensor, Tensor, Tensor]:
-        index = (
-            torch.arange(start, min(last, start + steps_at_once * batch_size))
-            .view(-1, world, share)[:, rank]
-            .reshape(-1)
-        )
-        made = index, *source.stored(index)
-        return tuple(part.pin_memory() for part in made) if cuda else made
+    def read(start: int) -> list[Tensor]:
+        chunk = torch.arange(start, min(positions.stop, start + chunk_size))
+        index = chunk.view(-1, ranks.world, share)[:, ranks.rank].reshape(-1)
+        parts = [index, *source.read(index)]
+        return [part.pin_memory() for part in parts] if cuda else parts
 
-    starts = range(first, last, steps_at_once * batch_size)
+    starts = range(positions.start, positions.stop, chunk_size)
     for chunk in ahead(read, starts) if cuda else map(read, starts):
-        index, x0, text = (part.to(device, non_blocking=True) for part in chunk)
-        x0, text = source.ready(x0, text)  # here, not in the thread: a GPU has hardly anything to do for it
+        index, x0, text = (part.to(ranks.device, non_blocking=True) for part in chunk)
+        x0, text = source.normalise(x0, text)  # Here, not in the thread: it is little work for a GPU.
         text = captions(index, text)
-        eps, t = noise.draw(index, x0.shape)
-        yield from zip(*(part.split(share) for part in (x0, text, eps, t)))
+        yield from Batch(x0, text, *noise.draw(index, x0.shape)).split(share)
 
 
-def ahead(make: Callable, arguments: Iterable) -> Iterator:
+def ahead(make: Callable[[A], B], arguments: Iterable[A]) -> Iterator[B]:
     """`make` of each argument, in order; AHEAD of them are made in a thread before they are asked for."""
     with ThreadPoolExecutor(1, "ahead") as worker:
-        waiting = deque()
+        pending: deque[Future[B]] = deque()
         try:
             for argument in arguments:
-                waiting.append(worker.submit(make, argument))
-                if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(worker.submit(make, argument))
+                if len(pending) > AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             worker.shutdown(cancel_futures=True)

@@ -14,34 +14,37 @@ from torch import Tensor
 
 
 class EMA:
-    """Averages of a rank's weights, beside them in memory: averages[k] over windows[k], tensors as the weights are. The
-    first is the run's result. A window of 0 keeps a plain copy."""
+    """Averages of a rank's weights: averages[k] over windows[k], tensors as the weights are. The first is the run's
+    result. A window of 0 keeps a plain copy."""
 
     def __init__(self, weights: list[Tensor], windows: Sequence[float]):
         self.live, self.windows = [w.detach() for w in weights], tuple(windows)
         self.averages = [[w.clone() for w in self.live] for _ in self.windows]
+        # One update reads each weight for all windows in a row.
+        self._live = [w for w in self.live for _ in self.windows]
         self._averages = [a for of_one_weight in zip(*self.averages) for a in of_one_weight]
-        self._live = [w for w in self.live for _ in self.windows]  # each is read for all windows in a row
         device = self.live[0].device
-        self.shares = [torch.zeros((), device=device) if device.type == "cuda" else 0.0 for _ in self.windows]
+        self._shares: list[Tensor | float] = [
+            torch.zeros((), device=device) if device.type == "cuda" else 0.0 for _ in self.windows
+        ]
 
-    def pace(self, step: int):
-        """What the weights after optimiser step number `step`, counted from 1, count: 1 - beta of each window. On a GPU
-        these lie on the device, where a recorded step (step.py) reads them."""
-        for k, window in enumerate(self.windows):
-            share = 1 - (1 - 1 / step) ** (1 / window) if window else 1.0
-            self.shares[k] = self.shares[k].fill_(share) if isinstance(self.shares[k], Tensor) else share
+    def set_step(self, step: int):
+        """Set what the weights after optimiser step number `step`, counted from 1, count: 1 - beta of each window. On a
+        GPU these lie on the device, where a recorded step (step.py) reads them."""
+        for k, (window, share) in enumerate(zip(self.windows, self._shares)):
+            value = 1 - (1 - 1 / step) ** (1 / window) if window else 1.0
+            self._shares[k] = share.fill_(value) if isinstance(share, Tensor) else value
 
     @torch.no_grad()
     def update(self, skip: Tensor):
-        """After that step. `skip`: a scalar, 1 where it was skipped, else 0; on the device: here it is not known."""
-        shares = [share * (1 - skip) for share in self.shares]
+        """Average after that step. skip: a scalar on the device, 1 where the step was skipped, else 0."""
+        shares = [share * (1 - skip) for share in self._shares]
         torch._foreach_lerp_(self._averages, self._live, shares * len(self.live))
 
     @torch.no_grad()
     def swap(self):
         """Exchange the first window's averages and live weights; twice is the identity."""
         for weight, average in zip(self.live, self.averages[0]):
-            held = weight.clone()
+            copy = weight.clone()
             weight.copy_(average)
-            average.copy_(held)
+            average.copy_(copy)

@@ -1,103 +1,133 @@
-"""Nested runs: those that begin as this one does (plan/nest.py), measured on the way as if they were trained alone."""
+"""Nested runs: those that begin as a longer run does, their parent (plan/nest.py), and are measured on its way as if
+each had been trained alone.
+
+A nested run whose learning rate cools down at its end branches off where that begins: its cool-down is trained, then
+the parent run resumes from where it was.
+"""
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import Callable, Iterator
-
-import numpy as np
+from typing import Iterator
 
 from ..distributed.ranks import Ranks
 from ..errors import UserError
+from ..logs import log
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
 from ..rundir.lock import LockHeld, RunLock
 from ..rundir.outcomes import Diverged
 from ..rundir.record import read_state
-from ..rundir.session import Writer, holding
-from .checkpointer import Checkpointer
-from .state import State
+from ..rundir.session import Writer, owning_run
+from . import finalize
+from .segment import Trainer, TrainingSetup
 
 
-class NestedRuns:
-    """Those of a run that are still to be made. Known to all ranks alike."""
-
-    def __init__(self, at: RunPaths, run: Run, ranks: Ranks):
-        runs_dir, self.ranks = at.root.parent, ranks
-        found = [RunPaths(runs_dir / run_id) for run_id in run.readings]
-        waiting = [shorter for shorter in found if ranks.first and shorter.run.is_file() and _is_ours(shorter)]
-        waiting = ranks.broadcast(waiting)
-        self.waiting: dict[int, list[tuple[RunPaths, Run]]] = {}  # by the images at which they are due
-        for shorter in waiting:
-            run = read_run(shorter.run)
-            self.waiting.setdefault(run.stable_images, []).append((shorter, run))
-
-    def due(self, images: int) -> bool:
-        return images in self.waiting
-
-    def take(self, images: int) -> tuple[RunPaths, Run]:
-        """A run that is to be read at so many images; it is not due any more."""
-        taken = self.waiting[images].pop(0)
-        if not self.waiting[images]:
-            del self.waiting[images]
-        return taken
-
-    @contextmanager
-    def locked(self, at: RunPaths) -> Iterator[bool]:
-        """Hold a run's lock; False where somebody trains it at this moment: it is left to them."""
-        lock = None
-        if self.ranks.first:
-            try:
-                lock = RunLock(at.lock)
-            except LockHeld as holder:
-                print(f"not read: {holder}", flush=True)
-        free = self.ranks.broadcast(lock is not None)
-        with holding(at, lock) if lock else nullcontext():
-            yield free
-
-    def writer(self, at: RunPaths, run: Run, images: int, rows: Callable[[int], np.ndarray]):
-        """The run's Writer, on the first rank, None on others; its record begins with the rows of the steps it has in
-        common with this run: `rows(n)` are this run's first n. `images`: where its own training begins or goes on, or
-        its end."""
-        if not self.ranks.first:
-            return nullcontext()
-        return Writer(at, run, images, self.ranks.world, rows(run.stable_images // run.recipe.batch_size))
+def find_due(at: RunPaths, parent: Run, ranks: Ranks) -> dict[int, list[tuple[RunPaths, Run]]]:
+    """The nested runs of `parent` that are still to be measured, by the images at which they are due."""
+    directories = [RunPaths(at.root.parent / run_id) for run_id in parent.readings]
+    # Rank 0 looks, so that all ranks know the same.
+    unmeasured = ranks.broadcast([nested for nested in directories if ranks.first and _is_to_be_measured(nested)])
+    due: dict[int, list[tuple[RunPaths, Run]]] = {}
+    for nested in unmeasured:
+        run = read_run(nested.run)
+        due.setdefault(run.stable_images, []).append((nested, run))
+    return due
 
 
-def _is_ours(at: RunPaths) -> bool:
-    """Whether a run is neither done nor begun on its own."""
-    alone = at.attempts.is_dir() and any(os.scandir(at.attempts))
-    return not alone and read_state(at.metrics) not in ("finished", "diverged")
+def _is_to_be_measured(at: RunPaths) -> bool:
+    """Whether a nested run is planned, neither finished nor diverged, and was never started on its own."""
+    if not at.run.is_file() or (at.attempts.is_dir() and any(os.scandir(at.attempts))):
+        return False
+    return read_state(at.metrics) not in ("finished", "diverged")
+
+
+class NestedWriter(Writer):
+    """The Writer of a nested run. With its heartbeat goes that of the parent run, which waits for it."""
+
+    def __init__(self, at: RunPaths, run: Run, images: int, ranks: int, parent: Writer):
+        self.parent = parent
+        common_steps = run.stable_images // run.recipe.batch_size
+        super().__init__(at, run, images, ranks, parent.record.file["steps"][:common_steps])
+
+    def beat(self, phase: str, images: int, loss: float | None, force: bool = False):
+        super().beat(phase, images, loss, force)
+        self.parent.beat("reading", self.run.stable_images, None)
+
+
+def measure(setup: TrainingSetup, parent: Run, at: RunPaths, run: Run, parent_writer: Writer | None):
+    """Measure the nested run `run`, which is due where the state is, and write its directory `at`.
+
+    Raises Stopped when a signal asked for a stop. Where the run has a cool-down, the state may then be that of the
+    nested run, but the parent run was saved.
+    """
+    state, ranks = setup.state, setup.ranks
+    setup.step.release()
+    if parent_writer:
+        parent_writer.beat("reading", state.images, state.loss_ema, force=True)
+    with _branch(setup, parent, at, run) if has_cooldown(run) else nullcontext(), _locked(at, ranks) as is_free:
+        if not is_free:
+            return
+        with (
+            NestedWriter(at, run, state.images, ranks.world, parent_writer) if parent_writer else nullcontext()
+        ) as writer:
+            if has_cooldown(run):
+                Trainer(setup, at, run, writer).train_until(run.n_images)
+                setup.step.release()
+            finalize.validate(setup, run, writer)
+            finalize.save_final(setup, at, run, writer)
+            finalize.evaluate(at, run, ranks, setup.stop, writer)
+            if writer:
+                writer.finish()
+
+
+def has_cooldown(run: Run) -> bool:
+    """Whether a run has training of its own to do after what it has in common with its parent."""
+    return run.stable_images < run.n_images
 
 
 @contextmanager
-def branch(state: State, shards: Checkpointer, run: Run, shorter: Run, directory: Path) -> Iterator[None]:
-    """In here state and checkpoints are those of the run `shorter`, whose checkpoints are in `directory`; afterwards
-    they are again those of `run`, to the bit, for the first thing done is to save it.
+def _locked(at: RunPaths, ranks: Ranks) -> Iterator[bool]:
+    """Hold the lock of a nested run. Gives False where another process trains that run, which then measures it."""
+    lock = None
+    if ranks.first:
+        try:
+            lock = RunLock(at.lock)
+        except LockHeld as holder:
+            log.info(f"nested run not measured here: {holder}")
+    is_free = ranks.broadcast(lock is not None)
+    with owning_run(at, lock) if lock else nullcontext():
+        yield is_free
 
-    Where an attempt was interrupted in here, the next comes by here again, and goes on from the newest checkpoint of
-    `shorter`. That `shorter` diverged is its own affair. Whatever else is raised in here passes through: the state is
-    then still that of `shorter`.
+
+@contextmanager
+def _branch(setup: TrainingSetup, parent: Run, at: RunPaths, run: Run) -> Iterator[None]:
+    """In here, state and checkpoints are those of the nested run `run`. Afterwards they are those of `parent` again, to
+    the bit, because the first thing done is to save it.
+
+    An attempt that is interrupted in here leaves checkpoints of `run`; the next attempt resumes from the newest of
+    them. If `run` diverges, the parent run is unaffected. Any other exception passes through, and the state is then
+    still that of `run`.
     """
-    own, images = shards.directory, state.images
-    shards.save(state.facts(run))
-    shards.settle()
-    shards.directory = directory
-    found = shards.load_newest(shorter.run_id)
-    if found:
-        state.restore(found, run.recipe.batch_size)
+    state, checkpointer = setup.state, setup.checkpointer
+    own_directory, images = checkpointer.directory, state.images
+    checkpointer.save(state.facts(parent))
+    checkpointer.wait()
+    checkpointer.directory = at.checkpoint
+    facts = checkpointer.load_newest(run.run_id)
+    if facts:
+        state.restore(facts, run.recipe.batch_size)
     try:
         yield
     except Diverged as reason:
-        print(reason, flush=True)
-    shards.settle()
-    shards.directory = own
-    found = shards.load_newest(run.run_id)
-    if not found or found["images"] != images:
+        log.info(str(reason))
+    checkpointer.wait()
+    checkpointer.directory = own_directory
+    facts = checkpointer.load_newest(parent.run_id)
+    if not facts or facts["images"] != images:
         raise UserError(
-            f"{own}: the checkpoint at {images} images, just written, cannot be read back; the same command goes on "
-            "from the one before"
+            f"{own_directory}: the checkpoint at {images} images, just written, cannot be read back; rerun the same "
+            "command to resume from the one before"
         )
-    state.restore(found, run.recipe.batch_size)
+    state.restore(facts, parent.recipe.batch_size)

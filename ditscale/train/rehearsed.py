@@ -11,10 +11,13 @@ import hashlib
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from ..config import Rehearsal
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
 from ..plan.schedule import rate_factor
@@ -22,29 +25,29 @@ from ..rundir import checkpoints
 from ..rundir.lock import RunLock
 from ..rundir.outcomes import Stopped
 from ..rundir.record import STEP, VALIDATION, read_state
-from ..rundir.session import Writer, holding, smoothed
+from ..rundir.session import Writer, owning_run, smoothed
 from ..rundir.signals import StopFlag
 
-CHUNKS = 10  # of a run's steps: after each, rows, a sign of life, and a look at signals and the checkpoint's clock
+CHUNKS = 10  # Parts of a run: after each, it writes rows and a heartbeat, and saves or stops if that is due.
 
 
 def rehearse(run_dir: Path | str, lock: RunLock | None = None) -> str:
-    """Rehearse the run of a directory to its end; returns "finished". `lock` and what is raised as of `train`
+    """Rehearse the run of a directory to its end; returns "finished". `lock` and exceptions are those of `train`
     (loop.py)."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
-    with holding(at, lock):
+    with owning_run(at, lock):
         if read_state(at.metrics) == "finished":
             return "finished"
         stop = StopFlag()
         try:
             at.failure.unlink(missing_ok=True)
-            found = checkpoints.load_newest(at.checkpoint, run.run_id)
-            images = found["images"] if found else 0
-            with Writer(at, run, images, ranks=1, beat_s=min(1.0, run.rehearsal.seconds / CHUNKS)) as writer:
+            facts = checkpoints.load_newest(at.checkpoint, run.run_id)
+            images = facts["images"] if facts else 0
+            with Writer(at, run, images, ranks=1, beat_s=min(1.0, _rehearsal(run).seconds / CHUNKS)) as writer:
                 _steps(at, run, images, writer, stop)
-                _measure(run, writer)
-                checkpoints.save_final(at.checkpoint, _final(run))
+                _validate(run, writer)
+                checkpoints.save_final(at.checkpoint, partial(_write_final, run))
                 writer.finish()
         finally:
             stop.restore()
@@ -57,65 +60,64 @@ def expected_steps(run: Run) -> np.ndarray:
     images = np.arange(1, run.steps + 1) * run.recipe.batch_size
     rows["images"] = images
     tokens = images.astype(float) * run.tokens_per_image
-    rows["loss"] = run.rehearsal.loss_at(run.n_params, tokens) * _noise(run, run.steps + 1)[1:]
+    rows["loss"] = _rehearsal(run).loss_at(run.n_params, tokens) * _noise(run, run.steps + 1)[1:]
     rows["grad_norm"] = 1
     rows["lr"] = [run.lr * rate_factor(run.recipe, i - run.recipe.batch_size, run.n_images) for i in images.tolist()]
-    smooth = math.nan
+    loss_ema = math.nan
     for step, loss in enumerate(rows["loss"].tolist()):
-        smooth = smoothed(smooth, loss)
-        rows["loss_ema"][step] = smooth
+        rows["loss_ema"][step] = loss_ema = smoothed(loss_ema, loss)
     return rows
 
 
 def expected_loss(run: Run) -> float:
     """The validation loss of the run: the surface at its N and D, with noise."""
-    return float(run.rehearsal.loss_at(run.n_params, run.n_tokens) * _noise(run, 1)[0])
+    return float(_rehearsal(run).loss_at(run.n_params, run.n_tokens) * _noise(run, 1)[0])
+
+
+def _rehearsal(run: Run) -> Rehearsal:
+    assert run.rehearsal is not None, f"{run.run_id} is to be trained, not rehearsed"
+    return run.rehearsal
 
 
 def _noise(run: Run, n: int) -> np.ndarray:
     """n log-normal factors that depend on the run and the rehearsal's seed alone; the first is the final loss's."""
-    seed = hashlib.sha256(f"{run.run_id} {run.rehearsal.seed}".encode()).digest()
-    return np.exp(run.rehearsal.noise * np.random.default_rng(list(seed)).standard_normal(n))
+    rehearsal = _rehearsal(run)
+    seed = hashlib.sha256(f"{run.run_id} {rehearsal.seed}".encode()).digest()
+    return np.exp(rehearsal.noise * np.random.default_rng(list(seed)).standard_normal(n))
 
 
 def _steps(at: RunPaths, run: Run, images: int, writer: Writer, stop: StopFlag):
-    """From where the checkpoint is to the last image, in the time that part of the run's `seconds` is."""
-    rows, batch = expected_steps(run), run.recipe.batch_size
-    ends = [round(run.steps * chunk / CHUNKS) for chunk in range(1, CHUNKS + 1)]
-    first = images // batch
+    """From the checkpoint to the last image, in that part's share of the rehearsal's `seconds`."""
+    rows, first = expected_steps(run), images // run.recipe.batch_size
+    ends = {round(run.steps * chunk / CHUNKS) for chunk in range(1, CHUNKS + 1)}
     began = last_save = time.monotonic()
-    for end in sorted({end for end in ends if end > first}):
-        time.sleep(run.rehearsal.seconds * (end - first) / run.steps)
-        part = rows[first:end]
-        part["elapsed_s"] = writer.elapsed_before + time.monotonic() - began
-        writer.write_steps(first, part)
-        first, images = end, end * batch
-        due = time.monotonic() - last_save > run.execution.checkpoint_s
-        if due or stop.raised or end == run.steps:
-            _save(at, run, images)
+    for end in sorted(end for end in ends if end > first):
+        time.sleep(_rehearsal(run).seconds * (end - first) / run.steps)
+        chunk = rows[first:end]
+        chunk["elapsed_s"] = writer.elapsed_before + time.monotonic() - began
+        writer.write_steps(first, chunk)
+        first, images = end, end * run.recipe.batch_size
+        if time.monotonic() - last_save > run.execution.checkpoint_s or stop.raised or end == run.steps:
+            checkpoints.save(at.checkpoint, _facts(run, images))
             last_save = time.monotonic()
         if stop.raised and end < run.steps:
             raise Stopped(at, images, run.n_images)
 
 
-def _save(at: RunPaths, run: Run, images: int):
-    checkpoints.save(at.checkpoint, _facts(run, images))
-
-
-def _final(run: Run):
-    return lambda file: file.write(json.dumps(_facts(run, run.n_images)).encode())
+def _write_final(run: Run, file: BinaryIO):
+    file.write(json.dumps(_facts(run, run.n_images)).encode())
 
 
 def _facts(run: Run, images: int) -> dict:
     return {"run_id": run.run_id, "images": images, "rehearsal": str(run.rehearsal)}
 
 
-def _measure(run: Run, writer: Writer):
+def _validate(run: Run, writer: Writer):
     """The final loss as validation loss, 10 % higher on each further data set. The triples scatter about it so that its
     standard error is a tenth of the noise."""
     writer.beat("validating", run.n_images, None, force=True)
     n = run.validation.n
-    scatter = run.rehearsal.noise / 10 * math.sqrt(n / 2) * np.where(np.arange(n) % 2, 1.0, -1.0)
+    scatter = _rehearsal(run).noise / 10 * math.sqrt(n / 2) * np.where(np.arange(n) % 2, 1.0, -1.0)
     for i, data in enumerate((run.data, *run.validation.also.values())):
         row = np.zeros((), VALIDATION)
         row["dataset"], row["images"] = data.name.encode(), run.n_images

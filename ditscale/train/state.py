@@ -8,23 +8,25 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..distributed.ranks import Ranks
 from ..model.dit import DiT
 from ..model.mup import grouped, rate_factor
 from ..plan.run import Run
 from .adamw import AdamW
-from .checkpointer import Checkpointer
+from .checkpointer import DCPCheckpointer
 from .ema import EMA
-from .layout.choose import Layout, lay
+from .layout.choose import Layout, lay_out
+
+FACTS = ("images", "loss_ema", "skipped", "skipped_in_row")  # What a checkpoint holds besides tensors and run_id.
 
 
 @dataclass
 class State:
-    """What a checkpoint holds, alive. Tensors are this rank's: whole, or its shards."""
+    """What a checkpoint holds, in memory. Tensors are this rank's: whole, or its shards."""
 
-    model: nn.Module
+    model: DiT
     layout: Layout
     optimizer: AdamW
     ema: EMA
@@ -33,8 +35,8 @@ class State:
     skipped: int = 0  # steps whose gradient was not finite
     skipped_in_row: int = 0
 
-    def shards(self, directory: Path, ranks: Ranks) -> Checkpointer:
-        """The checkpoints in a run's directory, to save to and to load from."""
+    def checkpointer(self, directory: Path, ranks: Ranks) -> DCPCheckpointer:
+        """Saves to and loads from the checkpoints in a run's directory. All ranks must call it."""
         weights, optimizer = self.layout.weights, self.optimizer
         parts = {
             "model": weights,
@@ -42,22 +44,16 @@ class State:
             "exp_avg": [optimizer.exp_avg[w] for w in weights],
             "exp_avg_sq": [optimizer.exp_avg_sq[w] for w in weights],
         }
-        return Checkpointer(self.layout, parts, directory, ranks)
+        return DCPCheckpointer(self.layout, parts, directory, ranks)
 
     def facts(self, run: Run) -> dict:
-        """The rest of a checkpoint: what is no tensor."""
-        return {
-            "run_id": run.run_id,
-            "images": self.images,
-            "loss_ema": self.loss_ema,
-            "skipped": self.skipped,
-            "skipped_in_row": self.skipped_in_row,
-        }
+        """What a checkpoint holds besides tensors."""
+        return {"run_id": run.run_id} | {name: getattr(self, name) for name in FACTS}
 
     def restore(self, facts: dict, batch_size: int):
-        """Go on from facts, once the tensors are loaded."""
-        self.images, self.loss_ema = facts["images"], facts["loss_ema"]
-        self.skipped, self.skipped_in_row = facts["skipped"], facts["skipped_in_row"]
+        """Resume from the facts of a checkpoint, once its tensors are loaded."""
+        for name in FACTS:
+            setattr(self, name, facts[name])
         self.optimizer.steps.fill_(self.images // batch_size - self.skipped)
         self.layout.weights_changed()
 
@@ -66,16 +62,16 @@ class State:
         self.ema.swap()
         self.layout.weights_changed()
 
-    def pace(self, number: int, rate: float):
-        """What the next step, number `number` from 1, does not find on the device."""
-        self.optimizer.pace(rate)
-        self.ema.pace(number)
+    def set_step(self, number: int, rate: float):
+        """Set what the next step, number `number` from 1, does not compute on the device."""
+        self.optimizer.set_rate(rate)
+        self.ema.set_step(number)
 
     def step(self, clip: float) -> Tensor:
         """An optimizer step with the gradients of the layout; returns their norm, on the device.
 
         Clipping is a factor that fused AdamW applies on the way. A step whose gradient is not finite is skipped:
-        weights, moments and averages stay. Whether it is, the device alone knows, so nothing waits for it.
+        weights, moments and averages stay. The device alone knows whether it is, so nothing waits for it.
         """
         norm = self.layout.reduce_gradients()
         skip = norm.isfinite().logical_not().float()
@@ -88,10 +84,9 @@ class State:
 def build(run: Run, ranks: Ranks) -> State:
     """The untrained run: weights are a function of the run's seed alone."""
     torch.manual_seed(run.seed)
-    model = DiT(run.shape)
-    recipe = run.recipe
+    model, recipe = DiT(run.shape), run.recipe
     factor = partial(rate_factor, recipe=recipe, width=run.width)
-    layout = lay(model, run.execution.sharding, recipe.precision, factor, ranks, len(recipe.windows))
-    groups = grouped(zip(layout.factors, layout.weights), recipe.weight_decay)
+    layout = lay_out(model, run.execution.sharding, recipe.precision, factor, ranks, len(recipe.windows))
+    groups = grouped(zip(layout.lr_factors, layout.weights), recipe.weight_decay)
     optimizer = AdamW(groups, recipe.beta1, recipe.beta2)
     return State(model, layout, optimizer, EMA(layout.weights, recipe.windows))

@@ -1,73 +1,90 @@
-"""A training step: gradients, optimizer, averages. On a GPU it is recorded once and played from then on, as a CUDA
-graph.
+"""A training step: gradients, optimizer, averages. On a GPU it is recorded once as a CUDA graph, and replayed from then
+on.
 
-What a small model's step takes on a GPU is the time its host needs to start the kernels one by one: 538 of them, 18.4
-ms, at 384x6, where they compute for 15.5 ms (H100). A recorded step is started at once.
+A small model's step on a GPU takes as long as its CPU needs to launch the kernels one by one: 538 kernels and 18.4 ms
+at 384x6, where they compute for 15.5 ms (H100). A replay launches all of them at once.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from .gradient_accumulation import GradientAccumulation, is_memory
+from .batches import Batch
+from .gradient_accumulation import GradientAccumulation, is_out_of_memory
 from .state import State
 
-WARM = 3  # steps before one is recorded: they compile, and libraries take memory for themselves
+WARMUP_STEPS = 3  # Steps before the recording: they compile, and libraries allocate their workspaces.
+
+
+class Result(NamedTuple):
+    """Of one step, on the device, valid until the next step."""
+
+    loss: Tensor  # the sum over this rank's share of the batch
+    grad_norm: Tensor  # of the whole gradient, before clipping
+
+
+class Recording(NamedTuple):
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    result: Result
 
 
 class Step:
-    """Steps of one attempt of a run; `clip`: of the gradient's norm."""
+    """The steps of one attempt at a run. clip: the largest norm of a gradient."""
 
-    def __init__(self, state: State, micro: GradientAccumulation, clip: float, recorded: bool):
-        """recorded: where it can be: on one rank, on a GPU."""
-        self.state, self.micro, self.clip = state, micro, clip
-        self.recorded = recorded and micro.ranks.world == 1 and micro.ranks.device.type == "cuda"
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.stream = torch.cuda.Stream() if self.recorded else None
-        self.taken = 0
+    def __init__(self, state: State, accumulation: GradientAccumulation, clip: float, record: bool):
+        """record: record the step where that is possible, on one rank with a GPU."""
+        self.state, self.accumulation, self.clip = state, accumulation, clip
+        record = record and accumulation.ranks.world == 1 and accumulation.ranks.device.type == "cuda"
+        self.stream = torch.cuda.Stream() if record else None  # None: steps are not recorded.
+        self.recording: Recording | None = None
+        self.warmup_steps = 0
 
-    def __call__(self, batch: tuple[Tensor, ...], number: int, rate: float) -> tuple[Tensor, Tensor]:
-        """Step `number` from 1 on (x0, text, eps, t), this rank's share of the batch: the sum of its losses and the
-        norm of the whole gradient, on the device, where they stay until the next step."""
-        self.state.pace(number, rate)
-        if not self.recorded:
-            return self._eager(batch)
-        if self.graph is None and self.taken >= WARM:
-            self._record(batch)
-        if self.graph is None:
-            self.taken += 1
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                made = self._eager(batch)
-            torch.cuda.current_stream().wait_stream(self.stream)
-            return made
-        torch._foreach_copy_(self.inputs, list(batch))
-        self.graph.replay()
-        return self.made
+    def __call__(self, batch: Batch, number: int, rate: float) -> Result:
+        """Take step `number`, counted from 1, on this rank's share of the batch."""
+        self.state.set_step(number, rate)
+        if self.stream is not None and self.recording is None and self.warmup_steps >= WARMUP_STEPS:
+            self._record(batch, self.stream)
+        if self.recording is not None:
+            torch._foreach_copy_(self.recording.inputs, list(batch))
+            self.recording.graph.replay()
+            return self.recording.result
+        if self.stream is not None:
+            self.warmup_steps += 1
+            return self._on_stream(batch, self.stream)
+        return self._eager(batch)
 
-    def _eager(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        return self.micro.gradient(batch), self.state.step(self.clip)
+    def _eager(self, batch: Batch) -> Result:
+        return Result(self.accumulation.gradient(batch), self.state.step(self.clip))
 
-    def _record(self, batch: tuple[Tensor, ...]):
-        """Record a step on copies of the batch; nothing is computed. Where there is no memory for that, steps stay as
-        they are."""
-        self.inputs = [part.clone() for part in batch]
-        graph = torch.cuda.CUDAGraph()
+    def _on_stream(self, batch: Batch, stream: torch.cuda.Stream) -> Result:
+        """On the stream of the recording, as its warm-up must be."""
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            result = self._eager(batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        return result
+
+    def _record(self, batch: Batch, stream: torch.cuda.Stream):
+        """Record a step on copies of the batch; nothing is computed. Where there is no memory for that, steps stay
+        eager."""
+        inputs, graph = [part.clone() for part in batch], torch.cuda.CUDAGraph()
         try:
-            # other threads meanwhile pin memory for batches to come (batches.py), or wait for a checkpoint's copies
-            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-                self.made = self.micro.accumulate(tuple(self.inputs)), self.state.step(self.clip)
-            self.graph = graph
+            # Other threads meanwhile pin memory for batches to come (batches.py), or wait for a checkpoint's copies.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                result = Result(self.accumulation.accumulate(Batch(*inputs)), self.state.step(self.clip))
+            self.recording = Recording(graph, inputs, result)
         except RuntimeError as error:
-            if not is_memory(error):
+            if not is_out_of_memory(error):
                 raise
             self.release()
-            self.recorded = False
+            self.stream = None
 
     def release(self):
-        """Give the recorded step's memory back, for something else to use it; it is recorded anew when there is a next
-        step."""
-        if self.recorded:
-            self.graph = self.made = self.inputs = None
+        """Free the memory of the recording for something else. The next step, if there is one, is recorded anew."""
+        if self.stream is not None:
+            self.recording = None
             torch.cuda.empty_cache()

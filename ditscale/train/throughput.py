@@ -1,79 +1,92 @@
-"""What an attempt measures of its training steps, beside the loss: speed, data wait, memory, energy (rundir/record.py:
+"""What an attempt measures of its training besides the loss: speed, data wait, memory, energy (rundir/record.py:
 MEASURED)."""
 
 from __future__ import annotations
 
 import resource
 import time
-from typing import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Iterator, TypeVar
 
 import torch
 
 from ..distributed.ranks import Ranks
 from ..plan.run import Run
 
-POWER_S = 1.0  # between two questions to the GPU's driver
+POWER_S = 1.0  # Seconds between two queries of the GPU's power, which take the driver some time.
+T = TypeVar("T")
 
 
 class ThroughputMeter:
-    """Read between steps, at a look of the loop (loop.py), never in the middle."""
+    """The clock of a run's training in one attempt, and what is measured by it. It is read at syncs (segment.py)."""
 
     def __init__(self, run: Run, images: int, ranks: Ranks):
         self.run, self.ranks = run, ranks
-        self.waited_s, self.energy_j = 0.0, 0.0
-        self.began = self.asked = time.monotonic()
-        self.from_images = images
-        self.steady = False
-        self.sharing = ranks.runs_per_gpu  # runs on this GPU
+        self.data_wait_s, self.energy_j = 0.0, 0.0
+        self._start = time.monotonic()
+        self._first_images, self._first_s = images, 0.0
+        self._is_steady = False
+        self._last_power_s = 0.0
 
-    def timed(self, batches: Iterator) -> Iterator:
-        """The batches, the time that each one took to come being noted."""
+    def seconds(self) -> float:
+        """Seconds of training so far in this attempt: those of nested runs do not count."""
+        return time.monotonic() - self._start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """In here something other than this run's training is done."""
+        began = time.monotonic()
+        yield
+        self._start += time.monotonic() - began
+
+    def timed(self, batches: Iterator[T]) -> Iterator[T]:
+        """The batches, while the time that each one took to come is added to `data_wait_s`."""
         while True:
-            asked = time.perf_counter()
+            began = time.perf_counter()
             batch = next(batches, None)
-            self.waited_s += time.perf_counter() - asked
+            self.data_wait_s += time.perf_counter() - began
             if batch is None:
                 return
             yield batch
 
-    def pause(self, seconds: float):
-        """So many seconds just now were not of training."""
-        self.began, self.asked = self.began + seconds, self.asked + seconds
-
     def peak_memory_bytes(self) -> int:
-        """Of this rank: its GPU's, or where there is none the process's."""
+        """Of this rank: its GPU's, or the process's where there is none."""
         if self.ranks.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.ranks.device)
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def energy_so_far(self) -> float:
-        """Joules of this rank's GPU since the attempt began, or its part where runs share one; 0 where the driver does
-        not tell."""
-        now = time.monotonic()
-        if self.ranks.device.type == "cuda" and now - self.asked > POWER_S:
+        """Joules of this rank's GPU in this attempt, shared evenly with other runs on that GPU; 0 where the driver does
+        not report power."""
+        now = self.seconds()
+        if self.ranks.device.type == "cuda" and now - self._last_power_s > POWER_S:
             try:
-                self.energy_j += torch.cuda.power_draw(self.ranks.device) / 1000 * (now - self.asked) / self.sharing
-            except Exception:  # no NVML, no binding for it, or a driver that does not say
+                watts = torch.cuda.power_draw(self.ranks.device) / 1000
+                self.energy_j += watts * (now - self._last_power_s) / self.ranks.runs_per_gpu
+            except Exception:  # No NVML, no binding for it, or a driver that does not report power.
                 pass
-            self.asked = now
+            self._last_power_s = now
         return self.energy_j
 
-    def speed(self, images: int) -> dict:
-        """Of the attempt until now, at `images` of the run. The first look is left out once there is a second: it holds
-        what comes before steps are steady, compilation above all."""
-        now = time.monotonic()
-        per_s = (images - self.from_images) / max(now - self.began, 1e-9)
-        if not self.steady:
-            self.steady, self.began, self.from_images = True, now, images
-        flops_per_s, peak = per_s * self.run.flops_per_image, self.run.execution.peak_flops_per_s * self.ranks.world
+    def speed(self, images: int) -> dict[str, float]:
+        """Speed of the attempt until now, at `images` of the run. From the second call on, it is the speed since the
+        first: before that, steps were not steady, because of compilation above all."""
+        now = self.seconds()
+        images_per_s = (images - self._first_images) / max(now - self._first_s, 1e-9)
+        if not self._is_steady:
+            self._is_steady, self._first_s, self._first_images = True, now, images
+        flops_per_s = images_per_s * self.run.flops_per_image
+        peak = self.run.execution.peak_flops_per_s * self.ranks.world
         return {
-            "images_per_s": per_s,
-            "tokens_per_s": per_s * self.run.tokens_per_image,
+            "images_per_s": images_per_s,
+            "tokens_per_s": images_per_s * self.run.tokens_per_image,
             "flops_per_s": flops_per_s,
             "mfu": flops_per_s / peak if peak else 0.0,
         }
 
 
+@cache
 def device_name(device: torch.device) -> str:
     """What the hardware calls itself."""
     if device.type == "cuda":

@@ -45,11 +45,11 @@ def test_values_and_text_belong_together(file):
 def test_a_batch_is_made_of_what_is_stored(file):
     """Half the bytes travel to a GPU; in fp32, in place or not, the numbers are the same."""
     source, index = Latents(file), torch.tensor([5, 3, 40])
-    latents, text = source.stored(index)
+    latents, text = source.read(index)
     assert latents.dtype == text.dtype == torch.float16
-    for made, batch in zip(source.ready(latents, text), source.batch(index), strict=True):
+    for made, batch in zip(source.normalise(latents, text), source.batch(index), strict=True):
         assert made.dtype == torch.float32 and torch.equal(made, batch)
-    assert torch.equal(source.stored(index)[0], latents), "what was read is not written over"
+    assert torch.equal(source.read(index)[0], latents), "what was read is not written over"
 
 
 def test_wrong_files(file, tmp_path):
@@ -67,6 +67,12 @@ def test_wrong_files(file, tmp_path):
             f.attrs["scale"] = scale
         with pytest.raises(UserError, match="make no images"):
             Latents(file)
+    for name, shape in (("oblong", (2, 4, 8, 6)), ("fewer", (3, 4, 8, 8))):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as f:
+            f["latents"], f["text"] = np.zeros(shape), np.zeros((2, 5, 6))
+            f.attrs.update({"shift": 0.0, "scale": 1.0})
+        with pytest.raises(UserError, match="8 x 6 are not square|3 latents but 2 texts"):
+            Latents(tmp_path / f"{name}.h5")
     with h5py.File(file, "r+") as f:
         f.attrs["scale"] = 2.0
     with pytest.raises(UserError, match="resolution is 16 in the configuration but 8 in the data"):

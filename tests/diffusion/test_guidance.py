@@ -1,13 +1,16 @@
 """Classifier-free guidance: captions left out in training, and the guided sampler against a velocity known in closed
 form."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from ditscale.cli import main
+from ditscale.config import Evaluation
 from ditscale.data.captions import Dropout, no_caption
-from ditscale.diffusion.sampler import model_evaluations, sample
+from ditscale.diffusion.sampler import sample
 from ditscale.model.dit import DiT
 from ditscale.plan.run import read_run
 from ditscale.rundir.evaluation import read_results
@@ -33,14 +36,15 @@ def test_a_guided_velocity(sampler):
 
     def model(x, t, text):
         calls.append(len(x))
-        return text.float().view(-1, 1, 1, 1).expand_as(x)
+        return text.float().view(-1, 1, 1, 1).expand_as(x) - 1
 
     noise, text = torch.randn(5, 1, 2, 2), torch.tensor([1, 2, 3, 4, 5])
-    made = sample(model, noise, text, 4, sampler, guidance=3.0, none=torch.full_like(text, -1))
-    v = -1 + 3.0 * (text.float() + 1)
+    made = sample(model, noise, text, 4, sampler, guidance=3.0)
+    v = -1 + 3.0 * text.float()
     torch.testing.assert_close(made, noise - v.view(-1, 1, 1, 1))
-    assert sum(calls) == 5 * model_evaluations(4, sampler, 3.0) == 10 * model_evaluations(4, sampler)
-    torch.testing.assert_close(sample(model, noise, text, 4, sampler), noise - text.float().view(-1, 1, 1, 1))
+    how = Evaluation(steps=4, sampler=sampler)
+    assert sum(calls) == 5 * replace(how, guidance=3.0).model_evaluations == 10 * how.model_evaluations
+    torch.testing.assert_close(sample(model, noise, text, 4, sampler), noise - (text.float() - 1).view(-1, 1, 1, 1))
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ import torch
 from ditscale.diffusion.likelihood import exact_divergence, hutchinson_divergence, log_likelihood
 from ditscale.diffusion.ode import Stiff, solve
 
+TEXT = torch.zeros(4000)  # Captions that the Gaussians do not look at.
+
 
 def signs(*shape, seed=1):
     return torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
@@ -14,12 +16,12 @@ def signs(*shape, seed=1):
 def test_divergences_of_a_known_field(gaussian):
     x, t = gaussian.sample(5), torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
     truth = torch.tensor([gaussian.velocity_trace(s) for s in t.tolist()], dtype=torch.float64)
-    v, trace = exact_divergence(gaussian, x, t, None)
+    v, trace = exact_divergence(gaussian, x, t, TEXT)
     torch.testing.assert_close(v, gaussian(x, t))
     torch.testing.assert_close(trace, truth)
     probes = signs(100, *x.shape)
-    one_by_one = torch.stack([hutchinson_divergence(gaussian, x, t, None, z[None])[1] for z in probes])
-    _, mean = hutchinson_divergence(gaussian, x, t, None, probes)
+    one_by_one = torch.stack([hutchinson_divergence(gaussian, x, t, TEXT, z[None])[1] for z in probes])
+    _, mean = hutchinson_divergence(gaussian, x, t, TEXT, probes)
     torch.testing.assert_close(mean, one_by_one.mean(0))
     assert ((mean - truth).abs() <= 4 * one_by_one.std(0) / 10 + 1e-9).all()
 
@@ -27,7 +29,7 @@ def test_divergences_of_a_known_field(gaussian):
 @pytest.mark.parametrize("tolerance, error", [(1e-3, 1e-3), (1e-6, 1e-6)])
 def test_likelihood_with_the_exact_trace(gaussian, tolerance, error):
     x = gaussian.sample(16)
-    found, path = log_likelihood(gaussian, x, None, None, tolerance)
+    found, path = log_likelihood(gaussian, x, TEXT, None, tolerance)
     assert (found - gaussian.log_p(x)).abs().max() < error
     assert (path.evaluations > 6).all()
 
@@ -37,8 +39,8 @@ def test_likelihood_by_hutchinson_is_unbiased(gaussian):
     """One probe scatters by 0.13 nats per dimension here; the mean is right, and P probes scatter by 1 / sqrt(P) of
     it."""
     x = gaussian.sample(4000)
-    one, _ = log_likelihood(gaussian, x, None, signs(1, *x.shape), 1e-4)
-    many, _ = log_likelihood(gaussian, x, None, signs(16, *x.shape), 1e-4)
+    one, _ = log_likelihood(gaussian, x, TEXT, signs(1, *x.shape), 1e-4)
+    many, _ = log_likelihood(gaussian, x, TEXT, signs(16, *x.shape), 1e-4)
     one, many = one - gaussian.log_p(x), many - gaussian.log_p(x)
     assert one.mean().abs() < 4 * one.std() / 4000**0.5 + 1e-5
     assert many.mean().abs() < 1e-3
@@ -48,8 +50,8 @@ def test_likelihood_by_hutchinson_is_unbiased(gaussian):
 
 def test_an_image_does_not_depend_on_its_batch(gaussian):
     x = gaussian.sample(8)
-    together, path = log_likelihood(gaussian, x, None, None, 1e-4)
-    alone, own = log_likelihood(gaussian, x[3:4], None, None, 1e-4)
+    together, path = log_likelihood(gaussian, x, TEXT, None, 1e-4)
+    alone, own = log_likelihood(gaussian, x[3:4], TEXT, None, 1e-4)
     torch.testing.assert_close(together[3:4], alone, rtol=0, atol=1e-12)
     assert path.evaluations[3] == own.evaluations[0]
 

@@ -19,7 +19,7 @@ from ditscale.config import Evaluation
 from ditscale.distributed.ranks import Ranks
 from ditscale.errors import UserError
 from ditscale.evaluate.decoder import CONFIG, WEIGHTS, load_decoder, read_safetensors
-from ditscale.evaluate.extractor import extractor
+from ditscale.evaluate.extractor import load_extractor
 from ditscale.laws import read_table
 from ditscale.plan.run import read_run
 from ditscale.rundir.evaluation import read_results
@@ -47,7 +47,7 @@ def write_safetensors(path: Path, tensors: dict[str, torch.Tensor]):
 
 def test_pictures_are_those_of_diffusers():
     decoder = load_decoder(VAE, CPU)
-    assert decoder.factor == 4 and decoder.full_name.startswith("vae ")
+    assert decoder.full_name.startswith("vae ")
     made = decoder(torch.from_numpy(DECODED["latents"]))
     np.testing.assert_allclose(made, DECODED["pictures"], atol=2e-5)
     twenty = decoder(torch.from_numpy(DECODED["latents"]).repeat(10, 1, 1, 1))  # more than are decoded at once
@@ -81,12 +81,15 @@ def test_a_file_of_2022(tmp_path):
         (lambda vae: (vae / CONFIG).write_text("{}"), "is not that of an AutoencoderKL"),
         (
             lambda vae: (vae / WEIGHTS).write_bytes((vae / WEIGHTS).read_bytes()[:-100]),
-            "is truncated or no safetensors file",
+            "is truncated or not a safetensors file",
         ),
-        (lambda vae: (vae / WEIGHTS).write_bytes(b"\xff" * 100), "is truncated or no safetensors file"),
+        (lambda vae: (vae / WEIGHTS).write_bytes(b"\xff" * 100), "is truncated or not a safetensors file"),
         (lambda vae: change(vae, block_out_channels=[4, 8]), "does not fit config.json"),
-        (lambda vae: change(vae, up_block_types=["AttnUpDecoderBlock2D"]), "blocks of kind 'AttnUpDecoderBlock2D'"),
-        (lambda vae: change(vae, act_fn="relu"), "act_fn is 'relu' in its config.json; this decoder has 'silu' alone"),
+        (lambda vae: change(vae, up_block_types=["AttnUpDecoderBlock2D"]), "up_block_types is 'AttnUpDecoderBlock2D'"),
+        (
+            lambda vae: change(vae, act_fn="relu"),
+            "act_fn is 'relu' in its config.json; ditscale reads VAEs with 'silu' only",
+        ),
     ],
 )
 def test_another_network_or_none(tmp_path, spoil, said):
@@ -159,7 +162,7 @@ def test_held_out_files_that_do_not_fit(latents, tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
-    assert f"{file}: holds 200 images, and 201 are asked for; use validation.n=200" in refused(
+    assert f"{file}: holds 200 images, fewer than 201; use validation.n=200" in refused(
         "run", ("\n  n: 64\n", "\n  n: 201\n")
     )
     other = tmp_path / "other.h5"
@@ -168,7 +171,7 @@ def test_held_out_files_that_do_not_fit(latents, tmp_path, capsys):
     for path, encoder in ((train, "t5-base"), (other, "clip-l")):
         with h5py.File(path, "a") as changed:
             changed.attrs["text_encoder"] = encoder
-    said = "its text_encoder is clip-l, and that of the run's own data t5-base; encode"
+    said = "its text_encoder is clip-l, but the run's own data was encoded with t5-base; encode"
     assert said in refused("run", (str(file), str(other)))
     with h5py.File(train, "a") as changed:
         del changed.attrs["text_encoder"]
@@ -198,7 +201,7 @@ def test_fid_of_latents(latents, inception, cache, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
-    assert "is latents, and an extractor wants pictures; name the directory of their VAE: --decoder DIR" in refused()
+    assert "is latents, and FID needs pictures; name the directory of their VAE with --decoder DIR" in refused()
     assert "the caption-reader learns from pictures" in refused("--decoder", str(VAE))
     words += ["--extractor", "inception-v3-compat", "--weights", str(inception)]
     assert "there is no config.json in it" in refused("--decoder", str(VAE.parent))
@@ -219,7 +222,7 @@ def test_fid_of_latents(latents, inception, cache, capsys):
         everything, latent = held["pictures"][:], held["latents"][:].astype("f4")
     (reference,) = set(cache.glob("reference-*.npz")) - before
     how = Evaluation(extractor="inception-v3-compat", weights=str(inception))
-    features, _, _ = extractor(how, read_run(run / "run.yaml").data, Ranks(0, 1, CPU))
+    features, _, _ = load_extractor(how, read_run(run / "run.yaml").data, Ranks(0, 1, CPU))
     theirs = features(torch.from_numpy(everything[numbers]).permute(0, 3, 1, 2))
     np.testing.assert_allclose(np.load(reference)["features"][:3], theirs, rtol=1e-3, atol=1e-3 * theirs.std())
 
@@ -264,21 +267,21 @@ def test_a_data_set_the_study_did_not_name(latents, tmp_path, capsys):
     write(ood, shape=(4, 6, 6))
     for words, said in {
         f"coco={tmp_path}/none.h5": f"--dataset coco={tmp_path}/none.h5: there is no such file",
-        f"coco={ood}": "coco: resolution is 6, but the run was trained on 4",
+        f"coco={ood}": "coco: resolution is 6, but the model is trained on 4",
         f"latents={ood}": "latents is a data set of the run's study; give the file another label",
         f"se={ood}": "a label is of letters", f"a b={ood}": "a label is of letters", "coco=": "there is no such file",
     }.items():  # fmt: skip
         assert said in refused("--metrics", "val_loss,vlb", "--dataset", words)
     assert "--dataset coco: given twice" in refused("--dataset", f"coco={ood}", "--dataset", "coco=other.h5")
     write(ood)
-    assert "holds 64 images, and 65 are asked for" in refused("--dataset", f"coco={ood}", "--n", "65")
+    assert "holds 64 images, fewer than 65" in refused("--dataset", f"coco={ood}", "--n", "65")
     assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
 
     asked = "--metrics", "val_loss,vlb", "--dataset", f"coco={ood}"
-    assert "  0 samples\n" in evaluated(*asked) and "2 of 2 results were there" in evaluated(*asked)
+    assert "  0 samples\n" in evaluated(*asked) and "2 of 2 results were measured before" in evaluated(*asked)
     (elsewhere := tmp_path / "elsewhere").mkdir()
     shutil.copy(ood, elsewhere / "renamed.h5")
-    assert "2 of 2 results were there" in evaluated(*asked[:3], f"coco={elsewhere}/renamed.h5")
+    assert "2 of 2 results were measured before" in evaluated(*asked[:3], f"coco={elsewhere}/renamed.h5")
     found = {(r.metric, r.dataset): r for r in read_results(run / "evaluation.h5")}
     assert main(["collect", str(study)]) == 0
     table = read_table(study, "val_loss_coco", also=("vlb_coco", "loss_se_coco"))
@@ -295,7 +298,7 @@ def test_a_data_set_the_study_did_not_name(latents, tmp_path, capsys):
 
     write(ood, spread=4.0)
     again = evaluated(*asked)
-    assert "were there" not in again
+    assert "measured before" not in again
     losses = {
         r.settings["file"]: r.value
         for r in read_results(run / "evaluation.h5")
@@ -317,15 +320,17 @@ def test_a_study_of_latents_that_asks_for_fid(latents, inception, tmp_path, dits
         return ditscale("plan", study, *settings, *words)
 
     refused = plan()
-    assert refused.returncode == 2 and "name the directory of their VAE (+evaluation.fid.decoder=DIR)" in refused.stderr
+    assert (
+        refused.returncode == 2 and "name the directory of their VAE with +evaluation.fid.decoder=DIR" in refused.stderr
+    )
     settings.append(f"+evaluation.fid.decoder={VAE}")
     refused = plan()
-    assert refused.returncode == 2 and "choose another, as +evaluation.fid.extractor=clip-vit-l-14" in refused.stderr
+    assert refused.returncode == 2 and "+evaluation.fid.extractor=clip-vit-l-14" in refused.stderr
     assert not study.exists()
     settings += ["+evaluation.fid.extractor=inception-v3-compat", "evaluation.fid.n=24", "evaluation.fid.steps=2"]
     assert plan("+evaluation.fid.weights=/none.pth").returncode == 0
     refused = ditscale("launch", study)
-    assert "its weights are not there (/none.pth)" in refused.stdout + refused.stderr
+    assert "the file of its weights is missing (/none.pth)" in refused.stdout + refused.stderr
     assert plan(f"+evaluation.fid.weights={inception}").returncode == 0
     done = ditscale("launch", study)
     assert done.returncode == 0, done

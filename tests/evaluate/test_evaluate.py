@@ -18,15 +18,13 @@ from ditscale.config import Validation, compose
 from ditscale.diffusion.likelihood import exact_divergence, hutchinson_divergence
 from ditscale.diffusion.rectified_flow import interpolate
 from ditscale.errors import UserError
-from ditscale.evaluate.finished import load
+from ditscale.evaluate.finished import load_finished
 from ditscale.evaluate.held_out import HeldOut, held_out
 from ditscale.evaluate.likelihood import Likelihood
-from ditscale.evaluate.posthoc_ema import between
+from ditscale.evaluate.posthoc_ema import combine
 from ditscale.evaluate.validation import times, triples
 from ditscale.laws import read_table
 from ditscale.rundir.evaluation import read_results
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def results(run_dir):
@@ -88,7 +86,7 @@ def test_likelihood_is_resumed_shared_and_not_repeated(study, ditscale):
     ]
     assert ditscale("evaluate", calm, *words).returncode == 0
     command = [sys.executable, "-m", "ditscale", "evaluate", killed, *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment)
     while process.poll() is None and len(list(killed.glob("evaluation.parts/*/*.npz"))) < 2:
         time.sleep(0.01)
@@ -107,13 +105,13 @@ def test_likelihood_is_resumed_shared_and_not_repeated(study, ditscale):
         assert a[key].wall_s > 0 and a[key].evaluations == pytest.approx(b[key].evaluations)
     before = (killed / "evaluation.h5").read_bytes()
     again = ditscale("evaluate", killed, *words)
-    assert "2 of 2 results were there" in again.stdout
+    assert "2 of 2 results were measured before" in again.stdout
     assert (killed / "evaluation.h5").read_bytes() == before
 
 
 @pytest.mark.slow
 def test_exact_and_hutchinson_traces_agree_on_a_trained_model(study):
-    finished = load(sorted(study.glob("runs/*"))[1])
+    finished = load_finished(sorted(study.glob("runs/*"))[1])
     data = HeldOut(finished.run.data, finished.run.validation, 64, 3, torch.device("cpu"))
     index = torch.arange(6)
     x0, text = data.images(index)
@@ -191,9 +189,11 @@ def test_ema_weights_of_other_windows(study, tmp_path, capsys):
     assert "EMA weights" not in said()
     own, settings = losses(None)
     assert "EMA weights over 0.5 of the run\n" in said("--ema", "0.5")
-    assert "EMA weights over 0.3 of the run, made of those over 0.1, 0.5: error of the profile " in said("--ema", "0.3")
-    assert "1 of 1 results were there" in said("--ema", "0.3")
-    assert "1 of 1 results were there" in said("--ema", "0.1")  # the run's own
+    assert "EMA weights over 0.3 of the run, combined of those over 0.1, 0.5: error of the profile " in said(
+        "--ema", "0.3"
+    )
+    assert "1 of 1 results were measured before" in said("--ema", "0.3")
+    assert "1 of 1 results were measured before" in said("--ema", "0.1")  # the run's own
     again, kept, made = (losses(window) for window in (None, 0.5, 0.3))
     assert np.array_equal(again[0], own) and again[1] == settings and "ema" not in settings
     assert (
@@ -208,8 +208,8 @@ def test_ema_weights_of_other_windows(study, tmp_path, capsys):
         )
 
     content = torch.load(run_dir / "checkpoint" / "final.pt", weights_only=True)
-    finished = [load(run_dir, window) for window in (None, 0.1, 0.5, 0.3)]
-    (x, y), _ = between(0.3, (0.1, 0.5))
+    finished = [load_finished(run_dir, window) for window in (None, 0.1, 0.5, 0.3)]
+    (x, y), _ = combine(0.3, (0.1, 0.5))
     for i, (first, same, other, mixed) in enumerate(zip(*(f.ema.parameters() for f in finished), strict=True)):
         a, b = content["ema"][i], content["ema_also"][0][i]
         assert torch.equal(first, a) and torch.equal(same, a) and torch.equal(other, b)
@@ -226,7 +226,7 @@ def test_ema_weights_of_other_windows(study, tmp_path, capsys):
     (run_dir / "run.yaml").write_text(text.replace("  ema_also: [0.5]\n", ""))  # as runs were before they kept several
     assert main(["evaluate", str(run_dir), "--ema", "0.2"]) == 2
     assert "that the run kept (0.1)" in capsys.readouterr().err
-    assert "1 of 1 results were there" in said()
+    assert "1 of 1 results were measured before" in said()
 
 
 @pytest.mark.slow
@@ -243,7 +243,7 @@ def test_refusals(study, capsys):
         return line
 
     assert "choose one of: val_loss, vlb, likelihood, fid" in refused("--metrics", "val_loss,bpd")
-    assert "choose of: scenes, scenes-ood, ood" in refused("--dataset", "coco")
+    assert "choose from: scenes, scenes-ood, ood" in refused("--dataset", "coco")
     for option, value in (
         ("--tolerance", "0"),
         ("--trace", "guess"),
@@ -262,7 +262,7 @@ def test_refusals(study, capsys):
         final.write_bytes(whole[:999])
         assert "cannot be read" in refused()
         final.unlink()
-        assert f"move {run_dir / 'metrics.h5'} away, then `ditscale run {run_dir}` trains it again" in refused()
+        assert f"move {run_dir / 'metrics.h5'} aside, then `ditscale run {run_dir}` trains it again" in refused()
     finally:
         final.write_bytes(whole)
     assert files(run_dir) == before
@@ -299,5 +299,5 @@ def test_held_out_data_of_each_data_set(gaussian_file):
 
 def test_more_images_than_there_are(gaussian):
     _, data = gaussian
-    with pytest.raises(UserError, match="holds 20000 images, and 20001 are asked for; use validation.n=20000"):
+    with pytest.raises(UserError, match="holds 20000 images, fewer than 20001; use validation.n=20000"):
         data(20_001)

@@ -10,7 +10,9 @@ from ditscale.evaluate.vlb import Bound
 
 
 def everything(metric, n):
-    return metric.result(metric.rows(torch.arange(n))[0])
+    """Value, standard error, unit and arrays by name."""
+    result = metric.result(metric.rows(torch.arange(n))[0])
+    return result._asdict() | result.arrays
 
 
 def test_validation_loss_by_weighting_and_noise_level(gaussian):
@@ -69,6 +71,6 @@ def test_standard_errors_by_repetition(gaussian, metric):
         held_out.source.batch = lambda i: draw(i + seed * 79 * 256)  # other images
         found = made.result(made.rows(index)[0])
         held_out.source.batch = draw
-        values.append(found["value"])
-        errors.append(found["se"])
+        values.append(found.value)
+        errors.append(found.se)
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.2)

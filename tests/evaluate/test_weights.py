@@ -48,11 +48,11 @@ def test_fetched_once_and_checked(served, tmp_path, capsys):
     at, asked = served
     path = tmp_path / "cache" / "weights" / "vgg16-397923af.pth"
     assert main(["fetch-weights", "vgg16", "--url", f"{at}/bad"]) == 2
-    assert "is not the file it should be" in capsys.readouterr().err and not list(path.parent.iterdir())
+    assert "is another file" in capsys.readouterr().err and not list(path.parent.iterdir())
     assert main(["fetch-weights", "vgg16"]) == 0
     assert capsys.readouterr().out.strip() == str(path) and path.read_bytes() == CONTENT
     assert main(["fetch-weights", "vgg16"]) == 0 and asked == ["/bad", "/good"]
-    assert weights.needed(Evaluation(extractor="vgg16")) == path
+    assert weights.weights_path(Evaluation(extractor="vgg16")) == path
     weights.check_weights(Evaluation(extractor="vgg16"))
     assert main(["fetch-weights", "vgg16", "--to", str(tmp_path / "x.pth"), "--url", f"{at}/none"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -68,10 +68,7 @@ def test_said_where_they_are_not_there(served, tmp_path):
     weights.check_weights(Evaluation())  # ours needs none
     study = compose(["study=mini", "evaluation.fid.extractor=vgg16"])
     (path,) = files_of(study)
-    assert path == str(weights.kept("vgg16"))
-    found = {f.what: f for f in local_files([path])}
-    assert (
-        found[f"{path} is not there"].level == "bad"
-        and "ditscale fetch-weights vgg16" in found[f"{path} is not there"].remedy
-    )
+    assert path == str(weights.cached("vgg16"))
+    (missing,) = (f for f in local_files([path]) if path in f.what)
+    assert missing.level == "bad" and "ditscale fetch-weights vgg16" in missing.remedy
     assert files_of(compose(["study=mini"])) == []

@@ -8,7 +8,7 @@ import pytest
 from ditscale.config import Cluster
 from ditscale.errors import UserError
 from ditscale.launch.backends import local
-from ditscale.launch.job.execute import gpus
+from ditscale.launch.job import gpus
 from ditscale.pipeline import plan_study
 from ditscale.plan.run import read_run
 from ditscale.plan.study import read_study
@@ -52,7 +52,7 @@ def test_a_torch_for_cpus_has_none(four, monkeypatch):
 def test_as_many_as_the_cluster_says(four):
     assert gpus.gpus(Cluster()) == ["0", "1", "2", "3"]
     assert gpus.gpus(Cluster(gpus=2)) == ["0", "1"] and gpus.gpus(Cluster(gpus=0)) == []
-    with pytest.raises(UserError, match="cluster.gpus: 5 are asked for, and this machine has 4"):
+    with pytest.raises(UserError, match="cluster.gpus: 5 requested, and torch can use 4 on this machine"):
         gpus.gpus(Cluster(gpus=5))
     assert local.workers(Cluster(), ["0", "1"]) == 2 and local.workers(Cluster(workers=6), ["0", "1"]) == 6
 
@@ -70,9 +70,9 @@ def test_runs_get_theirs(four, tmp_path, monkeypatch, workers, sharing):
     cluster = read_study(paths.root).cluster
     asked, submit = {}, local._submit
 
-    def submitted(executor, paths, status, source, environment):
-        asked[status.run.run_id] = environment
-        return submit(executor, paths, status, source, environment)
+    def submitted(paths, run, source, environment):
+        asked[run.run_id] = environment
+        return submit(paths, run, source, environment)
 
     monkeypatch.setattr(local, "_submit", submitted)
     ended = local.launch(paths, cluster, "grid", lambda statuses, took: None)

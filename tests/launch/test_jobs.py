@@ -3,7 +3,7 @@
 import pytest
 
 from ditscale.launch.monitor.job_index import _first
-from ditscale.launch.monitor.slurm_status import elements
+from ditscale.launch.monitor.slurm_status import task_names
 from ditscale.naming import StudyPaths
 from ditscale.slurm_client import Job
 
@@ -48,4 +48,4 @@ def test_a_study_whose_name_ends_in_a_number(tmp_path):
     ],
 )
 def test_arrays_in_one_row_of_sacct(row, names):
-    assert elements(row) == names
+    assert task_names(row) == names

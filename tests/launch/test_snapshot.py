@@ -11,7 +11,7 @@ import pytest
 from ditscale.config import configs_dir
 from ditscale.errors import UserError
 from ditscale.launch import snapshot as module
-from ditscale.launch.backends.local import _importing_from
+from ditscale.launch.backends.preamble import importing_from
 from ditscale.launch.snapshot import snapshot
 
 
@@ -40,7 +40,7 @@ def test_the_copy_is_whole_and_is_what_gets_imported(tmp_path):
         "import ditscale; from ditscale.config import compose, configs_dir; compose(['study=paper']); "
         "print(ditscale.__file__); print(configs_dir())"
     )
-    with _importing_from(source, {}):  # even from the checkout itself
+    with importing_from(source, {}):  # even from the checkout itself
         env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         found = subprocess.run(
             [sys.executable, "-c", code], cwd=module.PACKAGE.parent, env=env, capture_output=True, text=True
@@ -121,7 +121,7 @@ def test_names_of_secrets_are_refused(tmp_path, edited, name):
 @pytest.mark.parametrize("kind", ["", "RSA ", "OPENSSH ", "ENCRYPTED "])
 def test_private_keys_are_refused_whatever_they_are_called(tmp_path, edited, kind):
     (edited / "launch" / "notes.txt").write_text(f"for the cluster:\n-----BEGIN {kind}PRIVATE KEY-----\nabc\n")
-    with pytest.raises(UserError, match="notes.txt: looks like a secret .it holds a private key"):
+    with pytest.raises(UserError, match="notes.txt: looks like a secret .it contains a private key"):
         snapshot(tmp_path / "code")
     assert not (tmp_path / "code").exists()
 
@@ -148,7 +148,7 @@ def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
         (errno.ENOSPC, "(No space left on device); free space on the disk"),
         (errno.EACCES, "(Permission denied); make the place writable for you"),
         (errno.EROFS, "(Read-only file system); mount the disk for writing"),
-        (errno.EIO, "(Input/output error); see that the place can be written"),
+        (errno.EIO, "(Input/output error); check that the place can be written"),
     ):
         refused = OSError(number, os.strerror(number))
         with monkeypatch.context() as patch:

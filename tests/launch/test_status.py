@@ -8,8 +8,8 @@ import h5py
 import pytest
 
 from ditscale.errors import UserError
-from ditscale.launch.monitor.status import study_status, table
-from ditscale.launch.monitor.status_cache import Seen
+from ditscale.launch.monitor.status import CACHED, study_status, table
+from ditscale.launch.monitor.status_cache import StatusCache
 from ditscale.naming import StudyPaths
 from ditscale.plan.run import read_run
 from ditscale.rundir.record import Record
@@ -34,7 +34,7 @@ def test_what_is_remembered_is_what_is_there(study):
     first = study_status(paths)
     assert [s.state for s in first] == ["finished"] and (paths.jobs / "seen.json").exists()
     assert study_status(paths) == first
-    with h5py.File(at.metrics, "r+") as file:  # it was mended, say, and goes on
+    with h5py.File(at.metrics, "r+") as file:  # somebody has repaired it, for example
         file["state"][()] = b"stopped"
     assert [s.state for s in study_status(paths)] == ["stopped"]
     at.run.write_text(at.run.read_text().replace("seed: 0", "seed: 1", 1))
@@ -53,7 +53,7 @@ def test_a_damaged_or_missing_memory_costs_time_only(study):
     assert study_status(paths) == first
     (paths.jobs / "seen.json").unlink()
     assert study_status(paths) == first
-    assert Seen(paths.jobs / "seen.json").before
+    assert StatusCache(paths.jobs / "seen.json", CACHED).before
 
 
 def test_skipped_steps_are_in_the_note_and_remembered(study):
@@ -76,7 +76,7 @@ def test_skipped_steps_are_in_the_note_and_remembered(study):
     at.heartbeat.write_text(json.dumps({"images": 10 * run.recipe.batch_size}))
     (found,) = study_status(paths)
     assert found.state == "interrupted" and found.reason.endswith(
-        "resumes it; 3 of 10 steps skipped: their gradient was not finite"
+        "resume it; 3 of 10 steps skipped: their gradient was not finite"
     )
 
 
@@ -104,9 +104,9 @@ def test_a_run_that_ended_before_it_wrote_anything(one_run):
     assert said() == [("planned", "")]  # its process may only be slow to start
     child.kill()
     child.wait()
-    assert said() == [("planned", f"its last attempt left no sign; see {path}")]
+    assert said() == [("planned", f"its last attempt wrote nothing; see {path}")]
     (run_dir / "attempts").mkdir()  # it came as far as that
-    assert said() == [("planned", f"its last attempt left no sign; see {path}")]
+    assert said() == [("planned", f"its last attempt wrote nothing; see {path}")]
 
 
 def test_what_may_not_be_read_is_one_line(study, monkeypatch):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from subprocess import CompletedProcess
 
+from ditscale import slurm_client
 from ditscale.config import compose
 from ditscale.launch import cancel
 from ditscale.launch import wait as module
@@ -55,16 +56,14 @@ def test_a_job_that_slurm_lists_for_ever(one_run, monkeypatch):
         monkeypatch.setattr(module, "with_slurm", lambda *_: [replace(planned, state=state)])
         monkeypatch.setattr(cancel, "jobs_of", module.jobs_of)
         monkeypatch.setattr(
-            cancel.subprocess,
-            "run",
-            lambda words, **_: cancelled.append(words[1:]) or CompletedProcess(words, 0, "", ""),
+            slurm_client, "run", lambda *words, **_: cancelled.append(words[1:]) or CompletedProcess(words, 0, "", "")
         )
         assert [s.state for s in module.follow(paths, look)] == [state]
         assert least <= len(looks) < least + 3
-        assert cancelled == ([["1_0"]] if state == "finished" else [])
+        assert cancelled == ([("1_0",)] if state == "finished" else [])
 
 
-def test_jobs_that_wait_for_nothing(one_run, monkeypatch, capsys):
+def test_jobs_that_wait_for_nothing(one_run, monkeypatch, caplog):
     """Slurm put the job of a run that is done back into the queue: it goes. One of several runs stays while one of them
     has work left."""
     run_dir = one_run()
@@ -75,13 +74,14 @@ def test_jobs_that_wait_for_nothing(one_run, monkeypatch, capsys):
     done = replace(planned, state="finished")
     called = []
     monkeypatch.setattr(
-        cancel.subprocess, "run", lambda words, **_: called.append(words) or CompletedProcess(words, 0, "", "")
+        slurm_client, "run", lambda *words, **_: called.append(words) or CompletedProcess(words, 0, "", "")
     )
+    caplog.set_level("INFO", "ditscale")
     for where in (module, cancel):
         monkeypatch.setattr(where, "jobs_of", lambda _: {run_dir.name: [waits, shared], "another": [shared]})
     monkeypatch.setattr(module, "with_slurm", lambda *_: [done])
     assert module.follow(paths, lambda *_: None) == [done]
-    assert called == [["scancel", "1_0"]] and "cancelled 1 jobs (1_0)" in capsys.readouterr().out
+    assert called == [("scancel", "1_0")] and "cancelled 1 jobs (1_0)" in caplog.text
     monkeypatch.setattr(module, "with_slurm", lambda *_: [planned])
     module.follow(paths, lambda *_: None)
     assert len(called) == 1

@@ -13,7 +13,7 @@ from ditscale.model.projection import Projection, plain_products
 @pytest.fixture(autouse=True)
 def slow_mkl(monkeypatch):
     monkeypatch.setattr(projection, "mkl_is_slow", lambda: True)
-    monkeypatch.setattr(projection, "WORTHWHILE", 3000)
+    monkeypatch.setattr(projection, "MIN_PRODUCTS", 3000)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 

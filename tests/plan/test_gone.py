@@ -39,7 +39,7 @@ def test_launch_status_and_collect_say_which_and_plan_brings_them_back(study, ca
     shutil.rmtree(root / "runs" / others[0])
     (root / "runs" / others[1] / "run.yaml").unlink()
     line = (
-        f"2 planned runs have no directory, or no run.yaml in it ({', '.join(others)}); to bring them back: "
+        f"2 planned runs have no directory, or no run.yaml in it ({', '.join(others)}); to restore them: "
         f"`ditscale plan {root}`"
     )
     for verb in ("launch", "status", "collect"):
@@ -66,10 +66,10 @@ def test_only_what_was_planned_is_missed(study, capsys):
 
 
 def test_a_point_of_a_sweep_comes_back_with_the_sweep(tmp_path, capsys):
-    from ditscale.sweep import _plan, _sorted
+    from ditscale.sweep import parse, plan_points
 
-    words = _sorted([f"study_dir={tmp_path}/s", "budget=2.5e9", "width=16,24", *SETTINGS[:3], SETTINGS[-1]])
-    paths, _, planned = _plan(words, None)
+    words = parse([f"study_dir={tmp_path}/s", "budget=2.5e9", "width=16,24", *SETTINGS[:3], SETTINGS[-1]])
+    paths, _, planned = plan_points(words, None)
     assert "no directory" not in says(capsys, "status", paths.root)  # the grid of study.yaml is larger
     shutil.rmtree(paths.run(planned.runs[1].run_id).root)
-    assert f"({planned.runs[1].run_id}); to bring it back: the same sweep" in says(capsys, "status", paths.root)
+    assert f"({planned.runs[1].run_id}); to restore it: the same sweep" in says(capsys, "status", paths.root)

@@ -31,13 +31,13 @@ def test_branches_are_paid_for():
     cooling = [*THREE, "recipe.schedule=wsd", "recipe.decay=0.1"]
     planned, alone = plan_grid(compose(cooling)), plan_grid(compose([*cooling, "nested=false"]))
     assert [r.run_id for r in planned.runs] == [r.run_id for r in alone.runs]
-    # of two seeds: hosts of 2e11 (32), 4e11 (40) and 4e11 (48); branches of 1e11 (32, 40) and 2e11 (40, 48)
+    # Of two seeds: parents of 2e11 (32), 4e11 (40) and 4e11 (48); branches of 1e11 (32, 40) and 2e11 (40, 48)
     assert planned.flops == pytest.approx(2 * (2e11 + 4e11 + 4e11 + 0.1 * (2 * 1e11 + 2 * 2e11)), rel=0.01)
     by_id = {r.run_id: r for r in planned.runs}
-    for host in (r for r in planned.runs if r.readings):
-        assert host.branch_images == pytest.approx(0.1 * sum(by_id[i].n_images for i in host.readings), rel=0.01)
+    for parent in (r for r in planned.runs if r.readings):
+        assert parent.branch_images == pytest.approx(0.1 * sum(by_id[i].n_images for i in parent.readings), rel=0.01)
     saved = 1 - planned.flops / alone.flops
-    assert f"branch off it for their cool-down, 1.2e11 FLOPs: {saved:.0%} of the FLOPs saved" in table(planned)
+    assert f"cool-down of 1.2e11 FLOPs; {saved:.0%} of the FLOPs saved" in table(planned)
 
 
 @pytest.mark.parametrize("settings, says", [

@@ -19,7 +19,7 @@ def test_passes_of_the_sampler(how):
         return x
 
     text = torch.zeros(3, 2)
-    sample(model, torch.randn(3, 1, 2, 2), text, how.steps, how.sampler, how.guidance, text)
+    sample(model, torch.randn(3, 1, 2, 2), text, how.steps, how.sampler, how.guidance)
     assert sum(counted) == 3 * passes("fid", how)
 
 

@@ -44,7 +44,7 @@ def test_budgets_of_the_sweep():
     "settings, says",
     [
         (["rates=[1,2,4,2]"], "give each multiple once, from small to large"),
-        (["rates=[0,1,2]"], "study.rates[0]: 0.0 is too small"),
+        (["rates=[0,1,2]"], "study.rates[0]: 0 is too small"),
         (["rates=[1,2]"], "a minimum takes three or more"),
         (["rates=[2]"], "a minimum takes three or more"),
         ([RATES, "rate_budgets=[3e11]"], "3e11 is not a budget of the grid"),

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from ditscale.rundir import fencing
 from ditscale.rundir.attempts import Busy, CrashLoop, claim, end, last_attempt, read_attempts
 from ditscale.rundir.heartbeat import Heartbeat
 from ditscale.rundir.lock import RunLock, is_locked
-from ditscale.rundir.outcomes import Fenced
+from ditscale.rundir.outcomes import Fenced, note_failure
 
 
 @pytest.fixture
@@ -54,8 +55,7 @@ print(me.number)
 def test_numbers_go_up_and_only_one_gets_each(at):
     """Six processes race; each holds the run from its claim to its end, so the others wait for that."""
     command = [sys.executable, "-c", CLAIM.format(root=str(at.root))]
-    env = {**os.environ, "PYTHONPATH": os.getcwd()}
-    racing = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    racing = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
     numbers = sorted(int(process.communicate()[0]) for process in racing)
     assert numbers == [1, 2, 3, 4, 5, 6]
     assert [a.number for a in read_attempts(at)] == numbers and last_attempt(at).number == 6
@@ -84,22 +84,25 @@ def test_the_restart_of_a_job_takes_over_from_a_process_that_lives_on(at, monkey
     """Its node was lost to Slurm: the old process holds the lock, beats its heart, and is fenced."""
     in_slurm(monkeypatch, 7, 3)
     old, held = claim(at)
-    monkeypatch.setenv("DITSCALE_ATTEMPT", str(old.number))
-    monkeypatch.setenv("DITSCALE_RUN", str(at.root))
-    heart = Heartbeat(at.heartbeat, 100)
-    heart.beat("training", 10, 0.5, 1, force=True)
+    heart, nested = Heartbeat(at.heartbeat, 100), Heartbeat(at.root.parent / "nested.json", 100)
+    with fencing.holding_token(at.root, old.number):
+        heart.beat("training", 10, 0.5, 1, force=True)
 
-    in_slurm(monkeypatch, 7, 3, restart=1)
-    new, lock = claim(at)
-    assert (new.number, new.job, new.restart) == (2, "7_3", 1)
-    lock.release()
-    assert not is_locked(at.lock)  # the name is the new attempt's, while the old one has its lock still
-    before = at.heartbeat.read_text()
-    with pytest.raises(Fenced, match="attempt 1 ends, for attempt 2 has taken over"):
-        heart.beat("training", 20, 0.5, 1, force=True)
-    assert at.heartbeat.read_text() == before
-    with pytest.raises(Fenced):  # nor does it write what is read from its run
-        fencing.check(at.root.parent / "another")
+        in_slurm(monkeypatch, 7, 3, restart=1)
+        new, lock = claim(at)
+        assert (new.number, new.job, new.restart) == (2, "7_3", 1)
+        lock.release()
+        assert not is_locked(at.lock)  # the name is the new attempt's, while the old one has its lock still
+        before = at.heartbeat.read_text()
+        for writer in (heart, nested):  # nor does it write the directory of a nested run
+            with pytest.raises(Fenced, match="attempt 1 ends: attempt 2 has taken over"):
+                writer.beat("training", 20, 0.5, 1, force=True)
+        with ThreadPoolExecutor() as pool, pytest.raises(Fenced):  # as the thread that writes checkpoints
+            pool.submit(fencing.check).result()
+        assert at.heartbeat.read_text() == before and not nested.path.exists()
+    with fencing.holding_token(at.root, new.number):
+        heart.beat("training", 30, 0.5, 1, force=True)
+    fencing.check()  # without a token nothing is checked: a run that was started from a notebook, for example
     held.release()
 
 
@@ -143,6 +146,15 @@ def test_attempts_without_progress_end_and_progress_or_a_new_launch_starts_again
         (at.checkpoint / f"images-{restart:015d}").mkdir()
         in_slurm(monkeypatch, 9, 0, restart)
         claim(at)
+
+
+def test_a_failure_is_noted_where_it_can_be(at):
+    note_failure(at, "first line\nsecond")
+    assert json.loads(at.failure.read_text())["reason"] == "first line second"
+    at.failure.unlink()
+    at.failure.mkdir()  # as on a full disk: it cannot be written
+    note_failure(at, "the error itself is on its way to the log")
+    assert os.listdir(at.root) == ["failure.json"]
 
 
 def test_an_attempt_whose_file_was_cut_short_is_none(at):

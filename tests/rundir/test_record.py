@@ -142,7 +142,7 @@ def test_damaged_records(tmp_path, content):
         (OSError(errno.EDQUOT, "full"), "Disk quota exceeded); free space on the disk, then run again"),
         (RuntimeError("Can't write (errno = 28, error message = 'x')"), "No space left on device); free space"),
         (OSError(errno.EROFS, "ro"), "Read-only file system); mount the disk for writing, then run again"),
-        (RuntimeError("Can't write (no more is known)"), "(Can't write); see that the place can be written"),
+        (RuntimeError("Can't write (no more is known)"), "(Can't write); check that the place can be written"),
     ],
 )
 def test_a_place_that_cannot_be_written(tmp_path, monkeypatch, error, says):

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from ditscale.config import compose
-from ditscale.launch.doctor.examine import directory, file_system, files_of, local_files, seen_by_a_node, settings
+from ditscale.launch.doctor.directory import directory, file_system
+from ditscale.launch.doctor.examine import files_of, local_files
+from ditscale.launch.doctor.node import findings
+from ditscale.launch.doctor.slurm import settings
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +33,7 @@ def test_a_sound_cluster(slurm, ditscale, tmp_path):
         "clock agrees",
         "GiB free",
         f"sees {tmp_path} and has torch",
-        "sees a lock that is held here",
+        "sees a lock of this machine",
         "clock agrees with this machine's to 60 s",
         "HF_HUB_OFFLINE=1",
     ):
@@ -66,7 +69,7 @@ def test_troubles(slurm, ditscale, tmp_path):
         check=False,
     )
     assert (
-        "account lab may queue 40 jobs; a larger study wants cluster.max_queued=40" in said("cluster=slurm-cpu").stdout
+        "account lab may queue 40 jobs; a larger study needs cluster.max_queued=40" in said("cluster=slurm-cpu").stdout
     )
     assert "may queue" not in said("cluster=slurm-cpu", "cluster.max_queued=40").stdout
     slurm.kill("slurmdbd")
@@ -75,7 +78,7 @@ def test_troubles(slurm, ditscale, tmp_path):
         return
     gpus = said("cluster=slurm-cpu", "cluster.sizes=[{up_to_params: 1e9, gpus: 1, flops_per_s: 1e10}]", "--job")
     # the rehearsal's GPUs are not real
-    assert gpus.returncode == 1 and "gives a task 0 of 1 GPUs asked for" in gpus.stdout, gpus.stdout
+    assert gpus.returncode == 1 and "gives a task 0 of 1 GPUs requested" in gpus.stdout, gpus.stdout
 
 
 def test_a_directory_that_nodes_do_not_share(slurm, ditscale, tmp_path, plan, call, few, status, settled):
@@ -134,7 +137,7 @@ def test_files_that_runs_read(tmp_path):
     assert files_of(study)[:2] == data
     here, missing, offline = local_files(files_of(study)[:2])
     assert (here.level, missing.level, offline.level) == ("ok", "bad", "ok")
-    assert "held-out.h5 is not there" in missing.what and "HF_HUB_OFFLINE=1" in offline.what
+    assert "held-out.h5 does not exist" in missing.what and "HF_HUB_OFFLINE=1" in offline.what
     answer = {
         "node": "node1",
         "gpus": 1,
@@ -143,11 +146,9 @@ def test_files_that_runs_read(tmp_path):
         "locked": False,
         "unreadable": [data[0]],
     }
-    said = {f.what: f.level for f in seen_by_a_node(tmp_path, answer, 4)}
-    assert said[f"node1 cannot read {data[0]}"] == "bad" and said["node1 gives a task 1 of 4 GPUs asked for"] == "bad"
-    assert (
-        said["node1 does not see a lock that is held here"] == "note" and said["node1's clock is -300 s off"] == "note"
-    )
+    said = {f.what: f.level for f in findings(tmp_path, answer, 4)}
+    assert said[f"node1 cannot read {data[0]}"] == "bad" and said["node1 gives a task 1 of 4 GPUs requested"] == "bad"
+    assert said["node1 does not see a lock of this machine"] == "note" and said["node1's clock is -300 s off"] == "note"
 
 
 def test_settings_of_other_clusters(slurm):

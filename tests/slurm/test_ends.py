@@ -56,7 +56,7 @@ def test_the_time_limit_without_warning_and_a_crash_loop(
     assert cut and {a["ended"] for a in cut} == {"stopped"}
     assert slurm.jobs(array)[f"{array}_0"].state == "COMPLETED" and slurm.jobs(array)[f"{array}_0"].restarts == len(cut)
     rest = call("launch", limit, ON_CLUSTER)
-    assert "1 runs to submit, 0 waiting or running, 1 done" in rest.stdout, rest
+    assert "1 runs to submit, 0 pending or running, 1 done" in rest.stdout, rest
     settled(limit)
     settled(loop)
     assert records(limit) == quiet(*long)
@@ -88,10 +88,10 @@ def test_diverged_signalled_early_and_gone_from_the_study(
         (submission,) = submissions(left)
         orphan = f"{submission['job']}_{submission['runs'].index(gone)}"
         assert (
-            f"orphaned: job {orphan} is for run {gone}, which is not in this study any more; `scancel {orphan}` "
+            f"orphaned: job {orphan} is for run {gone}, which is no longer in this study; `scancel {orphan}` "
             "removes it" in said
         )
-        assert "0 runs to submit, 2 waiting or running" in said
+        assert "0 runs to submit, 2 pending or running" in said
     finally:
         slurm.call("scontrol", "update", "partitionname=main", "state=up")
 
@@ -109,7 +109,7 @@ def test_diverged_signalled_early_and_gone_from_the_study(
     assert slurm.jobs(job)[job].state == "COMPLETED"
     found = status(wild)[diverging]
     assert found["state"] == "diverged" and "the run has diverged" in found["reason"]
-    assert "0 runs to submit, 0 waiting or running, 1 done" in call("launch", wild).stdout
+    assert "0 runs to submit, 0 pending or running, 1 done" in call("launch", wild).stdout
 
     assert slurm.jobs(submission["job"])[orphan].state == "FAILED" and not (left / "runs" / gone).exists()
     assert records(left) == {run: quiet(*small)[run] for run in stay}

@@ -109,7 +109,7 @@ def test_nodes_lost_requeue_and_a_damaged_checkpoint(
     assert [a["ended"] for a in attempts(root, powerless)] == ["", "finished"]
     assert [a["ended"] for a in attempts(root, split)] == ["fenced", "finished"]
     assert len(attempts(root, calm)) == 1 and len(attempts(root, cut)) == 2
-    assert "attempt 1 ends, for attempt 2 has taken over" in log(root, split)
+    assert "attempt 1 ends: attempt 2 has taken over" in log(root, split)
     assert "cannot be read; resuming from" in log(root, cut)
     assert {s["state"] for s in status(root).values()} == {"finished"}
     assert "4 runs collected, 0 left out" in call("collect", root).stdout
@@ -132,7 +132,7 @@ def test_runs_that_share_a_job(
     assert done.returncode == 0 and "4 runs, 2 runs a job, 1 rank" in done.stdout, done
     (submission,) = submissions(root)
     array, (hurt, beside, first, second) = submission["job"], submission["runs"]
-    assert "0 runs to submit, 4 waiting or running" in call("launch", root).stdout
+    assert "0 runs to submit, 4 pending or running" in call("launch", root).stdout
     freeze_when_training(slurm, root, submission["runs"], attempts, heartbeat, 1)
     assert {s["job"] for s in status(root).values()} == {f"{array}_0", f"{array}_1"}
     for pair in ((hurt, beside), (first, second)):
@@ -153,7 +153,7 @@ def test_runs_that_share_a_job(
     assert {run: len(attempts(root, run)) for run in submission["runs"]} == {hurt: 1, beside: 1, first: 2, second: 2}
     assert [a["ended"] for a in attempts(root, first)] == ["stopped", "finished"]
     again = call("launch", root)
-    assert "1 runs to submit, 0 waiting or running, 3 done" in again.stdout, again
+    assert "1 runs to submit, 0 pending or running, 3 done" in again.stdout, again
     settled(root)
     assert records(root) == quiet(*FOUR)
     assert all("finished" in log(root, run) for run in submission["runs"])
@@ -191,7 +191,7 @@ def test_preempted_timed_out_and_cancelled(
     assert status(root)[gone]["state"] in ("stopped", "interrupted")
 
     again = call("launch", root)
-    assert "1 runs to submit, 0 waiting or running, 3 done" in again.stdout, again
+    assert "1 runs to submit, 0 pending or running, 3 done" in again.stdout, again
     settled(root)
     assert records(root) == quiet(*FOUR)
 
@@ -209,7 +209,7 @@ def test_without_accounting_and_controller(slurm, half_way, attempts, status, re
     os.kill(attempts(root, runs[3])[0]["pid"], signal.SIGKILL)  # a crash that nobody accounts for
     slurm.wait(lambda: slurm.jobs(array)[f"{array}_3"].state == "FAILED", 60, "the crash is a failed job")
     found = status(root)[runs[3]]
-    assert found["state"] == "interrupted" and "launching again resumes it" in found["reason"]
+    assert found["state"] == "interrupted" and "launch again to resume it" in found["reason"]
 
     failed_at = time.time()  # a controller that is killed forgets what it has not saved
     slurm.wait(

@@ -28,14 +28,14 @@ def test_launch_mixed_and_repeated(
         inside = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "7", "SLURM_ARRAY_TASK_ID": "3", "RANK": "5"}
         first = call("launch", root, *ON_CLUSTER, "cluster.parallel=3", **inside)
         assert first.returncode == 0, first.stdout + first.stderr
-        assert "5 runs to submit, 1 waiting or running, 0 done" in first.stdout and "3 at once" in first.stdout
+        assert "5 runs to submit, 1 pending or running, 0 done" in first.stdout and "3 at once" in first.stdout
         (mine,) = submissions(root)
         assert sorted(mine["runs"]) == sorted(set(runs) - {runs[2]})
         found = status(root)
         assert {s["state"] for s in found.values()} == {"queued"} and found[runs[2]]["job"] == f"{plain}_0"
         assert {s["reason"] for s in found.values()} == {"PartitionDown"}
         again = call("launch", root)  # the cluster is remembered
-        assert "0 runs to submit, 6 waiting or running" in again.stdout and len(submissions(root)) == 1
+        assert "0 runs to submit, 6 pending or running" in again.stdout and len(submissions(root)) == 1
         arrays = slurm.call("scontrol", "show", "job", mine["job"])
         assert "ArrayTaskThrottle=3" in arrays and "NumTasks=1" in arrays
     finally:
@@ -47,7 +47,7 @@ def test_launch_mixed_and_repeated(
     pickles = [path.read_bytes() for path in root.glob("jobs/*/*_submitted.pkl")]
     assert len(pickles) == 5 and all(len(p) < 1000 and b"ditscale.launch.job.execute" in p for p in pickles)
     done = call("launch", root)
-    assert "0 runs to submit, 0 waiting or running, 6 done" in done.stdout
+    assert "0 runs to submit, 0 pending or running, 6 done" in done.stdout
     # the plain array's too
     assert call("launch", root, "cluster=slurm-cpu").returncode == 0 and len(submissions(root)) == 2
 
@@ -70,8 +70,8 @@ def test_a_launcher_killed_after_sbatch_is_taken_up(
     again = call("launch", root)
     assert (
         again.returncode == 0
-        and f"job {number}: taken up" in again.stdout
-        and "0 runs to submit, 3 waiting or running" in again.stdout
+        and f"job {number}: adopted" in again.stdout
+        and "0 runs to submit, 3 pending or running" in again.stdout
     ), again
     assert [s["job"] for s in submissions(root)] == [number]
     settled(root)
@@ -189,7 +189,7 @@ def test_a_failed_run_is_a_failed_job(slurm, call, plan, tmp_path, few, submissi
     runs = plan(root, *few)
     (root / "runs" / runs[0] / "metrics.h5").write_bytes(b"broken")
     # damaged is said by status
-    assert "2 runs to submit, 0 waiting or running, 1 done" in call("launch", root, *ON_CLUSTER).stdout
+    assert "2 runs to submit, 0 pending or running, 1 done" in call("launch", root, *ON_CLUSTER).stdout
     text = (root / "runs" / runs[1] / "run.yaml").read_text()
     (root / "runs" / runs[1] / "run.yaml").write_text(text.replace("width: 24", "width: 25"))
     settled(root)
@@ -226,7 +226,7 @@ def test_gpus_and_jobs_that_end_before_their_run_begins(
         assert "3 runs to submit" in again.stdout, again
         assert "cancelled 3 jobs" in call("cancel", root).stdout
         slurm.wait(
-            lambda: all("launching again submits it" in s["reason"] for s in status(root).values()),
+            lambda: all("launch again to submit it" in s["reason"] for s in status(root).values()),
             30,
             "status says so",
         )

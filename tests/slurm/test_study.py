@@ -80,7 +80,7 @@ def test_interrupted_and_gone_on_with_as_a_job(slurm, call, tmp_path, records, a
     )
     again = call("study", root)
     assert "cancelled 4 jobs" in again.stdout and slurm.ended(needless + "_3")
-    assert again.returncode == 0 and "0 runs to submit, 0 waiting or running, 8 done" in again.stdout, again
+    assert again.returncode == 0 and "0 runs to submit, 0 pending or running, 8 done" in again.stdout, again
 
 
 def test_cancel_ends_the_job_that_launches(slurm, call, tmp_path, submissions, settled):

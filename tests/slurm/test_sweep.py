@@ -54,7 +54,7 @@ def test_a_signal_and_a_failure(
     (root / "runs" / victim / "checkpoint").unlink()
     alone = sweep(root, "budget=4e10", "width=40,48", ON_SLURM)  # one element is no array
     out, err = alone.communicate(timeout=600)
-    assert alone.returncode == 0 and "1 runs to submit, 0 waiting or running, 1 done" in out, out + err
+    assert alone.returncode == 0 and "1 runs to submit, 0 pending or running, 1 done" in out, out + err
     assert records(root) == quiet(*long)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study"]
 
@@ -75,14 +75,14 @@ def test_three_ways_at_once(
         both = set(runs[:2]) & set(swept)
         assert len(both) == 1
         launched = call("launch", root, "cluster=slurm-cpu")
-        assert "3 runs to submit, 3 waiting or running, 0 done" in launched.stdout, launched
+        assert "3 runs to submit, 3 pending or running, 0 done" in launched.stdout, launched
         assert f"orphaned: job {plain}_" in launched.stdout and both.pop() in launched.stdout
         found = status(root)
         assert {s["state"] for s in found.values()} == {"queued"} and found[swept[0]]["job"].startswith(
             submissions(root)[0]["job"]
         )
         out, err = sweep(root, *words).communicate(timeout=300)
-        assert "0 runs to submit, 2 waiting or running" in out and len(submissions(root)) == 2, out + err
+        assert "0 runs to submit, 2 pending or running" in out and len(submissions(root)) == 2, out + err
     finally:
         slurm.call("scontrol", "update", "partitionname=main", "state=up")
     slurm.wait(lambda: len(submissions(root)) == 3, 60, "the plain array starts")

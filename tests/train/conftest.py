@@ -1,6 +1,7 @@
 """Runs of several real ranks, and what their records hold."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -13,8 +14,6 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Ranks:
@@ -46,9 +45,17 @@ class Ranks:
         raise AssertionError(f"never reached {images} images")
 
 
+@pytest.fixture
+def logged(caplog, monkeypatch):
+    """What ditscale logs in this process, down to INFO, whether or not an earlier test has called logs.show()."""
+    monkeypatch.setattr(logging.getLogger("ditscale"), "propagate", True)
+    caplog.set_level(logging.INFO, "ditscale")
+    return caplog
+
+
 @pytest.fixture(scope="session")
 def server():
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(__file__).with_name("forked.py"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         yield process
@@ -108,7 +115,7 @@ def start():
     """Start `ditscale run`, alone or on ranks of torchrun; returns the process."""
 
     def begin(run_dir, ranks=1):
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
         words = ["-m", "ditscale", "run", str(run_dir)]
         if ranks > 1:
             words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *words]

@@ -13,10 +13,10 @@ import tempfile
 import traceback
 
 import ditscale.model.projection as projection
-import ditscale.train.gradient_accumulation as microbatch
-import ditscale.train.loop as loop
+from ditscale import logs
 from ditscale.errors import UserError
 from ditscale.rundir.outcomes import Diverged, Stopped
+from ditscale.train import gradient_accumulation, loop
 
 
 def rank(job: dict, number: int, log) -> int:
@@ -30,8 +30,9 @@ def rank(job: dict, number: int, log) -> int:
         LOCAL_WORLD_SIZE=str(job["per_node"]),
         **job["env"],
     )
+    logs.show()
     if job["env"].get("PRODUCTS") == "onednn":
-        projection.WORTHWHILE, projection.mkl_is_slow = 0, lambda: True
+        projection.MIN_PRODUCTS, projection.mkl_is_slow = 0, lambda: True
     if job["short"] and job["short"][0] == number:
         short_of_memory(job["short"][1])
     try:
@@ -48,7 +49,7 @@ def rank(job: dict, number: int, log) -> int:
 
 def short_of_memory(images: int):
     """From the third step on, the allocator refuses what a pass with more images needs."""
-    losses, passes = microbatch.losses, itertools.count()
+    losses, passes = gradient_accumulation.losses, itertools.count()
 
     def refused(model, x0, *others):
         made = losses(model, x0, *others)  # the other ranks wait for this one in the backward pass
@@ -59,21 +60,21 @@ def short_of_memory(images: int):
             )
         return made
 
-    microbatch.losses = refused
+    gradient_accumulation.losses = refused
 
 
 for number, line in enumerate(sys.stdin):
     job = json.loads(line) | {"number": number}
-    logs = [tempfile.TemporaryFile("w+") for _ in range(job["world"])]
+    outputs = [tempfile.TemporaryFile("w+") for _ in range(job["world"])]
     pids = []
-    for i, log in enumerate(logs):
+    for i, log in enumerate(outputs):
         pids.append(os.fork())
         if not pids[-1]:
             os._exit(rank(job, i, log))
     print(json.dumps(pids), flush=True)
     ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     texts = []
-    for log in logs:
+    for log in outputs:
         log.seek(0)
         texts.append(log.read())
     print(json.dumps(list(zip(ends, texts))), flush=True)

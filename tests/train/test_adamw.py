@@ -24,7 +24,7 @@ def test_as_torch_to_the_bit():
         for a, b in zip(ours, theirs):
             a.grad = torch.randn_like(a) if step != 7 else torch.full_like(a, torch.nan)
             b.grad = a.grad.clone()
-        adamw.pace(rate)
+        adamw.set_rate(rate)
         adamw.step(scale, skip)
         for group in reference.param_groups:
             group["lr"] = rate * group["rate_factor"]
@@ -41,7 +41,7 @@ def test_without_scale_as_the_paper():
     w, m, v = 0.5, 0.0, 0.0
     for t, g in enumerate(gradients, 1):
         weight.grad = torch.tensor([g])
-        adamw.pace(0.01)
+        adamw.set_rate(0.01)
         adamw.step(torch.ones(()), torch.zeros(()))
         m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
         w -= 0.01 * (m / (1 - 0.9**t) / ((v / (1 - 0.95**t)) ** 0.5 + 1e-8) + 0.1 * w)

@@ -1,5 +1,5 @@
-"""Runs that are read from a longer one, and those that branch off it for their cool-down, equal those that are trained
-alone: record, weights, evaluation, to the bit."""
+"""Nested runs, and those that branch off their parent for their cool-down, equal those that are trained alone: record,
+weights, evaluation, to the bit."""
 
 import json
 import shutil
@@ -70,49 +70,48 @@ def cooled(tmp_path_factory, ditscale):
 
 
 def nested(root, *others):
-    """A nested study, and its host of width 32 with the run that is read first."""
+    """A nested study, and its parent run of width 32 with the first nested run."""
     _, planned = plan_study(str(root), [*SETTINGS, *others, "nested=true"])
-    host = next(r for r in planned.runs if r.width == 32 and r.readings)
-    return root / "runs" / host.run_id, root / "runs" / host.readings[0]
+    parent = next(r for r in planned.runs if r.width == 32 and r.readings)
+    return root / "runs" / parent.run_id, root / "runs" / parent.readings[0]
 
 
 def test_a_nested_study(tmp_path, alone, ditscale):
     root = tmp_path / "s"
-    host, first = nested(root)
+    parent, first = nested(root)
     before = ditscale("status", root).stdout
-    assert before.count("read from") == 4
+    assert before.count("trained as part of") == 4
     done = ditscale("launch", root)
     assert done.returncode == 0, done
     assert {path.name: content(path) for path in sorted(root.glob("runs/*"))} == alone
     assert len(list(root.glob("runs/*/log/attempt-*"))) == 2  # two trajectories, and nothing else was started
     assert "6 runs collected, 0 left out" in ditscale("collect", root).stdout
-    with h5py.File(host / "metrics.h5") as file:
+    with h5py.File(parent / "metrics.h5") as file:
         n = len(file["steps"])
         assert (np.diff(file["steps"]["elapsed_s"]) >= 0).all() and (file["steps"]["images"][:] > 0).sum() == n
     assert {s["state"] for s in json.loads(ditscale("status", root, "--json").stdout)} == {"finished"}
 
-    shutil.rmtree(first)  # lost, though its host is done: planned and launched again it is trained alone
+    shutil.rmtree(first)  # lost, though its parent is done: planned and launched again it is trained alone
     _, planned = plan_study(str(root), [*SETTINGS, "nested=true"])
     assert ditscale("launch", root).returncode == 0
     assert content(first) == alone[first.name] and len(list(first.glob("log/attempt-*"))) == 1
 
 
 def test_branches(tmp_path, cooled, ditscale):
-    """Each shorter run leaves its host where its rate does, cools down, and is measured; the host goes on as if nothing
-    had been."""
+    """Each shorter run branches off where its rate does, cools down, and is measured; its parent is unaffected."""
     root = tmp_path / "s"
-    host, first = nested(root, *COOLING)
+    parent, first = nested(root, *COOLING)
     done = ditscale("launch", root)
     assert done.returncode == 0, done
     assert {path.name: content(path) for path in sorted(root.glob("runs/*"))} == cooled
     assert len(list(root.glob("runs/*/log/attempt-*"))) == 1 and not list(root.glob("runs/*/checkpoint/images-*"))
-    for path in (first, host):
+    for path in (first, parent):
         with h5py.File(path / "metrics.h5") as file:
             assert (np.diff(file["steps"]["elapsed_s"]) >= 0).all()
             attempt, steps = file["attempts"][0], len(file["steps"])
             assert attempt["images_per_s"] > 0
             own = attempt["from_images"] / 16
-            assert own == (0 if path == host else steps // 2 + 1)  # the first step at a lower rate is the one after
+            assert own == (0 if path == parent else steps // 2 + 1)  # the first step at a lower rate is the one after
     assert {s["state"] for s in json.loads(ditscale("status", root, "--json").stdout)} == {"finished"}
 
 
@@ -133,46 +132,49 @@ def test_several_that_branch_off_at_one_place(tmp_path, ditscale):
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_in_the_middle_of_a_branch(tmp_path, cooled, ending, start):
     """While it cools down, and while it is measured."""
-    host, first = nested(tmp_path / "s", *COOLING)
+    parent, first = nested(tmp_path / "s", *COOLING)
     moments = (
         lambda: list(first.glob("checkpoint/images-*[0-9]")),
         lambda: list(first.glob("evaluation.parts/*/*.npz")),
     )
     for moment in moments:
-        process = start(host)
+        process = start(parent)
         while not moment() and process.poll() is None:
             time.sleep(0.002)
         process.send_signal(ending)
         out, err = process.communicate(timeout=60)
-        assert process.returncode in (130, -9) and read_state(host / "metrics.h5") in ("stopped", "running"), (out, err)
+        assert process.returncode in (130, -9) and read_state(parent / "metrics.h5") in ("stopped", "running"), (
+            out,
+            err,
+        )
         assert read_state(first / "metrics.h5") in ("stopped", "running")
-        assert process.returncode == -9 or f"{host}: stopped at" in out + err, (out, err)
-    out, err = start(host).communicate(timeout=120)
+        assert process.returncode == -9 or f"{parent}: stopped at" in out + err, (out, err)
+    out, err = start(parent).communicate(timeout=120)
     assert "finished" in out, (out, err)
-    for path in (first, host, *(host.parent / name for name in read_run(host / "run.yaml").readings)):
+    for path in (first, parent, *(parent.parent / name for name in read_run(parent / "run.yaml").readings)):
         assert content(path) == cooled[path.name]
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_in_the_middle_of_a_reading(tmp_path, alone, ending, start):
-    host, first = nested(tmp_path / "s")
-    process = start(host)
+def test_stopped_in_the_middle_of_a_nested_run(tmp_path, alone, ending, start):
+    parent, first = nested(tmp_path / "s")
+    process = start(parent)
     while not list(first.glob("evaluation.parts/*/*.npz")) and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(ending)
     out, err = process.communicate(timeout=60)
-    assert process.returncode in (130, -9) and read_state(host / "metrics.h5") in ("stopped", "running"), (out, err)
+    assert process.returncode in (130, -9) and read_state(parent / "metrics.h5") in ("stopped", "running"), (out, err)
     assert read_state(first / "metrics.h5") != "finished"
-    out, err = start(host).communicate(timeout=120)
+    out, err = start(parent).communicate(timeout=120)
     assert "finished" in out, (out, err)
-    for path in (first, host, *(host.parent / name for name in read_run(host / "run.yaml").readings)):
+    for path in (first, parent, *(parent.parent / name for name in read_run(parent / "run.yaml").readings)):
         assert content(path) == alone[path.name]
 
 
-def test_two_ranks_read_too(tmp_path, alone, start):
-    host, first = nested(tmp_path / "s")
-    out, err = start(host, ranks=2).communicate(timeout=180)
-    assert read_state(first / "metrics.h5") == read_state(host / "metrics.h5") == "finished", (out, err)
+def test_two_ranks_measure_nested_runs_too(tmp_path, alone, start):
+    parent, first = nested(tmp_path / "s")
+    out, err = start(parent, ranks=2).communicate(timeout=180)
+    assert read_state(first / "metrics.h5") == read_state(parent / "metrics.h5") == "finished", (out, err)
     with h5py.File(first / "metrics.h5") as file:
         there = np.frombuffer(alone[first.name]["loss"], "f4")
         np.testing.assert_allclose(file["steps"]["loss"], there, rtol=1e-4)
@@ -180,38 +182,38 @@ def test_two_ranks_read_too(tmp_path, alone, start):
 
 
 def test_two_ranks_branch_too(tmp_path, cooled, start):
-    """With shards; the host's curve after the branches is that of one rank within rounding."""
-    host, first = nested(tmp_path / "s", *COOLING, "cluster.sharding=full", "budgets=[1e10,2e10]")
-    out, err = start(host, ranks=2).communicate(timeout=180)
-    assert read_state(first / "metrics.h5") == read_state(host / "metrics.h5") == "finished", (out, err)
-    for path in (first, host):
+    """With shards; the parent's curve after the branches is that of one rank within rounding."""
+    parent, first = nested(tmp_path / "s", *COOLING, "cluster.sharding=full", "budgets=[1e10,2e10]")
+    out, err = start(parent, ranks=2).communicate(timeout=180)
+    assert read_state(first / "metrics.h5") == read_state(parent / "metrics.h5") == "finished", (out, err)
+    for path in (first, parent):
         with h5py.File(path / "metrics.h5") as file:
             np.testing.assert_allclose(file["steps"]["loss"], np.frombuffer(cooled[path.name]["loss"], "f4"), rtol=1e-3)
 
 
-def test_a_branch_that_diverges_is_its_own_affair(tmp_path, cooled, monkeypatch, capfd):
-    host, first = nested(tmp_path / "s", *COOLING)
+def test_a_branch_that_diverges_leaves_its_parent_unaffected(tmp_path, cooled, monkeypatch, logged):
+    parent, first = nested(tmp_path / "s", *COOLING)
     validate = finalize.validate
 
-    def diverged(state, held_out, run, ranks, writer):
+    def diverged(setup, run, writer):
         if run.run_id == first.name:
             raise Diverged("the loss is beyond words")
-        validate(state, held_out, run, ranks, writer)
+        validate(setup, run, writer)
 
     monkeypatch.setattr(finalize, "validate", diverged)
-    assert loop.train(host) == "finished"
+    assert loop.train(parent) == "finished"
     assert read_state(first / "metrics.h5") == "diverged" and "beyond words" in (first / "failure.json").read_text()
-    for path in (host, *(host.parent / name for name in read_run(host / "run.yaml").readings[1:])):
+    for path in (parent, *(parent.parent / name for name in read_run(parent / "run.yaml").readings[1:])):
         assert content(path) == cooled[path.name]
-    assert "beyond words" in capfd.readouterr().out
+    assert "beyond words" in logged.text
 
 
-def test_one_that_is_trained_meanwhile_is_left_to_itself(tmp_path, alone, start):
-    host, first = nested(tmp_path / "s")
+def test_a_nested_run_that_another_process_trains_is_left_to_it(tmp_path, alone, start):
+    parent, first = nested(tmp_path / "s")
     own = start(first)
     while not (first / "attempts").is_dir():
         time.sleep(0.01)
-    out, err = start(host).communicate(timeout=120)
+    out, err = start(parent).communicate(timeout=120)
     assert "finished" in out, (out, err)
     own.communicate(timeout=60)
-    assert content(first) == alone[first.name] and content(host) == alone[host.name]
+    assert content(first) == alone[first.name] and content(parent) == alone[parent.name]

@@ -1,6 +1,5 @@
 """The same run however its weights lie, on however many real ranks, in whatever micro-batches."""
 
-import csv
 import os
 import shutil
 import signal
@@ -35,7 +34,7 @@ LAYOUTS = [  # world, ranks of a node, execution
 
 @pytest.mark.slow
 @pytest.mark.parametrize("design", ["incontext", "crossattention"])
-def test_every_layout_gives_the_same_curve(one_run, on_ranks, copy_of, content, design):
+def test_every_layout_gives_the_same_curve(one_run, on_ranks, copy_of, content, golden, design):
     """Within 1e-5 in fp32 over 50 steps, as the issue asks; validation and final weights too."""
     run_dir = one_run(f"design={design}", "design.head_size=8", "design.patch=3", *SHORT)
     assert read_run(run_dir / "run.yaml").steps >= 50
@@ -66,13 +65,9 @@ def test_every_layout_gives_the_same_curve(one_run, on_ranks, copy_of, content, 
             == pytest.approx(row["images_per_s"] * 24 if design == "incontext" else row["images_per_s"] * 16, rel=0.2)
         )
 
-    with open(GOLDEN / f"{design}.csv") as file:
-        golden = list(csv.DictReader(file))
-    # other machines and versions of torch round otherwise
-    for name, tolerance in (("loss", 1e-3), ("grad_norm", 1e-2)):
-        column = np.array([float(row[name]) for row in golden])
-        assert len(column) >= 50
-        np.testing.assert_allclose(expected[name][: len(column)], column, rtol=tolerance)
+    # Other machines and versions of torch round differently.
+    columns = {name: expected[name] for name in ("images", "loss", "grad_norm")}
+    assert golden(GOLDEN / f"{design}.csv", columns, rtol={"images": 0, "loss": 1e-3, "grad_norm": 1e-2}) >= 50
 
 
 @pytest.mark.slow
@@ -136,7 +131,7 @@ def test_when_one_rank_is_killed_the_others_end_and_the_run_resumes(one_run, on_
     ends = going.wait()
     assert time.monotonic() - began < 60
     end, text = ends[1 - victim]
-    assert ends[victim][0] == -signal.SIGKILL and end in (1, 130) and "has ended" in text and "Traceback" not in text, (
+    assert ends[victim][0] == -signal.SIGKILL and end in (1, 130) and "has died" in text and "Traceback" not in text, (
         ends
     )
     assert on_ranks(hurt, 1).wait()[0][0] == 0
@@ -158,7 +153,8 @@ def test_out_of_memory_on_shards(one_run, on_ranks, copy_of, content, short):
         for end, text in ends:
             assert (
                 end == 130
-                and f"OutOfMemory: out of memory; the same command goes on with micro-batches of {size} images" in text
+                and f"OutOfMemory: out of memory; rerun the same command to resume with micro-batches of {size} images"
+                in text
             ), ends
     assert [end for end, _ in on_ranks(hurt, 2, sharding="full", short=(short, 2)).wait()] == [0, 0]
     assert on_ranks(whole, 1).wait()[0][0] == 0
@@ -212,7 +208,7 @@ def test_choice_of_layout(monkeypatch):
     monkeypatch.setattr(Ranks, "broadcast", lambda self, value: value)
     monkeypatch.setattr(layout, "_free_bytes", lambda ranks: 100e9)
     two_nodes, one_node = ((4, 2), (4, 4))
-    for n_params, device, (world, per_node), chosen in (
+    for n_params, device, (world, per_node), expected in (
         (1e7, "cuda", two_nodes, "replicate"),  # a GPU reduces it in no time
         # 4 GB of state: there is room, but its reduction is better done beside the pass
         (2e8, "cuda", two_nodes, "hybrid"),
@@ -221,4 +217,4 @@ def test_choice_of_layout(monkeypatch):
         (2e9, "cpu", two_nodes, "hybrid"),  # 40 GB of 100 on a rank, 20 GB on each of a node's two
         (1e10, "cuda", two_nodes, "full"),
     ):
-        assert choose("auto", int(n_params), Ranks(0, world, torch.device(device), per_node)) == chosen
+        assert choose("auto", int(n_params), Ranks(0, world, torch.device(device), per_node)) == expected

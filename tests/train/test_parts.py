@@ -1,21 +1,25 @@
-"""EMA and the standard error against closed forms."""
+"""EMA and the standard error against closed forms; what ranks agree on; the training clock."""
 
 import math
 import os
 import signal
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from ditscale.errors import UserError
-from ditscale.evaluate.posthoc_ema import between
+from ditscale.evaluate.posthoc_ema import combine
 from ditscale.rundir.signals import StopFlag
 from ditscale.rundir.strata import standard_error
 from ditscale.train.batches import AHEAD, ahead
 from ditscale.train.ema import EMA
+from ditscale.train.segment import SyncPoint
+from ditscale.train.throughput import ThroughputMeter
 
 N, WINDOWS = 5000, (0.1, 0.05, 0.5)
 
@@ -28,7 +32,7 @@ def averaged():
     for k in range(1, N + 1):
         w[0].fill_(float(k))
         w[1].copy_(oscillation(k / N))
-        ema.pace(k)
+        ema.set_step(k)
         ema.update(torch.zeros((), dtype=torch.float64))
     return ema
 
@@ -53,7 +57,7 @@ def test_further_windows_change_nothing_of_the_first():
         for w in weights:
             w.normal_()
         for ema in (alone, among):
-            ema.pace(k)
+            ema.set_step(k)
             ema.update(torch.tensor(float(k == 5)))
     assert all(torch.equal(a, b) for a, b in zip(alone.averages[0], among.averages[0], strict=True))
     assert all(torch.equal(a, w) for a, w in zip(among.averages[1], weights, strict=True))
@@ -64,7 +68,7 @@ def test_between_two_windows(kept):
     """Coefficients and error against least squares on a fine grid; those of kept windows against the obvious."""
     t = (np.arange(100_000) + 0.5) / 100_000
     profile = lambda window: (1 / window) * t ** (1 / window - 1)
-    found, error = between(0.1, kept)
+    found, error = combine(0.1, kept)
     assert found.tolist() == [float(w == 0.1) for w in kept] and error == 0
     base, *others = used = [w for w in kept if w]
     for window in (0.055, 0.07, 0.09):
@@ -72,7 +76,7 @@ def test_between_two_windows(kept):
         differences = np.stack([profile(w) - profile(base) for w in others], 1)  # so the coefficients sum to 1
         rest = np.linalg.lstsq(differences, aim - profile(base), rcond=None)[0]
         expected = dict(zip(used, [1 - rest.sum(), *rest])) | {0.0: 0.0}
-        found, error = between(window, kept)
+        found, error = combine(window, kept)
         np.testing.assert_allclose(found, [expected[w] for w in kept], atol=1e-6)
         left = aim - profile(base) - differences @ rest
         assert error == pytest.approx(np.sqrt((left**2).sum() / (aim**2).sum()), rel=1e-4)
@@ -81,7 +85,7 @@ def test_between_two_windows(kept):
 def test_the_average_of_another_window_afterwards(averaged):
     """Made of those kept it is as close to the one that was averaged as the profile's error lets it be."""
     kept, direct = averaged.averages[:-1], averaged.averages[-1]
-    coefficients, error = between(0.07, WINDOWS)
+    coefficients, error = combine(0.07, WINDOWS)
     for i, tensor in enumerate(direct):
         made = sum(x * averages[i] for x, averages in zip(coefficients, kept))
         path = [torch.tensor([k / N]) * N if i == 0 else oscillation(k / N) for k in range(1, N + 1)]
@@ -89,7 +93,7 @@ def test_the_average_of_another_window_afterwards(averaged):
         scatter = torch.stack(path).sub(tensor).square().mean(0).sqrt()
         own = math.sqrt((1 / 0.07) ** 2 / (2 / 0.07 - 1))
         assert ((made - tensor).abs() <= 1.02 * error * own * scatter).all()
-    kept_made = sum(x * averages[1] for x, averages in zip(between(0.05, WINDOWS)[0], kept))
+    kept_made = sum(x * averages[1] for x, averages in zip(combine(0.05, WINDOWS)[0], kept))
     assert torch.equal(kept_made, averaged.averages[1][1])
 
 
@@ -98,7 +102,7 @@ def test_the_average_of_another_window_afterwards(averaged):
 )
 def test_a_window_that_cannot_be_had(window, kept):
     with pytest.raises(UserError, match=f"EMA window {window:g}: .*plan with recipe.ema_also"):
-        between(window, kept)
+        combine(window, kept)
 
 
 def test_ema_swap_is_its_own_inverse():
@@ -155,3 +159,27 @@ def test_made_ahead():
     with pytest.raises(ValueError, match="7"):
         list(ahead(make, range(100)))
     assert list(ahead(make, [1])) == [1]
+
+
+def test_ranks_agree_on_each_field_by_its_own_reduction():
+    mine = SyncPoint(False, True, False, 8, 0, 0.5, 2**53, 2.25)
+    other = SyncPoint(True, False, False, 4, 1, 0.25, 7, 3.5)
+
+    def all_reduce(reports):
+        assert reports[1].count_nonzero() == 0  # each rank fills its own row
+        reports[1] = torch.tensor(other, dtype=torch.float64)
+
+    two = SimpleNamespace(rank=0, world=2, device=torch.device("cpu"), all_reduce=all_reduce)
+    agreed = mine.reduced(two)
+    assert agreed == SyncPoint(True, True, False, 4, 1, 0.5, 2**53, 5.75)
+    assert [type(value) for value in agreed] == [bool, bool, bool, int, int, float, int, float]
+
+
+def test_seconds_of_nested_runs_are_not_of_training():
+    run = SimpleNamespace(flops_per_image=1, tokens_per_image=1, execution=SimpleNamespace(peak_flops_per_s=0))
+    meter = ThroughputMeter(run, 0, SimpleNamespace(world=1, device=torch.device("cpu")))
+    time.sleep(0.02)
+    with meter.paused():
+        time.sleep(0.5)
+    assert 0.02 <= meter.seconds() < 0.4
+    assert meter.speed(100)["images_per_s"] > 100 / 0.4

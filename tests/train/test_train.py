@@ -17,7 +17,7 @@ import torch
 from ditscale.plan.run import read_run
 from ditscale.rundir.checkpoints import resumable
 from ditscale.rundir.record import read_state
-from ditscale.train import loop
+from ditscale.train.segment import record_rows
 
 
 def same(a, b):
@@ -32,7 +32,7 @@ def copies(run_dir, names):
 
 
 def start(run_dir, **env):
-    variables = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", **env}
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **env}
     return subprocess.Popen(
         [sys.executable, "-m", "ditscale", "run", str(run_dir)],
         env=variables,
@@ -79,7 +79,7 @@ def test_interrupted_and_killed_runs_equal_an_undisturbed_one(one_run, ditscale,
     wait_for_images(stopped, 0.4 * images, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "goes on from there" in out, (out, err)
+    assert process.returncode == 130 and "rerun the same command to resume" in out, (out, err)
     assert read_state(stopped / "metrics.h5") == "stopped"
     assert ditscale("run", stopped).returncode == 0
 
@@ -113,7 +113,7 @@ def test_under_torchrun(one_run, ditscale, content):
         "run",
         str(two),
     ]
-    env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(content(two)["loss"][:50], content(one)["loss"][:50], rtol=1e-5)
@@ -153,10 +153,10 @@ def test_the_second_process_is_refused(one_run, ditscale, one_line_error):
 @pytest.mark.slow
 @pytest.mark.parametrize("bad, says", [(range(3, 15), "in 10 steps in a row, at 208 images"), (range(3, 12), "")])
 def test_ten_bad_steps_in_a_row_are_too_many_wherever_the_loop_looks(bad, says):
-    """Also where a good step comes before it does: looks are where readings and stops have them."""
+    """Also where a good step comes before the sync: where that falls depends on stops and nested runs."""
     state = SimpleNamespace(loss_ema=math.nan, skipped=0, skipped_in_row=0)
     values = [(1.0, math.nan if step in bad else 0.5) for step in range(16)]
-    rows, why = loop._rows(values, [0.1] * 16, 0, 16, state)
+    rows, why = record_rows(values, [0.1] * 16, 0, 16, state)
     assert says in why and bool(why) == bool(says)
     assert np.isnan(rows["grad_norm"]).sum() == state.skipped == len(bad)
 

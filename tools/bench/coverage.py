@@ -1,4 +1,4 @@
-"""Do the intervals hold in studies as small as the miniature's? Prints a coverage table of docs/laws-measured.md.
+"""Do the intervals hold in studies as small as the miniature's? Prints a coverage table of docs/measured/laws.md.
 
     python tools/bench/coverage.py [--replicates 300]
 

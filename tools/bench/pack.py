@@ -27,13 +27,13 @@ def worker(size: str, batch: int, seconds: float):
     step, _ = train_step.ours("crossattention", width, depth, batch, "bf16" if CUDA else "fp32", CUDA)
     for _ in range(6):
         step()
-    train_step.settle()
+    train_step.synchronize()
     beside.wait()
     began, n = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         for _ in range(5):
             step()
-        train_step.settle()
+        train_step.synchronize()
         n += 5
     print(n / (time.perf_counter() - began), flush=True)
 

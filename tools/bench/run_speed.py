@@ -31,6 +31,7 @@ from ditscale.model.compile import compiles, speed_up
 from ditscale.naming import StudyPaths
 from ditscale.plan.run import Run, read_run
 from ditscale.plan.study import read_study
+from ditscale.train.batches import Batch
 from ditscale.train.gradient_accumulation import GradientAccumulation
 from ditscale.train.heap import keep_freed_memory
 from ditscale.train.state import build
@@ -60,24 +61,24 @@ def step_alone(run_dir: str, seconds: float):
         keep_freed_memory()
     ranks = Ranks(0, 1, DEVICE)
     state = build(run, ranks)
-    micro = GradientAccumulation(run, state.model, state.layout, ranks)
+    accumulation = GradientAccumulation(run, state.model, state.layout, ranks)
     compiled = compiles(run, DEVICE)
     speed_up(state.model, compiled, run.execution.recompute)
-    step = Step(state, micro, run.recipe.clip, compiled)
+    step = Step(state, accumulation, run.recipe.clip, compiled)
     index = torch.arange(run.recipe.batch_size)
     x0, text = (part.to(DEVICE) for part in open_source(run.data).batch(index))
-    batch = (x0, text, *Noise(run.seed, run.recipe.timesteps).draw(index.to(DEVICE), x0.shape))
-    settle = torch.cuda.synchronize if CUDA else lambda: None
+    batch = Batch(x0, text, *Noise(run.seed, run.recipe.timesteps).draw(index.to(DEVICE), x0.shape))
+    synchronize = torch.cuda.synchronize if CUDA else lambda: None
     for number in range(WARM):
         step(batch, number + 1, run.lr)
-    settle()
+    synchronize()
     beside.wait()
     began, n = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         for _ in range(10):
             step(batch, WARM + n + 1, run.lr)
             n += 1
-        settle()
+        synchronize()
     print(n * run.recipe.batch_size / (time.perf_counter() - began), flush=True)
 
 

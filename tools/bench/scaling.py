@@ -40,13 +40,13 @@ def worker(way: str, options):
         )
         for _ in range(6):
             step()
-        train_step.settle()
+        train_step.synchronize()
         ranks.barrier()
         began, n, until = time.perf_counter(), 0, options.seconds
         while ranks.broadcast(time.perf_counter() - began < until):  # all stop after the same step
             for _ in range(5):
                 step()
-            train_step.settle()
+            train_step.synchronize()
             n += 5
         seconds = time.perf_counter() - began
         if ranks.first:

@@ -3,9 +3,9 @@
     python tools/bench/status.py [DIR]
 
 Makes a study of 2,016 runs without training: 1,000 finished, 500 running on other nodes (an attempt that has not ended,
-a fresh heartbeat, a record), 516 planned. Then times the command itself, start of Python included, as a process of its
-own: first with nothing remembered (jobs/seen.json), then with it. Slurm is not asked: a real one would know nothing of
-these jobs. The best of three is printed, and the machine.
+a fresh heartbeat, a record), 516 planned. Then times the command itself, including the start of Python, as a process of
+its own: first without the status cache (jobs/seen.json), then with it. Slurm is not asked, since a real one would know
+nothing of these jobs. Prints the best of three, and the machine.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from ditscale.pipeline import plan_study
+from ditscale.rundir.attempts import Attempt
 from ditscale.rundir.record import VALIDATION, Record
 
 STUDY = [
@@ -39,7 +41,7 @@ FINISHED, RUNNING = 1000, 500
 
 
 def make(root: Path):
-    """The study, as runs on a cluster would have left it."""
+    """Make the study, as runs on a cluster would have left it."""
     paths, planned = plan_study(str(root), STUDY)
     paths.jobs.mkdir()
     for i, run in enumerate(planned.runs[: FINISHED + RUNNING]):
@@ -53,17 +55,9 @@ def make(root: Path):
             record.end("finished", time.time())
         record.close()
         (at.root / "attempts").mkdir()
-        attempt = {
-            "number": 1,
-            "job": f"7_{i}",
-            "restart": 0,
-            "host": "elsewhere",
-            "node": "node1",
-            "pid": 1,
-            "ranks": 1,
-        }
-        attempt |= {"started_unix": time.time(), "checkpoint": "", "ended": "finished" if done else ""}
-        (at.root / "attempts" / "0001.json").write_text(json.dumps(attempt))
+        ended = "finished" if done else ""
+        attempt = Attempt(1, f"7_{i}", 0, "elsewhere", "node1", 1, 1, time.time(), "", ended=ended)
+        at.attempt(1).write_text(json.dumps(asdict(attempt)))
         at.lock.write_text("{}")
         beat = {
             "phase": "training",
@@ -77,7 +71,7 @@ def make(root: Path):
 
 
 def seconds(root: Path) -> tuple[float, float]:
-    """One call of the command: seconds of the clock, and of the CPU, which on a quiet machine are about the same."""
+    """Wall-clock and CPU seconds of one call of the command; on a quiet machine they are about equal."""
     began, cpu = time.monotonic(), cpu_s()
     command = [sys.executable, "-m", "ditscale", "status", str(root), "--json"]
     done = subprocess.run(

@@ -26,7 +26,6 @@ import time
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +39,8 @@ from ditscale.evaluate.extractor import torch_fidelity
 from ditscale.model.compile import speed_up
 from ditscale.model.projection import plain_products
 from ditscale.plan.run import Execution, Run, make_run
-from ditscale.train import attention_backend as kernels
+from ditscale.train import attention_backend
+from ditscale.train.batches import Batch
 from ditscale.train.gradient_accumulation import GradientAccumulation
 from ditscale.train.heap import keep_freed_memory
 from ditscale.train.state import build
@@ -67,11 +67,8 @@ def a_run(design: str, width: int, depth: int, batch: int, precision: str) -> Ru
         ]
     )
     data = Data("latents", "latents", CHANNELS, SIDE, text_length=TEXT, text_dim=TEXT_DIM, path="none")
-    study = SimpleNamespace(**{**vars(study), "data": data})
-    study.recipe = copy.copy(study.recipe)
-    object.__setattr__(study.recipe, "aspect", width / depth)
-    object.__setattr__(study.recipe, "min_steps", 1)
-    return make_run(study, "grid", 1e19, width, 0)
+    recipe = replace(study.recipe, aspect=width / depth, min_steps=1)
+    return make_run(replace(study, data=data, recipe=recipe), "grid", 1e19, width, 0)
 
 
 def ours(
@@ -90,20 +87,20 @@ def ours(
     run = a_run(design, width, depth, batch, precision)
     execution = Execution(ranks.world, torch.get_num_threads(), 60, compile=compiled, sharding=sharding)
     state = build(replace(run, execution=execution), ranks)
-    micro = GradientAccumulation(run, state.model, state.layout, ranks)
+    accumulation = GradientAccumulation(run, state.model, state.layout, ranks)
     speed_up(state.model, compiled)
-    one = Step(state, micro, 1.0, compiled)
+    one = Step(state, accumulation, 1.0, compiled)
     share = batch // ranks.world
     index = torch.arange(share, device=DEVICE)
     x0, text = (
         torch.randn(share, CHANNELS, SIDE, SIDE, device=DEVICE),
         torch.randn(share, TEXT, TEXT_DIM, device=DEVICE),
     )
-    data_of_step = (x0, text, *Noise(0, "logit-normal").draw(index, x0.shape))
+    batch_of_step = Batch(x0, text, *Noise(0, "logit-normal").draw(index, x0.shape))
     count = iter(range(1, 10**9))
 
     def step():
-        one(data_of_step, next(count), 1e-4)
+        one(batch_of_step, next(count), 1e-4)
 
     return step, sum(p.numel() for p in state.model.parameters())
 
@@ -160,11 +157,11 @@ def peer(name: str, path: str, width: int, depth: int, batch: int, precision: st
 
 
 class Ended(Exception):
-    """A contender's process has, by an error that it has told."""
+    """A contender's process has ended, after it printed an error."""
 
 
 class Contender:
-    """A step that a process of its own repeats when asked to."""
+    """A process of its own that repeats a step when it is asked to."""
 
     def __init__(self, name: str, path: str, shape: tuple, attention: str):
         context = multiprocessing.get_context("spawn")
@@ -174,7 +171,7 @@ class Contender:
         self.process.start()
         other.close()
 
-    def told(self):
+    def receive(self):
         try:
             return self.pipe.recv()
         except EOFError:
@@ -185,7 +182,7 @@ class Contender:
             self.pipe.send("time")
         except OSError:
             raise Ended from None
-        return self.told()
+        return self.receive()
 
     def close(self):
         self.pipe.close()
@@ -193,19 +190,19 @@ class Contender:
 
 
 def contend(pipe, name: str, path: str, shape: tuple, attention: str):
-    """What a Contender's process does: tells parameters and FLOPs of a step, then times it, round by round."""
+    """What a Contender's process does: it sends parameters and FLOPs of a step, then its time, round by round."""
     if CUDA:
         # as those projects' train.py does
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(0)
     is_ours = name.startswith("ditscale ")
-    with ExitStack() as there:
+    with ExitStack() as contexts:
         if is_ours:
             design, _, compiled = name.removeprefix("ditscale ").partition(",")
             width, depth, batch, precision = shape
             run = a_run(design, *shape)
             run = replace(run, execution=replace(run.execution, attention=attention))
-            there.enter_context(kernels.chosen(run, ONE))
+            contexts.enter_context(attention_backend.selected(run, ONE))
             counted = batch * flops_of(ours(design, width, depth, 1, precision, False)[0])
             step, size = ours(design, *shape, bool(compiled))
         else:
@@ -223,18 +220,18 @@ def contend(pipe, name: str, path: str, shape: tuple, attention: str):
 
 def timed(step, at_least_s: float = 1.0 if CUDA else 2.0) -> float:
     """Seconds of a step, over a round of `at_least_s`."""
-    settle()
+    synchronize()
     began, n = time.perf_counter(), 0
     while n < 3 or time.perf_counter() - began < at_least_s:
         step()
         n += 1
         if CUDA and n % 10 == 0:
-            settle()
-    settle()
+            synchronize()
+    synchronize()
     return (time.perf_counter() - began) / n
 
 
-def settle():
+def synchronize():
     if CUDA:
         torch.cuda.synchronize()
 
@@ -300,7 +297,7 @@ def main():
                 }
                 for name, one in list(asked.items()):
                     try:
-                        sizes[name], counted[name] = one.told()
+                        sizes[name], counted[name] = one.receive()
                     except Ended:
                         del asked[name]
                 found = {name: [] for name in asked}

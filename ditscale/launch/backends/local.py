@@ -1,48 +1,133 @@
 """Runs as processes of this machine, through submitit's local executor: as many at once as there are workers.
 
-Launching starts what is missing, keeps what runs and leaves what is done, so it may be repeated at any time.
+Launching starts what is missing, keeps what is running and skips what is done, so it may be repeated at any time.
 """
-
-from __future__ import annotations
 
 import os
 import signal
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Callable
+from typing import Any
 
 from ...config import Cluster
-from ...errors import Interrupted, UserError
-from ...files import remedy
+from ...errors import Interrupted, UserError, command
+from ...files import unwritable
 from ...naming import StudyPaths
 from ...plan.run import Run
 from ...process import GPUS, RUNS_PER_GPU
 from ...rundir.attempts import last_attempt, read_attempts
-from ...rundir.micro_batch import noted
+from ...rundir.micro_batch import read_limit
 from ..job import gpus
 from ..job.execute import execute
-from ..monitor.status import DONE, RunStatus, left_to_hosts, study_status
+from ..monitor.status import DONE, RunStatus, Show, State, awaiting_parent, study_status
 from ..resources import settle
 from ..snapshot import snapshot
+from .preamble import importing_from
 
 POLL_S = 0.5
-WORTH_FLOPS = 1.5e8  # of a step, for each thread: with less they wait for each other
-AGAIN = 3  # times that a run goes on in one call when it has lost a rank
-STOP_S = 60  # what a run gets to finish its step and save when we are interrupted
+WORTH_FLOPS = 1.5e8  # Of a step, per thread: with less work, threads wait for each other.
+MAX_LOST_RANKS = 3  # This often a run is resumed in one call after it has lost a rank.
+STOP_S = 60  # A run gets this time to finish its step and save when we are interrupted.
 
 
 def workers(cluster: Cluster, given: list[str]) -> int:
-    """Runs at once: as configured, or one for each GPU given, or without any for each core this process may use."""
+    """Runs at once: as configured, or one per GPU given, or without GPUs one per core that this process may use."""
     return cluster.workers or len(given) or max(1, len(os.sched_getaffinity(0)) // cluster.threads)
 
 
+def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> list[RunStatus]:
+    """Bring every run of `role` ("grid" or "probe") to its end, and return the final status; `show` is called with the
+    status meanwhile. The longest runs start first, so that the workers end together. A run that fails is not tried
+    again in this call; one that ran out of memory or lost a rank resumes. Raises Interrupted on Ctrl-C or SIGTERM,
+    after the runs have stopped at a checkpoint."""
+    if cluster.name != "local":
+        raise UserError(
+            f"{paths.root}: its runs are for cluster={cluster.name}; {command('launch', paths.root)} submits them, and "
+            "cluster=local trains here"
+        )
+    pool = _Pool(paths, cluster, role)
+    known: dict[str, RunStatus] = {}
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM does what Ctrl-C does.
+    try:
+        while True:
+            began = time.monotonic()
+            statuses = study_status(paths, known)
+            show(statuses, time.monotonic() - began)
+            if not pool.start_missing(statuses):
+                return study_status(paths)
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        pool.stop()
+        raise Interrupted("interrupted; every run has saved a checkpoint; rerun the same command to resume") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Pool:
+    """The runs of a role that this call has started, the GPUs they use, and what may start beside them."""
+
+    def __init__(self, paths: StudyPaths, cluster: Cluster, role: str):
+        self.paths, self.role = paths, role
+        self.gpus = gpus.gpus(cluster)
+        self.slots = workers(cluster, self.gpus)
+        for s in study_status(paths):
+            if s.run.role == role and s.state not in (*DONE, State.RUNNING):
+                _settle(paths, s.run, cluster, self.gpus)
+        # run_id, micro-batch limit and number of lost ranks when it was started, to the job: one start for each
+        self.jobs: dict[tuple[str, int, int], Any] = {}
+        self.used: dict[str, list[str]] = {}  # GPUs by run_id
+        self.source: Path | None = None  # one snapshot for all that this call starts, taken when it is needed
+
+    def start_missing(self, statuses: list[RunStatus]) -> bool:
+        """Start the runs that are missing and find a free worker; whether any run is running."""
+        mine = [s for s in statuses if s.run.role == self.role]
+        running = [s for s in mine if s.state == State.RUNNING or self._is_alive(s.run)]
+        busy = sum(s.run.execution.ranks for s in running)
+        self.used = {s.run.run_id: self.used.get(s.run.run_id) or _gpus_of(self.paths, s.run) for s in running}
+        waits = awaiting_parent(statuses) | {s.run.run_id for s in running}
+        missing = [s.run for s in mine if s.state not in DONE and s.run.run_id not in waits]
+        # Of equal FLOPs the run with more images takes longer: small models use a core less well.
+        for run in sorted(missing, key=lambda run: (-run.budget_flops, -run.n_images)):
+            if self._key(run) in self.jobs:
+                continue
+            if busy and busy + run.execution.ranks > self.slots:
+                break
+            self._start(run)
+            busy += run.execution.ranks
+        return bool(busy)
+
+    def _start(self, run: Run):
+        self.source = self.source or snapshot(self.paths.code)
+        own = gpus.least_used(self.gpus, run.execution.ranks, chain.from_iterable(self.used.values()))
+        sharing = -(-self.slots // len(self.gpus)) if self.gpus else 1
+        self.used[run.run_id] = own
+        environment = {GPUS: ",".join(own), RUNS_PER_GPU: str(sharing)}
+        self.jobs[self._key(run)] = _submit(self.paths, run, self.source, environment)
+
+    def _key(self, run: Run) -> tuple[str, int, int]:
+        limit = read_limit(self.paths.run(run.run_id), run.execution.ranks)
+        return run.run_id, limit, _lost_ranks(self.paths, run)
+
+    def _is_alive(self, run: Run) -> bool:
+        return any(job.state == "RUNNING" for (run_id, *_), job in self.jobs.items() if run_id == run.run_id)
+
+    def stop(self):
+        """Ask every job to stop at its next step, and wait; a second SIGTERM (`timeout` sends two) changes nothing."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        running = [job for job in self.jobs.values() if job.state == "RUNNING"]
+        for job in running:
+            job._process.send_signal(signal.SIGTERM)  # job.cancel would kill it within a second
+        until = time.monotonic() + STOP_S
+        while any(job.state == "RUNNING" for job in running) and time.monotonic() < until:
+            time.sleep(0.1)
+
+
 def _settle(paths: StudyPaths, run: Run, cluster: Cluster, given: list[str]):
-    """How a run is executed here. The probe, for which the others have ended, has as many ranks, of
-    `cluster.probe_ranks` or of the GPUs given, as its batch divides over; else it is one, with as many of all workers'
-    threads as its step has work for."""
+    """Write into run.yaml how the run is executed here. The probe, which runs alone, has as many ranks, up to
+    `cluster.probe_ranks` or the GPUs given, as divide its batch; without either it is one rank, with as many threads of
+    all workers as its step has work for."""
     ranks = 1
     most = min(cluster.probe_ranks or len(given), len(given) or cluster.probe_ranks)
     if run.role == "probe" and most:
@@ -53,145 +138,35 @@ def _settle(paths: StudyPaths, run: Run, cluster: Cluster, given: list[str]):
     settle(paths, [run], cluster, ranks)
 
 
-def launch(
-    paths: StudyPaths, cluster: Cluster, role: str, show: Callable[[list[RunStatus], float], None]
-) -> list[RunStatus]:
-    """Bring every run of `role` ("grid" or "probe") to its end; `show` is called meanwhile, with
-    the study's status and the seconds that it took to find.
-
-    Longest runs start first, so that the workers end together. A run that fails is not tried again in this call; one
-    that ran out of memory on shards resumes with half the micro-batch (rundir/micro_batch.py), and one that lost a
-    rank resumes.
-    Returns the final status. Raises Interrupted on Ctrl-C or SIGTERM, after the runs have stopped at a checkpoint.
-    """
-    from submitit import LocalExecutor
-
-    if cluster.name != "local":
-        raise UserError(
-            f"{paths.root}: its runs are for cluster={cluster.name}; `ditscale launch {paths.root}` submits them, and "
-            "cluster=local trains here"
-        )
-    given = gpus.gpus(cluster)
-    for s in study_status(paths):
-        if s.run.role == role and s.state not in (*DONE, "running"):
-            _settle(paths, s.run, cluster, given)
-    slots = workers(cluster, given)
-    sharing = -(-slots // len(given)) if given else 1
-    used: dict[str, list[str]] = {}  # run_id to the GPUs that this call gave it
-    # what this call started: run_id, the micro-batch noted then, and how often a rank was lost, to the job
-    jobs: dict[tuple[str, int, int], object] = {}
-    name = lambda run: (run.run_id, noted(paths.run(run.run_id), run.execution.ranks), _lost(paths, run))
-    alive = lambda run: any(_alive(job) for (run_id, *_), job in jobs.items() if run_id == run.run_id)
-    known: dict[str, RunStatus] = {}
-    source = None  # one copy for all that this call starts, taken when something is to start
-    with _terminated_as_interrupt():
-        try:
-            while True:
-                looked = time.monotonic()
-                everything = study_status(paths, known)
-                mine = [s for s in everything if s.run.role == role]
-                show(everything, time.monotonic() - looked)
-                at_work = [s for s in mine if s.state == "running" or alive(s.run)]
-                busy = sum(s.run.execution.ranks for s in at_work)
-                used = {s.run.run_id: used.get(s.run.run_id) or _gpus_of(paths, s.run) for s in at_work}
-                waiting = [
-                    s
-                    for s in mine
-                    if not alive(s.run) and name(s.run) not in jobs and s.state not in ("running", *DONE)
-                ]
-                waiting = [s for s in waiting if s.run.run_id not in left_to_hosts(everything)]
-                # of equal FLOPs the run with more images takes longer: small models use a core less well
-                for s in sorted(waiting, key=lambda s: (-s.run.budget_flops, -s.run.n_images)):
-                    if busy and busy + s.run.execution.ranks > slots:
-                        break
-                    source = source or snapshot(paths.code)
-                    own = gpus.least_used(given, s.run.execution.ranks, chain.from_iterable(used.values()))
-                    used[s.run.run_id] = own
-                    environment = {GPUS: ",".join(own), RUNS_PER_GPU: str(sharing)}
-                    jobs[name(s.run)] = _submit(LocalExecutor, paths, s, source, environment)
-                    busy += s.run.execution.ranks
-                if not busy:
-                    return study_status(paths)
-                time.sleep(POLL_S)
-        except KeyboardInterrupt:
-            _stop(jobs)
-            raise Interrupted(
-                "interrupted; every run saved a checkpoint; the same command goes on from there"
-            ) from None
-
-
-def _lost(paths: StudyPaths, run: Run) -> int:
-    """How often a run has ended because one of its ranks did: up to AGAIN times it goes on."""
+def _lost_ranks(paths: StudyPaths, run: Run) -> int:
+    """How many attempts at a run have lost a rank, up to MAX_LOST_RANKS."""
     if run.execution.ranks == 1:
         return 0
-    return min(AGAIN, sum(attempt.ended == "lost" for attempt in read_attempts(paths.run(run.run_id))))
+    return min(MAX_LOST_RANKS, sum(attempt.ended == "lost" for attempt in read_attempts(paths.run(run.run_id))))
 
 
 def _gpus_of(paths: StudyPaths, run: Run) -> list[str]:
-    """Of a run that another call has started."""
+    """The GPUs of a run that another call has started."""
     attempt = last_attempt(paths.run(run.run_id))
     return attempt.gpus.split(",") if attempt and attempt.gpus else []
 
 
-def _submit(executor_class, paths: StudyPaths, status: RunStatus, source: Path, environment: dict[str, str]):
-    """One attempt of a run, importing from `source`, as a submitit job, with a log directory of its own: submitit's job
-    numbers are process ids, which return, and a result found under a number is believed."""
-    at = paths.run(status.run.run_id)
+def _submit(paths: StudyPaths, run: Run, source: Path, environment: dict[str, str]) -> Any:
+    """Start one attempt at a run, importing from `source`, as a submitit job with a log directory of its own: submitit
+    numbers its jobs by process ids, which are reused, and believes any result it finds under a number."""
+    from submitit import LocalExecutor
+
+    at = paths.run(run.run_id)
     attempt = len(list(at.log.glob("attempt-*"))) if at.log.is_dir() else 0
-    # A terminal sends Ctrl-C to all: submitit's controller, which inherits this mask, must outlive it so that its tasks
-    # can save; they unblock it (rundir/signals.py). For us it stays pending, not lost.
+    # A terminal sends Ctrl-C to all processes. submitit's controller, which inherits this mask, must outlive it so that
+    # its tasks, which unblock it (rundir/signals.py), can save. For us the signal stays pending.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        executor = executor_class(folder=at.log / f"attempt-{attempt + 1:03d}")
-        executor.update_parameters(timeout_min=60 * 24 * 365, tasks_per_node=status.run.execution.ranks)
-        with _importing_from(source, environment):
+        executor = LocalExecutor(folder=at.log / f"attempt-{attempt + 1:03d}")
+        executor.update_parameters(timeout_min=60 * 24 * 365, tasks_per_node=run.execution.ranks)
+        with importing_from(source, environment):
             return executor.submit(execute, str(at.root.resolve()))
     except OSError as error:
-        raise UserError(
-            f"{at.log}: cannot be written ({error.strerror}); {remedy(error, at.log)}, then launch again"
-        ) from None
+        raise unwritable(at.log, error, "launch again") from None
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-@contextmanager
-def _importing_from(source, environment: dict[str, str]):
-    """Processes started inside import ditscale from `source`, and never from the directory they happen to stand in."""
-    before = dict(os.environ)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source.resolve()), before.get("PYTHONPATH")]))
-    os.environ |= {"PYTHONSAFEPATH": "1"} | environment
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def _alive(job) -> bool:
-    return job.state == "RUNNING"
-
-
-def _stop(jobs: dict):
-    """Ask every job to stop at its next step, and wait; a second SIGTERM (`timeout` sends two) changes nothing."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    for job in jobs.values():
-        if _alive(job):
-            # the controller passes it on; job.cancel would kill within a second
-            job._process.send_signal(signal.SIGTERM)
-    until = time.monotonic() + STOP_S
-    while any(_alive(job) for job in jobs.values()) and time.monotonic() < until:
-        time.sleep(0.1)
-
-
-@contextmanager
-def _terminated_as_interrupt():
-    """SIGTERM to this process means what Ctrl-C means."""
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -3,26 +3,23 @@
 The token is in the job's name, so a submission cut short between sbatch and its record is found again in squeue.
 """
 
-from __future__ import annotations
-
 import json
-import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...errors import UserError
-from ...files import make_directory, remove, write_text
+from ...files import make_directory, write_once, write_text
 from ...naming import StudyPaths
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One array (or single job): which runs each index trains, and the source all its attempts import."""
+    """One array (or single job): which runs each task trains, and the source that all its attempts import."""
 
     token: str
     job: str  # Slurm's number; "" until sbatch has answered
-    runs: tuple[str, ...]  # run ids by index, `pack` to an index
+    runs: tuple[str, ...]  # run ids, `pack` per task, by the task's index
     code: str
     unix: float
     pack: int = 1
@@ -33,8 +30,8 @@ class Submission:
         return f"ditscale-{self.token}"
 
     @property
-    def elements(self) -> list[tuple[str, ...]]:
-        """The run ids that each index trains."""
+    def tasks(self) -> list[tuple[str, ...]]:
+        """The run ids that each array task trains."""
         return [self.runs[i : i + self.pack] for i in range(0, len(self.runs), self.pack)]
 
 
@@ -46,37 +43,19 @@ def folder(paths: StudyPaths, token: str) -> Path:
     return paths.jobs / token
 
 
-def write(paths: StudyPaths, submission: Submission):
-    """Write or replace a submission's record."""
+def write(paths: StudyPaths, submission: Submission, first: bool = False):
+    """Write or replace a submission's record. `first`: write it unless another process has."""
     at = folder(paths, submission.token)
     make_directory(at)
-    write_text(at / "submission.json", _text(submission))
-
-
-def write_once(paths: StudyPaths, submission: Submission) -> Submission:
-    """Write a submission's record unless another process has; returns what is there now."""
-    at = folder(paths, submission.token)
-    make_directory(at)
-    beside, target = at / f".submission.{os.getpid()}", at / "submission.json"
     try:
-        beside.write_text(_text(submission))
-        os.link(beside, target)
+        (write_once if first else write_text)(at / "submission.json", json.dumps(asdict(submission), indent=1) + "\n")
     except FileExistsError:
         pass
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from None
-    finally:
-        remove(beside)
-    return _read(target)
 
 
 def read_all(paths: StudyPaths) -> list[Submission]:
     """All submissions of a study, oldest first."""
     return sorted((_read(path) for path in paths.jobs.glob("*/submission.json")), key=lambda s: s.unix)
-
-
-def _text(submission: Submission) -> str:
-    return json.dumps(asdict(submission), indent=1) + "\n"
 
 
 def _read(path: Path) -> Submission:
@@ -85,5 +64,5 @@ def _read(path: Path) -> Submission:
         return Submission(**found | {"runs": tuple(found["runs"])})
     except (OSError, ValueError, TypeError, KeyError):
         raise UserError(
-            f"{path}: is damaged; move its directory away (jobs it tells of are then seen as strangers)"
+            f"{path}: is damaged; move its directory away (its jobs will no longer be recognised as part of this study)"
         ) from None

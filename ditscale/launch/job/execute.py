@@ -3,58 +3,55 @@
     python -m ditscale.launch.job RUN_DIR
 
 Under Slurm, SIGUSR2 (the time limit is near, or a preemption) and SIGTERM (also: the limit is reached) let the run
-finish its step and save; then this array element alone is put back into the queue, unless Slurm has done so or the job
-is cancelled.
+finish its step and save; then this array task alone is requeued, unless Slurm has done so or the job is cancelled.
 """
 
-from __future__ import annotations
-
-import json
 import os
 import signal
-import sys
 import tempfile
 import time
+from typing import Callable
 
-from ... import slurm_client
+from ... import logs, slurm_client
 from ...distributed.liveness import GRACE_S
 from ...errors import UserError
-from ...files import make_directory, write_text
+from ...files import make_directory
+from ...logs import log
 from ...naming import RunPaths
 from ...plan.run import Run, read_run
 from ...process import this_process
-from ...rundir import attempts
+from ...rundir import attempts, fencing
 from ...rundir.lock import is_locked
-from ...rundir.outcomes import Closed, Diverged, Stopped
+from ...rundir.outcomes import Closed, Diverged, Stopped, note_failure
 from ...rundir.record import read_state
 from . import gpus
 
 STOPS = {signal.SIGTERM, signal.SIGUSR2}
-TURN_S = 2.0  # after which the next rank asks for the requeue, if those before it have not
-TRY_AGAIN = 75  # exit status of a run that shares its job (packed.py) and was told to stop
+TURN_S = 2.0  # A rank asks for the requeue this long after the one before it, if that has not.
+TRY_AGAIN = 75  # exit status of a run of a packed job that was told to stop
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_MODE": "offline"}
 
 
 def execute(run_dir: str) -> str:
     """Train the run, or rehearse it, as a job; returns how it ended. Errors of the user or the run go to the log in one
-    line: the run's own record, never the job's exit, says whether it succeeded; under Slurm a failed run is a failed
-    job too. A diverged run is none: that is its result."""
-    _hold_stops()
+    line. Under Slurm a failed run is a failed job too; a diverged run is not, since that is its result."""
+    logs.show()
+    _block_stops()
     gpus.take()
     at = RunPaths(run_dir)
     try:
-        run_here = read_run(at.run)  # before anything is written: the run may have left the study while its job waited
+        planned = read_run(at.run)  # Before anything is written: the run may have left the study while its job waited.
         _link_log(at)
         state = read_state(at.metrics)
-        if state in ("finished", "diverged"):  # without torch: an array may be submitted again over all runs
-            print(f"{at.name}: {state} already", flush=True)
+        if state in ("finished", "diverged"):  # Without torch: an array may be submitted again over all runs.
+            log.info(f"{at.name}: {state} already")
             return state
-        if _is_hosted(at, run_here):
-            print(f"{at.name}: is read from {run_here.within}", flush=True)
-            return "hosted"
+        if _is_nested(at, planned):
+            log.info(f"{at.name}: trained as part of {planned.within}; nothing to do")
+            return "nested"
         state = run(at)
     except attempts.Busy as reason:
-        print(reason, flush=True)
+        log.info(reason)
         if this_process().world > 1:
             from ...distributed.ranks import close
 
@@ -63,129 +60,119 @@ def execute(run_dir: str) -> str:
     except Closed:
         return "busy"
     except (Stopped, Diverged) as reason:
-        print(reason, flush=True)
+        log.info(reason)
         state = reason.state
     except UserError as error:
-        print(f"ditscale: error: {error}", file=sys.stderr, flush=True)
+        log.error(f"ditscale: error: {error}")
         if isinstance(error, attempts.CrashLoop):
-            _note_failure(at, error)
+            note_failure(at, str(error))
         state = "failed"
+    return _end_job(at, state)
+
+
+def _end_job(at: RunPaths, state: str) -> str:
+    """End the job of an attempt that ended in `state`: by a requeue where the run is to resume."""
     me = this_process()
     if me.first:
-        print(f"{at.name}: {state}", flush=True)
-    if me.job:
-        if state == "stopped" and me.packed:
-            raise SystemExit(TRY_AGAIN)
-        if state in ("stopped", "lost") and (me.first or state == "lost" and _is_left_to(me.rank, at)):
-            requeue()
-        if state == "failed":
-            raise SystemExit(1)
+        log.info(f"{at.name}: {state}")
+    if me.job and state == "stopped" and me.packed:
+        raise SystemExit(TRY_AGAIN)
+    if me.job and state in ("stopped", "lost") and (me.first or state == "lost" and _is_my_turn(me.rank, at)):
+        requeue()
+    if me.job and state == "failed":
+        raise SystemExit(1)
     return state
 
 
 def run(at: RunPaths) -> str:
-    """One attempt at a run, from its claim to the note of how it ended; returns "finished".
-
-    Raises UserError on a user's mistake, Busy while another process is at the run, CrashLoop at the end of a crash
-    loop, and what may end an attempt early (rundir/outcomes.py).
-    """
-    _hold_stops()
+    """One attempt at a run, from its claim until its end is written down; returns "finished". Raises UserError on a
+    user's mistake, Busy, CrashLoop, and what may end an attempt early (rundir/outcomes.py)."""
+    _block_stops()
     read_run(at.run)
     if read_state(at.metrics) == "finished":
         return "finished"
-    _environment()
+    _set_environment()
     if not this_process().first:
         return "rehearsed by rank 0" if read_run(at.run).rehearsal else _loop(at)(at.root)
     mine, lock = attempts.claim(at)
-    os.environ |= {"DITSCALE_ATTEMPT": str(mine.number), "DITSCALE_RUN": str(at.root.absolute())}
+    state = "failed"
     try:
-        state = _loop(at)(at.root, lock)
+        with fencing.holding_token(at.root, mine.number):
+            state = _loop(at)(at.root, lock)
     except BaseException as error:
         state = getattr(error, "state", "failed")
         raise
     finally:
         lock.release()
         attempts.end(at, mine, state)
-        del os.environ["DITSCALE_ATTEMPT"], os.environ["DITSCALE_RUN"]
     return state
 
 
-def _is_hosted(at: RunPaths, mine: Run) -> bool:
-    """Whether another run is still to be read for this one; else this one is trained, whatever became of the other."""
-    host = RunPaths(at.root.parent / mine.within)
-    return bool(mine.within) and host.run.is_file() and read_state(host.metrics) not in ("finished", "diverged")
+def _is_nested(at: RunPaths, mine: Run) -> bool:
+    """Whether a parent run is still to train this one; otherwise it is trained alone, whatever became of the parent."""
+    parent = RunPaths(at.root.parent / mine.within)
+    return bool(mine.within) and parent.run.is_file() and read_state(parent.metrics) not in ("finished", "diverged")
 
 
-def _hold_stops():
-    """A request to stop that comes before the loop listens waits for it (rundir/signals.py unblocks) and does not kill
-    us."""
+def _block_stops():
+    """A request to stop that comes before the loop listens does not kill us; it waits until StopFlag unblocks it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 
 
-def _loop(at: RunPaths):
-    """What the run asks for, to be trained or to be rehearsed. Only training loads torch: seconds, after the claim."""
+def _loop(at: RunPaths) -> Callable[..., str]:
+    """The function that trains or rehearses the run. Only training loads torch, after the claim: it takes seconds."""
     if read_run(at.run).rehearsal:
-        from ...train.rehearsed import rehearse
-
-        return rehearse
-    from ...train.loop import train
-
-    return train
+        from ...train.rehearsed import rehearse as loop
+    else:
+        from ...train.loop import train as loop
+    return loop
 
 
-def _is_left_to(rank: int, at: RunPaths) -> bool:
-    """Whether to ask for the requeue is left to this rank, when one is lost. Rank 0 notes how the attempt has ended, if
-    it lives, and asks itself where that is the thing to do; else the lowest that lives does, since each waits for its
-    turn. Should two ask, Slurm refuses the second."""
+def _is_my_turn(rank: int, at: RunPaths) -> bool:
+    """After a rank has died: whether this rank asks for the requeue. Rank 0 asks itself if it lives; otherwise the
+    lowest rank that lives does, since each waits for its turn. Should two ask, Slurm refuses the second."""
     began = time.monotonic()
     turn = began + TURN_S * rank
     while (now := time.monotonic()) < turn:
         last = attempts.last_attempt(at)
         if last is None or last.ended or last.restart != this_process().restart:
             return False
-        if is_locked(at.lock) and now < began + GRACE_S:  # it is about to end by itself
+        if is_locked(at.lock) and now < began + GRACE_S:  # Rank 0 is about to end by itself.
             turn = max(turn, now + TURN_S)
         time.sleep(0.1)
     return True
 
 
 def _link_log(at: RunPaths):
-    """A run's log is found in its directory, whatever wrote it: submitit's is a file of the array."""
+    """Put a link to submitit's log, a file of the array, into the run's directory, where all its logs are."""
     me = this_process()
-    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and not me.packed:
-        name, rank = me.job, me.rank
-        log = at.log / f"job-{name}.{rank}.log"
+    if me.submitit == "slurm" and not me.packed:
+        link = at.log / f"job-{me.job}.{me.rank}.log"
         make_directory(at.log)
-        if not log.is_symlink():
-            log.symlink_to(os.path.join(os.environ["SUBMITIT_FOLDER"], f"{name}_{rank}_log.out"))
+        if not link.is_symlink():
+            link.symlink_to(os.path.join(me.submitit_folder, f"{me.job}_{me.rank}_log.out"))
 
 
 def requeue():
-    """Put this job back into the queue, unless Slurm has done so or it is cancelled."""
+    """Requeue this job, unless Slurm has done so or it is cancelled."""
     job = this_process().job
     state = slurm_client.state(job)
-    # cancelled: it is to end; pending: Slurm has requeued it already
+    # A cancelled job is to end; Slurm has requeued a pending one already.
     if state != "RUNNING" and not slurm_client.out_of_time(job):
-        print(f"job {job} is {state or 'not known to squeue'}; it is not requeued from here", flush=True)
+        log.info(f"job {job} is {state or 'not known to squeue'}; it is not requeued from here")
         return
-    print(f"requeueing job {job}", flush=True)
+    log.info(f"requeueing job {job}")
     if problem := slurm_client.requeue(job):
-        print(
-            f"ditscale: error: job {job} cannot be requeued ({problem}); launch again to go on",
-            file=sys.stderr,
-            flush=True,
-        )
+        log.error(f"ditscale: error: job {job} cannot be requeued ({problem}); launch again to resume")
 
 
-def _environment():
-    """Compiled kernels go to the node's own disk: on a shared one, jobs trip over each other's. And no library that a
-    user adds looks for weights or data on the network: nodes often have none, and runs would depend on it."""
-    for name, value in OFFLINE.items():
-        os.environ.setdefault(name, value)
+def _set_environment():
+    """Put compiled kernels on the node's own disk, since jobs would write the same files on a shared one; and keep
+    libraries that a user adds from the network, which nodes often lack."""
     cache = os.path.join(tempfile.gettempdir(), f"ditscale-{os.getuid()}")
-    os.environ.setdefault("TRITON_CACHE_DIR", os.path.join(cache, "triton"))
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache, "inductor"))
-
-
-def _note_failure(at: RunPaths, error: UserError):
-    write_text(at.failure, json.dumps({"reason": str(error), "unix": time.time(), "host": os.uname().nodename}))
+    kernels = {
+        "TRITON_CACHE_DIR": os.path.join(cache, "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor"),
+    }
+    for name, value in (OFFLINE | kernels).items():
+        os.environ.setdefault(name, value)

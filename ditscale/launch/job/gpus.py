@@ -1,6 +1,4 @@
-"""The GPUs of this machine, for runs that are started here. Without torch: to launch is to be quick."""
-
-from __future__ import annotations
+"""The GPUs of this machine, for runs that are started on it. Without torch, so that launching is quick."""
 
 import os
 import subprocess
@@ -10,19 +8,18 @@ from typing import Iterable
 
 from ...config import Cluster
 from ...errors import UserError
-from ...process import GPUS
+from ...process import this_process
 
 
 def gpus(cluster: Cluster) -> list[str]:
-    """Names of the GPUs that the cluster's runs use here, as CUDA_VISIBLE_DEVICES has them. Raises UserError where it
-    asks for more than there are."""
+    """Names of the GPUs that the cluster's runs use here. Raises UserError where it asks for more than there are."""
     if cluster.gpus == 0:
         return []
     found = visible()
     if cluster.gpus is not None and cluster.gpus > len(found):
         raise UserError(
-            f"cluster.gpus: {cluster.gpus} are asked for, and this machine has {len(found)} for torch to use; leave it "
-            "out to take what there is"
+            f"cluster.gpus: {cluster.gpus} requested, and torch can use {len(found)} on this machine; leave it out to "
+            "use all of them"
         )
     return found[: cluster.gpus]
 
@@ -35,20 +32,22 @@ def visible() -> list[str]:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired, PackageNotFoundError):
         return []
-    there = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-    if "CUDA_VISIBLE_DEVICES" not in os.environ or not there:
-        return [str(i) for i in range(there)]
-    names = [name.strip() for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+    present = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    allowed = this_process().gpus
+    if allowed is None or not present:
+        return [str(i) for i in range(present)]
+    names = [name.strip() for name in allowed.split(",")]
     return names[: names.index("-1")] if "-1" in names else [name for name in names if name]
 
 
 def least_used(names: list[str], n: int, used: Iterable[str]) -> list[str]:
-    """n of the GPUs, those that the fewest of `used` name."""
+    """n of the GPUs, those that appear least often in `used`."""
     counts = Counter(used)
     return sorted(names, key=lambda name: counts[name])[:n]
 
 
 def take():
-    """Of a process that `launch` has started: see the GPUs that it was given and no others. Before torch is loaded."""
-    if GPUS in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[GPUS]
+    """In a process that `launch` has started: restrict it to the GPUs that it was assigned. Before torch is loaded."""
+    assigned = this_process().assigned_gpus
+    if assigned is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = assigned

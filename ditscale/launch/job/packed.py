@@ -1,28 +1,28 @@
-"""Several small runs in one job, each in a process of its own: what one leaves idle of a GPU or of cores, the others
-use."""
-
-from __future__ import annotations
+"""Packed jobs: several small runs in one job, each in a process of its own, which use what the others leave idle of a
+GPU or of cores."""
 
 import os
 import signal
 import subprocess
 import sys
 
+from ... import logs
 from ...files import make_directory
+from ...logs import log
 from ...naming import RunPaths
 from ...process import RUNS_PER_GPU, this_process
 from .execute import STOPS, TRY_AGAIN, requeue
 
 
-def together(run_dirs: list[str]) -> list[int]:
-    """Train the runs, or rehearse them, as one job; returns the exit statuses of their processes. What one run ends by,
-    its neighbours do not notice. A job that was told to stop is put back into the queue once, and goes on with those
-    that are not done; one of a failed run is a failed job, when the others have ended."""
-    # until there is somebody to pass them on to; a child unblocks its own
+def run_packed(run_dirs: list[str]) -> list[int]:
+    """Train the runs, or rehearse them, as one job; returns the exit statuses of their processes. A run that fails does
+    not disturb the others. A job that was told to stop is requeued once, for its unfinished runs."""
+    logs.show()
+    # Signals wait until the children exist, to which they are passed on; a child unblocks its own.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     children = [_start(RunPaths(run_dir), len(run_dirs)) for run_dir in run_dirs]
 
-    def pass_on(number, _):
+    def pass_on(number: int, _):
         for child in children:
             child.send_signal(number)
 
@@ -31,7 +31,7 @@ def together(run_dirs: list[str]) -> list[int]:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     ends = [child.wait() for child in children]
     for run_dir, end in zip(run_dirs, ends, strict=True):
-        print(f"{RunPaths(run_dir).name}: ended with {end}", flush=True)
+        log.info(f"{RunPaths(run_dir).name}: ended with {end}")
     if TRY_AGAIN in ends:
         requeue()
     elif any(ends):
@@ -40,10 +40,9 @@ def together(run_dirs: list[str]) -> list[int]:
 
 
 def _start(at: RunPaths, n: int) -> subprocess.Popen:
-    """The run's process, one of n; what it prints goes to a log of its own."""
+    """The run's process, one of n; its output goes to a log of its own."""
     make_directory(at.log)
-    with open(at.log / f"job-{this_process().job}.0.log", "ab") as log:
-        command = [sys.executable, "-m", "ditscale.launch.job", str(at.root)]
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | {RUNS_PER_GPU: str(n)}
-        )
+    command = [sys.executable, "-m", "ditscale.launch.job", str(at.root)]
+    environment = os.environ | {RUNS_PER_GPU: str(n)}
+    with open(at.log / f"job-{this_process().job}.0.log", "ab") as output:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)

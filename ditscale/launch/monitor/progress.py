@@ -1,33 +1,32 @@
-"""What is running, how far, and how long it will still take: on a terminal a block redrawn in place, else a line now
-and then."""
-
-from __future__ import annotations
+"""Progress of a study's runs and its ETA: on a terminal a block that is redrawn in place, otherwise a line now and
+then."""
 
 import math
 import shutil
 import sys
 import time
 from collections import Counter
+from typing import TextIO
 
 from ... import units
-from .status import DONE, RunStatus
+from .status import DONE, RunStatus, State
 
 LINE_EVERY_S = 10.0
 SHOWN = 8  # runs with a line of their own
 
 
 class Progress:
-    """Shows a study's status; `workers` run at once (0: as many as do), `extra_flops` is work that is not planned yet
-    (the probe)."""
+    """Shows a study's status on `out`. `workers`: of runs at once (0: as many as are running); `extra_flops`: later
+    work."""
 
-    def __init__(self, workers: int, extra_flops: float = 0.0, out=sys.stdout):
-        self.workers, self.extra_flops, self.out = workers, extra_flops, out
-        self.terminal = out.isatty()
+    def __init__(self, workers: int, extra_flops: float = 0.0, out: TextIO | None = None):
+        self.workers, self.extra_flops, self.out = workers, extra_flops, out or sys.stdout
+        self.terminal = self.out.isatty()
         self.drawn, self.last = 0, 0.0
-        self.speed: dict[int, float] = {}  # FLOP/s of one rank, by n_params: small models use a core less well
+        self.speed: dict[int, float] = {}  # FLOP/s of one rank, by n_params: small models use a core less well.
 
     def show(self, statuses: list[RunStatus], took_s: float = 0.0, last: bool = False):
-        """Draw, if it is time to, or this is the last; how long it took to find them is not shown."""
+        """Draw, if it is time to or this is the last call. `took_s`, how long the status took, is not shown."""
         for s in statuses:
             if s.images_per_s:
                 self.speed[s.run.n_params] = s.images_per_s * s.run.flops_per_image / s.run.execution.ranks
@@ -45,17 +44,17 @@ class Progress:
         self.drawn = len(lines)
 
     def lines(self, statuses: list[RunStatus]) -> list[str]:
-        """First line the whole study, then one for each running run."""
+        """The first line is about the whole study, then comes one for each running run."""
         done = sum(s.done_flops for s in statuses)
-        left = sum(s.left_flops for s in statuses) + self.extra_flops
-        fraction = done / (done + left) if done + left else 1.0
+        total = done + sum(s.left_flops for s in statuses) + self.extra_flops
+        fraction = done / total if total else 1.0
         ended = sum(s.state in DONE for s in statuses)
         eta = self.eta_s(statuses)
         bar = "#" * round(24 * fraction)
         left = f"  about {units.duration(eta)} left" if eta else ""
         lines = [f"[{bar:<24}] {fraction:>4.0%}  {ended} of {len(statuses)} runs done{left}"]
-        running = [s for s in statuses if s.state == "running"]
-        waiting = Counter(s.reason for s in statuses if s.state == "queued")
+        running = [s for s in statuses if s.state == State.RUNNING]
+        pending = Counter(s.reason for s in statuses if s.state == State.QUEUED)
         for s in running[:SHOWN]:
             part = [
                 f"  {s.run.role} {units.compact(s.run.budget_flops)} {s.run.width}x{s.run.depth} "
@@ -65,19 +64,19 @@ class Progress:
             part += [f"{s.images_per_s * s.run.flops_per_image / 1e9:.0f} GFLOP/s"] if s.images_per_s else [s.reason]
             lines.append(" ".join(part))
         if len(running) > SHOWN:
-            lines.append(f"  and {len(running) - SHOWN} runs more")
-        lines += [f"  {n} waiting ({reason})" for reason, n in waiting.most_common(3)]
+            lines.append(f"  and {len(running) - SHOWN} more runs")
+        lines += [f"  {n} pending ({reason})" for reason, n in pending.most_common(3)]
         return lines
 
     def eta_s(self, statuses: list[RunStatus]) -> float | None:
-        """Seconds left: the work over the workers' speed, but never less than the longest run alone needs."""
-        workers = self.workers or sum(s.run.execution.ranks for s in statuses if s.state == "running")
+        """Seconds left: the work divided by the workers' speed, at least what the longest run alone needs."""
+        workers = self.workers or sum(s.run.execution.ranks for s in statuses if s.state == State.RUNNING)
         if not self.speed or not workers:
             return None
         alone = [s.left_flops / (self._speed_of(s.run.n_params) * s.run.execution.ranks) for s in statuses]
-        together = sum(s.left_flops / (self._speed_of(s.run.n_params) * workers) for s in statuses)
-        return max([together, *alone]) + self.extra_flops / (max(self.speed.values()) * workers)
+        shared = sum(s.left_flops / (self._speed_of(s.run.n_params) * workers) for s in statuses)
+        return max([shared, *alone]) + self.extra_flops / (max(self.speed.values()) * workers)
 
     def _speed_of(self, n_params: int) -> float:
-        """Known FLOP/s of the size nearest in log N."""
+        """The known FLOP/s of the size nearest in log N."""
         return self.speed[min(self.speed, key=lambda n: abs(math.log(n / n_params)))]

@@ -1,54 +1,52 @@
-"""What Slurm adds to what a study's files tell: which runs wait and why, on which node, and how jobs ended.
+"""What Slurm adds to the status from a study's files: which runs are pending and why, on which node they run, and how
+jobs ended.
 
-Files come first: progress and loss are always theirs. squeue, when it answers, knows which jobs live; sacct why one
-ended. Without either, the status is what the files say.
+Files come first: progress and loss are always theirs. squeue, when it answers, knows which jobs are alive; sacct how
+one ended. Without either, the status is what the files say.
 """
-
-from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
 from ... import slurm_client
+from ...errors import command
 from ...naming import StudyPaths
 from ...slurm_client import Job
 from .job_index import jobs_of, last_jobs
-from .status import DONE, RunStatus, study_status
+from .status import DONE, RunStatus, State, study_status
 
 HELD = ("JobHeldUser", "JobHeldAdmin", "launch failed requeued held")
 
 
 def with_slurm(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> list[RunStatus]:
     """`study_status` (status.py, `known` as there) with Slurm's knowledge. Slurm is asked first: a job that ends
-    between the two looks is then seen as what its files say, not as one that never was."""
+    between the two looks then counts as what its files say, not as one that never existed."""
     live = jobs_of(paths)
     statuses = study_status(paths, known)
     if live is None:
         return statuses
     merged = [_merge(s, live.get(s.run.run_id, [])) for s in statuses]
-    last = last_jobs(paths) if any(s.state == "planned" for s in merged) else {}
-    unborn = {s.run.run_id: last[s.run.run_id] for s in merged if s.state == "planned" and s.run.run_id in last}
-    ended = _ended({s.job for s in merged if s.state == "interrupted" and s.job} | {job for job, _ in unborn.values()})
-    return [_explain(s, ended, unborn.get(s.run.run_id)) for s in merged]
+    last = last_jobs(paths) if any(s.state == State.PLANNED for s in merged) else {}
+    unborn = {s.run.run_id: last[s.run.run_id] for s in merged if s.state == State.PLANNED and s.run.run_id in last}
+    interrupted = {s.job for s in merged if s.state == State.INTERRUPTED and s.job}
+    ended = _ended(interrupted | {job for job, _ in unborn.values()})
+    return [_explain(s, ended, unborn.get(s.run.run_id), paths) for s in merged]
 
 
-def _explain(s: RunStatus, ended: dict[str, str], unborn: tuple[str, Path] | None) -> RunStatus:
-    """Why a run's job ended, as sacct has it; `unborn`: the job, and its log, of a run that never began."""
-    if s.state == "interrupted" and s.job in ended:
-        return replace(s, reason=f"job {s.job}: {ended[s.job]}; launching again resumes it")
+def _explain(s: RunStatus, ended: dict[str, str], unborn: tuple[str, Path] | None, paths: StudyPaths) -> RunStatus:
+    """Why a run's job ended, according to sacct; `unborn`: the job, and its log, of a run that never began."""
+    if s.state == State.INTERRUPTED and s.job in ended:
+        return replace(s, reason=f"job {s.job}: {ended[s.job]}; launch again to resume it")
     if not unborn:
         return s
     job, log = unborn
     how = ended.get(job, "gone")
     if how == "COMPLETED" or how.startswith("CANCELLED"):
-        return replace(s, job=job, reason=f"job {job}: {how} before the run began; launching again submits it")
-    see = f"see {log}" if log.exists() else "its node may not see this directory (`ditscale doctor DIR --job` tries)"
-    return replace(
-        s,
-        state="planned" if how == "gone" else "failed",
-        job=job,
-        reason=f"job {job}: {how} before the run began; {see}",
-    )
+        return replace(s, job=job, reason=f"job {job}: {how} before the run began; launch again to submit it")
+    doctor = command("doctor", paths.root, "--job")
+    see = f"see {log}" if log.exists() else f"its node may not see this directory ({doctor} checks that)"
+    state = State.PLANNED if how == "gone" else State.FAILED
+    return replace(s, state=state, job=job, reason=f"job {job}: {how} before the run began; {see}")
 
 
 def _merge(s: RunStatus, jobs: list[Job]) -> RunStatus:
@@ -57,14 +55,14 @@ def _merge(s: RunStatus, jobs: list[Job]) -> RunStatus:
     if jobs:
         job = min(jobs, key=lambda job: (job.state == "PENDING", job.id != s.job))
         if job.state != "PENDING":
-            note = s.reason if s.state == "running" else job.state.lower() if job.state != "RUNNING" else "starting"
-            return replace(s, state="running", job=job.id, host=job.nodes, reason=note)
-        reason = f"{job.reason}; `scontrol release {job.id}` lets it go" if job.reason in HELD else job.reason
-        return replace(s, state="queued", job=job.id, images_per_s=None, reason=reason)
-    if s.state == "running" and s.job:  # by its heartbeat or lock, but Slurm has no such job any more
-        return replace(
-            s, state="interrupted", images_per_s=None, reason=f"job {s.job} is gone; launching again resumes it"
-        )
+            slurms = job.state.lower() if job.state != "RUNNING" else "starting"
+            reason = s.reason if s.state == State.RUNNING else slurms
+            return replace(s, state=State.RUNNING, job=job.id, host=job.nodes, reason=reason)
+        reason = f"{job.reason}; `scontrol release {job.id}` releases it" if job.reason in HELD else job.reason
+        return replace(s, state=State.QUEUED, job=job.id, images_per_s=None, reason=reason)
+    if s.state == State.RUNNING and s.job:  # By its heartbeat or lock; Slurm has no such job any more.
+        reason = f"job {s.job} is gone; launch again to resume it"
+        return replace(s, state=State.INTERRUPTED, images_per_s=None, reason=reason)
     return s
 
 
@@ -72,24 +70,17 @@ def _ended(jobs: set[str]) -> dict[str, str]:
     """How jobs ended, by sacct, where it answers."""
     if not jobs:
         return {}
-    printed = slurm_client.ask(
-        "sacct",
-        "--allocations",
-        "--noheader",
-        "--parsable2",
-        "--format=JobID,State",
-        f"--jobs={','.join(sorted({job.split('_')[0] for job in jobs}))}",
-    )
-    rows = [line.split("|") for line in (printed or "").splitlines()]
-    found = {name: row[1] for row in rows if len(row) == 2 for name in elements(row[0])}
-    # elements that were cancelled before any had started are in the array's own row
-    return {
-        job: found.get(job) or found[job.split("_")[0]] for job in jobs if job in found or job.split("_")[0] in found
-    }
+    arrays = ",".join(sorted({job.split("_")[0] for job in jobs}))
+    words = ("--allocations", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={arrays}")
+    rows = [line.split("|") for line in (slurm_client.ask("sacct", *words) or "").splitlines()]
+    found = {name: row[1] for row in rows if len(row) == 2 for name in task_names(row[0])}
+    # Tasks that were cancelled before any had started are in the array's own row.
+    known = {job: found.get(job) or found.get(job.split("_")[0]) for job in jobs}
+    return {job: state for job, state in known.items() if state}
 
 
-def elements(job: str) -> list[str]:
-    """The names of what sacct has in one row: an array whose elements never started is 123_[0-2,7%4]."""
+def task_names(job: str) -> list[str]:
+    """The job names in one row of sacct: it shows an array whose tasks never started as 123_[0-2,7%4]."""
     array, bracket, listed = job.partition("_[")
     if not bracket:
         return [job]

@@ -196,6 +196,8 @@ def fit_rates(
     scatter about the parabolas, relative to the loss, is pooled over cells. A diverged run bounds its cell's best rate
     from above, and rates from there on enter no parabola. Intervals of the law: by drawing pairs, that is cells, where
     there are PAIRS_FROM, else by its residuals (estimates.py). Raises UserError when there is nothing to fit.
+
+        ds.fit_rates("sweep.csv").summary()
     """
     if isinstance(trials, (str, Path, Mapping)) or hasattr(trials, "columns"):
         trials, left_out = read_trials(trials)

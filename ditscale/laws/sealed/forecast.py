@@ -118,6 +118,8 @@ def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 1000,
     bootstrap: replicates, 40 or more. Raises UserError when a grid run lies at or above the target budget, when the
     metric is not positive, or when no form of law can be fitted (status 3). Probes take no part; when one near the
     target has been measured already, `inputs` says so and `seal` refuses.
+
+        ds.forecast("runs.csv", "1.5e21").loss
     """
     whole(bootstrap, "bootstrap", low=40)
     target, table = number(budget_flops, "target budget", above=0), read_table(table)

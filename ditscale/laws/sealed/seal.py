@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import os
 from pathlib import Path
 
 from ...errors import UserError
-from ...files import remove
+from ...files import write_once
 from ...units import compact
 from .forecast import Forecast
 from .hashes import own_hash
@@ -20,6 +19,8 @@ def seal(path: Path | str, made: Forecast) -> Forecast:
 
     The same inputs, metric and target again are a no-op, also after the probe has been measured. Raises UserError when
     `path` holds another forecast, which is never overwritten, or when a probe was measured before anything was sealed.
+
+        ds.seal("forecast.json", ds.forecast("runs.csv", "1.5e21"))
     """
     path = Path(path)
     if path.exists():
@@ -38,33 +39,11 @@ def seal(path: Path | str, made: Forecast) -> Forecast:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     sealed = dataclasses.replace(made, created=now, sha256=None)
     sealed = dataclasses.replace(sealed, sha256=own_hash(sealed.to_dict()))
-    _write_once(path, json.dumps(sealed.to_dict(), indent=1, allow_nan=False) + "\n")
-    return sealed
-
-
-def _write_once(path: Path, text: str) -> None:
-    """Write beside, flush to disk, then give it its name; a file that appeared meanwhile is kept, not replaced."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(beside, "w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        try:
-            # A hard link fails when the name exists, which a rename would silently replace.
-            os.link(beside, path)
-        except FileExistsError:
-            raise UserError(f"{path} was written by someone else meanwhile; it is never overwritten") from None
-        except OSError:
-            # Some network file systems have no hard links.
-            os.rename(beside, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        remove(beside)
+        write_once(path, json.dumps(sealed.to_dict(), indent=1, allow_nan=False) + "\n", to_disk=True)
+    except FileExistsError:
+        raise UserError(f"{path} was written by someone else meanwhile; it is never overwritten") from None
+    return sealed
 
 
 def load_forecast(path: Path | str) -> Forecast:

@@ -100,6 +100,8 @@ def verdict(forecast: Forecast, table: Source, run_id: str | None = None) -> Ver
     the only run there. Raises UserError when the forecast was altered or never sealed, when its inputs held the probe
     (under whatever name) or any run at the target budget, when there is no measured probe, when the probe is more than
     1 % off the target budget, or when the table was read for another metric.
+
+        ds.verdict(sealed, "runs.csv").inside
     """
     if forecast.sha256 is None or forecast.created is None:
         raise UserError("this forecast was never sealed; seal it to a file before the probe runs")

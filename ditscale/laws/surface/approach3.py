@@ -136,7 +136,7 @@ def _widening(surface: Surface, strata: list[np.ndarray]) -> float:
     1988), and a percentile interval knows nothing of Student's t. In the linear zone of the Huber loss it is the other
     way round: there the fit passes through about p of the runs, and the pairs bootstrap of such a fit is too wide, in
     simulations with 32 to 336 runs by 1 to 2 p / n. The factor goes by the mean weight the Huber loss leaves a run.
-    docs/laws-measured.md has the coverage.
+    docs/measured/laws.md has the coverage.
     """
     n, p, m = len(surface.residuals), N_PARAMETERS, float(np.median([len(rows) for rows in strata]))
     if n <= p or m < 2:

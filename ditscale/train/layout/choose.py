@@ -1,5 +1,4 @@
-"""How a model's weights lie over the ranks of a run: whole on each (replicated.py), or in
-shards (fsdp.py).
+"""The layout of a model's weights over the ranks of a run: whole on each (replicated.py), or in shards (fsdp.py).
 
 replicate   fastest for small models: one reduction a step
 full        a shard on each rank
@@ -9,33 +8,34 @@ hybrid      a shard on each rank of a node, the same on every node: only gradien
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import Mapping, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from ...distributed.ranks import Ranks
 from ...errors import UserError
+from ...model.dit import DiT
 from .replicated import LARGE, Factor, LoneLayout, ReplicatedLayout
 
-STATE_BYTES = 16  # of a parameter: weight, gradient and AdamW's two moments, fp32
-EMA_BYTES = 4  # of a parameter, for each window
-SMALL = 0.25  # of free memory: a state below it leaves room enough for activations
-# parameters whose gradients GPUs add in little of a step; of more, FSDP adds a block's while it computes the next
+STATE_BYTES = 16  # Of a parameter: weight, gradient and AdamW's two moments, fp32.
+EMA_BYTES = 4  # Of a parameter, for each window.
+SMALL = 0.25  # Share of free memory: a state below it leaves enough for activations.
+# Parameters whose gradients GPUs add in a small part of a step. FSDP adds more while it computes the next block's.
 QUICK = 5e7
 
 
 class Layout(Protocol):
-    """A model's weights, laid over ranks. Tensors that lie as `weights` do: optimizer's moments, EMA."""
+    """A model's weights, laid out over ranks. The optimizer's moments and the EMA are laid out as `weights` are."""
 
-    kind: str
-    shape_of_ranks: tuple[int, ...]  # over which weights are sharded
-    scale: float  # of a rank's loss, so that what reduce_gradients() makes is the gradient of the sum over ranks
+    kind: str  # replicate, full or hybrid
+    scale: float  # of a rank's loss, so that reduce_gradients() gives the gradient of the sum over ranks
     weights: list[Tensor]  # what this rank holds, fp32
-    factors: list[float]  # of the run's rate, for each of the weights
+    lr_factors: list[float]  # each weight's learning rate as a factor of the run's
 
     def set_last_microbatch(self, is_last: bool):
-        """Before a backward pass: whether it is the step's last. Gradients add up where they are in any case."""
+        """Before a backward pass: whether it is the step's last. Gradients are accumulated in any case."""
 
     def reduce_gradients(self) -> Tensor:
         """After a step's backward passes: gradients become the sum over ranks. Returns their norm, a scalar on the
@@ -47,34 +47,37 @@ class Layout(Protocol):
     def weights_changed(self):
         """After the weights were changed from outside."""
 
-    def named(self, parts: list[Tensor], mesh=None) -> dict[str, Tensor]:
-        """Tensors that lie as `weights` do, by the parameters' names; mesh: of where they are, if not on the model's
-        device."""
+    def mesh_on(self, device_type: str) -> DeviceMesh | None:
+        """The ranks as a mesh for `named`, the dimension over which weights are sharded last; None where weights are
+        whole. All ranks must call it."""
 
-    def gather_full(self, parts: list[Tensor]) -> dict[str, Tensor]:
-        """`named` on the CPU, gathered from all ranks; rank 0 gets copies, others nothing."""
+    def named(self, tensors: list[Tensor], mesh: DeviceMesh | None = None) -> Mapping[str, Tensor]:
+        """Tensors laid out as `weights` are, by the parameters' names. mesh: `mesh_on` their device, if that is
+        not the model's."""
+
+    def gather_full(self, tensors: list[Tensor]) -> dict[str, Tensor]:
+        """`named` on the CPU, gathered from all ranks; rank 0 gets copies, the others nothing."""
 
 
-def lay(model: nn.Module, sharding: str, precision: str, factor: Factor, ranks: Ranks, averages: int = 1) -> Layout:
+def lay_out(model: DiT, sharding: str, precision: str, factor: Factor, ranks: Ranks, averages: int = 1) -> Layout:
     """Lay the weights of `model` (on the CPU, equal on all ranks) over the ranks; it is on its device afterwards.
-    averages: EMAs that are to lie beside them.
+    averages: the number of EMAs.
 
     Raises UserError when it cannot be done as `sharding` says.
     """
     n_params = sum(p.numel() for p in model.parameters())
     kind = choose(sharding, n_params, ranks, averages)
     if kind == "replicate":
-        if ranks.world == 1 and n_params >= LARGE:
-            return LoneLayout(model, factor, ranks.device)
-        return ReplicatedLayout(model.to(ranks.device), factor, ranks)
-    from .fsdp import FSDPLayout  # here: FSDP takes a second to import
+        layout = LoneLayout if ranks.world == 1 and n_params >= LARGE else ReplicatedLayout
+        return layout(model.to(ranks.device), factor, ranks)
+    from .fsdp import FSDPLayout  # Here, because FSDP takes a second to import.
 
     return FSDPLayout(model, kind, precision, factor, ranks)
 
 
 def choose(sharding: str, n_params: int, ranks: Ranks, averages: int = 1) -> str:
-    """replicate, full or hybrid. One rank has nothing to shard; "auto" shards what is not small, or not quick to reduce
-    between GPUs, inside nodes if it fits there."""
+    """Choose replicate, full or hybrid. One rank has nothing to shard; "auto" shards what is not small, or not quick to
+    reduce between GPUs, inside nodes if it fits there."""
     if ranks.world == 1:
         return "replicate"
     nodes = ranks.world // ranks.per_node
@@ -93,7 +96,7 @@ def choose(sharding: str, n_params: int, ranks: Ranks, averages: int = 1) -> str
 
 
 def _free_bytes(ranks: Ranks) -> int:
-    """That a rank may use: of its GPU, or its part of the node's."""
+    """Free memory of a rank: its GPU's, or its part of the node's."""
     if ranks.device.type == "cuda":
         return torch.cuda.mem_get_info(ranks.device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks.per_node

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from ...distributed.ranks import Ranks
 from ...errors import UserError
+from ...model.dit import DiT
 from .replicated import Factor
 
 
@@ -22,82 +23,90 @@ class FSDPLayout:
     replicas: a Layout (choose.py). bf16: weights travel and compute in bf16, gradients are reduced in fp32.
     """
 
-    def __init__(self, model: nn.Module, kind: str, precision: str, factor: Factor, ranks: Ranks):
-        self.kind, self.model, self.ranks = kind, model, ranks
-        # gloo takes no means there, or FSDP does not run at all
-        if ranks.device.type == "cpu" and torch.__version__ < (2, 9):
+    def __init__(self, model: DiT, kind: str, precision: str, factor: Factor, ranks: Ranks):
+        self.kind, self.ranks = kind, ranks
+        # On CPUs, gloo has no mean over ranks before torch 2.9, and FSDP does not run at all without it.
+        if ranks.device.type == "cpu" and torch.__version__ < "2.9":
             raise UserError(
                 f"execution.sharding: {kind} takes torch 2.9 or later on CPUs, and this is {torch.__version__}; choose "
                 "replicate"
             )
-        self.scale = float(ranks.world)  # FSDP takes the mean over ranks
-        self.shape_of_ranks = (ranks.world,) if kind == "full" else (ranks.world // ranks.per_node, ranks.per_node)
+        self.scale = float(ranks.world)  # FSDP takes the mean over ranks.
         self.mesh = self.mesh_on(ranks.device.type)
         half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
         policy = half if precision == "bf16" else MixedPrecisionPolicy()
         for block in model.blocks:
             fully_shard(block, mesh=self.mesh, mp_policy=policy)
-        fully_shard(model, mesh=self.mesh)  # the rest: small, in fp32
-        # some versions of torch, 2.9 for one, copy uneven shards when they are first gathered: now, before we hold them
-        for module in self._modules():
+        fully_shard(model, mesh=self.mesh)  # The rest is small, and stays in fp32.
+        self.modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        # Some versions of torch, such as 2.9, copy uneven shards when they are first gathered: do so before they are
+        # referred to here.
+        for module in self.modules:
             module.unshard()
             module.reshard()
-        self._parameters: dict[str, DTensor] = dict(model.named_parameters())
-        self.weights = [p.detach().to_local() for p in self._parameters.values()]
-        self.factors = [factor(name, p) for name, p in self._parameters.items()]
+        self._parameters = {name: p for name, p in model.named_parameters() if isinstance(p, DTensor)}
+        self.weights = [_local(p.detach()) for p in self._parameters.values()]
+        self.lr_factors = [factor(name, p) for name, p in self._parameters.items()]
         self._checked = False
 
-    def _modules(self) -> list[FSDPModule]:
-        return [module for module in self.model.modules() if isinstance(module, FSDPModule)]
-
     def mesh_on(self, device_type: str) -> DeviceMesh:
-        """The ranks as a mesh, the dimension over which weights are sharded last."""
-        return init_device_mesh(
-            device_type, self.shape_of_ranks, mesh_dim_names=("nodes", "shards")[-len(self.shape_of_ranks) :]
-        )
+        world, per_node = self.ranks.world, self.ranks.per_node
+        if self.kind == "full":
+            return init_device_mesh(device_type, (world,), mesh_dim_names=("shards",))
+        return init_device_mesh(device_type, (world // per_node, per_node), mesh_dim_names=("nodes", "shards"))
 
     def set_last_microbatch(self, is_last: bool):
-        self.model.set_requires_gradient_sync(is_last)
-        self.model.set_is_last_backward(is_last)
+        root = self.modules[0]
+        root.set_requires_gradient_sync(is_last)
+        root.set_is_last_backward(is_last)
 
     def reduce_gradients(self) -> Tensor:
-        if not self._checked:  # once, after FSDP's own preparations: what is trained here is what it gathers
-            held = zip(self._parameters.values(), self.weights)
-            if any(p.to_local().data_ptr() != weight.data_ptr() for p, weight in held):
-                raise RuntimeError(
-                    f"torch {torch.__version__} keeps shards elsewhere than this version of ditscale expects; use "
-                    "cluster.sharding=replicate"
-                )
-            self._checked = True
-        gradients = [p.grad.to_local() for p in self._parameters.values()]
+        if not self._checked:
+            self._check_weights()
+        gradients = [_local(p.grad) for p in self._parameters.values()]
         for weight, gradient in zip(self.weights, gradients):
             weight.grad = gradient
         square = nn.utils.get_total_norm(gradients).square()
         torch.distributed.all_reduce(square, group=self.mesh.get_group("shards"))
         return square.sqrt()
 
+    def _check_weights(self):
+        """Once, after FSDP's own preparations: the tensors that are trained here must be those that it gathers."""
+        pairs = zip(self._parameters.values(), self.weights)
+        if any(_local(p).data_ptr() != weight.data_ptr() for p, weight in pairs):
+            raise RuntimeError(
+                f"torch {torch.__version__} keeps shards elsewhere than this version of ditscale expects; use "
+                "cluster.sharding=replicate"
+            )
+        self._checked = True
+
     def zero_grad(self):
         for p, weight in zip(self._parameters.values(), self.weights):
             p.grad = weight.grad = None
 
     def weights_changed(self):
-        for module in self._modules():
-            module.reshard()  # what was gathered for a forward pass without a backward one may still be there
+        for module in self.modules:
+            module.reshard()  # What was gathered for a forward pass without a backward pass may still be there.
 
-    def named(self, parts: list[Tensor], mesh: DeviceMesh | None = None) -> dict[str, DTensor]:
-        """Tensors that lie as `weights` do, by the parameters' names, as shards of the whole. `mesh`: of where they
-        are."""
+    def named(self, tensors: list[Tensor], mesh: DeviceMesh | None = None) -> dict[str, DTensor]:
+        """Tensors that are laid out as `weights` are, by the parameters' names, as shards of the whole."""
         return {
             name: DTensor.from_local(
-                part, mesh or self.mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+                tensor, mesh or self.mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
             )
-            for (name, p), part in zip(self._parameters.items(), parts)
+            for (name, p), tensor in zip(self._parameters.items(), tensors)
         }
 
-    def gather_full(self, parts: list[Tensor]) -> dict[str, Tensor]:
-        found = {}
-        for name, part in self.named(parts).items():
-            gathered = part.full_tensor()  # one at a time: the whole model need not fit beside the shards
+    def gather_full(self, tensors: list[Tensor]) -> dict[str, Tensor]:
+        full = {}
+        for name, tensor in self.named(tensors).items():
+            whole = tensor.full_tensor()  # One at a time: the whole model need not fit besides the shards.
             if self.ranks.first:
-                found[name] = gathered.cpu()
-        return found
+                full[name] = whole.cpu()
+        return full
+
+
+def _local(tensor: Tensor | None) -> Tensor:
+    """This rank's shard of a DTensor."""
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local()

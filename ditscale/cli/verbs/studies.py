@@ -1,0 +1,126 @@
+"""Verbs for a whole study: plan it, do it, collect and report what it collection, rehearse it."""
+
+import sys
+from dataclasses import asdict, replace
+from typing import Any
+
+from ... import units
+from ...errors import UserError, command
+from ...naming import StudyPaths
+from ..parse import path
+from ..verb import DIR, SETTINGS, Options, Report, flag, option, positional, verb
+
+
+@verb(
+    "Plan a study: budgets x widths x seeds to runs. Prints the table; writes study.yaml and each run.yaml.",
+    positional("dir", "DIR", "study directory; may be left out with --dry-run", count="?", complete="directory"),
+    flag("--dry-run", "print the table and write nothing"),
+    *SETTINGS,
+    examples=["ditscale plan --dry-run study=paper design=crossattention", "ditscale plan mystudy study=mini"],
+)
+def plan(options: Options) -> Report:
+    from ...study import plan as plan_study
+
+    settings, root = options.settings, options.dir
+    if root and "=" in root:  # As in `ditscale plan study=paper --dry-run`.
+        settings, root = [root, *settings], None
+    if root is None and not options.dry_run:
+        raise UserError("plan: name the study directory, as in `ditscale plan DIR study=mini`, or add --dry-run")
+    planned = plan_study(*settings, dir=None if options.dry_run else root, configs=path(options.configs))
+    end = "dry run: nothing was written"
+    if planned.dir:
+        end = f"planned in {planned.dir}; {command('launch', planned.dir)} trains it"
+    return Report(f"{planned.summary()}\n{end}", planned.to_dict())
+
+
+@verb(
+    "Do a whole study, from plan to report. Plans, launches, collects, fits, seals the forecast, trains the probe and "
+    "gives the verdict. The same command resumes.",
+    DIR,
+    *SETTINGS,
+    examples=["ditscale study mystudy study=mini", "ditscale study mystudy study=mini cluster=slurm"],
+)
+def study(options: Options) -> Report:
+    from ...pipeline import whole_study
+
+    outcome = whole_study(options.dir, options.settings, path(options.configs), progress(options))
+    return Report(outcome.summary(), outcome.to_dict(), outcome.exit_code)
+
+
+@verb(
+    "Collect all finished runs into study.h5 and study.csv. Lists the runs left out, with reasons.",
+    DIR,
+    examples=["ditscale collect mystudy"],
+)
+def collect(options: Options) -> Report:
+    from ...collect.table import collect
+
+    collection = collect(options.dir)
+    excluded = [{"run_id": run_id, "reason": reason} for run_id, reason in collection.excluded]
+    return Report(collection.summary(), asdict(collection) | {"excluded": excluded})
+
+
+@verb(
+    "Write the report, report/index.html. The page needs no other file; its figures are also PNG and PDF.",
+    DIR,
+    examples=["ditscale report mystudy"],
+)
+def report(options: Options) -> Report:
+    from ...report.page import write_report
+
+    page = write_report(options.dir)
+    return Report(str(page), {"report": str(page)})
+
+
+@verb(
+    "Dry-run a study end to end. Simulates losses, injects faults, then verifies that no run was lost. "
+    "The rehearsal is a study of its own in DIR/rehearsal.",
+    positional("dir", "DIR", "planned study, or a new directory where the settings plan one", complete="directory"),
+    option("--faults", "SHARE", "share of the runs to kill, stop, requeue or damage", default="0.2"),
+    option("--nodes", "N", "nodes to kill, and the controller once; on the cluster of slurm/local (default: 1)"),
+    option("--seconds", "S", "seconds that the steps of one run take", default="1"),
+    option("--noise", "X", "log-normal scatter of a loss", default="0.002"),
+    option("--seed", "N", "random seed for noise and faults", default="0"),
+    *SETTINGS,
+    examples=["ditscale rehearse mystudy study=mini"],
+)
+def rehearse(options: Options) -> Report:
+    from ...rehearsal.rehearse import rehearse
+
+    account = rehearse(
+        options.dir,
+        _to_rehearse(options),
+        faults=units.number(options.faults, "--faults", low=0, high=1),
+        nodes=None if options.nodes is None else units.whole(options.nodes, "--nodes", low=0, high=100),
+        seconds=units.number(options.seconds, "--seconds", low=0, high=86400),
+        noise=units.number(options.noise, "--noise", low=0, high=0.1),
+        seed=units.whole(options.seed, "--seed", low=0),
+    )
+    end = "everything is accounted for"
+    if not account.good:
+        end = "FAILED: some runs are unaccounted for, or the fit missed the true values"
+    return Report(f"{account.summary()}\n{end}", account.to_dict(), 0 if account.good else 1)
+
+
+def _to_rehearse(options: Options) -> Any:
+    """The study of a directory, planned there when the settings say more than a cluster. A cluster given for a planned
+    study is used by the rehearsal alone."""
+    from ...config import about_cluster, changed
+    from ...pipeline import plan_study
+    from ...plan.study import read_study
+
+    configs = path(options.configs)
+    if about_cluster(options.settings) != options.settings:
+        paths, _ = plan_study(options.dir, options.settings, configs)
+        return read_study(paths.root)
+    study = read_study(options.dir)
+    if not StudyPaths(options.dir).run_dirs():
+        raise UserError(f"{options.dir}: holds no runs; {command('plan', options.dir)} writes them")
+    return replace(study, cluster=changed(study.cluster, options.settings, configs))
+
+
+def progress(options: Options) -> Any:
+    """What shows the progress of a launch: a block redrawn on a terminal, else a line now and then; None if quiet."""
+    from ...launch.monitor.progress import Progress
+
+    return None if options.quiet else lambda workers, flops: Progress(workers, flops, sys.stdout).show

@@ -1,0 +1,75 @@
+"""Verbs that come with the tool: batch scripts, weights of feature extractors, completion and help."""
+
+from pathlib import Path
+
+from ...errors import UserError
+from ..parse import path
+from ..verb import Options, Report, option, positional, verb
+
+SHELLS = ("bash", "zsh", "fish")
+FILES = {"array": "train_array.sbatch"}  # `status` and `launch` know an array's jobs by this name.
+
+
+@verb(
+    "Print or write a batch script for sbatch. `array` trains a study's runs, `study` does a whole study, `aggregate` "
+    "collects, fits and reports.",
+    positional("script", "SCRIPT", "which script", choices=("array", "study", "aggregate")),
+    option("--out", "FILE", "file or directory to write to (default: print the script)", complete="file"),
+    examples=["ditscale sbatch array --out .", "ditscale sbatch study"],
+)
+def sbatch(options: Options) -> Report:
+    from ...files import write_text
+    from ...launch.backends.scripts import script
+
+    text = script(options.script)
+    if not options.out:
+        return Report(text.rstrip("\n"), {"script": text})
+    out = Path(options.out)
+    out = out / FILES.get(options.script, f"{options.script}.sbatch") if out.is_dir() else out
+    if out.is_file() and out.read_text() != text:
+        raise UserError(f"{out}: holds another script already; move it away, or give --out another name")
+    write_text(out, text)
+    return Report(f"written: {out}", {"file": str(out)})
+
+
+@verb(
+    "Download the weights of a feature extractor for FID. Needs internet access; runs never download.",
+    positional("extractor", "NAME", "clip-vit-l-14, inception-v3-compat or vgg16"),
+    option("--to", "FILE", "file to write (default: in DITSCALE_CACHE, or ~/.cache/ditscale)", complete="file"),
+    option("--url", "URL", "mirror to download from; the hash is checked all the same", default=""),
+    examples=["ditscale fetch-weights clip-vit-l-14"],
+)
+def fetch_weights(options: Options) -> Report:
+    from ...errors import one_of
+    from ...evaluate.weights import WEIGHTS
+    from ...evaluate.weights import fetch_weights as fetch
+
+    one_of(options.extractor, tuple(WEIGHTS), "fetch-weights")
+    file = fetch(options.extractor, path(options.to), options.url)
+    return Report(str(file), {"file": str(file)})
+
+
+@verb(
+    "Print a completion script for a shell.",
+    positional("shell", "SHELL", "name of the shell", choices=SHELLS),
+    examples=["ditscale completion bash > ditscale-completion.bash", "source <(ditscale completion bash)"],
+    reports=False,
+)
+def completion(options: Options) -> Report:
+    from ..completion import script
+
+    text = script(options.shell)
+    return Report(text, text)
+
+
+@verb(
+    "Explain a verb or a topic; without one, list them.",
+    positional("verb", "VERB", "a verb, or a topic: settings, exit-codes", count="?"),
+    examples=["ditscale help fit", "ditscale help settings"],
+    reports=False,
+)
+def help(options: Options) -> Report:
+    from .. import help
+
+    text = help.topic(options.verb) if options.verb else help.overview()
+    return Report(text, text)

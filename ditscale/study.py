@@ -1,0 +1,351 @@
+"""What `import ditscale as ds` offers on studies and runs: the functions under the verbs plan, run and evaluate, and
+`Study`, a study directory. Results are tables that a notebook shows."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import units
+from .errors import UserError, nearest
+from .naming import RunPaths, StudyPaths
+
+if TYPE_CHECKING:
+    from .config import Study as StudySettings
+    from .launch.monitor.status import RunStatus
+    from .laws import Forecast, Laws, Table
+    from .plan import grid
+    from .plan.run import Run
+
+SHOWN_ROWS = 7  # of a table in `repr`, which is ten lines at most
+PROGRESS_S = 2.0  # between two calls of a progress function
+
+
+@dataclass(frozen=True, repr=False)
+class Rows(Sequence[Mapping[str, Any]]):
+    """Rows of a table, each a mapping of column names to values, that a notebook shows.
+
+    title: a line above them. columns: those shown; `to_frame` and `to_dict` have all. notes: lines below. text: what
+    the verb prints.
+
+        for run in ds.Study.open("mystudy").runs(): print(run["run_id"], run["n_params"])
+    """
+
+    title: str
+    rows: tuple[Mapping[str, Any], ...]
+    columns: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    text: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def _shown(self, most: int) -> tuple[list[list[str]], str]:
+        """Cells of the first rows, and how many rows are left."""
+        cells = [[_cell(row.get(name)) for name in self.columns] for row in self.rows[:most]]
+        return cells, f"... and {len(self) - most} more rows" if len(self) > most else ""
+
+    def __repr__(self) -> str:
+        cells, more = self._shown(SHOWN_ROWS)
+        widths = [max(map(len, column)) for column in zip(self.columns, *cells)]
+        lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths)).rstrip() for row in (self.columns, *cells)]
+        return "\n".join(filter(None, [self.title, *lines, more]))
+
+    def _repr_html_(self) -> str:
+        cells, more = self._shown(30)
+        head, *body = [
+            f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in row)}</tr>"
+            for tag, row in [("th", self.columns), *(("td", row) for row in cells)]
+        ]
+        lines = "".join(f"<p>{escape(line)}</p>" for line in filter(None, [more, *self.notes]))
+        return f"<p>{escape(self.title)}</p><table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>{lines}"
+
+    def summary(self) -> str:
+        """The text that the verb prints."""
+        return self.text or "\n".join([repr(self), *self.notes])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The value that the verb prints with --json."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("columns", "text")}
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame of all columns. Raises UserError where pandas is not installed."""
+        from .laws.notebook import frame
+
+        return frame([dict(row) for row in self.rows])
+
+
+@dataclass(frozen=True, repr=False)
+class Plan(Rows):
+    """The runs of a study. dropped: cells of the grid without a run, with reasons. flops: training FLOPs of all runs.
+    dir: where the plan was written, "" for nowhere."""
+
+    dropped: tuple[Mapping[str, Any], ...] = ()
+    flops: float = 0.0
+    dir: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How an attempt at a run ended. state: "finished", "stopped" (train again to resume) or "diverged". images and
+    loss: as `Study.status` has them; of a finished run, the validation loss. reason: why the run did not finish."""
+
+    run_id: str
+    state: str
+    images: int
+    loss: float | None
+    reason: str = ""
+
+
+def plan(*settings: str, dir: Path | str | None = None, configs: Path | str | None = None) -> Plan:
+    """Plan a study from Hydra overrides: budgets (FLOPs) x widths x seeds to runs. Writes only where `dir` is given.
+
+    Rows hold n_params (N), n_tokens (D), n_images, steps, budget_flops (C) and lr of each run. Raises UserError on a
+    setting that is not known, on an impossible study, and where `dir` holds another one.
+
+        ds.plan("study=mini", "budgets=[2e11,8e11]")
+    """
+    from .config import compose
+    from .pipeline import plan_study
+    from .plan.rates import plan_runs
+
+    search = Path(configs) if configs else None
+    if dir is None:
+        study = compose(list(settings), search)
+        return _plan_of(study, plan_runs(study))
+    paths, planned = plan_study(dir, settings, search)
+    return _plan_of(Study.open(paths.root).settings, planned, str(paths.root))
+
+
+def train(run_dir: Path | str, progress: Callable[[dict[str, Any]], None] | None = None) -> TrainingResult:
+    """Train one run in this process, as `ditscale run` does; a run that was stopped resumes. Minutes to days.
+
+    progress: called every two seconds, from a thread of its own, with the run's row of `Study.status` (state, images,
+    loss, images_per_s, eta_s). Raises UserError where RUN_DIR holds no run, or another process trains it.
+
+        ds.train(ds.Study.open("mystudy").runs()[0]["dir"])
+    """
+    from .launch.job.execute import run
+    from .launch.monitor.status import run_status
+    from .plan.run import read_run
+    from .rundir.outcomes import Diverged, RankLost, Stopped
+
+    at = RunPaths(run_dir)
+    planned, reason = read_run(at.run), ""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        with _repeated(lambda: progress(status_row(run_status(at, planned)))) if progress else nullcontext():
+            state = run(at)
+    except RankLost as error:
+        raise UserError(str(error)) from None
+    except (Stopped, Diverged) as error:
+        state, reason = error.state, str(error)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    end = run_status(at, planned)
+    return TrainingResult(planned.run_id, state, end.images, end.loss, reason)
+
+
+def evaluate(
+    run_dir: Path | str,
+    metrics: Sequence[str] | None = None,
+    *,
+    datasets: Sequence[str] = (),
+    ema: float | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    samples: int | None = None,
+    **how: Any,
+) -> Rows:
+    """Measure a finished run and draw samples, into evaluation.h5; skips results measured with the same settings.
+
+    metrics: of val_loss, vlb, likelihood and fid; by default the study's. datasets: the run's own data, labels of
+    validation.also, or LABEL=FILE. ema: window of the EMA weights, as a share of the run. how: keys of the study's
+    `evaluation`, such as n, steps, guidance, few. Each row has value, se (standard error) and unit. Raises UserError,
+    and writes nothing, at what cannot be measured.
+
+        ds.evaluate(run_dir, metrics=["val_loss", "fid"], n=4096)
+    """
+    from .config import Evaluation
+    from .plan.run import read_run
+
+    known = [f.name for f in fields(Evaluation)]
+    for name in how:
+        if name not in known:
+            raise UserError(f"evaluate: unknown option {name!r}{nearest(name, known)}; choose of: {', '.join(known)}")
+    defaults = read_run(RunPaths(run_dir).run).evaluation
+    if "n" in how:
+        how = {"few": False} | how  # The study's consent to few images is for its own n.
+    chosen = [metrics] if isinstance(metrics, str) else list(metrics or defaults or ["val_loss"])
+    settings = {name: replace(defaults.get(name, Evaluation()), **how) for name in chosen}
+    labels = [text.split("=", 1)[0] for text in datasets]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError(f"--dataset {twice}: given twice; name each data set once")
+    files = dict(text.split("=", 1) for text in datasets if "=" in text)
+
+    from .evaluate.run import evaluate as measure  # Loads torch, which a mistake above need not wait for.
+    from .evaluate.settings import Settings
+
+    more = {} if samples is None else {"samples": samples}
+    measurement = measure(run_dir, Settings(settings, tuple(labels), files, seed, batch_size, ema=ema, **more))
+    columns = ("dataset", "metric", "value", "se", "unit", "n")
+    names = (*columns, "seed", "settings", "wall_s", "evaluations")
+    rows = tuple({name: getattr(result, name) for name in names} for result in measurement.results)
+    title = f"{measurement.run.run_id}: {len(rows)} results, {measurement.samples} samples"
+    return Rows(title, rows, columns, text=measurement.summary())
+
+
+@dataclass(frozen=True, repr=False)
+class Study:
+    """A study directory, as `ditscale plan` writes it. settings: the content of study.yaml.
+
+    Opened by `study = ds.Study.open("mystudy")`, it has `study.status()`, `study.laws()` and so on.
+    """
+
+    root: Path
+    settings: StudySettings
+
+    @classmethod
+    def open(cls, root: Path | str) -> Study:
+        """The study in a directory. Raises UserError where there is none: `ds.Study.open("mystudy")`."""
+        from .plan.study import read_study
+
+        return cls(Path(root), read_study(root))
+
+    @property
+    def paths(self) -> StudyPaths:
+        """Every file of the study: `study.paths.table`."""
+        return StudyPaths(self.root)
+
+    def __repr__(self) -> str:
+        names = ("table", "laws", "forecast", "verdict", "rates", "report")
+        there = [at.name for at in (getattr(self.paths, name) for name in names) if at.exists()]
+        budgets = ", ".join(map(units.compact, self.settings.budgets))
+        return (
+            f"Study {self.settings.name} in {self.root}\n{len(self.paths.run_dirs())} runs planned; design "
+            f"{self.settings.design.name}; budgets {budgets} FLOPs\nholds {', '.join(there) or 'no results yet'}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>"
+
+    def plan(self) -> Plan:
+        """The study's plan, as it stands; writes nothing: `study.plan().to_frame()`."""
+        from .plan.rates import plan_runs
+
+        return _plan_of(self.settings, plan_runs(self.settings), str(self.root))
+
+    def runs(self) -> Rows:
+        """All planned runs, the probe too, with the directory of each: `study.runs()[0]["dir"]`."""
+        from .plan.run import read_run
+
+        rows = tuple(_row(read_run(at.run)) | {"dir": str(at.root)} for at in self.paths.run_dirs())
+        return Rows(f"{len(rows)} runs in {self.root}", rows, ("run_id", "role", "n_params", "n_tokens"))
+
+    def status(self) -> Rows:
+        """State, progress, loss, speed (images/s) and seconds left of every run, now: `study.status()`."""
+        from .launch.monitor.slurm_status import with_slurm
+        from .launch.monitor.status import table
+
+        statuses = with_slurm(self.paths)
+        text = table(statuses, self.settings.cluster.peak_flops_per_s)
+        columns = ("run_id", "state", "images", "loss", "images_per_s", "eta_s")
+        return Rows(text.splitlines()[-1], tuple(map(status_row, statuses)), columns, text=text)
+
+    def collect(self) -> Rows:
+        """Collect finished runs into study.h5 and study.csv; notes list the runs left out: `study.collect()`."""
+        from .collect.table import collect
+
+        collection = collect(self.root)
+        title, *notes = collection.summary().splitlines()
+        columns = ("run_id", "role", "budget_flops", "n_params", "n_tokens", "loss")
+        return Rows(title, collection.rows, columns, tuple(notes), collection.summary())
+
+    def table(self, metric: str = "loss", **how: Any) -> Table:
+        """The table that laws are fitted to; collects first where there is no study.h5. Options as of `ds.read_table`:
+        `study.table("fid")`."""
+        from .laws import read_table
+
+        if not self.paths.table.exists():
+            self.collect()
+        return read_table(self.root, metric, **how)
+
+    def laws(self, metric: str = "loss", **how: Any) -> Laws:
+        """The laws fitted to the study, at the probe's budget too. Options as of `ds.fit`; writes nothing:
+        `study.laws(bootstrap=200)`."""
+        from .laws import fit
+
+        return fit(self.table(metric), **{"targets": (units.compact(self.settings.probe_budget),)} | how)
+
+    def forecast(self, budget: float | str | None = None) -> Forecast:
+        """The sealed forecast, or before there is one, or at another budget (FLOPs), a new one, which is not sealed:
+        `study.forecast("1.5e21")`. `ditscale forecast DIR` seals."""
+        from .laws import forecast, load_forecast
+
+        if budget is None and self.paths.forecast.exists():
+            return load_forecast(self.paths.forecast)
+        budget = self.settings.probe_budget if budget is None else units.number(budget, "budget", above=0)
+        return forecast(self.table(), budget)
+
+    def report(self) -> Path:
+        """Write report/index.html and its figures; returns the page: `study.report()`."""
+        from .report.page import write_report
+
+        return write_report(self.root)
+
+
+def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:
+    from .plan.grid import table
+
+    rows = tuple(_row(run) for run in planned.runs)
+    title = f"{study.name}: {len(rows)} runs, {units.compact(planned.flops)} FLOPs"
+    columns = ("budget_flops", "width", "depth", "n_params", "n_images", "steps", "lr")
+    notes = (f"nested: {planned.note}",) if planned.note else ()
+    dropped = tuple(asdict(cell) for cell in planned.dropped)
+    return Plan(title, rows, columns, notes, table(planned), dropped, planned.flops, root)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    names = "run_id role budget_flops achieved_flops width depth seed n_params n_images n_tokens steps lr within"
+    return {name: getattr(run, name) for name in names.split()}
+
+
+def status_row(status: RunStatus) -> dict[str, Any]:
+    """One run of `ditscale status --json`."""
+    names = "state images loss images_per_s eta_s attempt job host reason"
+    whole = {"run_id": status.run.run_id, "n_images": status.run.n_images}
+    return whole | {name: getattr(status, name) for name in names.split()}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return units.compact(value) if abs(value) >= 1e4 else f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+@contextmanager
+def _repeated(function: Callable[[], None]) -> Iterator[None]:
+    """Call a function every PROGRESS_S seconds from a thread, and once more at the end."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(PROGRESS_S):
+            function()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        function()
