@@ -13,17 +13,9 @@ from .read import StudyResults, best_run
 
 # A form of law, in words.
 FORMS = {
-<<<<<<< HEAD
     "surface": "the surface", "power_law_with_floor": "the power law with a floor",
     "power_law": "the pure power law", MIXTURE: "the equal mixture of the admissible laws",
 }  # fmt: skip
-=======
-    "surface": "the surface",
-    "power_law_with_floor": "the power law with a floor",
-    "power_law": "the pure power law",
-    MIXTURE: "the equal mixture of the admissible laws",
-}
->>>>>>> main
 WHERE = {True: "inside", False: "outside"}
 
 
