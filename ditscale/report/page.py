@@ -21,7 +21,6 @@ from .tables import code, superscripts
 from .training import rates_plot, training_plot
 from .trends import metrics_plot, noise_plot, out_of_domain_plot
 
-# In the order of the page.
 PLOTS = (
     slices_plot, powerlaws_plot, training_plot, out_of_domain_plot, metrics_plot, noise_plot, rates_plot, samples_plot,
     grids_plot,
@@ -97,10 +96,8 @@ def _missing(results: StudyResults) -> str:
 
 
 def _figure(i: int, results: StudyResults, plot: Plot, svgs: list[str]) -> str:
-    if plot.name == "samples" and results.samples:
-        content = page_list(results.samples)
-    else:
-        content = f'<div class="panels n{plot.columns}">{"".join(svgs)}</div>'
+    panels = f'<div class="panels n{plot.columns}">{"".join(svgs)}</div>'
+    content = page_list(results.samples) if plot.name == "samples" and results.samples else panels
     files = ", ".join(f'<a href="figures/{plot.name}.{kind}">{kind.upper()}</a>' for kind in ("png", "pdf"))
     return (
         f'<h2>{escape(plot.title)}</h2><figure id="{plot.name}">{content}<figcaption><b>Figure {i}.</b>'

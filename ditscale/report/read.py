@@ -176,10 +176,10 @@ def _read_h5(path: Path, read: Callable[[h5py.File], T], remedy: str) -> T:
 
 def _group(file: h5py.File, name: str) -> dict[str, h5py.Dataset]:
     """The arrays of a group, by name; none where it is not there."""
-    group = file.get(name, {})
-    if not all(isinstance(at, h5py.Dataset) and at.shape is not None for at in getattr(group, "values", lambda: [0])()):
+    group = dict(file.get(name, {}))
+    if not all(isinstance(at, h5py.Dataset) and at.shape is not None for at in group.values()):
         raise ValueError(f"{name} holds something else than arrays")
-    return dict(group)
+    return group
 
 
 def _array(group: dict[str, h5py.Dataset], name: str, ndim: int = 1, text: bool = False) -> np.ndarray:

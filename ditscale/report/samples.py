@@ -108,6 +108,5 @@ def _draw_grid(rows: dict[str, np.ndarray], figure: FigureBase) -> None:
         for cell, picture in zip(line, shown, strict=True):
             cell.imshow(picture, interpolation="nearest")
             cell.set(xticks=[], yticks=[])
-            cell.grid(False)
             cell.spines[:].set_visible(False)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")

@@ -13,11 +13,9 @@ from .read import StudyResults, best_run
 
 # A form of law, in words.
 FORMS = {
-    "surface": "the surface",
-    "power_law_with_floor": "the power law with a floor",
-    "power_law": "the pure power law",
-    MIXTURE: "the equal mixture of the admissible laws",
-}
+    "surface": "the surface", "power_law_with_floor": "the power law with a floor",
+    "power_law": "the pure power law", MIXTURE: "the equal mixture of the admissible laws",
+}  # fmt: skip
 WHERE = {True: "inside", False: "outside"}
 
 

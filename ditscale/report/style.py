@@ -38,14 +38,13 @@ DARK |= {LETTERS[c]: DARK[c] for c in RAMP}
 DARK |= {INK: "#e8eaed", MUTED: "#a2abb5", RULE: "#363c44", PAPER: "#15181c", ACCENT: "#ff9a55"}
 
 RC: Any = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10,
-    "axes.labelsize": 10, "axes.titlesize": 10,
-    "xtick.labelsize": 9, "ytick.labelsize": 9, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.8,
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10, "axes.labelsize": 10,
+    "axes.titlesize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9, "text.color": INK, "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK, "axes.linewidth": 0.8, "lines.dashed_pattern": (6, 2), "lines.dotted_pattern": (1, 1.5),
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.7,
     "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titleweight": "bold", "lines.linewidth": 1.6,
     "mathtext.default": "regular", "legend.frameon": False, "legend.fontsize": 9, "legend.labelcolor": MUTED,
-    "lines.dashed_pattern": (6, 2), "lines.dotted_pattern": (1, 1.5),
     "svg.fonttype": "path", "svg.hashsalt": "ditscale", "pdf.fonttype": 42, "savefig.dpi": 200,
 }  # fmt: skip
 Limits = tuple[float, float]

@@ -139,9 +139,8 @@ def slices_table(laws: Laws) -> str:
             mark(s.status), escape("; ".join(s.reasons)),
         ])  # fmt: skip
     head = ["budget", "runs", "N*", "D*", "L*", "N within 0.1 % of L*", "residual", "status", "reasons"]
-    if not any(row[-1] for row in rows):
-        return table(head[:-1], [row[:-1] for row in rows])
-    return table(head, rows, kind="slices")
+    shown = None if any(row[-1] for row in rows) else -1  # No column of reasons where there is none.
+    return table(head[:shown], [row[:shown] for row in rows], kind="" if shown else "slices")
 
 
 def runs_table(results: StudyResults) -> str:

@@ -139,8 +139,7 @@ def _draw_metric(results: StudyResults, m: MetricTrends, figure: FigureBase) -> 
 
 
 class NoiseTrends(NamedTuple):
-    """The loss of each of L noise levels at the optimum of the whole loss, low noise first. borders: timesteps [L + 1]
-    between the levels; probe: losses [probes, L]."""
+    """The loss of L noise levels at the optimum of the whole loss; borders [L + 1] in t; probe: losses [probes, L]."""
 
     borders: np.ndarray
     trends: list[Trend]

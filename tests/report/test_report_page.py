@@ -265,6 +265,38 @@ def test_an_altered_forecast_is_not_published(held, tmp_path):
     assert not (root / "report").exists()
 
 
+def test_samples_with_any_caption_or_none(held, tmp_path):
+    """An evaluation without samples is no damage, and a caption is never read as a formula."""
+    root = tmp_path / "copy"
+    shutil.copytree(held.root, root, ignore=shutil.ignore_patterns("report"))
+    best = StudyPaths(root).run(best_run(read_study_results(root).table))
+    with h5py.File(best.evaluation, "r+") as file:
+        file["samples/captions"][0] = r"$\frac{1$ <b>"
+    assert r"$\frac{1$ &lt;b&gt;" in write_report(root).read_text()
+    with h5py.File(best.evaluation, "r+") as file:
+        del file["samples"]
+    results = read_study_results(root)
+    assert results.samples is None and any("Samples of the best run" in what for what, _ in sentences.missing(results))
+
+
+def test_a_study_table_without_the_fields_of_its_columns(held, tmp_path):
+    """A study.h5 written before a column's metric, data set and variant were attributes is read by its names."""
+    root = tmp_path / "copy"
+    shutil.copytree(held.root, root, ignore=shutil.ignore_patterns("report", "runs"))
+    with h5py.File(root / "study.h5", "r+") as file:
+        for column in file["points"].values():
+            for name in list(column.attrs):
+                del column.attrs[name]
+        for name in ("vlb", "vlb_se", "vlb_a_b", "vlb_se_a_b", "vlb:n=5"):
+            file[f"points/{name}"] = file["points/loss"][()]
+            file[f"points/{name}"].attrs["unit"] = "nats"
+    results = read_study_results(root)
+    assert results.columns("loss", out_of_domain=True) == {"scenes-ood": "loss_scenes-ood"}
+    assert results.columns("vlb") == {"scenes": "vlb", "scenes:n=5": "vlb:n=5", "a_b": "vlb_a_b"}
+    assert results.table.info_of("vlb").unit == "nats"
+    assert read_study_results(held.root).columns("loss") == {"scenes": "loss", "scenes-ood": "loss_scenes-ood"}
+
+
 def test_a_forecast_before_its_probe(study, monkeypatch, capsys):
     """A verdict says who trains the probe; a probe of another size than the forecast's is said."""
     root = str(study(forecast=False, samples=False).root)
