@@ -12,8 +12,6 @@ studies and runs. They raise UserError, of one line, at what they cannot take, a
 numpy and torch are loaded by the first function that needs them. docs/architecture.md draws the floors of the package.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -5,8 +5,6 @@ from .logs import log
 log.info("requeueing job 7_3")
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 

@@ -4,8 +4,6 @@ A launcher counts only where all that it sets is there: a stray RANK in a shell,
 that starts one process, make no ranks. Without torch, for launchers and login nodes.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

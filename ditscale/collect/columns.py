@@ -1,7 +1,5 @@
 """Columns of a study's table from what `ditscale evaluate` measured on its runs."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import replace
 from typing import NamedTuple, Sequence

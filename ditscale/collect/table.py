@@ -13,8 +13,6 @@ study.h5 (attributes: `layout` = 1, `study` = text of study.yaml, and in words w
 study.csv has the same columns, and of a rehearsal a line `# rehearsal: ...` above its header.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from dataclasses import asdict, dataclass

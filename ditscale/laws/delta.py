@@ -5,8 +5,6 @@ For the surface the covariance is that of nonlinear least squares, s^2 (J'J)^-1,
 kernel density of the residuals: at delta = 1e-3 hardly any residual lies in the quadratic zone itself.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import Sequence

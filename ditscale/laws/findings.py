@@ -1,7 +1,5 @@
 """Findings: what a reader must know beside the numbers, in a fixed vocabulary that other tools may match on."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Iterable, Literal, Sequence

@@ -1,7 +1,5 @@
 """`fit`: both approaches, their intervals, backtests and every finding, in one frozen result."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,8 +1,6 @@
 """Reading a table of runs from a CSV, an HDF5 file, a study directory, or columns in memory. Every mistake in it is one
 line, by place."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

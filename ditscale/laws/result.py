@@ -1,7 +1,5 @@
 """What every result of laws/ can do: a frozen dataclass that is written to JSON and read back, type by type."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """Numbers with their intervals, and aligned columns, as text."""
 
-from __future__ import annotations
-
 from typing import Callable
 
 from .estimates import Estimate

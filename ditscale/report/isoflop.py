@@ -1,7 +1,5 @@
 """Figures 1 and 2: the isoFLOP slices with their parabolas; the laws through the minima, the forecast, the probe."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import Any, NamedTuple

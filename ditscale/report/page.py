@@ -1,7 +1,5 @@
 """`write_report`: the study as one HTML page that needs nothing else, and its figures as PNG and PDF."""
 
-from __future__ import annotations
-
 import datetime
 from html import escape
 from pathlib import Path

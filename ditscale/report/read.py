@@ -1,7 +1,5 @@
 """Everything that a study directory holds for a report, read once and checked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial

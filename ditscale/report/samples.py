@@ -1,7 +1,5 @@
 """Figures of pictures: the best run beside held-out pictures of the same captions, and the best of each budget."""
 
-from __future__ import annotations
-
 import base64
 import io
 import textwrap

@@ -1,7 +1,5 @@
 """What the report says in words. Every sentence is generated from the numbers, none is fixed in advance."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ..laws import Estimate, Laws

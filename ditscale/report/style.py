@@ -1,7 +1,5 @@
 """How figures look, and how they are saved: SVG for the page (colours follow light and dark mode), PNG and PDF."""
 
-from __future__ import annotations
-
 import io
 import math
 import re

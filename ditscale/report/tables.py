@@ -1,7 +1,5 @@
 """The report's tables, as HTML. Every number can be followed to a run directory."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from html import escape

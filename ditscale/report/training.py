@@ -1,7 +1,5 @@
 """Figures of training: the loss of every run against its compute, and the sweep of learning rates."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures of what follows the loss: other data sets, other metrics, and noise levels, at the optimum of the loss."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial

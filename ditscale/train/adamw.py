@@ -5,8 +5,6 @@ It computes what torch.optim.AdamW(fused=True) does, to the bit. That class impo
 (docs/measured/speed-detours.md).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -6,8 +6,6 @@ they are slower, or missing. So both compute a block's attention a few times whe
 second.
 """
 
-from __future__ import annotations
-
 import time
 from contextlib import contextmanager
 from typing import Callable, ContextManager, Iterator

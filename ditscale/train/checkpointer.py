@@ -6,8 +6,6 @@ Saved on n ranks they load on m, sharded in any way. A save copies the tensors t
 own stream; a thread does the rest while training continues.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from pathlib import Path

@@ -4,8 +4,6 @@ second.
 Loading runs no code, whatever the files hold.
 """
 
-from __future__ import annotations
-
 import pickle
 import warnings
 from pathlib import Path, PurePosixPath

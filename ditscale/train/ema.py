@@ -5,8 +5,6 @@ a weight of age s counts as (1 - s/k)^(1/window - 1), so the average reaches bac
 At every moment of a run it is the right average for a run that ends there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What a run leaves at its end: validation losses, final weights, and the evaluation that its study asks for."""
 
-from __future__ import annotations
-
 import math
 import time
 

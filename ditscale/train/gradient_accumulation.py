@@ -3,8 +3,6 @@
 The gradient is that of the whole batch, whatever the micro-batch: each image's loss counts 1 / (images of the batch).
 """
 
-from __future__ import annotations
-
 from functools import reduce
 
 import torch

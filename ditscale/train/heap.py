@@ -4,8 +4,6 @@ glibc returns large blocks to the kernel, which clears them, page by page, when 
 205,000 page faults in a run of 1,411 steps at 48x2, and 72,000 are left (docs/measured/speed-detours.md).
 """
 
-from __future__ import annotations
-
 import ctypes
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)

@@ -4,8 +4,6 @@ One clock, images seen, drives schedule, EMA, checkpoints and resume. Data, nois
 (seed, position), so a resumed run repeats exactly what the interrupted one would have done.
 """
 
-from __future__ import annotations
-
 import gc
 from contextlib import nullcontext
 from pathlib import Path

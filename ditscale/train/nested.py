@@ -5,8 +5,6 @@ A nested run whose learning rate cools down at its end branches off where that b
 the parent run resumes from where it was.
 """
 
-from __future__ import annotations
-
 import os
 from contextlib import contextmanager, nullcontext
 from typing import Iterator

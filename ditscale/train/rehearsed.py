@@ -5,8 +5,6 @@ and whoever has run.yaml can say what they must be. Without torch, which takes l
 lasts.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

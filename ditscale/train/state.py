@@ -1,7 +1,5 @@
 """A run in training: model, optimizer and averages, and how far they are."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import partial

@@ -5,8 +5,6 @@ A small model's step on a GPU takes as long as its CPU needs to launch the kerne
 at 384x6, where they compute for 15.5 ms (H100). A replay launches all of them at once.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,8 +1,6 @@
 """What an attempt measures of its training besides the loss: speed, data wait, memory, energy (rundir/record.py:
 MEASURED)."""
 
-from __future__ import annotations
-
 import resource
 import time
 from contextlib import contextmanager

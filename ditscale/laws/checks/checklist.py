@@ -5,8 +5,6 @@ leave out something that changes the law. Answers come from the fit itself and f
 (`Table.recorded`); what is in neither is "not recorded", never guessed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Iterable, Iterator, Sequence
 

@@ -2,8 +2,6 @@
 structure?
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from ..estimates import f_tail

@@ -1,7 +1,5 @@
 """Findings about the grid as a whole: does its centring drift, and does the surface's asymmetry bias the parabolas?"""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

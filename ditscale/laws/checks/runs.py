@@ -1,7 +1,5 @@
 """Findings about the rows of a table: units, budgets that were missed, runs far off the fit."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ...errors import UserError

@@ -1,8 +1,6 @@
 """Any quantity of the runs, read at the sizes where the loss has its optimum: one value a slice, with its standard
 error."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ Liang et al. (arXiv 2410.08184) section 4 finds, by eye, a constant gap for loss
 FID. Here both metrics come from the same runs, so whatever a run's seed did to both cancels in their difference.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

@@ -5,8 +5,6 @@ at a budget? A metric has an optimal size of its own too (`fit` with that metric
 and the metric is read off a quadratic in log N through its runs, so that one noisy run does not decide.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ At each (size, budget) a parabola of the loss in log rate has its minimum at lr*
 through these. Its form, log-linear in N and D, is that of the learning-rate law for video DiTs (arXiv 2411.17470).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The runs of a learning-rate sweep, read from a study directory or from a table."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

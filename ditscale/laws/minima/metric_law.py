@@ -4,8 +4,6 @@ The loss of Approach 2 and any other metric (FID, VLB, likelihood) go through he
 every form's parameters, AICc and held-out error are kept beside the choice.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple, Sequence

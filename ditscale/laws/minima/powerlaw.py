@@ -3,8 +3,6 @@
 Each fits many rows of values at once, so that a law and its thousands of replicates go through the same code.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Callable, NamedTuple

@@ -6,8 +6,6 @@ then weighs all points and is 95 % efficient where there is nothing to find (Rou
 5).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 TUNING = 4.685  # bisquare zero-weight point in standard deviations, for 95 % efficiency under normal noise

@@ -1,7 +1,5 @@
 """`forecast`: what a new run at a larger budget will measure, said before it exists."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

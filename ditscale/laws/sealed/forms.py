@@ -1,7 +1,5 @@
 """The three law forms a forecast may rest on, side by side: pure power law, power law with a floor, surface."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple

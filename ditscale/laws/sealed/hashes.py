@@ -1,7 +1,5 @@
 """Hashes that a second reader can compute again: canonical JSON, then sha256."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

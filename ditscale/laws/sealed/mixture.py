@@ -6,8 +6,6 @@ al., "Bayesian model averaging", Statistical Science 1999, with equal weights: a
 more).
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -6,8 +6,6 @@ leverage); for the surface it needs no linearisation, keeps E >= 0, and is as lo
 the uncertainty of the law and the scatter of a single run at once (Bjornstad 1990, "Predictive likelihood", section 2).
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

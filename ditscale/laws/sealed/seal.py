@@ -1,7 +1,5 @@
 """Sealing a forecast: a file that is written once and read with suspicion."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import json

@@ -1,7 +1,5 @@
 """`verdict`: the sealed forecast against the probe's measured loss, in a sentence generated from the numbers."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Approach 3 with intervals: the surface, its refits, and what follows from them in closed form."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Callable
 

@@ -6,8 +6,6 @@ a Newton step, which converges fast. Damping by it, unlike by the identity, does
 scaled.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

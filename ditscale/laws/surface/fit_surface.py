@@ -1,7 +1,5 @@
 """Fitting the surface: variable projection to start, damped Gauss-Newton to finish, thousands of refits in batches."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

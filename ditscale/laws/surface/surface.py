@@ -3,8 +3,6 @@
 Hoffmann et al. 2022 (arXiv 2203.15556) equation 2; refits and their pitfalls: Besiroglu et al. 2024 (arXiv 2404.10102).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal, TypedDict

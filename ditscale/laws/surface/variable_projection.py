@@ -3,8 +3,6 @@
 Golub and Pereyra 1973; for given (alpha, beta) the problem is linear, so only two of five parameters need a search.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

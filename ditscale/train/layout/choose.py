@@ -5,8 +5,6 @@ full        a shard on each rank
 hybrid      a shard on each rank of a node, the same on every node: only gradients cross the network between nodes
 """
 
-from __future__ import annotations
-
 import os
 from typing import Mapping, Protocol
 

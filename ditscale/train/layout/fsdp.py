@@ -4,8 +4,6 @@ A block's weights are gathered before its forward and its backward pass, and its
 after the latter. Optimizer, EMA and checkpoints see this rank's shards alone, as plain tensors.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh

@@ -6,8 +6,6 @@ miniature the latency of a call is what counts: a step takes 0.95 of the time th
 (docs/measured/speed-detours.md).
 """
 
-from __future__ import annotations
-
 from typing import Callable
 
 import torch
