@@ -52,7 +52,7 @@ def test_interrupted_and_gone_on_with_as_a_job(slurm, call, tmp_path, records, a
     waiting.send_signal(signal.SIGINT)
     out, err = waiting.communicate(timeout=60)
     (line,) = err.strip().splitlines()
-    assert waiting.returncode == 130 and "the study's jobs go on by themselves" in line, out + err
+    assert waiting.returncode == 130 and "the study's jobs keep running" in line, out + err
 
     driver = slurm.sbatch("--time=10", DRIVER, root, cwd=tmp_path)
     log = tmp_path / f"ditscale-study-{driver}.log"
