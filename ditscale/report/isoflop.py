@@ -63,7 +63,7 @@ def minimum(s: Slice) -> Minimum | None:
     n, d, loss = Estimate(s.n_params), Estimate(s.n_tokens), Estimate(s.loss)
     if s.log_n_se is not None:
         # At a given budget D* = C / (kappa N*), so log D* has the error of log N*.
-        factor = math.exp(Z * min(s.log_n_se, 100.0))
+        factor = math.exp(Z * min(abs(s.log_n_se), 100.0))
         n, d = (Estimate(e.value, e.value / factor, e.value * factor) for e in (n, d))
     if s.loss_se is not None:
         loss = Estimate(s.loss, s.loss - Z * s.loss_se, s.loss + Z * s.loss_se)
@@ -243,6 +243,7 @@ def _draw_forecast(results: StudyResults, forecast: Forecast, figure: FigureBase
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     label = f"{forecast.metric} at {compact(forecast.target_budget_flops)} FLOPs"
+    axes.set_yticks([-y for y in range(len(rows))], [name for name, *_ in rows])
     axes.set(ylim=(-len(rows) + 0.4, 0.6), xlabel=label, title="The forecast, magnified")
     axes.margins(x=0.12)
     if v := results.verdict:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -197,12 +197,12 @@ def _records(file: h5py.File) -> tuple[dict[str, str], Records]:
         raise ValueError(f"points has no column {', '.join(lacking) or 'run_id of the length of role'}")
     if any(at.dtype[name].kind not in "iuf" or len(at.shape) != 1 for at in curves.values() for name in CURVE):
         raise ValueError("curves holds something else than rows of images and losses")
-    noise_levels = None
-    if levels:
-        noise_levels = NoiseLevels(_array(levels, "borders"), _array(levels, "loss", 2))
-        if noise_levels.loss.shape != (len(swept), len(noise_levels.borders) - 1):
-            raise ValueError("noise_levels is of another shape than borders and runs give it")
-        noise_levels = noise_levels._replace(loss=noise_levels.loss[~swept])
+    noise_levels = NoiseLevels(_array(levels, "borders"), _array(levels, "loss", 2)) if levels else None
+    if noise_levels:
+        borders, loss = noise_levels
+        if loss.shape != (len(swept), len(borders) - 1) or not (np.diff(borders) > 0).all() or np.isinf(borders).any():
+            raise ValueError("noise_levels is of another shape than runs x levels, or its borders do not rise")
+        noise_levels = NoiseLevels(borders, loss[~swept])
     sweep = frozenset(run_id[swept])
     pairs = zip(*(_array(excluded, name, text=True) for name in ("run_id", "reason")), strict=True)
     rows = {name: at[()] for name, at in curves.items() if name not in sweep}
@@ -226,9 +226,6 @@ def _samples(run_id: str, file: h5py.File) -> Samples | None:
         raise ValueError("samples differ in number or shape")
     if generated.dtype != reference.dtype or generated.dtype == np.uint8 and generated.shape[-1] not in (1, 3):
         raise ValueError("samples are neither pictures nor latents")
-    has = file.attrs
-    settings = (
-        f"{has.get('sampler', '?')} sampler, {has.get('steps', '?')} steps, guidance"
-        f" {float(has.get('guidance', 1.0)):g}, seed {has.get('seed', '?')}"
-    )
-    return Samples(run_id, generated, reference, captions, settings)
+    has: dict[str, Any] = {"sampler": "?", "steps": "?", "guidance": 1.0, "seed": "?"} | dict(file.attrs)
+    how = f"{has['sampler']} sampler, {has['steps']} steps, guidance {float(has['guidance']):g}, seed {has['seed']}"
+    return Samples(run_id, generated, reference, captions, how)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from ditscale import laws
 from ditscale.laws import Estimate
@@ -94,6 +95,18 @@ def test_bands_and_intervals_of_minima_are_drawn_where_given(held):
     assert "by the delta method" not in slices_plot(bare).caption
     svgs, *_ = render(powerlaws_plot(drawn))
     assert all("PolyCollection" in svg or "FillBetween" in svg for svg in svgs[:3])
+
+
+def test_the_forecast_of_each_form_has_its_name(held):
+    figure, results = Figure(), read_study_results(held.root)
+    powerlaws_plot(results).panels[3].draw(figure)
+    (axes,) = figure.axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["sealed\nforecast", "surface", "power law\nwith floor", "power law"]
+    assert [len(axes.containers), axes.get_title(loc="center") + axes.get_title(loc="left")] == [
+        4,
+        "The forecast, magnified",
+    ]
 
 
 def test_latents_become_false_colours():
