@@ -12,7 +12,7 @@ import numpy as np
 from ..config import Study
 from ..errors import UserError
 from ..laws import Forecast, Laws, RateLaw, Verdict, load_forecast, read_laws, read_rates, read_table, read_verdict
-from ..laws.table import Table, check
+from ..laws.table import REQUIRED, Table, check
 from ..naming import StudyPaths
 from ..plan.study import read_study
 
@@ -21,6 +21,7 @@ NEEDED = (
     "loss_se", "train_s", "achieved_flops", "n_images", "tokens_per_image", "width", "depth", "lr", "batch_size",
     "attempts",
 )  # fmt: skip
+LARGEST = 1e40  # Beyond any size, budget or loss of a run; fits overflow far above it.
 CURVE = ("images", "loss_ema")  # Fields of a training curve that the report draws.
 T = TypeVar("T")
 
@@ -131,9 +132,9 @@ def read_study_results(root: Path | str) -> StudyResults:
         raise UserError(f"{error}; {again}") from None
     info = {name: replace(table.info_of(name), unit=unit) for name, unit in units.items()}
     table = replace(table, info=info)
-    for i, name in enumerate(NEEDED):
+    for i, name in enumerate((*NEEDED, *REQUIRED, "loss")):
         values = table.columns[name]
-        if not (np.isfinite(values) & (values >= 0) & ((values > 0) | (i < 2))).all():
+        if not ((values < LARGEST) & (values >= 0) & ((values > 0) | (i < 2))).all():
             raise UserError(f"{paths.table}: column {name} holds what no run has; {again}")
     if not (table.role == "grid").any():
         raise UserError(f"{root}: study.h5 holds no finished run of the grid; `ditscale launch {root}` trains them")

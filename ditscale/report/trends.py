@@ -72,7 +72,7 @@ class MetricTrends(NamedTuple):
 def _fitted(fit: Callable[[Table, str], T], results: StudyResults, column: str, metric: str = "loss") -> T | None:
     try:
         return fit(results.fit_table(metric), column)
-    except UserError:  # Some run lacks the metric, or fewer than two slices have a minimum, and the column there.
+    except (UserError, OverflowError):  # Fewer than two slices have a minimum and the column there, or it is absurd.
         return None
 
 

@@ -163,8 +163,8 @@ def change_h5(path, content, name, how):
         elif how == "structured":
             file[name] = np.zeros(len(values), [("images", "S3"), ("loss_ema", "f8")])
         elif how in ("shorter", "longer", "none"):
-            rows = {"shorter": slice(1, None), "none": slice(0), "longer": [0, *range(len(values))]}[how]
-            file.create_dataset(name, data=values[rows], dtype=old)
+            rows = {"shorter": values[1:], "none": values[:0], "longer": np.concatenate([values[:1], values])}
+            file.create_dataset(name, data=rows[how], dtype=old)
         elif how == "2-D":
             file.create_dataset(name, data=[values, values], dtype=old or values.dtype)
         elif how != "drop":
