@@ -18,6 +18,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # DCP, of a run on one rank
 
+
+def memory_format(kind: object, name: str) -> Any:
+    """What getattr may do in .metadata: before Python 3.11.4, enum members are pickled as getattr(class, name)."""
+    if kind is not dcp_metadata._MEM_FORMAT_ENCODING:
+        raise pickle.UnpicklingError(f"getattr of {kind!r} is no part of a checkpoint's metadata")
+    return dcp_metadata._MEM_FORMAT_ENCODING[name]
+
+
 METADATA: dict[tuple[str, str], Any] = {  # what a DCP checkpoint's .metadata, a pickle, may name: plain dataclasses
     (dcp_metadata.__name__, name): getattr(dcp_metadata, name)
     for name in (
@@ -26,6 +34,7 @@ METADATA: dict[tuple[str, str], Any] = {  # what a DCP checkpoint's .metadata, a
     )
 } | {
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): dcp.filesystem._StorageInfo,
+    ("builtins", "getattr"): memory_format,
     ("torch", "Size"): torch.Size,
     ("torch", "float32"): torch.float32,
     ("torch.serialization", "_get_layout"): lambda name: torch.strided,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint import metadata as dcp_metadata
 
 from ditscale.distributed.ranks import Ranks
 from ditscale.errors import UserError
@@ -202,6 +203,36 @@ def test_a_step_is_clipped_adamw(begun):
         torch.testing.assert_close(norm, expected)
         for p, q in zip(state.model.parameters(), plain):
             torch.testing.assert_close(p.detach(), q.detach(), rtol=1e-5, atol=1e-7)
+
+
+def as_getattr(member, protocol):
+    return getattr, (type(member), member.name)
+
+
+def as_call(member, protocol):
+    return type(member), (member.value,)
+
+
+@pytest.mark.parametrize("written", [as_getattr, as_call])
+def test_both_ways_in_which_python_pickles_an_enum_are_read(tmp_path, monkeypatch, written):
+    """Python to 3.11.3 (Debian 12 has 3.11.2) pickles a member as getattr(class, name), later ones as class(value)."""
+    monkeypatch.setattr(dcp_metadata._MEM_FORMAT_ENCODING, "__reduce_ex__", written)
+    dcp_io.save({"w": torch.arange(6.0)}, tmp_path, None)
+    assert (b"getattr" in (tmp_path / ".metadata").read_bytes()) == (written is as_getattr)
+    loaded = torch.zeros(6)
+    dcp_io.load({"w": loaded}, tmp_path, None)
+    assert torch.equal(loaded, torch.arange(6.0))
+
+
+class Reaching:
+    def __reduce__(self):
+        return getattr, (dcp_metadata.Metadata, "__init__")
+
+
+def test_getattr_in_metadata_reaches_nothing_else(tmp_path):
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Reaching()))
+    with pytest.raises(pickle.UnpicklingError, match="no part of a checkpoint"):
+        dcp_io.Reader(tmp_path).read_metadata()
 
 
 SHORT_OF_MEMORY = """
