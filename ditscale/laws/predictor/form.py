@@ -1,0 +1,129 @@
+"""The form of a loss around the frontier of an isoFLOP study, and the three nested members of its family.
+
+With x = ln C, z = ln N (both centred) and u = z - ln N*(C):
+
+    f(x, z)  = E + e^(k - g x) + e^(c - d x) (h(u) - 1)
+    h(u)     = (q e^(-p u) + p e^(q u)) / (p + q),   h >= 1, least at u = 0
+    ln N*(C) = n0 + a x + b x^2,   a tangent beyond the last budget
+    L*(C)    = E + e^(k - g x)
+
+Left of the optimum a slice rises with the exponent p, right of it with q. Three members, each a constraint on the next:
+
+    surface   a = q / (p + q), g = d = p q / (p + q), c = k, b = 0: exactly L = E + A N^-p + B D^-q (Approach 3)
+    relaxed   a, g, c, d free, b = 0: the frontier, its slope and the slices' curvature are fitted each for itself
+    bent      b free too
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+PARAMETERS = ("n0", "a", "b", "k", "g", "c", "d", "log_p", "log_q")
+N0, A, B, K, G, C, D, LOG_P, LOG_Q = range(len(PARAMETERS))
+FREE = {
+    "surface": (N0, K, LOG_P, LOG_Q),
+    "relaxed": (N0, A, K, G, C, D, LOG_P, LOG_Q),
+    "bent": (N0, A, B, K, G, C, D, LOG_P, LOG_Q),
+}
+# Weak priors (mean, standard deviation) of what is not a level; levels have none to speak of.
+PRIORS = {A: (0.5, 0.3), B: (0.0, 0.02), G: (0.1, 0.5), D: (0.1, 0.5), LOG_P: (-1.2, 1.2), LOG_Q: (-1.2, 1.2)}
+LEVEL_SPREAD = 30.0
+FAR = 300.0  # exponents beyond this are no loss of anything
+
+
+class Values(NamedTuple):
+    """Of m parameter vectors at n runs. f (m, n); optimum (m, n): L*(C) there; jacobian (m, n, 9): of f by PARAMETERS."""
+
+    f: np.ndarray
+    optimum: np.ndarray
+    jacobian: np.ndarray
+
+
+def prior(member: str) -> tuple[np.ndarray, np.ndarray]:
+    """(means, standard deviations), each (P,), of the member's free parameters."""
+    pairs = np.array([PRIORS.get(i, (0.0, LEVEL_SPREAD)) for i in FREE[member]])
+    return pairs[:, 0], pairs[:, 1]
+
+
+def expand(member: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(all nine parameters (m, 9), their Jacobian (m, 9, P)) of the member's free ones, theta (m, P)."""
+    free = FREE[member]
+    full = np.zeros((len(theta), len(PARAMETERS)))
+    jacobian = np.zeros((*full.shape, len(free)))
+    full[:, free] = theta
+    jacobian[:, free, range(len(free))] = 1
+    if member == "surface":
+        p, q = np.exp(full[:, LOG_P]), np.exp(full[:, LOG_Q])
+        total = p + q
+        full[:, A] = q / total
+        full[:, G] = full[:, D] = p * q / total
+        full[:, C] = full[:, K]
+        at_k, at_p, at_q = (free.index(i) for i in (K, LOG_P, LOG_Q))
+        jacobian[:, C, at_k] = 1
+        jacobian[:, A, at_p] = -p * q / total**2
+        jacobian[:, A, at_q] = p * q / total**2
+        for i in (G, D):
+            jacobian[:, i, at_p], jacobian[:, i, at_q] = p * q**2 / total**2, q * p**2 / total**2
+    return full, jacobian
+
+
+def evaluate(full: np.ndarray, floor: np.ndarray, x: np.ndarray, z: np.ndarray) -> Values:
+    """The form of m parameter vectors (m, 9) with floors (m,) at runs x, z (n,)."""
+    n0, a, b, k, g, c, d, log_p, log_q = (column[:, None] for column in full.T)
+    p, q = np.exp(log_p), np.exp(log_q)
+    u = np.clip(z - n0 - a * x - b * x * x, -FAR / 5 / np.maximum(p, 1e-3), FAR / 5 / np.maximum(q, 1e-3))
+    left, right, total = np.exp(-p * u), np.exp(q * u), p + q
+    h = (q * left + p * right) / total
+    frontier = np.exp(np.clip(k - g * x, -FAR, FAR))
+    scale = np.exp(np.clip(c - d * x, -FAR, FAR))
+    bowl = scale * (h - 1)
+    jacobian = np.empty((*u.shape, len(PARAMETERS)))
+    jacobian[..., N0] = -scale * p * q * (right - left) / total
+    jacobian[..., A] = x * jacobian[..., N0]
+    jacobian[..., B] = x * jacobian[..., A]
+    jacobian[..., K] = frontier
+    jacobian[..., G] = -x * frontier
+    jacobian[..., C] = bowl
+    jacobian[..., D] = -x * bowl
+    jacobian[..., LOG_P] = scale * (right - u * q * left - h) / total * p
+    jacobian[..., LOG_Q] = scale * (left + u * p * right - h) / total * q
+    return Values(floor[:, None] + frontier + bowl, floor[:, None] + frontier, jacobian)
+
+
+def place(full: np.ndarray, x: float, last: float) -> tuple[np.ndarray, np.ndarray]:
+    """(ln N* (m,), its gradient (m, 9)) at x; beyond `last`, the last budget, along the tangent there."""
+    square = x * x if x <= last else 2 * last * x - last * last
+    gradient = np.zeros_like(full)
+    gradient[:, N0], gradient[:, A], gradient[:, B] = 1, x, square
+    return full[:, N0] + full[:, A] * x + full[:, B] * square, gradient
+
+
+def slope(full: np.ndarray, x: float, last: float) -> tuple[np.ndarray, np.ndarray]:
+    """(d ln N* / d ln C (m,), its gradient (m, 9)) at x: the model exponent."""
+    gradient = np.zeros_like(full)
+    gradient[:, A], gradient[:, B] = 1, 2 * min(x, last)
+    return full[:, A] + full[:, B] * 2 * min(x, last), gradient
+
+
+def frontier(full: np.ndarray, floor: np.ndarray, x: float) -> tuple[np.ndarray, np.ndarray]:
+    """(L* (m,), its gradient (m, 9)) at x."""
+    power = np.exp(np.clip(full[:, K] - full[:, G] * x, -FAR, FAR))
+    gradient = np.zeros_like(full)
+    gradient[:, K], gradient[:, G] = power, -x * power
+    return floor + power, gradient
+
+
+def off_optimum(
+    full: np.ndarray, floor: np.ndarray, x: float, z: float, last: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(L (m,), its gradient (m, 9)) of a size z at x, wherever the optimum lies."""
+    middle, by_place = place(full, x, last)
+    best, by_best = frontier(full, floor, x)
+    fixed = full.copy()
+    fixed[:, [N0, A, B]] = np.stack([middle, np.zeros_like(middle), np.zeros_like(middle)], axis=1)
+    values = evaluate(fixed, floor, np.array([x]), np.array([z]))
+    gradient = values.jacobian[:, 0].copy()
+    gradient[:, [N0, A, B]] = 0
+    return values.f[:, 0], gradient + values.jacobian[:, 0, N0, None] * by_place

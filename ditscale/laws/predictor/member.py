@@ -1,0 +1,337 @@
+"""One member of the family, fitted at every floor of a grid, with the errors that its runs share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Callable, NamedTuple
+
+import numpy as np
+
+from . import form
+from .errors import Covariance, Parts, Sizes, estimate_sizes
+from .mixture import Mixture
+from .runs import Runs
+
+FLOORS = 10
+ENOUGH = 6  # floors within CLOSE of the least chi^2
+CLOSE = 12.0
+NO_FLOOR = 0.3  # prior probability of E = 0 where the metric is positive
+HEAVY = 5.0  # degrees of freedom of the t that outliers are weighed by
+DOFS = 2.5  # the least that an interval has
+BEST = 0.98  # of the least value: the highest floor
+SPANS = (-3.0, 6.0)  # ln of (best - floor) in units of `RANGE`, where a metric has either sign
+
+
+class Quantity(NamedTuple):
+    """A number that the form gives. of(full, floor) -> (values (m,), gradients (m, 9)); x: where; level, place: how
+    the walks of the level and of ln N* enter it; scatter: 0 for the law itself, 1 for what all runs of a slice share,
+    2 for one new run."""
+
+    of: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    x: float
+    level: float = 0.0
+    place: float = 0.0
+    scatter: int = 0
+    z: float = 0.0
+
+
+class _Solved(NamedTuple):
+    """A covariance and what it makes of the fit at floors `at`: V^-1 J, inverse of J' V^-1 J + prior, V^-1 r."""
+
+    covariance: Covariance
+    at: np.ndarray
+    weighted: np.ndarray
+    inverse: np.ndarray
+    pull: np.ndarray
+
+
+@dataclass
+class Member:
+    """name: of `form.FREE`; walks: whether the level and N* drift; the rest is filled by `fit`.
+
+    floors (m,), theta (m, P), chi2 (m,); log_weights (m,): of the floors; score: what weighs the members against each
+    other; sizes: of the errors' parts.
+    """
+
+    name: str
+    runs: Runs
+    walks: bool
+
+    def __post_init__(self) -> None:
+        runs = self.runs
+        self.mean, spread = form.prior(self.name)
+        self.precision = 1 / spread**2
+        self.spread = spread
+        groups = dict(runs.groups)
+        self.parts = Parts(runs.x, runs.z, runs.se, runs.nodes, runs.node_x, groups, self.walks, runs.count.copy())
+        self.lowest = float(runs.metric(runs.y).min()) if runs.log else float(runs.y.min())
+        self.unit = self.lowest if runs.log else 1.0
+
+    # ------------------------------------------------------------------------------------------------------- fitting
+
+    def fit(self) -> Member:
+        if self.runs.log:
+            self.floors = np.linspace(0, BEST * self.lowest, FLOORS)
+        else:
+            self.floors = self.lowest - 0.25 * np.exp(np.linspace(*SPANS, FLOORS))[::-1]
+        self.theta = self._start()
+        self.best = FLOORS // 2
+        self.sizes = Sizes(self.parts.start(), np.zeros((0, 0)), math.nan)
+        for steps in (30, 15):
+            self._descend(steps)
+            self._resize()
+        self._descend(15)
+        if self._heavy():
+            for _ in range(3):
+                distances = self._deletion()
+                weight = np.clip((HEAVY + 1) / (HEAVY + distances**2), 0.02, None)
+                self.parts.weights[:] = self.runs.count * weight
+                self._resize()
+                self._descend(10)
+        self._refine()
+        self._resize(spread=True)
+        self._descend(8)
+        n, p = len(self.runs), self.theta.shape[1] + 1
+        penalty = 0.3 * p * math.log(n) * n / max(n - p - 2, 1)
+        self.score = -0.5 * (float(self.chi2[self.best]) + self.covariance.log_determinant + penalty)
+        self.dofs = float(max(n - p, DOFS))
+        return self
+
+    def _start(self) -> np.ndarray:
+        """theta (m, P): a parabola through every slice, and lines through their vertices."""
+        runs = self.runs
+        at = []
+        for node, x in enumerate(runs.node_x):
+            rows = runs.nodes == node
+            z, y = runs.z[rows], runs.y[rows]
+            spread = np.ptp(z)
+            bend, vertex, low = math.nan, float(z[np.argmin(y)]), float(y.min())
+            if len(np.unique(np.round(z, 6))) >= 4:
+                curve = np.polyfit(z - z.mean(), y, 2)
+                if curve[0] > 1e-6:
+                    bend = curve[0]
+                    off = float(np.clip(-curve[1] / (2 * bend), z.min() - z.mean() - spread, z.max() - z.mean() + spread))
+                    vertex, low = off + z.mean(), float(np.polyval(curve, off))
+            at.append((x, vertex, low, bend))
+        x, vertex, low, bend = np.array(at).T
+        best = np.exp(low) if runs.log else low
+        a, n0 = np.polyfit(x, vertex, 1) if len(x) > 1 else (0.5, vertex[0])
+        a = float(np.clip(a, 0.1, 0.9))
+        curvature = float(np.nanmedian(bend)) if np.isfinite(bend).any() else 0.02
+        curvature *= float(np.median(best)) if runs.log else 1.0
+        theta = np.zeros((len(self.floors), len(form.PARAMETERS)))
+        for i, floor in enumerate(self.floors):
+            over = np.log(np.maximum(best - floor, 1e-3 * self.unit))
+            slope, k = np.polyfit(x, over, 1) if len(x) > 1 else (-0.1, over[0])
+            product = float(np.clip(2 * curvature / math.exp(k), 1e-5, 9))
+            p, q = math.sqrt(product * (1 - a) / a), math.sqrt(product * a / (1 - a))
+            theta[i] = n0, a, 0, k, -slope, k, -slope, math.log(p), math.log(q)
+        return theta[:, form.FREE[self.name]]
+
+    def _values(self, theta: np.ndarray, floors: np.ndarray) -> tuple[np.ndarray, form.Values, np.ndarray]:
+        """(fitted values on y's scale (m, n), the form, its derivatives on that scale by all nine (m, n, 9))."""
+        full, _ = form.expand(self.name, theta)
+        values = form.evaluate(full, floors, self.runs.x, self.runs.z)
+        if not self.runs.log:
+            return values.f, values, values.jacobian
+        return np.log(values.f), values, values.jacobian / values.f[..., None]
+
+    def _derivatives(self) -> np.ndarray:
+        """(m, n, P) by the free parameters."""
+        _, expansion = form.expand(self.name, self.theta)
+        return self._values(self.theta, self.floors)[2] @ expansion
+
+    def _local(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """At the best floor: residual (n,), derivatives (n, P), misfit (n,), derivative by ln N* (n,)."""
+        i = slice(self.best, self.best + 1)
+        fitted, values, jacobian = self._values(self.theta[i], self.floors[i])
+        _, expansion = form.expand(self.name, self.theta[i])
+        off = values.f / values.optimum - 1 if self.runs.log else values.f - values.optimum
+        return (
+            self.runs.y - fitted[0],
+            jacobian[0] @ expansion[0],
+            np.clip(off[0], 0, 2) ** 2,
+            jacobian[0, :, form.N0],
+        )
+
+    def _resize(self, spread: bool = False) -> None:
+        """The sizes of the errors' parts at the best floor."""
+        residual, derivatives, misfit, by_place = self._local()
+        fitted = self.runs.y - residual
+        by_floor = self.unit * np.exp(-fitted) if self.runs.log else np.ones_like(fitted)
+        residual = residual + derivatives @ (self.theta[self.best] - self.mean)
+        directions = np.column_stack([derivatives * self.spread, by_floor])
+        self.sizes = estimate_sizes(
+            self.parts, residual, directions, misfit, by_place, self.sizes.phi, spread=spread
+        )
+
+    def _descend(self, steps: int) -> None:
+        """Damped Gauss-Newton at all floors at once, the covariance held as the best floor has it."""
+        _, _, self.misfit, self.by_place = self._local()
+        self.covariance = Covariance(self.parts, self.sizes.phi, self.misfit, self.by_place)
+        damping, eye = np.full(len(self.floors), 1e-3), np.eye(self.theta.shape[1])
+        residual, chi2 = self._chi2(self.theta)
+        for _ in range(steps):
+            derivatives = self._derivatives()
+            weighted = self._solve(self.covariance, derivatives)
+            normal = derivatives.transpose(0, 2, 1) @ weighted + np.diag(self.precision)
+            slope = (residual[:, None] @ weighted)[:, 0] - (self.theta - self.mean) * self.precision
+            diagonal = np.einsum("mpp->mp", normal)[:, :, None] * eye
+            waiting, before = np.ones(len(self.floors), dtype=bool), chi2.copy()
+            for _ in range(6):
+                step = np.linalg.solve(normal + damping[:, None, None] * diagonal, slope[..., None])[..., 0]
+                trial = np.where(waiting[:, None], self.theta + np.clip(step, -3, 3), self.theta)
+                trial_residual, trial_chi2 = self._chi2(trial)
+                better = waiting & (trial_chi2 <= chi2)
+                self.theta[better], residual[better], chi2[better] = (
+                    trial[better], trial_residual[better], trial_chi2[better],
+                )  # fmt: skip
+                damping = np.where(better, np.maximum(0.2 * damping, 1e-9), np.where(waiting, 8 * damping, damping))
+                waiting &= ~better
+                if not waiting.any():
+                    break
+            if np.max(before - chi2) < 1e-4:
+                break
+        self.chi2, self.residual = chi2, residual
+        self.best = int(np.argmin(chi2))
+        self._solved: dict[str, list[_Solved]] = {}
+        derivatives = self._derivatives()
+        self.derivatives = derivatives
+        normal = derivatives.transpose(0, 2, 1) @ self._solve(self.covariance, derivatives) + np.diag(self.precision)
+        log_weights = -0.5 * chi2 - 0.5 * np.linalg.slogdet(normal)[1] + self._floor_prior()
+        self.log_weights = log_weights - np.logaddexp.reduce(log_weights)
+
+    def _chi2(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            residual = self.runs.y - self._values(theta, self.floors)[0]
+        pull = self.covariance.solve(np.nan_to_num(residual).T).T
+        penalty = ((theta - self.mean) ** 2 * self.precision).sum(1)
+        chi2 = (residual * pull).sum(1) + penalty
+        return residual, np.where(np.isfinite(chi2), chi2, np.inf)
+
+    @staticmethod
+    def _solve(covariance: Covariance, derivatives: np.ndarray) -> np.ndarray:
+        """V^-1 J (m, n, P)."""
+        m, n, p = derivatives.shape
+        flat = covariance.solve(derivatives.transpose(1, 0, 2).reshape(n, m * p))
+        return flat.reshape(n, m, p).transpose(1, 0, 2)
+
+    def _floor_prior(self) -> np.ndarray:
+        """Log prior probability of each floor, by the part of the range it stands for."""
+        along = self.floors if self.runs.log else -np.log((self.lowest - self.floors) / 0.25)
+        edges = np.concatenate([along[:1], (along[1:] + along[:-1]) / 2, along[-1:]])
+        share = np.diff(edges) / (edges[-1] - edges[0])
+        if self.runs.log:
+            share = (1 - NO_FLOOR) * share
+            share[0] += NO_FLOOR
+        return np.log(share)
+
+    def _refine(self) -> None:
+        """More floors where they are likely, until ENOUGH of them lie close to the best."""
+        for _ in range(6):
+            close = np.flatnonzero(self.chi2 - self.chi2.min() < CLOSE)
+            if len(close) >= ENOUGH:
+                return
+            first, last = max(close[0] - 1, 0), min(close[-1] + 1, len(self.floors) - 1)
+            new = np.linspace(self.floors[first], self.floors[last], 9)[1:-1]
+            new = new[np.min(np.abs(new[:, None] - self.floors), axis=1) > 1e-9 * self.unit]
+            floors = np.concatenate([self.floors, new])
+            theta = np.stack([np.interp(new, self.floors, column) for column in self.theta.T], axis=1)
+            order = np.argsort(floors)
+            self.floors, self.theta = floors[order], np.concatenate([self.theta, theta])[order]
+            self.best = int(np.argmin(np.abs(self.floors - self.floors[order][0]))) if not len(new) else self.best
+            self._descend(12)
+
+    def _deletion(self) -> np.ndarray:
+        """Each run's residual from what the others say of it, in standard deviations (n,)."""
+        one = self._at(self.sizes.phi, np.array([self.best]))
+        weighted = one.weighted[0]
+        own = one.covariance.diagonal() - np.einsum("np,pq,nq->n", weighted, one.inverse[0], weighted)
+        return (one.pull[0] - weighted @ (one.inverse[0] @ (self.derivatives[self.best].T @ one.pull[0]))) / np.sqrt(
+            np.maximum(own, 1e-12)
+        )
+
+    def _heavy(self) -> bool:
+        """Whether the residuals are rather Student's t than normal."""
+        from scipy.special import gammaln
+
+        r = self._deletion()
+        r = r / math.sqrt(float(np.mean(r**2)) or 1.0)
+        norm = gammaln((HEAVY + 1) / 2) - gammaln(HEAVY / 2) - 0.5 * math.log(HEAVY * math.pi)
+        scales = np.linspace(0.4, 1, 7)[:, None]
+        t = norm - np.log(scales) - (HEAVY + 1) / 2 * np.log1p((r / scales) ** 2 / HEAVY)
+        normal = -0.5 * r**2 - 0.5 * math.log(2 * math.pi)
+        return float(t.sum(1).max()) > float(normal.sum()) + 2
+
+    # ---------------------------------------------------------------------------------------------------- predicting
+
+    def _at(self, phi: np.ndarray, at: np.ndarray) -> _Solved:
+        covariance = Covariance(self.parts, phi, self.misfit, self.by_place)
+        derivatives = self.derivatives[at]
+        weighted = self._solve(covariance, derivatives)
+        inverse = np.linalg.inv(derivatives.transpose(0, 2, 1) @ weighted + np.diag(self.precision))
+        return _Solved(covariance, at, weighted, inverse, covariance.solve(self.residual[at].T).T)
+
+    def _prepared(self) -> tuple[_Solved, list[tuple[_Solved, _Solved]]]:
+        """The likely floors under the sizes found, and the best one a step of each size up and down."""
+        if not self._solved:
+            likely = np.flatnonzero(self.log_weights > self.log_weights.max() - 12)
+            self._solved["likely"] = [self._at(self.sizes.phi, likely)]
+            steps = 0.05 * np.eye(len(self.sizes.phi))
+            best = np.array([self.best])
+            for side, name in ((1, "up"), (-1, "down")):
+                self._solved[name] = [self._at(self.sizes.phi + side * e, best) for e in steps]
+        return self._solved["likely"][0], list(zip(self._solved["up"], self._solved["down"], strict=True))
+
+    def says(self, quantity: Quantity) -> Mixture:
+        """What this member says of a quantity: a t for every likely floor."""
+        likely, steps = self._prepared()
+        full, expansion = form.expand(self.name, self.theta)
+        values, gradients = quantity.of(full, self.floors)
+        gradients = (gradients[:, None] @ expansion)[:, 0]
+        means, variances = self._moments(quantity, likely, values, gradients)
+        (own,) = self._moments(quantity, self._one(likely), values, gradients)[1]
+        slopes = np.array(
+            [
+                (self._moments(quantity, up, values, gradients)[1] - self._moments(quantity, down, values, gradients)[1])[0]
+                for up, down in steps
+            ]
+        ) / (2 * 0.05)  # fmt: skip
+        # Satterthwaite 1946: as many degrees of freedom as the variance is itself known to.
+        uncertainty = float(slopes @ self.sizes.spread @ slopes)
+        dofs = float(np.clip(2 * own**2 / max(uncertainty, 1e-300), DOFS, self.dofs))
+        weights = np.exp(self.log_weights[likely.at])
+        return Mixture(weights / weights.sum(), means, np.sqrt(variances), np.full(len(weights), dofs))
+
+    def _one(self, likely: _Solved) -> _Solved:
+        i = int(np.argmin(np.abs(likely.at - self.best)))
+        return likely._replace(
+            at=likely.at[i : i + 1], weighted=likely.weighted[i : i + 1], inverse=likely.inverse[i : i + 1],
+            pull=likely.pull[i : i + 1],
+        )  # fmt: skip
+
+    def _moments(
+        self, quantity: Quantity, solved: _Solved, values: np.ndarray, gradients: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(means, variances) at the floors of `solved`: best linear unbiased prediction, the walks followed to x."""
+        sizes, variance = solved.covariance.sizes, solved.covariance.variance
+        known, own = np.zeros(len(self.runs)), 0.0
+        if self.walks and (quantity.level or quantity.place):
+            walked = self.parts.walked(quantity.x)
+            level = quantity.level * variance * math.exp(2 * sizes["level"])
+            moved = quantity.place * math.exp(2 * sizes["place"])
+            known = walked[:-1] * (level + moved * self.by_place)
+            own = walked[-1] * (quantity.level * level + quantity.place * moved)
+        pull = solved.covariance.solve(known)
+        derivatives = self.derivatives[solved.at]
+        toward = gradients[solved.at] - pull @ derivatives
+        spread = np.einsum("mp,mpq,mq->m", toward, solved.inverse, toward)
+        variances = spread + own - float(known @ pull)
+        if quantity.scatter and "slice" in sizes:
+            variances = variances + variance * math.exp(2 * sizes["slice"])
+        if quantity.scatter > 1:
+            slope = np.clip(sizes["sC"] * quantity.x + sizes["sN"] * quantity.z, -1, 1)
+            others = sum(math.exp(2 * sizes[name]) for name in ("size", "trajectory", "shared") if name in sizes)
+            variances = variances + variance * (math.exp(2 * slope) + others)
+        return values[solved.at] + solved.pull @ known, np.maximum(variances, 1e-16)

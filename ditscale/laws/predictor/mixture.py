@@ -1,0 +1,56 @@
+"""Mixtures of Student's t: what a predictor says of one number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+TAILS = (0.5, 0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """weights (c,) that sum to 1, and of each part mean, spread (standard deviation) and dof, all (c,)."""
+
+    weights: np.ndarray
+    means: np.ndarray
+    spreads: np.ndarray
+    dofs: np.ndarray
+
+    @classmethod
+    def of(cls, parts: list[tuple[float, Mixture]]) -> Mixture:
+        """The mixture of mixtures (weight, mixture)."""
+        total = sum(weight for weight, _ in parts)
+        return cls(
+            np.concatenate([weight / total * part.weights for weight, part in parts]),
+            np.concatenate([part.means for _, part in parts]),
+            np.concatenate([part.spreads for _, part in parts]),
+            np.concatenate([part.dofs for _, part in parts]),
+        )
+
+    def below(self, x: np.ndarray | float) -> np.ndarray:
+        """P(number < x), of the shape of x."""
+        from scipy.special import stdtr
+
+        x = np.asarray(x, dtype=float)
+        return stdtr(self.dofs, (x[..., None] - self.means) / self.spreads) @ self.weights
+
+    def quantiles(self, shares: tuple[float, ...] = TAILS) -> np.ndarray:
+        """The numbers with these shares below them, by bisection to 1e-12 of the widest spread."""
+        from scipy.special import stdtrit
+
+        p = np.asarray(shares)
+        keep = self.weights > 1e-7 * self.weights.max()
+        each = self.means[keep] + self.spreads[keep] * stdtrit(self.dofs[keep], p[:, None])
+        low, high = each.min(1), each.max(1)  # Each quantile lies between the smallest and the largest of its parts.
+        for _ in range(48):
+            middle = (low + high) / 2
+            less = self.below(middle) < p
+            low, high = np.where(less, middle, low), np.where(less, high, middle)
+        return (low + high) / 2
+
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draws (count,)."""
+        which = rng.choice(len(self.weights), size=count, p=self.weights)
+        return self.means[which] + self.spreads[which] * rng.standard_t(self.dofs[which])
