@@ -49,6 +49,8 @@ class Parts:
 
     def __post_init__(self) -> None:
         columns = {name: indicator(labels) for name, labels in self.groups.items()}
+        # What a run alone has in its group is part of its own scatter.
+        columns = {name: column[:, column.sum(0) > 1] for name, column in columns.items()}
         if self.walks:
             # RW(x, x') = min(x, x') - x_first: a step of variance x_k - x_(k-1) for every node passed.
             passed = self.nodes[:, None] >= np.arange(1, len(self.node_x))
@@ -152,10 +154,10 @@ class Sizes:
 
 def estimate_sizes(
     parts: Parts, residual: np.ndarray, directions: np.ndarray, misfit: np.ndarray, by_place: np.ndarray,
-    start: np.ndarray, *, spread: bool = False,
+    start: np.ndarray, *, last: bool = False,
 ) -> Sizes:  # fmt: skip
     """The sizes of the parts by REML. residual (n,): values less the form at its prior's mean; directions (n, P): the
-    form's derivatives, each times the standard deviation of its prior; spread: whether the second half is wanted."""
+    form's derivatives, each times the standard deviation of its prior; last: to the end, with spread and evidence."""
     names = parts.names
 
     def against(phi: np.ndarray) -> tuple[float, np.ndarray]:
@@ -167,11 +169,11 @@ def estimate_sizes(
 
     bounds = [BOUNDS.get(name, (-9.0, 4.0)) for name in names]
     low, high = np.array(bounds).T
-    options = {"maxiter": 60, "ftol": 1e-8}
+    options = {"maxiter": 60, "ftol": 1e-8} if last else {"maxiter": 15, "ftol": 1e-5}
     found = optimize.minimize(
         against, np.clip(start, low, high), jac=True, method="L-BFGS-B", bounds=bounds, options=options
     )
-    if not spread:
+    if not last:
         return Sizes(found.x, np.zeros((0, 0)), math.nan)
     steps = STEP * np.eye(len(names))
     hessian = np.array([(against(found.x + e)[1] - against(found.x - e)[1]) / (2 * STEP) for e in steps])

@@ -34,7 +34,8 @@ FAR = 300.0  # exponents beyond this are no loss of anything
 
 
 class Values(NamedTuple):
-    """Of m parameter vectors at n runs. f (m, n); optimum (m, n): L*(C) there; jacobian (m, n, 9): of f by PARAMETERS."""
+    """Of m parameter vectors at n runs. f (m, n); optimum (m, n): L*(C) there; jacobian (m, n, 9): of f by PARAMETERS,
+    empty where it was not asked for."""
 
     f: np.ndarray
     optimum: np.ndarray
@@ -69,7 +70,9 @@ def expand(member: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return full, jacobian
 
 
-def evaluate(full: np.ndarray, floor: np.ndarray, x: np.ndarray, z: np.ndarray) -> Values:
+def evaluate(
+    full: np.ndarray, floor: np.ndarray, x: np.ndarray, z: np.ndarray, derivatives: bool = True
+) -> Values:
     """The form of m parameter vectors (m, 9) with floors (m,) at runs x, z (n,)."""
     n0, a, b, k, g, c, d, log_p, log_q = (column[:, None] for column in full.T)
     p, q = np.exp(log_p), np.exp(log_q)
@@ -78,7 +81,9 @@ def evaluate(full: np.ndarray, floor: np.ndarray, x: np.ndarray, z: np.ndarray) 
     h = (q * left + p * right) / total
     frontier = np.exp(np.clip(k - g * x, -FAR, FAR))
     scale = np.exp(np.clip(c - d * x, -FAR, FAR))
-    bowl = scale * (h - 1)
+    bowl, optimum = scale * (h - 1), floor[:, None] + frontier
+    if not derivatives:
+        return Values(optimum + bowl, optimum, np.empty(0))
     jacobian = np.empty((*u.shape, len(PARAMETERS)))
     jacobian[..., N0] = -scale * p * q * (right - left) / total
     jacobian[..., A] = x * jacobian[..., N0]
@@ -89,7 +94,7 @@ def evaluate(full: np.ndarray, floor: np.ndarray, x: np.ndarray, z: np.ndarray) 
     jacobian[..., D] = -x * bowl
     jacobian[..., LOG_P] = scale * (right - u * q * left - h) / total * p
     jacobian[..., LOG_Q] = scale * (left + u * p * right - h) / total * q
-    return Values(floor[:, None] + frontier + bowl, floor[:, None] + frontier, jacobian)
+    return Values(optimum + bowl, optimum, jacobian)
 
 
 def place(full: np.ndarray, x: float, last: float) -> tuple[np.ndarray, np.ndarray]:

@@ -90,7 +90,7 @@ class Member:
                 self._resize()
                 self._descend(10)
         self._refine()
-        self._resize(spread=True)
+        self._resize(last=True)
         self._descend(8)
         n, p = len(self.runs), self.theta.shape[1] + 1
         penalty = 0.3 * p * math.log(n) * n / max(n - p - 2, 1)
@@ -155,7 +155,7 @@ class Member:
             jacobian[0, :, form.N0],
         )
 
-    def _resize(self, spread: bool = False) -> None:
+    def _resize(self, last: bool = False) -> None:
         """The sizes of the errors' parts at the best floor."""
         residual, derivatives, misfit, by_place = self._local()
         fitted = self.runs.y - residual
@@ -163,7 +163,7 @@ class Member:
         residual = residual + derivatives @ (self.theta[self.best] - self.mean)
         directions = np.column_stack([derivatives * self.spread, by_floor])
         self.sizes = estimate_sizes(
-            self.parts, residual, directions, misfit, by_place, self.sizes.phi, spread=spread
+            self.parts, residual, directions, misfit, by_place, self.sizes.phi, last=last
         )
 
     def _descend(self, steps: int) -> None:
@@ -191,7 +191,7 @@ class Member:
                 waiting &= ~better
                 if not waiting.any():
                     break
-            if np.max(before - chi2) < 1e-4:
+            if np.max((before - chi2)[chi2 < chi2.min() + 3 * CLOSE]) < 1e-3:
                 break
         self.chi2, self.residual = chi2, residual
         self.best = int(np.argmin(chi2))
@@ -204,7 +204,9 @@ class Member:
 
     def _chi2(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(over="ignore", invalid="ignore"):
-            residual = self.runs.y - self._values(theta, self.floors)[0]
+            full, _ = form.expand(self.name, theta)
+            values = form.evaluate(full, self.floors, self.runs.x, self.runs.z, derivatives=False).f
+            residual = self.runs.y - (np.log(values) if self.runs.log else values)
         pull = self.covariance.solve(np.nan_to_num(residual).T).T
         penalty = ((theta - self.mean) ** 2 * self.precision).sum(1)
         chi2 = (residual * pull).sum(1) + penalty
@@ -283,6 +285,11 @@ class Member:
             for side, name in ((1, "up"), (-1, "down")):
                 self._solved[name] = [self._at(self.sizes.phi + side * e, best) for e in steps]
         return self._solved["likely"][0], list(zip(self._solved["up"], self._solved["down"], strict=True))
+
+    def likely(self) -> tuple[np.ndarray, np.ndarray]:
+        """(parameters (m, 9), floors (m,)) at the floors that `says` speaks for."""
+        at = self._prepared()[0].at
+        return form.expand(self.name, self.theta[at])[0], self.floors[at]
 
     def says(self, quantity: Quantity) -> Mixture:
         """What this member says of a quantity: a t for every likely floor."""

@@ -4,47 +4,141 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Callable
 
 import numpy as np
 
 from ..estimates import Estimate
+from ..result import Result
 from ..table import Table
 from . import form
 from .member import Member, Quantity
-from .mixture import Mixture
+from .mixture import TAILS, Mixture
 from .runs import Runs, runs_of
 
 # (member, with walks). The surface with and without walks share one weight by their evidence, at these odds before it.
 MEMBERS = (("surface", False), ("surface", True), ("relaxed", True), ("bent", True))
 STILL = 0.2
 LEAST_FOR_BEND = 4  # budgets
+NEGLIGIBLE = 1e-4  # of a member's weight
+SPAN = 1e6  # budgets within this factor of a target are looked at
+GRID = 49
+
+
+@dataclass(frozen=True)
+class Optimum(Result):
+    """The optimum at one budget: N*, D* and L*."""
+
+    n_params: Estimate
+    n_tokens: Estimate
+    loss: Estimate
+
+
+@dataclass(frozen=True)
+class AtSize(Result):
+    """A model of a given size at a budget. loss: of it; penalty: that loss over the optimum's, less 1 (of a metric of
+    either sign: the difference); flops_share: the budget at which the optimum reaches that loss, over this budget."""
+
+    n_params: float
+    n_tokens: float
+    loss: Estimate
+    penalty: Estimate
+    flops_share: Estimate
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """runs: what it was fitted to; members and their weights. Build it with `predictor`."""
+    """runs: what it was fitted to; members and their weights. `predictor` builds one."""
 
     runs: Runs
     members: tuple[Member, ...]
     weights: np.ndarray
 
-    def _x(self, budget_flops: float) -> float:
-        return math.log(budget_flops) - self.runs.x0
+    # ------------------------------------------------------------------------------------------------------- answers
 
-    def _ask(self, quantity: Quantity) -> Mixture:
-        pairs = zip(self.weights, self.members, strict=True)
-        return Mixture.of([(w, member.says(quantity)) for w, member in pairs if w > 1e-6])
+    def optimum(self, budget_flops: float) -> Optimum:
+        """N*, D* and L* at a budget in FLOPs."""
+        n_params = _estimate(self.place(budget_flops), lambda v: math.exp(v + self.runs.z0))
+        n_tokens = _estimate(self.place(budget_flops), lambda v: self._tokens(budget_flops, math.exp(v + self.runs.z0)))
+        return Optimum(n_params, n_tokens, _estimate(self.loss(budget_flops), self._metric))
+
+    def one_run(self, budget_flops: float) -> Estimate:
+        """What one new run at the optimum will measure: with its scatter."""
+        return _estimate(self.loss(budget_flops, scatter=2), self._metric)
+
+    def model_exponent(self, budget_flops: float) -> Estimate:
+        """d ln N* / d ln C at a budget."""
+        return _estimate(self.slope(budget_flops), float)
+
+    def budget_for(self, metric: float) -> Estimate | None:
+        """FLOPs at which the optimum reaches a value of the metric; an end is None where no budget within SPAN of the
+        grid's largest does, and the whole is None where not even the middle does."""
+        goal = self.runs.inverse(metric)
+        log_c = self._budgets(float(self.runs.node_x[-1]) + self.runs.x0)
+        return _crossing(log_c, np.array([float(self.loss(math.exp(c)).below(goal)) for c in log_c]))
+
+    def at_size(self, budget_flops: float, n_params: float) -> AtSize:
+        """A model of n_params trained with a budget: its loss, and what it costs beside the optimum."""
+        x, last, log = self._x(budget_flops), float(self.runs.node_x[-1]), self.runs.log
+        z = math.log(n_params) - self.runs.z0
+
+        def own(full: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            value, gradient = form.off_optimum(full, floor, x, z, last)
+            return (np.log(value), gradient / value[:, None]) if log else (value, gradient)
+
+        def over(full: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            value, gradient = own(full, floor)
+            best, by_best = self._frontier(full, floor, x)
+            return value - best, gradient - by_best
+
+        full, floor = self._typical()
+        step = np.array([form.off_optimum(full, floor, x, z + h, last)[0][0] for h in (-1e-4, 1e-4)])
+        by_place = -float(np.diff(np.log(step) if log else step)[0]) / 2e-4
+        loss = self._ask(Quantity(own, x, level=1.0, place=by_place))
+        penalty = self._ask(Quantity(over, x, place=by_place))
+        # An excess is never negative, whatever a linear step says.
+        excess = _estimate(penalty, lambda v: max(math.expm1(v) if log else self.runs.scale * v, 0.0))
+        log_c = self._budgets(math.log(budget_flops))
+        at = loss.quantiles(tuple(np.linspace(0.005, 0.995, 100)))
+        best = [self.loss(math.exp(c)) for c in log_c]
+        # The loss of this size and the optimum's share nearly all of what is not known: compare their middles.
+        middle = np.array([b.quantiles((0.5,))[0] for b in best])
+        over_best = penalty.quantiles((0.5, 0.025, 0.975))
+        goal = float(self.loss(budget_flops).quantiles((0.5,))[0])
+        shares = [math.exp(float(np.interp(-(goal + max(v, 0.0)), -middle, log_c))) / budget_flops for v in over_best]
+        del at
+        flops_share = Estimate(shares[0], min(shares[1:]), max(shares[1:]))
+        value = _estimate(loss, self._metric)
+        return AtSize(n_params, self._tokens(budget_flops, n_params), value, excess, flops_share)
+
+    def regret(self, budget_flops: float, n_params: float) -> float:
+        """Expected share of the budget that is lost by training n_params rather than N*, which nobody knows: the mean
+        of 1 - C' / C, where C' is what the optimum needs for the same loss."""
+        x, z = self._x(budget_flops), math.log(n_params) - self.runs.z0
+        last, total = float(self.runs.node_x[-1]), 0.0
+        for weight, member in self._kept():
+            says = member.says(Quantity(lambda full, floor: form.place(full, x, last), x, place=1.0))
+            full, floor = member.likely()
+            nodes = np.linspace(-2.4, 2.4, 25)
+            density = np.exp(-0.5 * nodes**2)
+            k, g, c, d = (full[:, i, None] for i in (form.K, form.G, form.C, form.D))
+            p, q = np.exp(full[:, form.LOG_P, None]), np.exp(full[:, form.LOG_Q, None])
+            u = z - (says.means[:, None] + says.spreads[:, None] * nodes)
+            h = (q * np.exp(-p * u) + p * np.exp(q * u)) / (p + q)
+            lost = np.exp(c - d * x) * (h - 1) / np.exp(k - g * x)
+            share = 1 - np.exp(-np.log1p(lost) / np.maximum(g, 1e-3))
+            total += weight * float(says.weights @ (share @ density) / density.sum())
+            del floor
+        return total
+
+    # ------------------------------------------------------------------------------------------------- distributions
 
     def loss(self, budget_flops: float, scatter: int = 0) -> Mixture:
         """Of y (ln of the metric, or the scaled metric) at the optimum; scatter: see `Quantity`."""
         x = self._x(budget_flops)
-        log = self.runs.log
-
-        def of(full: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            value, gradient = form.frontier(full, floor, x)
-            return (np.log(value), gradient / value[:, None]) if log else (value, gradient)
-
-        return self._ask(Quantity(of, x, level=1.0, scatter=scatter, z=self._usual(x)))
+        of = lambda full, floor: self._frontier(full, floor, x)  # noqa: E731
+        z = float(form.place(self._typical()[0], x, float(self.runs.node_x[-1]))[0][0]) if scatter else 0.0
+        return self._ask(Quantity(of, x, level=1.0, scatter=scatter, z=z))
 
     def place(self, budget_flops: float) -> Mixture:
         """Of ln N*, less `runs.z0`."""
@@ -56,15 +150,38 @@ class Predictor:
         x, last = self._x(budget_flops), float(self.runs.node_x[-1])
         return self._ask(Quantity(lambda full, floor: form.slope(full, x, last), x))
 
-    def _usual(self, x: float) -> float:
-        """About ln N* at x, for the scatter of a run there."""
-        best = self.members[int(np.argmax(self.weights))]
-        full, _ = form.expand(best.name, best.theta[best.best : best.best + 1])
-        return float(form.place(full, x, float(self.runs.node_x[-1]))[0][0])
+    def _ask(self, quantity: Quantity) -> Mixture:
+        return Mixture.of([(weight, member.says(quantity)) for weight, member in self._kept()])
+
+    def _kept(self) -> list[tuple[float, Member]]:
+        pairs = zip(self.weights.tolist(), self.members, strict=True)
+        return [(weight, member) for weight, member in pairs if weight > NEGLIGIBLE]
+
+    def _frontier(self, full: np.ndarray, floor: np.ndarray, x: float) -> tuple[np.ndarray, np.ndarray]:
+        value, gradient = form.frontier(full, floor, x)
+        return (np.log(value), gradient / value[:, None]) if self.runs.log else (value, gradient)
+
+    def _typical(self) -> tuple[np.ndarray, np.ndarray]:
+        """The parameters (1, 9) and floor (1,) of the likeliest member at its best floor."""
+        member = self.members[int(np.argmax(self.weights))]
+        best = slice(member.best, member.best + 1)
+        return form.expand(member.name, member.theta[best])[0], member.floors[best]
+
+    def _x(self, budget_flops: float) -> float:
+        return math.log(budget_flops) - self.runs.x0
+
+    def _metric(self, y: float) -> float:
+        return float(self.runs.metric(y))
+
+    def _tokens(self, budget_flops: float, n_params: float) -> float:
+        return budget_flops / self.runs.kappa / n_params
+
+    def _budgets(self, log_c: float) -> np.ndarray:
+        return log_c + np.linspace(-math.log(SPAN), math.log(SPAN), GRID)
 
 
 def predictor(table: Table, *, log: bool = True, higher_is_better: bool = False) -> Predictor:
-    """Fit the family to the grid runs of `table`."""
+    """Fit the family to the runs of `table`. log: the metric is positive and its errors are relative."""
     runs = runs_of(table, log=log, higher_is_better=higher_is_better)
     budgets = len(runs.node_x)
     members = [
@@ -73,7 +190,52 @@ def predictor(table: Table, *, log: bool = True, higher_is_better: bool = False)
         if name != "bent" or budgets >= LEAST_FOR_BEND
     ]
     scores = np.array([member.score for member in members])
-    evidence = np.array([members[0].sizes.evidence + math.log(STILL), members[1].sizes.evidence + math.log(1 - STILL)])
+    evidence = np.array([member.sizes.evidence for member in members[:2]]) + np.log([STILL, 1 - STILL])
     evidence -= np.logaddexp.reduce(evidence)
     scores[:2] = evidence + np.logaddexp.reduce(evidence + scores[:2])
     return Predictor(runs, tuple(members), np.exp(scores - np.logaddexp.reduce(scores)))
+
+
+# ------------------------------------------------------------------------------------------------------- two predictors
+
+
+def ratio(a: Mixture, b: Mixture) -> tuple[Estimate, float]:
+    """(b - a as an interval, the two-sided p-value of no difference), the two being independent."""
+    shares = (np.arange(400) + 0.5) / 400
+    differences = np.sort((b.quantiles(tuple(shares))[:, None] - a.quantiles(tuple(shares))).ravel())
+    low, middle, high = (float(np.quantile(differences, share)) for share in (TAILS[1], TAILS[0], TAILS[2]))
+    below = float(np.mean(differences < 0))
+    return Estimate(middle, low, high), float(min(1.0, 2 * min(below, 1 - below) + 1 / 400))
+
+
+def multiplier(a: Predictor, b: Predictor, budget_flops: float) -> Estimate | None:
+    """FLOPs with which b reaches a's loss at a budget, over that budget; None where it never does."""
+    shares = (np.arange(200) + 0.5) / 200
+    goals = a.loss(budget_flops).quantiles(tuple(shares))
+    goals = np.array([b.runs.inverse(float(a.runs.metric(goal))) for goal in goals])
+    log_c = b._budgets(math.log(budget_flops))
+    reached = np.array([float(np.mean(b.loss(math.exp(c)).below(goals))) for c in log_c])
+    found = _crossing(log_c, reached)
+    if found is None:
+        return None
+    low, high = (None if end is None else end / budget_flops for end in (found.low, found.high))
+    return Estimate(found.value / budget_flops, low, high)
+
+
+def _crossing(log_c: np.ndarray, reached: np.ndarray) -> Estimate | None:
+    """The budget from the probabilities that each of log_c reaches the goal, which rise with it."""
+    rising = np.maximum.accumulate(reached)
+
+    def at(share: float) -> float | None:
+        if rising[0] > share or rising[-1] < share:
+            return None
+        return math.exp(float(np.interp(share, rising, log_c)))
+
+    value = at(0.5)
+    return None if value is None else Estimate(value, at(TAILS[1]), at(TAILS[2]))
+
+
+def _estimate(mixture: Mixture, of: Callable[[float], float]) -> Estimate:
+    """The median and the 95 % of a mixture, each taken through `of`, which is monotone."""
+    value, one, other = (of(float(v)) for v in mixture.quantiles())
+    return Estimate(value, min(one, other), max(one, other))
