@@ -10,6 +10,7 @@ from .result import Result
 Severity = Literal["refused", "warning", "info"]
 # code -> its severity. "refused": a number is withheld; "warning": it is given and may mislead; "info": context.
 CODES: dict[str, Severity] = {
+    "not_identified": "refused",
     "parabola_downward": "refused",
     "minimum_outside": "refused",
     "too_few_runs": "refused",
@@ -19,6 +20,7 @@ CODES: dict[str, Severity] = {
     "parameter_on_bound": "refused",
     "not_converged": "refused",
     "rehearsal": "warning",
+    "unlike_losses": "warning",
     "parabola_flat": "warning",
     "minimum_at_edge": "warning",
     "one_sided_grid": "warning",

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..laws import Estimate, Laws
-from ..laws.sealed.forecast import MIXTURE
+from ..laws.sealed.forecast import MIXTURE, OLD_MIXTURE
 from ..laws.text import ends, spelled
 from ..quantities import FLOPS, METRICS, PARAMS, TOKENS
 from ..units import compact, count
@@ -12,7 +12,8 @@ from .read import StudyResults, best_run
 # A form of law, in words.
 FORMS = {
     "surface": "the surface", "power_law_with_floor": "the power law with a floor",
-    "power_law": "the pure power law", MIXTURE: "the equal mixture of the admissible laws",
+    "power_law": "the pure power law", OLD_MIXTURE: "the equal mixture of the admissible laws",
+    MIXTURE: "the mixture of laws", "relaxed": "the relaxed form", "bent": "the bent form",
 }  # fmt: skip
 WHERE = {True: "inside", False: "outside"}
 

@@ -135,11 +135,9 @@ def verdict(options: Options) -> Report:
     positional("tables", "[NAME=]DIR|TABLE", "studies or tables, with names of yours", count="+", complete="file"),
     option("--against", "COLUMN", "second metric, of one table: its gap to the first, as of loss_coco from loss"),
     option("--target", "FLOPS", "budget to compare losses at (default: twice the largest budget)"),
-    OBJECTIVE,
-    *RESAMPLING,
     METRIC,
     *_reading("[NAME:]"),
-    examples=["ditscale compare runs.csv same=runs.csv --bootstrap 200", "ditscale compare a=study-a b=study-b"],
+    examples=["ditscale compare runs.csv same=runs.csv", "ditscale compare a=study-a b=study-b"],
 )
 def compare(options: Options) -> Report:
     from ...laws import compare, fit_gap
@@ -159,7 +157,7 @@ def compare(options: Options) -> Report:
         target = units.number(options.target, "--target", above=0)
     else:
         target = 2 * max(float(t.budget_flops.max()) for t in tables.values())
-    comparison = compare(tables, target, **_fitting(options))
+    comparison = compare(tables, target)
     return Report(comparison.summary(), comparison.to_dict(), 0 if any(pair.law for pair in comparison.pairs) else 3)
 
 

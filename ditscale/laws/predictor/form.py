@@ -120,6 +120,15 @@ def frontier(full: np.ndarray, floor: np.ndarray, x: float) -> tuple[np.ndarray,
     return floor + power, gradient
 
 
+def loss_slope(full: np.ndarray, floor: np.ndarray, x: float) -> tuple[np.ndarray, np.ndarray]:
+    """(d ln L* / d ln C (m,), its gradient (m, 9)) at x."""
+    loss, by_loss = frontier(full, floor, x)
+    power, g = loss - floor, full[:, G]
+    gradient = -(g * floor / loss**2)[:, None] * by_loss
+    gradient[:, G] -= power / loss
+    return -g * power / loss, gradient
+
+
 def off_optimum(
     full: np.ndarray, floor: np.ndarray, x: float, z: float, last: float
 ) -> tuple[np.ndarray, np.ndarray]:

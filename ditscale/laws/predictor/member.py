@@ -286,6 +286,14 @@ class Member:
                 self._solved[name] = [self._at(self.sizes.phi + side * e, best) for e in steps]
         return self._solved["likely"][0], list(zip(self._solved["up"], self._solved["down"], strict=True))
 
+    def parameters(self) -> dict[str, float]:
+        """At the best floor: of `form.PARAMETERS`, for x = ln C - x0 and z = ln N - z0, and of a metric of either sign
+        for (metric - shift) / scale."""
+        full, _ = form.expand(self.name, self.theta[self.best : self.best + 1])
+        runs = self.runs
+        at = {"x0": runs.x0, "z0": runs.z0} | ({} if runs.log else {"shift": runs.shift, "scale": runs.scale})
+        return {"E": float(self.floors[self.best])} | dict(zip(form.PARAMETERS, full[0].tolist(), strict=True)) | at
+
     def likely(self) -> tuple[np.ndarray, np.ndarray]:
         """(parameters (m, 9), floors (m,)) at the floors that `says` speaks for."""
         at = self._prepared()[0].at

@@ -50,7 +50,9 @@ class Mixture:
             low, high = np.where(less, middle, low), np.where(less, high, middle)
         return (low + high) / 2
 
-    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Draws (count,)."""
-        which = rng.choice(len(self.weights), size=count, p=self.weights)
-        return self.means[which] + self.spreads[which] * rng.standard_t(self.dofs[which])
+    def spread_out(self, count: int = 200) -> np.ndarray:
+        """As many equally likely values, from the distribution function at 300 places."""
+        first, last = self.quantiles((0.2 / count, 1 - 0.2 / count))
+        middle, low, high = self.quantiles()
+        places = np.sort(np.concatenate([np.linspace(first, last, 60), np.linspace(2 * low - middle, 2 * high - middle, 240)]))
+        return np.interp((np.arange(count) + 0.5) / count, self.below(places), places)

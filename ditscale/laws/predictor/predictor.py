@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 import numpy as np
@@ -22,7 +22,8 @@ STILL = 0.2
 LEAST_FOR_BEND = 4  # budgets
 NEGLIGIBLE = 1e-4  # of a member's weight
 SPAN = 1e6  # budgets within this factor of a target are looked at
-GRID = 49
+GRID = 33
+LEAST_P = 1 / 400  # of a comparison
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,15 @@ class AtSize(Result):
 
 
 @dataclass(frozen=True)
+class Part:
+    """One form of the mixture: its weight, what one new run will measure by it alone, its likeliest parameters."""
+
+    weight: float
+    one_run: Estimate
+    parameters: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Predictor:
     """runs: what it was fitted to; members and their weights. `predictor` builds one."""
 
@@ -66,16 +76,27 @@ class Predictor:
         """What one new run at the optimum will measure: with its scatter."""
         return _estimate(self.loss(budget_flops, scatter=2), self._metric)
 
-    def model_exponent(self, budget_flops: float) -> Estimate:
-        """d ln N* / d ln C at a budget."""
-        return _estimate(self.slope(budget_flops), float)
+    @property
+    def exponents(self) -> tuple[str, ...]:
+        """Of `exponent`: a metric of either sign has none of its own."""
+        return ("model", "data", "loss") if self.runs.log else ("model", "data")
+
+    def exponent(self, name: str, budget_flops: float) -> Estimate:
+        """d ln N* / d ln C ("model"), d ln D* / d ln C ("data") or d ln L* / d ln C ("loss") at a budget."""
+        return _estimate(self.slope(budget_flops, name), float)
+
+    def comparable(self, budget_flops: float) -> np.ndarray:
+        """Equally likely values of ln L* or, of a metric of either sign, of the metric, negated where higher is
+        better."""
+        y = self.loss(budget_flops).spread_out()
+        return y if self.runs.log else self.runs.shift + self.runs.scale * y
 
     def budget_for(self, metric: float) -> Estimate | None:
         """FLOPs at which the optimum reaches a value of the metric; an end is None where no budget within SPAN of the
         grid's largest does, and the whole is None where not even the middle does."""
         goal = self.runs.inverse(metric)
         log_c = self._budgets(float(self.runs.node_x[-1]) + self.runs.x0)
-        return _crossing(log_c, np.array([float(self.loss(math.exp(c)).below(goal)) for c in log_c]))
+        return _crossing(log_c, lambda c: float(self.loss(math.exp(c)).below(goal)))
 
     def at_size(self, budget_flops: float, n_params: float) -> AtSize:
         """A model of n_params trained with a budget: its loss, and what it costs beside the optimum."""
@@ -98,18 +119,13 @@ class Predictor:
         penalty = self._ask(Quantity(over, x, place=by_place))
         # An excess is never negative, whatever a linear step says.
         excess = _estimate(penalty, lambda v: max(math.expm1(v) if log else self.runs.scale * v, 0.0))
-        log_c = self._budgets(math.log(budget_flops))
-        at = loss.quantiles(tuple(np.linspace(0.005, 0.995, 100)))
-        best = [self.loss(math.exp(c)) for c in log_c]
-        # The loss of this size and the optimum's share nearly all of what is not known: compare their middles.
-        middle = np.array([b.quantiles((0.5,))[0] for b in best])
-        over_best = penalty.quantiles((0.5, 0.025, 0.975))
-        goal = float(self.loss(budget_flops).quantiles((0.5,))[0])
-        shares = [math.exp(float(np.interp(-(goal + max(v, 0.0)), -middle, log_c))) / budget_flops for v in over_best]
-        del at
-        flops_share = Estimate(shares[0], min(shares[1:]), max(shares[1:]))
-        value = _estimate(loss, self._metric)
-        return AtSize(n_params, self._tokens(budget_flops, n_params), value, excess, flops_share)
+        # This loss and the optimum's share nearly all of what is not known, so their medians are compared.
+        log_c = np.linspace(x - math.log(SPAN), x, GRID)
+        at = [float(self._frontier(full, floor, c)[0][0]) for c in log_c]
+        goal = at[-1] + np.maximum(penalty.quantiles(), 0)
+        shares = np.exp(np.interp(-goal, -np.array(at), log_c) - x)
+        share = Estimate(float(shares[0]), float(shares.min()), float(shares.max()))
+        return AtSize(n_params, self._tokens(budget_flops, n_params), _estimate(loss, self._metric), excess, share)
 
     def regret(self, budget_flops: float, n_params: float) -> float:
         """Expected share of the budget that is lost by training n_params rather than N*, which nobody knows: the mean
@@ -131,24 +147,52 @@ class Predictor:
             del floor
         return total
 
+    def by_form(self, budget_flops: float) -> dict[str, Part]:
+        """{member: what it says for itself}; the surface with and without drift is one."""
+        out = {}
+        for name in dict.fromkeys(member.name for member in self.members):
+            pairs = [(w, m) for w, m in zip(self.weights.tolist(), self.members, strict=True) if m.name == name]
+            weight = sum(w for w, _ in pairs)
+            says = Mixture.of([(max(w, 1e-12), m.says(self._loss(budget_flops, 2))) for w, m in pairs])
+            likeliest = max(pairs, key=lambda pair: pair[0])[1]
+            out[name] = Part(weight, _estimate(says, self._metric), likeliest.parameters())
+        return out
+
+    @property
+    def run_scatter(self) -> float:
+        """Rms scatter of one run alone, relative or, of a metric of either sign, in its units."""
+        member = self.members[int(np.argmax(self.weights))]
+        return float(math.exp(member.sizes.phi[0])) * (1.0 if self.runs.log else self.runs.scale)
+
+    def frontier_line(self) -> tuple[float, float, float]:
+        """(ln C, ln N*, d ln N* / d ln C) at the middle of the budgets, by the likeliest member."""
+        full, _ = self._typical()
+        last = float(self.runs.node_x[-1])
+        return self.runs.x0, float(form.place(full, 0.0, last)[0][0]) + self.runs.z0, float(full[0, form.A])
+
     # ------------------------------------------------------------------------------------------------- distributions
 
     def loss(self, budget_flops: float, scatter: int = 0) -> Mixture:
         """Of y (ln of the metric, or the scaled metric) at the optimum; scatter: see `Quantity`."""
+        return self._ask(self._loss(budget_flops, scatter))
+
+    def _loss(self, budget_flops: float, scatter: int) -> Quantity:
         x = self._x(budget_flops)
-        of = lambda full, floor: self._frontier(full, floor, x)  # noqa: E731
         z = float(form.place(self._typical()[0], x, float(self.runs.node_x[-1]))[0][0]) if scatter else 0.0
-        return self._ask(Quantity(of, x, level=1.0, scatter=scatter, z=z))
+        return Quantity(lambda full, floor: self._frontier(full, floor, x), x, level=1.0, scatter=scatter, z=z)
 
     def place(self, budget_flops: float) -> Mixture:
         """Of ln N*, less `runs.z0`."""
         x, last = self._x(budget_flops), float(self.runs.node_x[-1])
         return self._ask(Quantity(lambda full, floor: form.place(full, x, last), x, place=1.0))
 
-    def slope(self, budget_flops: float) -> Mixture:
-        """Of d ln N* / d ln C."""
+    def slope(self, budget_flops: float, name: str = "model") -> Mixture:
+        """Of the exponents of `exponent`."""
         x, last = self._x(budget_flops), float(self.runs.node_x[-1])
-        return self._ask(Quantity(lambda full, floor: form.slope(full, x, last), x))
+        if name == "loss":
+            return self._ask(Quantity(lambda full, floor: form.loss_slope(full, floor, x), x))
+        model = self._ask(Quantity(lambda full, floor: form.slope(full, x, last), x))
+        return model if name == "model" else replace(model, means=1 - model.means)
 
     def _ask(self, quantity: Quantity) -> Mixture:
         return Mixture.of([(weight, member.says(quantity)) for weight, member in self._kept()])
@@ -199,37 +243,43 @@ def predictor(table: Table, *, log: bool = True, higher_is_better: bool = False)
 # ------------------------------------------------------------------------------------------------------- two predictors
 
 
-def ratio(a: Mixture, b: Mixture) -> tuple[Estimate, float]:
-    """(b - a as an interval, the two-sided p-value of no difference), the two being independent."""
-    shares = (np.arange(400) + 0.5) / 400
-    differences = np.sort((b.quantiles(tuple(shares))[:, None] - a.quantiles(tuple(shares))).ravel())
-    low, middle, high = (float(np.quantile(differences, share)) for share in (TAILS[1], TAILS[0], TAILS[2]))
-    below = float(np.mean(differences < 0))
-    return Estimate(middle, low, high), float(min(1.0, 2 * min(below, 1 - below) + 1 / 400))
+def difference(a: np.ndarray, b: np.ndarray) -> tuple[Estimate, float]:
+    """(b - a as an interval, the two-sided p-value of no difference) of two independent numbers, given by as many
+    equally likely values (k,) each."""
+    apart = np.sort((b[:, None] - a).ravel())
+    middle, low, high = (float(np.quantile(apart, share)) for share in TAILS)
+    below = float(np.mean(apart < 0))
+    return Estimate(middle, low, high), float(min(1.0, max(2 * min(below, 1 - below), LEAST_P)))
 
 
 def multiplier(a: Predictor, b: Predictor, budget_flops: float) -> Estimate | None:
     """FLOPs with which b reaches a's loss at a budget, over that budget; None where it never does."""
-    shares = (np.arange(200) + 0.5) / 200
-    goals = a.loss(budget_flops).quantiles(tuple(shares))
+    goals = a.loss(budget_flops).spread_out(100)
     goals = np.array([b.runs.inverse(float(a.runs.metric(goal))) for goal in goals])
     log_c = b._budgets(math.log(budget_flops))
-    reached = np.array([float(np.mean(b.loss(math.exp(c)).below(goals))) for c in log_c])
-    found = _crossing(log_c, reached)
+    found = _crossing(log_c, lambda c: float(np.mean(b.loss(math.exp(c)).below(goals))))
     if found is None:
         return None
     low, high = (None if end is None else end / budget_flops for end in (found.low, found.high))
     return Estimate(found.value / budget_flops, low, high)
 
 
-def _crossing(log_c: np.ndarray, reached: np.ndarray) -> Estimate | None:
-    """The budget from the probabilities that each of log_c reaches the goal, which rise with it."""
-    rising = np.maximum.accumulate(reached)
+def _crossing(log_c: np.ndarray, reached: Callable[[float], float]) -> Estimate | None:
+    """The budget at which a goal is reached: reached(ln C), its probability, rises with it. Looked for at log_c, then
+    closer."""
+    rising = np.maximum.accumulate([reached(c) for c in log_c])
+    within = np.flatnonzero((rising > 1e-3) & (rising < 1 - 1e-3))
+    if len(within):
+        close = np.linspace(log_c[max(within[0] - 1, 0)], log_c[min(within[-1] + 1, len(log_c) - 1)], GRID)
+    else:
+        k = int(np.searchsorted(rising, 0.5))
+        close = np.linspace(log_c[max(k - 1, 0)], log_c[min(k, len(log_c) - 1)], GRID)
+    rising = np.maximum.accumulate([reached(c) for c in close])
 
     def at(share: float) -> float | None:
         if rising[0] > share or rising[-1] < share:
             return None
-        return math.exp(float(np.interp(share, rising, log_c)))
+        return math.exp(float(np.interp(share, rising, close)))
 
     value = at(0.5)
     return None if value is None else Estimate(value, at(TAILS[1]), at(TAILS[2]))

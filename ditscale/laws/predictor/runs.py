@@ -73,11 +73,7 @@ def runs_of(table: Table, *, log: bool = True, higher_is_better: bool = False) -
     isoflop = table.is_isoflop()
     se = np.zeros(len(x)) if table.loss_se is None else np.nan_to_num(table.loss_se, nan=0.0, posinf=0.0)
     se = np.maximum(se / raw if log else se, 0.0)
-    groups = {name: _labels(table.columns[name]) for name in GROUPING if name in table.columns}
-    if isoflop:
-        groups["slice"] = slices
-    if _repeat(table.n_params, slices):
-        groups.setdefault("size", _labels(np.round(z, 6)))
+    groups = group_labels(table, slices) | ({"slice": slices} if isoflop else {})
     nodes = slices if isoflop else _nodes(x)
     keep = _near(x, z, y, nodes, log)
     shift, scale = 0.0, 1.0
@@ -95,6 +91,15 @@ def runs_of(table: Table, *, log: bool = True, higher_is_better: bool = False) -
     x = out.x - x0
     node_x = np.bincount(node, x) / np.bincount(node)
     return replace(out, x=x, z=out.z - z0, x0=x0, z0=z0, nodes=node, node_x=node_x, slices=_labels(out.slices))
+
+
+def group_labels(table: Table, slices: np.ndarray) -> dict[str, np.ndarray]:
+    """{part of `errors.SCALES`: labels (n,)} of what runs share beside their slice: as the table records it, or a size
+    that most runs share with another slice."""
+    groups = {name: _labels(table.columns[name]) for name in GROUPING if name in table.columns}
+    if _repeat(table.n_params, slices):
+        groups.setdefault("size", _labels(np.round(np.log(table.n_params), 6)))
+    return groups
 
 
 def _labels(values: np.ndarray) -> np.ndarray:

@@ -5,35 +5,49 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import UserError
-from ...units import compact, count, number, whole
-from ..checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
+from ...units import compact, count, number
+from ..checks.runs import check_rehearsal, check_units, refuse_units
 from ..estimates import LEVEL, Estimate
 from ..findings import Finding, finding, listed
-from ..minima.approach2 import Approach2, fit_approach2
 from ..notebook import Shown
+from ..predictor.identify import undetermined
+from ..predictor.predictor import predictor
 from ..read import Source, read_table
 from ..result import Result
-from ..surface.approach3 import fit_approach3
-from ..surface.surface import N_PARAMETERS, Surface
 from ..table import SAME_BUDGET, Point, Table
 from ..text import Format, ends, short
-from .forms import ORDER, Form, admissible, law_forms, usable
 from .hashes import inputs_hash
-from .mixture import mixture, widened
 
-MIXTURE = "average"  # the law of a forecast that mixes several forms, as its JSON names it
+# The law of a forecast by the predictor, as its JSON names it, and of one by the older rule.
+MIXTURE, OLD_MIXTURE = "mixture", "average"
 # A probe, or a run that gives the forecast away, is one whose budget is this near to the target.
 AT_TARGET = 0.01
 RULE = (
-    "Three forms are fitted: the surface E + A N^-alpha + B D^-beta on all runs (least squares of log loss), and "
-    "through the minima of the slices a power law with and one without a floor. Each is also fitted without the "
-    "largest budget and predicts it. A form is left out when it was refused, or when its held-out error is over two "
-    "standard errors larger than the smallest; the pure power law also when an F test rejects E = 0, unless it "
-    "predicted the held-out budget better than the surface did. Each remaining form's 95 % prediction interval for one "
-    "new run (uncertainty of the law and scatter of a run) is widened in quadrature by its own error on the held-out "
-    "budget, on the side where the measurement lay. The forecast is the median, and its interval the central 95 %, of "
-    "the equal mixture of these."
+    "One family of laws is fitted to the runs near the optimum of their slices: the surface E + A N^-alpha + B D^-beta; "
+    "the same with the frontier, its slope and the slices' curvature each free (relaxed); and with a bend of N*(C) "
+    "(bent). The errors have parts that a slice, a size and a trajectory share, and the level and N* may drift beyond "
+    "the grid, each as far as the runs say. Floors are averaged by their posterior weight, the forms by their penalised "
+    "likelihood. The forecast is the median, and its interval the central 95 %, of that mixture for one new run at the "
+    "optimum, its scatter included."
 )
+
+
+@dataclass(frozen=True)
+class Form(Result):
+    """One form's forecast of one new run. loss: with its 95 % interval, None when it was refused; its share of the
+    mixture is among `Forecast.coefficients`. Only forecasts by the older rule say the rest: held_out_error: relative
+    error of L* at the largest budget when fitted without it, and its standard error; admissible; reasons."""
+
+    law: str
+    loss: Estimate | None
+    held_out_error: float | None = None
+    held_out_se: float | None = None
+    admissible: bool = True
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.law.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -53,9 +67,9 @@ class Forecast(Shown):
     """A forecast, as it is sealed by `seal`. Every `Estimate` is an interval at `level`; an open end is None.
 
     n_params, n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured
-    `metric` there. law: "average", or the form used where only one was left; why: the rule's outcome; forms: every form
-    (see `forms.Form`), its interval as it came; coefficients: {form: its numbers}, and under "model" those of N*(C) =
-    coefficient C^exponent where the minima give one. run_scatter: rms log-loss scatter of one run.
+    `metric` there. law: "mixture"; why: its parts; forms: every form's own forecast; coefficients: {form: its weight
+    and its likeliest parameters, those of `predictor.form`}. run_scatter: rms scatter of one run, relative (of a metric
+    of either sign: in its units).
     inputs: what it was made from; inputs_sha256: of the rows (`hashes.inputs_hash`). created: UTC; None until sealed.
     """
 
@@ -110,51 +124,42 @@ class Forecast(Shown):
         return "\n".join([*lines, *listed(self.findings), *sealed])
 
 
-def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 1000, seed: int = 0) -> Forecast:
+def forecast(table: Source, budget_flops: float | str) -> Forecast:
     """Forecast one new run at `budget_flops` from the grid runs of `table`, whatever `read_table` reads.
 
-    bootstrap: replicates, 40 or more. Raises UserError when a grid run lies at or above the target budget, when the
-    metric is not positive, or when no form of law can be fitted (status 3). Probes take no part; when one near the
-    target has been measured already, `inputs` says so and `seal` refuses.
+    Raises UserError when a grid run lies at or above the target budget, and (status 3) when the design of the runs does
+    not determine the optimum there. Probes take no part; when one near the target has been measured already, `inputs`
+    says so and `seal` refuses.
 
         ds.forecast("runs.csv", "1.5e21").loss
     """
-    whole(bootstrap, "bootstrap", low=40)
     target, table = number(budget_flops, "target budget", above=0), read_table(table)
-    grid, source = _checked_grid(table, target), table.source or "table"
-    laws = fit_approach2(grid, "log", bootstrap, seed)
-    fitted = fit_approach3(grid, "ls_log", 0, seed)
-    forms, scatter = law_forms(grid, target, laws, fitted.surface, seed)
-    if all(form.loss is None for form in forms.values()):
-        reasons = "; ".join(dict.fromkeys(r for form in forms.values() for r in form.reasons))
-        raise UserError(f"{source}: no law can be fitted, so there is no forecast: {reasons}", status=3)
-    kept, why = admissible(forms)
-    place = laws.predict(target) if laws.ok else {}
-    findings = check_rehearsal(grid) + check_units(grid)
-    outliers = []
-    if usable(fitted.surface):
-        place = fit_approach3(grid, "ls_log", bootstrap, seed, keep_without_floor=True).predict(target)
-        outliers = find_outliers(grid, fitted.surface.residuals, N_PARAMETERS)
-    findings += _check_optimum(grid, target, place["n_params"].value, laws) + outliers
+    grid = _checked_grid(table, target)
+    made = predictor(grid)
+    if refused := undetermined(grid, made, target):
+        raise UserError(f"{grid.source or 'table'}: there is no forecast: {refused.message}", status=3)
+    best = made.optimum(target)
+    findings = check_rehearsal(grid) + check_units(grid) + _check_optimum(grid, target, best.n_params.value)
     # A probe at another budget is history, one near this target gives the answer away.
     near = np.abs(np.log(table.budget_flops / target)) <= np.log(SAME_BUDGET)
     measured = (table.role == "probe") & np.isfinite(table.loss) & near
     budgets = tuple(budget for budget, _ in grid.slices())
+    by_form = made.by_form(target)
     return Forecast(
         created=None,
         metric=grid.metric,
         level=LEVEL,
         target_budget_flops=target,
         factor=target / budgets[-1],
-        n_params=place["n_params"],
-        n_tokens=place["n_tokens"],
-        loss=mixture([widened(form.loss, form.held_out_error) for form in kept if form.loss is not None]),
-        law=kept[0].law if len(kept) == 1 else MIXTURE,
-        why=why,
+        n_params=best.n_params,
+        n_tokens=best.n_tokens,
+        loss=made.one_run(target),
+        law=MIXTURE,
+        why="mixture of " + ", ".join(f"{name} {100 * part.weight:.0f} %" for name, part in by_form.items()),
         rule=RULE,
-        forms=tuple(forms[name] for name in ORDER),
-        coefficients=_coefficients(laws, fitted.surface),
-        run_scatter=scatter,
+        forms=tuple(Form(name, part.one_run) for name, part in by_form.items()),
+        coefficients={name: {"weight": part.weight, **part.parameters} for name, part in by_form.items()},
+        run_scatter=made.run_scatter,
         inputs=Inputs(
             n_runs=len(grid),
             budgets=budgets,
@@ -184,54 +189,24 @@ def _checked_grid(table: Table, target: float) -> Table:
             f"{source}: the target budget {compact(target)} is not above the largest budget of its runs, "
             f"{compact(largest)}; forecast a larger one, for example {compact(8 * largest)}"
         )
-    if not (grid.loss > 0).all():
-        raise UserError(
-            f"{source}: {grid.metric} is not positive everywhere, and the laws of a forecast are power laws; where "
-            "higher is better, fit the negative of the metric"
-        )
     refuse_units(grid)
     return grid
 
 
-def _check_optimum(grid: Table, target: float, n_params: float, laws: Approach2) -> list[Finding]:
-    """`optimum_unseen`: an N* where no size of the grid speaks for it, or slices of which none has a minimum.
+def _check_optimum(grid: Table, target: float, n_params: float) -> list[Finding]:
+    """`optimum_unseen`: an N* that no size of the grid speaks for.
 
     N* grows with the budget, so below every size it is an artefact; above, it may grow as fast as the budget at most.
     """
     growth = target / float(grid.budget_flops.max())
     least, most = float(grid.n_params.min()), growth * float(grid.n_params.max())
-    sizes = f"the grid's sizes ({count(least)} to {count(most / growth)})"
-    notes = []
+    sizes = f"all of the grid's sizes ({count(least)} to {count(most / growth)})"
     if n_params < least:
-        text = f"lies below all of {sizes}, though the budget is above all of theirs; add smaller sizes"
-        notes.append((text, n_params / least))
-    if n_params > most:
-        text = (
-            f"lies {n_params / most * growth:.3g}x above all of {sizes}, for a budget only {growth:.3g}x their largest"
-        )
-        notes.append((f"{text}; add larger sizes", n_params / most))
-    findings = [
-        finding("optimum_unseen", f"N* = {count(n_params)} {text}, until the slices have their minima inside", value=v)
-        for text, v in notes
-    ]
-    if laws.slices and not laws.accepted:
-        text = (
-            f"none of the {len(laws.slices)} slices has a usable minimum, so N* and D* rest on the surface alone; "
-            "`ditscale fit` says what each slice lacks"
-        )
-        findings.append(finding("optimum_unseen", text, slices=[p.budget_flops for p in laws.slices]))
-    return findings
-
-
-def _coefficients(laws: Approach2, surface: Surface) -> dict[str, dict[str, float]]:
-    """The numbers of every form that could be fitted, so that a second reader can compute the forecast again."""
-    out = {}
-    if usable(surface):
-        out["surface"] = {name: float(getattr(surface, name)) for name in ("E", "A", "B", "alpha", "beta", "kappa")}
-    if laws.ok:
-        named = {"model": laws.model, "power_law": laws.loss}
-        out |= {n: {"coefficient": law.coefficient, "exponent": law.exponent} for n, law in named.items() if law}
-    if laws.floor.ok:
-        floor = laws.floor
-        out["power_law_with_floor"] = {"E": floor.floor, "coefficient": floor.coefficient, "exponent": floor.exponent}
-    return out
+        text = f"below {sizes}, though the budget is above all of theirs; add smaller sizes"
+    elif n_params > most:
+        beyond = f"{n_params / most * growth:.3g}x above {sizes}, for a budget only {growth:.3g}x their largest"
+        text = f"{beyond}; add larger sizes"
+    else:
+        return []
+    text = f"N* = {count(n_params)} lies {text}, until the slices have their minima inside"
+    return [finding("optimum_unseen", text, value=min(n_params / least, n_params / most))]

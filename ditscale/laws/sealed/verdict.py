@@ -14,7 +14,7 @@ from ..read import Source, read_table
 from ..result import Result, read_result
 from ..table import Point, Table
 from ..text import ends, short
-from .forecast import AT_TARGET, MIXTURE, Forecast
+from .forecast import AT_TARGET, MIXTURE, OLD_MIXTURE, Forecast
 from .hashes import inputs_hash, own_hash
 
 
@@ -196,7 +196,7 @@ def _sentence(forecast: Forecast, rehearsed: bool, probe: Point, error: float, i
     held, where = ("held", "inside") if inside else ("FAILED", "outside")
     ratio = probe.n_params / forecast.n_params.value
     side = "above" if error > 0 else "below"
-    law = "mixture of laws" if forecast.law == MIXTURE else forecast.law.replace("_", " ")
+    law = "mixture of laws" if forecast.law in (MIXTURE, OLD_MIXTURE) else forecast.law.replace("_", " ")
     return (
         f"{'REHEARSAL: at' if rehearsed else 'At'} {compact(forecast.target_budget_flops)} FLOPs, "
         f"{forecast.factor:.3g}x beyond the largest budget, {forecast.metric} = {probe.loss:.4g} was measured and "
