@@ -7,11 +7,15 @@ With x = ln C, z = ln N (both centred) and u = z - ln N*(C):
     ln N*(C) = n0 + a x + b x^2,   a tangent beyond the last budget
     L*(C)    = E + e^(k - g x)
 
-Left of the optimum a slice rises with the exponent p, right of it with q. Three members, each a constraint on the next:
+Left of the optimum a slice rises with the exponent p, right of it with q. With a = q / (p + q), g = d = p q / (p + q),
+c = k and b = 0 this is exactly the surface L = E + A N^-p + B D^-q (Approach 3). The members of the family let it off
+that surface, each a little further:
 
-    surface   a = q / (p + q), g = d = p q / (p + q), c = k, b = 0: exactly L = E + A N^-p + B D^-q (Approach 3)
-    relaxed   a, g, c, d free, b = 0: the frontier, its slope and the slices' curvature are fitted each for itself
-    bent      b free too
+    surface   as it stands
+    relaxed   a, g, c, d each off the surface's: the frontier, its slope and the slices' curvature are fitted for itself
+    bent      b too
+
+How far off they may be is a prior: where the runs are few or noisy, the surface is what remains.
 """
 
 from __future__ import annotations
@@ -22,13 +26,14 @@ import numpy as np
 
 PARAMETERS = ("n0", "a", "b", "k", "g", "c", "d", "log_p", "log_q")
 N0, A, B, K, G, C, D, LOG_P, LOG_Q = range(len(PARAMETERS))
-FREE = {
-    "surface": (N0, K, LOG_P, LOG_Q),
-    "relaxed": (N0, A, K, G, C, D, LOG_P, LOG_Q),
-    "bent": (N0, A, B, K, G, C, D, LOG_P, LOG_Q),
-}
-# Weak priors (mean, standard deviation) of what is not a level; levels have none to speak of.
-PRIORS = {A: (0.5, 0.3), B: (0.0, 0.02), G: (0.1, 0.5), D: (0.1, 0.5), LOG_P: (-1.2, 1.2), LOG_Q: (-1.2, 1.2)}
+SURFACE = (N0, K, LOG_P, LOG_Q)
+# What is free; of a, g, c, d and b, how far off the surface.
+FREE = {"surface": SURFACE, "relaxed": (*SURFACE, A, G, C, D), "bent": (*SURFACE, A, G, C, D, B)}
+# Priors (mean, standard deviation); levels have none to speak of.
+PRIORS = {
+    LOG_P: (-1.2, 1.2), LOG_Q: (-1.2, 1.2), A: (0.0, 0.15), G: (0.0, 0.1), C: (0.0, 1.0), D: (0.0, 0.15),
+    B: (0.0, 0.02),
+}  # fmt: skip
 LEVEL_SPREAD = 30.0
 FAR = 300.0  # exponents beyond this are no loss of anything
 
@@ -55,18 +60,17 @@ def expand(member: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     jacobian = np.zeros((*full.shape, len(free)))
     full[:, free] = theta
     jacobian[:, free, range(len(free))] = 1
-    if member == "surface":
-        p, q = np.exp(full[:, LOG_P]), np.exp(full[:, LOG_Q])
-        total = p + q
-        full[:, A] = q / total
-        full[:, G] = full[:, D] = p * q / total
-        full[:, C] = full[:, K]
-        at_k, at_p, at_q = (free.index(i) for i in (K, LOG_P, LOG_Q))
-        jacobian[:, C, at_k] = 1
-        jacobian[:, A, at_p] = -p * q / total**2
-        jacobian[:, A, at_q] = p * q / total**2
-        for i in (G, D):
-            jacobian[:, i, at_p], jacobian[:, i, at_q] = p * q**2 / total**2, q * p**2 / total**2
+    p, q = np.exp(full[:, LOG_P]), np.exp(full[:, LOG_Q])
+    total = p + q
+    full[:, A] += q / total
+    full[:, G] += p * q / total
+    full[:, D] += p * q / total
+    full[:, C] += full[:, K]
+    at_k, at_p, at_q = (free.index(i) for i in (K, LOG_P, LOG_Q))
+    jacobian[:, C, at_k] = 1
+    jacobian[:, A, at_p], jacobian[:, A, at_q] = -p * q / total**2, p * q / total**2
+    for i in (G, D):
+        jacobian[:, i, at_p], jacobian[:, i, at_q] = p * q**2 / total**2, q * p**2 / total**2
     return full, jacobian
 
 

@@ -126,7 +126,8 @@ class Member:
             slope, k = np.polyfit(x, over, 1) if len(x) > 1 else (-0.1, over[0])
             product = float(np.clip(2 * curvature / math.exp(k), 1e-5, 9))
             p, q = math.sqrt(product * (1 - a) / a), math.sqrt(product * a / (1 - a))
-            theta[i] = n0, a, 0, k, -slope, k, -slope, math.log(p), math.log(q)
+            theta[i, list(form.SURFACE)] = n0, k, math.log(p), math.log(q)
+            theta[i, form.G] = np.clip(-slope - p * q / (p + q), -0.2, 0.2)
         return theta[:, form.FREE[self.name]]
 
     def _values(self, theta: np.ndarray, floors: np.ndarray) -> tuple[np.ndarray, form.Values, np.ndarray]:

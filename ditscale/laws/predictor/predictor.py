@@ -18,7 +18,7 @@ from .runs import Runs, runs_of
 
 # (member, with walks). The surface with and without walks share one weight by their evidence, at these odds before it.
 MEMBERS = (("surface", False), ("surface", True), ("relaxed", True), ("bent", True))
-STILL = 0.2
+ODDS = (0.2, 0.3, 0.3, 0.2)
 LEAST_FOR_BEND = 4  # budgets
 NEGLIGIBLE = 1e-4  # of a member's weight
 SPAN = 1e6  # budgets within this factor of a target are looked at
@@ -224,19 +224,17 @@ class Predictor:
         return log_c + np.linspace(-math.log(SPAN), math.log(SPAN), GRID)
 
 
-def predictor(table: Table, *, log: bool = True, higher_is_better: bool = False) -> Predictor:
-    """Fit the family to the runs of `table`. log: the metric is positive and its errors are relative."""
-    runs = runs_of(table, log=log, higher_is_better=higher_is_better)
+def predictor(table: Table, *, higher_is_better: bool = False) -> Predictor:
+    """Fit the family to the runs of `table`. The errors of a loss or a FID are relative, those of any other metric
+    absolute: it may have either sign."""
+    runs = runs_of(table, log=table.info_of(table.metric).positive, higher_is_better=higher_is_better)
     budgets = len(runs.node_x)
     members = [
         Member(name, runs, walks and budgets > 1).fit()
         for name, walks in MEMBERS
         if name != "bent" or budgets >= LEAST_FOR_BEND
     ]
-    scores = np.array([member.score for member in members])
-    evidence = np.array([member.sizes.evidence for member in members[:2]]) + np.log([STILL, 1 - STILL])
-    evidence -= np.logaddexp.reduce(evidence)
-    scores[:2] = evidence + np.logaddexp.reduce(evidence + scores[:2])
+    scores = np.array([member.sizes.evidence for member in members]) + np.log(ODDS[: len(members)])
     return Predictor(runs, tuple(members), np.exp(scores - np.logaddexp.reduce(scores)))
 
 
