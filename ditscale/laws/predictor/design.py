@@ -22,6 +22,10 @@ COMMON, DISTANCE = 0.6, 0.7
 # (alpha, beta) of surfaces in the literature and around; the floor, and what is above it at the middle of the design.
 NOMINAL = ((0.35, 0.35), (0.34, 0.28), (0.18, 0.45), (0.5, 0.2), (0.30, 0.29))
 FLOOR, ABOVE = 0.6, 0.1
+# Standard deviations of priors that say next to nothing of the frontier: here nothing ties it to the surface.
+LOOSE = {
+    form.N0: 30.0, form.A: 0.3, form.K: 30.0, form.G: 0.5, form.C: 30.0, form.D: 0.5, form.LOG_P: 1.2, form.LOG_Q: 1.2,
+}  # fmt: skip
 # A law that no design of trained runs should be asked for: ln(high / low) of N* and L*.
 WIDEST_PLACE, WIDEST_LOSS = math.log(10), 0.12
 
@@ -63,9 +67,9 @@ def widths(
     if slices is not None:
         covariance += SHARED**2 * (slices[:, None] == slices)
     factor = linalg.cho_factor(covariance)
-    free, floor = list(form.FREE["relaxed"]), np.array([FLOOR])
+    free, floor = list(LOOSE), np.array([FLOOR])
     # The floor may lie anywhere between nothing and the lowest loss.
-    prior = np.diag(np.append(1 / form.prior("relaxed")[1] ** 2, 1 / FLOOR**2))
+    prior = np.diag(1 / np.append(list(LOOSE.values()), FLOOR) ** 2)
     each = []
     for p, q in NOMINAL:
         g, k = p * q / (p + q), math.log(ABOVE)

@@ -50,6 +50,13 @@ class _Design:
         for i, (_, members) in enumerate(slices):
             labels[members] = i
         self.budgets = len(slices)
+        # In how many slices the smallest, or the largest, size is the best.
+        best = [(rows[np.argmin(table.loss[rows])], rows) for _, rows in slices]
+        ends = {
+            side: sum(table.n_params[b] == pick(table.n_params[rows]) for b, rows in best)
+            for side, pick in (("above", np.min), ("below", np.max))
+        }
+        self.side = next((side for side, count in ends.items() if self.isoflop and count > len(slices) / 2), "")
         self.slices = labels[rows] if self.isoflop else None
         groups = group_labels(table, labels)
         shared = groups.get("trajectory", groups.get("size"))
@@ -89,10 +96,7 @@ class _Design:
             return f"they are readings of {trainings} trainings, within {math.exp(spans):.2g}x in D / N"
         if self.budgets < 3 and self.isoflop:
             return f"they lie at {'one budget' if self.budgets == 1 else 'two budgets'}"
-        c, n = self.at
-        off = self.log_n - (n + self.slope * (self.log_c - c))
-        if "N*" in lacks and min(abs(off.min()), abs(off.max())) < 0.35:
-            side = "above" if off.max() > -off.min() else "below"
+        if "N*" in lacks and (side := self.side):
             return f"nearly all sizes lie {side} the optimum"
         return "their sizes and budgets vary too little"
 

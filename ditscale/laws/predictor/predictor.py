@@ -18,7 +18,7 @@ from .runs import Runs, runs_of
 
 # (member, with walks). The surface with and without walks share one weight by their evidence, at these odds before it.
 MEMBERS = (("surface", False), ("surface", True), ("relaxed", True), ("bent", True))
-ODDS = (0.2, 0.3, 0.3, 0.2)
+ODDS = (0.06, 0.16, 0.45, 0.33)
 LEAST_FOR_BEND = 4  # budgets
 NEGLIGIBLE = 1e-4  # of a member's weight
 SPAN = 1e6  # budgets within this factor of a target are looked at

@@ -142,7 +142,7 @@ def _scatter(z: np.ndarray, y: np.ndarray, nodes: np.ndarray) -> float:
     off = []
     for node in np.unique(nodes):
         rows = nodes == node
-        if rows.sum() >= 5 and np.ptp(z[rows]) > 0.1:
+        if len(np.unique(np.round(z[rows], 6))) >= 5 and np.ptp(z[rows]) > 0.1:
             middle = z[rows] - z[rows].mean()
             rest = y[rows] - np.polyval(np.polyfit(middle, y[rows], 2), middle)
             off.append(np.median(np.abs(rest)) * math.sqrt(rows.sum() / (rows.sum() - 3)))
