@@ -21,25 +21,23 @@ MOST_RUNS = 400  # a design of more is thinned
 
 def undetermined(table: Table, made: Predictor, target: float) -> Finding | None:
     """`not_identified` where the runs' design does not determine N* or L* at `target`, whatever their losses are."""
-    frontier = made.frontier_line()
-    design = _Design(table, frontier)
+    design = _Design(table, made.frontier_line(), made.share_sizes)
     lacks = design.widths(target).lacks
-    ladder = design.ladder
-    if ladder and "N*" not in lacks:
+    if design.ladder and "N*" not in lacks:
         lacks = ("N*", *lacks)
     if not lacks:
         return None
     what = " and ".join(lacks)
-    cure = design.mended(target, table)
-    add = f"; add {' and '.join(cure)}" if cure else ""
-    text = f"the runs do not determine {what} at {compact(target)} FLOPs: {design.why(lacks)}{add}"
+    cure = " and ".join(design.mended(target)) or "two more budgets, each 3x the one before, with sizes as these"
+    text = f"the runs do not determine {what} at {compact(target)} FLOPs: {design.why(lacks)}; add {cure}"
     return finding("not_identified", text, value=design.widths(target).place)
 
 
 class _Design:
-    """The runs of a table without their losses. frontier: (ln C, ln N*, slope)."""
+    """The runs of a table as a design. frontier: (ln C, ln N*, slope); readings: whether runs of one size are taken as
+    readings of one training where the table does not say."""
 
-    def __init__(self, table: Table, frontier: tuple[float, float, float]) -> None:
+    def __init__(self, table: Table, frontier: tuple[float, float, float], readings: bool) -> None:
         rows = np.linspace(0, len(table) - 1, min(len(table), MOST_RUNS)).astype(int)
         self.log_c, self.log_n = np.log(table.budget_flops)[rows], np.log(table.n_params)[rows]
         self.ratio = np.log(table.n_tokens / table.n_params)
@@ -59,7 +57,7 @@ class _Design:
         self.side = next((side for side, count in ends.items() if self.isoflop and count > len(slices) / 2), "")
         self.slices = labels[rows] if self.isoflop else None
         groups = group_labels(table, labels)
-        shared = groups.get("trajectory", groups.get("size"))
+        shared = groups.get("trajectory", groups.get("size") if readings else None)
         self.trajectory = None if shared is None else shared[rows]
 
     def widths(self, target: float, more: tuple[tuple[float, float], ...] = ()) -> Widths:
@@ -100,7 +98,7 @@ class _Design:
             return f"nearly all sizes lie {side} the optimum"
         return "their sizes and budgets vary too little"
 
-    def mended(self, target: float, table: Table) -> list[str]:
+    def mended(self, target: float) -> list[str]:
         """The two cheapest runs that determine it, in words; none where no two do."""
         low, high = float(self.log_c.min()), float(self.log_c.max())
         c, n = self.at

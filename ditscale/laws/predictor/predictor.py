@@ -164,6 +164,13 @@ class Predictor:
         member = self.members[int(np.argmax(self.weights))]
         return float(math.exp(member.sizes.phi[0])) * (1.0 if self.runs.log else self.runs.scale)
 
+    @property
+    def share_sizes(self) -> bool:
+        """Whether runs of one size share more of their error than each has alone."""
+        member = self.members[int(np.argmax(self.weights))]
+        sizes = dict(zip(member.parts.names, member.sizes.phi, strict=True))
+        return bool(sizes.get("size", -1.0) > 0)
+
     def frontier_line(self) -> tuple[float, float, float]:
         """(ln C, ln N*, d ln N* / d ln C) at the middle of the budgets, by the likeliest member."""
         full, _ = self._typical()
