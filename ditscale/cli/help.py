@@ -90,10 +90,7 @@ def settings() -> str:
     return "\n".join(lines)
 
 
-TOPICS = {
-    "settings": ("what KEY=VALUE may set", settings),
-    "exit-codes": ("what the exit codes mean", exit_codes),
-}
+TOPICS = {"settings": ("what KEY=VALUE may set", settings), "exit-codes": ("what the exit codes mean", exit_codes)}
 
 
 def _width() -> int:

@@ -49,7 +49,7 @@ class Result:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
     def same(self, other: Result) -> bool:
-        """Whether both were measured in the same way, so that one need not be measured again."""
+        """Whether both were measured in the same way."""
         return self.of == other.of and self.settings == other.settings
 
     @property

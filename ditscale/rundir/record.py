@@ -1,12 +1,11 @@
 """The record of one run: metrics.h5, complete after any kill.
 
-What survives a SIGKILL was measured: datasets of fixed length that are all created up front, written in place and
-flushed, lost nothing in 150 kills; files whose structure grows were lost whole. So a record has its final structure
-from the start: one row for every training step of the plan, with images = 0 in rows not reached yet. A resumed attempt
-rewrites the rows it repeats, so no row is there twice.
+Datasets of fixed length, created up front, written in place and flushed, lost nothing in 150 SIGKILLs; files whose
+structure grows were lost whole. So a record has its final structure from the start: one row for every training step of
+the plan, with images = 0 in rows not reached yet. A resumed attempt rewrites the rows it repeats.
 
-Fencing: an attempt opens the record by copying it, then renames the copy over the original. A process of an older
-attempt that still lives (on a lost node, for example) keeps writing to a file that no longer has a name.
+Fencing: an attempt opens the record by copying it, then renames the copy over the original. An older attempt that still
+lives (on a lost node, for example) keeps writing to a file that no longer has a name.
 
 Layout (attributes `layout` = 2, `run` = text of run.yaml, and, of a rehearsed run alone, `rehearsal`):
     steps        [steps]        images, loss, loss_ema, grad_norm, lr, elapsed_s
@@ -216,8 +215,8 @@ def read_state(path: Path) -> str:
 
 
 def read_end(path: Path) -> tuple[str, float | None]:
-    """One of STATES, and the in-domain loss of a finished run. It uses HDF5's own calls: h5py's conveniences take four
-    times as long, and a status reads thousands of records. Anything unusual goes through open_record."""
+    """One of STATES, and the in-domain loss of a finished run. By HDF5's own calls: h5py's conveniences take four times
+    as long, and a status reads thousands of records. Anything unusual goes through open_record."""
     try:
         with _opened(path) as file:
             state = _value(file, b"state", np.zeros(1, "S16"))[0].decode()
