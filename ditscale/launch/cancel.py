@@ -1,5 +1,7 @@
 """Cancelling a study's Slurm jobs, and no others."""
 
+from contextlib import suppress
+
 from .. import slurm_client
 from ..errors import UserError
 from ..logs import log
@@ -11,8 +13,8 @@ CANCEL_S = 600.0  # A busy controller needs long for thousands of jobs.
 
 
 def cancel(paths: StudyPaths) -> str:
-    """Cancel every pending or running job of the study; returns what it did. Runs save within the cluster's KillWait
-    and stay resumable. Raises UserError when Slurm gives no answer."""
+    """Cancel every pending or running job of the study, whose runs save within the cluster's KillWait; returns what it
+    did. Raises UserError when Slurm gives no answer."""
     live = slurm_client.answered(jobs_of(paths), "which jobs the study has")
     first = sorted(job.id for job in drivers(paths))  # Otherwise they would submit again what is cancelled.
     names = first + sorted({job.id for jobs in live.values() for job in jobs})
@@ -22,18 +24,15 @@ def cancel(paths: StudyPaths) -> str:
 
 
 def cancel_needless(paths: StudyPaths, done: set[str]):
-    """Cancel the study's jobs whose runs are all `done`. After a kill of the controller or the loss of a node, Slurm
-    may have requeued such a job, or still list it as running. Without an answer it stays: it would start, find its run
-    done, and end."""
+    """Cancel the study's jobs whose runs are all `done`: Slurm may list one after the loss of a node or its controller.
+    Without an answer it stays: it would start, find its run done, and end."""
     live = jobs_of(paths) or {}
     needed = {job.id for run, jobs in live.items() if run not in done for job in jobs}
     names = sorted({job.id for jobs in live.values() for job in jobs} - needed)
-    try:
+    with suppress(UserError):
         _scancel(names)
-    except UserError:
-        return
-    if names:
-        log.info(f"cancelled {len(names)} jobs ({', '.join(names)}) that Slurm still listed, whose runs are done")
+        if names:
+            log.info(f"cancelled {len(names)} jobs ({', '.join(names)}) that Slurm still listed, whose runs are done")
 
 
 def _scancel(names: list[str]):

@@ -1,5 +1,4 @@
-"""What a study still has to submit to Slurm: its runs, compared with the jobs that are pending or running, and with
-what earlier launches left behind."""
+"""What a study still has to submit to Slurm: its runs, compared with its jobs and with what earlier launches left."""
 
 import shutil
 import time
@@ -39,8 +38,8 @@ def only_launcher(paths: StudyPaths) -> Iterator[None]:
 
 
 def missing_runs(paths: StudyPaths, among: Callable[[Run], bool]) -> list[Run]:
-    """Those of the requested runs that are neither done, nor pending, nor running; logs how many, and which jobs are
-    orphaned. Call it under `only_launcher`. Raises UserError when squeue gives no answer."""
+    """The requested runs that are neither done, nor pending, nor running; logs how many, and orphaned jobs. Call it
+    under `only_launcher`. Raises UserError when squeue gives no answer."""
     _recover(paths)
     # Before the files are read: a run that ends meanwhile then counts as ended.
     live = slurm_client.answered(jobs_of(paths), "which runs are pending or running")

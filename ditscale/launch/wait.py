@@ -18,9 +18,9 @@ LOOK_S, LONGEST_S = 2.0, 30.0  # between two looks at Slurm's jobs; the interval
 
 
 def bring_to_end(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> list[RunStatus]:
-    """Start what is missing of the runs of `role` ("grid" or "probe"), wait until none is pending or running, and
-    return the final status; `show` is called meanwhile. On Slurm the runs do not need this process: after an
-    interruption the same call waits for them again. Raises UserError as launching does (backends/)."""
+    """Start the missing runs of `role` ("grid" or "probe"), wait until none is pending or running, and return the final
+    status; `show` is called meanwhile. On Slurm the same call waits again after an interruption. Raises UserError as
+    launching does (backends/)."""
     if cluster.name == "local":
         from .backends.local import launch
 
@@ -72,8 +72,8 @@ def follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
 
 
 def _is_running(paths: StudyPaths, done: set[str]) -> bool | None:
-    """Whether a job is running or ending, other than of runs that are `done`; None when squeue gives no answer. Pending
-    jobs are ignored here. A controller that was killed may list the job of a finished run as held or running."""
+    """Whether a job is running or ending, other than of runs that are `done`; None when squeue gives no answer. A
+    controller that was killed may list the job of a finished run as held or running."""
     live = jobs_of(paths)
     if live is None:
         return None

@@ -7,7 +7,6 @@ from ..parse import path
 from ..verb import Options, Report, option, positional, verb
 
 SHELLS = ("bash", "zsh", "fish")
-FILES = {"array": "train_array.sbatch"}  # `status` and `launch` know an array's jobs by this name.
 
 
 @verb(
@@ -19,13 +18,13 @@ FILES = {"array": "train_array.sbatch"}  # `status` and `launch` know an array's
 )
 def sbatch(options: Options) -> Report:
     from ...files import write_text
-    from ...launch.backends.scripts import script
+    from ...launch.backends.preamble import SCRIPTS, script
 
     text = script(options.script)
     if not options.out:
         return Report(text.rstrip("\n"), {"script": text})
     out = Path(options.out)
-    out = out / FILES.get(options.script, f"{options.script}.sbatch") if out.is_dir() else out
+    out = out / SCRIPTS[options.script] if out.is_dir() else out
     if out.is_file() and out.read_text() != text:
         raise UserError(f"{out}: holds another script already; move it away, or give --out another name")
     write_text(out, text)

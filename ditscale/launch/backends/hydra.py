@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import traceback
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator
@@ -61,14 +61,12 @@ class Launcher:
         from submitit.core.utils import UncompletedJobError
 
         words = [f"hydra.launcher.submitit_folder={quoted(at.resolve())}"]
-        try:
+        with suppress(UncompletedJobError):  # A process was killed; the runs' own files say which.
             self._multirun(paths, at, runs, words if self.settings["_target_"].startswith(SUBMITIT) else [])
-        except UncompletedJobError:
-            pass  # A process was killed; the runs' own files say which.
 
     def submit(self, paths: StudyPaths, submission: Submission, cluster: Cluster) -> str:
-        """Submit the runs as one array; returns the job's number. Hydra's launcher is left once submitit has written
-        the pickle of each task: it would wait for results, of jobs that may be requeued or killed."""
+        """Submit the runs as one array; returns the job's number. Hydra's launcher, which would wait for results, is
+        left once submitit has written the pickle of each task."""
         at = folder(paths, submission.token)
 
         def look(*_):
@@ -107,15 +105,11 @@ class Launcher:
         ]
 
     def _multirun(self, paths: StudyPaths, at: Path, runs: list[str], words: list[str]):
-        """Hydra's multirun over the runs; its files go to `at`. Returns, or raises, as Hydra's launcher does."""
+        """Hydra's multirun over the runs; its files go to `at`."""
         import hydra
 
-        fixed = [
-            f"hydra.sweep.dir={quoted(at.resolve())}",
-            f"study_dir={quoted(paths.root.resolve())}",
-            f"run={','.join(runs)}",
-        ]
-        before, sys.argv = sys.argv, [sys.argv[0], "--multirun", *self.words, *words, *fixed]
+        words = [*words, f"hydra.sweep.dir={quoted(at.resolve())}", f"study_dir={quoted(paths.root.resolve())}"]
+        before, sys.argv = sys.argv, [sys.argv[0], "--multirun", *self.words, *words, f"run={','.join(runs)}"]
         if self.configs:
             sys.argv += ["--config-dir", str(self.configs.resolve())]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Errors come to us unchanged.
@@ -127,7 +121,7 @@ class Launcher:
 
 
 class _Submitted(BaseException):
-    """The array is submitted: Hydra's launcher has nothing left to do."""
+    """The array is submitted."""
 
 
 def read_launcher(words: list[str], configs: Path | None) -> Launcher:
@@ -169,10 +163,8 @@ def _hydra_errors(words: list[str]) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         wanted = next((word for word in words if word.startswith("hydra/launcher=")), "")
         if wanted and "Could not find" in str(error):
-            raise UserError(
-                f"{wanted}: Hydra has no such launcher here; submitit_slurm and submitit_local come with "
-                "`pip install 'ditscale[sweep]'` (hydra-submitit-launcher)"
-            ) from None
+            come = "come with `pip install 'ditscale[sweep]'` (hydra-submitit-launcher)"
+            raise UserError(f"{wanted}: not known to Hydra here; submitit_slurm and submitit_local {come}") from None
         raise UserError(str(error).split("Available options")[0]) from None
 
 

@@ -17,9 +17,8 @@ def array_limit() -> int:
         raise UserError("sbatch is not on the PATH; run on a login node of the cluster, or use cluster=local")
     settings = slurm_client.ask("scontrol", "show", "config")
     if settings is None:
-        raise UserError(
-            "`scontrol show config` gives no answer; check `scontrol ping`, and that SLURM_CONF names this cluster"
-        )
+        remedy = "check `scontrol ping`, and that SLURM_CONF names this cluster"
+        raise UserError(f"`scontrol show config` gives no answer; {remedy}")
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", settings, re.M)
     return int(found.group(1)) if found else 1000
 
@@ -71,8 +70,6 @@ def within_queue_limit(missing: list[Run], cluster: Cluster) -> list[Run]:
     queued = slurm_client.answered(slurm_client.jobs(), "the room under cluster.max_queued")
     room = max(0, cluster.max_queued - len(queued))
     if len(missing) > room:
-        log.info(
-            f"{len(missing) - room} runs are left for the next launch: cluster.max_queued is {cluster.max_queued}, "
-            f"{len(queued)} jobs are queued"
-        )
+        why = f"cluster.max_queued is {cluster.max_queued}, {len(queued)} jobs are queued"
+        log.info(f"{len(missing) - room} runs are left for the next launch: {why}")
     return sorted(missing, key=lambda run: -run.n_images * run.flops_per_image)[:room]

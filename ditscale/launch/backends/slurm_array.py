@@ -1,7 +1,4 @@
-"""Runs as Slurm arrays, submitted by submitit: one array per resource class, in chunks as MaxArraySize allows.
-
-Launching starts what is missing, keeps what is pending or running and skips what is done. It returns at once.
-"""
+"""Runs as Slurm arrays, submitted by submitit: one array per resource class, in chunks as MaxArraySize allows."""
 
 import io
 import shutil
@@ -17,8 +14,7 @@ from ...files import unwritable
 from ...logs import log
 from ...naming import StudyPaths
 from ...plan.run import Run
-from ..doctor.directory import shared
-from ..doctor.finding import OK
+from ..doctor.directory import OK, shared
 from ..reconcile import missing_runs, only_launcher, task_calls
 from ..resources import Resources, classes, settle, shares
 from ..snapshot import snapshot
@@ -46,7 +42,7 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list
             log.info(finding)
         code = snapshot(paths.code)
         submitted: list[Submission] = []
-        parallel = shares(cluster.parallel, [what.tasks(runs) for what, runs in chunks])
+        parallel = shares(cluster.parallel, [-(-len(runs) // what.size.pack) for what, runs in chunks])
         for (what, runs), at_once in zip(chunks, parallel):
             try:
                 settle(paths, runs, cluster, what.ranks)

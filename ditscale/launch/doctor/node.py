@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -18,8 +19,7 @@ from ...process import this_process
 from ...rundir.lock import is_locked
 from ..backends.preamble import import_path
 from ..snapshot import PACKAGE
-from .directory import scratch_at
-from .finding import Finding, bad, note, ok
+from .directory import Finding, bad, note, ok, scratch_at
 from .slurm import options
 
 NODE_SKEW_S = 60.0  # The job takes seconds to answer.
@@ -39,10 +39,8 @@ def on_a_node(root: Path, cluster: Cluster, files: Sequence[str]) -> list[Findin
     environment = {**os.environ, "PYTHONPATH": import_path(PACKAGE.parent)}
     with scratch_at(root) as scratch, open(scratch / "lock", "w") as lock:
         at = scratch.parent
-        try:
+        with suppress(OSError):  # directory.py has said so.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            pass  # directory.py has said so.
         (scratch / "answer.json").write_text("{}")
         command += [str(scratch), *map(os.path.abspath, files)]
         try:
@@ -71,8 +69,8 @@ def findings(at: Path, answer: dict[str, Any], gpus: int) -> list[Finding]:
     else:
         remedy = "do not launch from two places at once; claims still keep attempts apart"
         found.append(note(f"{node} does not see a lock of this machine", remedy))
-    for path in answer["unreadable"]:
-        found.append(bad(f"{node} cannot read {path}", "put it on a file system that all nodes share"))
+    remedy = "put it on a file system that all nodes share"
+    found += [bad(f"{node} cannot read {path}", remedy) for path in answer["unreadable"]]
     if seen < gpus:
         remedy = "check cluster.gpu_option and that this torch is built for CUDA"
         found.append(bad(f"{node} gives a task {seen} of {gpus} GPUs requested", remedy))
@@ -87,8 +85,7 @@ def findings(at: Path, answer: dict[str, Any], gpus: int) -> list[Finding]:
 
 
 def probe(directory: Path, files: list[str]) -> dict[str, Any]:
-    """What a node sees: its GPUs and clock, the lock that the asking machine has on DIRECTORY/lock, whether a rename
-    works between the two (of the answer), and which of the files it cannot read."""
+    """What a node sees: its GPUs and clock, the asking machine's lock on DIRECTORY/lock, and files it cannot read."""
     import torch
 
     return {

@@ -7,7 +7,7 @@ import shutil
 
 from ... import slurm_client
 from ...config import Cluster
-from .finding import Finding, bad, note, ok
+from .directory import Finding, bad, note, ok
 
 COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "srun")
 TEST_ONLY_S = 60.0

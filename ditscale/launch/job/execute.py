@@ -33,8 +33,8 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
 
 
 def execute(run_dir: str) -> str:
-    """Train the run, or rehearse it, as a job; returns how it ended. Errors of the user or the run go to the log in one
-    line. Under Slurm a failed run is a failed job too; a diverged run is not, since that is its result."""
+    """Train the run, or rehearse it, as a job; returns how it ended. Errors of the user or the run are one line in the
+    log. Under Slurm a failed run is a failed job too; a diverged run is not, since that is its result."""
     logs.show()
     _block_stops()
     gpus.take()
@@ -67,11 +67,6 @@ def execute(run_dir: str) -> str:
         if isinstance(error, attempts.CrashLoop):
             note_failure(at, str(error))
         state = "failed"
-    return _end_job(at, state)
-
-
-def _end_job(at: RunPaths, state: str) -> str:
-    """End the job of an attempt that ended in `state`: by a requeue where the run is to resume."""
     me = this_process()
     if me.first:
         log.info(f"{at.name}: {state}")
@@ -85,8 +80,8 @@ def _end_job(at: RunPaths, state: str) -> str:
 
 
 def run(at: RunPaths) -> str:
-    """One attempt at a run, from its claim until its end is written down; returns "finished". Raises UserError on a
-    user's mistake, Busy, CrashLoop, and what may end an attempt early (rundir/outcomes.py)."""
+    """One attempt at a run, from its claim until its end is written down; returns "finished". Raises UserError, Busy,
+    CrashLoop, and what may end an attempt early (rundir/outcomes.py)."""
     _block_stops()
     read_run(at.run)
     if read_state(at.metrics) == "finished":
@@ -129,8 +124,8 @@ def _loop(at: RunPaths) -> Callable[..., str]:
 
 
 def _is_my_turn(rank: int, at: RunPaths) -> bool:
-    """After a rank has died: whether this rank asks for the requeue. Rank 0 asks itself if it lives; otherwise the
-    lowest rank that lives does, since each waits for its turn. Should two ask, Slurm refuses the second."""
+    """After a rank has died: whether this rank asks for the requeue. The lowest rank that lives does, since each waits
+    for its turn. Should two ask, Slurm refuses the second."""
     began = time.monotonic()
     turn = began + TURN_S * rank
     while (now := time.monotonic()) < turn:
@@ -170,9 +165,6 @@ def _set_environment():
     """Put compiled kernels on the node's own disk, since jobs would write the same files on a shared one; and keep
     libraries that a user adds from the network, which nodes often lack."""
     cache = os.path.join(tempfile.gettempdir(), f"ditscale-{os.getuid()}")
-    kernels = {
-        "TRITON_CACHE_DIR": os.path.join(cache, "triton"),
-        "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor"),
-    }
+    kernels = {"TRITON_CACHE_DIR": f"{cache}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
     for name, value in (OFFLINE | kernels).items():
         os.environ.setdefault(name, value)

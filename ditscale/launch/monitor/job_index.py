@@ -57,10 +57,7 @@ def drivers(paths: StudyPaths) -> list[Job]:
 
 def _first(job: Job, paths: StudyPaths) -> int | None:
     """The FIRST of a plain array of this study (slurm/train_array.sbatch DIR [FIRST]); None when the job is not one."""
-    for further in _arguments(job, TEMPLATE, paths):
-        if not further or further.isdigit():
-            return int(further or 0)
-    return None
+    return next((int(n or 0) for n in _arguments(job, TEMPLATE, paths) if not n or n.isdigit()), None)
 
 
 def _arguments(job: Job, script: str, paths: StudyPaths) -> Iterator[str]:
