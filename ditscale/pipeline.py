@@ -1,5 +1,5 @@
 """The steps of a study in their order. Each reads the study directory and leaves its result there, so any may be
-repeated alone, and the whole resumes from wherever it stopped. Nothing here prints: messages go to the log."""
+repeated alone, and the whole resumes from wherever it stopped."""
 
 from __future__ import annotations
 
@@ -114,10 +114,9 @@ def seal_forecast(root: Path | str, budget: float | None = None) -> tuple[Foreca
 
     paths, study = StudyPaths(root), read_study(root)
     if budget is not None and budget != study.probe_budget:
-        raise UserError(
-            f"--budget {units.compact(budget)}: this study's probe_budget is {units.compact(study.probe_budget)}; "
-            f"{command('fit', root, '--target', units.compact(budget))} predicts elsewhere without a probe"
-        )
+        elsewhere = f"{command('fit', root, '--target', units.compact(budget))} predicts elsewhere without a probe"
+        planned = f"this study's probe_budget is {units.compact(study.probe_budget)}"
+        raise UserError(f"--budget {units.compact(budget)}: {planned}; {elsewhere}")
     collect(root)
     sealed = seal(paths.forecast, forecast(read_table(root), study.probe_budget))
     probe = plan_probe(study, sealed.n_params.value)
@@ -154,10 +153,8 @@ def whole_study(
 
     paths, planned = plan_study(root, settings, configs)
     study = read_study(root)
-    log.info(
-        f"study {study.name} in {root}: {len(planned.runs)} runs, {units.compact(planned.flops)} FLOPs; "
-        f"then a probe of {units.compact(study.probe_budget)} FLOPs"
-    )
+    runs = f"{len(planned.runs)} runs, {units.compact(planned.flops)} FLOPs"
+    log.info(f"study {study.name} in {root}: {runs}; then a probe of {units.compact(study.probe_budget)} FLOPs")
     for cell in planned.dropped:
         log.info(f"dropped: budget {units.compact(cell.budget_flops)}, width {cell.width}: {cell.reason}")
     results: dict[str, Any] = {}

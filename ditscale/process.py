@@ -1,7 +1,7 @@
 """Who am I among the processes of a run, and in which job? The one place that reads launchers' variables.
 
 A launcher counts only where all that it sets is there: a stray RANK in a shell, or the SLURM_NTASKS of a batch script
-that starts one process, make no ranks. Without torch, for launchers and login nodes.
+that starts one process, make no ranks. Without torch.
 """
 
 import os
@@ -63,43 +63,33 @@ class Process:
 def this_process(environment: Mapping[str, str] | None = None) -> Process:
     """The process that the environment describes now. Raises UserError where it contradicts itself."""
     found = os.environ if environment is None else environment
-    launcher = next((name for name in LAUNCHERS if _is(name, found)), "")
+    # A batch script's own process has a rank and a number of tasks too, but no step: it is one process.
+    known = [name for name in LAUNCHERS if name != "srun" or "SLURM_STEP_ID" in found]
+    launcher = next((name for name in known if all(each in found for each in LAUNCHERS[name][:3])), "")
     rank, world, local, per_node = 0, 1, 0, 1
     if launcher:
         names = LAUNCHERS[launcher]
         rank, world, local = (_whole(found, name) for name in names[:3])
-        per_node = min(world, _whole(found, names[3]) if names[3] in found else world)
+        per_node = min(world, _whole(found, names[3], world))
     elif found.get("WORLD_SIZE", "1") != "1":
         missing = ", ".join(name for name in LAUNCHERS["torchrun"][:3] if name not in found)
-        raise UserError(
-            f"WORLD_SIZE is {found['WORLD_SIZE']}, but {missing} is not set; use torchrun, or unset WORLD_SIZE"
-        )
+        world_size = f"WORLD_SIZE is {found['WORLD_SIZE']}"
+        raise UserError(f"{world_size}, but {missing} is not set; use torchrun, or unset WORLD_SIZE")
     return Process(
-        rank,
-        world,
-        local,
-        per_node,
-        launcher,
+        *(rank, world, local, per_node, launcher),
         job=_job(found),
         node=found.get("SLURMD_NODENAME", ""),
-        restart=_whole(found, "SLURM_RESTART_COUNT") if "SLURM_RESTART_COUNT" in found else 0,
+        restart=_whole(found, "SLURM_RESTART_COUNT", 0),
         attempt="-".join(found.get(name, "") for name in ATTEMPT),
         address=found.get("MASTER_ADDR", "") if launcher == "torchrun" else "",
         gpus=found.get("CUDA_VISIBLE_DEVICES"),
         assigned_gpus=found.get(GPUS),
         packed=RUNS_PER_GPU in found,
-        runs_per_gpu=_whole(found, RUNS_PER_GPU) if RUNS_PER_GPU in found else 1,
-        cpus=_whole(found, "SLURM_CPUS_PER_TASK") if "SLURM_CPUS_PER_TASK" in found else 1,
+        runs_per_gpu=_whole(found, RUNS_PER_GPU, 1),
+        cpus=_whole(found, "SLURM_CPUS_PER_TASK", 1),
         submitit=found.get("SUBMITIT_EXECUTOR", ""),
         submitit_folder=found.get("SUBMITIT_FOLDER", ""),
     )
-
-
-def _is(launcher: str, found: Mapping[str, str]) -> bool:
-    """Whether this launcher started the process. A batch script's own process has a rank and a number of tasks too,
-    but no step: it is one process, whatever the job asked for."""
-    there = all(name in found for name in LAUNCHERS[launcher][:3])
-    return there and (launcher != "srun" or "SLURM_STEP_ID" in found)
 
 
 def _job(found: Mapping[str, str]) -> str:
@@ -111,8 +101,10 @@ def _job(found: Mapping[str, str]) -> str:
     return found["SLURM_JOB_ID"]
 
 
-def _whole(found: Mapping[str, str], name: str) -> int:
+def _whole(found: Mapping[str, str], name: str, default: int | None = None) -> int:
     """The number at the start of a variable: Slurm writes "8(x2)" for 8 tasks on each of two nodes."""
+    if default is not None and name not in found:
+        return default
     number = re.match(r"\d+", found[name])
     if not number:
         raise UserError(f"{name}={found[name]}: is not a number; unset it, or let the launcher set it")

@@ -4,18 +4,14 @@ import argparse
 from typing import Any
 
 from . import help
-from .verb import VERBS, Argument
+from .verb import VERBS
 
 
 def script(shell: str) -> str:
     """The script that a shell of this name (bash, zsh, fish) sources."""
     import shtab
 
-    return shtab.complete(_parser(shtab), shell=shell)
-
-
-def _parser(shtab: Any) -> argparse.ArgumentParser:
-    """The verbs as shtab reads them. Command lines are parsed by parse.py, whose messages are ours."""
+    # The verbs as shtab reads them. Command lines are parsed by parse.py, whose messages are ours.
     parser = argparse.ArgumentParser("ditscale", description=help.INTRODUCTION)
     parser.add_argument("--version", action="store_true", help="print the version")
     verbs = parser.add_subparsers(metavar="VERB")
@@ -23,21 +19,15 @@ def _parser(shtab: Any) -> argparse.ArgumentParser:
     for verb in VERBS.values():
         sub = verbs.add_parser(verb.name, help=_plain(verb.headline), add_help=False)
         for a in verb.arguments:
-            action = sub.add_argument(*a.names, **_keywords(a))
+            words: dict[str, Any] = {"metavar": a.metavar, "choices": a.choices or None}
+            words |= {} if not a.count else {"action": "append"} if a.is_option else {"nargs": a.count}
+            words = words if a.metavar else {"action": "store_true"}
+            action = sub.add_argument(*a.names, help=_plain(a.help), **words)
             if a.complete:
                 action.complete = complete[a.complete]  # type: ignore[attr-defined]  # shtab reads this attribute
             if (verb.name, a.name) == ("help", "verb"):
                 action.choices = [*VERBS, *help.TOPICS]
-    return parser
-
-
-def _keywords(a: Argument) -> dict[str, Any]:
-    if not a.metavar:
-        return {"action": "store_true", "help": _plain(a.help)}
-    words: dict[str, Any] = {"metavar": a.metavar, "help": _plain(a.help), "choices": a.choices or None}
-    if a.is_option:
-        return words | ({"action": "append"} if a.count else {})
-    return words | ({"nargs": a.count} if a.count else {})
+    return shtab.complete(parser, shell=shell)
 
 
 def _plain(text: str) -> str:

@@ -3,7 +3,7 @@
 Options may stand before, between and after positional arguments; names of options are not abbreviated.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError, command, nearest
@@ -87,8 +87,3 @@ def _is_number(word: str) -> bool:
 def path(text: str | None) -> Path | None:
     """The path that an option names, if any."""
     return Path(text) if text else None
-
-
-def joined(texts: Iterable[str]) -> list[str]:
-    """The words of texts such as "a,b"."""
-    return [word for text in texts for word in text.split(",") if word]

@@ -40,9 +40,8 @@ def columns_of(options: Options) -> dict[str, str]:
     for part in ",".join(options.columns).split(",") if options.columns else ():
         ours, equals, theirs = part.partition("=")
         if not (ours.strip() and equals and theirs.strip()):
-            raise UserError(
-                f"--columns {part}: write our name, =, and the table's name, as in n_params=size,n_tokens=tokens"
-            )
+            example = "as in n_params=size,n_tokens=tokens"
+            raise UserError(f"--columns {part}: write our name, =, and the table's name, {example}")
         columns[ours.strip()] = theirs.strip()
     return columns
 

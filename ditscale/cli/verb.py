@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-
-class Options(SimpleNamespace):
-    """The values of a verb's arguments, by name."""
+Options = SimpleNamespace  # The values of a verb's arguments, by name.
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,6 @@ class Argument:
 
 
 def positional(name: str, metavar: str, help: str, count: str = "", **more: Any) -> Argument:
-    """A positional argument."""
     return Argument((name,), metavar, help, count=count, **more)
 
 
@@ -96,15 +93,17 @@ SETTINGS = (
 )
 
 
+# Returns a Report, or yields several; None where there is nothing to print.
+Function = Callable[[Options], Report | Iterator[Report] | None]
+
+
 @dataclass(frozen=True)
 class Verb:
-    """One verb. run: returns its Report, or yields several; None where there is nothing to print."""
-
     name: str
     summary: str
     arguments: tuple[Argument, ...]
     examples: tuple[str, ...]
-    run: Callable[[Options], Report | Iterator[Report] | None]
+    run: Function
 
     @property
     def positionals(self) -> list[Argument]:
@@ -128,7 +127,6 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {}
-Function = Callable[[Options], Report | Iterator[Report] | None]
 
 
 def verb(summary: str, *arguments: Argument, examples: Sequence[str], reports: bool = True):

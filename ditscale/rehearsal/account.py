@@ -20,8 +20,7 @@ from ..rundir.record import Damaged, open_record
 from ..train.rehearsed import expected_loss, expected_steps
 from .faults import KINDS, MACHINES, disturbed, read_faults
 
-# Intervals of 95 % are widened by this factor: they then miss a truth about once in ten thousand times.
-WIDER = 2.0
+WIDER = 2.0  # Intervals of 95 % are widened by this factor: they then miss a truth once in ten thousand times.
 TOLERANCE = {"model exponent": 0.3, "N*": 0.5, "L*": 0.05}  # Relative errors that fail, however wide the interval.
 STEP_FIELDS = ("images", "loss", "loss_ema", "grad_norm", "lr")  # Fields of a step that run.yaml determines.
 
@@ -57,8 +56,7 @@ class Account:
     unaccounted: runs that did not finish. faults: by kind, those that ended an attempt. too_late: faults whose run
     finished before they took effect. lost: rows missing from a finished record, or reported in a heartbeat and missing
     after a fault, and finished runs missing from study.h5. duplicated: steps or runs that appear twice, and runs
-    finished by two attempts. wrong: rows that differ from what run.yaml determines. status_s: the slowest reading of
-    the study's status.
+    finished by two attempts. wrong: rows that differ from what run.yaml determines. status_s: of the slowest status.
     """
 
     runs: int

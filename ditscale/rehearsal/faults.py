@@ -1,8 +1,7 @@
-"""Faults that hit a rehearsal while it runs: kills, requests to stop, requeues, damaged checkpoints, lost nodes, and a
-killed controller.
+"""Faults that hit a rehearsal while it runs, recorded in faults.jsonl. Only jobs of the study are touched.
 
-A seed decides beforehand which run is hit, how, and at which share of its steps. Every fault is recorded in
-faults.jsonl. Only jobs of the study are touched. Nodes and the controller are lost on the cluster of slurm/local only.
+A seed decides beforehand which run is hit, how, and at which share of its steps. Nodes and the controller are lost on
+the cluster of slurm/local only.
 """
 
 import json
@@ -14,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Self
@@ -177,22 +177,17 @@ class Injector(threading.Thread):
         if kind == "truncate":
             _wait_until(lambda: not is_locked(at.lock), LOCK_S, 0.01)
             for newest in resumable(at.checkpoint)[-1:]:
-                try:
+                with suppress(FileNotFoundError):
                     os.truncate(newest / FACTS, (newest / FACTS).stat().st_size // 2)
-                except FileNotFoundError:
-                    pass
         self._record(kind, {at.name: attempt.number}, images, lost_rows(at, images))
 
     def _signal(self, attempt: Attempt, number: signal.Signals):
-        """Signal an attempt's process: through Slurm where Slurm started it, except for a kill on this machine, which
-        must come without warning."""
+        """Signal an attempt's process: through Slurm where that started it, but a kill here must not warn."""
         if attempt.job and (number != signal.SIGKILL or attempt.host != socket.gethostname()):
             slurm_client.ask("scancel", f"--signal={number.name[3:]}", f"{attempt.job}.0")
             return
-        try:
+        with suppress(ProcessLookupError):  # It has ended meanwhile.
             os.kill(attempt.pid, number)
-        except ProcessLookupError:
-            pass  # It has ended meanwhile.
 
     def _record(self, kind: str, runs: dict[str, int], images: int = 0, lost: int = 0):
         """Append a fault to faults.jsonl. runs: {run_id: number of the attempt}."""

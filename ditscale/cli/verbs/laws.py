@@ -55,12 +55,9 @@ def fit(options: Options) -> Report:
         units.number(target, "--target", above=0)
     laws = fit(
         read(options.table, options),
-        **_fitting(options),
         targets=tuple(options.target),
-        interval=options.interval,
-        resample=options.resample,
-        robust=options.robust,
-        kappa=options.kappa,
+        **{name: getattr(options, name) for name in ("objective", "interval", "resample", "robust", "kappa")},
+        **_bootstrap(options),
     )
     value = laws.to_dict()
     if Path(options.table).is_dir():
@@ -87,8 +84,7 @@ def forecast(options: Options) -> Report:
         if budget is None:
             again = command("forecast", options.table, "--budget", "1.5e21")
             raise UserError(f"forecast: name the budget of the run to forecast, as in {again}")
-        unsealed = forecast(read(options.table, options), budget)
-        sealed = seal(forecast_file(options.table, options.out), unsealed)
+        sealed = seal(forecast_file(options.table, options.out), forecast(read(options.table, options), budget))
         advice = (
             f"train it at N = {units.count(sealed.n_params.value)}, D = {units.count(sealed.n_tokens.value)} tokens, "
             f"add its row (role probe) to the table, then {command('verdict', options.table)}"
@@ -159,7 +155,7 @@ def compare(options: Options) -> Report:
         target = units.number(options.target, "--target", above=0)
     else:
         target = 2 * max(float(t.budget_flops.max()) for t in tables.values())
-    comparison = compare(tables, target, **_fitting(options))
+    comparison = compare(tables, target, objective=options.objective, **_bootstrap(options))
     return Report(comparison.summary(), comparison.to_dict(), 0 if any(pair.law for pair in comparison.pairs) else 3)
 
 
@@ -176,25 +172,20 @@ def compare(options: Options) -> Report:
 def rates(options: Options) -> Report:
     from ...laws import fit_rates, read_trials
 
-    replicates, seed = _replicates(options), units.whole(options.seed, "--seed", low=0)
+    how = _bootstrap(options)
     if Path(options.table).is_dir():
         from ...pipeline import fit_sweep
 
         if options.columns:
             raise UserError(f"--columns is for tables; {options.table} is a study directory")
-        law = fit_sweep(options.table, replicates, seed)
+        law = fit_sweep(options.table, **how)
     else:
-        law = fit_rates(read_trials(options.table, columns_of(options))[0], replicates, seed, options.table)
+        law = fit_rates(read_trials(options.table, columns_of(options))[0], source=options.table, **how)
     return Report(law.summary(), law.to_dict(), 0 if law.ok else 3)
 
 
-def _fitting(options: Options) -> dict[str, Any]:
-    seed = units.whole(options.seed, "--seed", low=0)
-    return {"objective": options.objective, "bootstrap": _replicates(options), "seed": seed}
-
-
-def _replicates(options: Options) -> int:
+def _bootstrap(options: Options) -> dict[str, Any]:
     replicates = units.whole(options.bootstrap, "--bootstrap", low=0, high=100_000)
     if 0 < replicates < 40:  # A 95 % interval takes 40 replicates or more.
         raise UserError(f"--bootstrap: {replicates} is too small for 95 % intervals; at least 40, or 0 for none")
-    return replicates
+    return {"bootstrap": replicates, "seed": units.whole(options.seed, "--seed", low=0)}

@@ -14,7 +14,7 @@ from ... import units
 from ...errors import UserError, command
 from ...logs import log
 from ...naming import RunPaths, StudyPaths
-from ..parse import joined, path
+from ..parse import path
 from ..verb import DIR, RUN_DIR, SETTINGS, Options, Report, flag, option, positional, verb
 from .studies import progress
 
@@ -46,10 +46,9 @@ def launch(options: Options) -> Report:
 
     submitted = submit(paths, cluster)
     lines = [f"{command('status', options.dir, '--watch')} follows the runs"]
-    if submitted:
-        jobs = ":".join(s.job for s in submitted)
-        submit_last = f"sbatch --dependency=afterany:{jobs} aggregate.sbatch {quote(options.dir)}"
-        lines.append(f"after them: `ditscale sbatch aggregate --out aggregate.sbatch && {submit_last}`")
+    if jobs := ":".join(s.job for s in submitted):
+        last = f"sbatch --dependency=afterany:{jobs} aggregate.sbatch {quote(options.dir)}"
+        lines.append(f"after them: `ditscale sbatch aggregate --out aggregate.sbatch && {last}`")
     return Report("\n".join(lines), {"jobs": [{"job": s.job, "runs": s.runs} for s in submitted]})
 
 
@@ -62,10 +61,8 @@ def _cluster(options: Options) -> Cluster:
     if not options.settings:
         return study.cluster
     if about_cluster(options.settings) != options.settings:
-        raise UserError(
-            "launch: a planned study is fixed; only the cluster may change here, as in cluster=slurm "
-            "cluster.partition=NAME"
-        )
+        example = "cluster=slurm cluster.partition=NAME"
+        raise UserError(f"launch: a planned study is fixed; only the cluster may change here, as in {example}")
     study = replace(study, cluster=changed(study.cluster, options.settings, path(options.configs)))
     write_study(options.dir, study)
     return study.cluster
@@ -197,9 +194,8 @@ def evaluate(options: Options) -> Report | None:
             values[name] = units.whole(text, label, high=MOST[name]) if whole else units.number(text, label)
     if values.get("n") == 0:
         raise UserError("--n: 0 is too small; use 2 or more")
-    for name in ("trace", "sampler", "extractor", "weights", "decoder", "few"):
-        if value := getattr(options, name):
-            values[name] = value
-    metrics = joined([options.metrics]) if options.metrics else None
+    names = ("trace", "sampler", "extractor", "weights", "decoder", "few")
+    values |= {name: value for name in names if (value := getattr(options, name))}
+    metrics = [name for name in (options.metrics or "").split(",") if name]
     measurement = measure(options.run_dir, metrics, datasets=options.dataset, **values)
     return Report(measurement.summary(), measurement.to_dict()) if this_process().first else None

@@ -96,15 +96,13 @@ def rehearse(options: Options) -> Report:
         noise=units.number(options.noise, "--noise", low=0, high=0.1),
         seed=units.whole(options.seed, "--seed", low=0),
     )
-    end = "everything is accounted for"
-    if not account.good:
-        end = "FAILED: some runs are unaccounted for, or the fit missed the true values"
-    return Report(f"{account.summary()}\n{end}", account.to_dict(), 0 if account.good else 1)
+    failed = "FAILED: some runs are unaccounted for, or the fit missed the true values"
+    end = "everything is accounted for" if account.good else failed
+    return Report(f"{account.summary()}\n{end}", account.to_dict(), int(not account.good))
 
 
 def _to_rehearse(options: Options) -> Any:
-    """The study of a directory, planned there when the settings say more than a cluster. A cluster given for a planned
-    study is used by the rehearsal alone."""
+    """The study of a directory, planned there when the settings say more than a cluster, the rehearsal's alone."""
     from ...config import about_cluster, changed
     from ...pipeline import plan_study
     from ...plan.study import read_study

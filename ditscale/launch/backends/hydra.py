@@ -163,8 +163,8 @@ def _hydra_errors(words: list[str]) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         wanted = next((word for word in words if word.startswith("hydra/launcher=")), "")
         if wanted and "Could not find" in str(error):
-            come = "come with `pip install 'ditscale[sweep]'` (hydra-submitit-launcher)"
-            raise UserError(f"{wanted}: not known to Hydra here; submitit_slurm and submitit_local {come}") from None
+            come = "and submitit_local come with `pip install 'ditscale[sweep]'` (hydra-submitit-launcher)"
+            raise UserError(f"{wanted}: Hydra has no such launcher here; submitit_slurm {come}") from None
         raise UserError(str(error).split("Available options")[0]) from None
 
 
