@@ -19,28 +19,24 @@ from .plan.grid import Plan, plan_probe
 from .plan.rates import plan_runs
 from .plan.run import Run, read_run
 from .plan.study import plan_all, read_study, write_study
+from .process import this_process
 
 if TYPE_CHECKING:
     from .laws import Forecast, RateLaw, Verdict
 
-# From the number of workers and the FLOPs that are not planned yet: what is shown each status of the study (as
-# launch/monitor/progress.py), the seconds that finding it took, and whether it is the last.
+# From the number of workers and the FLOPs not planned yet: what shows each status, as launch/monitor/progress.py does.
 Progress = Callable[[int, float], Callable[..., None]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a launch or a whole study ended.
+    """How a launch or a whole study ended."""
 
-    status: "complete", "failed" (runs that can be fixed did) or "no law". unfinished: run_id, state and reason of runs
-    that did not finish; a diverged one is no failure but a result, which `collect` leaves out with its reason. results:
-    what the steps of a whole study wrote to JSON; report: the page.
-    """
-
-    status: str
+    status: str  # "complete", "failed" (runs that can be fixed did) or "no law"
+    # run_id, state and reason of runs that did not finish. A diverged one is no failure but a result.
     unfinished: tuple[dict[str, str], ...] = ()
-    results: dict[str, Any] = field(default_factory=dict)
-    report: str = ""
+    results: dict[str, Any] = field(default_factory=dict)  # what the steps of a whole study wrote to JSON
+    report: str = ""  # the page
 
     @property
     def exit_code(self) -> int:
@@ -60,8 +56,7 @@ class Outcome:
 
 
 def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | None = None) -> tuple[StudyPaths, Plan]:
-    """Write the study and its runs of grid and sweep, or find them there. Without settings an existing study is taken
-    as it is."""
+    """Write the study and its runs of grid and sweep. Without settings an existing study is taken as it is."""
     paths = StudyPaths(root)
     if settings or not paths.study.exists():
         study = compose(list(settings), configs)
@@ -193,8 +188,6 @@ def _logged(result: Any) -> dict[str, Any]:
 def _draw_samples(paths: StudyPaths, study: Study) -> None:
     """Samples of the run with the lowest loss, unless they are there; but not on a cluster's login node."""
     import h5py
-
-    from .process import this_process
 
     with h5py.File(paths.table, "r") as file:
         ours = file["points/role"].asstr()[:] != "rate"  # The laws are not about the sweep's runs.

@@ -17,6 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
 from . import config, logs, slurm_client, units
 from .config import Study
 from .errors import UserError, command
@@ -76,8 +79,6 @@ def sweep(overrides: list[str], configs: Path | None = None) -> int:
 
 @dataclass(frozen=True)
 class Words:
-    """The command's overrides by what they are about."""
-
     root: str  # of the study
     points: dict[str, list[str]]  # values of each key of POINT that was given
     settings: list[str]  # of the study
@@ -87,9 +88,6 @@ class Words:
 
 def parse(overrides: list[str]) -> Words:
     """Sort the overrides. Raises UserError where one cannot be read, or sweeps what is no point."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     parser, parsed = OverridesParser.create(), []
     for word in overrides:
         try:

@@ -54,8 +54,7 @@ def snapshot(code: Path) -> Path:
 
 
 def _put(staging: Path, target: Path):
-    """Give the copy its name. Raises OSError where another launcher was faster: jobs may run from its copy. A copy
-    without a mark was cut short, and is replaced."""
+    """Give the copy its name, in place of one without a mark. Raises OSError where another launcher was faster."""
     try:
         os.rename(staging, target)
     except OSError:
@@ -74,11 +73,9 @@ def _content() -> dict[str, bytes]:
     sizes = {path: path.stat().st_size for path in files.values()}
     if sum(sizes.values()) > LIMIT:
         size, largest = max((size, path) for path, size in sizes.items())
-        raise UserError(
-            f"{PACKAGE}: holds {sum(sizes.values()) / 2**20:.0f} MiB, and a study keeps a copy of at most "
-            f"{LIMIT / 2**20:.0f}; move away what is no source (the largest is {largest}, {size / 2**20:.0f} MiB) and "
-            "launch again"
-        )
+        keeps = f"a study keeps a copy of at most {LIMIT / 2**20:.0f}; move away what is no source"
+        holds = f"{PACKAGE}: holds {sum(sizes.values()) / 2**20:.0f} MiB, and {keeps}"
+        raise UserError(f"{holds} (the largest is {largest}, {size / 2**20:.0f} MiB) and launch again")
     content = {f"ditscale/{name}": files[name].read_bytes() for name in sorted(files)}
     for name, text in content.items():
         if PRIVATE_KEY.search(text):

@@ -1,6 +1,5 @@
 """A rehearsal: a dry run of a study from end to end, with simulated losses and injected faults, then a check that no
-run was lost. It is a study of its own in DIR/rehearsal, marked in its study.yaml, its runs, records and tables.
-"""
+run was lost. It is a study of its own in DIR/rehearsal."""
 
 import time
 from collections import Counter
@@ -74,8 +73,7 @@ def rehearse(
 
 
 def rehearsal_of(study: Study, seconds: float, noise: float, seed: int) -> Study:
-    """The study with the mark of a rehearsal: losses of a surface whose optimum at the middle budget is the middle size
-    of the grid there. Raises UserError for a study that is a rehearsal itself."""
+    """The study with losses of a surface whose optimum at the middle budget is the middle size. Raises UserError."""
     if study.rehearsal:
         raise UserError("this study is a rehearsal itself; rehearse the study it belongs to")
     planned = plan_grid(study)

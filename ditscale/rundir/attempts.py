@@ -54,8 +54,7 @@ class CrashLoop(UserError):
 
 
 def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
-    """Become the run's writer; returns the attempt and the run's lock. Raises Busy while another attempt lives, and
-    CrashLoop when attempts keep failing without progress."""
+    """Become the run's writer. Raises Busy while another attempt lives, CrashLoop when attempts make no progress."""
     make_directory(at.attempts)
     patience = time.monotonic() + LIVE_S
     while True:
@@ -70,7 +69,11 @@ def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
         process, number = this_process(), last.number + 1 if last else 1
         place = (process.job, process.restart, socket.gethostname(), process.node, os.getpid(), process.world)
         me = Attempt(number, *place, time.time(), _newest_checkpoint(at), process.gpus or "")
-        _check_progress(at, history, me)
+        idle = len(list(takewhile(lambda a: (a.job, a.checkpoint) == (me.job, me.checkpoint), reversed(history))))
+        if me.job and idle >= IDLE_ATTEMPTS:
+            reached = f"checkpoint {me.checkpoint}" if me.checkpoint else "its first checkpoint"
+            stuck = f"{idle} attempts of job {me.job} got no further than {reached}"
+            raise CrashLoop(f"{at.root}: {stuck}; see its log, fix the cause, then launch again")
         try:
             lock = RunLock(at.lock)
         except LockHeld as holder:
@@ -88,19 +91,7 @@ def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
             lock.release()
 
 
-def _check_progress(at: RunPaths, history: list[Attempt], me: Attempt):
-    """Raise CrashLoop when this job's last IDLE_ATTEMPTS attempts began at the same checkpoint as `me` would."""
-    idle = len(list(takewhile(lambda a: (a.job, a.checkpoint) == (me.job, me.checkpoint), reversed(history))))
-    if me.job and idle >= IDLE_ATTEMPTS:
-        reached = f"checkpoint {me.checkpoint}" if me.checkpoint else "its first checkpoint"
-        raise CrashLoop(
-            f"{at.root}: {idle} attempts of job {me.job} got no further than {reached}; see its log, fix the cause, "
-            "then launch again"
-        )
-
-
 def end(at: RunPaths, attempt: Attempt, state: str):
-    """Write down how an attempt ended."""
     with suppress(UserError):  # The disk is full, and the run itself has said so.
         write_text(at.attempt(attempt.number), json.dumps(asdict(replace(attempt, ended=state))))
 
@@ -111,7 +102,6 @@ def read_attempts(at: RunPaths) -> list[Attempt]:
 
 
 def last_attempt(at: RunPaths) -> Attempt | None:
-    """The newest attempt, or None."""
     names = _names(at)
     return _read(at.attempts / max(names)) if names else None
 

@@ -1,8 +1,5 @@
-"""The fencing token of this process: the number of the attempt that it has claimed at a run (attempts.py).
-
-An older attempt that still lives (its node was lost to Slurm, not to power) must not write any more: `check` looks for
-the newer attempt's file. Nested runs (train/nested.py) are written under the token of their parent run.
-"""
+"""The fencing token of this process: the number of the attempt that it has claimed at a run (attempts.py). An older
+attempt that still lives must not write any more. Nested runs are written under the token of their parent run."""
 
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,9 +1,4 @@
-"""What the one process that writes a run's directory does, whatever its steps compute: lock, heartbeat, record and end.
-
-train/loop.py and train/rehearsed.py use it. Without torch.
-"""
-
-from __future__ import annotations
+"""What the one process that writes a run's directory does: lock, heartbeat, record and end. Without torch."""
 
 import json
 import math
@@ -12,7 +7,7 @@ import socket
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Self
 
 import numpy as np
 
@@ -88,8 +83,9 @@ class Writer:
         self.heart = Heartbeat(at.heartbeat, run.n_images, beat_s)
         self.beat("starting", images, None, force=True)
         names = [data.name for data in (run.data, *run.validation.also.values())]
-        mark = "" if run.rehearsal is None else str(run.rehearsal)
+        mark = str(run.rehearsal or "")
         self.record = Record(at.metrics, dump_yaml(plain(run)), run.steps, names, run.validation.n, mark)
+        self.measure = self.record.measure
         self.record.begin(time.time(), images, ranks, socket.gethostname())
         if begun is not None:
             self.record.write_steps(0, begun)
@@ -97,7 +93,7 @@ class Writer:
         last = images // run.recipe.batch_size - 1
         self.elapsed_before = float(self.record.file["steps"][last]["elapsed_s"]) if images else 0.0
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: Any, reason: BaseException | None, _trace: Any) -> None:
@@ -115,10 +111,6 @@ class Writer:
         """Record rows of dtype STEP from step number `first` (from 0) on, then the heartbeat."""
         self.record.write_steps(first, rows)
         self.beat("training", int(rows["images"][-1]), float(rows["loss_ema"][-1]))
-
-    def measure(self, measured: dict[str, Any]):
-        """Record what the attempt has measured so far, by the names of MEASURED (record.py)."""
-        self.record.measure(measured)
 
     def write_validation(self, index: int, row: np.ndarray, samples: np.ndarray):
         """Record a data set's row of dtype VALIDATION; its standard error is that of the per-triple losses."""

@@ -1,14 +1,12 @@
 """Verbs that train the runs of a study, follow them and measure them."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ... import units
 from ...errors import UserError, command
@@ -17,9 +15,6 @@ from ...naming import RunPaths, StudyPaths
 from ..parse import path
 from ..verb import DIR, RUN_DIR, SETTINGS, Options, Report, flag, option, positional, verb
 from .studies import progress
-
-if TYPE_CHECKING:
-    from ...config import Cluster
 
 RUN = "mystudy/runs/c2e11-d1-w32-s0-3b9319"  # a run of `ditscale plan mystudy study=mini`
 # The largest whole numbers that options take: far beyond any use, and before memory or a file's integers end.
@@ -33,39 +28,29 @@ MOST = {"n": 10**8, "samples": 10**4, "batch_size": 10**6, "probes": 10**4, "ste
     examples=["ditscale launch mystudy", "ditscale launch mystudy cluster=slurm cluster.partition=gpu"],
 )
 def launch(options: Options) -> Report:
+    from ...config import about_cluster, changed
+    from ...launch.backends.slurm_array import launch as submit
     from ...pipeline import launch_study
-    from ...plan.study import gone
+    from ...plan.study import gone, read_study, write_study
 
-    cluster, paths = _cluster(options), StudyPaths(options.dir)
+    study, paths = read_study(options.dir), StudyPaths(options.dir)
+    if options.settings:  # They change the cluster, for this launch and those that follow.
+        if about_cluster(options.settings) != options.settings:
+            example = "cluster=slurm cluster.partition=NAME"
+            raise UserError(f"launch: a planned study is fixed; only the cluster may change here, as in {example}")
+        study = replace(study, cluster=changed(study.cluster, options.settings, path(options.configs)))
+        write_study(options.dir, study)
     if lost := gone(paths, [at.name for at in paths.run_dirs()]):
         log.warning(lost)
-    if cluster.name == "local":
+    if study.cluster.name == "local":
         outcome = launch_study(options.dir, progress=progress(options))
         return Report(outcome.summary(), outcome.to_dict(), outcome.exit_code)
-    from ...launch.backends.slurm_array import launch as submit
-
-    submitted = submit(paths, cluster)
+    submitted = submit(paths, study.cluster)
     lines = [f"{command('status', options.dir, '--watch')} follows the runs"]
     if jobs := ":".join(s.job for s in submitted):
         last = f"sbatch --dependency=afterany:{jobs} aggregate.sbatch {quote(options.dir)}"
         lines.append(f"after them: `ditscale sbatch aggregate --out aggregate.sbatch && {last}`")
     return Report("\n".join(lines), {"jobs": [{"job": s.job, "runs": s.runs} for s in submitted]})
-
-
-def _cluster(options: Options) -> Cluster:
-    """The study's cluster; settings of a launch change it, for this launch and those that follow."""
-    from ...config import about_cluster, changed
-    from ...plan.study import read_study, write_study
-
-    study = read_study(options.dir)
-    if not options.settings:
-        return study.cluster
-    if about_cluster(options.settings) != options.settings:
-        example = "cluster=slurm cluster.partition=NAME"
-        raise UserError(f"launch: a planned study is fixed; only the cluster may change here, as in {example}")
-    study = replace(study, cluster=changed(study.cluster, options.settings, path(options.configs)))
-    write_study(options.dir, study)
-    return study.cluster
 
 
 @verb(
@@ -104,7 +89,7 @@ def status(options: Options) -> Iterator[Report]:
     examples=["ditscale cancel mystudy"],
 )
 def cancel(options: Options) -> Report:
-    from ...launch.cancel import cancel
+    from ...launch.wait import cancel
     from ...plan.study import read_study
 
     read_study(options.dir)

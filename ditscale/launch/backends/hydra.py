@@ -11,6 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator
 
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from submitit.core.utils import UncompletedJobError
+
 from ...config import Cluster
 from ...errors import UserError
 from ...naming import StudyPaths
@@ -58,15 +65,12 @@ class Launcher:
 
     def run_here(self, paths: StudyPaths, at: Path, runs: list[str]):
         """Train the runs through a launcher that waits for them; its files go to `at`."""
-        from submitit.core.utils import UncompletedJobError
-
         words = [f"hydra.launcher.submitit_folder={quoted(at.resolve())}"]
         with suppress(UncompletedJobError):  # A process was killed; the runs' own files say which.
             self._multirun(paths, at, runs, words if self.settings["_target_"].startswith(SUBMITIT) else [])
 
     def submit(self, paths: StudyPaths, submission: Submission, cluster: Cluster) -> str:
-        """Submit the runs as one array; returns the job's number. Hydra's launcher, which would wait for results, is
-        left once submitit has written the pickle of each task."""
+        """Submit the runs as one array; returns its number. Hydra's launcher, which would wait, is left then."""
         at = folder(paths, submission.token)
 
         def look(*_):
@@ -105,9 +109,6 @@ class Launcher:
         ]
 
     def _multirun(self, paths: StudyPaths, at: Path, runs: list[str], words: list[str]):
-        """Hydra's multirun over the runs; its files go to `at`."""
-        import hydra
-
         words = [*words, f"hydra.sweep.dir={quoted(at.resolve())}", f"study_dir={quoted(paths.root.resolve())}"]
         before, sys.argv = sys.argv, [sys.argv[0], "--multirun", *self.words, *words, f"run={','.join(runs)}"]
         if self.configs:
@@ -126,12 +127,7 @@ class _Submitted(BaseException):
 
 def read_launcher(words: list[str], configs: Path | None) -> Launcher:
     """The launcher that the overrides ask for. Raises UserError where Hydra cannot compose it."""
-    from hydra import compose, initialize, initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
-
-    # Hydra's whole configuration of a job. It is code, so that a pending job does not depend on files.
-    whole = {
+    whole = {  # Hydra's configuration of a job. It is code, so that a pending job does not depend on files.
         "defaults": ["_self_", {"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}],
         "study_dir": "???",
         "run": "???",
@@ -140,13 +136,9 @@ def read_launcher(words: list[str], configs: Path | None) -> Launcher:
     ConfigStore.instance().store("ditscale-sweep", whole)
     if configs is not None and not configs.is_dir():
         raise UserError(f"--config-dir {configs}: there is no such directory")
-    with (
-        _hydra_errors(words),
-        initialize_config_dir(str(configs.resolve()), version_base="1.3")
-        if configs
-        else initialize(None, version_base="1.3"),
-    ):
-        composed = compose("ditscale-sweep", words, return_hydra_config=True)
+    at = hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3") if configs else None
+    with _hydra_errors(words), at or hydra.initialize(None, version_base="1.3"):
+        composed = hydra.compose("ditscale-sweep", words, return_hydra_config=True)
         # Values that depend on the directory of the sweep are ours, and are not resolved here.
         settings: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=False)
     return Launcher(words, configs, settings)
@@ -154,10 +146,6 @@ def read_launcher(words: list[str], configs: Path | None) -> Launcher:
 
 @contextmanager
 def _hydra_errors(words: list[str]) -> Iterator[None]:
-    """Raise Hydra's errors as a UserError of one line."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:

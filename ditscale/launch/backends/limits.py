@@ -25,13 +25,9 @@ def array_limit() -> int:
 
 def partitions() -> dict[str, float]:
     """Hours that each partition allows, the default one also under ""."""
-    found = {}
-    for line in (slurm_client.ask("sinfo", "--noheader", "--format=%P|%l") or "").splitlines():
-        name, _, limit = line.partition("|")
-        found[name.rstrip("*")] = _hours(limit)
-        if name.endswith("*"):
-            found[""] = _hours(limit)
-    return found
+    printed = slurm_client.ask("sinfo", "--noheader", "--format=%P|%l") or ""
+    rows = {name: _hours(limit) for name, _, limit in (line.partition("|") for line in printed.splitlines())}
+    return {name.rstrip("*"): h for name, h in rows.items()} | {"": h for name, h in rows.items() if name.endswith("*")}
 
 
 def _hours(limit: str) -> float:
@@ -39,9 +35,7 @@ def _hours(limit: str) -> float:
     if not re.match(r"[\d:-]+$", limit):
         return float("inf")
     days, _, clock = limit.rpartition("-")
-    seconds = 0
-    for part in clock.split(":"):
-        seconds = 60 * seconds + int(part)
+    seconds = sum(int(part) * 60**i for i, part in enumerate(reversed(clock.split(":"))))
     return 24 * int(days or 0) + seconds / 3600
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...config import Cluster
-from ...errors import Interrupted, UserError, command
+from ...errors import Interrupted
 from ...files import unwritable
 from ...naming import StudyPaths
 from ...plan.run import Run
@@ -38,9 +38,6 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> list[R
     """Bring every run of `role` ("grid" or "probe") to its end; returns the final status, `show` is called meanwhile.
     The longest runs start first. A run that fails is not tried again in this call; one that ran out of memory or lost a
     rank resumes. Raises Interrupted on Ctrl-C or SIGTERM, after the runs have stopped at a checkpoint."""
-    if cluster.name != "local":
-        submits = f"{command('launch', paths.root)} submits them, and cluster=local trains here"
-        raise UserError(f"{paths.root}: its runs are for cluster={cluster.name}; {submits}")
     pool = _Pool(paths, cluster, role)
     known: dict[str, RunStatus] = {}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM does what Ctrl-C does.
@@ -88,17 +85,14 @@ class _Pool:
                 continue
             if busy and busy + run.execution.ranks > self.slots:
                 break
-            self._start(run)
+            self.source = self.source or snapshot(self.paths.code)
+            own = gpus.least_used(self.gpus, run.execution.ranks, chain.from_iterable(self.used.values()))
+            sharing = -(-self.slots // len(self.gpus)) if self.gpus else 1
+            self.used[run.run_id] = own
+            environment = {GPUS: ",".join(own), RUNS_PER_GPU: str(sharing)}
+            self.jobs[self._key(run)] = _submit(self.paths, run, self.source, environment)
             busy += run.execution.ranks
         return bool(busy)
-
-    def _start(self, run: Run):
-        self.source = self.source or snapshot(self.paths.code)
-        own = gpus.least_used(self.gpus, run.execution.ranks, chain.from_iterable(self.used.values()))
-        sharing = -(-self.slots // len(self.gpus)) if self.gpus else 1
-        self.used[run.run_id] = own
-        environment = {GPUS: ",".join(own), RUNS_PER_GPU: str(sharing)}
-        self.jobs[self._key(run)] = _submit(self.paths, run, self.source, environment)
 
     def _key(self, run: Run) -> tuple[str, int, int]:
         at, ranks = self.paths.run(run.run_id), run.execution.ranks
@@ -139,8 +133,8 @@ def _gpus_of(paths: StudyPaths, run: Run) -> list[str]:
 
 
 def _submit(paths: StudyPaths, run: Run, source: Path, environment: dict[str, str]) -> Any:
-    """Start one attempt at a run, importing from `source`, as a submitit job with a log directory of its own: submitit
-    numbers its jobs by process ids, which are reused, and believes any result it finds under a number."""
+    """Start one attempt at a run, importing from `source`, with a log directory of its own: submitit numbers its jobs
+    by process ids, which are reused, and believes any result it finds under a number."""
     from submitit import LocalExecutor
 
     at = paths.run(run.run_id)

@@ -1,5 +1,4 @@
-"""The batch scripts of slurm/, the shell lines that every Slurm job of a study begins with, whoever submits it, and the
-environment that submissions and processes started here inherit."""
+"""The batch scripts of slurm/, the shell lines that all Slurm jobs begin with, and the environment of processes."""
 
 import os
 import shlex

@@ -67,8 +67,7 @@ def _submit(
     write(paths, submission)
     at = folder(paths, submission.token)
     try:
-        # submitit prints once more what sbatch says.
-        with clean_environment(), redirect_stderr(io.StringIO()):
+        with clean_environment(), redirect_stderr(io.StringIO()):  # submitit prints once more what sbatch says.
             executor = SlurmExecutor(folder=at.resolve(), max_num_timeout=10**6)
             executor.update_parameters(**_parameters(submission, cluster, what, at_once))
             started = executor.map_array(*task_calls(paths, submission))
@@ -109,9 +108,7 @@ def _parameters(submission: Submission, cluster: Cluster, what: Resources, at_on
         "ntasks_per_node": what.size.ranks,
         "cpus_per_task": cpus,
         "time": what.minutes,
-        "partition": cluster.partition or None,
-        "account": cluster.account or None,
-        "constraint": cluster.constraint or None,
+        **{name: getattr(cluster, name) or None for name in ("partition", "account", "constraint")},
         "wckey": None,
         "array_parallelism": at_once or len(submission.tasks),
         "additional_parameters": further,

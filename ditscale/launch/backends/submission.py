@@ -1,7 +1,5 @@
-"""What was submitted to Slurm: jobs/<token>/submission.json, written before sbatch and completed after it.
-
-The token is in the job's name, so a submission cut short between sbatch and its record is found again in squeue.
-"""
+"""What was submitted to Slurm: jobs/<token>/submission.json, written before sbatch and completed after it. The token is
+in the job's name, so a submission cut short is found again in squeue."""
 
 import json
 import secrets
@@ -31,7 +29,6 @@ class Submission:
 
     @property
     def tasks(self) -> list[tuple[str, ...]]:
-        """The run ids that each array task trains."""
         return [self.runs[i : i + self.pack] for i in range(0, len(self.runs), self.pack)]
 
 

@@ -1,5 +1,4 @@
-"""What `ditscale doctor` finds, and its findings about the file system of a study: whether it is shared, and does what
-records, locks and claims rely on."""
+"""What `ditscale doctor` finds about one thing, and about the file system of a study."""
 
 import fcntl
 import os
@@ -48,11 +47,9 @@ def directory(root: Path) -> list[Finding]:
             free = shutil.disk_usage(at).free / 2**30
     except OSError as error:
         return [bad(f"{_existing(root)} cannot be written ({error.strerror})", "put the study on another file system")]
-    if abs(skew) > SKEW_S:
-        remedy = "heartbeats may look old or new by that; ask for NTP"
-        found.append(note(f"the file system's clock is {skew:+.0f} s off this machine's", remedy))
-    else:
-        found.append(ok("the file system's clock agrees with this machine's"))
+    remedy = "heartbeats may look old or new by that; ask for NTP"
+    wrong = note(f"the file system's clock is {skew:+.0f} s off this machine's", remedy)
+    found.append(wrong if abs(skew) > SKEW_S else ok("the file system's clock agrees with this machine's"))
     low = note(f"only {free:.1f} GiB free", "`ditscale plan` says how much a study takes")
     return [*found, low if free <= LOW_GIB else ok(f"{free:.0f} GiB free")]
 
@@ -90,7 +87,6 @@ def shared(at: Path) -> Finding:
 
 
 def _locks(scratch: Path) -> Finding:
-    """Whether another process sees a lock."""
     path = scratch / "lock"
     try:
         with open(path, "w") as file:

@@ -63,12 +63,10 @@ def on_a_node(root: Path, cluster: Cluster, files: Sequence[str]) -> list[Findin
 def findings(at: Path, answer: dict[str, Any], gpus: int) -> list[Finding]:
     """Findings about the answer of a node probe; the job asked for `gpus`."""
     node, seen, skew = answer["node"], answer["gpus"], answer["unix"] - time.time()
-    found = [ok(f"{node} sees {at} and has torch {answer['torch']}")]
-    if answer["locked"]:
-        found.append(ok(f"{node} sees a lock of this machine, and a rename is seen here"))
-    else:
-        remedy = "do not launch from two places at once; claims still keep attempts apart"
-        found.append(note(f"{node} does not see a lock of this machine", remedy))
+    locks = ok(f"{node} sees a lock of this machine, and a rename is seen here")
+    remedy = "do not launch from two places at once; claims still keep attempts apart"
+    unseen = note(f"{node} does not see a lock of this machine", remedy)
+    found = [ok(f"{node} sees {at} and has torch {answer['torch']}"), locks if answer["locked"] else unseen]
     remedy = "put it on a file system that all nodes share"
     found += [bad(f"{node} cannot read {path}", remedy) for path in answer["unreadable"]]
     if seen < gpus:
@@ -76,12 +74,9 @@ def findings(at: Path, answer: dict[str, Any], gpus: int) -> list[Finding]:
         found.append(bad(f"{node} gives a task {seen} of {gpus} GPUs requested", remedy))
     elif gpus:
         found.append(ok(f"{node} gives a task {seen} GPUs"))
-    if abs(skew) > NODE_SKEW_S:
-        remedy = "ask for NTP; heartbeats look old or new by that"
-        found.append(note(f"{node}'s clock is {skew:+.0f} s off", remedy))
-    else:
-        found.append(ok(f"{node}'s clock agrees with this machine's to {NODE_SKEW_S:.0f} s"))
-    return found
+    wrong = note(f"{node}'s clock is {skew:+.0f} s off", "ask for NTP; heartbeats look old or new by that")
+    agrees = ok(f"{node}'s clock agrees with this machine's to {NODE_SKEW_S:.0f} s")
+    return [*found, wrong if abs(skew) > NODE_SKEW_S else agrees]
 
 
 def probe(directory: Path, files: list[str]) -> dict[str, Any]:

@@ -13,8 +13,7 @@ TEMPLATE, DRIVER = "train_array.sbatch", "study.sbatch"
 
 
 def jobs_of(paths: StudyPaths) -> dict[str, list[Job]] | None:
-    """Pending and running jobs by the run id they train; None when squeue gives no answer. A plain array counts before
-    any of its tasks has started: its command names the study."""
+    """Pending and running jobs by the run id they train, plain arrays too; None when squeue gives no answer."""
     everything = slurm_client.jobs()
     if everything is None:
         return None
@@ -61,8 +60,7 @@ def _first(job: Job, paths: StudyPaths) -> int | None:
 
 
 def _arguments(job: Job, script: str, paths: StudyPaths) -> Iterator[str]:
-    """What may follow the study's directory in a job's command `script DIR ...`; nothing for another command or study.
-    squeue shows the words with a space between them, and a directory may contain spaces too."""
+    """What may follow the study's directory, which may contain spaces, in a job's command `script DIR ...`."""
     before, _, rest = job.command.partition(f"{script} ")
     if not rest or (before and not before.endswith("/")):
         return

@@ -15,8 +15,7 @@ SHOWN = 8  # runs with a line of their own
 
 
 class Progress:
-    """Shows a study's status on `out`. `workers`: of runs at once (0: as many as are running); `extra_flops`: later
-    work."""
+    """Shows a study's status on `out`. `workers`: of runs at once (0: as many as run); `extra_flops`: later work."""
 
     def __init__(self, workers: int, extra_flops: float = 0.0, out: TextIO | None = None):
         self.workers, self.extra_flops, self.out = workers, extra_flops, out or sys.stdout

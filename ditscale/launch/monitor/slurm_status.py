@@ -15,8 +15,7 @@ HELD = ("JobHeldUser", "JobHeldAdmin", "launch failed requeued held")
 
 
 def with_slurm(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> list[RunStatus]:
-    """`study_status` (status.py, `known` as there) with Slurm's knowledge. Slurm is asked first: a job that ends
-    between the two looks then counts as what its files say."""
+    """`study_status` with Slurm's knowledge. Slurm is asked first: what ends meanwhile counts as its files say."""
     live = jobs_of(paths)
     statuses = study_status(paths, known)
     if live is None:

@@ -28,8 +28,6 @@ HEARTBEAT = {"images": int, "loss": NUMBER, "images_per_s": NUMBER, "host": str,
 
 
 class State(StrEnum):
-    """The state of a run."""
-
     PLANNED = "planned"
     QUEUED = "queued"  # pending in Slurm
     RUNNING = "running"
@@ -86,8 +84,7 @@ Show = Callable[[list[RunStatus], float], None]  # called with a study's status,
 
 
 def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> list[RunStatus]:
-    """Every planned run, grid first, by budget and size. `known` holds this function's earlier results and is updated,
-    so that a caller who polls does not read again what cannot have changed."""
+    """Every planned run, grid first, by budget and size. `known`: earlier results; only what may change is reread."""
     known, run_dirs = {} if known is None else known, paths.run_dirs()
     cache = read_mapping(paths.jobs / "seen.json") if any(at.name not in known for at in run_dirs) else {}
     before = dict(cache)
@@ -103,8 +100,7 @@ def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -
 
 
 def _cached_status(at: RunPaths, run: Run, cache: dict[str, Any]) -> RunStatus:
-    """The status of a run: from the cache while its record has the same time and size, so that it need not be opened;
-    else from its files, and then into the cache."""
+    """The status of a run, from the cache while the record of a finished one has the same time and size."""
     match cache.get(at.name):
         case [[_, _] as stamp, dict(end)] if end.keys() == CACHED.keys() and of_kinds(end, CACHED):
             if stamp == _stamp(at.metrics):
