@@ -4,24 +4,20 @@ import errno
 import json
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import UserError
 from .logs import log
 
 # What helps, by what the system says of a place that cannot be written.
-REMEDIES = {
-    errno.ENOSPC: "free space on the disk",
-    errno.EDQUOT: "free space on the disk",
-    errno.EROFS: "mount the disk for writing",
-    errno.EACCES: "make the place writable for you",
-    errno.EPERM: "make the place writable for you",
-}
+REMEDIES = {errno.EROFS: "mount the disk for writing"}
+REMEDIES |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space on the disk")
+REMEDIES |= dict.fromkeys((errno.EACCES, errno.EPERM), "make the place writable for you")
 AT_FDCWD, RENAME_NOREPLACE = -100, 1  # of Linux' renameat2
 
 
 def write_text(path: Path, text: str, to_disk: bool = True):
-    """write_bytes of text."""
     write_bytes(path, text.encode(), to_disk)
 
 
@@ -126,10 +122,8 @@ def of_kinds(content: dict, kinds: dict) -> bool:
 
 def remove(path: Path):
     """Delete a file if possible: on a read-only disk not even a missing one can be."""
-    try:
+    with suppress(OSError):
         path.unlink(missing_ok=True)
-    except OSError:
-        pass
 
 
 def make_directory(path: Path):

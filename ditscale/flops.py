@@ -11,7 +11,7 @@ Letters: S sequence length of the blocks, I image tokens, T text tokens, W width
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .config import Data, Design, check_width
+from .config import Data, Design, width_problem
 from .errors import UserError
 
 
@@ -33,7 +33,8 @@ class Shape:
     text_dim: int
 
     def __post_init__(self):
-        check_width(self.width, self.head_size, "width")
+        if problem := width_problem(self.width, self.head_size):
+            raise UserError(f"width {problem}")
         if self.depth < 1:
             raise UserError(f"depth {self.depth} is not a model; at least 1")
 
@@ -46,19 +47,11 @@ class Shape:
 def shape_of(design: Design, data: Data, depth: int, width: int) -> Shape:
     """The shape of a design of given size on a data set."""
     return Shape(
-        design=design.name,
-        depth=depth,
-        width=width,
-        head_size=design.head_size,
-        mlp_ratio=design.mlp_ratio,
-        qk_norm=design.qk_norm,
-        time_features=design.time_features,
-        image_tokens=(data.resolution // design.patch) ** 2,
-        patch_values=design.patch**2 * data.channels,
-        text_length=data.text_length,
-        text_vocab=data.text_vocab,
-        text_dim=data.text_dim,
-    )
+        design=design.name, depth=depth, width=width, head_size=design.head_size, mlp_ratio=design.mlp_ratio,
+        qk_norm=design.qk_norm, time_features=design.time_features,
+        image_tokens=(data.resolution // design.patch) ** 2, patch_values=design.patch**2 * data.channels,
+        text_length=data.text_length, text_vocab=data.text_vocab, text_dim=data.text_dim,
+    )  # fmt: skip
 
 
 class Term(NamedTuple):
@@ -102,11 +95,6 @@ def terms(s: Shape) -> list[Term]:
     return products
 
 
-def forward_flops(s: Shape) -> int:
-    """FLOPs of one image's forward pass."""
-    return sum(t.forward for t in terms(s))
-
-
 def training_flops(s: Shape) -> int:
     """FLOPs of one image's forward and backward pass."""
     return sum(t.forward + t.backward for t in terms(s))
@@ -124,7 +112,5 @@ def n_params(s: Shape) -> dict[str, int]:
     biases = 3 * W + (W if s.text_dim else 0) + P  # Of patch, time MLP, text projection, final.
     embeddings = (s.text_vocab + s.image_tokens + s.text_length) * W  # Of words and positions.
     norms_of_block = (3 if cross else 2) * W + (2 * s.head_size * (2 if cross else 1) if s.qk_norm else 0)
-    norms = s.depth * norms_of_block + (
-        2 * W if cross else W
-    )  # Those outside stand before the final layer, and on text.
+    norms = s.depth * norms_of_block + (2 * W if cross else W)  # Outside: before the final layer, and on text.
     return {"blocks": block, "matmul": block + edges, "total": block + edges + biases + embeddings + norms}

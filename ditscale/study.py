@@ -116,7 +116,7 @@ def plan(*settings: str, dir: Path | str | None = None, configs: Path | str | No
     """
     from .config import compose
     from .pipeline import plan_study
-    from .plan.rates import plan_runs
+    from .plan.grid import plan_runs
 
     search = Path(configs) if configs else None
     if dir is None:
@@ -240,7 +240,7 @@ class Study:
 
     def plan(self) -> Plan:
         """The study's plan, as it stands; writes nothing: `study.plan().to_frame()`."""
-        from .plan.rates import plan_runs
+        from .plan.grid import plan_runs
 
         return _plan_of(self.settings, plan_runs(self.settings), str(self.root))
 

@@ -1,7 +1,7 @@
-"""The grid of an isoFLOP study: budgets x widths x seeds to runs, and the probe's size from the law."""
+"""The grid of an isoFLOP study: budgets x widths x seeds to runs, its learning-rate sweep, and the probe's size."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config import Study
 from ..errors import UserError
@@ -53,48 +53,59 @@ def plan_grid(study: Study) -> Plan:
     return Plan(tuple(runs), tuple(dropped), note)
 
 
+def plan_runs(study: Study) -> Plan:
+    """Every run that can be planned before there is a law. Raises UserError as `plan_grid` does.
+
+    That is the grid and, if the study has `rates`, their sweep: runs of role "rate", each run of the grid at the
+    sweep's budgets at every multiple but 1, which is the grid's own. They serve the law of the rate only.
+    """
+    grid, budgets = plan_grid(study), study.rate_budgets or study.budgets[:1]
+    sweep = tuple(
+        make_run(study, "rate", run.budget_flops, run.width, run.seed, multiple)
+        for run in grid.runs
+        if run.budget_flops in budgets
+        for multiple in study.rates
+        if multiple != 1
+    )
+    return replace(grid, runs=grid.runs + sweep)
+
+
 def plan_probe(study: Study, n_params: float) -> Run:
     """The probe: the recipe's size nearest (in log N) to the forecast's optimum `n_params`, at the probe's budget."""
-    head, best = study.design.head_size, None
+    head = study.design.head_size
+    best: Run | None = None
+    run: Run | None
     distance = lambda run: abs(math.log(run.n_params / n_params))
     for width in range(head, 1024 * head, head):
         try:
             run = make_run(study, "probe", study.probe_budget, width, study.seeds[0])
         except UserError:
-            if best is not None:
-                break
-            continue
-        if best is not None and distance(run) > distance(best):
+            run = None
+        if best and not (run and distance(run) <= distance(best)):
             break
         best = run
-    if best is None:
+    if not best:
         raise UserError(f"study.probe_budget: no model of this recipe trains at {compact(study.probe_budget)}")
     return best
 
 
 def table(plan: Plan) -> str:
     """The plan as aligned text."""
-    lines = [
-        f"{'budget':>9} {'size':>9} {'N':>7} {'images':>8} {'tokens D':>9} {'steps':>8} {'FLOPs':>10} {'off':>7} "
-        f"{'6ND/C':>6} {'rate':>9}"
-    ]
-    for r in plan.runs:
-        lines.append(
-            f"{compact(r.budget_flops):>9} {f'{r.width}x{r.depth}':>9} {count(r.n_params):>7} {count(r.n_images):>8} "
-            f"{count(r.n_tokens):>9} {r.steps:>8} {compact(r.achieved_flops):>10} {r.deviation:>+7.2%} "
-            f"{6 * r.n_params * r.n_tokens / r.budget_flops:>6.2f} {r.lr:>9.3g}"
-        )
-    for d in plan.dropped:
-        lines.append(f"dropped: budget {compact(d.budget_flops)}, width {d.width}: {d.reason}")
-    nested = [r for r in plan.runs if r.within]
-    if nested:
+    head = ("budget", "size", "N", "images", "tokens D", "steps", "FLOPs", "off", "6ND/C", "rate")
+    rows = [head] + [
+        (compact(r.budget_flops), f"{r.width}x{r.depth}", count(r.n_params), count(r.n_images), count(r.n_tokens),
+         str(r.steps), compact(r.achieved_flops), f"{r.deviation:+.2%}",
+         f"{6 * r.n_params * r.n_tokens / r.budget_flops:.2f}", f"{r.lr:.3g}")
+        for r in plan.runs
+    ]  # fmt: skip
+    lines = [" ".join(map(str.rjust, row, (9, 9, 7, 8, 9, 8, 10, 7, 6, 9))) for row in rows]
+    lines += [f"dropped: budget {compact(d.budget_flops)}, width {d.width}: {d.reason}" for d in plan.dropped]
+    if nested := [r for r in plan.runs if r.within]:
         saved = float(sum(r.flops_per_image * r.stable_images for r in nested))
         cooling = sum(r.flops_per_image * r.n_images for r in nested) - saved
         how = f", but for their cool-down of {compact(cooling)} FLOPs" if cooling else ""
-        lines.append(
-            f"{len(nested)} runs are nested: trained as part of a longer run{how}; {saved / (saved + plan.flops):.0%} "
-            "of the FLOPs saved"
-        )
+        share = f"{saved / (saved + plan.flops):.0%} of the FLOPs saved"
+        lines.append(f"{len(nested)} runs are nested: trained as part of a longer run{how}; {share}")
     if plan.note:
         lines.append(f"nested: {plan.note}")
     rates = sum(r.role == "rate" for r in plan.runs)

@@ -33,8 +33,6 @@ def nest(runs: list[Run], recipe: Recipe) -> tuple[list[Run], str]:
         by_id |= {run.run_id: replace(run, within=parent.run_id) for run in shorter}
         cooling = sum(run.n_images - run.stable_images for run in shorter)
         by_id[parent.run_id] = replace(parent, readings=tuple(run.run_id for run in shorter), branch_images=cooling)
-    why = (
-        "no run begins as a longer one does, so each is trained by itself: a size must be in several budgets, and "
-        "rate, batch, warm-up and decay must not depend on D"
-    )
+    why = "no run begins as a longer one does, so each is trained by itself: a size must be in several budgets, and "
+    why += "rate, batch, warm-up and decay must not depend on D"
     return [by_id[run.run_id] for run in runs], "" if any(run.within for run in by_id.values()) else why

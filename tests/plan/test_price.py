@@ -36,7 +36,7 @@ def test_it_is_said_and_asked_for():
 
 
 def test_a_rehearsed_run_and_a_sweep_are_not_evaluated():
-    from ditscale.plan.rates import plan_runs
+    from ditscale.plan.grid import plan_runs
 
     planned = plan_runs(compose(["study=mini", "rates=[0.5,1,2]"]))
     assert {bool(run.evaluation) for run in planned.runs if run.role == "rate"} == {False}
