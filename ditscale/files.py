@@ -35,9 +35,8 @@ def write_bytes(path: Path, content: bytes, to_disk: bool = True):
 
 def write_once(path: Path, text: str, to_disk: bool = False):
     """Create a file that does not exist yet. Nothing is ever overwritten, and no reader sees a part of the file: it
-    gets its name by a hard link or by a rename that never replaces. A warning says where the file system has neither:
-    there a reader may see the file while it is still empty. Raises FileExistsError where the file exists, UserError on
-    a full or read-only disk. to_disk: as in write_bytes."""
+    gets its name by a hard link or by a rename that never replaces; a warning says where the file system has neither.
+    Raises FileExistsError, or UserError on a full or read-only disk. to_disk: as in write_bytes."""
     beside = _beside(path)
     try:
         _fill(beside, text.encode(), to_disk)

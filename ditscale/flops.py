@@ -1,12 +1,9 @@
 """Exact FLOPs and parameters of a Diffusion Transformer, term by term, from its shape alone (no torch).
 
 A product of an [a, b] by a [b, c] matrix counts 2abc FLOPs; norms, activations and softmax count nothing. The backward
-pass computes a gradient for the weight and one for the input, each at the cost of the forward pass, except that nothing
-needs the gradient of the network's inputs (patches, time features, text features). `tests/test_flops.py` checks that
-the sums equal what torch's FlopCounterMode counts on the real model, to the last FLOP.
-
-Letters: S sequence length of the blocks, I image tokens, T text tokens, W width, P values of a patch.
-"""
+pass computes a gradient for the weight and one for the input, each at the cost of the forward pass, but none for the
+network's inputs (patches, time features, text features). The sums equal torch's FlopCounterMode to the last FLOP.
+Letters: S sequence length of the blocks, I image tokens, T text tokens, W width, P values of a patch."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -101,10 +98,8 @@ def training_flops(s: Shape) -> int:
 
 
 def n_params(s: Shape) -> dict[str, int]:
-    """Parameters: `total`; `matmul`, the weights of all matrix products; `blocks`, those inside the blocks only.
-
-    The embedding table, positions, biases and norm scales are in `total` alone.
-    """
+    """Parameters: `matmul`, the weights of all matrix products; `blocks`, those inside the blocks only; `total`, all
+    with the embedding table, positions, biases and norm scales."""
     W, P = s.width, s.patch_values
     cross = 4 * W * W if s.design == "crossattention" else 0
     block = s.depth * (4 * W * W + cross + 2 * s.mlp_ratio * W * W)

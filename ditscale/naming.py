@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from stat import S_ISREG
 
 from . import units
 from .errors import UserError
@@ -67,8 +66,7 @@ class StudyPaths:
         """All planned runs, by name. Raises UserError where they cannot be listed: an unreadable run is not no run."""
         runs = self.runs
         try:
-            names = sorted(os.listdir(runs))
-            return [RunPaths(runs / name) for name in names if _is_file(f"{runs}/{name}/run.yaml")]
+            return [at for name in sorted(os.listdir(runs)) if (at := RunPaths(runs / name)).run.is_file()]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -101,11 +99,3 @@ class RunPaths:
 
     def attempt(self, number: int) -> Path:
         return self.attempts / f"{number:04d}.json"
-
-
-def _is_file(path: str) -> bool:
-    """As os.path.isfile, but raises where nobody may look."""
-    try:
-        return S_ISREG(os.stat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False

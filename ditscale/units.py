@@ -1,8 +1,5 @@
-"""Numbers in and out: `number` reads every number that a person types; the rest write numbers for people.
-
-PyYAML reads 1e17 and 6e+18 as text but 1.5e+21 as a float, and OmegaConf reads all of them as floats, so no number
-is taken as a YAML reader returns it.
-"""
+"""Numbers in and out: `number` reads every number that a person types (PyYAML reads 1e17 and 6e+18 as text, 1.5e+21 as
+a float, and OmegaConf all as floats); the rest write numbers for people."""
 
 import math
 

@@ -24,11 +24,9 @@ def evaluated(
 ) -> Evaluated:
     """The columns of what was measured: vlb, vlb_se, ...; on another data set than the `own`: vlb_<data set>, ...
 
-    A column holds what was measured alike, for numbers of unlike n or solver make no law: as the study asks, or else as
-    most runs were. What was measured otherwise too has columns of its own, which end in what is different:
-    fid:guidance=2, fid_se:guidance=2. The notes say how many runs lack a column; by their `roles`, those of a sweep of
-    rates are not counted, for no study has them evaluated.
-    """
+    A column holds what was measured alike, as the study asks, or else as most runs were. What was measured otherwise
+    has columns that end in what is different: fid:guidance=2, fid_se:guidance=2. The notes say how many runs lack a
+    column, without those of a sweep of rates (by their `roles`), which no study has evaluated."""
     found = Evaluated([{} for _ in results], {}, {}, [])
     counted = [i for i in range(len(results)) if not roles or roles[i] != "rate"]
     # By metric and data set, by way of measuring: number of the run to its result.

@@ -1,17 +1,9 @@
 """All finished runs of a study in one table: study.h5 and study.csv. Every run left out is listed with its reason.
 
-study.h5 (attributes: `layout` = 1, `study` = text of study.yaml, and in words what laws must say of their runs:
-`design`, `recipe`, `seeds`, `version`, `n_params`, `n_tokens`, `budget_flops` (how each is counted), `data`,
-`evaluation` and, of a column other than a loss of the EMA weights, `evaluation_<column>`; of a rehearsal `rehearsal`):
-    points/<column>      one entry a run, columns as below; a metric's has the fields of `ColumnInfo` as attributes
-    excluded/run_id, excluded/reason
-    curves/<run_id>      training curve, at most 500 rows: images, loss, loss_ema
-    noise_levels/borders [L + 1] timesteps t between levels of noise, each with as many of the validation's triples;
-    noise_levels/loss    [runs, L] validation loss between them; neither in a rehearsal
-    covariance           [runs, runs] covariance of the validation losses' Monte-Carlo errors (the triples are shared)
-
-study.csv has the same columns, and of a rehearsal a line `# rehearsal: ...` above its header.
-"""
+docs/study.md explains study.h5. Shapes: points/<column> [runs], with the fields of `ColumnInfo` as attributes;
+curves/<run_id> [rows of images, loss, loss_ema]; noise_levels/borders [L + 1] and /loss [runs, L], not in a rehearsal;
+covariance [runs, runs]. Attributes: `layout` = 1, `study` = text of study.yaml, those of `provenance`,
+`evaluation_<column>`, and of a rehearsal `rehearsal`, which study.csv has as a line above its header."""
 
 import csv
 import io

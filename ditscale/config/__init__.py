@@ -1,9 +1,7 @@
 """Configuration: frozen dataclasses, and one strict way from a mapping (YAML, Hydra) into them and back.
 
-An unknown key, a missing key, a wrong type or an impossible value is a UserError of one line that names the place and
-the valid choices. Hydra composes a study from `configs/` (compose.py). Everything after that reads the resolved
-study.yaml and run.yaml, so a compute node needs neither Hydra nor `configs/`.
-"""
+Hydra composes a study from `configs/` (compose.py). Everything after that reads the resolved study.yaml and run.yaml,
+so a compute node needs neither Hydra nor `configs/`."""
 
 from .cluster import Attention, Cluster, Recompute, Sharding, Size
 from .compose import about_cluster, changed, compose, configs_dir

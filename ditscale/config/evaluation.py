@@ -44,6 +44,13 @@ class Evaluation:
     decoder: str = ""  # fid and samples of latents: The directory of the VAE that encoded them.
     few: bool = False  # fid: Whether fewer than ENOUGH_FID_IMAGES are allowed.
 
+    def passes(self, metric: str) -> float:
+        """The cost of measuring one image by a metric, in forward passes of the model."""
+        # A solve at the default tolerance takes 52 evaluations on the miniature (docs/measured/evaluation.md), each
+        # a forward pass and, for each probe, a backward pass of twice its cost.
+        known = {"val_loss": 4, "vlb": 1, "likelihood": 60 * (1 + 2 * self.probes)}
+        return known.get(metric, self.model_evaluations)
+
     @property
     def model_evaluations(self) -> int:
         """Evaluations of the model that a sample takes (diffusion/sampler.py)."""

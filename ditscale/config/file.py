@@ -29,9 +29,8 @@ _Dumper.add_representer(float, _represent_float)
 def read(cls: type[T], path: Path) -> T:
     """The dataclass `cls` from a YAML file, as strictly as `build`. Raises UserError when the file is missing or wrong.
 
-    The runs of a study differ in a few numbers while their design, data, recipe and so on are the same text. So each
-    top-level key is read and checked once for all files of a process that say the same.
-    """
+    The runs of a study differ in a few numbers only, so each top-level key is read and checked once for all files of a
+    process that say the same."""
     try:
         text = Path(path).read_text("utf-8")
     except OSError as error:

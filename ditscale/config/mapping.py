@@ -27,11 +27,8 @@ T = TypeVar("T", bound=Dataclass)
 
 
 def build(cls: type[T], mapping: object, where: str) -> T:
-    """Make the dataclass `cls` from a mapping, strictly. Numbers pass through units, lists become tuples.
-
-    Raises UserError, of one line, at an unknown or missing key, a wrong type, a value beyond its limits, or values
-    that do not go together (`cls.problems`).
-    """
+    """Make the dataclass `cls` from a mapping, strictly. Numbers pass through units, lists become tuples. Raises
+    UserError at an unknown or missing key, a wrong type, a value beyond its limits, and the first of `cls.problems`."""
     if not isinstance(mapping, dict):
         raise UserError(f"{where}: expected keys ({', '.join(f.name for f in fields(cls))}), got {mapping!r}")
     known = hints(cls)

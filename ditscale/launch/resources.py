@@ -2,14 +2,13 @@
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import units
 from ..config import Cluster, Size
 from ..errors import UserError
 from ..naming import StudyPaths
-from ..plan.price import evaluation_flops
-from ..plan.run import Run, executed
+from ..plan.run import Execution, Run
 from ..plan.study import write_run
 
 START_S = 300  # to load Python, torch and the data from a slow file system
@@ -54,7 +53,7 @@ def resources(run: Run, cluster: Cluster) -> Resources:
         )
     training = (run.n_images + run.branch_images) * run.flops_per_image
     # Nested runs have the size and settings of their parent.
-    measuring = (1 + len(run.readings)) * evaluation_flops(run)
+    measuring = (1 + len(run.readings)) * run.evaluation_flops
     takes = (training + measuring) / (ranks * size.flops_per_s)
     seconds = START_S + cluster.margin * (run.rehearsal.seconds if run.rehearsal else takes)
     hours = min(next((h for h in HOURS if 3600 * h >= seconds), HOURS[-1]), cluster.max_time_h)
@@ -83,6 +82,6 @@ def shares(total: int, counts: list[int]) -> list[int]:
 def settle(paths: StudyPaths, runs: list[Run], cluster: Cluster, ranks: int):
     """Write into each run.yaml how the run is executed on this cluster, where it differs. Raises UserError."""
     for run in runs:
-        settled = executed(run, cluster, ranks)
+        settled = replace(run, execution=Execution.on(cluster, ranks))
         if settled != run:
             write_run(paths, settled)

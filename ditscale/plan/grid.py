@@ -7,7 +7,6 @@ from ..config import Study
 from ..errors import UserError
 from ..units import compact, count
 from .nest import nest
-from .price import evaluation_flops
 from .run import Run, make_run
 
 
@@ -54,11 +53,8 @@ def plan_grid(study: Study) -> Plan:
 
 
 def plan_runs(study: Study) -> Plan:
-    """Every run that can be planned before there is a law. Raises UserError as `plan_grid` does.
-
-    That is the grid and, if the study has `rates`, their sweep: runs of role "rate", each run of the grid at the
-    sweep's budgets at every multiple but 1, which is the grid's own. They serve the law of the rate only.
-    """
+    """Every run that can be planned before there is a law: the grid and, if the study has `rates`, their sweep (role
+    "rate"): the grid's runs at the sweep's budgets again, at every multiple but 1. Raises UserError as `plan_grid`."""
     grid, budgets = plan_grid(study), study.rate_budgets or study.budgets[:1]
     sweep = tuple(
         make_run(study, "rate", run.budget_flops, run.width, run.seed, multiple)
@@ -110,6 +106,6 @@ def table(plan: Plan) -> str:
         lines.append(f"nested: {plan.note}")
     rates = sum(r.role == "rate" for r in plan.runs)
     of_them = f", {rates} of them a sweep of the learning rate" if rates else ""
-    evaluation = sum(evaluation_flops(r) for r in plan.runs)
+    evaluation = sum(r.evaluation_flops for r in plan.runs)
     then = f", and {compact(evaluation)} ({evaluation / plan.flops:.1%}) of evaluation" if evaluation else ""
     return "\n".join([*lines, f"{len(plan.runs)} runs{of_them}, {compact(plan.flops)} FLOPs of training{then}"])

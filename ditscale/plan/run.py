@@ -86,6 +86,12 @@ class Run:
         """Achieved FLOPs relative to the budget, minus 1."""
         return self.achieved_flops / self.budget_flops - 1
 
+    @property
+    def evaluation_flops(self) -> float:
+        """FLOPs of its evaluation on all data sets. A forward pass is a third of a training step's FLOPs."""
+        images = sum((how.n or self.validation.n) * how.passes(metric) for metric, how in self.evaluation.items())
+        return (1 + len(self.validation.also)) * images * self.flops_per_image / 3
+
     def defines(self) -> dict:
         """What decides the outcome: the run's identity is the hash of this. Fields that recipes gained after the first
         runs count only where they differ from their default, so that earlier runs keep their identity."""
@@ -152,11 +158,6 @@ def _resolved(recipe: Recipe, n_params: float, n_images: int, n_tokens: int) -> 
     if recipe.weight_decay_law is not None:
         recipe = replace(recipe, weight_decay=recipe.weight_decay_law.at(n_params, n_tokens), weight_decay_law=None)
     return recipe
-
-
-def executed(run: Run, cluster: Cluster, ranks: int) -> Run:
-    """The run as a number of ranks of a cluster executes it."""
-    return replace(run, execution=Execution.on(cluster, ranks))
 
 
 def read_run(path: Path | str) -> Run:

@@ -32,17 +32,14 @@ def write_report(root: Path | str) -> Path:
     results, page = read_study_results(root), StudyPaths(root).report / "index.html"
     figures = page.parent / "figures"
     make_directory(figures)
-    shown, names = [], set()
-    for plot in filter(None, (make(results) for make in PLOTS)):
-        svgs, png, pdf = render(plot)
-        for kind, content in (("png", png), ("pdf", pdf)):
-            write_bytes(figures / f"{plot.name}.{kind}", content)
-            names.add(f"{plot.name}.{kind}")
-        shown.append((plot, svgs))
+    shown = [(plot, *render(plot)) for plot in filter(None, (make(results) for make in PLOTS))]
+    files = {f"{plot.name}.{kind}": content for plot, _, kinds in shown for kind, content in kinds.items()}
+    for name, content in files.items():
+        write_bytes(figures / name, content)
     for old in figures.iterdir():  # A figure of an earlier report that this one no longer has.
-        if old.suffix in (".png", ".pdf") and old.name not in names:
+        if old.suffix in (".png", ".pdf") and old.name not in files:
             old.unlink()
-    write_text(page, html(results, shown))
+    write_text(page, html(results, [(plot, svgs) for plot, svgs, _ in shown]))
     return page
 
 
@@ -125,11 +122,11 @@ def _runs(results: StudyResults) -> str:
 
 def _foot(results: StudyResults) -> str:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    parts = [f"Written by ditscale {__version__}, {now}"]
+    text = f"Written by ditscale {__version__}, {now}"
     if laws := results.laws:
         b = laws.bootstrap
-        drawn = f"{b.replicates} bootstrap replicates (seed {b.seed}; {b.approach2})"
-        parts.append(f"intervals from {drawn}, objective {laws.objective}")
+        text += f"; intervals from {b.replicates} bootstrap replicates (seed {b.seed}; {b.approach2}), objective"
+        text += f" {laws.objective}"
     if f := results.forecast:
-        parts.append(f"forecast sha256 {f.sha256}, of inputs {f.inputs_sha256}")
-    return f"<footer><p>{escape('; '.join(parts))}.</p></footer>"
+        text += f"; forecast sha256 {f.sha256}, of inputs {f.inputs_sha256}"
+    return f"<footer><p>{escape(text)}.</p></footer>"

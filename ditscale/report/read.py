@@ -130,8 +130,7 @@ def read_study_results(root: Path | str) -> StudyResults:
         table = read_table(paths.table, also=units)
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
-    info = {name: replace(table.info_of(name), unit=unit) for name, unit in units.items()}
-    table = replace(table, info=info)
+    table = replace(table, info={name: replace(table.info_of(name), unit=unit) for name, unit in units.items()})
     for i, name in enumerate((*NEEDED, *REQUIRED, "loss")):
         values = table.columns[name]
         if not ((values < LARGEST) & (values >= 0) & ((values > 0) | (i < 2))).all():
@@ -204,8 +203,8 @@ def _records(file: h5py.File) -> tuple[dict[str, str], Records]:
         if loss.shape != (len(swept), len(borders) - 1) or not (np.diff(borders) > 0).all() or np.isinf(borders).any():
             raise ValueError("noise_levels is of another shape than runs x levels, or its borders do not rise")
         noise_levels = NoiseLevels(borders, loss[~swept])
-    sweep = frozenset(run_id[swept])
     pairs = zip(*(_array(excluded, name, text=True) for name in ("run_id", "reason")), strict=True)
+    sweep = frozenset(run_id[swept])
     rows = {name: at[()] for name, at in curves.items() if name not in sweep}
     return units, Records(tuple(pairs), rows, noise_levels, sweep)
 
