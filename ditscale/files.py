@@ -23,7 +23,7 @@ def write_text(path: Path, text: str, to_disk: bool = True):
 
 def write_bytes(path: Path, content: bytes, to_disk: bool = True):
     """Write a file whole or not at all, over what is there. Raises UserError on a full or read-only disk. to_disk: wait
-    until the disk has it. False for what need not survive the machine: a busy disk takes 0.2 s for it."""
+    for the disk, which takes a busy one 0.2 s; False for what need not survive the machine."""
     beside = _beside(path)
     try:
         _fill(beside, content, to_disk)

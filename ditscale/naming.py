@@ -1,7 +1,5 @@
 """Names: run ids, and every file of a study in one place. Nothing ever parses a name."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -32,8 +30,36 @@ class _In:
     def __init__(self, name: str):
         self.name = name
 
-    def __get__(self, at: StudyPaths | RunPaths, _: type | None = None) -> Path:
+    def __get__(self, at: "StudyPaths | RunPaths", _: type | None = None) -> Path:
         return at.root / self.name
+
+
+class RunPaths:
+    """One run's directory, `runs/<run_id>`."""
+
+    run = _In("run.yaml")
+    metrics = _In("metrics.h5")
+    evaluation = _In("evaluation.h5")
+    evaluation_parts = _In("evaluation.parts")  # of an evaluation that has not ended
+    evaluation_lock = _In("evaluation.lock")
+    checkpoint = _In("checkpoint")
+    log = _In("log")
+    lock = _In("lock")
+    heartbeat = _In("heartbeat.json")
+    failure = _In("failure.json")
+    attempts = _In("attempts")
+    rendezvous = _In("rendezvous.json")
+    micro_batch = _In("micro_batch.json")  # limit after memory ran out (rundir/micro_batch.py)
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    def attempt(self, number: int) -> Path:
+        return self.attempts / f"{number:04d}.json"
 
 
 class StudyPaths:
@@ -71,31 +97,3 @@ class StudyPaths:
             return []
         except OSError as error:
             raise UserError(f"{error.filename or runs}: cannot be read ({error.strerror})") from None
-
-
-class RunPaths:
-    """One run's directory, `runs/<run_id>`."""
-
-    run = _In("run.yaml")
-    metrics = _In("metrics.h5")
-    evaluation = _In("evaluation.h5")
-    evaluation_parts = _In("evaluation.parts")  # of an evaluation that has not ended
-    evaluation_lock = _In("evaluation.lock")
-    checkpoint = _In("checkpoint")
-    log = _In("log")
-    lock = _In("lock")
-    heartbeat = _In("heartbeat.json")
-    failure = _In("failure.json")
-    attempts = _In("attempts")
-    rendezvous = _In("rendezvous.json")
-    micro_batch = _In("micro_batch.json")  # limit after memory ran out (rundir/micro_batch.py)
-
-    def __init__(self, root: Path | str):
-        self.root = Path(root)
-
-    @property
-    def name(self) -> str:
-        return self.root.name
-
-    def attempt(self, number: int) -> Path:
-        return self.attempts / f"{number:04d}.json"

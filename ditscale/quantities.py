@@ -1,9 +1,7 @@
 """What the numbers of a study are: a column's metric, data set and variant; in words, what N, D and C count."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Mapping
+from typing import Any, Literal, Mapping, Self
 
 # A metric of `ditscale evaluate`, and its name in a study's table.
 METRICS = {"val_loss": "loss", "vlb": "vlb", "likelihood": "nll", "fid": "fid"}
@@ -38,7 +36,7 @@ class ColumnInfo:
         return "_".join(filter(None, parts)) + (f":{self.variant}" if self.variant else "")
 
     @classmethod
-    def of(cls, attributes: Mapping[str, Any]) -> ColumnInfo | None:
+    def of(cls, attributes: Mapping[str, Any]) -> Self | None:
         """From the attributes of a column in study.h5; None where they are not there."""
         given: dict[str, Any] = {f.name: str(attributes[f.name]) for f in fields(cls) if f.name in attributes}
         return cls(**given) if given.get("metric") and given.get("quantity", "value") in ("value", "se") else None

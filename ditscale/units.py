@@ -56,8 +56,6 @@ def count(x: float) -> str:
 def duration(seconds: float) -> str:
     """75 -> '1m15s', 7300 -> '2h02m'."""
     s = int(round(seconds))
-    if s < 60:
-        return f"{s}s"
     if s < 3600:
-        return f"{s // 60}m{s % 60:02d}s"
+        return f"{s}s" if s < 60 else f"{s // 60}m{s % 60:02d}s"
     return f"{s // 3600}h{s % 3600 // 60:02d}m"

@@ -10,8 +10,7 @@ from .data import Data
 from .mapping import NonNegativeInt, PositiveInt, Problems, Seed, key_name
 
 METRICS = ("val_loss", "vlb", "likelihood", "fid")
-# The first extractor is ditscale's own (evaluate/miniature_reader.py).
-EXTRACTORS = ("caption-reader", "inception-v3-compat", "clip-vit-l-14", "vgg16")
+EXTRACTORS = ("caption-reader", "inception-v3-compat", "clip-vit-l-14", "vgg16")  # The first is ditscale's own.
 MIN_FID_IMAGES = 4  # An FID needs halves of two images, and three neighbours of each image.
 ENOUGH_FID_IMAGES = 2048  # An FID of fewer images says more about their number than about the run.
 

@@ -62,8 +62,7 @@ class Recipe:
     width_scaling: Literal["none", "mup"] = "none"
     base_width: NonNegativeInt = 0  # mup: The width at which every weight has the run's own rate.
     caption_dropout: Fraction = 0.0  # Fraction of images trained without their caption; guidance needs some.
-    # Further EMA windows. The weights over `ema` remain the run's result.
-    ema_also: tuple[Annotated[float, partial(number, above=0, high=1)], ...] = ()
+    ema_also: tuple[Annotated[float, partial(number, above=0, high=1)], ...] = ()  # Further windows, besides `ema`.
 
     @property
     def windows(self) -> tuple[float, ...]:

@@ -32,10 +32,8 @@ class Rehearsal:
         return self.E + self.A * n_params**-self.alpha + self.B * n_tokens**-self.beta
 
     def __str__(self) -> str:
-        return (
-            f"losses drawn from L(N, D) = {self.E:.6g} + {self.A:.6g} N^-{self.alpha:g} + {self.B:.6g} "
-            f"D^-{self.beta:g} with {self.noise:.2%} noise; nothing was trained"
-        )
+        surface = f"{self.E:.6g} + {self.A:.6g} N^-{self.alpha:g} + {self.B:.6g} D^-{self.beta:g}"
+        return f"losses drawn from L(N, D) = {surface} with {self.noise:.2%} noise; nothing was trained"
 
 
 @dataclass(frozen=True)

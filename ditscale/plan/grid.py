@@ -35,8 +35,7 @@ class Plan:
 
 def plan_grid(study: Study) -> Plan:
     """Every run of the study but the probe. Raises UserError when a budget keeps no run at all."""
-    runs: list[Run] = []
-    dropped: list[Dropped] = []
+    runs, dropped, note = list[Run](), list[Dropped](), ""
     for budget in study.budgets:
         widths = study.widths_of(budget)
         for width in widths:
@@ -46,7 +45,6 @@ def plan_grid(study: Study) -> Plan:
                 dropped.append(Dropped(budget, width, str(error)))
         if sum(cell.budget_flops == budget for cell in dropped) == len(widths):
             raise UserError(f"budget {compact(budget)}: no width fits it ({dropped[-1].width}: {dropped[-1].reason})")
-    note = ""
     if study.nested and not study.rehearsal:
         runs, note = nest(runs, study.recipe)
     return Plan(tuple(runs), tuple(dropped), note)

@@ -66,8 +66,7 @@ class Run:
     execution: Execution
     layout: int = 1
     rehearsal: Rehearsal | None = None  # None: it is trained.
-    # What it is measured by at its end, besides the validation loss.
-    evaluation: dict[str, Evaluation] = field(default_factory=dict)
+    evaluation: dict[str, Evaluation] = field(default_factory=dict)  # At its end, besides the validation loss.
     within: str = ""  # run_id of its parent run, where it is nested (plan/nest.py).
     readings: tuple[str, ...] = ()  # run_ids of its nested runs.
     branch_images: int = 0  # Images that it trains besides its own: the cool-downs of its nested runs.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,11 +91,9 @@ def write_run(paths: StudyPaths, run: Run) -> RunPaths:
     """Write runs/<run_id>/run.yaml, unless the file has this content already."""
     at = paths.run(run.run_id)
     text = config.dump_yaml(config.plain(run))
-    try:
+    with suppress(OSError):
         if at.run.read_bytes() == text.encode():
             return at
-    except OSError:
-        pass
     make_directory(at.root)
     write_text(at.run, text)
     return at

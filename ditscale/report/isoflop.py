@@ -19,7 +19,8 @@ from .style import ACCENT, INK, MUTED, PAPER, Label, Panel, Plot, bars, label_en
 
 Z = 1.96  # Standard errors on either side of a value to its 95 % interval.
 # The three laws: name in laws.json, column in study.h5, symbol, form of its values, title of the panel.
-QUANTITIES: tuple[tuple[str, str, str, Format, str], ...] = (
+Quantity = tuple[str, str, str, Format, str]
+QUANTITIES: tuple[Quantity, ...] = (
     ("model", "n_params", "N*", count, "Model size N*(C)"),
     ("data", "n_tokens", "D*", count, "Data D*(C), tokens"),
     ("loss", "loss", "L*", compact, "Loss L*(C)"),
@@ -178,17 +179,15 @@ def powerlaws_plot(results: StudyResults) -> Plot | None:
     if not laws or not (laws.approach3 or any(s.ok for s in laws.slices)):
         return None
     alt = "{} against the training budget C"
-    panels = [Panel(partial(_draw_law, results, laws, *q), 4.5, 3.9, alt.format(q[2])) for q in QUANTITIES]
+    panels = [Panel(partial(_draw_law, results, laws, q), 4.5, 3.9, alt.format(q[2])) for q in QUANTITIES]
     if forecast:
         alt = "The forecast of each form of law, and what the probe measured"
         panels.append(Panel(partial(_draw_forecast, results, forecast), 4.5, 3.9, alt))
     return Plot("laws", "Power laws and the probe", _laws_caption(results, laws), tuple(panels), columns=2)
 
 
-def _draw_law(
-    results: StudyResults, laws: Laws, law: str, column: str, symbol: str, form: Format, title: str, figure: FigureBase
-) -> None:
-    axes, forecast = figure.subplots(), results.forecast
+def _draw_law(results: StudyResults, laws: Laws, quantity: Quantity, figure: FigureBase) -> None:
+    (law, column, symbol, form, title), axes, forecast = quantity, figure.subplots(), results.forecast
     shown = groups(results)  # Their colours are those of figure 1.
     target = forecast.target_budget_flops if forecast else shown[-1].budget_flops
     log_axis(axes, "x", (shown[0].budget_flops / 1.5, target * 1.7), "training budget C, FLOPs", compact, 6)

@@ -48,7 +48,9 @@ def html(results: StudyResults, shown: list[tuple[Plot, list[str]]]) -> str:
     title = f"{'REHEARSAL of ' * bool(results.study.rehearsal)}{results.study.name}: {sentences.title(results)}"
     style = Path(__file__).with_name("style.css").read_text()
     light, dark = ("".join(f"--c{c[1:]}:{v};" for c, v in colours) for colours in (zip(DARK, DARK), DARK.items()))
-    body = [_head(results), _missing(results)]
+    missing = "".join(f"<li>{escape(what)}: {code(command)}</li>" for what, command in sentences.missing(results))
+    head = '<section class="missing"><h2>Not in this report yet</h2><p>DIR is the directory of this study.</p>'
+    body = [_head(results), f"{head}<ul>{missing}</ul></section>" * bool(missing)]
     body += [_figure(i, results, plot, svgs) for i, (plot, svgs) in enumerate(shown, 1)]
     body += [_laws(results, results.laws) if results.laws else "", _runs(results)]
     return (
@@ -82,12 +84,6 @@ def _head(results: StudyResults) -> str:
         tested = f"<h2>{heading}</h2><p>{escape(sentences.verdict(results))}</p>"
         said = f'<section class="verdict {state}">{tested}{said}</section>'
     return f"{out}{said}\n" + "".join(f"<p>{superscripts(s)}</p>" for s in sentences.summary(results))
-
-
-def _missing(results: StudyResults) -> str:
-    items = "".join(f"<li>{escape(what)}: {code(command)}</li>" for what, command in sentences.missing(results))
-    head = '<section class="missing"><h2>Not in this report yet</h2><p>DIR is the directory of this study.</p>'
-    return f"{head}<ul>{items}</ul></section>" * bool(items)
 
 
 def _figure(i: int, results: StudyResults, plot: Plot, svgs: list[str]) -> str:

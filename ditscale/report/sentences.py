@@ -172,7 +172,7 @@ def missing(results: StudyResults) -> list[tuple[str, str]]:
     unfitted = sweep and sweep != {run for cell in (rates.cells if rates else ()) for run in cell.swept}
     known = (
         (laws is None, "The laws (laws.json)", "`ditscale fit DIR`"),
-        (laws is not None and not same_runs(results, laws), others, "`ditscale fit DIR`"),
+        (laws is not None and not _same_runs(results, laws), others, "`ditscale fit DIR`"),
         (results.forecast is None, "The sealed forecast (forecast.json)", "`ditscale forecast DIR`"),
         (results.verdict is None, "The verdict on the forecast (verdict.json)", f"{train_first}`ditscale verdict DIR`"),
         (results.samples is None, f"Samples of the best run ({best})", f"`ditscale evaluate DIR/runs/{best}`"),
@@ -187,8 +187,7 @@ def missing(results: StudyResults) -> list[tuple[str, str]]:
     return found
 
 
-def same_runs(results: StudyResults, laws: Laws) -> bool:
-    """Whether the laws were fitted to the grid runs and losses that study.h5 now holds."""
+def _same_runs(results: StudyResults, laws: Laws) -> bool:
     here = zip(results.table.run_id[~results.probe], results.points[laws.metric][~results.probe], strict=True)
     excluded = {e.run_id for e in laws.exclusions}
     return {p.run_id: p.loss for p in laws.points} == {run: loss for run, loss in here if run not in excluded}

@@ -162,15 +162,16 @@ class NoiseTrends(NamedTuple):
 def noise_trends(results: StudyResults) -> NoiseTrends | None:
     """None where study.h5 has one level or none, or no law of the loss can be fitted."""
     levels = results.records.noise_levels
-    if levels is None or len(levels.borders) < 3:
+    if levels is None or len(levels[0]) < 3:
         return None
-    columns = {f"loss_{i}": column for i, column in enumerate(levels.loss.T)}
+    borders, loss = levels
+    columns = {f"loss_{i}": column for i, column in enumerate(loss.T)}
     extended = replace(results, table=replace(results.table, columns=results.points | columns))
     trends = [trend for name in columns if (trend := _fitted(fit_trend, extended, name))]
     exponents = [trend.exponent for trend in trends if trend.exponent]
     if len(exponents) < len(columns):
         return None
-    return NoiseTrends(levels.borders, trends, exponents, levels.loss[results.probe])
+    return NoiseTrends(borders, trends, exponents, loss[results.probe])
 
 
 def noise_plot(results: StudyResults) -> Plot | None:
