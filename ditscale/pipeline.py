@@ -15,8 +15,7 @@ from .errors import UserError, command
 from .files import write_text
 from .logs import log
 from .naming import StudyPaths
-from .plan.grid import Plan, plan_probe
-from .plan.rates import plan_runs
+from .plan.grid import Plan, plan_probe, plan_runs
 from .plan.run import Run, read_run
 from .plan.study import plan_all, read_study, write_study
 from .process import this_process

@@ -19,7 +19,7 @@ from .errors import UserError, nearest
 from .naming import RunPaths, StudyPaths
 from .pipeline import plan_study
 from .plan import grid
-from .plan.rates import plan_runs
+from .plan.grid import plan_runs
 from .plan.run import Run, read_run
 from .plan.study import read_study
 

@@ -2,14 +2,13 @@
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import units
 from ..config import Cluster, Size
 from ..errors import UserError
 from ..naming import StudyPaths
-from ..plan.price import evaluation_flops
-from ..plan.run import Run, executed
+from ..plan.run import Execution, Run
 from ..plan.study import write_run
 
 START_S = 300  # to load Python, torch and the data from a slow file system
@@ -46,7 +45,7 @@ def resources(run: Run, cluster: Cluster) -> Resources:
         batch = f"a batch of {run.recipe.batch_size} images does not divide over the {ranks} ranks"
         raise UserError(f"run {run.run_id}: {batch} that cluster.sizes gives it; change nodes or ranks of that row")
     training = (run.n_images + run.branch_images) * run.flops_per_image
-    measuring = (1 + len(run.readings)) * evaluation_flops(run)  # Nested runs have their parent's size and settings.
+    measuring = (1 + len(run.readings)) * run.evaluation_flops  # Nested runs have their parent's size and settings.
     takes = (training + measuring) / (ranks * size.flops_per_s)
     seconds = START_S + cluster.margin * (run.rehearsal.seconds if run.rehearsal else takes)
     hours = min(next((h for h in HOURS if 3600 * h >= seconds), HOURS[-1]), cluster.max_time_h)
@@ -75,6 +74,6 @@ def shares(total: int, counts: list[int]) -> list[int]:
 def settle(paths: StudyPaths, runs: list[Run], cluster: Cluster, ranks: int):
     """Write into each run.yaml how the run is executed on this cluster, where it differs. Raises UserError."""
     for run in runs:
-        settled = executed(run, cluster, ranks)
+        settled = replace(run, execution=Execution.on(cluster, ranks))
         if settled != run:
             write_run(paths, settled)
