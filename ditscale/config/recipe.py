@@ -56,7 +56,7 @@ class Recipe:
     beta2: Beta = 0.95
     weight_decay: NonNegativeFloat = 0.0
     clip: PositiveFloat = 1.0  # Largest norm of the gradient.
-    ema: Fraction = 0.1  # The EMA averages over about this fraction of the run so far (train/ema.py).
+    ema: Fraction = 0.1  # The EMA averages over about this fraction of the run so far (train/optimizer.py).
     timesteps: Annotated[str, partial(one_of, valid=TIMESTEPS)] = "logit-normal"
     precision: Annotated[str, partial(one_of, valid=("fp32", "bf16"))] = "fp32"
     batch_law: Law | None = None  # Replaces batch_size, in images; the batch is a multiple of its quantum.
@@ -76,7 +76,7 @@ class Recipe:
 
     def check(self, where: str):
         for window, next_window in pairwise(sorted(self.windows)):
-            # An average over another window is made of those kept (train/ema.py): of two alike, of their difference.
+            # An average over another window is made of those kept: of two alike, of their difference.
             if next_window < WINDOW_RATIO * window:
                 raise UserError(
                     f"{where}.ema_also: {window:g} and {next_window:g} are the same window twice; give windows other "

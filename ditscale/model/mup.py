@@ -32,11 +32,9 @@ def rate_factor(name: str, parameter: nn.Parameter, recipe: Recipe, width: int) 
 
 
 def grouped(tensors: Iterable[tuple[float, Tensor]], weight_decay: float) -> list[dict]:
-    """Parameter groups for AdamW (train/adamw.py), one for each factor of the rate. tensors: (factor, parameter).
-
-    A group's rate is `rate_factor` times the run's. AdamW shrinks a weight by rate times decay in a step, so the decay
-    is divided by the factor: the shrinkage is then the same at every width.
-    """
+    """Parameter groups for AdamW (train/optimizer.py), one for each factor of the rate. tensors: (factor, parameter). A
+    group's rate is `rate_factor` times the run's. AdamW shrinks a weight by rate times decay in a step, so the decay is
+    divided by the factor: the shrinkage is then the same at every width."""
     groups: dict[float, list[Tensor]] = {}
     for factor, tensor in tensors:
         groups.setdefault(factor, []).append(tensor)

@@ -1,8 +1,5 @@
 """Tensors in files of torch.distributed.checkpoint (DCP), each rank's shards in its own. Imported late: it takes a
-second.
-
-Loading runs no code, whatever the files hold.
-"""
+second. Loading runs no code, whatever the files hold."""
 
 import pickle
 import warnings

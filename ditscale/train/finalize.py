@@ -11,8 +11,7 @@ from ..evaluate import run as evaluation
 from ..evaluate.finished import load_finished
 from ..evaluate.held_out import HeldOut
 from ..evaluate.measure import Unmeasurable
-from ..evaluate.settings import Settings
-from ..evaluate.validation import triple_losses
+from ..evaluate.metrics import triple_losses
 from ..logs import log
 from ..naming import RunPaths
 from ..plan.run import Run
@@ -25,7 +24,6 @@ from .segment import TrainingSetup
 
 
 def held_out(run: Run, ranks: Ranks) -> list[HeldOut]:
-    """The held-out images of the run's own data, then those of its other validation sets."""
     validation = run.validation
     return [
         HeldOut(data, validation, validation.n, validation.seed, ranks.device)
@@ -90,7 +88,7 @@ def evaluate(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag, writer: Write
     ranks.barrier()  # From here on the final weights are there.
     finished = load_finished(at.root).to(ranks.device)
     try:
-        measured = evaluation.measure_all(at, finished, Settings(run.evaluation), ranks, tick)
+        measured = evaluation.measure_all(at, finished, evaluation.Settings(run.evaluation), ranks, tick)
     except Unmeasurable as error:
         log.warning(f"not measured: {error}")
     else:

@@ -1,7 +1,5 @@
-"""Gradient accumulation: a rank's share of the global batch in micro-batches of as many images as fit into memory.
-
-The gradient is that of the whole batch, whatever the micro-batch: each image's loss counts 1 / (images of the batch).
-"""
+"""Gradient accumulation: a rank's share of the global batch in micro-batches of as many images as fit into memory. The
+gradient is that of the whole batch, whatever the micro-batch: each image's loss counts 1 / (images of the batch)."""
 
 from functools import reduce
 
@@ -35,11 +33,9 @@ class GradientAccumulation:
         self.image_weight = torch.tensor(layout.scale / self.batch_size, device=ranks.device)  # in the gradient
 
     def gradient(self, batch: Batch) -> Tensor:
-        """Add the gradient over this rank's share of a batch; returns the sum of its losses, on the device.
-
-        Out of memory, the micro-batch is halved and the share begun again. Raises UserError when one image is too many,
-        and OutOfMemory when weights are sharded: then the other ranks are in the middle of the same pass.
-        """
+        """Add the gradient over this rank's share of a batch; returns the sum of its losses, on the device. Out of
+        memory, the micro-batch is halved and the share begun again. Raises UserError when one image is too many, and
+        OutOfMemory when weights are sharded: then the other ranks are in the middle of the same pass."""
         while True:
             try:
                 return self.accumulate(batch)
@@ -75,11 +71,9 @@ class GradientAccumulation:
         log.info(f"out of memory: continuing with micro-batches of {self.size} images")
 
     def fit(self, batch: Batch):
-        """On a GPU, halve the share until every rank has memory for it: that becomes `size`.
-
-        batch: two images or more, this rank's or any. Memory is linear in the number of images, so it is measured with
-        one and with two, in two micro-batches as a step has them.
-        """
+        """On a GPU, halve the share until every rank has memory for it: that becomes `size`. batch: two images or more.
+        Memory is linear in the number of images, so it is measured with one and with two, in two micro-batches as a
+        step has them."""
         device = self.ranks.device
         peaks = [self._peak_bytes(batch, n) for n in (1, 1, min(2, self.share))]
         # In the first pass, libraries allocate memory for themselves: it does not count.

@@ -9,8 +9,7 @@ import torch
 
 from ditscale.cli import main
 from ditscale.config import Evaluation
-from ditscale.data.captions import Dropout, no_caption
-from ditscale.diffusion.sampler import sample
+from ditscale.diffusion.rectified_flow import Dropout, no_caption, sample
 from ditscale.model.dit import DiT
 from ditscale.plan.run import read_run
 from ditscale.rundir.evaluation import read_results

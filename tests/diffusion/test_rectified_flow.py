@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ditscale.diffusion import rectified_flow as rf
-from ditscale.diffusion.sampler import sample
+from ditscale.diffusion.rectified_flow import sample
 
 SCALE, MEAN = 0.5, 0.3  # data: x0 = MEAN + SCALE * normal
 

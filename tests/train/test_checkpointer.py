@@ -240,7 +240,7 @@ import resource, sys, torch
 from dataclasses import replace
 from ditscale import logs
 from ditscale.diffusion.rectified_flow import Noise
-from ditscale.data.open import open_source
+from ditscale.data.source import open_source
 from ditscale.plan.run import read_run
 from ditscale.train.gradient_accumulation import GradientAccumulation
 from ditscale.distributed.ranks import Ranks

@@ -26,22 +26,21 @@ import torch
 import train_step
 
 from ditscale.config import compose
-from ditscale.data.captions import Dropout
-from ditscale.data.open import open_source
-from ditscale.diffusion.rectified_flow import Noise
+from ditscale.data.source import open_source
+from ditscale.diffusion.rectified_flow import Dropout, Noise
 from ditscale.model import projection
 from ditscale.plan.run import Run, make_run
 from ditscale.train import state
 from ditscale.train.batches import Batch, stream
 from ditscale.train.gradient_accumulation import GradientAccumulation
-from ditscale.train.heap import keep_freed_memory
 from ditscale.train.layout import choose
+from ditscale.train.loop import keep_freed_memory
 from ditscale.train.state import build
 from ditscale.train.step import Step
 
 
 class TorchAdamW:
-    """torch.optim.AdamW(fused=True) behind the interface of train/adamw.py."""
+    """torch.optim.AdamW(fused=True) behind the interface of train/optimizer.py."""
 
     def __init__(self, groups: list[dict], beta1: float, beta2: float):
         self.optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(beta1, beta2), fused=True)

@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 import torch
 
-from ditscale.data.open import open_source
+from ditscale.data.source import open_source
 from ditscale.diffusion.rectified_flow import Noise
 from ditscale.distributed.ranks import Ranks
 from ditscale.model.compile import compiles, speed_up
@@ -33,7 +33,7 @@ from ditscale.plan.run import Run, read_run
 from ditscale.plan.study import read_study
 from ditscale.train.batches import Batch
 from ditscale.train.gradient_accumulation import GradientAccumulation
-from ditscale.train.heap import keep_freed_memory
+from ditscale.train.loop import keep_freed_memory
 from ditscale.train.state import build
 from ditscale.train.step import Step
 

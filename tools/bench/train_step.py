@@ -42,7 +42,7 @@ from ditscale.plan.run import Execution, Run, make_run
 from ditscale.train import attention_backend
 from ditscale.train.batches import Batch
 from ditscale.train.gradient_accumulation import GradientAccumulation
-from ditscale.train.heap import keep_freed_memory
+from ditscale.train.loop import keep_freed_memory
 from ditscale.train.state import build
 from ditscale.train.step import Step
 
