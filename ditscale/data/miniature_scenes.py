@@ -18,15 +18,9 @@ from . import draws
 from .source import Source
 
 COLOURS = {  # RGB in [-1, 1].
-    "red": (0.75, -0.7, -0.7),
-    "green": (-0.7, 0.6, -0.7),
-    "blue": (-0.6, -0.6, 0.75),
-    "yellow": (0.75, 0.65, -0.7),
-    "magenta": (0.65, -0.65, 0.6),
-    "cyan": (-0.7, 0.6, 0.7),
-    "white": (0.75, 0.75, 0.75),
-    "black": (-0.75, -0.75, -0.75),
-}
+    "red": (0.75, -0.7, -0.7), "green": (-0.7, 0.6, -0.7), "blue": (-0.6, -0.6, 0.75), "yellow": (0.75, 0.65, -0.7),
+    "magenta": (0.65, -0.65, 0.6), "cyan": (-0.7, 0.6, 0.7), "white": (0.75,) * 3, "black": (-0.75,) * 3,
+}  # fmt: skip
 PLACES = "upper left, top, upper right, left, centre, right, lower left, bottom, lower right".split(", ")
 
 # A shape says whether the point (x, y) is inside, a fill how opaque it is there; x right, y down, both in [-1, 1].
@@ -115,7 +109,6 @@ class Scenes(Source):
         style, n = self.style, self.objects
         u = draws.uniform(self._key, index, 6 + 10 * n)
         grid = (torch.arange(self.resolution) + 0.5) * (2 / self.resolution) - 1
-
         ground = _pick(u[:, 0], len(COLOURS))
         slope = (2 * u[:, 1:3] - 1) * style.light
         image = self._shade(ground, u[:, 3:6])[:, :, None, None].expand(-1, -1, len(grid), len(grid))

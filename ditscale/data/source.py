@@ -18,8 +18,7 @@ class Source:
     text_vocab: int  # Ids are 0 .. text_vocab - 1, and id 0 is the empty text that guidance needs. 0 for features.
     text_dim: int  # Values per token of text features. 0 for ids.
     pixels: bool  # Whether the images are pictures on [-1, 1] with 8-bit levels. Otherwise they are latents.
-    # Names of the frozen models that made latents and text features, where known: "vae", "text_encoder".
-    encoders: dict[str, str]
+    encoders: dict[str, str]  # Models that made latents and text features, where known: "vae", "text_encoder".
     n_images: int | None = None  # None: endless, every position holds a new image.
 
     @property
@@ -49,8 +48,7 @@ class Source:
         raise NotImplementedError
 
     def pictures(self, index: Tensor) -> Tensor | None:
-        """uint8 [B, 3, H, W]: what latents at `index` were made from. None where images are pictures, or a file has
-        none."""
+        """uint8 [B, 3, H, W]: what latents at `index` were made from; None where there are none."""
         return None
 
 

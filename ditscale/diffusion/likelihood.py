@@ -6,15 +6,13 @@
 39.) The divergence is the trace of the Jacobian: exactly, one backward pass for each dimension; or by Hutchinson's
 estimate E[z . J z] with z of independent signs, one backward pass for each probe z (Grathwohl et al., FFJORD, arXiv
 1810.01367). A probe is fixed for the whole solve, so the estimate of log p is unbiased and its integrand smooth.
-
 The pair (x, l) of images and log-densities is integrated by Dormand and Prince's method of order 5(4) (Hairer, Norsett,
 Wanner, "Solving ordinary differential equations I", 1993, table II.5.2 and section II.4). Every image has its own time
 and step, so its result does not depend on which images share its batch.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,8 +35,7 @@ ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 
 FIRST_STEP, LARGEST_STEP = 0.01, 0.25
 
 
-@dataclass(frozen=True)
-class Path:
+class Path(NamedTuple):
     """The end of each image's path: x as given, l float64 [B], and the field evaluations it took, int64 [B]."""
 
     x: Tensor

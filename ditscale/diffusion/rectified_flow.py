@@ -36,19 +36,12 @@ def timestep(u_B: Tensor, distribution: str) -> Tensor:
     return 1 / (1 + torch.exp(-torch.special.ndtri(u_B)))
 
 
-class Noise:
-    """The noise and the timestep of image number i of a run: pure functions of (seed, i)."""
-
-    def __init__(self, seed: int, distribution: str):
-        self.noise_key = draws.key(seed, "noise")
-        self.time_key = draws.key(seed, "timestep")
-        self.distribution = distribution
-
-    def draw(self, index_B: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """eps of `shape` [B, C, R, R] and t [B] for the images numbered index [B]."""
-        eps = draws.normal(self.noise_key, index_B, shape[1:].numel()).view(shape)
-        u = draws.uniform(self.time_key, index_B, 1)[:, 0]
-        return eps, timestep(u, self.distribution)
+def draw_noise(seed: int, distribution: str, index_B: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Noise eps of `shape` [B, C, R, R] and timesteps t [B] of a run's images numbered index [B]: pure functions of
+    (seed, number)."""
+    eps = draws.normal(draws.key(seed, "noise"), index_B, shape[1:].numel()).view(shape)
+    u = draws.uniform(draws.key(seed, "timestep"), index_B, 1)[:, 0]
+    return eps, timestep(u, distribution)
 
 
 def no_caption(text: Tensor) -> Tensor:
@@ -56,19 +49,13 @@ def no_caption(text: Tensor) -> Tensor:
     return torch.zeros_like(text)
 
 
-class Dropout:
-    """Drops the caption of image number i of a run with a given probability, a pure function of (seed, i): what
-    classifier-free guidance needs (Ho and Salimans, arXiv 2207.12598, algorithm 1)."""
-
-    def __init__(self, seed: int, probability: float):
-        self.key, self.probability = draws.key(seed, "caption dropout"), probability
-
-    def __call__(self, index_B: Tensor, text: Tensor) -> Tensor:
-        """`text` [B, T, ...] of the images numbered index [B], with some of the captions dropped."""
-        if not self.probability:
-            return text
-        dropped = draws.uniform(self.key, index_B, 1)[:, 0] < self.probability
-        return torch.where(expand(dropped, text), no_caption(text), text)
+def drop_captions(seed: int, probability: float, index_B: Tensor, text: Tensor) -> Tensor:
+    """`text` [B, T, ...] of a run's images numbered index [B], each dropped with a given probability by its number:
+    what classifier-free guidance needs (Ho and Salimans, arXiv 2207.12598, algorithm 1)."""
+    if not probability:
+        return text
+    dropped = draws.uniform(draws.key(seed, "caption dropout"), index_B, 1)[:, 0] < probability
+    return torch.where(expand(dropped, text), no_caption(text), text)
 
 
 def losses(model: Velocity, x0: Tensor, text: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:

@@ -22,8 +22,7 @@ from .liveness import GRACE_S, Liveness
 
 MEET_S = 120  # for all ranks to find each other
 KNOCK_S = 10  # for rank 0 to answer at a published address
-# Of a collective: ranks may differ in how long they compile or read. A rank's death is noticed at once (liveness.py).
-TIMEOUT_S = 600
+TIMEOUT_S = 600  # Of a collective: ranks differ in how long they compile or read. A death is noticed by liveness.py.
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,7 @@ def check_decoder(directory: Path) -> dict:
 
 
 def read_safetensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """The tensors whose names begin with one of the prefixes. The file is eight bytes of length, a JSON header of that
-    length, and the tensors' bytes."""
+    """The tensors of these prefixes. The file is eight bytes of length, a JSON header of that length, and bytes."""
     tensors = {}
     try:
         with open(path, "rb") as file:

@@ -60,16 +60,9 @@ def load_extractor(how: Evaluation, data: Data, ranks: Ranks) -> tuple[Callable[
 
 
 def torch_fidelity() -> ModuleType:
-    """The module torch_fidelity, imported late because it takes seconds, and torchvision with it."""
-    _import_torchvision()
-    import torch_fidelity
-
-    return torch_fidelity
-
-
-def _import_torchvision():
-    """Import torchvision, also a wheel for CUDA with a torch for CPU: its import fails where it describes two compiled
-    operators. Once their schemas are defined the rest works; nothing here calls them."""
+    """The module torch_fidelity, imported late because it takes seconds, and torchvision with it: also a wheel for CUDA
+    with a torch for CPU, whose import fails where it describes two compiled operators. Once their schemas are defined
+    the rest works; nothing here calls them."""
     try:
         import torchvision  # noqa: F401
     except RuntimeError as error:
@@ -81,6 +74,9 @@ def _import_torchvision():
         for operator in ("nms", "qnms"):
             torch.library.define(f"torchvision::{operator}", schema)
         import torchvision  # noqa: F401
+    import torch_fidelity
+
+    return torch_fidelity
 
 
 class CaptionReader(nn.Module):

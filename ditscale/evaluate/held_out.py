@@ -21,8 +21,8 @@ BIN = 2 / 255  # Width of one of 256 levels of a pixel on [-1, 1].
 
 
 def held_out(data: Data, validation: Validation) -> Data:
-    """Where a data set's held-out images are: drawn under the validation's seed; of the study's own data, in the
-    validation's file. A data set out of domain is held out as a whole."""
+    """Where a data set's held-out images are: under the validation's seed; of the study's own data, in its file. A data
+    set out of domain is held out as a whole."""
     own = data not in validation.also.values()
     return replace(data, seed=validation.seed, path=own and validation.path or data.path)
 
@@ -91,8 +91,7 @@ class HeldOut:
         return x0.to(self.device), text.to(self.device)
 
     def levels(self, x0: Tensor) -> Tensor:
-        """Pictures rounded to their 8-bit levels, and levels beyond black and white, which the models are trained on;
-        back to [-1, 1]."""
+        """Pictures rounded to 8-bit levels, also beyond black and white, as in training; back to [-1, 1]."""
         return ((x0 + 1) / BIN).round() * BIN - 1
 
     def noise(self, stream: str, index: Tensor, like: Tensor) -> Tensor:

@@ -32,8 +32,7 @@ MAX_EXACT_DIMS = 4096  # The exact trace takes as many backward passes as an ima
 
 
 def triples(data: HeldOut, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The triples at positions index [B], on the device, but for t: images x0 [B, C, R, R], text [B, ...] and noise eps
-    [B, C, R, R]."""
+    """The triples at positions index [B], on the device, but for t: x0 [B, C, R, R], text [B, ...], eps as x0."""
     x0, text = data.images(index)
     return x0, text, data.noise("validation noise", index, x0)
 

@@ -32,10 +32,8 @@ class Settings:
     UserError, naming the option, at a value beyond its limits."""
 
     metrics: dict[str, Evaluation] = field(default_factory=dict)
-    # Names or labels of data sets. Empty: the run's own and all of its study's validation.also.
-    datasets: tuple[str, ...] = ()
-    # Files of further data sets by label, measured on where `datasets` names them.
-    files: dict[str, str] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()  # Names or labels. Empty: the run's own and all of its study's validation.also.
+    files: dict[str, str] = field(default_factory=dict)  # of further data sets by label, where `datasets` names them
     seed: NonNegativeInt | None = None  # Seed of the noise. None: validation.seed, which the runs of a study share.
     batch_size: PositiveInt | None = None  # Images in a chunk. None: validation.batch_size.
     samples: NonNegativeInt = 16  # Samples to draw for people to look at.
@@ -157,10 +155,8 @@ def _selected(run: Run, names: tuple[str, ...]) -> list[Data]:
     by_name = {data.name: data for data in by_label.values()} | by_label
     for name in names:
         if name not in by_name:
-            raise UserError(
-                f"--dataset {name}: the run has no such data set{nearest(name, by_name)}; choose from: "
-                f"{', '.join(by_name)}"
-            )
+            hint = f"{nearest(name, by_name)}; choose from: {', '.join(by_name)}"
+            raise UserError(f"--dataset {name}: the run has no such data set{hint}")
     return [by_name[name] for name in names] or list(by_label.values())
 
 

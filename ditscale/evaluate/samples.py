@@ -16,8 +16,7 @@ from .held_out import HeldOut
 
 
 def generate(model: Velocity, data: HeldOut, index: Tensor, how: Evaluation, precision: str) -> Tensor:
-    """Images [B, C, R, R] at the captions and with the noise of positions index [B]. The model computes in the run's
-    precision, the sampler in fp32."""
+    """Images [B, C, R, R] of positions index [B]. The model computes in the run's precision, the sampler in fp32."""
     x0, text = data.images(index)
     noise = data.noise("sampling noise", index, x0)
     with torch.autocast(data.device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -52,8 +51,7 @@ class Pictures:
         return as_bytes(images) if self.data.pixels else images.float()
 
     def reference(self, index: Tensor) -> Tensor:
-        """The held-out pictures at positions index [B]: those that the latents were made from, where the file has
-        them."""
+        """The held-out pictures at positions index [B]: what latents were made from, where the file has them."""
         originals = self.data.source.pictures(index)
         return self.of(self.data.images(index)[0]) if originals is None else originals.to(self.data.device)
 

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Multiplications per thread below which calling oneDNN costs more than it saves.
-MIN_PRODUCTS = 2e6
+MIN_PRODUCTS = 2e6  # Multiplications per thread below which calling oneDNN costs more than it saves.
 _plain = False
 
 

@@ -1,5 +1,4 @@
-"""A rank's share of every batch: images, captions, noise and timesteps, each a function of the position in the
-stream."""
+"""A rank's share of every batch: images, captions, noise and timesteps, functions of the position in the stream."""
 
 from __future__ import annotations
 
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..data.source import Source
-from ..diffusion.rectified_flow import Dropout, Noise
+from ..diffusion.rectified_flow import draw_noise, drop_captions
 from ..distributed.ranks import Ranks
+from ..plan.run import Run
 
 CHUNK = 1024  # Images read at once, so that many steps share the overhead of one call.
 AHEAD = 2  # Chunks read before a GPU needs them. A CPU that trains has no core to spare for that.
@@ -31,13 +31,11 @@ class Batch(NamedTuple):
         return map(Batch._make, zip(*(part.split(size) for part in self)))
 
 
-def stream(
-    source: Source, noise: Noise, captions: Dropout, positions: range, batch_size: int, ranks: Ranks
-) -> Iterator[Batch]:
+def stream(source: Source, run: Run, positions: range, ranks: Ranks) -> Iterator[Batch]:
     """Yield this rank's share of each batch of the positions in the stream: the r-th of `world` equal parts, in order,
     so that the union over ranks is the same for every world size."""
-    share = batch_size // ranks.world
-    chunk_size = max(1, CHUNK // share) * batch_size
+    recipe, share = run.recipe, run.recipe.batch_size // ranks.world
+    chunk_size = max(1, CHUNK // share) * recipe.batch_size
     cuda = ranks.device.type == "cuda"
 
     def read(start: int) -> list[Tensor]:
@@ -50,8 +48,8 @@ def stream(
     for chunk in ahead(read, starts) if cuda else map(read, starts):
         index, x0, text = (part.to(ranks.device, non_blocking=True) for part in chunk)
         x0, text = source.normalise(x0, text)  # Here, not in the thread: it is little work for a GPU.
-        text = captions(index, text)
-        yield from Batch(x0, text, *noise.draw(index, x0.shape)).split(share)
+        text = drop_captions(run.seed, recipe.caption_dropout, index, text)
+        yield from Batch(x0, text, *draw_noise(run.seed, recipe.timesteps, index, x0.shape)).split(share)
 
 
 def ahead(make: Callable[[Any], T], arguments: Iterable[Any]) -> Iterator[T]:

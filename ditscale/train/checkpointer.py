@@ -19,7 +19,7 @@ from ..distributed.ranks import Ranks
 from ..errors import UserError
 from ..logs import log
 from ..rundir import checkpoints
-from .layout.choose import Layout
+from .layout.replicated import Layout
 
 CLOSE_S = 30.0  # Seconds for a last checkpoint to complete when a run ends: where a rank has died it never will.
 
@@ -45,7 +45,7 @@ class Checkpointer:
         self.group = dist.new_group(backend="gloo") if ranks.world > 1 else None
         self.copied = torch.cuda.Event() if cuda else None
         self.thread: threading.Thread | None = None
-        self.error: BaseException | None = None
+        self.error: BaseException | None = None  # of this rank's last save
         self.writer = ranks.broadcast(os.getpid())
 
     @staticmethod
@@ -55,8 +55,7 @@ class Checkpointer:
 
     @torch.no_grad()
     def save(self, facts: dict):
-        """Begin a checkpoint of the tensors as they are now, once the one before is complete. `facts` go into its
-        state.json."""
+        """Begin a checkpoint of the tensors as they are now, after the one before. `facts` go into its state.json."""
         self.wait()
         for copy, tensor in self._pairs():
             copy.copy_(tensor, non_blocking=True)
@@ -116,11 +115,6 @@ class Checkpointer:
         """However the run ends, let what is being written complete, well or not."""
         if self.thread:
             self.thread.join(CLOSE_S)
-
-    @property
-    def failed(self) -> bool:
-        """Whether this rank's last save went wrong."""
-        return self.error is not None
 
     def wait(self):
         """Wait until no rank is writing a checkpoint. Raises what went wrong with the last, on every rank:

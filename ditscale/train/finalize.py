@@ -24,11 +24,8 @@ from .segment import TrainingSetup
 
 
 def held_out(run: Run, ranks: Ranks) -> list[HeldOut]:
-    validation = run.validation
-    return [
-        HeldOut(data, validation, validation.n, validation.seed, ranks.device)
-        for data in [run.data, *validation.also.values()]
-    ]
+    how = run.validation
+    return [HeldOut(data, how, how.n, how.seed, ranks.device) for data in (run.data, *how.also.values())]
 
 
 def validate(setup: TrainingSetup, run: Run, writer: Writer | None):
@@ -59,7 +56,7 @@ def save_final(setup: TrainingSetup, at: RunPaths, run: Run, writer: Writer | No
     either cannot be written."""
     setup.checkpointer.wait()
     state, error = setup.state, None
-    full = lambda tensors: state.layout.gather_full(tensors)
+    full = state.layout.gather_full
     final = {"run_id": run.run_id, "images": state.images, "model": full(state.layout.weights)}
     final["ema"], *final["ema_also"] = (list(full(averages).values()) for averages in state.ema.averages)
     if writer:

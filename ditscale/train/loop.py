@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..data.source import Source, open_source
-from ..diffusion.rectified_flow import Noise
+from ..diffusion.rectified_flow import draw_noise
 from ..distributed.ranks import Ranks, start
 from ..errors import UserError
 from ..evaluate import run as evaluation
@@ -27,10 +27,9 @@ from ..rundir.session import Writer, owning_run
 from ..rundir.signals import StopFlag
 from . import attention_backend, finalize, nested
 from .batches import Batch
-from .gradient_accumulation import GradientAccumulation
 from .segment import Trainer, TrainingSetup
 from .state import State, build
-from .step import Step
+from .step import GradientAccumulation, Step
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 NEVER, LARGE, LARGE_ONCE = 2**31 - 1, 2**30, 2**25  # Bytes; glibc before 2.35 refuses more than LARGE_ONCE.
@@ -101,7 +100,9 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
                 finalize.validate(setup, run, writer)
                 finalize.save_final(setup, at, run, writer)
                 setup = None  # What is measured from here on is in the final checkpoint.
-                _free_memory(ranks.device)
+                if ranks.device.type == "cuda":
+                    gc.collect()  # Compiled methods refer to the model whose methods they are.
+                    torch.cuda.empty_cache()
             finalize.evaluate(at, run, ranks, stop, writer)
             if writer:
                 writer.finish()
@@ -151,17 +152,11 @@ def _build_step(run: Run, ranks: Ranks, state: State, source: Source, largest_mi
     if device.type == "cuda" and not run.execution.micro_batch:
         index = torch.arange(2)
         x0, text = (part.to(device) for part in source.batch(index))
-        noise = Noise(run.seed, run.recipe.timesteps)
-        accumulation.fit(Batch(x0, text, *noise.draw(index.to(device), x0.shape)))
+        noise = draw_noise(run.seed, run.recipe.timesteps, index.to(device), x0.shape)
+        accumulation.fit(Batch(x0, text, *noise))
     compiled = compiles(run, device)
     speed_up(state.model, compiled, run.execution.recompute)
     return Step(state, accumulation, run.recipe.clip, compiled)
-
-
-def _free_memory(device: torch.device):
-    if device.type == "cuda":
-        gc.collect()  # Compiled methods refer to the model whose methods they are.
-        torch.cuda.empty_cache()
 
 
 def keep_freed_memory():

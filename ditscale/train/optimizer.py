@@ -18,12 +18,10 @@ EPS = 1e-8
 
 
 class AdamW:
-    """Updates weights in place. `exp_avg`, `exp_avg_sq`: each weight's moments. `steps`: the number of steps so far, a
-    scalar on the device."""
+    """Updates weights in place. `exp_avg`, `exp_avg_sq`: each weight's moments. `steps`: so far, on the device."""
 
     def __init__(self, groups: list[dict], beta1: float, beta2: float):
-        """groups: tensors as `params` whose `grad` is set at each step, with `rate_factor` and `weight_decay`
-        (model/mup.py)."""
+        """groups: of model/mup.py, whose tensors have their `grad` set at each step."""
         self.groups, self.beta1, self.beta2 = groups, beta1, beta2
         weights = [w for group in groups for w in group["params"]]
         self.exp_avg, self.exp_avg_sq = ({w: torch.zeros_like(w) for w in weights} for _ in range(2))
@@ -36,8 +34,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, scale: Tensor, skip: Tensor):
-        """Take a step with the gradients divided by `scale`; none at all where `skip` is 1. Both are scalars on the
-        device."""
+        """Take a step with gradients divided by `scale`; none where `skip` is 1. Both are scalars on the device."""
         self.steps += 1
         for group in self.groups:
             weights = group["params"]

@@ -25,8 +25,7 @@ CHUNKS = 10  # Parts of a run: after each, it writes rows and a heartbeat, and s
 
 
 def rehearse(run_dir: Path | str, lock: RunLock | None = None) -> str:
-    """Rehearse the run of a directory to its end; returns "finished". `lock` and exceptions are as of loop.py's
-    `train`."""
+    """Rehearse the run of a directory to its end; returns "finished". `lock`, exceptions: as of loop.py's `train`."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
     final = lambda file: file.write(json.dumps(_facts(run, run.n_images)).encode())

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from ..data.source import Source
-from ..diffusion.rectified_flow import Dropout, Noise
 from ..distributed.ranks import Ranks
 from ..evaluate.held_out import HeldOut
 from ..naming import RunPaths
@@ -86,10 +85,7 @@ class Trainer:
     def train_until(self, images: int):
         """Take optimiser steps until the run has seen this number of images. Raises Stopped and Diverged."""
         setup, state, run, recipe = self.setup, self.setup.state, self.run, self.run.recipe
-        noise, captions = Noise(run.seed, recipe.timesteps), Dropout(run.seed, recipe.caption_dropout)
-        # Data are a function of the position, so a stream can start anywhere.
-        positions = range(state.images, images)
-        batches = stream(setup.source, noise, captions, positions, recipe.batch_size, setup.ranks)
+        batches = stream(setup.source, run, range(state.images, images), setup.ranks)
         for batch in self.meter.timed(batches):
             rate = run.lr * rate_factor(recipe, state.images, run.n_images)
             loss, norm = setup.step(batch, state.images // recipe.batch_size + 1, rate)
@@ -108,7 +104,6 @@ class Trainer:
         """Wait for the device and the other ranks, record what was done since the last sync, then save or stop."""
         setup, state, run, writer = self.setup, self.setup.state, self.run, self.writer
         done = state.images == run.n_images
-
         agreed = self._report(done).reduced(setup.ranks)
         rows, reason = self._take_rows()
         if writer:
@@ -144,7 +139,7 @@ class Trainer:
         return SyncPoint(
             stop_asked=self.setup.stop.raised,
             save_due=unsaved_s > (min(MIN_UNSAVED_S, checkpoint_s) if done else checkpoint_s),
-            save_failed=self.setup.checkpointer.failed,
+            save_failed=self.setup.checkpointer.error is not None,
             micro_batch=accumulation.size,
             halvings=accumulation.halvings,
             data_wait_s=self.meter.data_wait_s,

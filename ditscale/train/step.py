@@ -1,17 +1,119 @@
-"""A training step: gradients, optimizer, averages. On a GPU it is recorded once as a CUDA graph and then replayed: a
-small model's step takes as long as the CPU needs to launch its kernels one by one, and a replay launches all at once.
+"""A training step: gradients, optimizer, averages.
+
+The gradient is that of the whole batch, whatever fits into memory: each image's loss counts 1 / (images of the batch).
+On a GPU a step is recorded once as a CUDA graph and then replayed: a small model's step takes as long as the CPU needs
+to launch its kernels one by one, and a replay launches all at once.
 """
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..diffusion.rectified_flow import losses
+from ..distributed.ranks import Ranks
+from ..errors import UserError
+from ..logs import log
+from ..plan.run import Run
+from ..rundir.outcomes import OutOfMemory
 from .batches import Batch
-from .gradient_accumulation import GradientAccumulation, is_out_of_memory
+from .layout.replicated import Layout
 from .state import State
 
+REMEDY = "set cluster.recompute=blocks, cluster.sharding=full, or take a larger GPU"
+USABLE = 0.92  # Share of free memory that micro-batches may take: the rest is for fragments and the collectives.
 WARMUP_STEPS = 3  # Steps before the recording: they compile, and libraries allocate their workspaces.
+
+
+class GradientAccumulation:
+    """Computes a run's gradients. `size`: images of a micro-batch. `halvings`: how often memory did not suffice."""
+
+    def __init__(self, run: Run, model: nn.Module, layout: Layout, ranks: Ranks, largest: int = 0):
+        """largest: images of a micro-batch that earlier attempts found to fit; 0: not known."""
+        self.model, self.layout, self.ranks = model, layout, ranks
+        self.batch_size, self.bf16 = run.recipe.batch_size, run.recipe.precision == "bf16"
+        self.share = self.batch_size // ranks.world
+        self.largest = min(largest or self.share, self.share)
+        self.size = min(run.execution.micro_batch or self.largest, self.largest)
+        self.halvings = 0
+        self.image_weight = torch.tensor(layout.scale / self.batch_size, device=ranks.device)  # in the gradient
+
+    def gradient(self, batch: Batch) -> Tensor:
+        """Add the gradient over this rank's share of a batch; returns the sum of its losses, on the device. Out of
+        memory, the micro-batch is halved and the share begun again. Raises UserError when one image is too many, and
+        OutOfMemory when weights are sharded: then the other ranks are in the middle of the same pass."""
+        while True:
+            try:
+                return self.accumulate(batch)
+            except RuntimeError as error:  # torch.OutOfMemoryError is one.
+                if not is_out_of_memory(error):
+                    raise
+            self._halve()
+
+    def accumulate(self, batch: Batch) -> Tensor:
+        """The same, once, in micro-batches of `size`. Out of memory, it raises what torch does."""
+        micro_batches = [batch] if self.size >= len(batch.x0) else list(batch.split(self.size))
+        sums = []
+        for i, micro_batch in enumerate(micro_batches):
+            if len(micro_batches) > 1:
+                self.layout.set_last_microbatch(i == len(micro_batches) - 1)
+            with torch.autocast(batch.x0.device.type, torch.bfloat16, enabled=self.bf16):
+                loss = losses(self.model, *micro_batch).sum()
+            (loss * self.image_weight).backward()  # backward(weight) would import sympy: half a second.
+            sums.append(loss.detach())
+        return reduce(torch.add, sums)
+
+    def _halve(self):
+        if self.size == 1:
+            raise UserError(f"out of memory with a single image; {REMEDY}")
+        half = (self.size + 1) // 2
+        if self.layout.kind != "replicate":
+            raise OutOfMemory(half)
+        self.layout.zero_grad()
+        if self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.size = half
+        self.halvings += 1
+        log.info(f"out of memory: continuing with micro-batches of {self.size} images")
+
+    def fit(self, batch: Batch):
+        """On a GPU, halve the share until every rank has memory for it: that becomes `size`. batch: two images or more.
+        Memory is linear in the number of images, so it is measured with one and with two, in two micro-batches as a
+        step has them."""
+        device = self.ranks.device
+        peaks = [self._peak_bytes(batch, n) for n in (1, 1, min(2, self.share))]
+        # In the first pass, libraries allocate memory for themselves: it does not count.
+        image_bytes = max(peaks[2] - peaks[1], 1)
+        torch.cuda.empty_cache()
+        # Runs that share this GPU measure the same free memory, so each takes its part of it.
+        usable = USABLE / self.ranks.runs_per_gpu * torch.cuda.mem_get_info(device)[0] - (peaks[1] - image_bytes)
+        fitting = torch.tensor([usable / image_bytes], device=device)
+        self.ranks.all_reduce(fitting, torch.distributed.ReduceOp.MIN)
+        self.size = self.largest
+        while self.size > max(1.0, fitting.item()):
+            self.size = (self.size + 1) // 2
+
+    def _peak_bytes(self, batch: Batch, n: int) -> int:
+        """Peak memory of a pass of two micro-batches of n images, without what is allocated already."""
+        device, self.size = self.ranks.device, n
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        try:
+            self.accumulate(Batch._make(torch.cat([part[:n]] * 2) for part in batch))
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise UserError(f"out of memory with a micro-batch of {n}; {REMEDY}") from None
+            raise
+        peak = torch.cuda.max_memory_allocated(device) - before
+        self.layout.zero_grad()
+        return peak
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed. The CPU's allocator, oneDNN, cuBLAS and cuDNN say so only in their message."""
+    messages = ("can't allocate memory", "could not create a primitive", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in messages)
 
 
 class Result(NamedTuple):

@@ -1,9 +1,8 @@
-"""What an attempt measures of its training besides the loss: speed, data wait, memory, energy (rundir/record.py:
-MEASURED)."""
+"""What an attempt measures besides the loss: speed, data wait, memory, energy (rundir/record.py: MEASURED)."""
 
 import resource
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Iterator, TypeVar
 
@@ -54,15 +53,12 @@ class ThroughputMeter:
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def energy_so_far(self) -> float:
-        """Joules of this rank's GPU in this attempt, shared evenly with other runs on that GPU; 0 where the driver does
-        not report power."""
+        """Joules of this rank's share of its GPU in this attempt; 0 where the driver does not report power."""
         now = self.seconds()
         if self.ranks.device.type == "cuda" and now - self._last_power_s > POWER_S:
-            try:
+            with suppress(Exception):  # No NVML, no binding for it, or a driver that does not report power.
                 watts = torch.cuda.power_draw(self.ranks.device) / 1000
                 self.energy_j += watts * (now - self._last_power_s) / self.ranks.runs_per_gpu
-            except Exception:  # No NVML, no binding for it, or a driver that does not report power.
-                pass
             self._last_power_s = now
         return self.energy_j
 

@@ -17,8 +17,7 @@ from .replicated import LARGE, Factor, Layout, LoneLayout, ReplicatedLayout
 STATE_BYTES = 16  # Of a parameter: weight, gradient and AdamW's two moments, fp32.
 EMA_BYTES = 4  # Of a parameter, for each window.
 SMALL = 0.25  # Share of free memory: a state below it leaves enough for activations.
-# Parameters whose gradients GPUs add in a small part of a step. FSDP adds more while it computes the next block's.
-QUICK = 5e7
+QUICK = 5e7  # Parameters whose gradients GPUs add in a small part of a step; FSDP adds them while it computes.
 
 
 def lay_out(model: DiT, sharding: str, precision: str, factor: Factor, ranks: Ranks, averages: int = 1) -> Layout:

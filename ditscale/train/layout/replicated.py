@@ -13,8 +13,7 @@ from ...distributed.ranks import Ranks
 
 Factor = Callable[[str, nn.Parameter], float]  # A parameter's learning rate as a factor of the run's.
 ALIGN = 16  # Values: each weight starts on a cache line of 64 bytes.
-# Squares added in a row: BLAS adds few at once with AVX2, and their sum is then exact to 2e-7; of 2**22 squares, 1e-5.
-SUM_BLOCK = 2**18
+SUM_BLOCK = 2**18  # Squares added in a row: their sum is exact to 2e-7; of 2**22 squares, with AVX2, to 1e-5.
 LARGE = 2**23  # Parameters. Below, one buffer of gradients is as fast or faster than none (LoneLayout).
 
 
