@@ -1,7 +1,6 @@
 """Random numbers as a pure function of (seed, stream, position): nothing here has a state. The generator is SplitMix64
 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014) as a counter: word k of position i
-is mix(key + (i * 2^24 + k) * gamma), in torch's int64, whose products wrap. So the integers are equal on every device;
-the floats differ at most by its rounding of log and cos."""
+is mix(key + (i * 2^24 + k) * gamma), in torch's int64, whose products wrap: equal on every device."""
 
 import hashlib
 import math

@@ -87,8 +87,7 @@ STYLES = {
 
 class Scenes(Source):
     """Scene i is a pure function of (seed, style, i). size: height and width in pixels. objects: icons per picture,
-    each with three tokens (colour, shape, place); the last token is the ground. Raises UserError for an unknown
-    style."""
+    each with three tokens (colour, shape, place); the last token is the ground. UserError for an unknown style."""
 
     channels, text_vocab, text_dim, pixels = 3, len(WORDS), 0, True
 

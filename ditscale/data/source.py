@@ -8,8 +8,7 @@ from ..errors import UserError
 
 class Source:
     """Images with text, addressed by position: image i is the same on every rank, in every batch and after a resume. A
-    text is either ids of a vocabulary (`text_dim` is 0) or features of a frozen encoder (`text_vocab` is 0). Here the
-    images are drawn as a model sees them; files override that."""
+    text is either ids of a vocabulary (`text_dim` is 0) or features of a frozen encoder (`text_vocab` is 0)."""
 
     name: str
     channels: int
@@ -27,8 +26,8 @@ class Source:
         return ""
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Images float32 [B, C, R, R] in about [-1, 1], and texts int64 [B, T] or float32 [B, T, text_dim], at `index`,
-        int64 [B]."""
+        """At `index`, int64 [B]: images float32 [B, C, R, R] in about [-1, 1], texts int64 [B, T] or float32 [B, T,
+        text_dim]."""
         return self.normalise(*self.read(index))
 
     def read(self, index: Tensor) -> tuple[Tensor, Tensor]:

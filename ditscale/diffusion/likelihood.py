@@ -68,7 +68,8 @@ def solve(field: Callable, x: Tensor, tolerance: float, most: int = 10_000) -> P
             rates.append(dl_at.double())
         path.evaluations[rows] += len(C)
         l_new = l + h * sum(w * r for w, r in zip(A[-1], rates) if w)
-        error = _error(h, slopes, x, at) / tolerance
+        relative = sum(w * k for w, k in zip(ERROR, slopes) if w) / (1 + torch.maximum(x.abs(), at.abs()))
+        error = h * relative.flatten(1).square().mean(1).sqrt().double() / tolerance
         error = torch.maximum(
             error, (h * sum(w * r for w, r in zip(ERROR, rates))).abs() / tolerance / (1 + l_new.abs())
         )
@@ -82,12 +83,6 @@ def solve(field: Callable, x: Tensor, tolerance: float, most: int = 10_000) -> P
         if (len(rows) and not (h > 1e-9).all()) or path.evaluations.max() > most:
             raise Stiff
     return path
-
-
-def _error(h: Tensor, slopes: list[Tensor], before: Tensor, after: Tensor) -> Tensor:
-    """Root mean square over an image of the step's error, relative to 1 + |x|: float64 [B]."""
-    difference = sum(w * k for w, k in zip(ERROR, slopes) if w) / (1 + torch.maximum(before.abs(), after.abs()))
-    return h * difference.flatten(1).square().mean(1).sqrt().double()
 
 
 def log_likelihood(

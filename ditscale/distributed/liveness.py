@@ -1,7 +1,6 @@
 """Whether the other ranks are alive. A rank may wait for its peers deep inside a collective, on a GPU for ever: so each
 rank keeps a connection to rank 0. The kernel closes it when a process dies, however it dies, and keep-alives close it
-when a node does. A rank that loses its connection has GRACE_S to end by itself, with whatever error the collective
-raises; then it is ended."""
+when a node does. A rank that loses its connection has GRACE_S to end with the collective's error; then it is ended."""
 
 import os
 import selectors

@@ -44,10 +44,10 @@ class Ranks:
         if self.world > 1:
             dist.all_reduce(values, op=op)
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast(self, value: Any, group: dist.ProcessGroup | None = None) -> Any:
         holder = [value]
         if self.world > 1:
-            dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
+            dist.broadcast_object_list(holder, src=0, group=group, device=torch.device("cpu"))
         return holder[0]
 
     def all_true(self, good: bool) -> bool:

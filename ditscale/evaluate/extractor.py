@@ -1,8 +1,7 @@
-"""Feature extractors by name: torch-fidelity's, from a local file of weights; and ours, for machines without others'
-weights, which reads captions off pictures. Ours is a small convolutional network that learns to name the words of a
-picture's caption; its last hidden layer is the features. It is trained on the study's own training images under a seed
-of its own, once: the weights stay in the cache (DITSCALE_CACHE, else ~/.cache/ditscale), and results name their hash.
-Scores from different extractors are not comparable, nor are they comparable with Inception FID."""
+"""Feature extractors by name: torch-fidelity's, from a local file of weights; and ours, a small convolutional network
+that learns to read captions off pictures: its last hidden layer is the features. It is trained on the study's own
+training images, once: the weights stay in the cache (DITSCALE_CACHE, else ~/.cache/ditscale), and results name their
+hash. Scores from different extractors are not comparable, nor are they comparable with Inception FID."""
 
 import fcntl
 import hashlib
@@ -101,8 +100,8 @@ class CaptionReader(nn.Module):
 
 
 def caption_reader(data: Data, ranks: Ranks) -> tuple[CaptionReader, str]:
-    """The reader of a data set's captions, from the cache or trained now; and its name with the hash of its weights.
-    Raises UserError for data without pictures or without words."""
+    """The reader, from the cache or trained now; and its name with the hash of its weights. Raises UserError for data
+    without pictures or without words."""
     if data.channels not in (1, 3) or not data.text_vocab:
         raise UserError(
             f"{NAME}: {data.name} has no pictures with words as captions; choose another --extractor, with --weights "

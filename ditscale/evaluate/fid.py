@@ -1,8 +1,7 @@
-"""FID, KID, precision and recall of a run's samples against the held-out images of the same captions. Every run of a
-study has the same captions, noise and reference: positions 0 .. n - 1. Pictures reach the extractor as uint8 at native
-size. Decoded latents are compared with the pictures they were made from, where the file has these, else with the
-decoded latents. FID is ours (frechet.py), equal to torch-fidelity's to 1e-6; KID (Binkowski et al., arXiv 1801.01401),
-precision and recall (Kynkaanniemi et al., arXiv 1904.06991) are torch-fidelity's."""
+"""FID, KID, precision and recall of a run's samples against the held-out images of the same captions, at positions 0 ..
+n - 1 for every run of a study. Decoded latents are compared with the pictures they were made from, where the file has
+these, else with the decoded latents. FID is ours (frechet.py), equal to torch-fidelity's to 1e-6; KID (Binkowski et
+al., arXiv 1801.01401), precision and recall (Kynkaanniemi et al., arXiv 1904.06991) are torch-fidelity's."""
 
 from pathlib import Path
 
@@ -21,8 +20,7 @@ from .held_out import HeldOut
 from .measure import Value, Workers, clear, load_arrays, measure, save_arrays
 from .weights import check_weights
 
-# Resamples of the bootstrap; fewer where there are more than WIDE features, since a resample of 2048 features takes
-# seconds. 30 resamples determine a standard error to 13 %.
+# Of the bootstrap; fewer above WIDE features, which take seconds each: 30 determine a standard error to 13 %.
 RESAMPLES, RESAMPLES_WIDE, WIDE = 100, 30, 512
 SUBSETS, SUBSET = 100, 1000  # torch-fidelity's own defaults for KID.
 DISTANCES = 2_000_000  # Distances between images that are in memory at a time for precision and recall.

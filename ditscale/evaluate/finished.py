@@ -22,8 +22,7 @@ FINGERPRINT_VALUES = 64  # Values of each parameter that the fingerprint covers.
 @dataclass(frozen=True)
 class Finished:
     """A run and its models: with the EMA weights, which are the run's result, and with those of its last step. window:
-    of the EMA weights, where it is not the run's own. profile_error: of that average, where it is combined of others
-    (`combine`)."""
+    of the EMA, where it is not the run's own. profile_error: of that average, where `combine` made it of others."""
 
     run: Run
     ema: DiT
@@ -32,7 +31,6 @@ class Finished:
     profile_error: float = 0.0
 
     def fingerprint(self) -> str:
-        """A hash of the first values of each parameter: equal for equal weights, whatever the device."""
         digest = hashlib.sha256()
         for parameter in [*self.ema.parameters(), *self.raw.parameters()]:
             digest.update(parameter.detach().flatten()[:FINGERPRINT_VALUES].float().cpu().numpy().tobytes())

@@ -1,5 +1,4 @@
-"""A metric over n images, in chunks: shared among ranks, and resumed after a kill. A finished chunk goes to a file of
-its own, in a directory named after all that decides its numbers."""
+"""A metric over n images, in chunks: shared among ranks, and, as each has a file, resumed after a kill."""
 
 import io
 import time
@@ -26,12 +25,10 @@ class Unmeasurable(UserError):
 
 
 class Value(NamedTuple):
-    """A metric over all images: its value, standard error and unit, and further numbers by name."""
-
-    value: float
+    value: float  # of a metric over all images
     se: float
     unit: str
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]  # further numbers by name
 
 
 class PerImage(Protocol):

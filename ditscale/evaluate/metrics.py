@@ -1,9 +1,7 @@
 """Metrics that are a mean over held-out images: validation loss, variational bound, exact likelihood.
 
 The loss is of fixed triples (image, noise, timestep) that all runs of a study share, so most of the Monte-Carlo noise
-cancels in the difference of two runs. Timesteps are stratified: triple i of n has u_i = (i + 1/2) / n, mapped by the
-training distribution.
-
+cancels in a difference. Timesteps are stratified: u_i = (i + 1/2) / n, mapped by the training distribution.
 Bound and likelihood are of -log p (diffusion/vlb.py and diffusion/likelihood.py have the mathematics): in bits per
 dimension for pictures, whose pixels are 8-bit levels; in nats per dimension, of their density, for latents.
 """
@@ -51,8 +49,7 @@ def triple_losses(
     share = range(ranks.rank * n // ranks.world, (ranks.rank + 1) * n // ranks.world)
     for start in range(share.start, share.start + -(-n // ranks.world), batch_size):
         part = torch.arange(start, min(start + batch_size, share.stop))
-        # Where weights are sharded, ranks compute in step. A rank that has finished its share repeats the first triple,
-        # which does not count.
+        # Sharded weights need ranks in step: one that has finished its share repeats the first triple, uncounted.
         index = part if len(part) else torch.zeros(1, dtype=torch.int64)
         # The images are made outside of autocast, because scenes are painted by matrix products.
         inputs, t = triples(data, index), times(data, index, distribution)
@@ -104,8 +101,7 @@ def _by_noise_level(losses: np.ndarray) -> np.ndarray:
 
 class Bound:
     """The variational bound, on the probability of the levels for pictures. One timestep for each image, stratified in
-    logit t over the images. All runs of a study share the noise. Much of the scatter is that of |eps|^2, whose mean is
-    known: it serves as a control variate (rundir/strata.py)."""
+    logit t over the images. All runs of a study share the noise. |eps|^2 is a control variate (rundir/strata.py)."""
 
     name, columns, dtype = "vlb", ["diffusion", "prior", "reconstruction", "control"], torch.float64
 
@@ -137,8 +133,7 @@ class Likelihood:
     """Exact negative log-likelihood. Each image by itself, with probes of its own, in fp32 whatever the run's
     precision: the rounding of bf16 exceeds the tolerance. Pictures get uniform noise of one level's width, and then
     E[-log2 p(level + noise) - log2 width] bounds -log2 P(level) from above (Theis et al., arXiv 1511.01844, section
-    3.1). An evaluation here is of the velocity and its divergence: a forward pass and a backward pass for each
-    probe."""
+    3.1). An evaluation is of the velocity and its divergence: a forward pass, and a backward pass for each probe."""
 
     name, columns, dtype = "likelihood", ["nll", "evaluations"], torch.float64
 

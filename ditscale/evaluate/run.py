@@ -1,6 +1,5 @@
 """Evaluation of a trained run: metrics on its held-out images and on other data sets, and samples, into evaluation.h5.
-It happens at the end of a run (train/finalize.py) as its study says, or on demand. Several ranks share the work.
-Results already measured with the same settings are not measured again."""
+It happens at the end of a run (train/finalize.py) or on demand. What has been measured with the same settings stays."""
 
 import math
 from contextlib import ExitStack
@@ -45,16 +44,10 @@ class Settings:
             check_fields(how, "")
         check_fields(self, "")
 
-    @property
-    def sampling(self) -> Evaluation:
-        """How samples to look at are drawn: as FID's, or as the first metric's."""
-        return self.metrics.get("fid") or next(iter(self.metrics.values()), Evaluation())
-
 
 @dataclass(frozen=True)
 class EvaluationResults:
-    """The results that were asked for. n_new: how many of them were measured now. window, profile_error: of
-    Finished."""
+    """The results that were asked for. n_new: how many were measured now. window, profile_error: of Finished."""
 
     run: Run
     results: tuple[Result, ...]
@@ -144,7 +137,8 @@ def measure_all(
                 errors.append(f"{data.name}: {error}")
     if ranks.first and settings.samples:
         own = _held_out(run, run.data, settings.samples, settings.seed, ranks.device)
-        samples.draw(at.evaluation, finished, own, settings.sampling)
+        how = settings.metrics.get("fid") or next(iter(settings.metrics.values()), Evaluation())
+        samples.draw(at.evaluation, finished, own, how)
     if errors:
         raise Unmeasurable("; ".join(errors))
     return EvaluationResults(run, tuple(results), n_new, settings.samples, finished.window, finished.profile_error)

@@ -1,5 +1,5 @@
-"""Weights of other people's feature extractors: fetched where there is a network, checked, kept in the cache. Compute
-nodes never fetch: they read the file from the cache, or from where a study's `weights` says. Without torch."""
+"""Weights of other people's feature extractors: fetched where there is a network, checked, kept in the cache; compute
+nodes never fetch. Without torch."""
 
 import hashlib
 import os

@@ -1,6 +1,5 @@
 """The parts both designs are made of. Shape letters: B batch, S tokens, W width, H heads, D head size (W = H * D), C
-context tokens. LayerNorm has no bias and, unlike RMSNorm, a fused backward on every device; GELU is the exact (erf)
-one."""
+context tokens. LayerNorm, unlike RMSNorm, has a fused backward on every device; GELU is the exact (erf) one."""
 
 import torch
 import torch.nn.functional as F

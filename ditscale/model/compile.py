@@ -1,6 +1,5 @@
-"""Compiling a model with torch.compile, where that pays. On a GPU it always does. On a CPU an fp32 step is matrix
-products, and its compiled form no faster; in bf16, a 384x12 took 0.87 to 0.93 of the time (docs/measured/training.md).
-Small models train for less time than they compile."""
+"""Compiling a model with torch.compile, where that pays: always on a GPU; on a CPU for large models in bf16
+(docs/measured/training.md). Small models train for less time than they compile."""
 
 from functools import cache, partial
 from typing import Callable

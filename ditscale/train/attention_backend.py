@@ -1,6 +1,5 @@
 """The attention backend of a bf16 run on a GPU: flash or cudnn, as `execution.attention` says, or the faster of the two
-at the run's shapes. On Hopper and later GPUs cuDNN's kernels can be faster; with other shapes or versions they are
-slower, or missing. So both compute a block's attention a few times when training starts: a fraction of a second."""
+at the run's shapes, in a trial of a fraction of a second when training starts."""
 
 import time
 from contextlib import contextmanager

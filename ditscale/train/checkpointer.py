@@ -75,7 +75,7 @@ class Checkpointer:
                 self.copied.synchronize()
             if self.ranks.first:
                 self._write_first(facts)
-            elif self._from_rank_0():
+            elif self.ranks.broadcast(False, self.group):
                 self._fill(checkpoints.staged(self.directory, facts["images"], self.writer))
             else:
                 raise self._not_written()
@@ -88,20 +88,14 @@ class Checkpointer:
         begun = []
 
         def fill(staged: Path):
-            begun.append(self._from_rank_0(True))
+            begun.append(self.ranks.broadcast(True, self.group))
             self._fill(staged)
 
         try:
             checkpoints.save(self.directory, facts, fill, self.writer)
         finally:
             if not begun:
-                self._from_rank_0(False)
-
-    def _from_rank_0(self, value: bool = False) -> bool:
-        holder = [value]
-        if self.group:
-            dist.broadcast_object_list(holder, src=0, group=self.group, device=torch.device("cpu"))
-        return holder[0]
+                self.ranks.broadcast(False, self.group)
 
     def _fill(self, directory: Path):
         from . import dcp_io
@@ -117,8 +111,7 @@ class Checkpointer:
             self.thread.join(CLOSE_S)
 
     def wait(self):
-        """Wait until no rank is writing a checkpoint. Raises what went wrong with the last, on every rank:
-        CheckpointNotWritten, or Fenced."""
+        """Until no rank is writing a checkpoint. Raises CheckpointNotWritten or Fenced, on all ranks, if one failed."""
         if self.thread:
             self.thread.join()
             self.thread = None
@@ -128,8 +121,7 @@ class Checkpointer:
     @torch.no_grad()
     def load_newest(self, run_id: str) -> dict | None:
         """Fill the tensors from the newest checkpoint that all ranks can read; returns its facts, or None without one.
-        Rank 0 says which, so that ranks never disagree. Raises UserError as checkpoints.load_newest does, on all
-        ranks."""
+        Raises UserError as checkpoints.load_newest does, on all ranks."""
         if self.ranks.first:
             try:
                 load = lambda path: self._load(self.ranks.broadcast(path))

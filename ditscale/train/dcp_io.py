@@ -1,5 +1,4 @@
-"""Tensors in files of torch.distributed.checkpoint (DCP), each rank's shards in its own. Loading runs no code, whatever
-the files hold. Imported late: it takes a second."""
+"""Tensors in files of torch.distributed.checkpoint (DCP). Loading runs no code. Imported late: it takes a second."""
 
 import pickle
 import warnings

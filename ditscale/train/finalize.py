@@ -52,11 +52,9 @@ def validate(setup: TrainingSetup, run: Run, writer: Writer | None):
 
 
 def save_final(setup: TrainingSetup, at: RunPaths, run: Run, writer: Writer | None):
-    """Write the final weights, once the last checkpoint is complete. Raises CheckpointNotWritten, on all ranks, where
-    either cannot be written."""
+    """Write the final weights, after the last checkpoint. Raises CheckpointNotWritten, on all ranks, if one fails."""
     setup.checkpointer.wait()
-    state, error = setup.state, None
-    full = state.layout.gather_full
+    state, error, full = setup.state, None, setup.state.layout.gather_full
     final = {"run_id": run.run_id, "images": state.images, "model": full(state.layout.weights)}
     final["ema"], *final["ema_also"] = (list(full(averages).values()) for averages in state.ema.averages)
     if writer:

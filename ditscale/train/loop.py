@@ -1,6 +1,5 @@
 """The training of one run, from its directory alone. To resume, call `train` again. One clock, images seen, drives
-schedule, EMA, checkpoints and resume. Data, noise and timesteps are functions of (seed, position), so a resumed run
-repeats exactly what the interrupted one would have done."""
+schedule, EMA, checkpoints and resume; a resumed run repeats exactly what the interrupted one would have done."""
 
 import ctypes
 import gc
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..data.source import Source, open_source
+from ..data.source import open_source
 from ..diffusion.rectified_flow import draw_noise
 from ..distributed.ranks import Ranks, start
 from ..errors import UserError
@@ -28,7 +27,7 @@ from ..rundir.signals import StopFlag
 from . import attention_backend, finalize, nested
 from .batches import Batch
 from .segment import Trainer, TrainingSetup
-from .state import State, build
+from .state import build
 from .step import GradientAccumulation, Step
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
@@ -139,14 +138,10 @@ def _set_up(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag) -> TrainingSet
     checkpointer = state.checkpointer(at.checkpoint, ranks)
     if facts := checkpointer.load_newest(run.run_id):
         state.restore(facts, run.recipe.batch_size)
-    step = _build_step(run, ranks, state, source, micro_batch.read_limit(at, ranks.world))
-    return TrainingSetup(ranks, source, held_out, state, checkpointer, step, stop)
 
-
-def _build_step(run: Run, ranks: Ranks, state: State, source: Source, largest_micro_batch: int) -> Step:
-    """The run's steps, of micro-batches that fit into memory, by a compiled model where that pays."""
-    device = ranks.device
-    accumulation = GradientAccumulation(run, state.model, state.layout, ranks, largest_micro_batch)
+    # ---- micro-batches that fit into memory, and a compiled model where that pays
+    device, largest = ranks.device, micro_batch.read_limit(at, ranks.world)
+    accumulation = GradientAccumulation(run, state.model, state.layout, ranks, largest)
     # Recomputed activations take no memory, so the model recomputes while the micro-batch is fitted.
     speed_up(state.model, False, run.execution.recompute)
     if device.type == "cuda" and not run.execution.micro_batch:
@@ -156,7 +151,8 @@ def _build_step(run: Run, ranks: Ranks, state: State, source: Source, largest_mi
         accumulation.fit(Batch(x0, text, *noise))
     compiled = compiles(run, device)
     speed_up(state.model, compiled, run.execution.recompute)
-    return Step(state, accumulation, run.recipe.clip, compiled)
+    step = Step(state, accumulation, run.recipe.clip, compiled)
+    return TrainingSetup(ranks, source, held_out, state, checkpointer, step, stop)
 
 
 def keep_freed_memory():

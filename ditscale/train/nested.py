@@ -1,6 +1,5 @@
 """Nested runs begin as a longer run does, their parent (plan/nest.py), and are measured on its way as if trained alone.
-A nested run whose learning rate cools down at its end branches off where that begins: its cool-down is trained, then
-the parent run resumes from where it was."""
+One whose rate cools down branches off where that begins: after its cool-down the parent resumes from where it was."""
 
 import os
 from contextlib import contextmanager, nullcontext
@@ -22,7 +21,6 @@ from .segment import Trainer, TrainingSetup
 def find_due(at: RunPaths, parent: Run, ranks: Ranks) -> dict[int, list[tuple[RunPaths, Run]]]:
     """The nested runs of `parent` that are still to be measured, by the images at which they are due."""
     directories = [RunPaths(at.root.parent / run_id) for run_id in parent.readings]
-    # Rank 0 looks, so that all ranks know the same.
     unmeasured = ranks.broadcast([nested for nested in directories if ranks.first and _is_to_be_measured(nested)])
     due: dict[int, list[tuple[RunPaths, Run]]] = {}
     for nested in unmeasured:
@@ -42,8 +40,8 @@ class NestedWriter(Writer):
 
     def __init__(self, at: RunPaths, run: Run, images: int, ranks: int, parent: Writer):
         self.parent = parent
-        common_steps = run.stable_images // run.recipe.batch_size
-        super().__init__(at, run, images, ranks, parent.record.file["steps"][:common_steps])
+        common = parent.record.file["steps"][: run.stable_images // run.recipe.batch_size]
+        super().__init__(at, run, images, ranks, common)
 
     def beat(self, phase: str, images: int, loss: float | None, force: bool = False):
         super().beat(phase, images, loss, force)
@@ -95,9 +93,8 @@ def _locked(at: RunPaths, ranks: Ranks) -> Iterator[bool]:
 @contextmanager
 def _branch(setup: TrainingSetup, parent: Run, at: RunPaths, run: Run) -> Iterator[None]:
     """In here, state and checkpoints are those of the nested run `run`. Afterwards they are those of `parent` again, to
-    the bit, because the first thing done is to save it; so the parent is unaffected if `run` diverges. An attempt
-    interrupted in here leaves checkpoints of `run`, from which the next one resumes. Any exception but Diverged passes
-    through, and the state is then still that of `run`."""
+    the bit, because it is saved first, also if `run` diverges. An interrupted attempt leaves checkpoints of `run`, from
+    which the next one resumes. Any exception but Diverged passes through, and the state is then still that of `run`."""
     state, checkpointer = setup.state, setup.checkpointer
     own_directory, images = checkpointer.directory, state.images
     checkpointer.save(state.facts(parent))

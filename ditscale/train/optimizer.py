@@ -1,8 +1,7 @@
 """What a step does to the weights: AdamW, and averages of them over the run.
 
-AdamW (Loshchilov and Hutter, arXiv 1711.05101) is torch's fused kernel, called directly. It computes what
-torch.optim.AdamW(fused=True) does, to the bit; but that class imports torch's compiler, 1.2 s of CPU time, and its
-Python takes 3 % of a step at 48x2 (docs/measured/speed-detours.md).
+AdamW (Loshchilov and Hutter, arXiv 1711.05101) is torch's fused kernel, called directly: torch.optim.AdamW computes the
+same, to the bit, but imports torch's compiler and takes longer (docs/measured/speed-detours.md).
 
 The EMA's window grows with the run (the power function of Karras et al., arXiv 2312.02696, eq. 5). With weights w_k
 after step k, the average is a_k = beta_k a_{k-1} + (1 - beta_k) w_k, beta_k = (1 - 1/k)^(1 / window): a weight of age s

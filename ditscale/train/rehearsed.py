@@ -1,6 +1,5 @@
 """A rehearsed run: the records, checkpoints, heartbeats and signals of a training, with losses from a known surface.
-Everything but `elapsed_s` is a function of run.yaml, so an interrupted run must end with the same rows as a quiet one.
-Without torch, which takes longer to load than a rehearsed run lasts."""
+Everything but `elapsed_s` is a function of run.yaml, so that interrupted runs must end with the same rows. No torch."""
 
 import hashlib
 import json

@@ -1,6 +1,5 @@
-"""Training steps of one run between two boundaries: places where a nested run is due, and the run's last image. Every
-SYNC_STEPS steps, and at each boundary, the ranks agree on what each of them has seen since. Nowhere else does the loop
-wait for the device, for other ranks or for a checkpoint."""
+"""Training steps of one run between two boundaries: where a nested run is due, or the run ends. Every SYNC_STEPS steps,
+and at each boundary, the ranks agree on what each has seen. Nowhere else does the loop wait for device or ranks."""
 
 from __future__ import annotations
 

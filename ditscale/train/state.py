@@ -63,9 +63,8 @@ class State:
         self.ema.set_step(number)
 
     def step(self, clip: float) -> Tensor:
-        """An optimizer step with the gradients of the layout; returns their norm, on the device. Clipping is a factor
-        that fused AdamW applies on the way. A step whose gradient is not finite is skipped: weights, moments and
-        averages stay. The device alone knows whether it is, so nothing waits for it."""
+        """An optimizer step with the layout's gradients; returns their norm, on the device. Fused AdamW clips on the
+        way. A step whose gradient is not finite is skipped, which the device alone knows: nothing waits for it."""
         norm = self.layout.reduce_gradients()
         skip = norm.isfinite().logical_not().float()
         self.optimizer.step(((norm + 1e-6) / clip).clamp_(min=1), skip)

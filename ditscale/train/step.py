@@ -1,8 +1,7 @@
 """A training step: gradients, optimizer, averages.
 
 The gradient is that of the whole batch, whatever fits into memory: each image's loss counts 1 / (images of the batch).
-On a GPU a step is recorded once as a CUDA graph and then replayed: a small model's step takes as long as the CPU needs
-to launch its kernels one by one, and a replay launches all at once.
+On a GPU a step is recorded as a CUDA graph and then replayed, which launches all kernels of a small model at once.
 """
 
 from functools import reduce
@@ -78,9 +77,8 @@ class GradientAccumulation:
         log.info(f"out of memory: continuing with micro-batches of {self.size} images")
 
     def fit(self, batch: Batch):
-        """On a GPU, halve the share until every rank has memory for it: that becomes `size`. batch: two images or more.
-        Memory is linear in the number of images, so it is measured with one and with two, in two micro-batches as a
-        step has them."""
+        """On a GPU, halve the share until every rank has memory for it: that becomes `size`. Memory is linear in the
+        number of images, so it is measured with one and with two of `batch`, in two micro-batches as a step has."""
         device = self.ranks.device
         peaks = [self._peak_bytes(batch, n) for n in (1, 1, min(2, self.share))]
         # In the first pass, libraries allocate memory for themselves: it does not count.

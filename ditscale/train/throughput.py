@@ -63,8 +63,7 @@ class ThroughputMeter:
         return self.energy_j
 
     def speed(self, images: int) -> dict[str, float]:
-        """Speed until now, at `images` of the run. From the second call on, it is the speed since the first: before
-        that, steps were not steady, because of compilation above all."""
+        """Speed until now, at `images` of the run; from the second call on since the first: compilation takes time."""
         now = self.seconds()
         images_per_s = (images - self._first_images) / max(now - self._first_s, 1e-9)
         if not self._is_steady:

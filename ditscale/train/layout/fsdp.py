@@ -1,6 +1,5 @@
-"""Fully sharded data parallelism (ZeRO-3; Rajbhandari et al., arXiv 1910.02054) by torch's FSDP2. A block's weights are
-gathered before its forward and its backward pass, and its gradients are reduced and scattered after the latter.
-Optimizer, EMA and checkpoints see this rank's shards alone, as plain tensors."""
+"""Fully sharded data parallelism (ZeRO-3; Rajbhandari et al., arXiv 1910.02054) by torch's FSDP2. Optimizer, EMA and
+checkpoints see this rank's shards alone, as plain tensors."""
 
 import torch
 from torch import Tensor, nn

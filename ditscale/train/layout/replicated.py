@@ -1,7 +1,6 @@
 """Data parallelism of whole models: every rank holds all weights and adds its gradients to the others'. All weights are
 views of one buffer and all gradients of another, ordered by the factors of their learning rates (model/mup.py). So
-reducing and clipping are one call each, AdamW and EMA one call per factor: for small models the latency of a call is
-what counts (docs/measured/speed-detours.md)."""
+reducing and clipping are one call each, AdamW and EMA one call per factor (docs/measured/speed-detours.md)."""
 
 from typing import Callable, Mapping, Protocol
 
@@ -45,8 +44,7 @@ class Layout(Protocol):
         return None
 
     def named(self, tensors: list[Tensor], mesh: DeviceMesh | None = None) -> Mapping[str, Tensor]:
-        """Tensors laid out as `weights` are, by the parameters' names. mesh: `mesh_on` their device, if not the
-        model's."""
+        """Tensors laid out as `weights` are, by the parameters' names. mesh: `mesh_on` another device, if any."""
 
     def gather_full(self, tensors: list[Tensor]) -> dict[str, Tensor]:
         """`named` on the CPU, gathered from all ranks; rank 0 gets copies, the others nothing."""
@@ -94,8 +92,7 @@ class ReplicatedLayout(Layout):
 
 class LoneLayout(ReplicatedLayout):
     """A large model's weights on the only rank of a run. Gradients stay as the backward pass makes them: one buffer of
-    gradients, cleared, added to and kept, is at 28.6M parameters on a CPU a tenth of the peak memory, and 3 % of a step
-    (docs/measured/speed-detours.md)."""
+    them takes a tenth of the peak memory, and 3 % of a step (docs/measured/speed-detours.md)."""
 
     def __init__(self, model: nn.Module, factor: Factor, ranks: Ranks):
         self.ranks, self._parameters = ranks, dict(model.named_parameters())
