@@ -184,11 +184,11 @@ def evaluate(
         raise UserError(f"--dataset {twice}: given twice; name each data set once")
     files = dict(text.split("=", 1) for text in datasets if "=" in text)
 
-    from .evaluate.run import evaluate as measure  # Loads torch, which a mistake above need not wait for.
-    from .evaluate.settings import Settings
+    from .evaluate import run as evaluation  # Loads torch, which a mistake above need not wait for.
 
     more = {} if samples is None else {"samples": samples}
-    measurement = measure(run_dir, Settings(settings, tuple(labels), files, seed, batch_size, ema=ema, **more))
+    asked = evaluation.Settings(settings, tuple(labels), files, seed, batch_size, ema=ema, **more)
+    measurement = evaluation.evaluate(run_dir, asked)
     columns = ("dataset", "metric", "value", "se", "unit", "n")
     names = (*columns, "seed", "settings", "wall_s", "evaluations")
     rows = tuple({name: getattr(result, name) for name in names} for result in measurement.results)

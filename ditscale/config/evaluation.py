@@ -10,7 +10,8 @@ from .data import Data
 from .mapping import NonNegativeInt, PositiveInt, Problems, Seed, key_name
 
 METRICS = ("val_loss", "vlb", "likelihood", "fid")
-EXTRACTORS = ("caption-reader", "inception-v3-compat", "clip-vit-l-14", "vgg16")  # The first is ditscale's own.
+# The first extractor is ditscale's own (evaluate/extractor.py).
+EXTRACTORS = ("caption-reader", "inception-v3-compat", "clip-vit-l-14", "vgg16")
 MIN_FID_IMAGES = 4  # An FID needs halves of two images, and three neighbours of each image.
 ENOUGH_FID_IMAGES = 2048  # An FID of fewer images says more about their number than about the run.
 
@@ -52,7 +53,7 @@ class Evaluation:
 
     @property
     def model_evaluations(self) -> int:
-        """Evaluations of the model that a sample takes (diffusion/sampler.py)."""
+        """Evaluations of the model that a sample takes (diffusion/rectified_flow.py)."""
         return (2 * self.steps - 1 if self.sampler == "heun" else self.steps) * (2 if self.guidance != 1 else 1)
 
     def problems(self) -> Problems:

@@ -52,7 +52,7 @@ class Recipe:
     beta2: Beta = 0.95
     weight_decay: NonNegativeFloat = 0.0
     clip: PositiveFloat = 1.0  # Largest norm of the gradient.
-    ema: Fraction = 0.1  # The EMA averages over about this fraction of the run so far (train/ema.py).
+    ema: Fraction = 0.1  # The EMA averages over about this fraction of the run so far (train/optimizer.py).
     timesteps: Annotated[str, partial(one_of, valid=TIMESTEPS)] = "logit-normal"
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_law: Law | None = None  # Replaces batch_size, in images; the batch is a multiple of its quantum.
@@ -71,7 +71,7 @@ class Recipe:
 
     def problems(self) -> Problems:
         for window, next_window in pairwise(sorted(self.windows)):
-            # An average over another window is made of those kept (train/ema.py): of two alike, of their difference.
+            # An average over another window is made of those kept: of two alike, of their difference.
             if next_window < WINDOW_RATIO * window:
                 twice = f"{window:g} and {next_window:g} are the same window twice; give windows other"
                 apart = f"than recipe.ema={self.ema:g}, each once and at least {WINDOW_RATIO - 1:.0%} apart"

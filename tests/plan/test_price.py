@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ditscale.config import Evaluation, compose
-from ditscale.diffusion.sampler import sample
+from ditscale.diffusion.rectified_flow import sample
 from ditscale.launch.resources import resources
 from ditscale.plan.grid import plan_grid, table
 
