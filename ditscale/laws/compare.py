@@ -2,8 +2,7 @@
 
 Exponents are shown with intervals but decide little: of 60 simulated studies with 84 runs a design and 0.3 % noise
 (`synthetic.two_designs`, model exponents 0.568 and 0.54), the model exponents differed significantly in 53 %, the
-losses predicted at 1.5e21 FLOPs in 77 %.
-"""
+losses predicted at 1.5e21 FLOPs in 77 %."""
 
 import itertools
 import math
@@ -46,8 +45,7 @@ class Criterion(Result):
     name: "model" (a more efficient model has the smaller model and the larger data exponent), "data" (better data, the
     opposite) or "pipeline" (a better one has the smaller loss exponent). favours: the table that the estimates point
     to, None when they point nowhere; significant: whether every exponent it needs differs significantly; p: the
-    largest.
-    """
+    largest."""
 
     name: str
     favours: str | None
@@ -63,8 +61,7 @@ class Pair(Result):
     where a table has none, "surface". *_exponent_difference: b minus a, and *_exponent_p. loss_ratio: predicted loss of
     b / a at the target, and loss_p. flop_multiplier: FLOPs with which b reaches a's loss at the target, as a share of
     the target; None: b never reaches it; an end that is None is open. p: see RULE; None without a bootstrap. sentence:
-    what all this says.
-    """
+    what all this says."""
 
     a: str
     b: str
@@ -86,8 +83,7 @@ class Pair(Result):
 @dataclass(frozen=True, repr=False)
 class Comparison(Shown):
     """Fits of every table, each pair in the order given, at target_budget_flops. losses and exponents are each table's
-    own; ranking: the names from the lowest predicted loss, None when not all have a law of one kind.
-    """
+    own; ranking: the names from the lowest predicted loss, None when not all have a law of one kind."""
 
     LAYOUT = 1
     COMPUTED = ("rule",)

@@ -8,8 +8,7 @@ Three ways to draw a study again, named by `RESAMPLE`:
   runs a resample of pairs often holds only 3 or 4 distinct sizes, which a parabola passes through exactly; its spread
   is then too small or infinite. Pooling the residuals of all slices is what makes so few runs enough.
 
-"auto" takes "stratified" where the typical slice holds 8 runs or more, else "residual". Coverage: docs/laws.md.
-"""
+"auto" takes "stratified" where the typical slice holds 8 runs or more, else "residual". Coverage: docs/laws.md."""
 
 from __future__ import annotations
 
@@ -65,8 +64,7 @@ def estimate(value: float, draws: np.ndarray | None = None, left_out: np.ndarray
     left_out (n,): the same quantity refitted without each run in turn, from which BCa takes its acceleration (Efron
     1987, "Better bootstrap confidence intervals", section 6). Draws that are NaN (no minimum in that replicate) say
     nothing and are left out; infinite ones are the tail they are in. An end that would be infinite is None: the runs do
-    not bound the number on that side.
-    """
+    not bound the number on that side."""
     value = float(value)
     if draws is None or math.isnan(value):
         return Estimate(value)
@@ -119,8 +117,7 @@ def resample_counts(groups: Sequence[np.ndarray], n_runs: int, replicates: int, 
 def left_out_weights(n_runs: int) -> np.ndarray:
     """Weights (G, n_runs) that leave out each run in turn; beyond 400 runs, each of 400 interleaved groups of runs.
 
-    The acceleration that BCa takes from them is the same to first order, and the work no longer grows with n^2.
-    """
+    The acceleration that BCa takes from them is the same to first order, and the work no longer grows with n^2."""
     groups = min(n_runs, 400)
     return 1.0 - (np.arange(n_runs) % groups == np.arange(groups)[:, None])
 
@@ -131,8 +128,7 @@ def residual_draws(
     """Replicates of `fitted` (n,) plus noise of the residuals' scale; shape (replicates, n).
 
     The scale of each replicate is drawn from its chi-square distribution, so that a linear function of the data has
-    exactly Student's t with n - n_fitted_parameters degrees of freedom: with few runs the scale itself is uncertain.
-    """
+    exactly Student's t with n - n_fitted_parameters degrees of freedom: with few runs the scale itself is uncertain."""
     rng = np.random.default_rng([seed, 2])
     dof = max(len(fitted) - n_fitted_parameters, 1)
     scale = math.sqrt(float(np.sum(residuals**2)) / dof)

@@ -44,8 +44,7 @@ class Finding(Result):
     """One finding: a code of `CODES`, one sentence, the runs and slices (budgets) it concerns, and the number behind
     it.
 
-    value: what was compared with the threshold, in the sentence's units; None where nothing was measured.
-    """
+    value: what was compared with the threshold, in the sentence's units; None where nothing was measured."""
 
     code: str
     severity: Severity

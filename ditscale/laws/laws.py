@@ -20,7 +20,7 @@ from .minima.approach2 import Approach2
 from .minima.metric_law import MetricLaw
 from .minima.parabola import Slice
 from .notebook import Shown
-from .result import Result, extra, key, read_result
+from .result import Result, extra, key
 from .surface.approach3 import Approach3
 from .table import SAME_BUDGET, Exclusion, Point, Table, describe
 from .text import cells, columns
@@ -118,12 +118,11 @@ class Fits(NamedTuple):
 class Laws(Shown):
     """All that one table supports; every field is one of laws.json, and every `Estimate` a 95 % interval.
 
-    approach2, approach3: coefficients, None when refused. predictions: by target, as it was typed. loss_law: every
-    form of L*(C) and the one taken. n_ranges {target: both ends of the N whose loss there is within 0.1 % of the
-    optimum's by the surface}. bias: of parabolas on this grid, None where it could not be computed. backtests: every
-    held-out budget, the largest first held out alone, then with its neighbours. points: the rows that were fitted
-    (probes and exclusions left out). fits: the fits themselves; None when the laws were read from a file.
-    """
+    approach2, approach3: coefficients, None when refused. predictions: by target, as it was typed. loss_law: every form
+    of L*(C) and the one taken. n_ranges {target: both ends of the N whose loss there is within 0.1 % of the optimum's
+    by the surface}. bias: of parabolas on this grid, None where it could not be computed. backtests: every held-out
+    budget, the largest first held out alone, then with its neighbours. points: the rows that were fitted (probes and
+    exclusions left out). fits: the fits themselves; None when the laws were read from a file."""
 
     LAYOUT = 1
 
@@ -234,7 +233,7 @@ class Laws(Shown):
 
 def read_laws(path: Path | str) -> Laws:
     """The laws in a laws.json. Raises UserError, in one line, where it is missing or damaged."""
-    return read_result(Laws, path, "fit")
+    return Laws.from_file(path, "fit")
 
 
 # ----------------------------------------------------------------------------------------------------------------- text

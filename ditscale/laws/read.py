@@ -146,8 +146,7 @@ def read_columns(
     others as floats.
 
     columns {our name: the source's name}; `needed` ones must be there. Of the metric, loss, an empty cell is nan.
-    Raises UserError as `read_table` does.
-    """
+    Raises UserError as `read_table` does."""
     cells = _opened(source)
     names = _names(cells, needed, optional, dict(columns or {}), None, computable=False)
     count = cells._replace(columns={name: cells.columns[name] for name in names.values()}).n_rows()
@@ -276,8 +275,7 @@ def _floats(
 ) -> np.ndarray:
     """The kept cells of a column as floats, at once; only when one is no number, cell by cell to say which.
 
-    blank (n,): where an empty cell is nan.
-    """
+    blank (n,): where an empty cell is nan."""
     column = cells.columns[name]
     kept = ["nan" if blank[i] and column[i] in ("", None) else column[i] for i in keep]
     try:

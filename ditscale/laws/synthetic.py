@@ -3,8 +3,7 @@
     table, truth = synthetic_study("asymmetric", noise=0.003, seed=0)
     python -m ditscale.laws.synthetic asymmetric --noise 0.003 --seed 0 --out runs.csv
 
-The truth is written here from the equations alone and shares nothing with the fitter, so it can test the fitter.
-"""
+The truth is written here from the equations alone and shares nothing with the fitter, so it can test the fitter."""
 
 from __future__ import annotations
 
@@ -48,8 +47,7 @@ class Truth:
     ) -> Truth:  # fmt: skip
         """The surface whose optimum at `budget_flops` is a model of `n_params` with that `loss`.
 
-        At an optimum the two terms are as beta to alpha, because alpha A N^-alpha = beta B D^-beta there.
-        """
+        At an optimum the two terms are as beta to alpha, because alpha A N^-alpha = beta B D^-beta there."""
         rest, n_tokens = (loss - E) / (alpha + beta), budget_flops / (kappa * n_params)
         return cls(E, beta * rest * n_params**alpha, alpha * rest * n_tokens**beta, alpha, beta, kappa)
 
@@ -97,10 +95,9 @@ class Case:
     """A study: in each slice `sizes` log-spaced N within `half_width` of `shift` times the optimum, D = C / (kappa N).
 
     raises: the codes of the findings it is made to raise (none: a clean study). drift: the factor by which the centre
-    moves from the smallest to the largest budget, on top of `shift`. missing: share of the runs that is absent.
-    jitter: standard deviation of log(achieved / planned FLOPs). misfit: relative excess of the loss of a run of 1e9
-    tokens, falling as 1/D. one_sided, downward, diverged: what befalls one slice, or one run, of the study.
-    """
+    moves from the smallest to the largest budget, on top of `shift`. missing: share of the runs that is absent. jitter:
+    standard deviation of log(achieved / planned FLOPs). misfit: relative excess of the loss of a run of 1e9 tokens,
+    falling as 1/D. one_sided, downward, diverged: what befalls one slice, or one run, of the study."""
 
     about: str
     raises: tuple[str, ...] = ()
@@ -151,8 +148,7 @@ def synthetic_study(
 
     case: a name of CASES or a Case; noise: standard deviation of the log-normal scatter from run to run; metric: the
     column that becomes the table's loss, one of METRICS; probe: a budget in FLOPs at which one run at the true optimum
-    is added with the role "probe". Raises UserError on an unknown case or metric.
-    """
+    is added with the role "probe". Raises UserError on an unknown case or metric."""
     columns, truth = synthetic_columns(case, noise, seed, probe)
     if metric not in METRICS:
         raise UserError(f"metric: there is no {metric!r}{nearest(metric, METRICS)}; choose from {', '.join(METRICS)}")
@@ -204,8 +200,7 @@ def synthetic_columns(
 def fid(truth: Truth, budget_flops: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """A FID that follows the loss: at the optimum of each budget it is Liang et al.'s 2.2566e6 C^-0.234.
 
-    Off the optimum, a run has the FID of the smaller budget whose optimum has its loss.
-    """
+    Off the optimum, a run has the FID of the smaller budget whose optimum has its loss."""
     excess = (loss - truth.E) / (truth.optimum(budget_flops)[2] - truth.E)
     return FID_COEFFICIENT * np.power(budget_flops, FID_EXPONENT) * excess ** (FID_EXPONENT / truth.loss_floor_exponent)
 

@@ -49,8 +49,7 @@ class Table:
     is fitted (its name is `metric`); role: "grid" or "probe". Optional columns are None when the source lacks them;
     `columns` holds further ones by name. `source` is where the rows came from, `exclusions` the (run_id, reason) pairs
     taken out by `without`, `recorded` the (key, value) texts that came with the rows: how they were made, and `info`
-    what columns hold, as far as the source says it.
-    """
+    what columns hold, as far as the source says it."""
 
     run_id: np.ndarray
     n_params: np.ndarray
@@ -79,8 +78,7 @@ class Table:
     ) -> Table:  # fmt: skip
         """A table from arrays or lists; run_id is made up (row-1, row-2, ...) and role is "grid" when not given.
 
-        Raises UserError when a column is not one number a run, or columns differ in length.
-        """
+        Raises UserError when a column is not one number a run, or columns differ in length."""
         n, d, c = map(_floats, REQUIRED, (n_params, n_tokens, budget_flops))
         measured = _floats(more.get("metric", "loss"), loss)
         ids = np.array([f"row-{i + 1}" for i in range(len(n))] if run_id is None else run_id, dtype=object)
@@ -149,9 +147,7 @@ class Table:
         return not spans or float(np.median(spans)) <= np.log(1.06)
 
     def kappa(self) -> float:
-        """C / (N D), the median over runs; 6 where the budget counts 6 N D. C is what was spent, where that is
-        known.
-        """
+        """C / (N D), the median over runs; 6 where the budget counts 6 N D. C is what was spent, where known."""
         spent = self.budget_flops if self.achieved_flops is None else self.achieved_flops
         spent = np.where(np.isfinite(spent) & (spent > 0), spent, self.budget_flops)
         return float(np.median(spent / (self.n_params * self.n_tokens)))
@@ -166,8 +162,7 @@ def check(table: Table, where: list[str] | None = None) -> None:
     """Raise UserError for a value no fit can use; `where` names each row. Optional columns may hold NaN.
 
     N, D and C must be positive, and so must a loss or a FID. Any other metric may have either sign, as a log-likelihood
-    has.
-    """
+    has."""
     source, count = table.source or "table", len(table)
     where = [f"row {i + 1}" for i in range(count)] if where is None else where
     if not count:

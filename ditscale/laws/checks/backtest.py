@@ -25,8 +25,7 @@ class Prediction(Result):
 
     n_params_ratio: predicted / measured N*; loss: predicted L* with its interval, the measured vertex's own error
     folded in (no interval with fewer than 3 budgets left); loss_error: relative; covered: whether the interval held the
-    measured L*; row_error, row_bias: mean absolute and mean relative error over the held-out runs (Approach 3 only).
-    """
+    measured L*; row_error, row_bias: mean absolute and mean relative error over the held-out runs (Approach 3 only)."""
 
     n_params_ratio: float
     loss: Estimate
@@ -41,8 +40,7 @@ class Backtest(Result):
     """Predictions of one held-out budget from the fit without the largest `held_out` budgets.
 
     budget_flops: the budget predicted; factor: how far beyond the remaining ones it lies; measured_*: its own vertex.
-    approach2, approach3: None where that approach was refused on the rest.
-    """
+    approach2, approach3: None where that approach was refused on the rest."""
 
     held_out: int
     budget_flops: float

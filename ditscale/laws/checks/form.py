@@ -1,6 +1,4 @@
-"""Findings about the form of a law: do the vertices lie on a power law, do the residuals of the surface have
-structure?
-"""
+"""Findings about the form of a law: do the vertices lie on a power law, have the surface's residuals structure?"""
 
 import numpy as np
 
@@ -23,8 +21,7 @@ def check_lines(laws: Approach2) -> list[Finding]:
     """`lack_of_fit` of N*(C): do the vertices lie on a power law?
 
     The scatter of the vertices about the line is compared with that of the replicates about theirs, less the former:
-    that is what the noise of the runs alone would give.
-    """
+    that is what the noise of the runs alone would give."""
     if laws.vertex_draws is None or len(laws.accepted) < 3:
         return []
     log_c = np.log(laws.budgets)
@@ -57,8 +54,7 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
     """`lack_of_fit` of the surface: an F test of second-order terms in (log N, log D) in its residuals.
 
     The test is made on the least-squares fit of log loss without the outliers already named, whose residuals are
-    orthogonal to the surface's own directions; what the added terms explain is structure, not noise (Ramsey 1969).
-    """
+    orthogonal to the surface's own directions; what the added terms explain is structure, not noise (Ramsey 1969)."""
     if not surface.ok:
         return []
     keep = np.ones(len(table), dtype=bool)

@@ -46,8 +46,7 @@ def check_drift(table: Table, laws: Approach2) -> list[Finding]:
 class Bias(Result):
     """How far parabolas on this grid would be off without noise, were the fitted surface the truth.
 
-    log_n_params: log of (vertex / N*) at the largest accepted budget; model_exponent: of the exponent of N*(C).
-    """
+    log_n_params: log of (vertex / N*) at the largest accepted budget; model_exponent: of the exponent of N*(C)."""
 
     log_n_params: Estimate
     model_exponent: Estimate
@@ -56,8 +55,7 @@ class Bias(Result):
 def parabola_bias(table: Table, laws: Approach2, fitted: Approach3) -> Bias | None:
     """The bias of Approach 2 on this grid, computed from the surface and its refits; None where either was refused.
 
-    Czech et al., "Problems with Chinchilla Approach 2", arXiv 2603.22339.
-    """
+    Czech et al., "Problems with Chinchilla Approach 2", arXiv 2603.22339."""
     if not (fitted.ok and laws.ok):
         return None
     surface = fitted.surface

@@ -57,8 +57,7 @@ class AtOptimum(NamedTuple):
 def at_optimum(table: Table, slices: list[Parabola], values: np.ndarray, size: np.ndarray) -> AtOptimum:
     """From a quadratic in log N per slice, noise pooled over slices.
 
-    size (n,): the scatter of a run's value is taken to be proportional to it.
-    """
+    size (n,): the scatter of a run's value is taken to be proportional to it."""
     fits, squares, dof = [], 0.0, 0
     for p in slices:
         x, scale = np.log(table.n_params[p.rows] / p.n_params), float(np.median(size[p.rows]))

@@ -1,8 +1,7 @@
 """`fit_gap`: how far one metric lies from another over compute, as the out-of-domain loss from the in-domain one.
 
 Liang et al. (arXiv 2410.08184) section 4 finds, by eye, a constant gap for losses and likelihoods and a growing one for
-FID. Here both metrics come from the same runs, so whatever a run's seed did to both cancels in their difference.
-"""
+FID. Here both metrics come from the same runs, so whatever a run's seed did to both cancels in their difference."""
 
 import math
 from dataclasses import dataclass, replace
@@ -27,8 +26,7 @@ class SliceGap(Result):
     """One budget: `against` minus the metric, and divided by it, at the metric's optimum N*. ratio: None when not all
     values are positive.
 
-    The values are those at N* of a quadratic in log N through the runs' own differences (and log ratios).
-    """
+    The values are those at N* of a quadratic in log N through the runs' own differences (and log ratios)."""
 
     budget_flops: float
     n_runs: int
@@ -41,8 +39,7 @@ class SliceGap(Result):
 class SlopeTest(Result):
     """Whether a quantity is the same at every budget. mean: its weighted mean over the slices; slope: its change per
     factor of ten in C (for the ratio: of its natural log); p: two-sided, of no slope, by Student's t with dof degrees
-    of freedom pooled over the slices.
-    """
+    of freedom pooled over the slices."""
 
     mean: Estimate
     slope: Estimate
@@ -54,8 +51,7 @@ class SlopeTest(Result):
 class Growth(Result):
     """A law of the difference in C: "power_law" is coefficient C^exponent, "linear_log" is coefficient + exponent ln C.
 
-    misfit: weighted sum of squares; aicc: Akaike's criterion from it (plain AIC with 3 slices or fewer).
-    """
+    misfit: weighted sum of squares; aicc: Akaike's criterion from it (plain AIC with 3 slices or fewer)."""
 
     form: str
     coefficient: Estimate
@@ -103,8 +99,7 @@ def fit_gap(table: Table, against: str) -> Gap:
     """The gap of the column `against` (from `read_table(..., also=(against,))`) from the metric of `table`.
 
     Slices without a usable optimum, and runs without a value of `against`, take no part and are listed. Raises
-    UserError when the column is not there, and with status 3 when fewer than 2 slices are left.
-    """
+    UserError when the column is not there, and with status 3 when fewer than 2 slices are left."""
     grid, slices, findings = usable(table, against)
     inside, outside = grid.loss, grid.columns[against]
     positive = bool((inside > 0).all() and (outside > 0).all())

@@ -1,8 +1,7 @@
 """The best learning rate by the size of model and data, from a sweep: log lr* = a + b log N + c log D.
 
 At each (size, budget) a parabola of the loss in log rate has its minimum at lr*; the law is the straight line or plane
-through these. Its form, log-linear in N and D, is that of the learning-rate law for video DiTs (arXiv 2411.17470).
-"""
+through these. Its form, log-linear in N and D, is that of the learning-rate law for video DiTs (arXiv 2411.17470)."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from ...units import compact, count
 from ..estimates import Estimate, estimate, resample_counts, residual_draws, t_quantile
 from ..minima.parabola import MIN_CURVATURE_T, design, vertex, vertex_covariance_of
 from ..notebook import Shown
-from ..result import Result, read_result
+from ..result import Result
 from ..table import SAME_BUDGET, Exclusion
 from ..text import columns, ends
 from .trials import Trial, read_trials
@@ -45,8 +44,7 @@ class BestRate(Result):
 
     rate, loss: the minimum, None when refused (`reasons`); curvature: per unit of (log rate)^2, relative to the mean
     loss; residual_rms: relative too. recipe_rate: what the recipe gives; factor: that over the best rate; excess: how
-    much higher the parabola is there than at its minimum, relative. diverged: rates at which a run diverged.
-    """
+    much higher the parabola is there than at its minimum, relative. diverged: rates at which a run diverged."""
 
     COMPUTED = ("measured_excess", "swept")
 
@@ -106,8 +104,7 @@ class RateLaw(Shown):
     """lr* = scale N^params D^tokens through the best rates of `cells`.
 
     scale, params, tokens: None when refused; tokens alone is None where one budget ties D to N (`reasons` says so).
-    scatter: rms of log lr* about the law. resample: how the intervals were drawn. status: "ok" or "refused".
-    """
+    scatter: rms of log lr* about the law. resample: how the intervals were drawn. status: "ok" or "refused"."""
 
     COMPUTED = ("overrides",)
 
@@ -181,7 +178,7 @@ class RateLaw(Shown):
 
 def read_rates(path: Path | str) -> RateLaw:
     """The law in a rates.json. Raises UserError, in one line, where it is missing or damaged."""
-    return read_result(RateLaw, path, "rates")
+    return RateLaw.from_file(path, "rates")
 
 
 def fit_rates(

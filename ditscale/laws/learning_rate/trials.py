@@ -30,8 +30,7 @@ def read_trials(source: Source, columns: Mapping[str, str] | None = None) -> tup
 
     A table has the columns n_params, n_tokens, lr and loss, and may have budget_flops (else 6 N D), run_id and role
     (grid: its rate is the recipe's); `columns` {our name: the table's name}. A diverged run has an empty, nan or
-    infinite loss. Raises UserError, of one line, at a mistake in it.
-    """
+    infinite loss. Raises UserError, of one line, at a mistake in it."""
     if isinstance(source, (str, Path)) and Path(source).is_dir():
         return _of_study(Path(source))
     return _of_table(source, columns), []

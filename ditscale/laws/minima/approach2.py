@@ -42,8 +42,7 @@ class Approach2:
 
     vertex_draws (R, K, 4): log N*, log D*, L* and the half-width in log N of the range within 0.1 % of L*, of the K
     accepted slices in each of R replicates (None: no bootstrap); vertex_left_out (n, K, 4): the same without each run
-    in turn (None unless BCa intervals are wanted). noise: scatter about the parabolas.
-    """
+    in turn (None unless BCa intervals are wanted). noise: scatter about the parabolas."""
 
     slices: tuple[Parabola, ...]
     findings: tuple[Finding, ...]
@@ -186,8 +185,7 @@ def fit_approach2(
 
     response: parabolas of the loss ("raw") or of its log ("log"). robust: bisquare regressions in place of least
     squares, for the parabolas and, with 5 slices or more, the laws. resample: see `estimates`. interval: "bca" also
-    refits without each run in turn.
-    """
+    refits without each run in turn."""
     groups = [rows for _, rows in table.slices()]
     if not table.is_isoflop():
         message = "the budgets form a continuum, not slices of equal compute, so there are no parabolas; use approach 3"
@@ -242,8 +240,7 @@ def _too_few(slices: tuple[Parabola, ...], accepted: list[Parabola]) -> Finding:
 def vertices(p: Parabola, table: Table, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """(log N*, log D*, L*, half-width) (R, 4) of refits of one slice; y (R, n) or (n,), weights (R, n) or None.
 
-    A vertex more than the width of the grid away from it is none: that replicate has lost its curvature.
-    """
+    A vertex more than the width of the grid away from it is none: that replicate has lost its curvature."""
     parts = []
     for column, center, start in (
         (table.n_params, p.center, p.coefficients),

@@ -1,8 +1,7 @@
 """Which form a metric follows in C: a power law, a power law with a floor, or a line in log C; chosen by a stated rule.
 
 The loss of Approach 2 and any other metric (FID, VLB, likelihood) go through here. A form is never chosen silently:
-every form's parameters, AICc and held-out error are kept beside the choice.
-"""
+every form's parameters, AICc and held-out error are kept beside the choice."""
 
 import math
 from dataclasses import dataclass
@@ -46,8 +45,7 @@ class Points(NamedTuple):
 class FittedForm(Result):
     """One form through the points. parameters: as in `FORMS`, None where it could not be fitted; rms: relative misfit;
     aicc, held_out_error: None where there are too few budgets; held_out_error is the relative error at the largest
-    budget when fitted without it.
-    """
+    budget when fitted without it."""
 
     form: str
     parameters: dict[str, float | None]
@@ -105,8 +103,7 @@ class MetricLaw(Result):
     def refit(self, values: np.ndarray) -> Refits:
         """Replicates of the values (R, K), each with the form that `RULE` takes for it.
 
-        Choosing again in every replicate keeps the uncertainty of the choice in the interval.
-        """
+        Choosing again in every replicate keeps the uncertainty of the choice in the interval."""
         names, points = tuple(f.form for f in self.forms), self._fitted()
         scored = _score(np.log(points.budgets), values, names, points.errors)
         return Refits(names, tuple(scored.fits), _choose(scored))
@@ -127,9 +124,8 @@ def metric_law(
 ) -> MetricLaw:
     """The law of a metric in C from its values (K,) at budgets (K,), rising; 2 budgets at least.
 
-    errors: what is known of the values' noise; without it only their misfit tells the forms apart. Only the line in
-    log C exists where a value is not positive. Raises ValueError with fewer than 2 budgets.
-    """
+    errors: what is known of the values' noise; without it only their misfit tells the forms apart. Only the line in log
+    C exists where a value is not positive. Raises ValueError with fewer than 2 budgets."""
     budgets, y = np.asarray(budget_flops, dtype=float), np.asarray(values, dtype=float)
     if len(budgets) < 2:
         raise ValueError(f"a law in C needs 2 budgets, not {len(budgets)}")

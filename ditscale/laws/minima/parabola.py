@@ -1,7 +1,6 @@
 """One slice of Approach 2: a parabola of the loss against log N, its vertex, and whether it may be believed.
 
-Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2; Liang et al. (arXiv 2410.08184) section 3.
-"""
+Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2; Liang et al. (arXiv 2410.08184) section 3."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -28,8 +27,7 @@ class Slice(Result):
     """One budget of `Laws`: the numbers of its `Parabola`, None where a refused slice has none.
 
     log_n_se, loss_se: standard errors of log N* and of L*; n_range: both ends of the N whose fitted loss is within
-    0.1 % of the optimum's, and their intervals.
-    """
+    0.1 % of the optimum's, and their intervals."""
 
     budget_flops: float
     n_runs: int
@@ -71,8 +69,7 @@ class Parabola:
     slice need not lie on C = kappa N D exactly; where they do the two agree to rounding). curvature: c2, per unit of
     (log N)^2. vertex_covariance (2, 2) of (log N*, L*) by the delta method, log_n_se and loss_se the roots of its
     diagonal. n_range: N whose fitted loss is within 0.1 % of the optimum. residual_rms: relative to the loss.
-    robust_scale: noise scale of the bisquare, None for least squares. What a refused slice does not have is nan.
-    """
+    robust_scale: noise scale of the bisquare, None for least squares. What a refused slice does not have is nan."""
 
     budget_flops: float
     rows: np.ndarray
@@ -139,9 +136,7 @@ def response_of(loss: np.ndarray, response: Response) -> np.ndarray:
 
 
 def vertex(coefficients: np.ndarray, response: Response) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(x*, L*, half) of coefficients (..., 3); half: how far from x* the loss is 0.1 % higher. NaN without a
-    minimum.
-    """
+    """(x*, L*, half) of coefficients (..., 3); half: how far from x* the loss is 0.1 % up. NaN without a minimum."""
     c0, c1, c2 = np.moveaxis(coefficients, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         c2 = np.where(c2 > 0, c2, np.nan)
@@ -172,8 +167,7 @@ def refit(
     """Coefficients (R, 3) of many refits of one slice: y is (R, n) or (n,), weights (R, n) of run counts or None.
 
     x (n,) is the centered abscissa. With robust_scale, bisquare regressions reweighted from `start` (3,). Refits with
-    fewer than 3 distinct sizes give NaN.
-    """
+    fewer than 3 distinct sizes give NaN."""
     basis = design(x)
     solved = None
     if robust_scale is not None and start is not None:
@@ -223,8 +217,7 @@ def fit_parabola(
     Least squares, or with `robust` a bisquare regression that a diverged run cannot pull (see `robust`). `noise` is the
     scatter pooled over all slices (`pooled_noise`). Slices of 4-7 runs are tested against it, since their own variance
     has 1-4 degrees of freedom; larger ones against their own, so that one bad slice does not condemn all. A refused
-    parabola still carries its numbers where they exist, for plots and for those who want to overrule it.
-    """
+    parabola still carries its numbers where they exist, for plots and for those who want to overrule it."""
     log_n, log_d = np.log(table.n_params[rows]), np.log(table.n_tokens[rows])
     y = response_of(table.loss[rows], response)
     centers = math.exp(float(np.mean(log_n))), math.exp(float(np.mean(log_d)))

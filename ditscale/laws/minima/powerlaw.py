@@ -1,7 +1,6 @@
 """The forms of a law in C: a power law k C^a, a power law with a floor E + k C^a, and a line in log C.
 
-Each fits many rows of values at once, so that a law and its thousands of replicates go through the same code.
-"""
+Each fits many rows of values at once, so that a law and its thousands of replicates go through the same code."""
 
 import math
 from dataclasses import dataclass
@@ -27,8 +26,7 @@ class Curve(NamedTuple):
 def line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
     """(log coefficient, exponent) by least squares for each row of log_y (..., K) on log_c (K,).
 
-    NaN entries of log_y (a slice whose refit has no minimum) are left out of their row; fewer than 2 left give NaN.
-    """
+    NaN entries of log_y (a slice whose refit has no minimum) are left out of their row; fewer than 2 left give NaN."""
     use = np.isfinite(log_y)
     w = use.astype(float)
     y = np.where(use, log_y, 0.0)
@@ -45,8 +43,7 @@ def robust_line(log_c: np.ndarray, log_y: np.ndarray, like: np.ndarray) -> np.nd
     """(log coefficient, exponent) by bisquare for each row of log_y (..., K); plain lines with fewer than 5 points.
 
     The noise scale and the start are those of `like` (K,), of which the rows are replicates. Rows with NaN fall back to
-    the plain line of what is left.
-    """
+    the plain line of what is left."""
     out = line(log_c, log_y)
     if len(log_c) < 5:
         return out
@@ -92,10 +89,9 @@ def _explained(
 def floor_laws(log_c: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """(E, log k, exponent) of L = E + k C^exponent for each row of loss (R, K), by variable projection; shape (R, 3).
 
-    Residuals are relative, (fit - L) / L, which is the log residual to first order. For each exponent the pair
-    (E, k) >= 0 is the closed-form weighted least squares; the exponent is found on a grid, then by golden section. Rows
-    with NaN give NaN.
-    """
+    Residuals are relative, (fit - L) / L, which is the log residual to first order. For each exponent the pair (E, k)
+    >= 0 is the closed-form weighted least squares; the exponent is found on a grid, then by golden section. Rows with
+    NaN give NaN."""
     # Scaling C by its geometric mean keeps k near L: k itself spans tens of decades with the exponent.
     mean = log_c.mean()
     good = (np.isfinite(loss) & (loss > 0)).all(axis=-1)  # a replicate's loss can underflow to 0

@@ -55,9 +55,8 @@ class Forecast(Shown):
     n_params, n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured
     `metric` there. law: "average", or the form used where only one was left; why: the rule's outcome; forms: every form
     (see `forms.Form`), its interval as it came; coefficients: {form: its numbers}, and under "model" those of N*(C) =
-    coefficient C^exponent where the minima give one. run_scatter: rms log-loss scatter of one run.
-    inputs: what it was made from; inputs_sha256: of the rows (`hashes.inputs_hash`). created: UTC; None until sealed.
-    """
+    coefficient C^exponent where the minima give one. run_scatter: rms log-loss scatter of one run. inputs: what it was
+    made from; inputs_sha256: of the rows (`hashes.inputs_hash`). created: UTC; None until sealed."""
 
     LAYOUT = 2
 

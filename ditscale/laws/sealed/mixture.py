@@ -3,8 +3,7 @@
 Beyond the grid it is the form, more than the noise, that is uncertain: on real runs a surface and a power law that fit
 equally well have missed the same probe on opposite sides. A mixture of predictive distributions says so (Hoeting et
 al., "Bayesian model averaging", Statistical Science 1999, with equal weights: a handful of budgets cannot earn a form
-more).
-"""
+more)."""
 
 import math
 
@@ -30,8 +29,7 @@ def widened(loss: Estimate, held_out_error: float | None) -> Estimate:
 def mixture(parts: list[Estimate]) -> Estimate:
     """Median and central 95 % of the equal mixture of `parts`, each a two-sided normal in log loss.
 
-    An end that one part leaves open is open. One part alone is returned as it is.
-    """
+    An end that one part leaves open is open. One part alone is returned as it is."""
     if len(parts) == 1:
         return parts[0]
     middle = np.array([math.log(p.value) for p in parts])

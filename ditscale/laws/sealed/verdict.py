@@ -11,7 +11,7 @@ from ...units import compact, count
 from ..estimates import Estimate
 from ..notebook import Shown
 from ..read import Source, read_table
-from ..result import Result, read_result
+from ..result import Result
 from ..table import Point, Table
 from ..text import ends, short
 from .forecast import AT_TARGET, MIXTURE, Forecast
@@ -40,9 +40,8 @@ class Verdict(Shown):
     """measured and predicted loss, relative_error = measured / predicted - 1, whether the interval held.
 
     interval: [low, high] as sealed (None is open). n_params, n_params_forecast: the probe's N and the forecast N*.
-    by_law: the same of each form of law. inputs_unchanged: whether the grid runs of the
-    table given now are the very rows the forecast was made from. sentence: what all this says.
-    """
+    by_law: the same of each form of law. inputs_unchanged: whether the grid runs of the table given now are the very
+    rows the forecast was made from. sentence: what all this says."""
 
     LAYOUT = 1
 
@@ -88,7 +87,7 @@ class Verdict(Shown):
 
 def read_verdict(path: Path | str) -> Verdict:
     """The verdict in a verdict.json. Raises UserError, in one line, where it is missing or damaged."""
-    return read_result(Verdict, path, "verdict")
+    return Verdict.from_file(path, "verdict")
 
 
 def verdict(forecast: Forecast, table: Source, run_id: str | None = None) -> Verdict:

@@ -18,8 +18,7 @@ Quantities = Callable[[np.ndarray], dict[str, np.ndarray]]  # of parameters (...
 @dataclass(frozen=True)
 class Approach3:
     """A surface, refits (R, 5) of its parameters (None without a bootstrap or when it is refused), and refits (G, 5)
-    without each run in turn (`left_out_weights`; None unless BCa intervals are wanted).
-    """
+    without each run in turn (`left_out_weights`; None unless BCa intervals are wanted)."""
 
     surface: Surface
     draws: np.ndarray | None
@@ -101,8 +100,7 @@ def fit_approach3(
     """Fit the surface to all runs and refit it `bootstrap` times.
 
     resample: see `estimates`; interval: "bca" also refits without each run in turn; kappa: see `fit_surface`. A refused
-    surface gets no draws; `keep_without_floor` makes an exception for one refused because E = 0.
-    """
+    surface gets no draws; `keep_without_floor` makes an exception for one refused because E = 0."""
     surface = fit_surface(table, objective, kappa)
     groups = [rows for _, rows in table.slices()]
     # Without slices worth the name (a continuum of budgets, or 1-3 runs at most of them) all runs are one stratum.
@@ -134,8 +132,7 @@ def _widening(surface: Surface, strata: list[np.ndarray]) -> float:
     1988), and a percentile interval knows nothing of Student's t. In the linear zone of the Huber loss it is the other
     way round: there the fit passes through about p of the runs, and the pairs bootstrap of such a fit is too wide, in
     simulations with 32 to 336 runs by 1 to 2 p / n. The factor goes by the mean weight the Huber loss leaves a run.
-    docs/measured/laws.md has the coverage.
-    """
+    docs/measured/laws.md has the coverage."""
     n, p, m = len(surface.residuals), N_PARAMETERS, float(np.median([len(rows) for rows in strata]))
     if n <= p or m < 2:
         return 1.0

@@ -9,7 +9,7 @@ from ...units import compact
 from ..findings import Finding, finding, run_to_add
 from ..table import Table
 from .descent import EXPONENT_LIMITS, descend, powers_of
-from .surface import N_PARAMETERS, Surface, optimum
+from .surface import N_PARAMETERS, Surface, no_surface, optimum
 from .variable_projection import seeds
 
 OBJECTIVES = ("huber", "ls", "ls_log")
@@ -21,8 +21,7 @@ def center(parameters: np.ndarray, means: np.ndarray, sign: int) -> np.ndarray:
     """Move the log coefficients to variables measured in units of their geometric means (sign -1) or back (sign +1).
 
     parameters (..., 5), means (2,). In centered form the normal equations have a condition number of about 1e4; in the
-    usual one, about 1e11.
-    """
+    usual one, about 1e11."""
     out = np.array(parameters, dtype=float)
     out[..., 1:3] += sign * out[..., 3:] * means
     return out
@@ -37,16 +36,12 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     """Fit all runs of `table`.
 
     objective: "huber" (summed, of log residuals), "ls" (squares of the loss itself) or "ls_log" (squares of log
-    residuals). kappa: C / (N D); estimated as the median over runs when None.
-
-    Refused: too few runs, budgets or sizes, a parameter on its bound, no convergence. Raises UserError on an unknown
-    objective.
-    """
+    residuals). kappa: C / (N D); estimated as the median over runs when None. Refused: too few runs, budgets or sizes,
+    a parameter on its bound, no convergence. Raises UserError on an unknown objective."""
     one_of(objective, OBJECTIVES, "objective")
     kappa = table.kappa() if kappa is None else kappa
     if refusal := _too_small(table):
-        nothing = np.full(N_PARAMETERS, np.nan)
-        return Surface(nothing, kappa, objective, math.nan, np.full(len(table), np.nan), "refused", (refusal,))
+        return no_surface(len(table), kappa, objective, refusal)
     logs = variables(table)
     means = logs.mean(axis=1)
     x = logs - means[:, None]
@@ -75,15 +70,8 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     log_n = float(np.clip(optimum(parameters, kappa, beyond)[0], 0, np.log(beyond)))
     findings = _against(centered, bool(result.converged[best]), typical, run_to_add(math.exp(log_n), beyond, kappa))
     _, fitted = powers_of(parameters[None], logs)
-    return Surface(
-        parameters=parameters,
-        kappa=kappa,
-        objective=objective,
-        objective_value=float(result.value[best]),
-        residuals=np.log(table.loss) - np.log(fitted[0]),
-        status="refused" if findings else "ok",
-        findings=tuple(findings),
-    )
+    residuals, status = np.log(table.loss) - np.log(fitted[0]), "refused" if findings else "ok"
+    return Surface(parameters, kappa, objective, float(result.value[best]), residuals, status, tuple(findings))
 
 
 def _too_small(table: Table) -> Finding | None:
@@ -129,8 +117,7 @@ def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights
     """Parameters (R, 5) of many refits started from `surface`: log_loss (R, n) or (n,), weights (R, n).
 
     Refits use the surface's objective and stop at a tolerance far below the spread of the replicates. They go in
-    batches whose arrays stay within about 200 MB.
-    """
+    batches whose arrays stay within about 200 MB."""
     logs = variables(table)
     means = logs.mean(axis=1)
     start = center(surface.parameters, means, -1)

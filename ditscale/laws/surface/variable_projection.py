@@ -1,7 +1,6 @@
 """Where a surface fit starts: E, A, B >= 0 in closed form for every pair of exponents on a grid.
 
-Golub and Pereyra 1973; for given (alpha, beta) the problem is linear, so only two of five parameters need a search.
-"""
+Golub and Pereyra 1973; for given (alpha, beta) the problem is linear, so only two of five parameters need a search."""
 
 import numpy as np
 
@@ -11,8 +10,7 @@ def _linear_part(gram: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.n
 
     Returns (solution, decrease of half the sum of squares). All 7 supports are tried; among the feasible ones the
     largest decrease is the constrained optimum. A and B may not leave (without them alpha or beta mean nothing), but
-    their supports are tried all the same so that the grid sees how poor they are.
-    """
+    their supports are tried all the same so that the grid sees how poor they are."""
     best = np.zeros_like(moment)
     gain = np.zeros(moment.shape[:-1])
     for support in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]):
@@ -32,8 +30,7 @@ def seeds(x: np.ndarray, z: np.ndarray, loss: np.ndarray, weights: np.ndarray, k
     """Starting points (keep, 5) in centered form by variable projection on a grid of (alpha, beta).
 
     x, z: centered log N, log D (n,). weights (n,) multiply squared residuals of the raw loss; 1 / loss^2 makes them
-    relative. All Gram matrices of the grid come from a few matrix products.
-    """
+    relative. All Gram matrices of the grid come from a few matrix products."""
     exponents = np.geomspace(0.03, 2.5, 24)
     u, v = np.exp(-exponents[:, None] * x), np.exp(-exponents[:, None] * z)
     gram = np.empty((len(u), len(v), 3, 3))
