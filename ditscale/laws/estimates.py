@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -81,6 +81,18 @@ def estimate(value: float, draws: np.ndarray | None = None, left_out: np.ndarray
     return Estimate(value, low if math.isfinite(low) else None, high if math.isfinite(high) else None)
 
 
+class Drawn(NamedTuple):
+    """A quantity in each replicate (R, ...), and without each run in turn (G, ...); None where it was not drawn."""
+
+    draws: Any = None
+    left_out: Any = None
+
+    def of(self, make: Callable[[Any], Any]) -> Drawn:
+        """What `make` makes of the draws."""
+        with np.errstate(over="ignore"):
+            return Drawn(*(None if drawn is None else make(drawn) for drawn in self))
+
+
 def _corrected(tails: np.ndarray, value: float, draws: np.ndarray, left_out: np.ndarray) -> np.ndarray:
     """The percentiles BCa takes in the place of `tails`: corrected for median bias and acceleration."""
     from scipy.special import ndtr, ndtri
@@ -98,9 +110,8 @@ def _corrected(tails: np.ndarray, value: float, draws: np.ndarray, left_out: np.
 def scheme(slice_sizes: Sequence[int], resample: str = "auto") -> str:
     """Which resampling a table with these numbers of runs per slice gets: "pairs", "stratified" or "residual"."""
     one_of(resample, RESAMPLE, "resample")
-    if resample != "auto":
-        return resample
-    return "stratified" if float(np.median(slice_sizes)) >= PAIRS_NEEDS else "residual"
+    auto = "stratified" if float(np.median(slice_sizes)) >= PAIRS_NEEDS else "residual"
+    return auto if resample == "auto" else resample
 
 
 def resample_counts(groups: Sequence[np.ndarray], n_runs: int, replicates: int, seed: int) -> np.ndarray:

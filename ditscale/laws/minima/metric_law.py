@@ -25,8 +25,7 @@ RULE = (
 CLOSE = 2.0  # a difference in AICc below which the data do not tell two forms apart
 
 
-@dataclass(frozen=True)
-class Errors:
+class Errors(NamedTuple):
     """What is known of the values' noise: standard errors se (K,), in their units, with dof degrees of freedom."""
 
     se: np.ndarray
@@ -222,11 +221,10 @@ def _choose(scored: _Scored) -> np.ndarray:
 
 def _reason(name: str, parameters: np.ndarray, n: int, enough: int) -> str:
     """Why a form takes no part."""
-    if name == "power_law_with_floor" and n < enough:
-        return f"3 parameters; {n} budgets cannot show a floor, {enough} can"
-    if name == "power_law_with_floor" and np.isfinite(parameters[0]):
-        return "its floor is 0: the pure power law over again"
-    return "could not be fitted"
+    if name != "power_law_with_floor" or n >= enough and not np.isfinite(parameters[0]):
+        return "could not be fitted"
+    short = f"3 parameters; {n} budgets cannot show a floor, {enough} can"
+    return short if n < enough else "its floor is 0: the pure power law over again"
 
 
 def _why(fitted: list[FittedForm], chosen: str, budgets: np.ndarray) -> str:

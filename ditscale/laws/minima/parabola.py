@@ -108,27 +108,21 @@ class Parabola:
 
     @property
     def log_n_se(self) -> float:
-        """Standard error of log N*."""
         return math.sqrt(self.vertex_covariance[0, 0])
 
     @property
     def loss_se(self) -> float:
-        """Standard error of L*, in units of the loss."""
         return math.sqrt(self.vertex_covariance[1, 1])
 
     def result(self, n_range_intervals: tuple[Estimate, Estimate] | None = None) -> Slice:
         """Its numbers as `Laws` holds them."""
         names = ("n_params", "n_tokens", "loss", "curvature", "curvature_t", "residual_rms", "log_n_se", "loss_se")
         return Slice(
-            budget_flops=self.budget_flops,
-            n_runs=self.n_runs,
-            status=self.status,
-            response=self.response,
-            reasons=tuple(f.message for f in self.findings),
+            budget_flops=self.budget_flops, n_runs=self.n_runs, status=self.status, response=self.response,
+            reasons=tuple(f.message for f in self.findings), n_range_intervals=n_range_intervals,
             n_range=None if math.isnan(self.n_range[0]) else self.n_range,
-            n_range_intervals=n_range_intervals,
             **{n: v if math.isfinite(v := getattr(self, n)) else None for n in names},
-        )
+        )  # fmt: skip
 
 
 def response_of(loss: np.ndarray, response: Response) -> np.ndarray:
@@ -168,8 +162,7 @@ def refit(
 
     x (n,) is the centered abscissa. With robust_scale, bisquare regressions reweighted from `start` (3,). Refits with
     fewer than 3 distinct sizes give NaN."""
-    basis = design(x)
-    solved = None
+    basis, solved = design(x), None
     if robust_scale is not None and start is not None:
         solved = bisquare(basis, y, robust_scale, start, weights)[0]
     if weights is None:
@@ -231,16 +224,12 @@ def fit_parabola(
     basis, token_basis = design(log_n - math.log(made.center)), design(log_d - math.log(made.tokens_center))
     coefficients, at_d, covariance, scale = _solve(basis, token_basis, y, noise, robust)
     fitted, c2, c2_se = basis @ coefficients, float(coefficients[2]), math.sqrt(covariance[2, 2])
+    relative = (y - fitted) / (1.0 if response == "log" else fitted)
     made = replace(
-        made,
-        coefficients=coefficients,
-        token_coefficients=at_d,
-        residuals=y - fitted,
-        fitted=fitted,
+        made, coefficients=coefficients, token_coefficients=at_d, residuals=y - fitted, fitted=fitted,
         curvature_t=c2 / c2_se if c2_se > 0 else math.inf * float(np.sign(c2)),
-        residual_rms=float(np.sqrt(np.mean(((y - fitted) / (1.0 if response == "log" else fitted)) ** 2))),
-        robust_scale=scale,
-    )
+        residual_rms=float(np.sqrt(np.mean(relative**2))), robust_scale=scale,
+    )  # fmt: skip
     if c2 <= 0:
         side = math.exp(log_n[np.argmin(y)])
         add = run_to_add(side * (2 if side >= made.center else 0.5), budget, kappa)
@@ -252,15 +241,14 @@ def fit_parabola(
     x_tokens = float(np.clip(np.nan_to_num(vertex(at_d, response)[0]), -100, 100))
     ends = [made.center * math.exp(float(np.clip(x + side * half, -200, 200))) for side in (-1, 1)]
     made = replace(
-        made,
-        n_params=made.center * math.exp(x),
-        n_tokens=made.tokens_center * math.exp(x_tokens),
-        loss=loss,
-        n_range=(ends[0], ends[1]),
-        vertex_covariance=vertex_covariance_of(coefficients, covariance, response),
-    )
-    place = _place(sizes, x + math.log(made.center), budget, kappa)
-    return _with_findings(made, table, [*place, *_flat(made.curvature_t)])
+        made, n_params=made.center * math.exp(x), n_tokens=made.tokens_center * math.exp(x_tokens), loss=loss,
+        n_range=(ends[0], ends[1]), vertex_covariance=vertex_covariance_of(coefficients, covariance, response),
+    )  # fmt: skip
+    notes, t = _place(sizes, x + math.log(made.center), budget, kappa), made.curvature_t
+    if t < MIN_CURVATURE_T:
+        text = f"the curvature is not distinguishable from zero (t = {t:.2g}, at least {MIN_CURVATURE_T:g} wanted)"
+        notes.append(("parabola_flat", f"{text}; widen the grid or add seeds", t))
+    return _with_findings(made, table, notes)
 
 
 def _solve(
@@ -279,8 +267,6 @@ def _solve(
     return coefficients, at_d, variance * np.linalg.inv(basis.T @ basis), None
 
 
-# ------------------------------------------------------------------------------------------------------------ findings
-
 Note = tuple[str, str, float | None]  # code, text and value of a finding
 
 
@@ -297,13 +283,6 @@ def _too_few_sizes(sizes: np.ndarray, best: float, budget: float, kappa: float) 
     many = f"{len(sizes)} distinct size{'s' * (len(sizes) != 1)}"
     text = f"{many}; a parabola needs 4: add sizes near the minimum, for example {add}"
     return "too_few_runs", text, len(sizes)
-
-
-def _flat(t: float) -> list[Note]:
-    if t >= MIN_CURVATURE_T:
-        return []
-    text = f"the curvature is not distinguishable from zero (t = {t:.2g}, at least {MIN_CURVATURE_T:g} wanted)"
-    return [("parabola_flat", f"{text}; widen the grid or add seeds", t)]
 
 
 def _place(sizes: np.ndarray, at: float, budget: float, kappa: float) -> list[Note]:

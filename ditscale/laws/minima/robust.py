@@ -7,6 +7,7 @@ then weighs all points and is 95 % efficient where there is nothing to find (Rou
 
 import numpy as np
 
+STEPS = 30  # of reweighting
 TUNING = 4.685  # bisquare zero-weight point in standard deviations, for 95 % efficiency under normal noise
 
 
@@ -32,13 +33,8 @@ def scale_of(residuals: np.ndarray, n_parameters: int) -> float:
 
 
 def bisquare(
-    basis: np.ndarray,
-    y: np.ndarray,
-    scale: float,
-    start: np.ndarray,
-    weights: np.ndarray | None = None,
-    steps: int = 30,
-) -> tuple[np.ndarray, np.ndarray]:
+    basis: np.ndarray, y: np.ndarray, scale: float, start: np.ndarray, weights: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(coefficients (R, p), weights (R, n)) of bisquare regressions of y (R, n) on basis (n, p), reweighted from
     `start`.
 
@@ -49,7 +45,7 @@ def bisquare(
     coefficients = np.broadcast_to(start, (len(y), basis.shape[1]))
     products = basis[:, :, None] * basis[:, None, :]
     scale = max(scale, 1e-12 * float(np.abs(y).max()))
-    for _ in range(steps):
+    for _ in range(STEPS):
         off = (y - coefficients @ basis.T) / (TUNING * scale)
         taper = np.where(np.abs(off) < 1, (1 - np.minimum(off * off, 1)) ** 2, 0.0)
         w = prior * taper

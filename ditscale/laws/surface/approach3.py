@@ -5,7 +5,17 @@ from typing import Callable
 
 import numpy as np
 
-from ..estimates import LEVEL, Estimate, estimate, left_out_weights, resample_counts, residual_draws, scheme, t_quantile
+from ..estimates import (
+    LEVEL,
+    Drawn,
+    Estimate,
+    estimate,
+    left_out_weights,
+    resample_counts,
+    residual_draws,
+    scheme,
+    t_quantile,
+)
 from ..minima.parabola import NEAR
 from ..table import Table
 from .fit_surface import HUBER_DELTA, fit_surface, refit_surfaces
@@ -31,10 +41,10 @@ class Approach3:
 
     def estimates(self, quantities: Quantities) -> dict[str, Estimate]:
         """{name: Estimate} of quantities(parameters) -> {name: (...)}."""
-        value = quantities(self.surface.parameters)
-        draws = {} if self.draws is None else quantities(self.draws)
-        left = {} if self.left_out is None else quantities(self.left_out)
-        return {n: estimate(float(v), draws.get(n), left.get(n)) for n, v in value.items()}
+        drawn = Drawn(self.draws, self.left_out).of(quantities)
+        return {
+            n: estimate(float(v), *drawn.of(lambda q: q[n])) for n, v in quantities(self.surface.parameters).items()
+        }
 
     def coefficients(self) -> dict[str, Estimate]:
         """E, A, B, alpha, beta; model_exponent = beta/(alpha+beta); loss_floor_exponent of L* - E (negative)."""
@@ -52,15 +62,9 @@ class Approach3:
     def coefficients_of(self, parameters: np.ndarray) -> dict[str, np.ndarray]:
         floor, log_a, log_b, alpha, beta = np.moveaxis(parameters, -1, 0)
         with np.errstate(over="ignore"):
-            return {
-                "E": floor,
-                "A": np.exp(log_a),
-                "B": np.exp(log_b),
-                "alpha": alpha,
-                "beta": beta,
-                "model_exponent": beta / (alpha + beta),
-                "loss_floor_exponent": law_with_floor(parameters, self.surface.kappa)[2],
-            }
+            named = {"E": floor, "A": np.exp(log_a), "B": np.exp(log_b), "alpha": alpha, "beta": beta}
+        exponents = beta / (alpha + beta), law_with_floor(parameters, self.surface.kappa)[2]
+        return named | dict(zip(("model_exponent", "loss_floor_exponent"), exponents, strict=True))
 
     def prediction_of(self, parameters: np.ndarray, budget_flops: float) -> dict[str, np.ndarray]:
         log_n, log_d, loss = optimum(parameters, self.surface.kappa, budget_flops)
@@ -87,16 +91,9 @@ class Approach3:
 
 
 def fit_approach3(
-    table: Table,
-    objective: str = "huber",
-    bootstrap: int = 1000,
-    seed: int = 0,
-    keep_without_floor: bool = False,
-    *,
-    resample: str = "auto",
-    interval: str = "percentile",
-    kappa: float | None = None,
-) -> Approach3:
+    table: Table, objective: str = "huber", bootstrap: int = 1000, seed: int = 0, keep_without_floor: bool = False, *,
+    resample: str = "auto", interval: str = "percentile", kappa: float | None = None,
+) -> Approach3:  # fmt: skip
     """Fit the surface to all runs and refit it `bootstrap` times.
 
     resample: see `estimates`; interval: "bca" also refits without each run in turn; kappa: see `fit_surface`. A refused
