@@ -1,7 +1,7 @@
 """`compare`: two or more designs or data sets at one budget, by what extrapolates: loss and equal-loss FLOPs.
 
 Exponents are shown with intervals but decide little: of 60 simulated studies with 84 runs a design and 0.3 % noise
-(`synthetic.two_designs`, model exponents 0.568 and 0.54), the model exponents differed significantly in 53 %, the
+(`tools/bench/acceptance.py`, model exponents 0.568 and 0.54), the model exponents differed significantly in 53 %, the
 losses predicted at 1.5e21 FLOPs in 77 %."""
 
 import itertools
@@ -41,12 +41,10 @@ RULE = (
 
 @dataclass(frozen=True)
 class Criterion(Result):
-    """One of the paper's readings of exponents (arXiv 2410.08184, section 5).
-
-    name: "model" (a more efficient model has the smaller model and the larger data exponent), "data" (better data, the
-    opposite) or "pipeline" (a better one has the smaller loss exponent). favours: the table that the estimates point
-    to, None when they point nowhere; significant: whether every exponent it needs differs significantly; p: the
-    largest."""
+    """One of the paper's readings of exponents (arXiv 2410.08184, section 5). name: "model" (a more efficient model has
+    the smaller model and the larger data exponent), "data" (better data, the opposite) or "pipeline" (a better one has
+    the smaller loss exponent). favours: the table that the estimates point to, None when they point nowhere;
+    significant: whether every exponent it needs differs significantly; p: the largest."""
 
     name: str
     favours: str | None
@@ -56,13 +54,11 @@ class Criterion(Result):
 
 @dataclass(frozen=True)
 class Pair(Result):
-    """`b` against `a`.
-
-    law: "surface" or "power_law" (of the minima), which gives the loss at the target. exponents_from: "minima" or,
-    where a table has none, "surface". *_exponent_difference: b minus a, and *_exponent_p. loss_ratio: predicted loss of
-    b / a at the target, and loss_p. flop_multiplier: FLOPs with which b reaches a's loss at the target, as a share of
-    the target; None: b never reaches it; an end that is None is open. p: see RULE; None without a bootstrap. sentence:
-    what all this says."""
+    """`b` against `a`. law: "surface" or "power_law" (of the minima), which gives the loss at the target.
+    exponents_from: "minima" or, where a table has none, "surface". *_exponent_difference: b minus a, and *_exponent_p.
+    loss_ratio: predicted loss of b / a at the target, and loss_p. flop_multiplier: FLOPs with which b reaches a's loss
+    at the target, as a share of the target; None: b never reaches it; an end that is None is open. p: see RULE; None
+    without a bootstrap. sentence: what all this says."""
 
     a: str
     b: str

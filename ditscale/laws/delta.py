@@ -49,10 +49,8 @@ def _variance(residuals: np.ndarray, surface: Surface) -> float:
 
 
 def through(quantities: Quantities, point: np.ndarray, covariance: np.ndarray, dof: float) -> dict[str, Estimate]:
-    """{name: Estimate} of quantities(p) -> {name: (...)} at p = point (P,), by central differences.
-
-    Names in `POSITIVE` (and any *coefficient) are carried through on the log scale, so that their ends stay positive.
-    """
+    """{name: Estimate} of quantities(p) -> {name: (...)} at p = point (P,), by central differences. Names in `POSITIVE`
+    (and any *coefficient) are carried through on the log scale, so that their ends stay positive."""
     t = t_quantile((1 + LEVEL) / 2, max(dof, 1))
     step = 1e-3 * np.sqrt(np.maximum(np.diag(covariance), 0.0))
     step = np.where(step > 0, step, 1e-9 * np.maximum(np.abs(point), 1e-9))
@@ -101,9 +99,8 @@ def slice_intervals(laws: Approach2, targets: Sequence[float]) -> tuple[dict, di
     def coefficients(p: np.ndarray) -> dict[str, np.ndarray]:
         lines = {law: laws.lines(law, p.reshape(-1, k, 3)) for law in laws.laws}
         with np.errstate(over="ignore"):
-            return {f"{law}_exponent": v[:, 1] for law, v in lines.items()} | {
-                f"{law}_coefficient": np.exp(v[:, 0]) for law, v in lines.items()
-            }
+            scales = {f"{law}_coefficient": np.exp(v[:, 0]) for law, v in lines.items()}
+        return {f"{law}_exponent": v[:, 1] for law, v in lines.items()} | scales
 
     def prediction(p: np.ndarray, budget: float) -> dict[str, np.ndarray]:
         p = p.reshape(-1, k, 3)

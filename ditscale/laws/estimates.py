@@ -60,7 +60,6 @@ class Bootstrap(Result):
 
 def estimate(value: float, draws: np.ndarray | None = None, left_out: np.ndarray | None = None) -> Estimate:
     """Percentile interval of `draws` (R,) around `value`, or BCa when `left_out` is given; without draws, the value.
-
     left_out (n,): the same quantity refitted without each run in turn, from which BCa takes its acceleration (Efron
     1987, "Better bootstrap confidence intervals", section 6). Draws that are NaN (no minimum in that replicate) say
     nothing and are left out; infinite ones are the tail they are in. An end that would be infinite is None: the runs do
@@ -126,9 +125,8 @@ def resample_counts(groups: Sequence[np.ndarray], n_runs: int, replicates: int, 
 
 
 def left_out_weights(n_runs: int) -> np.ndarray:
-    """Weights (G, n_runs) that leave out each run in turn; beyond 400 runs, each of 400 interleaved groups of runs.
-
-    The acceleration that BCa takes from them is the same to first order, and the work no longer grows with n^2."""
+    """Weights (G, n_runs) that leave out each run in turn; beyond 400 runs, each of 400 interleaved groups of runs. The
+    acceleration that BCa takes from them is the same to first order, and the work no longer grows with n^2."""
     groups = min(n_runs, 400)
     return 1.0 - (np.arange(n_runs) % groups == np.arange(groups)[:, None])
 
@@ -136,10 +134,9 @@ def left_out_weights(n_runs: int) -> np.ndarray:
 def residual_draws(
     fitted: np.ndarray, residuals: np.ndarray, n_fitted_parameters: int, replicates: int, seed: int
 ) -> np.ndarray:
-    """Replicates of `fitted` (n,) plus noise of the residuals' scale; shape (replicates, n).
-
-    The scale of each replicate is drawn from its chi-square distribution, so that a linear function of the data has
-    exactly Student's t with n - n_fitted_parameters degrees of freedom: with few runs the scale itself is uncertain."""
+    """Replicates of `fitted` (n,) plus noise of the residuals' scale; shape (replicates, n). The scale of each
+    replicate is drawn from its chi-square distribution, so that a linear function of the data has exactly Student's t
+    with n - n_fitted_parameters degrees of freedom: with few runs the scale itself is uncertain."""
     rng = np.random.default_rng([seed, 2])
     dof = max(len(fitted) - n_fitted_parameters, 1)
     scale = math.sqrt(float(np.sum(residuals**2)) / dof)

@@ -9,8 +9,7 @@ from ..errors import UserError, one_of
 from ..units import compact, number
 from .checks.backtest import Backtest, backtest
 from .checks.checklist import Item, checklist
-from .checks.form import check_lines, check_surface
-from .checks.grid import Bias, check_bias, check_drift, parabola_bias
+from .checks.form import Bias, check_bias, check_drift, check_lines, check_surface, parabola_bias
 from .checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
 from .delta import slice_intervals, surface_intervals
 from .estimates import INTERVALS, RESAMPLE, Bootstrap
@@ -138,10 +137,8 @@ def _delta(fits: Fits, targets: dict[str, float]) -> Delta:
     budgets = tuple(targets.values())
     of_two, at_two = slice_intervals(two, budgets) if two.ok else (None, {})
     of_three, at_three = surface_intervals(three, table, budgets) if three.ok else (None, {})
-    predicted = {
-        typed: Optima(*(Optimum(**at[budget]) if at else None for at in (at_two, at_three)))
-        for typed, budget in targets.items()
-    }
+    by_budget = {c: Optima(*(Optimum(**at[c]) if at else None for at in (at_two, at_three))) for c in budgets}
+    predicted = {typed: by_budget[budget] for typed, budget in targets.items()}
     return Delta(PowerLaws(**of_two) if of_two else None, SurfaceLaw(**of_three) if of_three else None, predicted)
 
 

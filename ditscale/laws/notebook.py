@@ -34,10 +34,8 @@ class Shown(Result):
         return "\n".join([self.heading(), *(lines[: LINES - 2] if more else lines), *more])
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{escape(name)}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(e))}</tr>"
-            for name, e in self.main().items()
-        )
+        numbers = [[escape(cell) for cell in (name, *cells(e))] for name, e in self.main().items()]
+        rows = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in numbers)
         return f"<p>{escape(self.heading())}</p><table><tr><th></th><th>value</th><th>95 %</th></tr>{rows}</table>"
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:

@@ -129,10 +129,8 @@ def read_columns(
     source: Source, needed: Sequence[str], optional: Sequence[str], columns: Mapping[str, str] | None = None
 ) -> tuple[str, dict[str, list], list[str]]:
     """(the source's name, {our name: values}, [where each row is]) of a table's columns: run_id and role as text, all
-    others as floats.
-
-    columns {our name: the source's name}; `needed` ones must be there. Of the metric, loss, an empty cell is nan.
-    Raises UserError as `read_table` does."""
+    others as floats. columns {our name: the source's name}; `needed` ones must be there. Of the metric, loss, an empty
+    cell is nan. Raises UserError as `read_table` does."""
     cells = _opened(source)
     names = _names(cells, needed, optional, dict(columns or {}), None, computable=False)
     count = cells.n_rows(names.values())
@@ -240,9 +238,8 @@ def _listed(there: tuple[str, ...]) -> str:
 def _floats(
     cells: _Cells, name: str, keep: Sequence[int], blank: Sequence[bool] | np.ndarray, where: list[str]
 ) -> np.ndarray:
-    """The kept cells of a column as floats, at once; only when one is no number, cell by cell to say which.
-
-    blank (n,): where an empty cell is nan."""
+    """The kept cells of a column as floats, at once; only when one is no number, cell by cell to say which. blank (n,):
+    where an empty cell is nan."""
     column = cells.columns[name]
     kept = ["nan" if blank[i] and column[i] in ("", None) else column[i] for i in keep]
     try:

@@ -15,7 +15,7 @@ from ..notebook import Shown
 from ..result import Result
 from ..table import Table
 from ..text import cells, columns, spelled
-from .at_optimum import AtOptimum, at_optimum, interval_of, usable
+from .trend import AtOptimum, at_optimum, interval_of, usable
 
 DECADE = math.log(10)
 signed = "{:+.4g}".format
@@ -24,9 +24,8 @@ signed = "{:+.4g}".format
 @dataclass(frozen=True)
 class SliceGap(Result):
     """One budget: `against` minus the metric, and divided by it, at the metric's optimum N*. ratio: None when not all
-    values are positive.
-
-    The values are those at N* of a quadratic in log N through the runs' own differences (and log ratios)."""
+    values are positive. The values are those at N* of a quadratic in log N through the runs' own differences (and log
+    ratios)."""
 
     budget_flops: float
     n_runs: int
@@ -50,7 +49,6 @@ class SlopeTest(Result):
 @dataclass(frozen=True)
 class Growth(Result):
     """A law of the difference in C: "power_law" is coefficient C^exponent, "linear_log" is coefficient + exponent ln C.
-
     misfit: weighted sum of squares; aicc: Akaike's criterion from it (plain AIC with 3 slices or fewer)."""
 
     form: str
@@ -114,10 +112,8 @@ def fit_gap(table: Table, against: str) -> Gap:
         of_logs = _slope_test(log_c, log_at._replace(dof=at.dof))
         ratio = replace(of_logs, mean=of_logs.mean.exp())
         ratios = [e.exp() for e in log_at.estimates()]
-    found = tuple(
-        SliceGap(p.budget_flops, p.n_runs, p.n_params, difference, of)
-        for p, difference, of in zip(slices, at.estimates(), ratios, strict=True)
-    )
+    both = zip(slices, at.estimates(), ratios, strict=True)
+    found = tuple(SliceGap(p.budget_flops, p.n_runs, p.n_params, gap, of) for p, gap, of in both)
     difference = _slope_test(log_c, at)
     one_sign = (at.values > 0).all() or (at.values < 0).all()
     growths = (*([_power_law(log_c, at)] if one_sign else []), _linear_law(log_c, at))

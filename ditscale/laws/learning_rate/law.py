@@ -40,11 +40,10 @@ class Lowest(Result):
 
 @dataclass(frozen=True)
 class BestRate(Result):
-    """The best rate at one size and budget: the minimum of a parabola of the loss in log rate.
-
-    rate, loss: the minimum, None when refused (`reasons`); curvature: per unit of (log rate)^2, relative to the mean
-    loss; residual_rms: relative too. recipe_rate: what the recipe gives; factor: that over the best rate; excess: how
-    much higher the parabola is there than at its minimum, relative. diverged: rates at which a run diverged."""
+    """The best rate at one size and budget: the minimum of a parabola of the loss in log rate. rate, loss: the minimum,
+    None when refused (`reasons`); curvature: per unit of (log rate)^2, relative to the mean loss; residual_rms:
+    relative too. recipe_rate: what the recipe gives; factor: that over the best rate; excess: how much higher the
+    parabola is there than at its minimum, relative. diverged: rates at which a run diverged."""
 
     COMPUTED = ("measured_excess", "swept")
 
@@ -101,10 +100,9 @@ class BestRate(Result):
 
 @dataclass(frozen=True, repr=False)
 class RateLaw(Shown):
-    """lr* = scale N^params D^tokens through the best rates of `cells`.
-
-    scale, params, tokens: None when refused; tokens alone is None where one budget ties D to N (`reasons` says so).
-    scatter: rms of log lr* about the law. resample: how the intervals were drawn. status: "ok" or "refused"."""
+    """lr* = scale N^params D^tokens through the best rates of `cells`. scale, params, tokens: None when refused; tokens
+    alone is None where one budget ties D to N (`reasons` says so). scatter: rms of log lr* about the law. resample: how
+    the intervals were drawn. status: "ok" or "refused"."""
 
     COMPUTED = ("overrides",)
 

@@ -34,11 +34,10 @@ NO_LAW = PowerLaw(np.nan, np.nan)
 class Approach2:
     """Laws through the accepted vertices. model: N*(C); data: D*(C); loss: L*(C), a pure power law (None for a metric
     that is not positive); floor: L*(C) with an irreducible E; loss_law: all forms of L*(C) and the one chosen, None
-    when refused, as then the laws are nan.
-
-    vertex_draws (R, K, 4): log N*, log D*, L* and the half-width in log N of the range within 0.1 % of L*, of the K
-    accepted slices in each of R replicates (None: no bootstrap); vertex_left_out (n, K, 4): the same without each run
-    in turn (None unless BCa intervals are wanted). noise: scatter about the parabolas."""
+    when refused, as then the laws are nan. vertex_draws (R, K, 4): log N*, log D*, L* and the half-width in log N of
+    the range within 0.1 % of L*, of the K accepted slices in each of R replicates (None: no bootstrap); vertex_left_out
+    (n, K, 4): the same without each run in turn (None unless BCa intervals are wanted). noise: scatter about the
+    parabolas."""
 
     slices: tuple[Parabola, ...]
     findings: tuple[Finding, ...]
@@ -211,9 +210,8 @@ def _too_few(slices: tuple[Parabola, ...], accepted: list[Parabola]) -> Finding:
 
 
 def vertices(p: Parabola, table: Table, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """(log N*, log D*, L*, half-width) (R, 4) of refits of one slice; y (R, n) or (n,), weights (R, n) or None.
-
-    A vertex more than the width of the grid away from it is none: that replicate has lost its curvature."""
+    """(log N*, log D*, L*, half-width) (R, 4) of refits of one slice; y (R, n) or (n,), weights (R, n) or None. A
+    vertex more than the width of the grid away from it is none: that replicate has lost its curvature."""
     parts = []
     of_d = table.n_tokens, p.tokens_center, p.token_coefficients
     for column, center, start in ((table.n_params, p.center, p.coefficients), of_d):

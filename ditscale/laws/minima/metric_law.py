@@ -100,9 +100,8 @@ class MetricLaw(Result):
         return "" if self.chosen in [f.form for f in self.forms] else f"{self.chosen!r} is none of its forms"
 
     def refit(self, values: np.ndarray) -> Refits:
-        """Replicates of the values (R, K), each with the form that `RULE` takes for it.
-
-        Choosing again in every replicate keeps the uncertainty of the choice in the interval."""
+        """Replicates of the values (R, K), each with the form that `RULE` takes for it. Choosing again in every
+        replicate keeps the uncertainty of the choice in the interval."""
         names, points = tuple(f.form for f in self.forms), self._fitted()
         scored = _score(np.log(points.budgets), values, names, points.errors)
         return Refits(names, tuple(scored.fits), _choose(scored))

@@ -24,10 +24,9 @@ NEAR = 1e-3  # "as good as the optimum": a loss within 0.1 % of it
 
 @dataclass(frozen=True)
 class Slice(Result):
-    """One budget of `Laws`: the numbers of its `Parabola`, None where a refused slice has none.
-
-    log_n_se, loss_se: standard errors of log N* and of L*; n_range: both ends of the N whose fitted loss is within
-    0.1 % of the optimum's, and their intervals."""
+    """One budget of `Laws`: the numbers of its `Parabola`, None where a refused slice has none. log_n_se, loss_se:
+    standard errors of log N* and of L*; n_range: both ends of the N whose fitted loss is within 0.1 % of the optimum's,
+    and their intervals."""
 
     budget_flops: float
     n_runs: int
@@ -64,7 +63,6 @@ def _nan(*shape: int) -> Any:
 @dataclass(frozen=True)
 class Parabola:
     """The fit y = c0 + c1 x + c2 x^2 of one slice, x = log(N / center), y = loss (response "raw") or log loss ("log").
-
     n_params, loss: the vertex (N*, L*). n_tokens: D*, the vertex of a second parabola against log D (the runs of a
     slice need not lie on C = kappa N D exactly; where they do the two agree to rounding). curvature: c2, per unit of
     (log N)^2. vertex_covariance (2, 2) of (log N*, L*) by the delta method, log_n_se and loss_se the roots of its
@@ -158,9 +156,8 @@ def refit(
     x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None, robust_scale: float | None = None,
     start: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Coefficients (R, 3) of many refits of one slice: y is (R, n) or (n,), weights (R, n) of run counts or None.
-
-    x (n,) is the centered abscissa. With robust_scale, bisquare regressions reweighted from `start` (3,). Refits with
+    """Coefficients (R, 3) of many refits of one slice: y is (R, n) or (n,), weights (R, n) of run counts or None. x
+    (n,) is the centered abscissa. With robust_scale, bisquare regressions reweighted from `start` (3,). Refits with
     fewer than 3 distinct sizes give NaN."""
     basis, solved = design(x), None
     if robust_scale is not None and start is not None:

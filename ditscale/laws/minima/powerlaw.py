@@ -24,9 +24,8 @@ class Curve(NamedTuple):
 
 
 def line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
-    """(log coefficient, exponent) by least squares for each row of log_y (..., K) on log_c (K,).
-
-    NaN entries of log_y (a slice whose refit has no minimum) are left out of their row; fewer than 2 left give NaN."""
+    """(log coefficient, exponent) by least squares for each row of log_y (..., K) on log_c (K,). NaN entries of log_y
+    (a slice whose refit has no minimum) are left out of their row; fewer than 2 left give NaN."""
     use = np.isfinite(log_y)
     w = use.astype(float)
     y = np.where(use, log_y, 0.0)
@@ -40,10 +39,9 @@ def line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
 
 
 def robust_line(log_c: np.ndarray, log_y: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """(log coefficient, exponent) by bisquare for each row of log_y (..., K); plain lines with fewer than 5 points.
-
-    The noise scale and the start are those of `like` (K,), of which the rows are replicates. Rows with NaN fall back to
-    the plain line of what is left."""
+    """(log coefficient, exponent) by bisquare for each row of log_y (..., K); plain lines with fewer than 5 points. The
+    noise scale and the start are those of `like` (K,), of which the rows are replicates. Rows with NaN fall back to the
+    plain line of what is left."""
     out = line(log_c, log_y)
     if len(log_c) < 5:
         return out
@@ -88,7 +86,6 @@ def _explained(
 
 def floor_laws(log_c: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """(E, log k, exponent) of L = E + k C^exponent for each row of loss (R, K), by variable projection; shape (R, 3).
-
     Residuals are relative, (fit - L) / L, which is the log residual to first order. For each exponent the pair (E, k)
     >= 0 is the closed-form weighted least squares; the exponent is found on a grid, then by golden section. Rows with
     NaN give NaN."""
@@ -102,9 +99,8 @@ def floor_laws(log_c: np.ndarray, loss: np.ndarray) -> np.ndarray:
     def pair(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best (E, k) for falling exponents a (R,), and their misfit."""
         x = np.exp(-a[..., None] * (log_c - mean))
-        floor, k, _ = _explained(
-            *(m.sum(-1) for m in (weights, weights * x, weights * x * x, weights * y, weights * x * y))
-        )
+        moments = (m.sum(-1) for m in (weights, weights * x, weights * x * x, weights * y, weights * x * y))
+        floor, k, _ = _explained(*moments)
         residual = floor[..., None] + k[..., None] * x - y
         return floor, k, (weights * residual * residual).sum(-1)
 

@@ -7,13 +7,11 @@ then weighs all points and is 95 % efficient where there is nothing to find (Rou
 
 import numpy as np
 
-STEPS = 30  # of reweighting
 TUNING = 4.685  # bisquare zero-weight point in standard deviations, for 95 % efficiency under normal noise
 
 
 def trimmed(basis: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Coefficients (p,) of the least-squares fit of y (n,) on basis (n, p) without the one point that costs most.
-
     Leaving point i out lowers the sum of squares by r_i^2 / (1 - h_i), with h its leverage. Needs n > p + 1; with fewer
     points it is the plain fit."""
     n, p = basis.shape
@@ -34,18 +32,18 @@ def scale_of(residuals: np.ndarray, n_parameters: int) -> float:
 
 def bisquare(
     basis: np.ndarray, y: np.ndarray, scale: float, start: np.ndarray, weights: np.ndarray | None = None,
+    steps: int = 30,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(coefficients (R, p), weights (R, n)) of bisquare regressions of y (R, n) on basis (n, p), reweighted from
-    `start`.
-
-    scale: standard deviation of the noise, fixed; weights (R, n) multiply (run counts of a resample). start: (p,)."""
+    `start`. scale: standard deviation of the noise, fixed; weights (R, n) multiply (run counts of a resample). start:
+    (p,)."""
     y = np.atleast_2d(y)
     prior = np.ones_like(y) if weights is None else weights
     y = np.broadcast_to(y, prior.shape)
     coefficients = np.broadcast_to(start, (len(y), basis.shape[1]))
     products = basis[:, :, None] * basis[:, None, :]
     scale = max(scale, 1e-12 * float(np.abs(y).max()))
-    for _ in range(STEPS):
+    for _ in range(steps):
         off = (y - coefficients @ basis.T) / (TUNING * scale)
         taper = np.where(np.abs(off) < 1, (1 - np.minimum(off * off, 1)) ** 2, 0.0)
         w = prior * taper

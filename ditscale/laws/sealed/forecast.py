@@ -51,11 +51,10 @@ class Inputs(Result):
 
 @dataclass(frozen=True, repr=False)
 class Forecast(Shown):
-    """A forecast, as it is sealed by `seal`. Every `Estimate` is an interval at `level`; an open end is None.
-
-    n_params, n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured
-    `metric` there. law: "average", or the form used where only one was left; why: the rule's outcome; forms: every form
-    (see `forms.Form`), its interval as it came; coefficients: {form: its numbers}, and under "model" those of N*(C) =
+    """A forecast, as it is sealed by `seal`. Every `Estimate` is an interval at `level`; an open end is None. n_params,
+    n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured `metric`
+    there. law: "average", or the form used where only one was left; why: the rule's outcome; forms: every form (see
+    `forms.Form`), its interval as it came; coefficients: {form: its numbers}, and under "model" those of N*(C) =
     coefficient C^exponent where the minima give one. run_scatter: rms log-loss scatter of one run. inputs: what it was
     made from; inputs_sha256: of the rows (`inputs_hash`). created: UTC; None until sealed."""
 
@@ -192,10 +191,8 @@ def _checked_grid(table: Table, target: float) -> Table:
 
 
 def _check_optimum(grid: Table, target: float, n_params: float, laws: Approach2) -> list[Finding]:
-    """`optimum_unseen`: an N* where no size of the grid speaks for it, or slices of which none has a minimum.
-
-    N* grows with the budget, so below every size it is an artefact; above, it may grow as fast as the budget at most.
-    """
+    """`optimum_unseen`: an N* where no size of the grid speaks for it, or slices of which none has a minimum. N* grows
+    with the budget, so below every size it is an artefact; above, it may grow as fast as the budget at most."""
     growth = target / float(grid.budget_flops.max())
     least, most = float(grid.n_params.min()), growth * float(grid.n_params.max())
     sizes = f"the grid's sizes ({count(least)} to {count(most / growth)})"

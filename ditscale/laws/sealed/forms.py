@@ -26,7 +26,6 @@ NO_FLOOR = "the runs reject a law without a floor (F test of E = 0 in the surfac
 @dataclass(frozen=True)
 class Form(Result):
     """One form's forecast. loss: one new run's loss with its 95 % prediction interval, or None when refused.
-
     held_out_error: relative error of L* at the largest budget when fitted without it (None: not possible); held_out_se:
     the standard error of that comparison, from the scatter of the runs. admissible: whether the runs leave this form
     possible; reasons: why it was refused or is not admissible."""
@@ -114,7 +113,6 @@ def _spread(draws: np.ndarray) -> float:
 
 def _floor_is_shown(table: Table, form: Form, surface: Surface, held: dict[str, tuple[float, float]]) -> bool:
     """Whether the pure power law is out: the F test rejects E = 0, and it did not predict the held-out budget better.
-
     The test believes the surface's form; a prediction believes nothing, so it outranks the test."""
     if not form.admissible or not floor_is_needed(table, surface):
         return False
@@ -123,11 +121,9 @@ def _floor_is_shown(table: Table, form: Form, surface: Surface, held: dict[str, 
 
 
 def admissible(forms: dict[str, Form]) -> tuple[list[Form], str]:
-    """(the forms a forecast mixes, in words why).
-
-    Of the forms that could be fitted and that the runs do not reject, those not shown to be worse: whose held-out error
-    is within two of its standard errors of the smallest. When the runs reject all that could be fitted, those are
-    taken."""
+    """(the forms a forecast mixes, in words why). Of the forms that could be fitted and that the runs do not reject,
+    those not shown to be worse: whose held-out error is within two of its standard errors of the smallest. When the
+    runs reject all that could be fitted, those are taken."""
     fitted = [forms[name] for name in ORDER if forms[name].loss is not None]
     left = [form for form in fitted if form.admissible] or fitted
     errors = {form.name: form.held_out_error for form in left if form.held_out_error is not None}
@@ -151,9 +147,8 @@ def widened(loss: Estimate, held_out_error: float | None) -> Estimate:
 
 
 def mixture(parts: list[Estimate]) -> Estimate:
-    """Median and central 95 % of the equal mixture of `parts`, each a two-sided normal in log loss.
-
-    An end that one part leaves open is open. One part alone is returned as it is."""
+    """Median and central 95 % of the equal mixture of `parts`, each a two-sided normal in log loss. An end that one
+    part leaves open is open. One part alone is returned as it is."""
     if len(parts) == 1:
         return parts[0]
     middle = np.array([math.log(p.value) for p in parts])

@@ -19,7 +19,6 @@ from ..table import Table
 
 def profile_interval(table: Table, surface: Surface, n_params: float, n_tokens: float) -> tuple[float, float, float]:
     """(low, high, scatter) of the loss of one new run at (n_params, n_tokens); scatter: s, rms of one run's log loss.
-
     `surface` must be the least-squares fit (objective "ls_log") of `table`, which must have at least 6 runs."""
     logs, y = variables(table), np.log(table.loss)
     means = logs.mean(axis=1)

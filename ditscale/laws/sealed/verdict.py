@@ -33,11 +33,10 @@ class LawVerdict(Result):
 
 @dataclass(frozen=True, repr=False)
 class Verdict(Shown):
-    """measured and predicted loss, relative_error = measured / predicted - 1, whether the interval held.
-
-    interval: [low, high] as sealed (None is open). n_params, n_params_forecast: the probe's N and the forecast N*.
-    by_law: the same of each form of law. inputs_unchanged: whether the grid runs of the table given now are the very
-    rows the forecast was made from. sentence: what all this says."""
+    """measured and predicted loss, relative_error = measured / predicted - 1, whether the interval held. interval:
+    [low, high] as sealed (None is open). n_params, n_params_forecast: the probe's N and the forecast N*. by_law: the
+    same of each form of law. inputs_unchanged: whether the grid runs of the table given now are the very rows the
+    forecast was made from. sentence: what all this says."""
 
     LAYOUT = 1
 
@@ -105,12 +104,8 @@ def verdict(forecast: Forecast, table: Source, run_id: str | None = None) -> Ver
     (probe,) = table.take([i]).points()
     _check_probe(forecast, probe)
     error, inside = _against(forecast.loss, probe.loss)
-    laws = [
-        LawVerdict(form.law, form.loss.value, *_against(form.loss, probe.loss))
-        if form.loss
-        else LawVerdict(form.law, None, None, None)
-        for form in forecast.forms
-    ]
+    said = [(f.loss.value, *_against(f.loss, probe.loss)) if f.loss else (None, None, None) for f in forecast.forms]
+    laws = [LawVerdict(form.law, *about) for form, about in zip(forecast.forms, said, strict=True)]
     # The rows that the forecast should have been made from: all but probes and what it left out by name.
     left_out = [probe.run_id, *(run for run, _ in forecast.inputs.exclusions)]
     inputs = table.take(~np.isin(table.run_id, left_out)).grid()

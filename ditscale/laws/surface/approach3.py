@@ -122,14 +122,12 @@ def fit_approach3(
 
 
 def _widening(surface: Surface, strata: list[np.ndarray]) -> float:
-    """The factor by which residuals are scaled before they are drawn from.
-
-    Where the objective is quadratic they are too small: fitting p parameters shrinks their variance by (n - p) / n,
-    drawing within strata of m runs that of their sum by (m - 1) / m (Davison and Hinkley 1997, section 6.3; Rao and Wu
-    1988), and a percentile interval knows nothing of Student's t. In the linear zone of the Huber loss it is the other
-    way round: there the fit passes through about p of the runs, and the pairs bootstrap of such a fit is too wide, in
-    simulations with 32 to 336 runs by 1 to 2 p / n. The factor goes by the mean weight the Huber loss leaves a run.
-    docs/measured/laws.md has the coverage."""
+    """The factor by which residuals are scaled before they are drawn from. Where the objective is quadratic they are
+    too small: fitting p parameters shrinks their variance by (n - p) / n, drawing within strata of m runs that of their
+    sum by (m - 1) / m (Davison and Hinkley 1997, section 6.3; Rao and Wu 1988), and a percentile interval knows nothing
+    of Student's t. In the linear zone of the Huber loss it is the other way round: there the fit passes through about p
+    of the runs, and the pairs bootstrap of such a fit is too wide, in simulations with 32 to 336 runs by 1 to 2 p / n.
+    The factor goes by the mean weight the Huber loss leaves a run. docs/measured/laws.md has the coverage."""
     n, p, m = len(surface.residuals), N_PARAMETERS, float(np.median([len(rows) for rows in strata]))
     if n <= p or m < 2:
         return 1.0

@@ -68,12 +68,11 @@ def descend(
     raw: bool = False, limits: tuple[float, float] = EXPONENT_LIMITS, tolerance: float = 1e-11,
     max_steps: int = 200, no_floor: bool = False,
 ) -> Descent:  # fmt: skip
-    """Minimise sum w huber(log(E + A exp(-alpha x_0) + B exp(-beta x_1)) - y) from each row of `start`.
-
-    start (R, 5) = (E, log A, log B, alpha, beta); x (2, n) centered log N and log D; y (n,) or (R, n) log loss (the
-    loss itself when `raw`); weights (R, n) or None. E >= 0 (E = 0 with `no_floor`) and the exponents are kept within
-    `limits` by projection. A row has converged when its step, measured by the change of the fitted values, is below
-    `tolerance` (root mean square)."""
+    """Minimise sum w huber(log(E + A exp(-alpha x_0) + B exp(-beta x_1)) - y) from each row of `start`. start (R, 5) =
+    (E, log A, log B, alpha, beta); x (2, n) centered log N and log D; y (n,) or (R, n) log loss (the loss itself when
+    `raw`); weights (R, n) or None. E >= 0 (E = 0 with `no_floor`) and the exponents are kept within `limits` by
+    projection. A row has converged when its step, measured by the change of the fitted values, is below `tolerance`
+    (root mean square)."""
     p = np.array(start, dtype=float)
     total, n = len(p), x.shape[1]
     y = np.broadcast_to(y, (total, n))

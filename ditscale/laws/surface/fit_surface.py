@@ -14,14 +14,17 @@ from ..table import Table
 from .descent import EXPONENT_LIMITS, descend, powers_of
 from .surface import N_PARAMETERS, Surface, no_surface, optimum
 
-OBJECTIVES = ("huber", "ls", "ls_log")
+OBJECTIVES = {
+    "huber": "sum of Huber losses (1e-3) of log residuals",
+    "ls": "sum of squares of the loss residuals",
+    "ls_log": "sum of squares of the log residuals",
+}
 HUBER_DELTA = 1e-3
 BATCH_CELLS = 5e5  # replicates x runs that are refitted at once
 
 
 def center(parameters: np.ndarray, means: np.ndarray, sign: int) -> np.ndarray:
     """Move the log coefficients to variables measured in units of their geometric means (sign -1) or back (sign +1).
-
     parameters (..., 5), means (2,). In centered form the normal equations have a condition number of about 1e4; in the
     usual one, about 1e11."""
     out = np.array(parameters, dtype=float)
@@ -40,7 +43,7 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     objective: "huber" (summed, of log residuals), "ls" (squares of the loss itself) or "ls_log" (squares of log
     residuals). kappa: C / (N D); estimated as the median over runs when None. Refused: too few runs, budgets or sizes,
     a parameter on its bound, no convergence. Raises UserError on an unknown objective."""
-    one_of(objective, OBJECTIVES, "objective")
+    one_of(objective, tuple(OBJECTIVES), "objective")
     kappa = table.kappa() if kappa is None else kappa
     if refusal := _too_small(table):
         return no_surface(len(table), kappa, objective, refusal)
@@ -116,10 +119,9 @@ def _against(centered: np.ndarray, converged: bool, typical_loss: float, add: st
 
 
 def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Parameters (R, 5) of many refits started from `surface`: log_loss (R, n) or (n,), weights (R, n).
-
-    Refits use the surface's objective and stop at a tolerance far below the spread of the replicates. They go in
-    batches whose arrays stay within about 200 MB."""
+    """Parameters (R, 5) of many refits started from `surface`: log_loss (R, n) or (n,), weights (R, n). Refits use the
+    surface's objective and stop at a tolerance far below the spread of the replicates. They go in batches whose arrays
+    stay within about 200 MB."""
     logs = variables(table)
     means = logs.mean(axis=1)
     start = center(surface.parameters, means, -1)
@@ -145,11 +147,10 @@ def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights
 
 
 def _linear_part(gram: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Non-negative least squares in 3 unknowns for a stack of problems: gram (..., 3, 3), moment (..., 3).
-
-    Returns (solution, decrease of half the sum of squares). All 7 supports are tried; among the feasible ones the
-    largest decrease is the constrained optimum. A and B may not leave (without them alpha or beta mean nothing), but
-    their supports are tried all the same so that the grid sees how poor they are."""
+    """Non-negative least squares in 3 unknowns for a stack of problems: gram (..., 3, 3), moment (..., 3). Returns
+    (solution, decrease of half the sum of squares). All 7 supports are tried; among the feasible ones the largest
+    decrease is the constrained optimum. A and B may not leave (without them alpha or beta mean nothing), but their
+    supports are tried all the same so that the grid sees how poor they are."""
     best = np.zeros_like(moment)
     gain = np.zeros(moment.shape[:-1])
     for support in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]):
@@ -166,10 +167,9 @@ def _linear_part(gram: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _seeds(x: np.ndarray, z: np.ndarray, loss: np.ndarray, weights: np.ndarray, keep: int = 4) -> np.ndarray:
-    """Starting points (keep, 5) in centered form by variable projection on a grid of (alpha, beta).
-
-    x, z: centered log N, log D (n,). weights (n,) multiply squared residuals of the raw loss; 1 / loss^2 makes them
-    relative. All Gram matrices of the grid come from a few matrix products."""
+    """Starting points (keep, 5) in centered form by variable projection on a grid of (alpha, beta). x, z: centered log
+    N, log D (n,). weights (n,) multiply squared residuals of the raw loss; 1 / loss^2 makes them relative. All Gram
+    matrices of the grid come from a few matrix products."""
     exponents = np.geomspace(0.03, 2.5, 24)
     u, v = np.exp(-exponents[:, None] * x), np.exp(-exponents[:, None] * z)
     gram = np.empty((len(u), len(v), 3, 3))
