@@ -1,8 +1,7 @@
 """`compare`: two or more designs or data sets at one budget, by what extrapolates: loss and equal-loss FLOPs.
 
-Exponents are shown with intervals but decide little: of 60 simulated studies with 84 runs a design and 0.3 % noise
-(`tools/bench/acceptance.py`, model exponents 0.568 and 0.54), the model exponents differed significantly in 53 %, the
-losses predicted at 1.5e21 FLOPs in 77 %."""
+Exponents decide little: of 60 simulated studies with 84 runs a design and 0.3 % noise (`tools/bench/acceptance.py`),
+model exponents of 0.568 and 0.54 differed significantly in 53 %, the losses predicted at 1.5e21 FLOPs in 77 %."""
 
 import itertools
 import math
@@ -173,6 +172,14 @@ class _Fit(NamedTuple):
 
         return _of(implied, self.surface)
 
+    def exponents(self) -> dict[str, Estimate] | None:
+        source = _source(self)
+        return {f"{n}_exponent": self.exponent(n, source).estimate() for n in EXPONENTS} if source else None
+
+    def loss(self, budget: float) -> Estimate | None:
+        law = _law_of(self)
+        return _of(lambda curve: _loss_at(curve, budget), self.curve(law)).estimate() if law else None
+
 
 def compare(
     tables: Mapping[str, Source], target: float | str, *, objective: str = "huber", bootstrap: int = 1000, seed: int = 0
@@ -207,12 +214,9 @@ def compare(
         fits[name] = _Fit(two, fit_approach3(grid, objective, bootstrap, own))
     pairs = tuple(_pair(a, b, fits, budget, first.metric) for a, b in itertools.combinations(read, 2))
     ranking, sentence = _rank(fits, pairs, budget) if len(read) > 2 else (None, "")
-    exponents, losses = {n: _exponents(f) for n, f in fits.items()}, {n: _loss(f, budget) for n, f in fits.items()}
+    exponents, losses = {n: f.exponents() for n, f in fits.items()}, {n: f.loss(budget) for n, f in fits.items()}
     findings = (*check_rehearsal(first), *_uneven(grids, budget))
     return Comparison(budget, first.metric, exponents, losses, pairs, ranking, sentence, findings)
-
-
-# ------------------------------------------------------------------------------------------------------------- numbers
 
 
 def two_sided_p(draws: np.ndarray | None, none: float = 0.0) -> float | None:
@@ -237,17 +241,7 @@ def _source(*fits: _Fit) -> str | None:
     return "surface" if all(f.three.ok for f in fits) else None
 
 
-def _exponents(f: _Fit) -> dict[str, Estimate] | None:
-    source = _source(f)
-    return {f"{n}_exponent": f.exponent(n, source).estimate() for n in EXPONENTS} if source else None
-
-
 _loss_at = partial(law_at, "power_law_with_floor")
-
-
-def _loss(f: _Fit, budget: float) -> Estimate | None:
-    law = _law_of(f)
-    return _of(lambda curve: _loss_at(curve, budget), f.curve(law)).estimate() if law else None
 
 
 def _multiplier(a: np.ndarray, b: np.ndarray, budget: float) -> np.ndarray:
@@ -351,9 +345,6 @@ def _uneven(grids: dict[str, Table], budget: float) -> list[Finding]:
         alike = "equal FLOPs mean something only if both count N, D and C alike"
         findings.append(finding("units_mixed", f"{text}; {alike}"))
     return findings
-
-
-# ----------------------------------------------------------------------------------------------------------- sentences
 
 
 def _tested(test: _Test, form: Callable[[float], str]) -> str:

@@ -1,8 +1,8 @@
 """Delta-method intervals, beside the bootstrap's: the covariance of the fit carried through to whatever is reported.
 
-For the surface the covariance is that of nonlinear least squares, s^2 (J'J)^-1, or of a Huber M-estimate, (sum psi^2 /
-n) / (mean psi')^2 (J'J)^-1 (Huber 1981, section 7.6), with mean psi' = P(|r| < delta), taken from a normal kernel
-density of the residuals: at delta = 1e-3 hardly any residual lies in the quadratic zone itself."""
+For the surface it is that of nonlinear least squares, s^2 (J'J)^-1, or of a Huber M-estimate, (sum psi^2 / n) / (mean
+psi')^2 (J'J)^-1 (Huber 1981, section 7.6), with mean psi' = P(|r| < delta) from a normal kernel density of the
+residuals: at delta = 1e-3 hardly any residual lies in the quadratic zone itself."""
 
 import math
 from functools import partial

@@ -1,14 +1,10 @@
 """Intervals: resampling of runs, percentile and BCa ends, and the (value, low, high) triple every reported number is.
 
-Three ways to draw a study again, named by `RESAMPLE`:
-
-* "pairs": runs are drawn with replacement from the whole table. It assumes nothing about the noise.
-* "stratified": the same within each slice, so that every slice keeps its number of runs.
-* "residual": the fitted losses plus t-distributed noise whose scale is the pooled residual variance. In slices of 4-7
-  runs a resample of pairs often holds only 3 or 4 distinct sizes, which a parabola passes through exactly; its spread
-  is then too small or infinite. Pooling the residuals of all slices is what makes so few runs enough.
-
-"auto" takes "stratified" where the typical slice holds 8 runs or more, else "residual". Coverage: docs/laws.md."""
+Three ways to draw a study again (`RESAMPLE`): "pairs" draws runs with replacement from the whole table, "stratified"
+within each slice, and "residual" adds t-distributed noise of the pooled residual variance to the fitted losses. In
+slices of 4-7 runs a resample of pairs often holds only 3 or 4 distinct sizes, which a parabola passes through exactly,
+so its spread is too small or infinite; pooled residuals make so few runs enough. "auto" takes "stratified" where the
+typical slice holds 8 runs or more, else "residual". Coverage: docs/laws.md."""
 
 from __future__ import annotations
 

@@ -244,8 +244,11 @@ def _slices(laws: Laws) -> list[str]:
     return ["Slices", *columns(rows)] if len(rows) > 1 else []
 
 
-def _coefficients(title: str, found: Result, delta: Result | None, resampling: str) -> list[str]:
-    rows = [["", "value", f"95 % ({resampling})", "95 % (delta)"]]
+def _coefficients(title: str, laws: Laws, approach: str) -> list[str]:
+    found, delta, settings = getattr(laws, approach), getattr(laws.delta, approach, None), laws.bootstrap
+    if found is None:
+        return [title, "  refused (see the findings)"]
+    rows = [["", "value", f"95 % ({getattr(settings, approach)}, {settings.interval})", "95 % (delta)"]]
     for name, e in vars(found).items():
         beside = getattr(delta, name, None)
         rows.append([name, "-", "", ""] if e is None else [name, *cells(e), cells(beside)[1] if beside else ""])
@@ -255,10 +258,9 @@ def _coefficients(title: str, found: Result, delta: Result | None, resampling: s
 def _approach2(laws: Laws) -> list[str]:
     minima = sum(s.ok for s in laws.slices)
     title = f"Approach 2: power laws N* = k C^a, D* = k C^b, L* = k C^c through {minima} minima"
+    lines = _coefficients(title, laws, "approach2")
     if laws.approach2 is None or laws.loss_law is None:
-        return [title, "  refused (see the findings)"]
-    how = f"{laws.bootstrap.approach2}, {laws.bootstrap.interval}"
-    lines = _coefficients(title, laws.approach2, laws.delta and laws.delta.approach2, how)
+        return lines
     if laws.loss_with_floor is not None:
         lines += [f"  L*(C) = E + k C^a through {minima} minima"]
         lines += columns([[name, *cells(e)] for name, e in vars(laws.loss_with_floor).items()], "    ")
@@ -267,10 +269,7 @@ def _approach2(laws: Laws) -> list[str]:
 
 def _approach3(laws: Laws) -> list[str]:
     title = f"Approach 3: L(N, D) = E + A N^-alpha + B D^-beta on {laws.n_runs} runs, objective {laws.objective}"
-    if laws.approach3 is None:
-        return [title, "  refused (see the findings)"]
-    how = f"{laws.bootstrap.approach3}, {laws.bootstrap.interval}"
-    return _coefficients(title, laws.approach3, laws.delta and laws.delta.approach3, how)
+    return _coefficients(title, laws, "approach3")
 
 
 def _predictions(laws: Laws) -> list[str]:

@@ -1,8 +1,7 @@
 """The reproducibility checklist printed with each law: what another person must know to obtain the same numbers.
 
-After Li et al., "(Mis)Fitting: a survey of scaling laws" (arXiv 2502.18969): most of the over 50 papers they surveyed
-leave out something that changes the law. Answers come from the fit itself and from what was recorded with the table
-(`Table.recorded`); what is in neither is "not recorded", never guessed."""
+After Li et al., "(Mis)Fitting: a survey of scaling laws" (arXiv 2502.18969). Answers come from the fit itself and from
+what was recorded with the table (`Table.recorded`); what is in neither is "not recorded", never guessed."""
 
 from dataclasses import dataclass
 from typing import Iterable, Iterator, Sequence

@@ -1,7 +1,7 @@
 """`fit_gap`: how far one metric lies from another over compute, as the out-of-domain loss from the in-domain one.
 
-Liang et al. (arXiv 2410.08184) section 4 finds, by eye, a constant gap for losses and likelihoods and a growing one for
-FID. Here both metrics come from the same runs, so whatever a run's seed did to both cancels in their difference."""
+The question of Liang et al. (arXiv 2410.08184), section 4. Both metrics come from the same runs, so whatever a run's
+seed did to both cancels in their difference."""
 
 import math
 from dataclasses import dataclass, replace

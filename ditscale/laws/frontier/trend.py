@@ -1,8 +1,7 @@
 """`fit_trend`: how a metric changes with compute for the models that are optimal for the loss.
 
-The question of Liang et al. (arXiv 2410.08184), section 4: what VLB, likelihood and FID has the model one would train
-at a budget? A metric has an optimal size of its own too (`fit` with that metric gives it); here the size is the loss's,
-and the metric is read off a quadratic in log N through its runs, so that one noisy run does not decide."""
+The question of Liang et al. (arXiv 2410.08184), section 4. The size is the loss's optimum, and the metric is read off a
+quadratic in log N through its runs, so that one noisy run does not decide."""
 
 import math
 from dataclasses import dataclass

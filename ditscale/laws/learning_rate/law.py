@@ -158,10 +158,8 @@ class RateLaw(Shown):
         if self.ok:
             lines.append(f"  best rate = {self.formula()}, scatter about it {math.expm1(self.scatter or 0.0):.1%}")
             for symbol, e in (("N", self.params), ("D", self.tokens)):
-                if e is not None:
-                    spread = ends(e, "{:.3g}".format)
-                    span = f" ({spread})" if spread else ""
-                    lines.append(f"  exponent of {symbol}: {e.value:.3f}{span}, by {self.resample} bootstrap")
+                span = f" ({spread})" if e and (spread := ends(e, "{:.3g}".format)) else ""
+                lines += [f"  exponent of {symbol}: {e.value:.3f}{span}, by {self.resample} bootstrap"] if e else []
         lines += [f"  {'' if self.ok else 'refused: '}{reason}" for reason in self.reasons]
         head = ("N", "D", "budget", "best rate", "95 %", "recipe", "recipe/best", "loss above", "measured")
         lines += columns([[*head], *(c.row() for c in self.cells)], "")
@@ -208,18 +206,14 @@ def fit_rates(
 
 
 class _Parabola(NamedTuple):
-    """center: mean log rate; mean: of the losses; basis (n, 3); scaled: losses over their mean (n,); coefficients
-    (3,)."""
+    """center: mean log rate; mean: of the losses; basis (n, 3); coefficients (3,) of the losses over their mean, and
+    residuals (n,) of these."""
 
     center: float
     mean: float
     basis: np.ndarray
-    scaled: np.ndarray
     coefficients: np.ndarray
-
-    @property
-    def residuals(self) -> np.ndarray:
-        return self.scaled - self.basis @ self.coefficients
+    residuals: np.ndarray
 
 
 def _usable(group: list[Trial]) -> list[tuple[float, float]]:
@@ -232,7 +226,8 @@ def _usable(group: list[Trial]) -> list[tuple[float, float]]:
 def _parabola(runs: list[tuple[float, float]]) -> _Parabola:
     x, y = np.log([rate for rate, _ in runs]), np.array([loss for _, loss in runs])
     basis, scaled = design(x - x.mean()), y / y.mean()
-    return _Parabola(x.mean(), y.mean(), basis, scaled, np.linalg.lstsq(basis, scaled, rcond=None)[0])
+    coefficients = np.linalg.lstsq(basis, scaled, rcond=None)[0]
+    return _Parabola(x.mean(), y.mean(), basis, coefficients, scaled - basis @ coefficients)
 
 
 def _noise(groups: list[list[Trial]]) -> tuple[float, int]:

@@ -11,19 +11,7 @@ from ..findings import Finding, finding
 from ..table import Table
 from .metric_law import Errors, MetricLaw, metric_law
 from .parabola import Noise, Parabola, Response, fit_parabola, pooled_noise, refit, response_of, vertex
-from .powerlaw import (
-    FORMS,
-    POSITIVE_FORMS,
-    FloorLaw,
-    PowerLaw,
-    floor_law,
-    floor_laws,
-    law_at,
-    line,
-    no_floor_law,
-    power_law,
-    robust_line,
-)
+from .powerlaw import FORMS, POSITIVE_FORMS, FloorLaw, PowerLaw, floor_law, floor_laws, law_at, lines, power_law
 
 # Name of a law, and what of a parabola it goes through; in this order they are the columns of the vertices.
 LAWS = {"model": "n_params", "data": "n_tokens", "loss": "loss"}
@@ -46,7 +34,7 @@ class Approach2:
     model: PowerLaw = NO_LAW
     data: PowerLaw = NO_LAW
     loss: PowerLaw | None = None
-    floor: FloorLaw = no_floor_law("there are no minima")
+    floor: FloorLaw = FloorLaw.refused("there are no minima")
     loss_law: MetricLaw | None = None
     vertex_draws: np.ndarray | None = None
     vertex_left_out: np.ndarray | None = None
@@ -76,10 +64,8 @@ class Approach2:
         if law == "loss":
             with np.errstate(invalid="ignore", divide="ignore"):
                 y = np.log(np.where(y > 0, y, np.nan))
-        log_c = np.log(self.budgets)
-        if not self.robust:
-            return line(log_c, y)
-        return robust_line(log_c, y, np.log([getattr(p, LAWS[law]) for p in self.accepted]))
+        like = np.log([getattr(p, LAWS[law]) for p in self.accepted]) if self.robust else None
+        return lines(np.log(self.budgets), y, like)
 
     @property
     def _vertices(self) -> Drawn:
@@ -192,7 +178,7 @@ def fit_approach2(
         model=power_law(budgets, [p.n_params for p in accepted], robust),
         data=power_law(budgets, [p.n_tokens for p in accepted], robust),
         loss=power_law(budgets, values, robust) if positive else None,
-        floor=floor_law(budgets, values) if positive else no_floor_law("the metric is not positive"),
+        floor=floor_law(budgets, values) if positive else FloorLaw.refused("the metric is not positive"),
         loss_law=metric_law(budgets, values, forms, Errors(np.array([p.loss_se for p in accepted]), noise.dof)),
         vertex_draws=draw_vertices(table, accepted, response, how, bootstrap, seed) if bootstrap else None,
         vertex_left_out=leave_one_out(table, accepted, response) if bootstrap and interval == "bca" else None,

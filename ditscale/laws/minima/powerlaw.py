@@ -38,12 +38,12 @@ def line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
     return np.stack([mean_y - slope * mean_c, slope], axis=-1)
 
 
-def robust_line(log_c: np.ndarray, log_y: np.ndarray, like: np.ndarray) -> np.ndarray:
+def lines(log_c: np.ndarray, log_y: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
     """(log coefficient, exponent) by bisquare for each row of log_y (..., K); plain lines with fewer than 5 points. The
     noise scale and the start are those of `like` (K,), of which the rows are replicates. Rows with NaN fall back to the
     plain line of what is left."""
     out = line(log_c, log_y)
-    if len(log_c) < 5:
+    if like is None or len(log_c) < 5:
         return out
     basis = np.stack([np.ones_like(log_c), log_c - log_c.mean()], axis=1)
     start = trimmed(basis, like)
@@ -164,7 +164,7 @@ def power_law(budget_flops: ArrayLike, y: ArrayLike, robust: bool = False) -> Po
     """Least squares of log y on log C, all points alike; with `robust` and 5 points or more, a bisquare regression.
     Needs 2 points."""
     log_c, log_y = np.log(np.asarray(budget_flops, dtype=float)), np.log(np.asarray(y, dtype=float))
-    log_k, exponent = robust_line(log_c, log_y[None], log_y)[0] if robust else line(log_c, log_y)
+    log_k, exponent = lines(log_c, log_y[None], log_y)[0] if robust else line(log_c, log_y)
     return PowerLaw(math.exp(log_k), float(exponent))
 
 
@@ -181,19 +181,19 @@ class FloorLaw:
     def ok(self) -> bool:
         return not self.reasons
 
+    @classmethod
+    def refused(cls, reason: str) -> "FloorLaw":
+        return cls(math.nan, math.nan, math.nan, (reason,))
+
     def at(self, budget_flops: ArrayLike) -> np.ndarray:
         return self.floor + self.coefficient * np.asarray(budget_flops, dtype=float) ** self.exponent
-
-
-def no_floor_law(reason: str) -> FloorLaw:
-    return FloorLaw(math.nan, math.nan, math.nan, (reason,))
 
 
 def floor_law(budget_flops: ArrayLike, loss: ArrayLike) -> FloorLaw:
     """L = E + k C^a through (C, L*). Refused with fewer than 3 points, with E at 0, or when the loss does not fall."""
     log_c, loss = np.log(np.asarray(budget_flops, dtype=float)), np.asarray(loss, dtype=float)
     if len(log_c) < 3:
-        return no_floor_law(f"a law with a floor has 3 parameters; {len(log_c)} budgets cannot fix them")
+        return FloorLaw.refused(f"a law with a floor has 3 parameters; {len(log_c)} budgets cannot fix them")
     floor, log_k, exponent = (float(v) for v in floor_laws(log_c, loss[None])[0])
     reasons = []
     if not math.isfinite(log_k):

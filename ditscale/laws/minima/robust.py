@@ -1,9 +1,8 @@
 """Robust linear regression of a handful of points: least trimmed squares to start, Tukey's bisquare to finish.
 
-Huber weights do not help here: in a parabola through 5 to 9 runs a diverged run at the end of the grid has so much
-leverage that it has hardly any residual. Trimming one point exactly (by its deleted residual) finds it; the bisquare
-then weighs all points and is 95 % efficient where there is nothing to find (Rousseeuw and Leroy 1987, chapters 3 and
-5)."""
+Huber weights do not help here: a diverged run at the end of a grid of 5 to 9 has so much leverage that it has hardly
+any residual. Trimming one point exactly (by its deleted residual) finds it; the bisquare then weighs all points and is
+95 % efficient where there is nothing to find (Rousseeuw and Leroy 1987, chapters 3 and 5)."""
 
 import numpy as np
 

@@ -1,9 +1,8 @@
 """The three law forms a forecast may rest on, pure power law, power law with a floor, surface, and their equal mixture.
 
-Beyond the grid it is the form, more than the noise, that is uncertain: on real runs a surface and a power law that fit
-equally well have missed the same probe on opposite sides. A mixture of predictive distributions says so (Hoeting et
-al., "Bayesian model averaging", Statistical Science 1999; equal weights, since a handful of budgets cannot earn a form
-more)."""
+Beyond the grid it is the form, more than the noise, that is uncertain, and a mixture of predictive distributions says
+so (Hoeting et al., "Bayesian model averaging", Statistical Science 1999); the weights are equal, since a handful of
+budgets cannot earn a form more."""
 
 import math
 from dataclasses import dataclass, replace
@@ -122,8 +121,7 @@ def _floor_is_shown(table: Table, form: Form, surface: Surface, held: dict[str, 
 
 def admissible(forms: dict[str, Form]) -> tuple[list[Form], str]:
     """(the forms a forecast mixes, in words why). Of the forms that could be fitted and that the runs do not reject,
-    those not shown to be worse: whose held-out error is within two of its standard errors of the smallest. When the
-    runs reject all that could be fitted, those are taken."""
+    those whose held-out error is within two of its standard errors of the smallest; when the runs reject all, all."""
     fitted = [forms[name] for name in ORDER if forms[name].loss is not None]
     left = [form for form in fitted if form.admissible] or fitted
     errors = {form.name: form.held_out_error for form in left if form.held_out_error is not None}

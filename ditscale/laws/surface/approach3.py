@@ -5,17 +5,7 @@ from typing import Callable
 
 import numpy as np
 
-from ..estimates import (
-    LEVEL,
-    Drawn,
-    Estimate,
-    estimate,
-    left_out_weights,
-    resample_counts,
-    residual_draws,
-    scheme,
-    t_quantile,
-)
+from ..estimates import Drawn, Estimate, estimate, left_out_weights, resample_counts, residual_draws, scheme, t_quantile
 from ..minima.parabola import NEAR
 from ..table import Table
 from .fit_surface import HUBER_DELTA, fit_surface, refit_surfaces
@@ -122,17 +112,17 @@ def fit_approach3(
 
 
 def _widening(surface: Surface, strata: list[np.ndarray]) -> float:
-    """The factor by which residuals are scaled before they are drawn from. Where the objective is quadratic they are
-    too small: fitting p parameters shrinks their variance by (n - p) / n, drawing within strata of m runs that of their
-    sum by (m - 1) / m (Davison and Hinkley 1997, section 6.3; Rao and Wu 1988), and a percentile interval knows nothing
-    of Student's t. In the linear zone of the Huber loss it is the other way round: there the fit passes through about p
-    of the runs, and the pairs bootstrap of such a fit is too wide, in simulations with 32 to 336 runs by 1 to 2 p / n.
-    The factor goes by the mean weight the Huber loss leaves a run. docs/measured/laws.md has the coverage."""
+    """The factor by which residuals are scaled before they are drawn from; docs/measured/laws.md has the coverage.
+
+    Where the objective is quadratic they are too small: fitting p parameters shrinks their variance by (n - p) / n,
+    drawing within strata of m runs that of their sum by (m - 1) / m (Davison and Hinkley 1997, section 6.3; Rao and Wu
+    1988), and a percentile interval knows nothing of Student's t. In the linear zone of the Huber loss the fit passes
+    through about p runs, and its pairs bootstrap is too wide, in simulations with 32 to 336 runs by 1 to 2 p / n. The
+    factor goes by the mean weight the Huber loss leaves a run."""
     n, p, m = len(surface.residuals), N_PARAMETERS, float(np.median([len(rows) for rows in strata]))
     if n <= p or m < 2:
         return 1.0
-    tail = (1 + LEVEL) / 2
-    quadratic = np.sqrt(n / (n - p) * m / (m - 1)) * t_quantile(tail, n - p) / t_quantile(tail, 1e9)
+    quadratic = np.sqrt(n / (n - p) * m / (m - 1)) * t_quantile(0.975, n - p) / t_quantile(0.975, 1e9)
     linear = 1 / (1 + 2 * p / n)
     weight = 1.0
     if surface.objective == "huber":

@@ -1,9 +1,8 @@
 """Many small surface fits at once: damped Gauss-Newton on (E, log A, log B, alpha, beta), a row per fit.
 
 The damping matrix is the weighted normal matrix of iteratively reweighted least squares (weights min(1, delta/|r|)). It
-majorises the Huber objective, so heavy damping is a plain reweighting step, which always descends, and light damping is
-a Newton step, which converges fast. Damping by it, unlike by the identity, does not depend on how parameters are
-scaled."""
+majorises the Huber objective, so heavy damping always descends and light damping converges as fast as Newton; unlike
+damping by the identity it does not depend on how parameters are scaled."""
 
 import math
 from typing import NamedTuple

@@ -147,10 +147,9 @@ def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights
 
 
 def _linear_part(gram: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Non-negative least squares in 3 unknowns for a stack of problems: gram (..., 3, 3), moment (..., 3). Returns
-    (solution, decrease of half the sum of squares). All 7 supports are tried; among the feasible ones the largest
-    decrease is the constrained optimum. A and B may not leave (without them alpha or beta mean nothing), but their
-    supports are tried all the same so that the grid sees how poor they are."""
+    """Non-negative least squares in 3 unknowns for a stack of problems: gram (..., 3, 3), moment (..., 3); returns
+    (solution, decrease of half the sum of squares). All 7 supports are tried, also those without A or B, so that the
+    grid sees how poor they are; the largest decrease of the feasible ones is the constrained optimum."""
     best = np.zeros_like(moment)
     gain = np.zeros(moment.shape[:-1])
     for support in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]):
