@@ -61,8 +61,7 @@ class Shown(Result):
         figure = Figure(figsize=(6, 1.2 + 0.35 * len(numbers)), layout="constrained")
         axes = figure.subplots()
         for y, e in enumerate(numbers.values()):
-            ends = (e.value if end is None else end for end in (e.low, e.high))
-            low, high = (abs(e.value - end) for end in ends)
+            low, high = (0.0 if end is None else abs(e.value - end) for end in (e.low, e.high))
             axes.errorbar(e.value, -y, xerr=[[low], [high]], fmt="o", capsize=3, color="black")
         axes.set_yticks([-y for y in range(len(numbers))], list(numbers))
         axes.set_title(self.heading(), fontsize=9)

@@ -32,8 +32,8 @@ def check_lines(laws: Approach2) -> list[Finding]:
     give."""
     if laws.vertex_draws is None or len(laws.accepted) < 3:
         return []
-    log_c = np.log(laws.budgets)
-    draws = laws.vertex_draws[np.isfinite(laws.vertex_draws[..., 0]).all(axis=1)][..., 0]
+    log_c, draws = np.log(laws.budgets), laws.vertex_draws[..., 0]
+    draws = draws[np.isfinite(draws).all(axis=1)]
     if len(draws) < 40:
         return []
     off = _about_line(log_c, np.log([p.n_params for p in laws.accepted]))
@@ -62,17 +62,14 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
     surface's own directions; what the added terms explain is structure, not noise (Ramsey 1969)."""
     if not surface.ok:
         return []
-    keep = np.ones(len(table), dtype=bool)
     far = outliers(surface.residuals, N_PARAMETERS)
     # A few runs off the surface went wrong; many are structure.
-    if len(far) <= max(2, 0.03 * len(table)):
-        keep[far] = False
-    rest = table.take(keep)
+    rest = table.take(np.delete(np.arange(len(table)), far)) if len(far) <= max(2, 0.03 * len(table)) else table
     dof = len(rest) - N_PARAMETERS - 3
     if dof < 3:
         return []
     square = fit_surface(rest, "ls_log")
-    if not (square.ok or square.without_floor):
+    if not square.usable:
         return []
     logs = variables(rest)
     x = logs - logs.mean(axis=1, keepdims=True)

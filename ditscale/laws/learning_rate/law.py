@@ -341,6 +341,5 @@ def _distinct(values: list[float], ratio: float) -> int:
     """How many values there are, those within `ratio` of a group's smallest being one."""
     seen: list[float] = []
     for value in sorted(values):
-        if not seen or value > ratio * seen[-1]:
-            seen.append(value)
+        seen += [value] if not seen or value > ratio * seen[-1] else []
     return len(seen)

@@ -233,9 +233,7 @@ def leave_one_out(table: Table, accepted: list[Parabola], response: Response) ->
     """`vertices` without each run of the accepted slices in turn, (n, K, 4)."""
     y = [response_of(table.loss[p.rows], response) for p in accepted]
     whole = np.stack([vertices(p, table, y[k], np.ones((1, p.n_runs)))[0] for k, p in enumerate(accepted)])
-    out = []
+    out = [np.repeat(whole[None], p.n_runs, axis=0) for p in accepted]
     for k, p in enumerate(accepted):
-        changed = np.broadcast_to(whole, (p.n_runs, *whole.shape)).copy()
-        changed[:, k] = vertices(p, table, y[k], 1.0 - np.eye(p.n_runs))
-        out.append(changed)
+        out[k][:, k] = vertices(p, table, y[k], 1.0 - np.eye(p.n_runs))
     return np.concatenate(out)

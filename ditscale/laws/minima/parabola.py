@@ -278,15 +278,13 @@ def _too_few_sizes(sizes: np.ndarray, best: float, budget: float, kappa: float) 
     factor = 2.0 if np.sum(sizes > best) <= np.sum(sizes < best) else 0.5
     add = run_to_add(factor * math.exp(best), budget, kappa)
     many = f"{len(sizes)} distinct size{'s' * (len(sizes) != 1)}"
-    text = f"{many}; a parabola needs 4: add sizes near the minimum, for example {add}"
-    return "too_few_runs", text, len(sizes)
+    return "too_few_runs", f"{many}; a parabola needs 4: add sizes near the minimum, for example {add}", len(sizes)
 
 
 def _place(sizes: np.ndarray, at: float, budget: float, kappa: float) -> list[Note]:
     """Where the vertex lies in the grid. sizes: distinct log N, rising; at: log N*."""
     low, high, n_params = sizes[0], sizes[-1], math.exp(min(at, 600))
-    n_star = f"N* = {count(n_params)}"
-    grid = f"the grid of {count(math.exp(low))} to {count(math.exp(high))}"
+    n_star, grid = f"N* = {count(n_params)}", f"the grid of {count(math.exp(low))} to {count(math.exp(high))}"
     step = (high - low) / (len(sizes) - 1)
     left, right = at - low, high - at
     smaller, larger = (run_to_add(math.exp(x), budget, kappa) for x in (low - step, high + step))
@@ -300,8 +298,7 @@ def _place(sizes: np.ndarray, at: float, budget: float, kappa: float) -> list[No
         notes.append(("minimum_at_edge", f"{text} {smaller if at < sizes[1] else larger}", n_params))
     elif lopsided > 3:
         sides = f"{math.exp(left):.3g}x below and {math.exp(right):.3g}x above the minimum ({n_star})"
-        text = f"{grid} reaches {sides}; a one-sided grid shifts the vertex"
-        notes.append(("one_sided_grid", text, lopsided))
+        notes.append(("one_sided_grid", f"{grid} reaches {sides}; a one-sided grid shifts the vertex", lopsided))
     reach = math.exp(max(left, right))
     if reach > WIDE_HALF_WIDTH * (1 + 1e-9):
         beyond = f"beyond {WIDE_HALF_WIDTH:g}x a parabola is a poor likeness and shifts the vertex"

@@ -195,11 +195,11 @@ def floor_law(budget_flops: ArrayLike, loss: ArrayLike) -> FloorLaw:
     if len(log_c) < 3:
         return FloorLaw.refused(f"a law with a floor has 3 parameters; {len(log_c)} budgets cannot fix them")
     floor, log_k, exponent = (float(v) for v in floor_laws(log_c, loss[None])[0])
-    reasons = []
+    reasons: tuple[str, ...] = ()
     if not math.isfinite(log_k):
-        reasons.append("the loss does not fall with compute")
+        reasons = ("the loss does not fall with compute",)
     elif floor <= 1e-6 * loss.min():
-        reasons.append("the floor E sits on its bound 0: the minima show no floor")
-    elif -exponent < 2e-3 or -exponent > 0.98 * MAX_EXPONENT:
-        reasons.append(f"the exponent sits on its bound ({-exponent:.3g})")
-    return FloorLaw(floor, math.exp(log_k) if math.isfinite(log_k) else 0.0, exponent, tuple(reasons))
+        reasons = ("the floor E sits on its bound 0: the minima show no floor",)
+    elif not 2e-3 <= -exponent <= 0.98 * MAX_EXPONENT:
+        reasons = (f"the exponent sits on its bound ({-exponent:.3g})",)
+    return FloorLaw(floor, math.exp(log_k) if math.isfinite(log_k) else 0.0, exponent, reasons)

@@ -20,7 +20,7 @@ from ..surface.approach3 import fit_approach3
 from ..surface.surface import N_PARAMETERS, Surface
 from ..table import SAME_BUDGET, Point, Table
 from ..text import Format, ends, short
-from .forms import ORDER, Form, admissible, law_forms, mixture, usable, widened
+from .forms import ORDER, Form, admissible, law_forms, mixture, widened
 
 MIXTURE = "average"  # the law of a forecast that mixes several forms, as its JSON names it
 # A probe, or a run that gives the forecast away, is one whose budget is this near to the target.
@@ -131,7 +131,7 @@ def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 1000,
     place = laws.predict(target) if laws.ok else {}
     findings = check_rehearsal(grid) + check_units(grid)
     outliers = []
-    if usable(fitted.surface):
+    if fitted.surface.usable:
         place = fit_approach3(grid, "ls_log", bootstrap, seed, keep_without_floor=True).predict(target)
         outliers = find_outliers(grid, fitted.surface.residuals, N_PARAMETERS)
     findings += _check_optimum(grid, target, place["n_params"].value, laws) + outliers
@@ -214,7 +214,7 @@ def _check_optimum(grid: Table, target: float, n_params: float, laws: Approach2)
 def _coefficients(laws: Approach2, surface: Surface) -> dict[str, dict[str, float]]:
     """The numbers of every form that could be fitted, so that a second reader can compute the forecast again."""
     out = {}
-    if usable(surface):
+    if surface.usable:
         out["surface"] = {name: float(getattr(surface, name)) for name in ("E", "A", "B", "alpha", "beta", "kappa")}
     if laws.ok:
         named = {"model": laws.model, "power_law": laws.loss}

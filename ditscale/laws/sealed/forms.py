@@ -41,11 +41,6 @@ class Form(Result):
         return self.law.replace("_", " ")
 
 
-def usable(surface: Surface) -> bool:
-    """Whether a surface can carry a forecast: unlike in `Surface.ok`, E = 0 is allowed (a surface without a floor)."""
-    return surface.ok or surface.without_floor
-
-
 def law_forms(
     table: Table, budget_flops: float, laws: Approach2, surface: Surface, seed: int
 ) -> tuple[dict[str, Form], float]:
@@ -57,7 +52,7 @@ def law_forms(
         return Form(law, loss, error, se, loss is not None, reasons)
 
     of_surface = None
-    if usable(surface):
+    if surface.usable:
         n_star, d_star, loss = map(float, surface.optimum(budget_flops))
         low, high, scatter = profile_interval(table, surface, n_star, d_star)
         of_surface = Estimate(loss, low if low > 0 else None, high if math.isfinite(high) else None)
@@ -95,7 +90,7 @@ def _held_out(table: Table) -> dict[str, tuple[float, float]]:
         value, draws = laws.pure_loss(name, budget)
         if draws is not None:
             out[name] = value / own.loss - 1, math.hypot(own_se, _spread(draws))
-    if usable(surface):
+    if surface.usable:
         n_star, d_star, loss = map(float, surface.optimum(budget))
         low, high, scatter = profile_interval(rest, surface, n_star, d_star)
         of_law = (math.log(high) - math.log(low)) / 4 if low > 0 else math.inf

@@ -66,11 +66,11 @@ class Verdict(Shown):
     def summary(self) -> str:
         lines = [self.sentence]
         for law in self.by_law:
-            if law.predicted is None or law.relative_error is None:
-                lines.append(f"  {law.law:<21} refused")
-                continue
-            where = f"{100 * law.relative_error:+.2g} % from it, {'inside' if law.inside else 'outside'} its interval"
-            lines.append(f"  {law.law:<21} {law.predicted:.4g}   measured is {where}")
+            said = "refused"
+            if law.predicted is not None and law.relative_error is not None:
+                where = f"{100 * law.relative_error:+.2g} % from it, {'inside' if law.inside else 'outside'}"
+                said = f"{law.predicted:.4g}   measured is {where} its interval"
+            lines.append(f"  {law.law:<21} {said}")
         if not self.inputs_unchanged:
             lines.append("  The grid runs of this table are not the rows the forecast was made from.")
         lines.append(f"  forecast sealed {self.forecast_created}, sha256 {self.forecast_sha256[:16]}")

@@ -86,15 +86,11 @@ def _too_small(table: Table) -> Finding | None:
     if len(table) > N_PARAMETERS and len(budgets) >= 2 and distinct >= 3:
         return None
     if len(table) > N_PARAMETERS and len(budgets) < 2:
-        text = (
-            f"the surface L(N, D) needs runs at 2 budgets or more, and all {len(table)} are at {compact(budgets[0])}; "
-            f"add a budget, for example {compact(3 * budgets[0])}, with the same sizes"
-        )
+        text = f"the surface L(N, D) needs runs at 2 budgets or more, and all {len(table)} are at {compact(budgets[0])}"
+        text += f"; add a budget, for example {compact(3 * budgets[0])}, with the same sizes"
         return finding("too_few_budgets", text, slices=budgets, value=len(budgets))
-    text = (
-        f"the surface L(N, D) needs {N_PARAMETERS + 1} runs at 2 budgets with 3 different N and 3 different D; there "
-        f"are {len(table)} runs at {len(budgets)}, with {distinct} different N or D"
-    )
+    text = f"the surface L(N, D) needs {N_PARAMETERS + 1} runs at 2 budgets with 3 different N and 3 different D; there"
+    text += f" are {len(table)} runs at {len(budgets)}, with {distinct} different N or D"
     return finding("too_few_runs", text, map(str, table.run_id), value=len(table))
 
 
@@ -130,18 +126,12 @@ def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights
     replicates = len(y) if weights is None else len(weights)
     batch = max(1, int(BATCH_CELLS // len(table)))
     parts = []
+    delta, x = HUBER_DELTA if surface.objective == "huber" else math.inf, logs - means[:, None]
     for first in range(0, replicates, batch):
         rows = slice(first, min(first + batch, replicates))
-        result = descend(
-            np.broadcast_to(start, (rows.stop - first, len(start))),
-            logs - means[:, None],
-            y if len(y) == 1 else y[rows],
-            weights=None if weights is None else weights[rows],
-            delta=HUBER_DELTA if surface.objective == "huber" else math.inf,
-            raw=raw,
-            tolerance=1e-6,
-            max_steps=100,
-        )
+        starts = np.broadcast_to(start, (rows.stop - first, len(start)))
+        of, w = y if len(y) == 1 else y[rows], None if weights is None else weights[rows]
+        result = descend(starts, x, of, weights=w, delta=delta, raw=raw, tolerance=1e-6, max_steps=100)
         parts.append(center(result.parameters, means, +1))
     return np.concatenate(parts)
 

@@ -67,6 +67,11 @@ class Surface:
         return tuple(f.message for f in self.findings)
 
     @property
+    def usable(self) -> bool:
+        """Whether it can carry a forecast: unlike in `ok`, E = 0 is allowed (a surface without a floor)."""
+        return self.ok or self.without_floor
+
+    @property
     def without_floor(self) -> bool:
         """Refused for nothing but E = 0: a sound fit that shows no irreducible loss."""
         return self.E == 0 and len(self.findings) == 1
