@@ -1,14 +1,13 @@
 """`compare`: two or more designs or data sets at one budget, by what extrapolates: loss and equal-loss FLOPs.
 
-Exponents are shown with intervals but decide little: of 60 simulated studies with 84 runs a design and 0.3 % noise
-(`synthetic.two_designs`, model exponents 0.568 and 0.54), the model exponents differed significantly in 53 %, the
-losses predicted at 1.5e21 FLOPs in 77 %.
-"""
+Exponents decide little: of 60 simulated studies with 84 runs a design and 0.3 % noise (`tools/bench/acceptance.py`),
+model exponents of 0.568 and 0.54 differed significantly in 53 %, the losses predicted at 1.5e21 FLOPs in 77 %."""
 
 import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
@@ -41,13 +40,10 @@ RULE = (
 
 @dataclass(frozen=True)
 class Criterion(Result):
-    """One of the paper's readings of exponents (arXiv 2410.08184, section 5).
-
-    name: "model" (a more efficient model has the smaller model and the larger data exponent), "data" (better data, the
-    opposite) or "pipeline" (a better one has the smaller loss exponent). favours: the table that the estimates point
-    to, None when they point nowhere; significant: whether every exponent it needs differs significantly; p: the
-    largest.
-    """
+    """One of the paper's readings of exponents (arXiv 2410.08184, section 5). name: "model" (a more efficient model has
+    the smaller model and the larger data exponent), "data" (better data, the opposite) or "pipeline" (a better one has
+    the smaller loss exponent). favours: the table that the estimates point to, None when they point nowhere;
+    significant: whether every exponent it needs differs significantly; p: the largest."""
 
     name: str
     favours: str | None
@@ -57,14 +53,11 @@ class Criterion(Result):
 
 @dataclass(frozen=True)
 class Pair(Result):
-    """`b` against `a`.
-
-    law: "surface" or "power_law" (of the minima), which gives the loss at the target. exponents_from: "minima" or,
-    where a table has none, "surface". *_exponent_difference: b minus a, and *_exponent_p. loss_ratio: predicted loss of
-    b / a at the target, and loss_p. flop_multiplier: FLOPs with which b reaches a's loss at the target, as a share of
-    the target; None: b never reaches it; an end that is None is open. p: see RULE; None without a bootstrap. sentence:
-    what all this says.
-    """
+    """`b` against `a`. law: "surface" or "power_law" (of the minima), which gives the loss at the target.
+    exponents_from: "minima" or, where a table has none, "surface". *_exponent_difference: b minus a, and *_exponent_p.
+    loss_ratio: predicted loss of b / a at the target, and loss_p. flop_multiplier: FLOPs with which b reaches a's loss
+    at the target, as a share of the target; None: b never reaches it; an end that is None is open. p: see RULE; None
+    without a bootstrap. sentence: what all this says."""
 
     a: str
     b: str
@@ -86,8 +79,7 @@ class Pair(Result):
 @dataclass(frozen=True, repr=False)
 class Comparison(Shown):
     """Fits of every table, each pair in the order given, at target_budget_flops. losses and exponents are each table's
-    own; ranking: the names from the lowest predicted loss, None when not all have a law of one kind.
-    """
+    own; ranking: the names from the lowest predicted loss, None when not all have a law of one kind."""
 
     LAYOUT = 1
     COMPUTED = ("rule",)
@@ -110,16 +102,14 @@ class Comparison(Shown):
         return {name: e for name, e in self.losses.items() if e is not None}
 
     def summary(self) -> str:
-        head = [f"{name} exponent" for name in EXPONENTS] + [self.metric]
-        rows = [["", *itertools.chain.from_iterable((name, "95 %") for name in head)]]
+        rows = [["", *(cell for name in EXPONENTS for cell in (f"{name} exponent", "95 %")), self.metric, "95 %"]]
         for name, exponents in self.exponents.items():
             shown = ["refused", ""] * 3 if exponents is None else [c for e in exponents.values() for c in cells(e)]
             loss = self.losses[name]
             rows.append([name, *shown, *(["refused", ""] if loss is None else cells(loss))])
-        out = [f"Compared at {compact(self.target_budget_flops)} FLOPs", *columns(rows), ""]
-        out += [p.sentence for p in self.pairs]
-        out += [self.ranking_sentence] if self.ranking_sentence else []
-        return "\n".join([*out, *listed(self.findings), "", RULE])
+        said = [p.sentence for p in self.pairs] + [self.ranking_sentence] * bool(self.ranking_sentence)
+        head = f"Compared at {compact(self.target_budget_flops)} FLOPs"
+        return "\n".join([head, *columns(rows), "", *said, *listed(self.findings), "", RULE])
 
 
 class _Drawn(NamedTuple):
@@ -130,6 +120,9 @@ class _Drawn(NamedTuple):
 
     def estimate(self) -> Estimate:
         return estimate(self.value, self.draws)
+
+    def test(self, none: float = 0.0) -> "_Test":
+        return _Test(self.estimate(), two_sided_p(self.draws, none))
 
 
 class _Test(NamedTuple):
@@ -151,6 +144,10 @@ class _Fit(NamedTuple):
     two: Approach2
     three: Approach3
 
+    @property
+    def surface(self) -> _Drawn:
+        return _Drawn(self.three.surface.parameters, self.three.draws)
+
     def gives(self, law: str) -> bool:
         return self.three.ok if law == "surface" else self.two.loss is not None
 
@@ -158,10 +155,8 @@ class _Fit(NamedTuple):
         """(E, log k, exponent) (3,) of L*(C) = E + k C^exponent."""
         if law == "surface":
             kappa = self.three.surface.kappa
-            of_surface = _Drawn(self.three.surface.parameters, self.three.draws)
-            return _of(lambda p: np.stack(law_with_floor(p, kappa), axis=-1), of_surface)
-        pure = self.two.laws["loss"]
-        draws = self.two.draws("loss")
+            return _of(lambda p: np.stack(law_with_floor(p, kappa), axis=-1), self.surface)
+        pure, draws = self.two.laws["loss"], self.two.draws("loss")
         drawn = None if draws is None else np.column_stack([np.zeros(len(draws)), draws])
         return _Drawn(np.array([0.0, math.log(pure.coefficient), pure.exponent]), drawn)
 
@@ -170,12 +165,20 @@ class _Fit(NamedTuple):
         if source == "minima":
             draws = self.two.draws(name)
             return _Drawn(self.two.laws[name].exponent, None if draws is None else draws[:, 1])
-        of = {
-            "model": lambda s: s[..., 4] / (s[..., 3] + s[..., 4]),
-            "data": lambda s: s[..., 3] / (s[..., 3] + s[..., 4]),
-            "loss": lambda s: -s[..., 3] * s[..., 4] / (s[..., 3] + s[..., 4]),
-        }[name]
-        return _of(of, _Drawn(self.three.surface.parameters, self.three.draws))
+
+        def implied(s: np.ndarray) -> np.ndarray:
+            alpha, beta = s[..., 3], s[..., 4]
+            return {"model": beta, "data": alpha, "loss": -alpha * beta}[name] / (alpha + beta)
+
+        return _of(implied, self.surface)
+
+    def exponents(self) -> dict[str, Estimate] | None:
+        source = _source(self)
+        return {f"{n}_exponent": self.exponent(n, source).estimate() for n in EXPONENTS} if source else None
+
+    def loss(self, budget: float) -> Estimate | None:
+        law = _law_of(self)
+        return _of(lambda curve: _loss_at(curve, budget), self.curve(law)).estimate() if law else None
 
 
 def compare(
@@ -191,9 +194,9 @@ def compare(
     if not isinstance(tables, Mapping) or len(tables) < 2:
         raise UserError("compare needs two or more tables, each with a name of its own")
     read = {name: read_table(source) for name, source in tables.items()}
-    metrics = {name: table.metric for name, table in read.items()}
-    if len(set(metrics.values())) > 1:
-        shown = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
+    first = next(iter(read.values()))
+    if any(table.metric != first.metric for table in read.values()):
+        shown = ", ".join(f"{name} {table.metric}" for name, table in read.items())
         raise UserError(f"compare: the tables were read for different metrics ({shown}); read the same one")
     rehearsed = [name for name, table in read.items() if table.rehearsal]
     if 0 < len(rehearsed) < len(read):
@@ -209,22 +212,11 @@ def compare(
         own = seed * 1000 + k
         two = fit_approach2(grid, bootstrap=bootstrap, seed=own)
         fits[name] = _Fit(two, fit_approach3(grid, objective, bootstrap, own))
-    metric = next(iter(metrics.values()))
-    pairs = tuple(_pair(a, b, fits, budget, metric) for a, b in itertools.combinations(read, 2))
+    pairs = tuple(_pair(a, b, fits, budget, first.metric) for a, b in itertools.combinations(read, 2))
     ranking, sentence = _rank(fits, pairs, budget) if len(read) > 2 else (None, "")
-    return Comparison(
-        budget,
-        metric,
-        {name: _exponents(f) for name, f in fits.items()},
-        {name: _loss(f, budget) for name, f in fits.items()},
-        pairs,
-        ranking,
-        sentence,
-        tuple(check_rehearsal(next(iter(read.values()))) + _uneven(grids, budget)),
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------- numbers
+    exponents, losses = {n: f.exponents() for n, f in fits.items()}, {n: f.loss(budget) for n, f in fits.items()}
+    findings = (*check_rehearsal(first), *_uneven(grids, budget))
+    return Comparison(budget, first.metric, exponents, losses, pairs, ranking, sentence, findings)
 
 
 def two_sided_p(draws: np.ndarray | None, none: float = 0.0) -> float | None:
@@ -249,18 +241,7 @@ def _source(*fits: _Fit) -> str | None:
     return "surface" if all(f.three.ok for f in fits) else None
 
 
-def _exponents(f: _Fit) -> dict[str, Estimate] | None:
-    source = _source(f)
-    return {f"{n}_exponent": f.exponent(n, source).estimate() for n in EXPONENTS} if source else None
-
-
-def _loss_at(curve: np.ndarray, budget: float) -> np.ndarray:
-    return law_at("power_law_with_floor", curve, budget)
-
-
-def _loss(f: _Fit, budget: float) -> Estimate | None:
-    law = _law_of(f)
-    return _of(lambda curve: _loss_at(curve, budget), f.curve(law)).estimate() if law else None
+_loss_at = partial(law_at, "power_law_with_floor")
 
 
 def _multiplier(a: np.ndarray, b: np.ndarray, budget: float) -> np.ndarray:
@@ -276,14 +257,12 @@ def _pair(a: str, b: str, fits: dict[str, _Fit], budget: float, metric: str) -> 
     source, law = _source(one, other), _law_of(one, other)
     tests: dict[str, _Test] = {}
     if source:
-        for name in EXPONENTS:
-            drawn = _of(lambda x, y: y - x, one.exponent(name, source), other.exponent(name, source))
-            tests[name] = _Test(drawn.estimate(), two_sided_p(drawn.draws))
+        differences = {n: (one.exponent(n, source), other.exponent(n, source)) for n in EXPONENTS}
+        tests = {name: _of(lambda x, y: y - x, *both).test() for name, both in differences.items()}
     ratio = multiplier = None
     if law:
         curves = one.curve(law), other.curve(law)
-        drawn = _of(lambda x, y: _loss_at(y, budget) / _loss_at(x, budget), *curves)
-        ratio = _Test(drawn.estimate(), two_sided_p(drawn.draws, 1.0))
+        ratio = _of(lambda x, y: _loss_at(y, budget) / _loss_at(x, budget), *curves).test(1.0)
         drawn = _of(lambda x, y: _multiplier(x, y, budget), *curves)
         multiplier = drawn.estimate() if math.isfinite(drawn.value) else None
     criteria = _criteria(a, b, tests) if tests else ()
@@ -306,19 +285,15 @@ def _pair(a: str, b: str, fits: dict[str, _Fit], budget: float, metric: str) -> 
 
 
 def _criteria(a: str, b: str, tests: dict[str, _Test]) -> tuple[Criterion, ...]:
-    def criterion(name: str, *needs: tuple[str, int]) -> Criterion:
-        """needs: (exponent, sign of b minus a that favours b)."""
-        points = {float(np.sign(sign * tests[n].estimate.value)) for n, sign in needs}
+    def criterion(name: str, **needs: int) -> Criterion:
+        """needs: the sign of b minus a that favours b, by exponent."""
+        points = {float(np.sign(sign * tests[n].estimate.value)) for n, sign in needs.items()}
         favours = b if points == {1.0} else a if points == {-1.0} else None
-        known = [p for n, _ in needs if (p := tests[n].p) is not None]
+        known = [p for n in needs if (p := tests[n].p) is not None]
         p = max(known) if len(known) == len(needs) else None
         return Criterion(name, favours, favours is not None and p is not None and p < SIGNIFICANT, p)
 
-    return (
-        criterion("model", ("model", -1), ("data", +1)),
-        criterion("data", ("model", +1), ("data", -1)),
-        criterion("pipeline", ("loss", -1)),
-    )
+    return criterion("model", model=-1, data=+1), criterion("data", model=+1, data=-1), criterion("pipeline", loss=-1)
 
 
 def _rank(fits: dict[str, _Fit], pairs: Sequence[Pair], budget: float) -> tuple[tuple[str, ...] | None, str]:
@@ -344,12 +319,9 @@ def _holm(ps: Mapping[Any, float | None]) -> dict[Any, float | None]:
     known = {key: p for key, p in ps.items() if p is not None}
     if len(known) < len(ps):
         return dict.fromkeys(ps)
-    out: dict[Any, float | None] = {}
-    least = 0.0
-    for k, key in enumerate(sorted(known, key=known.__getitem__)):
-        least = max(least, min(1.0, (len(ps) - k) * known[key]))
-        out[key] = least
-    return out
+    order = sorted(known, key=known.__getitem__)
+    corrected = (min(1.0, (len(ps) - k) * known[key]) for k, key in enumerate(order))
+    return dict(zip(order, itertools.accumulate(corrected, max), strict=True))
 
 
 def _uneven(grids: dict[str, Table], budget: float) -> list[Finding]:
@@ -362,24 +334,17 @@ def _uneven(grids: dict[str, Table], budget: float) -> list[Finding]:
             findings.append(finding("extrapolation", f"{compact(budget)} FLOPs lie {beyond}"))
     far, near = min(largest, key=largest.__getitem__), max(largest, key=largest.__getitem__)
     if largest[near] > UNEVEN * largest[far]:
-        text = (
-            f"{far} ends at {compact(largest[far])} FLOPs and {near} at {compact(largest[near])}: the loss of {far} is "
-            f"extrapolated {compact(largest[near] / largest[far])}x further, and a law that bends would count against "
-            "one only"
-        )
+        further = f"{compact(largest[near] / largest[far])}x further, and a law that bends would count against one only"
+        text = f"{far} ends at {compact(largest[far])} FLOPs and {near} at {compact(largest[near])}"
+        text = f"{text}: the loss of {far} is extrapolated {further}"
         findings.append(finding("extrapolation", text, severity="warning"))
     kappa = {name: grid.kappa() for name, grid in grids.items()}
     low, high = min(kappa, key=kappa.__getitem__), max(kappa, key=kappa.__getitem__)
     if kappa[high] > 1.2 * kappa[low]:
-        text = (
-            f"C / (N D) is {compact(kappa[low])} in {low} and {compact(kappa[high])} in {high}; equal FLOPs mean "
-            "something only if both count N, D and C alike"
-        )
-        findings.append(finding("units_mixed", text))
+        text = f"C / (N D) is {compact(kappa[low])} in {low} and {compact(kappa[high])} in {high}"
+        alike = "equal FLOPs mean something only if both count N, D and C alike"
+        findings.append(finding("units_mixed", f"{text}; {alike}"))
     return findings
-
-
-# ----------------------------------------------------------------------------------------------------------- sentences
 
 
 def _tested(test: _Test, form: Callable[[float], str]) -> str:
@@ -401,16 +366,13 @@ def _loss_sentence(a: str, b: str, at: str, metric: str, ratio: _Test, multiplie
             text += f", which points towards {b if percent < 0 else a}, not significant"
     if multiplier is None:
         return f"{text}; {b} reaches that {metric} of {a} at no budget."
-    text += f"; {b} reaches the same loss with {_times(multiplier.value)}x the FLOPs"
-    if p is not None:
-        low = "no lower bound" if multiplier.low is None else _times(multiplier.low)
-        high = "no upper bound" if multiplier.high is None else _times(multiplier.high)
-        text += f", 95 % {low} to {high}"
-    return text + "."
 
+    def times(x: float | None, unbounded: str = "") -> str:
+        return unbounded if x is None else f"{x:.2f}" if 0.1 <= x < 100 else compact(x)
 
-def _times(x: float) -> str:
-    return f"{x:.2f}" if 0.1 <= x < 100 else compact(x)
+    low, high = times(multiplier.low, "no lower bound"), times(multiplier.high, "no upper bound")
+    interval = "" if p is None else f", 95 % {low} to {high}"
+    return f"{text}; {b} reaches the same loss with {times(multiplier.value)}x the FLOPs{interval}."
 
 
 def _criteria_sentence(
@@ -426,15 +388,10 @@ def _criteria_sentence(
         f"{model.favours} has the smaller model and larger data exponent{where}: of two designs the mark of a more "
         f"efficient model, while of two data sets {data.favours} has the mark of better data"
     )
+    unclear = f"Model and data exponents do not differ significantly ({both}); the estimates point towards this, not"
+    text = f"{reading} ({both})" if model.significant else f"{unclear} significant: {reading}"
     if model.favours is None:
         text = f"The model and data exponents{where} point to neither ({both})"
-    elif model.significant:
-        text = f"{reading} ({both})"
-    else:
-        text = (
-            f"Model and data exponents do not differ significantly ({both}); the estimates point towards this, not "
-            f"significant: {reading}"
-        )
     if pipeline.significant:
         last = f"{pipeline.favours} has the smaller loss exponent, the mark of a better pipeline ({of['loss']})"
     else:

@@ -1,6 +1,9 @@
 """`forecast`: what a new run at a larger budget will measure, said before it exists."""
 
+import hashlib
+import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +20,7 @@ from ..surface.approach3 import fit_approach3
 from ..surface.surface import N_PARAMETERS, Surface
 from ..table import SAME_BUDGET, Point, Table
 from ..text import Format, ends, short
-from .forms import ORDER, Form, admissible, law_forms, usable
-from .hashes import inputs_hash
-from .mixture import mixture, widened
+from .forms import ORDER, Form, admissible, law_forms, mixture, widened
 
 MIXTURE = "average"  # the law of a forecast that mixes several forms, as its JSON names it
 # A probe, or a run that gives the forecast away, is one whose budget is this near to the target.
@@ -50,14 +51,12 @@ class Inputs(Result):
 
 @dataclass(frozen=True, repr=False)
 class Forecast(Shown):
-    """A forecast, as it is sealed by `seal`. Every `Estimate` is an interval at `level`; an open end is None.
-
-    n_params, n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured
-    `metric` there. law: "average", or the form used where only one was left; why: the rule's outcome; forms: every form
-    (see `forms.Form`), its interval as it came; coefficients: {form: its numbers}, and under "model" those of N*(C) =
-    coefficient C^exponent where the minima give one. run_scatter: rms log-loss scatter of one run.
-    inputs: what it was made from; inputs_sha256: of the rows (`hashes.inputs_hash`). created: UTC; None until sealed.
-    """
+    """A forecast, as it is sealed by `seal`. Every `Estimate` is an interval at `level`; an open end is None. n_params,
+    n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured `metric`
+    there. law: "average", or the form used where only one was left; why: the rule's outcome; forms: every form (see
+    `forms.Form`), its interval as it came; coefficients: {form: its numbers}, and under "model" those of N*(C) =
+    coefficient C^exponent where the minima give one. run_scatter: rms log-loss scatter of one run. inputs: what it was
+    made from; inputs_sha256: of the rows (`inputs_hash`). created: UTC; None until sealed."""
 
     LAYOUT = 2
 
@@ -132,7 +131,7 @@ def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 1000,
     place = laws.predict(target) if laws.ok else {}
     findings = check_rehearsal(grid) + check_units(grid)
     outliers = []
-    if usable(fitted.surface):
+    if fitted.surface.usable:
         place = fit_approach3(grid, "ls_log", bootstrap, seed, keep_without_floor=True).predict(target)
         outliers = find_outliers(grid, fitted.surface.residuals, N_PARAMETERS)
     findings += _check_optimum(grid, target, place["n_params"].value, laws) + outliers
@@ -140,31 +139,36 @@ def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 1000,
     near = np.abs(np.log(table.budget_flops / target)) <= np.log(SAME_BUDGET)
     measured = (table.role == "probe") & np.isfinite(table.loss) & near
     budgets = tuple(budget for budget, _ in grid.slices())
+    probes = tuple(sorted(str(r) for r in table.run_id[measured]))
     return Forecast(
-        created=None,
-        metric=grid.metric,
-        level=LEVEL,
-        target_budget_flops=target,
-        factor=target / budgets[-1],
-        n_params=place["n_params"],
-        n_tokens=place["n_tokens"],
+        created=None, metric=grid.metric, level=LEVEL, target_budget_flops=target, factor=target / budgets[-1],
+        n_params=place["n_params"], n_tokens=place["n_tokens"],
         loss=mixture([widened(form.loss, form.held_out_error) for form in kept if form.loss is not None]),
-        law=kept[0].law if len(kept) == 1 else MIXTURE,
-        why=why,
-        rule=RULE,
-        forms=tuple(forms[name] for name in ORDER),
-        coefficients=_coefficients(laws, fitted.surface),
-        run_scatter=scatter,
-        inputs=Inputs(
-            n_runs=len(grid),
-            budgets=budgets,
-            rows=tuple(sorted(grid.points(), key=lambda point: point.run_id)),
-            exclusions=grid.exclusions,
-            measured_probes=tuple(sorted(str(r) for r in table.run_id[measured])),
-        ),
-        inputs_sha256=inputs_hash(grid),
-        findings=tuple(findings),
-    )
+        law=kept[0].law if len(kept) == 1 else MIXTURE, why=why, rule=RULE,
+        forms=tuple(forms[name] for name in ORDER), coefficients=_coefficients(laws, fitted.surface),
+        run_scatter=scatter, inputs=Inputs(len(grid), budgets, _rows(grid), grid.exclusions, probes),
+        inputs_sha256=inputs_hash(grid), findings=tuple(findings),
+    )  # fmt: skip
+
+
+def canonical(body: Any) -> bytes:
+    """The one byte string of a JSON value: sorted keys, no spaces, floats as their shortest round-trip text."""
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def _rows(table: Table) -> tuple[Point, ...]:
+    return tuple(sorted(table.points(), key=lambda point: point.run_id))
+
+
+def inputs_hash(table: Table) -> str:
+    """sha256 over the rows (run_id, role, N, D, C, loss), sorted by run_id, and the metric; their order is no input."""
+    rows = [point.to_dict() for point in _rows(table)]
+    return hashlib.sha256(canonical({"metric": table.metric, "rows": rows})).hexdigest()
+
+
+def own_hash(body: dict) -> str:
+    """sha256 of a forecast's canonical JSON without its `sha256` field."""
+    return hashlib.sha256(canonical({k: v for k, v in body.items() if k != "sha256"})).hexdigest()
 
 
 def _checked_grid(table: Table, target: float) -> Table:
@@ -172,53 +176,37 @@ def _checked_grid(table: Table, target: float) -> Table:
     source, grid = table.source or "table", table.grid()
     if not len(grid):
         raise UserError(f"{source}: every run is a probe; a forecast needs grid runs")
-    near = np.abs(grid.budget_flops / target - 1) <= AT_TARGET
+    near, largest = np.abs(grid.budget_flops / target - 1) <= AT_TARGET, float(grid.budget_flops.max())
     if near.any():
-        raise UserError(
-            f"{source}: run {grid.run_id[near][0]} already lies at the target budget {compact(target)}; forecast a "
-            "budget that no run has, or mark that run as a probe"
-        )
-    largest = float(grid.budget_flops.max())
+        there = f"run {grid.run_id[near][0]} already lies at the target budget {compact(target)}"
+        raise UserError(f"{source}: {there}; forecast a budget that no run has, or mark that run as a probe")
     if target <= largest:
-        raise UserError(
-            f"{source}: the target budget {compact(target)} is not above the largest budget of its runs, "
-            f"{compact(largest)}; forecast a larger one, for example {compact(8 * largest)}"
-        )
+        below = f"the target budget {compact(target)} is not above the largest budget of its runs, {compact(largest)}"
+        raise UserError(f"{source}: {below}; forecast a larger one, for example {compact(8 * largest)}")
     if not (grid.loss > 0).all():
-        raise UserError(
-            f"{source}: {grid.metric} is not positive everywhere, and the laws of a forecast are power laws; where "
-            "higher is better, fit the negative of the metric"
-        )
+        text = f"{grid.metric} is not positive everywhere, and the laws of a forecast are power laws"
+        raise UserError(f"{source}: {text}; where higher is better, fit the negative of the metric")
     refuse_units(grid)
     return grid
 
 
 def _check_optimum(grid: Table, target: float, n_params: float, laws: Approach2) -> list[Finding]:
-    """`optimum_unseen`: an N* where no size of the grid speaks for it, or slices of which none has a minimum.
-
-    N* grows with the budget, so below every size it is an artefact; above, it may grow as fast as the budget at most.
-    """
+    """`optimum_unseen`: an N* where no size of the grid speaks for it, or slices of which none has a minimum. N* grows
+    with the budget, so below every size it is an artefact; above, it may grow as fast as the budget at most."""
     growth = target / float(grid.budget_flops.max())
     least, most = float(grid.n_params.min()), growth * float(grid.n_params.max())
     sizes = f"the grid's sizes ({count(least)} to {count(most / growth)})"
-    notes = []
+    findings, until = [], "until the slices have their minima inside"
     if n_params < least:
-        text = f"lies below all of {sizes}, though the budget is above all of theirs; add smaller sizes"
-        notes.append((text, n_params / least))
+        text = f"lies below all of {sizes}, though the budget is above all of theirs; add smaller sizes, {until}"
+        findings.append(finding("optimum_unseen", f"N* = {count(n_params)} {text}", value=n_params / least))
     if n_params > most:
-        text = (
-            f"lies {n_params / most * growth:.3g}x above all of {sizes}, for a budget only {growth:.3g}x their largest"
-        )
-        notes.append((f"{text}; add larger sizes", n_params / most))
-    findings = [
-        finding("optimum_unseen", f"N* = {count(n_params)} {text}, until the slices have their minima inside", value=v)
-        for text, v in notes
-    ]
+        text = f"lies {n_params / most * growth:.3g}x above all of {sizes}, for a budget only {growth:.3g}x their"
+        text = f"N* = {count(n_params)} {text} largest; add larger sizes, {until}"
+        findings.append(finding("optimum_unseen", text, value=n_params / most))
     if laws.slices and not laws.accepted:
-        text = (
-            f"none of the {len(laws.slices)} slices has a usable minimum, so N* and D* rest on the surface alone; "
-            "`ditscale fit` says what each slice lacks"
-        )
+        text = f"none of the {len(laws.slices)} slices has a usable minimum, so N* and D* rest on the surface alone"
+        text = f"{text}; `ditscale fit` says what each slice lacks"
         findings.append(finding("optimum_unseen", text, slices=[p.budget_flops for p in laws.slices]))
     return findings
 
@@ -226,7 +214,7 @@ def _check_optimum(grid: Table, target: float, n_params: float, laws: Approach2)
 def _coefficients(laws: Approach2, surface: Surface) -> dict[str, dict[str, float]]:
     """The numbers of every form that could be fitted, so that a second reader can compute the forecast again."""
     out = {}
-    if usable(surface):
+    if surface.usable:
         out["surface"] = {name: float(getattr(surface, name)) for name in ("E", "A", "B", "alpha", "beta", "kappa")}
     if laws.ok:
         named = {"model": laws.model, "power_law": laws.loss}

@@ -1,10 +1,9 @@
 """The prediction interval of one new run under the surface, by profile likelihood.
 
 A loss y0 of a new run at (N0, D0) is inside the 95 % interval when adding that run to the table raises the least sum of
-squares by no more than t^2 s^2. For a linear model this is exactly the textbook interval yhat +- t s sqrt(1 +
-leverage); for the surface it needs no linearisation, keeps E >= 0, and is as lopsided as the floor leaves it. It holds
-the uncertainty of the law and the scatter of a single run at once (Bjornstad 1990, "Predictive likelihood", section 2).
-"""
+squares by no more than t^2 s^2. For a linear model this is the textbook interval yhat +- t s sqrt(1 + leverage); here
+it keeps E >= 0, and holds the uncertainty of the law and the scatter of a single run at once (Bjornstad 1990,
+"Predictive likelihood", section 2)."""
 
 import math
 
@@ -19,9 +18,7 @@ from ..table import Table
 
 def profile_interval(table: Table, surface: Surface, n_params: float, n_tokens: float) -> tuple[float, float, float]:
     """(low, high, scatter) of the loss of one new run at (n_params, n_tokens); scatter: s, rms of one run's log loss.
-
-    `surface` must be the least-squares fit (objective "ls_log") of `table`, which must have at least 6 runs.
-    """
+    `surface` must be the least-squares fit (objective "ls_log") of `table`, which must have at least 6 runs."""
     logs, y = variables(table), np.log(table.loss)
     means = logs.mean(axis=1)
     least = 2 * surface.objective_value
@@ -30,12 +27,11 @@ def profile_interval(table: Table, surface: Surface, n_params: float, n_tokens: 
     t = t_quantile(0.975, dof)
     x = np.column_stack([logs, [math.log(n_params), math.log(n_tokens)]]) - means[:, None]
     middle = math.log(float(surface.loss_at(n_params, n_tokens)))
-    start = center(surface.parameters, means, -1)
     # Geometric distances on both sides, from a fifth of to 500 times the scatter of one run, all refitted in one batch.
     distances = scatter * np.geomspace(0.2, 500, 28)
     supposed = middle + np.concatenate([-distances, distances])
     data = np.concatenate([np.broadcast_to(y, (len(supposed), len(y))), supposed[:, None]], axis=1)
-    starts = np.broadcast_to(start, (len(supposed), 5))
+    starts = np.broadcast_to(center(surface.parameters, means, -1), (len(supposed), 5))
     value = descend(starts, x, data, tolerance=1e-8, max_steps=100).value
     rises = np.sqrt(np.maximum(2 * value - least, 0)).reshape(2, -1) / scatter
 
@@ -56,9 +52,8 @@ def floor_is_needed(table: Table, surface: Surface) -> bool:
     """Whether runs of `table` reject E = 0 at 5 %: F test of the surface against its best fit without a floor."""
     logs, y = variables(table), np.log(table.loss)
     means = logs.mean(axis=1)
-    start = center(surface.parameters, means, -1)
     # Without a floor the same fall needs smaller exponents: start from several shares of them.
-    starts = np.repeat(start[None], 4, axis=0)
+    starts = np.repeat(center(surface.parameters, means, -1)[None], 4, axis=0)
     starts[:, 0] = 0.0
     starts[:, 3:] *= np.array([1.0, 0.7, 0.5, 0.3])[:, None]
     value = descend(starts, logs - means[:, None], y, tolerance=1e-9, no_floor=True).value.min()
