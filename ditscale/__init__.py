@@ -9,8 +9,7 @@
 
 Functions: read_table, fit, forecast, seal, verdict, compare and fit_rates on tables; plan, train and evaluate on
 studies and runs. They raise UserError, of one line, at what they cannot take, and print nothing. The import is light:
-numpy and torch are loaded by the first function that needs them. docs/architecture.md draws the floors of the package.
-"""
+numpy and torch are loaded by the first function that needs them."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -8,10 +8,8 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """A mistake the user can fix. Its text is one line: what is wrong, where, what to type instead.
-
-    The command line prints the text and exits with `status`, without a traceback.
-    """
+    """A mistake the user can fix. Its text is one line: what is wrong, where, what to type instead. The command line
+    prints it and exits with `status`, without a traceback."""
 
     status = 2
 

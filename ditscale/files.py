@@ -4,30 +4,26 @@ import errno
 import json
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import UserError
 from .logs import log
 
 # What helps, by what the system says of a place that cannot be written.
-REMEDIES = {
-    errno.ENOSPC: "free space on the disk",
-    errno.EDQUOT: "free space on the disk",
-    errno.EROFS: "mount the disk for writing",
-    errno.EACCES: "make the place writable for you",
-    errno.EPERM: "make the place writable for you",
-}
+REMEDIES = {errno.EROFS: "mount the disk for writing"}
+REMEDIES |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space on the disk")
+REMEDIES |= dict.fromkeys((errno.EACCES, errno.EPERM), "make the place writable for you")
 AT_FDCWD, RENAME_NOREPLACE = -100, 1  # of Linux' renameat2
 
 
 def write_text(path: Path, text: str, to_disk: bool = True):
-    """write_bytes of text."""
     write_bytes(path, text.encode(), to_disk)
 
 
 def write_bytes(path: Path, content: bytes, to_disk: bool = True):
     """Write a file whole or not at all, over what is there. Raises UserError on a full or read-only disk. to_disk: wait
-    until the disk has it. False for what need not survive the machine: a busy disk takes 0.2 s for it."""
+    for the disk, which takes a busy one 0.2 s; False for what need not survive the machine."""
     beside = _beside(path)
     try:
         _fill(beside, content, to_disk)
@@ -39,9 +35,8 @@ def write_bytes(path: Path, content: bytes, to_disk: bool = True):
 
 def write_once(path: Path, text: str, to_disk: bool = False):
     """Create a file that does not exist yet. Nothing is ever overwritten, and no reader sees a part of the file: it
-    gets its name by a hard link or by a rename that never replaces. A warning says where the file system has neither:
-    there a reader may see the file while it is still empty. Raises FileExistsError where the file exists, UserError on
-    a full or read-only disk. to_disk: as in write_bytes."""
+    gets its name by a hard link or by a rename that never replaces; a warning says where the file system has neither.
+    Raises FileExistsError, or UserError on a full or read-only disk. to_disk: as in write_bytes."""
     beside = _beside(path)
     try:
         _fill(beside, text.encode(), to_disk)
@@ -126,10 +121,8 @@ def of_kinds(content: dict, kinds: dict) -> bool:
 
 def remove(path: Path):
     """Delete a file if possible: on a read-only disk not even a missing one can be."""
-    try:
+    with suppress(OSError):
         path.unlink(missing_ok=True)
-    except OSError:
-        pass
 
 
 def make_directory(path: Path):

@@ -1,17 +1,14 @@
 """Exact FLOPs and parameters of a Diffusion Transformer, term by term, from its shape alone (no torch).
 
 A product of an [a, b] by a [b, c] matrix counts 2abc FLOPs; norms, activations and softmax count nothing. The backward
-pass computes a gradient for the weight and one for the input, each at the cost of the forward pass, except that nothing
-needs the gradient of the network's inputs (patches, time features, text features). `tests/test_flops.py` checks that
-the sums equal what torch's FlopCounterMode counts on the real model, to the last FLOP.
-
-Letters: S sequence length of the blocks, I image tokens, T text tokens, W width, P values of a patch.
-"""
+pass computes a gradient for the weight and one for the input, each at the cost of the forward pass, but none for the
+network's inputs (patches, time features, text features). The sums equal torch's FlopCounterMode to the last FLOP.
+Letters: S sequence length of the blocks, I image tokens, T text tokens, W width, P values of a patch."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .config import Data, Design, check_width
+from .config import Data, Design, width_problem
 from .errors import UserError
 
 
@@ -33,7 +30,8 @@ class Shape:
     text_dim: int
 
     def __post_init__(self):
-        check_width(self.width, self.head_size, "width")
+        if problem := width_problem(self.width, self.head_size):
+            raise UserError(f"width {problem}")
         if self.depth < 1:
             raise UserError(f"depth {self.depth} is not a model; at least 1")
 
@@ -46,19 +44,11 @@ class Shape:
 def shape_of(design: Design, data: Data, depth: int, width: int) -> Shape:
     """The shape of a design of given size on a data set."""
     return Shape(
-        design=design.name,
-        depth=depth,
-        width=width,
-        head_size=design.head_size,
-        mlp_ratio=design.mlp_ratio,
-        qk_norm=design.qk_norm,
-        time_features=design.time_features,
-        image_tokens=(data.resolution // design.patch) ** 2,
-        patch_values=design.patch**2 * data.channels,
-        text_length=data.text_length,
-        text_vocab=data.text_vocab,
-        text_dim=data.text_dim,
-    )
+        design=design.name, depth=depth, width=width, head_size=design.head_size, mlp_ratio=design.mlp_ratio,
+        qk_norm=design.qk_norm, time_features=design.time_features,
+        image_tokens=(data.resolution // design.patch) ** 2, patch_values=design.patch**2 * data.channels,
+        text_length=data.text_length, text_vocab=data.text_vocab, text_dim=data.text_dim,
+    )  # fmt: skip
 
 
 class Term(NamedTuple):
@@ -102,21 +92,14 @@ def terms(s: Shape) -> list[Term]:
     return products
 
 
-def forward_flops(s: Shape) -> int:
-    """FLOPs of one image's forward pass."""
-    return sum(t.forward for t in terms(s))
-
-
 def training_flops(s: Shape) -> int:
     """FLOPs of one image's forward and backward pass."""
     return sum(t.forward + t.backward for t in terms(s))
 
 
 def n_params(s: Shape) -> dict[str, int]:
-    """Parameters: `total`; `matmul`, the weights of all matrix products; `blocks`, those inside the blocks only.
-
-    The embedding table, positions, biases and norm scales are in `total` alone.
-    """
+    """Parameters: `matmul`, the weights of all matrix products; `blocks`, those inside the blocks only; `total`, all
+    with the embedding table, positions, biases and norm scales."""
     W, P = s.width, s.patch_values
     cross = 4 * W * W if s.design == "crossattention" else 0
     block = s.depth * (4 * W * W + cross + 2 * s.mlp_ratio * W * W)
@@ -124,7 +107,5 @@ def n_params(s: Shape) -> dict[str, int]:
     biases = 3 * W + (W if s.text_dim else 0) + P  # Of patch, time MLP, text projection, final.
     embeddings = (s.text_vocab + s.image_tokens + s.text_length) * W  # Of words and positions.
     norms_of_block = (3 if cross else 2) * W + (2 * s.head_size * (2 if cross else 1) if s.qk_norm else 0)
-    norms = s.depth * norms_of_block + (
-        2 * W if cross else W
-    )  # Those outside stand before the final layer, and on text.
+    norms = s.depth * norms_of_block + (2 * W if cross else W)  # Outside: before the final layer, and on text.
     return {"blocks": block, "matmul": block + edges, "total": block + edges + biases + embeddings + norms}

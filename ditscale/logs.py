@@ -1,9 +1,4 @@
-"""What ditscale says while it works goes to the logger "ditscale". The command line and jobs show it; a notebook need
-not.
-
-from .logs import log
-log.info("requeueing job 7_3")
-"""
+"""What ditscale says while it works goes to the logger "ditscale". The command line and jobs show it."""
 
 import logging
 import sys
@@ -12,8 +7,7 @@ log = logging.getLogger("ditscale")
 
 
 class _ToStdout(logging.Handler):
-    """Bare messages, a line each, to whatever sys.stdout is at the moment, errors to sys.stderr. Flushed: job logs are
-    read while written."""
+    """Bare messages to what sys.stdout is at the moment, errors to sys.stderr, flushed for readers of job logs."""
 
     def emit(self, record: logging.LogRecord):
         stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout

@@ -1,12 +1,9 @@
 """Names: run ids, and every file of a study in one place. Nothing ever parses a name."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
 from pathlib import Path
-from stat import S_ISREG
 
 from . import units
 from .errors import UserError
@@ -33,8 +30,36 @@ class _In:
     def __init__(self, name: str):
         self.name = name
 
-    def __get__(self, at: StudyPaths | RunPaths, _: type | None = None) -> Path:
+    def __get__(self, at: "StudyPaths | RunPaths", _: type | None = None) -> Path:
         return at.root / self.name
+
+
+class RunPaths:
+    """One run's directory, `runs/<run_id>`."""
+
+    run = _In("run.yaml")
+    metrics = _In("metrics.h5")
+    evaluation = _In("evaluation.h5")
+    evaluation_parts = _In("evaluation.parts")  # of an evaluation that has not ended
+    evaluation_lock = _In("evaluation.lock")
+    checkpoint = _In("checkpoint")
+    log = _In("log")
+    lock = _In("lock")
+    heartbeat = _In("heartbeat.json")
+    failure = _In("failure.json")
+    attempts = _In("attempts")
+    rendezvous = _In("rendezvous.json")
+    micro_batch = _In("micro_batch.json")  # limit after memory ran out (rundir/micro_batch.py)
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    def attempt(self, number: int) -> Path:
+        return self.attempts / f"{number:04d}.json"
 
 
 class StudyPaths:
@@ -67,45 +92,8 @@ class StudyPaths:
         """All planned runs, by name. Raises UserError where they cannot be listed: an unreadable run is not no run."""
         runs = self.runs
         try:
-            names = sorted(os.listdir(runs))
-            return [RunPaths(runs / name) for name in names if _is_file(f"{runs}/{name}/run.yaml")]
+            return [at for name in sorted(os.listdir(runs)) if (at := RunPaths(runs / name)).run.is_file()]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise UserError(f"{error.filename or runs}: cannot be read ({error.strerror})") from None
-
-
-class RunPaths:
-    """One run's directory, `runs/<run_id>`."""
-
-    run = _In("run.yaml")
-    metrics = _In("metrics.h5")
-    evaluation = _In("evaluation.h5")
-    evaluation_parts = _In("evaluation.parts")  # of an evaluation that has not ended
-    evaluation_lock = _In("evaluation.lock")
-    checkpoint = _In("checkpoint")
-    log = _In("log")
-    lock = _In("lock")
-    heartbeat = _In("heartbeat.json")
-    failure = _In("failure.json")
-    attempts = _In("attempts")
-    rendezvous = _In("rendezvous.json")
-    micro_batch = _In("micro_batch.json")  # limit after memory ran out (rundir/micro_batch.py)
-
-    def __init__(self, root: Path | str):
-        self.root = Path(root)
-
-    @property
-    def name(self) -> str:
-        return self.root.name
-
-    def attempt(self, number: int) -> Path:
-        return self.attempts / f"{number:04d}.json"
-
-
-def _is_file(path: str) -> bool:
-    """As os.path.isfile, but raises where nobody may look."""
-    try:
-        return S_ISREG(os.stat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False

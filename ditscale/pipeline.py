@@ -1,5 +1,5 @@
 """The steps of a study in their order. Each reads the study directory and leaves its result there, so any may be
-repeated alone, and the whole resumes from wherever it stopped. Nothing here prints: messages go to the log."""
+repeated alone, and the whole resumes from wherever it stopped."""
 
 from __future__ import annotations
 
@@ -15,32 +15,27 @@ from .errors import UserError, command
 from .files import write_text
 from .logs import log
 from .naming import StudyPaths
-from .plan.grid import Plan, plan_probe
-from .plan.rates import plan_runs
+from .plan.grid import Plan, plan_probe, plan_runs
 from .plan.run import Run, read_run
 from .plan.study import plan_all, read_study, write_study
+from .process import this_process
 
 if TYPE_CHECKING:
     from .laws import Forecast, RateLaw, Verdict
 
-# From the number of workers and the FLOPs that are not planned yet: what is shown each status of the study (as
-# launch/monitor/progress.py), the seconds that finding it took, and whether it is the last.
+# From the number of workers and the FLOPs not planned yet: what shows each status, as launch/monitor/progress.py does.
 Progress = Callable[[int, float], Callable[..., None]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a launch or a whole study ended.
+    """How a launch or a whole study ended."""
 
-    status: "complete", "failed" (runs that can be fixed did) or "no law". unfinished: run_id, state and reason of runs
-    that did not finish; a diverged one is no failure but a result, which `collect` leaves out with its reason. results:
-    what the steps of a whole study wrote to JSON; report: the page.
-    """
-
-    status: str
+    status: str  # "complete", "failed" (runs that can be fixed did) or "no law"
+    # run_id, state and reason of runs that did not finish. A diverged one is no failure but a result.
     unfinished: tuple[dict[str, str], ...] = ()
-    results: dict[str, Any] = field(default_factory=dict)
-    report: str = ""
+    results: dict[str, Any] = field(default_factory=dict)  # what the steps of a whole study wrote to JSON
+    report: str = ""  # the page
 
     @property
     def exit_code(self) -> int:
@@ -60,8 +55,7 @@ class Outcome:
 
 
 def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | None = None) -> tuple[StudyPaths, Plan]:
-    """Write the study and its runs of grid and sweep, or find them there. Without settings an existing study is taken
-    as it is."""
+    """Write the study and its runs of grid and sweep. Without settings an existing study is taken as it is."""
     paths = StudyPaths(root)
     if settings or not paths.study.exists():
         study = compose(list(settings), configs)
@@ -114,10 +108,9 @@ def seal_forecast(root: Path | str, budget: float | None = None) -> tuple[Foreca
 
     paths, study = StudyPaths(root), read_study(root)
     if budget is not None and budget != study.probe_budget:
-        raise UserError(
-            f"--budget {units.compact(budget)}: this study's probe_budget is {units.compact(study.probe_budget)}; "
-            f"{command('fit', root, '--target', units.compact(budget))} predicts elsewhere without a probe"
-        )
+        elsewhere = f"{command('fit', root, '--target', units.compact(budget))} predicts elsewhere without a probe"
+        planned = f"this study's probe_budget is {units.compact(study.probe_budget)}"
+        raise UserError(f"--budget {units.compact(budget)}: {planned}; {elsewhere}")
     collect(root)
     sealed = seal(paths.forecast, forecast(read_table(root), study.probe_budget))
     probe = plan_probe(study, sealed.n_params.value)
@@ -154,10 +147,8 @@ def whole_study(
 
     paths, planned = plan_study(root, settings, configs)
     study = read_study(root)
-    log.info(
-        f"study {study.name} in {root}: {len(planned.runs)} runs, {units.compact(planned.flops)} FLOPs; "
-        f"then a probe of {units.compact(study.probe_budget)} FLOPs"
-    )
+    runs = f"{len(planned.runs)} runs, {units.compact(planned.flops)} FLOPs"
+    log.info(f"study {study.name} in {root}: {runs}; then a probe of {units.compact(study.probe_budget)} FLOPs")
     for cell in planned.dropped:
         log.info(f"dropped: budget {units.compact(cell.budget_flops)}, width {cell.width}: {cell.reason}")
     results: dict[str, Any] = {}
@@ -196,8 +187,6 @@ def _logged(result: Any) -> dict[str, Any]:
 def _draw_samples(paths: StudyPaths, study: Study) -> None:
     """Samples of the run with the lowest loss, unless they are there; but not on a cluster's login node."""
     import h5py
-
-    from .process import this_process
 
     with h5py.File(paths.table, "r") as file:
         ours = file["points/role"].asstr()[:] != "rate"  # The laws are not about the sweep's runs.

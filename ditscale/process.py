@@ -1,8 +1,5 @@
-"""Who am I among the processes of a run, and in which job? The one place that reads launchers' variables.
-
-A launcher counts only where all that it sets is there: a stray RANK in a shell, or the SLURM_NTASKS of a batch script
-that starts one process, make no ranks. Without torch, for launchers and login nodes.
-"""
+"""Who am I among the processes of a run, and in which job? The one place that reads launchers' variables. A launcher
+counts only where all that it sets is there: a stray RANK in a shell makes no ranks. Without torch."""
 
 import os
 import re
@@ -14,8 +11,7 @@ from .errors import UserError
 # `launch` sets these for a run that it starts on this machine or packs with others into one job: how many runs share
 # its GPU, and which GPUs it may use, "" for none.
 RUNS_PER_GPU, GPUS = "DITSCALE_PACKED", "DITSCALE_GPUS"
-# Variables of each launcher: rank, world size, local rank, and ranks of a node.
-LAUNCHERS = {
+LAUNCHERS = {  # Variables of each: rank, world size, local rank, and ranks of a node.
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     "submitit": ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID", "LOCAL_WORLD_SIZE"),
     "srun": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
@@ -26,34 +22,25 @@ ATTEMPT = ("TORCHELASTIC_RUN_ID", "SUBMITIT_LOCAL_JOB_ID", "SLURM_JOB_ID", "SLUR
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those of its run. Ranks fill nodes one by one.
-
-    launcher: torchrun, submitit (on this machine), srun, or "" for a single process. job: Slurm's job, as "123_4" or
-    "123", and node: Slurm's name of this node; "" where Slurm did not start the process. restart: how often Slurm has
-    requeued the job. attempt: equal on all ranks of one attempt, and on no other's. address: of rank 0's node, where
-    torchrun names it. gpus: CUDA_VISIBLE_DEVICES, None where it is not set. assigned_gpus: what `launch` assigned to
-    the run on this machine, None where it did not. packed: whether the job trains other runs too. cpus: of each task,
-    by Slurm. submitit: which of its executors ("slurm", "local") started the process, "" for none, and
-    submitit_folder: where that one's log is.
-    """
+    """This process among those of its run. Ranks fill nodes one by one."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     ranks_per_node: int = 1
-    launcher: str = ""
-    job: str = ""
-    node: str = ""
-    restart: int = 0
-    attempt: str = ""
-    address: str = ""
-    gpus: str | None = None
-    assigned_gpus: str | None = None
-    packed: bool = False
+    launcher: str = ""  # torchrun, submitit (on this machine), srun; "" for a single process
+    job: str = ""  # Slurm's, as "123_4" or "123"; "" where Slurm did not start the process
+    node: str = ""  # Slurm's name of this node
+    restart: int = 0  # how often Slurm has requeued the job
+    attempt: str = ""  # equal on all ranks of one attempt, and on no other's
+    address: str = ""  # of rank 0's node, where torchrun names it
+    gpus: str | None = None  # CUDA_VISIBLE_DEVICES, None where it is not set
+    assigned_gpus: str | None = None  # what `launch` assigned to the run on this machine
+    packed: bool = False  # whether the job trains other runs too
     runs_per_gpu: int = 1
-    cpus: int = 1
-    submitit: str = ""
-    submitit_folder: str = ""
+    cpus: int = 1  # of each task, by Slurm
+    submitit: str = ""  # the executor that started the process: "slurm", "local", or "" for none
+    submitit_folder: str = ""  # of that one's log
 
     @property
     def first(self) -> bool:
@@ -63,43 +50,33 @@ class Process:
 def this_process(environment: Mapping[str, str] | None = None) -> Process:
     """The process that the environment describes now. Raises UserError where it contradicts itself."""
     found = os.environ if environment is None else environment
-    launcher = next((name for name in LAUNCHERS if _is(name, found)), "")
+    # A batch script's own process has a rank and a number of tasks too, but no step: it is one process.
+    known = [name for name in LAUNCHERS if name != "srun" or "SLURM_STEP_ID" in found]
+    launcher = next((name for name in known if all(each in found for each in LAUNCHERS[name][:3])), "")
     rank, world, local, per_node = 0, 1, 0, 1
     if launcher:
         names = LAUNCHERS[launcher]
         rank, world, local = (_whole(found, name) for name in names[:3])
-        per_node = min(world, _whole(found, names[3]) if names[3] in found else world)
+        per_node = min(world, _whole(found, names[3], world))
     elif found.get("WORLD_SIZE", "1") != "1":
         missing = ", ".join(name for name in LAUNCHERS["torchrun"][:3] if name not in found)
-        raise UserError(
-            f"WORLD_SIZE is {found['WORLD_SIZE']}, but {missing} is not set; use torchrun, or unset WORLD_SIZE"
-        )
+        world_size = f"WORLD_SIZE is {found['WORLD_SIZE']}"
+        raise UserError(f"{world_size}, but {missing} is not set; use torchrun, or unset WORLD_SIZE")
     return Process(
-        rank,
-        world,
-        local,
-        per_node,
-        launcher,
+        *(rank, world, local, per_node, launcher),
         job=_job(found),
         node=found.get("SLURMD_NODENAME", ""),
-        restart=_whole(found, "SLURM_RESTART_COUNT") if "SLURM_RESTART_COUNT" in found else 0,
+        restart=_whole(found, "SLURM_RESTART_COUNT", 0),
         attempt="-".join(found.get(name, "") for name in ATTEMPT),
         address=found.get("MASTER_ADDR", "") if launcher == "torchrun" else "",
         gpus=found.get("CUDA_VISIBLE_DEVICES"),
         assigned_gpus=found.get(GPUS),
         packed=RUNS_PER_GPU in found,
-        runs_per_gpu=_whole(found, RUNS_PER_GPU) if RUNS_PER_GPU in found else 1,
-        cpus=_whole(found, "SLURM_CPUS_PER_TASK") if "SLURM_CPUS_PER_TASK" in found else 1,
+        runs_per_gpu=_whole(found, RUNS_PER_GPU, 1),
+        cpus=_whole(found, "SLURM_CPUS_PER_TASK", 1),
         submitit=found.get("SUBMITIT_EXECUTOR", ""),
         submitit_folder=found.get("SUBMITIT_FOLDER", ""),
     )
-
-
-def _is(launcher: str, found: Mapping[str, str]) -> bool:
-    """Whether this launcher started the process. A batch script's own process has a rank and a number of tasks too,
-    but no step: it is one process, whatever the job asked for."""
-    there = all(name in found for name in LAUNCHERS[launcher][:3])
-    return there and (launcher != "srun" or "SLURM_STEP_ID" in found)
 
 
 def _job(found: Mapping[str, str]) -> str:
@@ -111,8 +88,10 @@ def _job(found: Mapping[str, str]) -> str:
     return found["SLURM_JOB_ID"]
 
 
-def _whole(found: Mapping[str, str], name: str) -> int:
+def _whole(found: Mapping[str, str], name: str, default: int | None = None) -> int:
     """The number at the start of a variable: Slurm writes "8(x2)" for 8 tasks on each of two nodes."""
+    if default is not None and name not in found:
+        return default
     number = re.match(r"\d+", found[name])
     if not number:
         raise UserError(f"{name}={found[name]}: is not a number; unset it, or let the launcher set it")

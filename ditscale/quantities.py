@@ -1,10 +1,7 @@
-"""What the numbers of a study are: a column's metric, data set and variant as fields, and in words what N, D and C
-count."""
-
-from __future__ import annotations
+"""What the numbers of a study are: a column's metric, data set and variant; in words, what N, D and C count."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Mapping
+from typing import Any, Literal, Mapping, Self
 
 # A metric of `ditscale evaluate`, and its name in a study's table.
 METRICS = {"val_loss": "loss", "vlb": "vlb", "likelihood": "nll", "fid": "fid"}
@@ -20,15 +17,11 @@ FLOPS = {"exact": "every matrix product of forward and backward, attention inclu
 
 @dataclass(frozen=True)
 class ColumnInfo:
-    """What a column holds: a metric (by its name in the table) on a data set, as its value or its standard error.
-
-    dataset: "" where it is not known. variant: what was different in how it was measured ("guidance=2"), "" for the
-    usual way.
-    """
+    """What a column holds: a metric (by its name in the table) on a data set, as its value or its standard error."""
 
     metric: str
-    dataset: str = ""
-    variant: str = ""
+    dataset: str = ""  # "": unknown.
+    variant: str = ""  # What was different in how it was measured ("guidance=2"); "" for the usual way.
     quantity: Literal["value", "se"] = "value"
     unit: str = ""
 
@@ -38,23 +31,20 @@ class ColumnInfo:
         return not {"loss", "fid"}.isdisjoint(self.metric.lower().split("_"))
 
     def name(self, own: str) -> str:
-        """The column's name in the table of a study whose own data set is `own`: fid, fid_se, fid_coco, fid_se_coco,
-        fid:guidance=2."""
+        """The column's name where a study's own data set is `own`: fid, fid_se, fid_se_coco, fid:guidance=2."""
         parts = (self.metric, "se" if self.quantity == "se" else "", "" if self.dataset == own else self.dataset)
         return "_".join(filter(None, parts)) + (f":{self.variant}" if self.variant else "")
 
     @classmethod
-    def of(cls, attributes: Mapping[str, Any]) -> ColumnInfo | None:
+    def of(cls, attributes: Mapping[str, Any]) -> Self | None:
         """From the attributes of a column in study.h5; None where they are not there."""
         given: dict[str, Any] = {f.name: str(attributes[f.name]) for f in fields(cls) if f.name in attributes}
         return cls(**given) if given.get("metric") and given.get("quantity", "value") in ("value", "se") else None
 
 
 def guess(name: str) -> ColumnInfo:
-    """What a column of a table from elsewhere probably holds, by its name alone: a guess, for a name says no more.
-
-    A name that starts with a metric of ours is read as `ColumnInfo.name` writes it; any other is a metric of its own.
-    """
+    """What a column of a table from elsewhere probably holds: a name that starts with a metric of ours is read as
+    `ColumnInfo.name` writes it; any other is a metric of its own."""
     base, _, variant = name.partition(":")
     metric, _, rest = base.partition("_")
     if metric.lower() not in METRICS.values():

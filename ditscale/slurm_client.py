@@ -81,9 +81,7 @@ def is_held(state: str, reason: str) -> bool:
 
 
 def release(job: str):
-    """Release a held job, and log it."""
-    released = ask("scontrol", "release", job) is not None
-    done = "released it" if released else "`scontrol release` was refused"
+    done = "released it" if ask("scontrol", "release", job) is not None else "`scontrol release` was refused"
     log.info(f"job {job} was held because Slurm could not start it; {done}")
 
 

@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import units
+from .config import Evaluation, compose
+from .config import Study as StudySettings
 from .errors import UserError, nearest
 from .naming import RunPaths, StudyPaths
+from .pipeline import plan_study
+from .plan import grid
+from .plan.grid import plan_runs
+from .plan.run import Run, read_run
+from .plan.study import read_study
 
 if TYPE_CHECKING:
-    from .config import Study as StudySettings
     from .launch.monitor.status import RunStatus
     from .laws import Forecast, Laws, Table
-    from .plan import grid
-    from .plan.run import Run
 
 SHOWN_ROWS = 7  # of a table in `repr`, which is ten lines at most
 PROGRESS_S = 2.0  # between two calls of a progress function
@@ -31,17 +35,14 @@ PROGRESS_S = 2.0  # between two calls of a progress function
 class Rows(Sequence[Mapping[str, Any]]):
     """Rows of a table, each a mapping of column names to values, that a notebook shows.
 
-    title: a line above them. columns: those shown; `to_frame` and `to_dict` have all. notes: lines below. text: what
-    the verb prints.
-
-        for run in ds.Study.open("mystudy").runs(): print(run["run_id"], run["n_params"])
+    for run in ds.Study.open("mystudy").runs(): print(run["run_id"], run["n_params"])
     """
 
     title: str
     rows: tuple[Mapping[str, Any], ...]
-    columns: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    text: str = ""
+    columns: tuple[str, ...]  # those shown; `to_frame` has all
+    notes: tuple[str, ...] = ()  # lines below
+    text: str = ""  # what the verb prints
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,12 +87,11 @@ class Rows(Sequence[Mapping[str, Any]]):
 
 @dataclass(frozen=True, repr=False)
 class Plan(Rows):
-    """The runs of a study. dropped: cells of the grid without a run, with reasons. flops: training FLOPs of all runs.
-    dir: where the plan was written, "" for nowhere."""
+    """The runs of a study."""
 
-    dropped: tuple[Mapping[str, Any], ...] = ()
-    flops: float = 0.0
-    dir: str = ""
+    dropped: tuple[Mapping[str, Any], ...] = ()  # cells of the grid without a run, with reasons
+    flops: float = 0.0  # of training all runs
+    dir: str = ""  # where the plan was written, "" for nowhere
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,6 @@ def plan(*settings: str, dir: Path | str | None = None, configs: Path | str | No
 
         ds.plan("study=mini", "budgets=[2e11,8e11]")
     """
-    from .config import compose
-    from .pipeline import plan_study
-    from .plan.rates import plan_runs
-
     search = Path(configs) if configs else None
     if dir is None:
         study = compose(list(settings), search)
@@ -136,7 +132,6 @@ def train(run_dir: Path | str, progress: Callable[[dict[str, Any]], None] | None
     """
     from .launch.job.execute import run
     from .launch.monitor.status import run_status
-    from .plan.run import read_run
     from .rundir.outcomes import Diverged, RankLost, Stopped
 
     at = RunPaths(run_dir)
@@ -175,9 +170,6 @@ def evaluate(
 
         ds.evaluate(run_dir, metrics=["val_loss", "fid"], n=4096)
     """
-    from .config import Evaluation
-    from .plan.run import read_run
-
     known = [f.name for f in fields(Evaluation)]
     for name in how:
         if name not in known:
@@ -192,11 +184,11 @@ def evaluate(
         raise UserError(f"--dataset {twice}: given twice; name each data set once")
     files = dict(text.split("=", 1) for text in datasets if "=" in text)
 
-    from .evaluate.run import evaluate as measure  # Loads torch, which a mistake above need not wait for.
-    from .evaluate.settings import Settings
+    from .evaluate import run as evaluation  # Loads torch, which a mistake above need not wait for.
 
     more = {} if samples is None else {"samples": samples}
-    measurement = measure(run_dir, Settings(settings, tuple(labels), files, seed, batch_size, ema=ema, **more))
+    asked = evaluation.Settings(settings, tuple(labels), files, seed, batch_size, ema=ema, **more)
+    measurement = evaluation.evaluate(run_dir, asked)
     columns = ("dataset", "metric", "value", "se", "unit", "n")
     names = (*columns, "seed", "settings", "wall_s", "evaluations")
     rows = tuple({name: getattr(result, name) for name in names} for result in measurement.results)
@@ -206,19 +198,14 @@ def evaluate(
 
 @dataclass(frozen=True, repr=False)
 class Study:
-    """A study directory, as `ditscale plan` writes it. settings: the content of study.yaml.
-
-    Opened by `study = ds.Study.open("mystudy")`, it has `study.status()`, `study.laws()` and so on.
-    """
+    """A study directory, as `ditscale plan` writes it: `study = ds.Study.open("mystudy")`, then `study.status()`."""
 
     root: Path
-    settings: StudySettings
+    settings: StudySettings  # the content of study.yaml
 
     @classmethod
     def open(cls, root: Path | str) -> Study:
         """The study in a directory. Raises UserError where there is none: `ds.Study.open("mystudy")`."""
-        from .plan.study import read_study
-
         return cls(Path(root), read_study(root))
 
     @property
@@ -230,24 +217,19 @@ class Study:
         names = ("table", "laws", "forecast", "verdict", "rates", "report")
         there = [at.name for at in (getattr(self.paths, name) for name in names) if at.exists()]
         budgets = ", ".join(map(units.compact, self.settings.budgets))
-        return (
-            f"Study {self.settings.name} in {self.root}\n{len(self.paths.run_dirs())} runs planned; design "
-            f"{self.settings.design.name}; budgets {budgets} FLOPs\nholds {', '.join(there) or 'no results yet'}"
-        )
+        what = f"{len(self.paths.run_dirs())} runs planned; design {self.settings.design.name}; budgets {budgets} FLOPs"
+        holds = ", ".join(there) or "no results yet"
+        return f"Study {self.settings.name} in {self.root}\n{what}\nholds {holds}"
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(repr(self))}</pre>"
 
     def plan(self) -> Plan:
         """The study's plan, as it stands; writes nothing: `study.plan().to_frame()`."""
-        from .plan.rates import plan_runs
-
         return _plan_of(self.settings, plan_runs(self.settings), str(self.root))
 
     def runs(self) -> Rows:
         """All planned runs, the probe too, with the directory of each: `study.runs()[0]["dir"]`."""
-        from .plan.run import read_run
-
         rows = tuple(_row(read_run(at.run)) | {"dir": str(at.root)} for at in self.paths.run_dirs())
         return Rows(f"{len(rows)} runs in {self.root}", rows, ("run_id", "role", "n_params", "n_tokens"))
 
@@ -304,14 +286,12 @@ class Study:
 
 
 def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:
-    from .plan.grid import table
-
     rows = tuple(_row(run) for run in planned.runs)
     title = f"{study.name}: {len(rows)} runs, {units.compact(planned.flops)} FLOPs"
     columns = ("budget_flops", "width", "depth", "n_params", "n_images", "steps", "lr")
     notes = (f"nested: {planned.note}",) if planned.note else ()
     dropped = tuple(asdict(cell) for cell in planned.dropped)
-    return Plan(title, rows, columns, notes, table(planned), dropped, planned.flops, root)
+    return Plan(title, rows, columns, notes, grid.table(planned), dropped, planned.flops, root)
 
 
 def _row(run: Run) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
 from . import config, logs, slurm_client, units
 from .config import Study
 from .errors import UserError, command
@@ -74,13 +77,8 @@ def sweep(overrides: list[str], configs: Path | None = None) -> int:
     return _here(paths, {run.run_id for run in planned.runs}, launcher)
 
 
-# ---------------------------------------------------------------------------------------------------------- the command
-
-
 @dataclass(frozen=True)
 class Words:
-    """The command's overrides by what they are about."""
-
     root: str  # of the study
     points: dict[str, list[str]]  # values of each key of POINT that was given
     settings: list[str]  # of the study
@@ -90,32 +88,24 @@ class Words:
 
 def parse(overrides: list[str]) -> Words:
     """Sort the overrides. Raises UserError where one cannot be read, or sweeps what is no point."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     parser, parsed = OverridesParser.create(), []
     for word in overrides:
         try:
             parsed += parser.parse_overrides([word])
         except HydraException:
-            raise UserError(
-                f"{word}: Hydra cannot read this; close open brackets and quotes, and quote a value with special "
-                "characters twice: 'key=\"my value\"'"
-            ) from None
+            then = "quote a value with special characters twice: 'key=\"my value\"'"
+            raise UserError(f"{word}: Hydra cannot read this; close open brackets and quotes, and {then}") from None
     points: dict[str, list[str]] = {}
     ours: dict[str, Any] = {"wait": True}
-    settings: list[str] = []
-    hydra: list[str] = []
+    settings, hydra = list[str](), list[str]()
     for each in parsed:
         key = each.key_or_group
         if key in POINT and (not each.is_sweep_override() or each.is_discrete_sweep()):
             swept = each.sweep_string_iterator() if each.is_sweep_override() else [each.get_value_element_as_str()]
             points[key] = list(swept)
         elif each.is_sweep_override():
-            raise UserError(
-                f"{key}: a sweep is over budget, width or depth, and seed, in lists; another {key} makes another "
-                "study, in a directory of its own"
-            )
+            other = f"another {key} makes another study, in a directory of its own"
+            raise UserError(f"{key}: a sweep is over budget, width or depth, and seed, in lists; {other}")
         elif key.startswith(("hydra/sweeper", "hydra.sweeper")):
             raise UserError(f"{each.input_line}: leave it out; Hydra's own sweeper is used")
         elif key in OURS:
@@ -138,10 +128,8 @@ def plan_points(words: Words, configs: Path | None) -> tuple[StudyPaths, Study, 
         study = replace(study, cluster=read_study(paths.root).cluster)  # It belongs to the other ways of launching.
     budgets, widths, seeds = _points(words.points, study)
     if budgets[-1] >= study.probe_budget:
-        raise UserError(
-            f"budget: {units.compact(budgets[-1])} is not below the probe's {units.compact(study.probe_budget)}; a "
-            "forecast is tested beyond the grid (probe_budget)"
-        )
+        probe = f"the probe's {units.compact(study.probe_budget)}; a forecast is tested beyond the grid (probe_budget)"
+        raise UserError(f"budget: {units.compact(budgets[-1])} is not below {probe}")
     swept = replace(study, budgets=budgets, widths=widths, seeds=seeds)
     config.check(swept, "study")
     planned = plan_grid(swept)
@@ -154,25 +142,18 @@ def _points(given: dict[str, list[str]], study: Study) -> tuple[tuple[float, ...
     """(budgets, widths, seeds), each rising."""
     if "budget" not in given or ("width" in given) == ("depth" in given):
         row = study.widths[0] if isinstance(study.widths[0], tuple) else study.widths
-        raise UserError(
-            "give the points: budget, and width or depth, as in "
-            f"budget={','.join(map(units.compact, study.budgets))} width={','.join(map(str, row))}"
-        )
+        example = f"budget={','.join(map(units.compact, study.budgets))} width={','.join(map(str, row))}"
+        raise UserError(f"give the points: budget, and width or depth, as in {example}")
     budgets = {units.number(x, "budget", above=0) for x in given["budget"]}
     widths = {units.whole(x, "width", low=1) for x in given.get("width", [])}
     for depth in given.get("depth", []):
         width = units.whole(depth, "depth", low=1) * study.recipe.aspect
         if width % study.design.head_size:
-            raise UserError(
-                f"depth: {depth} is width {width:g} by the recipe's aspect, not a multiple of the head size "
-                f"{study.design.head_size}; give width"
-            )
+            head = f"not a multiple of the head size {study.design.head_size}"
+            raise UserError(f"depth: {depth} is width {width:g} by the recipe's aspect, {head}; give width")
         widths.add(int(width))
     seeds = {units.whole(x, "seed", low=0) for x in given.get("seed", study.seeds)}
     return tuple(sorted(budgets)), tuple(sorted(widths)), tuple(sorted(seeds))
-
-
-# ------------------------------------------------------------------------------------------------------------ launching
 
 
 def _here(paths: StudyPaths, ids: set[str], launcher: Launcher) -> int:
@@ -191,10 +172,8 @@ def _on_slurm(paths: StudyPaths, study: Study, points: tuple[Run, ...], launcher
     limit = array_limit()
     uneven = next((run.recipe.batch_size for run in points if run.recipe.batch_size % launcher.ranks), None)
     if uneven:
-        raise UserError(
-            f"a batch of {uneven} images does not divide over {launcher.ranks} ranks; change "
-            "hydra.launcher.nodes or hydra.launcher.tasks_per_node"
-        )
+        then = "change hydra.launcher.nodes or hydra.launcher.tasks_per_node"
+        raise UserError(f"a batch of {uneven} images does not divide over {launcher.ranks} ranks; {then}")
     ids = {run.run_id for run in points}
     with only_launcher(paths):
         missing = missing_runs(paths, lambda run: run.run_id in ids)

@@ -1,8 +1,5 @@
-"""Numbers in and out: `number` reads every number that a person types; the rest write numbers for people.
-
-PyYAML reads 1e17 and 6e+18 as text but 1.5e+21 as a float, and OmegaConf reads all of them as floats, so no number
-is taken as a YAML reader returns it.
-"""
+"""Numbers in and out: `number` reads every number that a person types (PyYAML reads 1e17 and 6e+18 as text, 1.5e+21 as
+a float, and OmegaConf all as floats); the rest write numbers for people."""
 
 import math
 
@@ -10,30 +7,28 @@ from .errors import UserError
 
 
 def number(
-    value: object, what: str, *, low: float | None = None, high: float | None = None, above: float | None = None
+    value: object, what: str, *, low: float = -math.inf, high: float = math.inf, above: float = -math.inf
 ) -> float:
-    """Parse a finite float from a number or its text ("1e17", "6e+18", "0.3").
-
-    `low` and `high` are inclusive limits, `above` an exclusive lower limit. Raises UserError naming `what`.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise UserError(f"{what}: {value!r} is not a number; write for example 1e18")
+    """Parse a finite float from a number or its text ("1e17", "6e+18", "0.3"). `low` and `high` are inclusive limits,
+    `above` an exclusive lower limit. Raises UserError naming `what`."""
     try:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise TypeError
         x = float(value)
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{what}: {value!r} is not a number; write for example 1e18") from None
     if not math.isfinite(x):
         raise UserError(f"{what}: {value!r} is not a finite number")
-    if low is not None and x < low:
+    if x < low:
         raise UserError(f"{what}: {value} is too small; at least {low:g}")
-    if above is not None and x <= above:
+    if x <= above:
         raise UserError(f"{what}: {value} is too small; it must be above {above:g}")
-    if high is not None and x > high:
+    if x > high:
         raise UserError(f"{what}: {value} is too large; at most {high:g}")
     return x
 
 
-def whole(value: object, what: str, *, low: int | None = None, high: int | None = None) -> int:
+def whole(value: object, what: str, *, low: float = -math.inf, high: float = math.inf) -> int:
     """Parse a whole number ("1024", 1e3, 16). Limits as of `number`. Raises UserError naming `what`."""
     x = number(value, what, low=low, high=high)
     if x != int(x):
@@ -44,11 +39,10 @@ def whole(value: object, what: str, *, low: int | None = None, high: int | None 
 def compact(x: float) -> str:
     """1.44e12 -> '1.44e12', 1e17 -> '1e17': the shortest form people type, used in names and tables."""
     text = f"{x:.3g}" if 0.01 <= abs(x) < 1000 or x == 0 else f"{x:.2e}"
-    if "e" in text:
-        mantissa, exponent = text.split("e")
-        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-        return f"{mantissa}e{int(exponent)}"
-    return text
+    if "e" not in text:
+        return text
+    mantissa, exponent = text.split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def count(x: float) -> str:
@@ -62,8 +56,6 @@ def count(x: float) -> str:
 def duration(seconds: float) -> str:
     """75 -> '1m15s', 7300 -> '2h02m'."""
     s = int(round(seconds))
-    if s < 60:
-        return f"{s}s"
     if s < 3600:
-        return f"{s // 60}m{s % 60:02d}s"
+        return f"{s}s" if s < 60 else f"{s // 60}m{s % 60:02d}s"
     return f"{s // 3600}h{s % 3600 // 60:02d}m"

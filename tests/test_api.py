@@ -51,11 +51,11 @@ def test_names_are_listed():
 def test_functions_keep_their_names_beside_folders():
     """plan, train and evaluate are folders too, which must never take the functions' place."""
     code = (
-        "import ditscale.plan.grid, ditscale.train, ditscale as ds; from ditscale.evaluate import settings;"
-        "from ditscale.launch.monitor import status; ds.Study; import ditscale.evaluate.settings;"
-        "print(all(callable(f) for f in (ds.plan, ds.train, ds.evaluate)), settings.Settings.__name__)"
+        "import ditscale.plan.grid, ditscale.train, ditscale as ds; from ditscale.evaluate import weights;"
+        "from ditscale.launch.monitor import status; ds.Study; import ditscale.evaluate.weights;"
+        "print(all(callable(f) for f in (ds.plan, ds.train, ds.evaluate)), weights.Weights.__name__)"
     )
-    assert python(code) == "True Settings\n"
+    assert python(code) == "True Weights\n"
 
 
 def public():

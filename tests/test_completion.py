@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from ditscale.cli.completion import script
 from ditscale.cli.verb import VERBS
+from ditscale.cli.verbs.tools import completion_script as script
 
 COMPLETE = {
     "bash": """

@@ -47,7 +47,9 @@ def overview() -> str:
 
 def of_verb(verb: Verb) -> str:
     """Usage, arguments, options and examples of a verb."""
-    lines = [f"usage: {verb.usage}", "", *_wrapped(verb.summary)]
+    forms = {"": "{}", "?": "[{}]", "+": "{} ...", "*": "[{} ...]"}
+    words = [forms[a.count].format(a.metavar) for a in verb.positionals]
+    lines = [" ".join(["usage: ditscale", verb.name, *words, "[options]"]), "", *_wrapped(verb.summary)]
     for title, arguments in (("Arguments", verb.positionals), ("Options", verb.options)):
         if arguments:
             lines += ["", f"{title}:", *_columns((a.usage, a.description) for a in arguments)]
@@ -75,11 +77,9 @@ def settings() -> str:
     from ..config.compose import GROUPS as GROUPS_OF_CONFIGS
     from ..config.compose import configs_dir
 
-    rows = []
-    for group in ("study", *GROUPS_OF_CONFIGS):
-        choices = sorted(path.stem for path in (configs_dir() / group).glob("*.yaml"))
-        if choices:
-            rows.append((f"{group}=", ", ".join(choices)))
+    groups = ("study", *GROUPS_OF_CONFIGS)
+    choices = {group: sorted(path.stem for path in (configs_dir() / group).glob("*.yaml")) for group in groups}
+    rows = [(f"{group}=", ", ".join(names)) for group, names in choices.items() if names]
     lines = [
         *_wrapped("A setting chooses a file of a group, or sets a key of study.yaml. Lists stand in brackets."),
         "",
@@ -90,10 +90,7 @@ def settings() -> str:
     return "\n".join(lines)
 
 
-TOPICS = {
-    "settings": ("what KEY=VALUE may set", settings),
-    "exit-codes": ("what the exit codes mean", exit_codes),
-}
+TOPICS = {"settings": ("what KEY=VALUE may set", settings), "exit-codes": ("what the exit codes mean", exit_codes)}
 
 
 def _width() -> int:

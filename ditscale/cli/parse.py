@@ -1,10 +1,8 @@
-"""Words of a command line to a verb and its options. Every mistake is one line in our words.
+"""Words of a command line to a verb and its options. Every mistake is one line in our words."""
 
-Options may stand before, between and after positional arguments; names of options are not abbreviated.
-"""
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError, command, nearest
 from .verb import VERBS, Argument, Options, Verb
@@ -21,7 +19,8 @@ def find(name: str) -> Verb:
 
 def parse(verb: Verb, words: Sequence[str]) -> Options:
     """The options of a verb. Where help is asked for, nothing else is looked at. Raises UserError on a mistake."""
-    values = {a.name: a.initial for a in verb.arguments}
+    values: dict[str, Any] = {a.name: a.default if a.metavar else False for a in verb.arguments}
+    values |= {a.name: [] for a in verb.arguments if a.count in ("+", "*")}
     known = {name: a for a in verb.options for name in a.names}
     positionals: list[str] = []
     rest = iter(words)
@@ -29,7 +28,7 @@ def parse(verb: Verb, words: Sequence[str]) -> Options:
         name, equals, value = word.partition("=")
         if word == "--":
             positionals += rest
-        elif not word.startswith("-") or _is_number(word):
+        elif not word.startswith("-"):
             positionals.append(word)
         elif name not in known:
             raise UserError(f"{verb.name}: unknown option {name}{nearest(name, known, str)}; {_see(verb)}")
@@ -76,19 +75,6 @@ def _see(verb: Verb) -> str:
     return f"see {command('help', verb.name)}"
 
 
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
 def path(text: str | None) -> Path | None:
     """The path that an option names, if any."""
     return Path(text) if text else None
-
-
-def joined(texts: Iterable[str]) -> list[str]:
-    """The words of texts such as "a,b"."""
-    return [word for text in texts for word in text.split(",") if word]

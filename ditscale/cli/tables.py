@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def read(
     path: str,
     options: Options,
-    metric: str | None = None,
+    metric: str = "",
     also: tuple[str, ...] = (),
     name: str = "",
     named: Collection[str] = (),
@@ -36,15 +36,8 @@ def read(
 
 def columns_of(options: Options) -> dict[str, str]:
     """{our name: the table's name} of --columns."""
-    columns = {}
-    for part in ",".join(options.columns).split(",") if options.columns else ():
-        ours, equals, theirs = part.partition("=")
-        if not (ours.strip() and equals and theirs.strip()):
-            raise UserError(
-                f"--columns {part}: write our name, =, and the table's name, as in n_params=size,n_tokens=tokens"
-            )
-        columns[ours.strip()] = theirs.strip()
-    return columns
+    parts = ",".join(options.columns).split(",") if options.columns else []
+    return _pairs("--columns", parts, "n_params=size,n_tokens=tokens (our name, then the table's)")
 
 
 def _table_of(text: str, named: Collection[str]) -> str | None:
@@ -52,7 +45,7 @@ def _table_of(text: str, named: Collection[str]) -> str | None:
     return next((name for name in named if text.startswith(f"{name}:")), None)
 
 
-def _pairs(option: str, texts: list[str], example: str, name: str, named: Collection[str]) -> dict[str, str]:
+def _pairs(option: str, texts: list[str], example: str, name: str = "", named: Collection[str] = ()) -> dict[str, str]:
     """{KEY: VALUE} of [TABLE:]KEY=VALUE, without those that concern other tables."""
     pairs = {}
     for text in texts:
@@ -86,11 +79,6 @@ def is_table(path: str) -> bool:
     """Whether a path is a table rather than a study directory; the ending decides where nothing is there."""
     at = Path(path)
     return at.is_file() or not at.is_dir() and at.suffix in (".csv", ".tsv", ".txt", ".h5", ".hdf5")
-
-
-def forecast_file(table: str, out: str | None) -> Path:
-    """The file of a table's forecast."""
-    return Path(out) if out else Path(table).with_name("forecast.json")
 
 
 def of_tables_only(options: Options, *names: str) -> None:

@@ -1,9 +1,7 @@
-"""A verb of the command line: name, arguments, examples and function, declared in one place.
+"""A verb of the command line, declared in one place: parsing, help, completion and docs/cli.md read VERBS.
 
-    @verb("Show one row per run.", positional("dir", "DIR", "study directory"), examples=["ditscale status mystudy"])
-    def status(options: Options) -> Report: ...
-
-Nothing else is needed: parsing, help, completion and docs/cli.md read VERBS.
+@verb("Show one row per run.", positional("dir", "DIR", "study directory"), examples=["ditscale status mystudy"])
+def status(options: Options) -> Report: ...
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,35 +9,27 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-
-class Options(SimpleNamespace):
-    """The values of a verb's arguments, by name."""
+Options = SimpleNamespace  # The values of a verb's arguments, by name.
 
 
 @dataclass(frozen=True)
 class Report:
-    """The result of a verb: its text, the value that --json prints in its place, and the exit code."""
-
     text: str
-    value: Any
-    status: int = 0
+    value: Any  # what --json prints in place of the text
+    status: int = 0  # the exit code
 
 
 @dataclass(frozen=True)
 class Argument:
-    """An option ("--seed") or a positional argument ("dir").
-
-    metavar: how help shows the value; "" for a flag. count: "" for exactly one value, "?" for at most one, "+" or "*"
-    for several, as a list. complete: what a shell completes the value with, "file" or "directory".
-    """
+    """An option ("--seed") or a positional argument ("dir")."""
 
     names: tuple[str, ...]
-    metavar: str
+    metavar: str  # how help shows the value; "" for a flag
     help: str
     default: str | None = None
-    count: str = ""
+    count: str = ""  # "" for exactly one value, "?" for at most one, "+" or "*" for several, as a list
     choices: tuple[str, ...] = ()
-    complete: str = ""
+    complete: str = ""  # what a shell completes the value with, "file" or "directory"
 
     @property
     def is_option(self) -> bool:
@@ -49,11 +39,6 @@ class Argument:
     def name(self) -> str:
         """The attribute of Options."""
         return next((n for n in self.names if n.startswith("--")), self.names[0]).lstrip("-").replace("-", "_")
-
-    @property
-    def initial(self) -> Any:
-        """The value of an argument that the command line does not name."""
-        return [] if self.count in ("+", "*") else self.default if self.metavar else False
 
     @property
     def usage(self) -> str:
@@ -68,7 +53,6 @@ class Argument:
 
 
 def positional(name: str, metavar: str, help: str, count: str = "", **more: Any) -> Argument:
-    """A positional argument."""
     return Argument((name,), metavar, help, count=count, **more)
 
 
@@ -78,7 +62,6 @@ def option(names: str, metavar: str, help: str, default: str | None = None, **mo
 
 
 def flag(names: str, help: str) -> Argument:
-    """An option without a value."""
     return Argument(tuple(names.split()), "", help)
 
 
@@ -96,15 +79,17 @@ SETTINGS = (
 )
 
 
+# Returns a Report, or yields several; None where there is nothing to print.
+Function = Callable[[Options], Report | Iterator[Report] | None]
+
+
 @dataclass(frozen=True)
 class Verb:
-    """One verb. run: returns its Report, or yields several; None where there is nothing to print."""
-
     name: str
     summary: str
     arguments: tuple[Argument, ...]
     examples: tuple[str, ...]
-    run: Callable[[Options], Report | Iterator[Report] | None]
+    run: Function
 
     @property
     def positionals(self) -> list[Argument]:
@@ -119,16 +104,8 @@ class Verb:
         """The first sentence of the summary."""
         return self.summary.split(". ")[0].rstrip(".")
 
-    @property
-    def usage(self) -> str:
-        """'ditscale plan [DIR] [KEY=VALUE ...] [options]'."""
-        forms = {"": "{}", "?": "[{}]", "+": "{} ...", "*": "[{} ...]"}
-        words = [forms[a.count].format(a.metavar) for a in self.positionals]
-        return " ".join(["ditscale", self.name, *words, "[options]"])
-
 
 VERBS: dict[str, Verb] = {}
-Function = Callable[[Options], Report | Iterator[Report] | None]
 
 
 def verb(summary: str, *arguments: Argument, examples: Sequence[str], reports: bool = True):

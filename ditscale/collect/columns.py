@@ -13,26 +13,20 @@ ASKED = ("t_min", "trace", "probes", "tolerance", "sampler", "steps", "guidance"
 
 
 class Evaluated(NamedTuple):
-    """rows: one {column: number} for each run; columns: what each column holds; how: in words, what a column of values
-    was measured on and how; notes: what some runs lack."""
-
-    rows: list[dict[str, float]]
+    rows: list[dict[str, float]]  # One {column: number} for each run.
     columns: dict[str, ColumnInfo]
-    how: dict[str, str]
-    notes: list[str]
+    how: dict[str, str]  # In words, what a column of values was measured on and how.
+    notes: list[str]  # What some runs lack.
 
 
 def evaluated(
     own: str, results: list[list[Result]], study: Study | None = None, roles: Sequence[str] = ()
 ) -> Evaluated:
-    """The columns of what was measured. Of a run: vlb, nll, fid and vlb_se, ...; of a data set other than the `own`:
-    vlb_<data set>, vlb_se_<data set>, ...
+    """The columns of what was measured: vlb, vlb_se, ...; on another data set than the `own`: vlb_<data set>, ...
 
-    A column holds what was measured alike, for numbers of unlike n or solver make no law: as the study asks, or else as
-    most runs were. What was measured otherwise too has columns of its own, which end in what is different:
-    fid:guidance=2, fid_se:guidance=2. The notes say how many runs lack a column; by their `roles`, those of a sweep of
-    rates are not counted, for no study has them evaluated.
-    """
+    A column holds what was measured alike, as the study asks, or else as most runs were. What was measured otherwise
+    has columns that end in what is different: fid:guidance=2, fid_se:guidance=2. The notes say how many runs lack a
+    column, without those of a sweep of rates (by their `roles`), which no study has evaluated."""
     found = Evaluated([{} for _ in results], {}, {}, [])
     counted = [i for i in range(len(results)) if not roles or roles[i] != "rate"]
     # By metric and data set, by way of measuring: number of the run to its result.
@@ -44,12 +38,17 @@ def evaluated(
     for (metric, dataset), by_way in sorted(ways.items()):
         usual, *others = sorted(by_way.values(), key=lambda runs: _rank(runs, study), reverse=True)
         for runs in (usual, *others):
-            one = _any(runs)
-            value = ColumnInfo(METRICS[metric], dataset, _different(one, _any(usual)), "value", one.unit)
+            one, as_usual = _any(runs).how, _any(usual).how
+            # What is different in how it was measured: "n=512+sampler=heun"; nothing for the usual way.
+            changed = {k: one.get(k, "none") for k in {**one, **as_usual} if one.get(k) != as_usual.get(k)}
+            variant = "+".join(f"{key}={_short(value)}" for key, value in changed.items())
+            value = ColumnInfo(METRICS[metric], dataset, variant, "value", _any(runs).unit)
             error = replace(value, quantity="se")
             name, name_se = value.name(own), error.name(own)
             found.columns.update({name: value, name_se: error})
-            found.how[name] = _words(one)
+            n, *settings = one.items()
+            rest = "; ".join(f"{key} {value}" for key, value in settings)
+            found.how[name] = f"{dataset}: {n[1]} images; {rest}; the same for every run"
             for i, result in runs.items():
                 found.rows[i].update({name: result.value, name_se: result.se})
             have = sum(i in runs for i in counted)
@@ -65,9 +64,8 @@ def _any(runs: dict[int, Result]) -> Result:
 
 def _rank(runs: dict[int, Result], study: Study | None) -> tuple:
     """Of a way of measuring, to be the usual one: that the study asks for it, runs, images."""
-    result = _any(runs)
+    result, as_asked = _any(runs), False
     asked = study.evaluation.get(result.metric) if study else None
-    as_asked = False
     if study and asked:
         as_asked = (result.n, result.seed) == (asked.n or study.validation.n, study.validation.seed)
         for key in ASKED:
@@ -77,18 +75,5 @@ def _rank(runs: dict[int, Result], study: Study | None) -> tuple:
     return as_asked, len(runs), result.n, result.of
 
 
-def _different(result: Result, usual: Result) -> str:
-    """What is different in how it was measured: "n=512+sampler=heun"; nothing for the usual way."""
-    keys = dict.fromkeys([*result.how, *usual.how])
-    changed = {key: result.how.get(key, "none") for key in keys if result.how.get(key) != usual.how.get(key)}
-    return "+".join(f"{key}={_short(value)}" for key, value in changed.items())
-
-
 def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "-")
-
-
-def _words(result: Result) -> str:
-    n, *settings = result.how.items()
-    rest = "; ".join(f"{key} {value}" for key, value in settings)
-    return f"{result.dataset}: {n[1]} images; {rest}; the same for every run"

@@ -1,17 +1,9 @@
 """All finished runs of a study in one table: study.h5 and study.csv. Every run left out is listed with its reason.
 
-study.h5 (attributes: `layout` = 1, `study` = text of study.yaml, and in words what laws must say of their runs:
-`design`, `recipe`, `seeds`, `version`, `n_params`, `n_tokens`, `budget_flops` (how each is counted), `data`,
-`evaluation` and, of a column other than a loss of the EMA weights, `evaluation_<column>`; of a rehearsal `rehearsal`):
-    points/<column>      one entry a run, columns as below; a metric's has the fields of `ColumnInfo` as attributes
-    excluded/run_id, excluded/reason
-    curves/<run_id>      training curve, at most 500 rows: images, loss, loss_ema
-    noise_levels/borders [L + 1] timesteps t between levels of noise, each with as many of the validation's triples;
-    noise_levels/loss    [runs, L] validation loss between them; neither in a rehearsal
-    covariance           [runs, runs] covariance of the validation losses' Monte-Carlo errors (the triples are shared)
-
-study.csv has the same columns, and of a rehearsal a line `# rehearsal: ...` above its header.
-"""
+docs/study.md explains study.h5. Shapes: points/<column> [runs], with the fields of `ColumnInfo` as attributes;
+curves/<run_id> [rows of images, loss, loss_ema]; noise_levels/borders [L + 1] and /loss [runs, L], not in a rehearsal;
+covariance [runs, runs]. Attributes: `layout` = 1, `study` = text of study.yaml, those of `provenance`,
+`evaluation_<column>`, and of a rehearsal `rehearsal`, which study.csv has as a line above its header."""
 
 import csv
 import io
@@ -47,14 +39,12 @@ LOSSES = ("loss", "raw_loss", "train_loss")  # Those of them that are metrics, b
 
 @dataclass(frozen=True)
 class Collected:
-    """rows: one dict a run: COLUMNS, `loss_<data set>` of each further data set, and what was evaluated; excluded:
-    (run_id, reason); rehearsal: where the losses come from, if the study is a rehearsal; notes: of planned runs that
-    are not there, evaluations that only some runs have, and steps that runs skipped."""
+    """What `collect` wrote, and what it left out."""
 
-    rows: tuple[dict, ...]
-    excluded: tuple[tuple[str, str], ...]
-    rehearsal: str = ""
-    notes: tuple[str, ...] = ()
+    rows: tuple[dict, ...]  # Of each run: COLUMNS, `loss_<data set>` of further data sets, and what was evaluated.
+    excluded: tuple[tuple[str, str], ...]  # (run_id, reason).
+    rehearsal: str = ""  # Where the losses come from, if the study is a rehearsal.
+    notes: tuple[str, ...] = ()  # Planned runs that are not there, evaluations of only some runs, skipped steps.
 
     def summary(self) -> str:
         lines = [f"REHEARSAL: {self.rehearsal}"] if self.rehearsal else []
@@ -64,24 +54,20 @@ class Collected:
 
 
 class _Record(NamedTuple):
-    """What one finished run gives the table. triples: the losses of its validation's triples; skipped: what to say of
-    steps that it skipped."""
+    """What one finished run gives the table."""
 
     run: Run
     row: dict[str, Any]
     info: dict[str, ColumnInfo]
     curve: np.ndarray
-    triples: np.ndarray
+    triples: np.ndarray  # The losses of its validation's triples.
     results: list[Result]
-    skipped: str
+    skipped: str  # What to say of steps that it skipped.
 
 
 def collect(root: Path | str) -> Collected:
-    """Read every run's record and write study.h5 and study.csv, each whole or not at all.
-
-    A run counts when its record says finished and it has its validation loss, on the study's triples. Raises UserError
-    when there is no run.
-    """
+    """Read every run's record and write study.h5 and study.csv, each whole or not at all. A run counts when its record
+    says finished and it has its validation loss, on the study's triples. Raises UserError when there is no run."""
     paths = StudyPaths(root)
     run_dirs = paths.run_dirs()
     if not run_dirs:
@@ -89,8 +75,7 @@ def collect(root: Path | str) -> Collected:
         raise UserError(f"{root}: holds no runs; `ditscale plan {root}{settings}` plans them")
     study = read_study(root) if paths.study.exists() else None
     mark, validation = _mark(study), study and study.validation
-    found: list[_Record] = []
-    excluded = []
+    found, excluded = list[_Record](), []
     for at in run_dirs:
         try:
             run = read_run(at.run)
@@ -126,8 +111,7 @@ def _mark(of: Study | Run | None) -> str:
 
 
 def _check_triples(here: Validation, there: Validation, n: int, n_others: int) -> None:
-    """Losses are compared triple by triple, so a run measured on others than the study's, or on `n` where the runs
-    before have `n_others`, is left out."""
+    """Losses are compared triple by triple: a run with others than the study's, or other than `n_others`, is out."""
     both = [(key, getattr(here, key), getattr(there, key)) for key in ("n", "seed", "path")]
     unlike = [f"{key} {mine!r}, not {its!r}" for key, mine, its in both if mine != its]
     if n != n_others and not unlike:
@@ -155,16 +139,11 @@ def _read(at: RunPaths, run: Run, mark: str) -> _Record:
         raise _LeftOut(f"{state}: {reached} of {run.n_images} images ({reached / run.n_images:.0%})")
     if not len(validation) or not np.isfinite(validation["loss"]).all() or validation["loss"].min() <= 0:
         raise Damaged(f"{at.metrics}: finished but without a validation loss; move it away and run again")
-    own = run.data.name
-    row = {name: getattr(run, name) for name in COLUMNS if hasattr(run, name)} | {
-        "batch_size": run.recipe.batch_size,
-        "loss": float(validation["loss"][0]),
-        "loss_se": float(validation["loss_se"][0]),
-        "raw_loss": float(validation["raw_loss"][0]),
-        "train_loss": float(steps["loss_ema"][-1]),
-        "train_s": float(steps["elapsed_s"][-1]),
-        "attempts": len(attempts),
-    }
+    own, last = run.data.name, steps[-1]
+    row = {name: getattr(run, name) for name in COLUMNS if hasattr(run, name)}
+    row |= {name: float(validation[name][0]) for name in ("loss", "loss_se", "raw_loss")}
+    row |= {"train_loss": float(last["loss_ema"]), "train_s": float(last["elapsed_s"])}
+    row |= {"batch_size": run.recipe.batch_size, "attempts": len(attempts)}
     info = {name: ColumnInfo(name, own) for name in LOSSES} | {"loss_se": ColumnInfo("loss", own, quantity="se")}
     for other in validation[1:]:
         column = ColumnInfo("loss", other["dataset"].decode())
@@ -182,7 +161,7 @@ def _h5(
     attributes: dict[str, Any], mark: str, found: list[_Record], rows: list[dict[str, Any]],
     info: dict[str, ColumnInfo], excluded: list[tuple[str, str]],
 ) -> bytes:  # fmt: skip
-    """The content of study.h5. It is built in memory, then written whole: a reader never sees half a table."""
+    """The content of study.h5, to be written whole: a reader never sees half a table."""
     text, memory = h5py.string_dtype(), io.BytesIO()
     with h5py.File(memory, "w") as file:
         file.attrs.update(attributes | ({"rehearsal": mark} if mark else {}))
@@ -191,9 +170,8 @@ def _h5(
             values = [row.get(name, np.nan) for row in rows]
             column = points.create_dataset(name, data=values, dtype=text if name in ("run_id", "role") else None)
             column.attrs.update(asdict(info[name]) if name in info else {})
-        out = file.create_group("excluded")
-        out.create_dataset("run_id", data=[r for r, _ in excluded], dtype=text)
-        out.create_dataset("reason", data=[r for _, r in excluded], dtype=text)
+        for i, name in enumerate(("run_id", "reason")):
+            file.create_dataset(f"excluded/{name}", data=[pair[i] for pair in excluded], dtype=text)
         for record in found:
             file.create_dataset(f"curves/{record.run.run_id}", data=record.curve)
         triples = np.stack([r.triples for r in found]) if found else np.zeros((0, 0))
@@ -236,8 +214,7 @@ def provenance(study: Study) -> dict[str, str]:
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:
-    further = sorted({name for row in rows for name in row} - set(COLUMNS))
-    return [*COLUMNS, *further]
+    return [*COLUMNS, *sorted({name for row in rows for name in row} - set(COLUMNS))]
 
 
 def _csv(rows: list[dict[str, Any]], mark: str) -> str:

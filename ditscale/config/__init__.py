@@ -1,16 +1,14 @@
 """Configuration: frozen dataclasses, and one strict way from a mapping (YAML, Hydra) into them and back.
 
-An unknown key, a missing key, a wrong type or an impossible value is a UserError of one line that names the place and
-the valid choices. Hydra composes a study from `configs/` (compose.py). Everything after that reads the resolved
-study.yaml and run.yaml, so a compute node needs neither Hydra nor `configs/`.
-"""
+Hydra composes a study from `configs/` (compose.py). Everything after that reads the resolved study.yaml and run.yaml,
+so a compute node needs neither Hydra nor `configs/`."""
 
 from .cluster import Attention, Cluster, Recompute, Sharding, Size
 from .compose import about_cluster, changed, compose, configs_dir
 from .data import SHAPE, Data
-from .design import Design, check_width
+from .design import Design, width_problem
 from .evaluation import METRICS, Evaluation, Validation
-from .file import dump_yaml, read, read_yaml
+from .file import dump_yaml, read
 from .mapping import build, check, plain
 from .recipe import TIMESTEPS, Law, Recipe
 from .study import Rehearsal, Study
@@ -18,5 +16,5 @@ from .study import Rehearsal, Study
 __all__ = [
     "Attention", "Cluster", "Data", "Design", "Evaluation", "Law", "METRICS", "Recipe", "Recompute", "Rehearsal",
     "SHAPE", "Sharding", "Size", "Study", "TIMESTEPS", "Validation", "about_cluster", "build", "changed", "check",
-    "check_width", "compose", "configs_dir", "dump_yaml", "plain", "read", "read_yaml",
+    "compose", "configs_dir", "dump_yaml", "plain", "read", "width_problem",
 ]  # fmt: skip

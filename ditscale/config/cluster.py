@@ -2,23 +2,21 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
-from ..errors import UserError, one_of
 from ..units import whole
-from .mapping import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from .mapping import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Problems
 
-Sharding = Annotated[str, partial(one_of, valid=("auto", "replicate", "full", "hybrid"))]
-Recompute = Annotated[str, partial(one_of, valid=("none", "blocks"))]
-Attention = Annotated[str, partial(one_of, valid=("quickest", "flash", "cudnn"))]
+Sharding = Literal["auto", "replicate", "full", "hybrid"]
+Recompute = Literal["none", "blocks"]
+Attention = Literal["quickest", "flash", "cudnn"]
 PositiveCount = Annotated[int, partial(whole, low=1, high=100_000)]
 Count = Annotated[int, partial(whole, low=0, high=100_000)]
 
 
 @dataclass(frozen=True)
 class Size:
-    """What runs of up to `up_to_params` parameters request from Slurm, and how fast they go: a row of the throughput
-    table."""
+    """A row of the throughput table: what runs of up to `up_to_params` parameters request, and how fast they go."""
 
     up_to_params: PositiveFloat
     flops_per_s: PositiveFloat  # Sustained FLOP/s of one rank. Measure it: `ditscale status` shows images/s.
@@ -27,20 +25,17 @@ class Size:
     gpus: NonNegativeInt = 0  # GPUs of each node.
     pack: PositiveInt = 1  # Runs that one job trains side by side on its cores and GPU.
 
-    def check(self, where: str):
+    def problems(self) -> Problems:
         if self.pack > 1 and (self.nodes, self.ranks) != (1, 1):
-            raise UserError(
-                f"{where}.pack: runs that share a job have one rank each; set nodes and ranks of this row to 1, or "
-                "pack to 1"
-            )
+            text = "runs that share a job have one rank each; set nodes and ranks of this row to 1, or pack to 1"
+            yield "pack", text
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where runs execute. `local`: processes on this machine. `slurm`: job arrays; no partition or account is
-    assumed."""
+    """Where runs execute. `local`: processes on this machine. `slurm`: job arrays, in no assumed partition."""
 
-    name: Annotated[str, partial(one_of, valid=("local", "slurm"))] = "local"
+    name: Literal["local", "slurm"] = "local"
     workers: Count = 0  # local: Runs at once. 0: one per GPU, or one per core without GPUs.
     gpus: NonNegativeInt | None = None  # local: How many of this machine's GPUs are used. None: all, 0: none.
     threads: PositiveCount = 1  # Threads of each rank.
@@ -64,17 +59,13 @@ class Cluster:
     partition: str = ""
     account: str = ""
     constraint: str = ""
-    # The option of sbatch that requests GPUs on this cluster.
-    gpu_option: Annotated[str, partial(one_of, valid=("gpus-per-node", "gres"))] = "gpus-per-node"
+    gpu_option: Literal["gpus-per-node", "gres"] = "gpus-per-node"  # The option of sbatch that requests GPUs here.
     gpu_type: str = ""  # The type in gpus-per-node=a100:4, for example.
-    # Further options of sbatch, verbatim: {qos: long, exclusive: ""}.
-    sbatch: dict[str, str] = field(default_factory=dict)
+    sbatch: dict[str, str] = field(default_factory=dict)  # More options of sbatch, verbatim: {qos: long}.
     setup: tuple[str, ...] = ()  # Shell lines before the run, for example "module load cuda".
 
-    def check(self, where: str):
+    def problems(self) -> Problems:
         if self.name == "slurm" and not self.sizes:
-            raise UserError(
-                f"{where}.sizes: missing; give rows such as {{up_to_params: 1e9, gpus: 1, flops_per_s: 1e14}}"
-            )
+            yield "sizes", "missing; give rows such as {up_to_params: 1e9, gpus: 1, flops_per_s: 1e14}"
         if [s.up_to_params for s in self.sizes] != sorted({s.up_to_params for s in self.sizes}):
-            raise UserError(f"{where}.sizes: up_to_params must rise from row to row")
+            yield "sizes", "up_to_params must rise from row to row"

@@ -24,10 +24,8 @@ def configs_dir() -> Path:
 
 
 def compose(overrides: list[str], search: Path | None = None) -> Study:
-    """Compose a Study from `configs/` and overrides such as "study=mini" or "recipe.batch_size=32".
-
-    search: a directory of the user's own groups, searched besides ours. Raises UserError with Hydra's reason in a line.
-    """
+    """Compose a Study from `configs/` and overrides such as "study=mini" or "recipe.batch_size=32". search: a directory
+    of the user's own groups, searched besides ours. Raises UserError with Hydra's reason in a line."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -53,8 +51,7 @@ def about_cluster(overrides: list[str]) -> list[str]:
 
 
 def changed(cluster: Cluster, overrides: list[str], search: Path | None = None) -> Cluster:
-    """A cluster with its overrides applied: cluster=NAME replaces it, else only the keys named change. Raises UserError
-    as `compose` does."""
+    """A cluster with its overrides applied: cluster=NAME replaces it, else only the keys named change."""
     own = about_cluster(overrides)
     if not own:
         return cluster

@@ -1,11 +1,10 @@
 """A data set."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, Self
+from typing import Literal, Self
 
-from ..errors import UserError, one_of
-from .mapping import PositiveInt
+from ..errors import UserError
+from .mapping import PositiveInt, Problems
 
 SHAPE = ("channels", "resolution", "text_length", "text_vocab", "text_dim")  # The fields that a model is built for.
 
@@ -15,7 +14,7 @@ class Data:
     """A data set: where its images and captions come from, and the shapes the model must have for them."""
 
     name: str
-    source: Annotated[str, partial(one_of, valid=("scenes", "scenes-ood", "latents"))]
+    source: Literal["scenes", "scenes-ood", "latents"]
     channels: PositiveInt
     resolution: PositiveInt  # Pixels or latent cells on a side.
     text_length: PositiveInt  # Tokens of a caption.
@@ -24,15 +23,14 @@ class Data:
     seed: int = 0
     path: str = ""  # The file, for sources that read files.
 
-    def check(self, where: str):
+    def problems(self) -> Problems:
         if (self.text_vocab > 0) == (self.text_dim > 0):
-            raise UserError(f"{where}: give either text_vocab (captions as ids) or text_dim (captions as features)")
+            yield "text_vocab", "give either text_vocab (captions as ids) or text_dim (captions as features)"
 
     def check_shape(self, trained_on: Self):
         """Raise UserError where a model that was trained on another data set cannot take this one."""
         for name in SHAPE:
-            if getattr(self, name) != getattr(trained_on, name):
-                raise UserError(
-                    f"data {self.name}: {name} is {getattr(self, name)}, but the model is trained on "
-                    f"{getattr(trained_on, name)}; evaluate it on images and captions of its own shape"
-                )
+            here, there = getattr(self, name), getattr(trained_on, name)
+            if here != there:
+                text = f"{name} is {here}, but the model is trained on {there}"
+                raise UserError(f"data {self.name}: {text}; evaluate it on images and captions of its own shape")

@@ -1,31 +1,28 @@
 """The transformer, but for its size."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated
+from typing import Literal
 
-from ..errors import UserError, one_of
-from .mapping import PositiveInt
+from .mapping import PositiveInt, Problems
 
 
 @dataclass(frozen=True)
 class Design:
     """The transformer, but for its size. Which tokens attend to which is the design's name."""
 
-    name: Annotated[str, partial(one_of, valid=("incontext", "crossattention"))]
+    name: Literal["incontext", "crossattention"]
     head_size: PositiveInt = 64
     mlp_ratio: PositiveInt = 4
     patch: PositiveInt = 2  # Pixels (or latent cells) on a side of a patch.
     time_features: PositiveInt = 256  # Sine and cosine features of t before the time MLP.
     qk_norm: bool = True
 
-    def check(self, where: str):
+    def problems(self) -> Problems:
         if self.time_features % 2:
-            raise UserError(f"{where}.time_features: {self.time_features} is odd; sines and cosines come in pairs")
+            yield "time_features", f"{self.time_features} is odd; sines and cosines come in pairs"
 
 
-def check_width(width: int, head_size: int, where: str):
-    """Raise UserError unless heads of this size fill the width."""
-    if width % head_size:
-        use = max(1, round(width / head_size)) * head_size
-        raise UserError(f"{where} {width} is not a multiple of the head size {head_size}; use {use}")
+def width_problem(width: int, head_size: int) -> str:
+    """What is wrong with a width that heads of this size do not fill; "" where they do."""
+    use = max(1, round(width / head_size)) * head_size
+    return f"{width} is not a multiple of the head size {head_size}; use {use}" if width % head_size else ""

@@ -29,14 +29,18 @@ _Dumper.add_representer(float, _represent_float)
 def read(cls: type[T], path: Path) -> T:
     """The dataclass `cls` from a YAML file, as strictly as `build`. Raises UserError when the file is missing or wrong.
 
-    The runs of a study differ in a few numbers while their design, data, recipe and so on are the same text. So each
-    top-level key is read and checked once for all files of a process that say the same.
-    """
-    text = _text(path)
+    The runs of a study differ in a few numbers only, so each top-level key is read and checked once for all files of a
+    process that say the same."""
+    try:
+        text = Path(path).read_text("utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8, or restore it from a copy") from None
     try:
         instance = cls(**dict(_field(cls, block) for block in re.split(r"^(?=\w)", text, flags=re.M) if block))
     except (yaml.YAMLError, UserError, LookupError, AttributeError, TypeError, ValueError):
-        return build(cls, read_yaml(path), str(path))  # The file is not that simple, or wrong: `build` says where.
+        return build(cls, _mapping(path, text), str(path))  # It is not that simple, or wrong: `build` says where.
     return check_combination(instance, str(path))
 
 
@@ -50,10 +54,9 @@ def _field(cls: type, block: str) -> tuple[str, object]:
     return name, cast(hints(cls)[name], value, "")
 
 
-def read_yaml(path: Path) -> dict:
-    """The mapping in a YAML file. Raises UserError when the file is missing or holds no mapping."""
+def _mapping(path: Path, text: str) -> dict:
     try:
-        mapping = yaml.load(_text(path), Loader=_Loader)
+        mapping = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -63,16 +66,6 @@ def read_yaml(path: Path) -> dict:
     if not isinstance(mapping, dict):
         raise UserError(f"{path}: holds no keys")
     return mapping
-
-
-def _text(path: Path) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8, or restore it from a copy") from None
 
 
 def dump_yaml(mapping: dict) -> str:

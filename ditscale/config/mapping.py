@@ -1,13 +1,13 @@
 """From mappings to dataclasses and back, strictly. The type of a field may carry the function that reads its values
 and refuses those beyond its limits: Annotated[int, partial(whole, low=1)]."""
 
-import functools
+from collections.abc import Iterator
 from dataclasses import MISSING, asdict, fields, is_dataclass
-from functools import partial
+from functools import cache, partial
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, one_of
 from ..units import number, whole
 
 PositiveFloat = Annotated[float, partial(number, above=0)]
@@ -16,6 +16,7 @@ Fraction = Annotated[float, partial(number, low=0, high=1)]
 PositiveInt = Annotated[int, partial(whole, low=1)]
 NonNegativeInt = Annotated[int, partial(whole, low=0)]
 Seed = Annotated[int, partial(whole, low=0, high=2**31 - 1)]
+Problems = Iterator[tuple[str, str]]  # What `problems` of a dataclass yields: a key, and what is wrong with its value.
 
 
 class Dataclass(Protocol):
@@ -26,11 +27,8 @@ T = TypeVar("T", bound=Dataclass)
 
 
 def build(cls: type[T], mapping: object, where: str) -> T:
-    """Make the dataclass `cls` from a mapping, strictly. Numbers pass through units, lists become tuples.
-
-    Raises UserError, of one line, at an unknown or missing key, a wrong type, a value beyond its limits, or a
-    combination that `cls.check` refuses.
-    """
+    """Make the dataclass `cls` from a mapping, strictly. Numbers pass through units, lists become tuples. Raises
+    UserError at an unknown or missing key, a wrong type, a value beyond its limits, and the first of `cls.problems`."""
     if not isinstance(mapping, dict):
         raise UserError(f"{where}: expected keys ({', '.join(f.name for f in fields(cls))}), got {mapping!r}")
     known = hints(cls)
@@ -54,9 +52,9 @@ def check(instance: Dataclass, where: str):
 
 
 def check_combination(instance: T, where: str) -> T:
-    """Raise UserError where values that are valid by themselves do not go together: where the dataclass says so."""
-    if hasattr(instance, "check"):
-        instance.check(where)
+    """The instance. Raises UserError where values that are valid by themselves do not go together."""
+    for key, text in getattr(instance, "problems", tuple)():
+        raise UserError(f"{key_name(where, key)}: {text}")
     return instance
 
 
@@ -65,7 +63,7 @@ def key_name(where: str, name: str) -> str:
     return f"{where}.{name}" if where else f"--{name.replace('_', '-')}"
 
 
-@functools.cache  # Type hints are evaluated from text, which takes most of the time of reading thousands of runs.
+@cache  # Type hints are evaluated from text, which takes most of the time of reading thousands of runs.
 def hints(cls: type) -> dict[str, Any]:
     """{field: type} of a dataclass."""
     return get_type_hints(cls, include_extras=True)
@@ -81,6 +79,8 @@ def cast(hint: Any, value: Any, where: str) -> Any:
     kind, arguments = get_origin(hint), get_args(hint)
     if kind is Annotated:
         return arguments[1](value, what=where)
+    if kind is Literal:
+        return one_of(value, arguments, where)
     if kind in (Union, UnionType):
         if value is None and NoneType in arguments:
             return None
@@ -92,10 +92,8 @@ def cast(hint: Any, value: Any, where: str) -> Any:
             return build(hint, value, where)
         check(value, where)
         return value
-    if hint is int:
-        return whole(value, where)
-    if hint is float:
-        return number(value, where)
+    if hint in (int, float):
+        return (whole if hint is int else number)(value, where)
     for simple, expected in ((bool, "true or false"), (str, "text"), (dict, "a mapping of labels")):
         if (kind or hint) is simple and not isinstance(value, simple):
             raise UserError(f"{where}: {value!r} is not {expected}")
@@ -109,14 +107,11 @@ def cast(hint: Any, value: Any, where: str) -> Any:
 
 
 def plain(instance: Dataclass) -> dict[str, Any]:
-    """A dataclass as the nested dicts and lists that YAML and JSON hold, without what is None; `build` reads it
-    back."""
-    return _plain(asdict(instance))
+    """A dataclass as the dicts and lists that YAML and JSON hold, without what is None; `build` reads it back."""
 
+    def bare(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: bare(v) for k, v in value.items() if v is not None}
+        return [bare(v) for v in value] if isinstance(value, (list, tuple)) else value
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items() if v is not None}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value
+    return bare(asdict(instance))

@@ -1,11 +1,6 @@
-"""Random numbers as a pure function of (seed, stream, position): nothing here has a state.
-
-Data, noise and timesteps of image number i are the same on any rank, world size, batch split, device or resumed
-attempt, because each is computed from i. The generator is SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom
-number generators", OOPSLA 2014) used as a counter: word k of position i is mix(key + (i * 2^24 + k) * gamma). It is
-written in torch's int64, whose products wrap, so the integers are equal on every device; the floats then differ at most
-by the device's rounding of log and cos.
-"""
+"""Random numbers as a pure function of (seed, stream, position): nothing here has a state. The generator is SplitMix64
+(Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014) as a counter: word k of position i
+is mix(key + (i * 2^24 + k) * gamma), in torch's int64, whose products wrap: equal on every device."""
 
 import hashlib
 import math

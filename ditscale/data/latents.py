@@ -5,14 +5,15 @@ text       float16 or float32 [n, T, D]
 captions   text [n], optional: for people
 pictures   uint8 [n, H, W, 3], optional: what the latents were made from. FID compares samples with these; without them,
            with the decoded latents, which lack what the VAE loses
-attributes shift, scale: the images a model sees are (latents - shift) * scale. They are kept in the file, because
-           latents normalised one way in training and another in evaluation are an error that no loss curve shows.
+attributes shift, scale: the images a model sees are (latents - shift) * scale
            vae, text_encoder, optional: names of the models that made latents and text; a run is evaluated on no others
            pixels, optional: 1 where the "latents" are pictures on [-1, 1], as 1 or 3 channels are taken to be; else 0
 """
 
 import hashlib
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -23,21 +24,50 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import draws
-from .rows import Rows
+from .source import Source
 
+READERS = 8  # Threads that read in parallel. They wait for the disk, so they need no core each.
 REQUIRED, OPTIONAL = ("latents", "text"), ("captions", "pictures")
 SHUFFLE_ROUNDS = 4
 FINGERPRINT_IMAGES = 16
 
 
-class Latents:
-    """A `Source` over a file of n images. Position i holds image order(i): a new shuffle for each pass over the file.
+class Rows:
+    """The rows of one dataset of an open file, in any order, many at once. Threads read them in parallel: h5py's own
+    selection reads one after the other, and on a network file system each row costs a latency."""
 
-    The file is opened at the first read, so that the object can travel to worker processes. Raises UserError when the
-    file is missing, damaged, or lacks a dataset or attribute.
-    """
+    def __init__(self, path: Path, dataset: h5py.Dataset):
+        self.path, self.dataset = path, dataset
+        self.file, self.threads = open(path, "rb", buffering=0), ThreadPoolExecutor(READERS, "rows")
+        contiguous = dataset.chunks is None and dataset.external is None and not dataset.is_virtual
+        # Where the rows begin in the file. None: only HDF5 knows where they are.
+        self.offset = dataset.id.get_offset() if contiguous and not dataset.dtype.hasobject else None
+
+    def at(self, index: np.ndarray) -> np.ndarray:
+        """Rows number `index`, int64 [B]: [B, ...]. Raises OSError when the file ends before them."""
+        shape, dtype = self.dataset.shape[1:], self.dataset.dtype
+        rows = np.empty((len(index), *shape), dtype)
+        if self.offset is None:
+            for i, row in enumerate(index):
+                rows[i] = self.dataset[row]
+        else:
+            buffers = rows.reshape(len(index), math.prod(shape)).view(np.uint8)
+            parts = zip(np.array_split(index, READERS), np.array_split(buffers, READERS))
+            list(self.threads.map(lambda part: self._read(*part), parts))
+        return rows if dtype.isnative else rows.astype(dtype.newbyteorder("="))
+
+    def _read(self, index: np.ndarray, buffers: np.ndarray):
+        for row, buffer in zip(index.tolist(), buffers):
+            if os.preadv(self.file.fileno(), [buffer], self.offset + row * len(buffer)) != len(buffer):
+                raise OSError(f"{self.path}: ends before row {row}")
+
+
+class Latents(Source):
+    """A file of n images. Position i holds image order(i): a new shuffle for each pass over the file. Raises UserError
+    when the file is missing, damaged, or lacks a dataset or attribute."""
 
     text_vocab = 0
+    n_images: int
 
     def __init__(self, path: Path | str, seed: int = 0):
         self.path, self.seed = Path(path), seed
@@ -78,12 +108,7 @@ class Latents:
                 wanted = "text [n]" if name == "captions" else "uint8 [n, H, W, 3]"
                 raise ValueError(f"{name} is {rows.dtype} {list(rows.shape)}, not {wanted}")
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Images float32 [B, C, R, R] and text features float32 [B, T, D] at positions `index` (int64 [B])."""
-        return self.normalise(*self.read(index))
-
     def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents and text features as the file has them."""
         rows = self._order(index.cpu()).numpy()
         latents, text = (torch.from_numpy(self._datasets[name].at(rows)) for name in REQUIRED)
         return latents, text
@@ -96,8 +121,7 @@ class Latents:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the normalisation and of images spread over the file: it differs for another file, and does not
-        depend on the path."""
+        """A hash of the normalisation and of images spread over the file, whatever its path."""
         spread = np.unique(np.linspace(0, self.n_images - 1, FINGERPRINT_IMAGES).astype(np.int64))
         digest = hashlib.sha256(repr((self.n_images, self.shift, self.scale)).encode())
         for name in (*REQUIRED, "pictures"):
@@ -105,7 +129,6 @@ class Latents:
         return digest.hexdigest()[:12]
 
     def captions(self, index: Tensor) -> list[str]:
-        """Features cannot be read back into words, but a file may hold the captions too."""
         rows = self._optional("captions", index)
         return [""] * len(index) if rows is None else [caption.decode(errors="replace") for caption in rows]
 
@@ -118,17 +141,13 @@ class Latents:
 
     @cached_property
     def _datasets(self) -> dict[str, Rows]:
-        """The file's datasets by name."""
         file = h5py.File(self.path, "r", locking=False)
         return {name: Rows(self.path, file[name]) for name in (*REQUIRED, *OPTIONAL) if name in file}
 
     def _order(self, position: Tensor) -> Tensor:
-        """Image number at each position: pass `position // n` visits every image once, in an order of its own.
-
-        A Feistel network on ceil(log4 n) bit halves permutes [0, 4^k); values beyond n - 1 are permuted again until
-        they fall inside (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). So the order needs no table
-        and no state.
-        """
+        """Image number at each position: pass `position // n` visits every image once, in an order of its own. A
+        Feistel network on ceil(log4 n) bit halves permutes [0, 4^k); values beyond n - 1 are permuted again until they
+        fall inside (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002)."""
         n = self.n_images
         bits = max(1, ((n - 1).bit_length() + 1) // 2)
         epoch, at = position // n, position % n

@@ -1,14 +1,10 @@
 """Scenes: endless little pictures with captions, like "a red star upper left and a white cup right on blue".
 
 Two icons, each of one colour, stand on a ground of another colour, under uneven light. The caption names shape, colour
-and place of each, and the ground. It does not name an icon's fill (striped, dotted, fading, ...), nor shade, scale,
-exact place and light: a model can only infer these from the noisy image. Telling 256 icons of unequal frequency (Zipf's
-law) apart takes size, and having seen the rare ones takes training. A scaling law needs a task that keeps rewarding
-both ("The quantization model of neural scaling", Michaud et al., 2023). Two icons rather than one make the loss a
-smoother function of size and training (docs/measured/miniature.md).
-
-`scenes-ood` has the same words and grammar with another distribution: other icons are frequent, shades vary more,
-light is stronger, icons are larger and further off their place.
+and place of each, and the ground; not an icon's fill, shade, scale and exact place, nor the light. Telling 256 icons of
+unequal frequency (Zipf's law) apart takes size, and having seen the rare ones takes training: a scaling law needs both
+("The quantization model of neural scaling", Michaud et al., 2023). docs/measured/miniature.md has the choices.
+`scenes-ood` has the same words and grammar with another distribution of icons, shades, light, scales and places.
 """
 
 import math
@@ -19,17 +15,12 @@ from torch import Tensor
 
 from ..errors import UserError, one_of
 from . import draws
+from .source import Source
 
 COLOURS = {  # RGB in [-1, 1].
-    "red": (0.75, -0.7, -0.7),
-    "green": (-0.7, 0.6, -0.7),
-    "blue": (-0.6, -0.6, 0.75),
-    "yellow": (0.75, 0.65, -0.7),
-    "magenta": (0.65, -0.65, 0.6),
-    "cyan": (-0.7, 0.6, 0.7),
-    "white": (0.75, 0.75, 0.75),
-    "black": (-0.75, -0.75, -0.75),
-}
+    "red": (0.75, -0.7, -0.7), "green": (-0.7, 0.6, -0.7), "blue": (-0.6, -0.6, 0.75), "yellow": (0.75, 0.65, -0.7),
+    "magenta": (0.65, -0.65, 0.6), "cyan": (-0.7, 0.6, 0.7), "white": (0.75,) * 3, "black": (-0.75,) * 3,
+}  # fmt: skip
 PLACES = "upper left, top, upper right, left, centre, right, lower left, bottom, lower right".split(", ")
 
 # A shape says whether the point (x, y) is inside, a fill how opaque it is there; x right, y down, both in [-1, 1].
@@ -94,19 +85,11 @@ STYLES = {
 }
 
 
-class Scenes:
-    """A `Source`: scene i is a pure function of (seed, style, i).
+class Scenes(Source):
+    """Scene i is a pure function of (seed, style, i). size: height and width in pixels. objects: icons per picture,
+    each with three tokens (colour, shape, place); the last token is the ground. UserError for an unknown style."""
 
-    size: height and width in pixels. objects: icons per picture, each with three tokens (colour, shape, place), painted
-    in the order of the caption; the last token is the ground. Raises UserError for an unknown style.
-    """
-
-    channels = 3
-    text_vocab = len(WORDS)
-    text_dim = 0
-    pixels = True
-    n_images = None
-    fingerprint = ""
+    channels, text_vocab, text_dim, pixels = 3, len(WORDS), 0, True
 
     def __init__(self, size: int = 12, objects: int = 2, seed: int = 0, style: str = "scenes"):
         self.style = STYLES[one_of(style, STYLES, "scenes style")]
@@ -114,18 +97,17 @@ class Scenes:
             raise UserError(f"scenes: size {size} and objects {objects}; at least 4 pixels and 1 object")
         self.name, self.resolution, self.objects = style, size, objects
         self.text_length = 3 * objects + 1
-        self.encoders: dict[str, str] = {}
+        self.encoders = {}
         self._key = draws.key(seed, style)
         self._palette = torch.tensor(list(COLOURS.values()))
         self._masks = icon_masks()
         self._rank, self._cdf = _zipf(self.style)
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Scenes at `index` (int64 [B]): images float32 [B, 3, size, size] in about [-1, 1], texts int64 [B, T]."""
         style, n = self.style, self.objects
         u = draws.uniform(self._key, index, 6 + 10 * n)
         grid = (torch.arange(self.resolution) + 0.5) * (2 / self.resolution) - 1
-
         ground = _pick(u[:, 0], len(COLOURS))
         slope = (2 * u[:, 1:3] - 1) * style.light
         image = self._shade(ground, u[:, 3:6])[:, :, None, None].expand(-1, -1, len(grid), len(grid))
@@ -144,21 +126,8 @@ class Scenes:
         light = slope[:, 0, None, None] * grid + slope[:, 1, None, None] * grid[:, None]
         return image + light[:, None], torch.stack([*text, _COLOUR + ground], dim=1)
 
-    def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Scenes are drawn, not stored: they are normalised already."""
-        return self.batch(index)
-
-    def normalise(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        return images, texts
-
-    def denormalise(self, images: Tensor) -> Tensor:
-        return images
-
     def captions(self, index: Tensor) -> list[str]:
-        return [self.caption(text) for text in self.batch(index)[1].cpu()]
-
-    def pictures(self, index: Tensor) -> None:
-        """The images are pictures."""
+        return [self.caption(text) for text in self.read(index)[1].cpu()]
 
     def caption(self, text: Tensor) -> str:
         """One text (int64 [T]) in words; the empty string for the empty text."""
@@ -193,11 +162,8 @@ def _zipf(style: Style) -> tuple[Tensor, Tensor]:
 
 
 def _lookup(grid: Tensor, centre: Tensor, half: Tensor) -> Tensor:
-    """Weights [B, pixels, TEXELS] that sample a mask along one axis; nothing lies outside it.
-
-    An upright icon separates into its axes, so two small matrix products paint it, 20 times as fast as grid_sample. The
-    weight is a triangle as wide as the coarser of pixel and texel: linear interpolation, or its antialiased form.
-    """
+    """Weights [B, pixels, TEXELS] that sample a mask along one axis, 20 times as fast as grid_sample: a triangle as
+    wide as the coarser of pixel and texel, which is linear interpolation or its antialiased form."""
     texel = (grid - centre) / half * (TEXELS / 2) + (TEXELS - 1) / 2  # [B, pixels], in units of texels.
     width = (TEXELS / len(grid) / half).clamp(min=1.0)[:, :, None]  # Texels per pixel.
     return (1 - (texel[:, :, None] - torch.arange(TEXELS)).abs() / width).clamp_(min=0) / width

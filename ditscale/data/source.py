@@ -1,15 +1,14 @@
 """What every data set offers: the embedded scenes, and files of VAE latents with frozen text features."""
 
-from typing import Protocol
-
 from torch import Tensor
 
+from ..config import SHAPE, Data
+from ..errors import UserError
 
-class Source(Protocol):
-    """Images with text, addressed by position: image i is the same on every rank, in every batch and after a resume.
 
-    A text is either ids of a vocabulary (`text_dim` is 0) or features of a frozen encoder (`text_vocab` is 0).
-    """
+class Source:
+    """Images with text, addressed by position: image i is the same on every rank, in every batch and after a resume. A
+    text is either ids of a vocabulary (`text_dim` is 0) or features of a frozen encoder (`text_vocab` is 0)."""
 
     name: str
     channels: int
@@ -18,33 +17,56 @@ class Source(Protocol):
     text_vocab: int  # Ids are 0 .. text_vocab - 1, and id 0 is the empty text that guidance needs. 0 for features.
     text_dim: int  # Values per token of text features. 0 for ids.
     pixels: bool  # Whether the images are pictures on [-1, 1] with 8-bit levels. Otherwise they are latents.
-    # Names of the frozen models that made latents and text features, where known: "vae", "text_encoder".
-    encoders: dict[str, str]
-
-    @property
-    def n_images(self) -> int | None:
-        """None: endless, every position holds a new image."""
+    encoders: dict[str, str]  # Models that made latents and text features, where known: "vae", "text_encoder".
+    n_images: int | None = None  # None: endless, every position holds a new image.
 
     @property
     def fingerprint(self) -> str:
         """A hash of what a file holds. Empty where images are drawn, for the configuration decides those."""
+        return ""
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and texts at `index`, int64 [B]: `read`, then `normalise`. Images are float32 [B, C, R, R] in about
-        [-1, 1], texts int64 [B, T] or float32 [B, T, text_dim]."""
+        """At `index`, int64 [B]: images float32 [B, C, R, R] in about [-1, 1], texts int64 [B, T] or float32 [B, T,
+        text_dim]."""
+        return self.normalise(*self.read(index))
 
     def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images and texts as they are stored, often in half the bytes."""
+        raise NotImplementedError
 
     def normalise(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """The batch that a model sees, of what `read` returns, on whatever device."""
+        return images, texts
 
     def denormalise(self, images: Tensor) -> Tensor:
         """Images [B, C, R, R] that a model sees or makes, as they would be stored: latents as their VAE gives them."""
+        return images
 
     def captions(self, index: Tensor) -> list[str]:
         """The texts at `index` in words, for people; empty where there are none."""
+        raise NotImplementedError
 
     def pictures(self, index: Tensor) -> Tensor | None:
-        """uint8 [B, 3, H, W]: the pictures that latents at `index` were made from. None where the images are pictures,
-        or the file has no pictures."""
+        """uint8 [B, 3, H, W]: what latents at `index` were made from; None where there are none."""
+        return None
+
+
+def open_source(data: Data) -> Source:
+    """The Source that a Data describes. Raises UserError when its shapes are not the described ones."""
+    source: Source
+    if data.source == "latents":
+        from .latents import Latents
+
+        source = Latents(data.path)
+    else:
+        from .miniature_scenes import Scenes
+
+        source = Scenes(data.resolution, max(1, (data.text_length - 1) // 3), data.seed, data.source)
+    for name in SHAPE:
+        described, actual = getattr(data, name), getattr(source, name)
+        if described != actual:
+            raise UserError(
+                f"data {data.name}: {name} is {described} in the configuration but {actual} in the data; set "
+                f"data.{name}={actual}"
+            )
+    return source

@@ -1,10 +1,6 @@
 """Whether the other ranks are alive. A rank may wait for its peers deep inside a collective, on a GPU for ever: so each
 rank keeps a connection to rank 0. The kernel closes it when a process dies, however it dies, and keep-alives close it
-when a node does.
-
-A rank that loses its connection has GRACE_S to end by itself, with whatever error the collective raises; then it is
-ended.
-"""
+when a node does. A rank that loses its connection has GRACE_S to end with the collective's error; then it is ended."""
 
 import os
 import selectors
@@ -46,7 +42,6 @@ class Liveness:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def peer_died(self, within_s: float) -> bool:
-        """Whether a rank is dead, or found dead within `within_s` seconds."""
         return self._lost.wait(within_s)
 
     def close(self, orderly: bool):

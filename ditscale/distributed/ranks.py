@@ -22,8 +22,7 @@ from .liveness import GRACE_S, Liveness
 
 MEET_S = 120  # for all ranks to find each other
 KNOCK_S = 10  # for rank 0 to answer at a published address
-# Of a collective: ranks may differ in how long they compile or read. A rank's death is noticed at once (liveness.py).
-TIMEOUT_S = 600
+TIMEOUT_S = 600  # Of a collective: ranks differ in how long they compile or read. A death is noticed by liveness.py.
 
 
 @dataclass(frozen=True)
@@ -42,25 +41,22 @@ class Ranks:
         return self.rank == 0
 
     def all_reduce(self, values: torch.Tensor, op: Any = dist.ReduceOp.SUM):
-        """Reduce in place over all ranks."""
         if self.world > 1:
             dist.all_reduce(values, op=op)
 
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
+    def broadcast(self, value: Any, group: dist.ProcessGroup | None = None) -> Any:
         holder = [value]
         if self.world > 1:
-            dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
+            dist.broadcast_object_list(holder, src=0, group=group, device=torch.device("cpu"))
         return holder[0]
 
     def all_true(self, good: bool) -> bool:
-        """Whether `good` is true on every rank."""
         flag = torch.tensor(float(good), device=self.device)
         self.all_reduce(flag, dist.ReduceOp.MIN)
         return bool(flag)
 
     def barrier(self):
-        """Wait for all ranks. A process that leaves while others still talk to it can abort in gloo's threads."""
+        """Wait for all ranks. Who leaves while others still talk to it can abort in gloo's threads."""
         if self.world > 1:
             dist.barrier()
 
@@ -96,22 +92,20 @@ def start(run_dir: Path, rendezvous: Path) -> Ranks:
         local %= torch.cuda.device_count()  # On Slurm a task sees one GPU, or all of its node's.
         torch.cuda.set_device(local)
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if world > 1:
-        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        timeout = timedelta(seconds=TIMEOUT_S)
-        try:
-            if me.launcher == "torchrun":
-                dist.init_process_group(backend, timeout=timeout)
-            else:
-                store = _meet(rank, world, rendezvous, timedelta(seconds=MEET_S))
-                dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
-            ranks = Ranks(rank, world, device, me.ranks_per_node, me.runs_per_gpu)
-            return replace(ranks, liveness=Liveness(rank, world, ranks.broadcast, me.address))
-        except (dist.DistError, RuntimeError, OSError) as error:
-            raise UserError(
-                f"{run_dir}: rank {rank} of {world} did not find the others ({str(error).splitlines()[0]})"
-            ) from None
-    return Ranks(rank, world, device, runs_per_gpu=me.runs_per_gpu)
+    if world == 1:
+        return Ranks(rank, world, device, runs_per_gpu=me.runs_per_gpu)
+    backend, timeout = "cpu:gloo,cuda:nccl" if cuda else "gloo", timedelta(seconds=TIMEOUT_S)
+    try:
+        if me.launcher == "torchrun":
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            store = _meet(rank, world, rendezvous, timedelta(seconds=MEET_S))
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+        ranks = Ranks(rank, world, device, me.ranks_per_node, me.runs_per_gpu)
+        return replace(ranks, liveness=Liveness(rank, world, ranks.broadcast, me.address))
+    except (dist.DistError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{run_dir}: rank {rank} of {world} did not find the others ({reason})") from None
 
 
 def _meet(rank: int, world: int, rendezvous: Path, timeout: timedelta) -> dist.TCPStore:

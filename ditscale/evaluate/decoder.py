@@ -1,8 +1,6 @@
-"""Pictures from latents: the decoder of a VAE, read from the files that its authors' tools write.
-
-These are a directory with config.json and diffusion_pytorch_model.safetensors, as diffusers' AutoencoderKL writes them:
-Stable Diffusion 1 to 3, SDXL, FLUX. The network is that of Rombach et al. (arXiv 2112.10752, appendix G.1).
-"""
+"""Pictures from latents: the decoder of a VAE, read from the files that its authors' tools write. These are config.json
+and diffusion_pytorch_model.safetensors, as diffusers' AutoencoderKL writes them: Stable Diffusion 1 to 3, SDXL, FLUX.
+The network is that of Rombach et al. (arXiv 2112.10752, appendix G.1)."""
 
 import hashlib
 import json
@@ -24,10 +22,8 @@ BATCH = 16  # Latents decoded at once. A picture of 512 x 512 takes half a gigab
 
 
 class VAEDecoder:
-    """latents [B, C, R, R], as the VAE gives them -> pictures float32 [B, 3, fR, fR] in about [-1, 1].
-
-    A function of the weights by their names in the file; `used` collects the names. full_name: with the weights' hash.
-    """
+    """latents [B, C, R, R], as the VAE gives them -> pictures float32 [B, 3, fR, fR] in about [-1, 1]. A function of
+    the weights by their names in the file; `used` collects the names. full_name: with the weights' hash."""
 
     def __init__(self, weights: dict[str, Tensor], config: dict, full_name: str):
         self.weights, self.config, self.full_name = weights, config, full_name
@@ -60,7 +56,6 @@ class VAEDecoder:
         return (x if x.shape == h.shape else self._conv(f"{name}.conv_shortcut", x)) + h
 
     def _attention(self, name: str, x: Tensor) -> Tensor:
-        """Attention of one head over all positions."""
         h = self._norm(f"{name}.group_norm", x).flatten(2).transpose(1, 2)
         q, k, v = (F.linear(h, *self._weight_and_bias(f"{name}.to_{part}")) for part in "qkv")
         h = F.linear(F.scaled_dot_product_attention(q, k, v), *self._weight_and_bias(f"{name}.to_out.0"))
@@ -128,8 +123,7 @@ def check_decoder(directory: Path) -> dict:
 
 
 def read_safetensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """The tensors whose names begin with one of the prefixes. The format is eight bytes of length, a JSON header of
-    that length, and the tensors' bytes: it cannot contain code."""
+    """The tensors of these prefixes. The file is eight bytes of length, a JSON header of that length, and bytes."""
     tensors = {}
     try:
         with open(path, "rb") as file:
@@ -148,3 +142,8 @@ def read_safetensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: is truncated or not a safetensors file") from None
     return tensors
+
+
+def as_bytes(x_BCRR: Tensor) -> Tensor:
+    """Pictures in about [-1, 1] as uint8 [B, C, R, R], at native size. Values beyond black and white are clipped."""
+    return ((x_BCRR.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

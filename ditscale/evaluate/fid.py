@@ -1,11 +1,7 @@
-"""FID, KID, precision and recall of a run's samples against the held-out images of the same captions.
-
-Samples are drawn at the captions of positions 0 .. n - 1 and compared with the images there, so every run of a study
-has the same captions, noise and reference. Pictures reach the extractor as uint8 at native size. Latents are decoded by
-their VAE, and compared with the pictures they were made from, where the file has these, else with the decoded latents.
-FID is ours (frechet.py); a test holds it equal to torch-fidelity's to 1e-6. KID (Binkowski et al., arXiv 1801.01401),
-precision and recall (Kynkaanniemi et al., arXiv 1904.06991) are torch-fidelity's.
-"""
+"""FID, KID, precision and recall of a run's samples against the held-out images of the same captions, at positions 0 ..
+n - 1 for every run of a study. Decoded latents are compared with the pictures they were made from, where the file has
+these, else with the decoded latents. FID is ours (frechet.py), equal to torch-fidelity's to 1e-6; KID (Binkowski et
+al., arXiv 1801.01401), precision and recall (Kynkaanniemi et al., arXiv 1904.06991) are torch-fidelity's."""
 
 from pathlib import Path
 
@@ -22,11 +18,9 @@ from .decoder import check_decoder
 from .extractor import load_extractor, torch_fidelity
 from .held_out import HeldOut
 from .measure import Value, Workers, clear, load_arrays, measure, save_arrays
-from .to_pictures import Pictures
 from .weights import check_weights
 
-# Resamples of the bootstrap; fewer where there are more than WIDE features, since a resample of 2048 features takes
-# seconds. 30 resamples determine a standard error to 13 %.
+# Of the bootstrap; fewer above WIDE features, which take seconds each: 30 determine a standard error to 13 %.
 RESAMPLES, RESAMPLES_WIDE, WIDE = 100, 30, 512
 SUBSETS, SUBSET = 100, 1000  # torch-fidelity's own defaults for KID.
 DISTANCES = 2_000_000  # Distances between images that are in memory at a time for precision and recall.
@@ -44,15 +38,14 @@ def check(data: HeldOut, how: Evaluation):
 class FID:
     """Its rows are the features of generated images."""
 
-    name = "fid"
-    dtype = torch.float32
+    name, dtype = "fid", torch.float32
 
     def __init__(self, model: Velocity, data: HeldOut, how: Evaluation, own: Data, precision: str, workers: Workers):
         """own: the run's own data set, whichever it is measured on; our extractor learns from it."""
         self.model, self.data, self.how, self.precision, self.workers = model, data, how, precision, workers
         self.features, extractor, width = load_extractor(how, own, workers.ranks)
         self.columns = range(width)
-        self.pictures = Pictures(data, how.decoder)
+        self.pictures = samples.Pictures(data, how.decoder)
         self.settings = {"extractor": extractor, "sampler": how.sampler, "steps": how.steps, "guidance": how.guidance}
         self.settings |= {"precision": precision, "pictures": "uint8, native size"}
         # All that decides the features of the held-out images.
@@ -65,7 +58,6 @@ class FID:
             self.reference_key["reference"] = "pictures" if originals else decoder
 
     def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
-        """Features float32 [B, F] of images generated at positions index [B]."""
         images = samples.generate(self.model, self.data, index, self.how, self.precision)
         return self.features(self.pictures.of(images)).cpu().numpy(), self.how.model_evaluations * len(index)
 
@@ -74,11 +66,9 @@ class FID:
         value, half = frechet.whole_and_half(rows, reference)
         resamples = RESAMPLES if rows.shape[1] <= WIDE else RESAMPLES_WIDE
         se, extrapolated_se = frechet.standard_errors(rows, reference, resamples, self.data.seed)
-        arrays = {
-            "half": np.array([half, len(rows) // 2]),
-            "extrapolated": np.array([frechet.extrapolated(value, half), extrapolated_se]),
-        }
-        return Value(value, se, "squared feature", arrays | kid_and_recall(rows, reference))
+        arrays = kid_and_recall(rows, reference) | {"half": np.array([half, len(rows) // 2])}
+        arrays["extrapolated"] = np.array([frechet.extrapolated(value, half), extrapolated_se])
+        return Value(value, se, "squared feature", arrays)
 
     def reference(self) -> np.ndarray:
         """Features [n, F] of the held-out images, from the cache or extracted now by all ranks."""

@@ -1,10 +1,12 @@
 """A finished run, ready to be evaluated."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 
 from ..errors import UserError
@@ -13,18 +15,14 @@ from ..model.dit import DiT
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
 from ..rundir.record import read_state
-from .posthoc_ema import combine
 
 FINGERPRINT_VALUES = 64  # Values of each parameter that the fingerprint covers.
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run and its models: with the EMA weights, which are the run's result, and with those of its last step.
-
-    window: of the EMA weights, where it is not the run's own. profile_error: of that average, where it is combined of
-    others (posthoc_ema.py).
-    """
+    """A run and its models: with the EMA weights, which are the run's result, and with those of its last step. window:
+    of the EMA, where it is not the run's own. profile_error: of that average, where `combine` made it of others."""
 
     run: Run
     ema: DiT
@@ -33,7 +31,6 @@ class Finished:
     profile_error: float = 0.0
 
     def fingerprint(self) -> str:
-        """A hash of the first values of each parameter: equal for equal weights, whatever the device."""
         digest = hashlib.sha256()
         for parameter in [*self.ema.parameters(), *self.raw.parameters()]:
             digest.update(parameter.detach().flatten()[:FINGERPRINT_VALUES].float().cpu().numpy().tobytes())
@@ -41,20 +38,18 @@ class Finished:
 
     @property
     def settings(self) -> dict:
-        """What a result records about its weights."""
         window = {"ema": self.window, "ema profile error": float(f"{self.profile_error:.3g}")}
         return {"model": self.fingerprint()} | ({} if self.window is None else window)
 
     def to(self, device: torch.device) -> Self:
-        """On a device, and compiled as the training was."""
         for model in (self.ema, self.raw):
             speed_up(model.to(device), compiles(self.run, device))
         return self
 
 
 def load_finished(run_dir: Path | str, window: float | None = None) -> Finished:
-    """Read a run's models to the CPU, the EMA over `window`, or over the run's own. Raises UserError when the run is
-    unfinished, its checkpoint does not fit, or no combination of the windows it kept gives this one."""
+    """A run's models, on the CPU, the EMA over `window`, or over the run's own. Raises UserError when the run is
+    unfinished, its checkpoint does not fit, or no combination of its windows gives this one."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
     if run.rehearsal:
@@ -76,8 +71,34 @@ def load_finished(run_dir: Path | str, window: float | None = None) -> Finished:
     return Finished(run, ema, raw, None if window == run.recipe.ema else window, error)
 
 
+def combine(window: float, windows: Sequence[float]) -> tuple[np.ndarray, float]:
+    """Coefficients [len(windows)] that combine the averages over the kept `windows` to the one over `window` at a run's
+    end (Karras et al., arXiv 2312.02696, section 3.2 and appendix C), and the relative error of the combined profile.
+
+    Over t in [0, 1] of the run the profile of a window is p_g(t) = (g + 1) t^g, g = 1/window - 1, and <p_a, p_b> =
+    (a + 1)(b + 1) / (a + b + 1). The coefficients x minimise |p - sum_i x_i p_i|; the error is that minimum over |p|.
+    Unlike the authors', they sum to 1, so that a weight that no longer changes keeps its value. Only averages at the
+    end of the run are kept, so the error has a floor (docs/recipe.md). Raises UserError at a window outside of those.
+    """
+    if window in windows:
+        return np.array([float(w == window) for w in windows]), 0.0
+    used = np.array([w > 0 for w in windows])  # A plain copy, window 0, has no profile.
+    low, high = (pick((w for w in windows if w > 0), default=0) for pick in (min, max))
+    if not low < window < high:
+        raise UserError(
+            f"EMA window {window:g}: is neither one that the run kept ({', '.join(f'{w:g}' for w in windows)}) nor "
+            f"between two; to have it, plan with recipe.ema_also=[{window:g}]"
+        )
+    g, target = 1 / np.array(windows)[used] - 1, 1 / window - 1
+    product = lambda a, b: (a + 1) * (b + 1) / (a + b + 1)
+    gram, onto, own, one = product(g[:, None], g), product(g, target), product(target, target), np.ones((len(g), 1))
+    x = np.linalg.solve(np.block([[gram, one], [one.T, 0]]), [*onto, 1])[:-1]  # The last is the Lagrange multiplier.
+    coefficients = np.zeros(len(windows))
+    coefficients[used] = x
+    return coefficients, float(np.sqrt(max(own - 2 * x @ onto + x @ gram @ x, 0) / own))
+
+
 def has_final(directory: Path, run_id: str) -> bool:
-    """Whether the run's final checkpoint exists and can be read."""
     try:
         return torch.load(directory / "final.pt", mmap=True, weights_only=True)["run_id"] == run_id
     except Exception:  # The file is missing or cut short, which raises any of half a dozen types.

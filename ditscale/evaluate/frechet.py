@@ -4,10 +4,9 @@ Heusel et al., arXiv 1706.08500, eq. 6, between Gaussians of the features' momen
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
 
-The trace of the root is computed from eigenvalues of a symmetric matrix, L' S2 L with S1 = L L', because a general
-matrix root differs between versions of scipy and BLAS. With fewer images than features, the singular values of A B' for
-S1 = A' A and S2 = B' B give it from a smaller matrix. A distance from n samples is too large by about b / n; Chong and
-Forsyth (arXiv 1911.07023) extrapolate to infinite n from all samples and from halves of them.
+The trace of the root is computed from eigenvalues of a symmetric matrix, L' S2 L with S1 = L L'; with fewer images than
+features, from the singular values of A B' for S1 = A' A and S2 = B' B. A distance from n samples is too large by about
+b / n; Chong and Forsyth (arXiv 1911.07023) extrapolate to infinite n from all samples and from halves of them.
 """
 
 from typing import Iterable, NamedTuple, Sequence
@@ -23,10 +22,6 @@ class Moments(NamedTuple):
     n: int
     mean: np.ndarray
     squares: np.ndarray
-
-    @property
-    def covariance(self) -> np.ndarray:
-        return self.squares / (self.n - 1)
 
 
 def distance(generated: np.ndarray, reference: np.ndarray) -> float:
@@ -54,9 +49,7 @@ def whole_and_half(
     generated: np.ndarray, reference: np.ndarray, resample: Sequence[np.ndarray] = ()
 ) -> tuple[float, float]:
     """The distance of all rows, and the mean distance of the two halves, pair by pair: what n / 2 samples give.
-
-    resample: indices of the rows of each set that count, with repetitions; empty: each row once.
-    """
+    resample: indices of the rows of each set that count, with repetitions; empty: each row once."""
     sets = generated, reference
     indices = resample or [np.arange(len(rows)) for rows in sets]
     half = min(map(len, indices)) // 2
@@ -77,8 +70,7 @@ def extrapolated(at_n: float, at_half: float) -> float:
 
 
 def standard_errors(generated: np.ndarray, reference: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    """Standard errors of the distance and of its extrapolation, by the bootstrap over images of both sets. The mean of
-    the resamples is not used, because drawing with replacement adds to the bias."""
+    """Standard errors of the distance and of its extrapolation, by the bootstrap over images of both sets."""
     rng, values = np.random.default_rng(seed), []
     for _ in range(resamples):
         indices = [rng.integers(0, len(rows), len(rows)) for rows in (generated, reference)]
@@ -89,7 +81,7 @@ def standard_errors(generated: np.ndarray, reference: np.ndarray, resamples: int
 
 
 def _of_moments(x: Moments, y: Moments) -> float:
-    return gaussian_distance(x.mean, x.covariance, y.mean, y.covariance)
+    return gaussian_distance(x.mean, x.squares / (x.n - 1), y.mean, y.squares / (y.n - 1))
 
 
 def _moments(features: np.ndarray, index: np.ndarray) -> Moments:

@@ -12,8 +12,7 @@ from torch import Tensor
 from ..config import SHAPE, Data, Validation
 from ..data import draws
 from ..data.latents import Latents
-from ..data.open import open_source
-from ..data.source import Source
+from ..data.source import Source, open_source
 from ..errors import UserError
 from ..plan.run import Run
 
@@ -22,8 +21,8 @@ BIN = 2 / 255  # Width of one of 256 levels of a pixel on [-1, 1].
 
 
 def held_out(data: Data, validation: Validation) -> Data:
-    """Where a data set's held-out images are: drawn under the validation's seed, and for the study's own data in the
-    validation's file. A data set out of domain is held out as a whole and stays in its own file."""
+    """Where a data set's held-out images are: under the validation's seed; of the study's own data, in its file. A data
+    set out of domain is held out as a whole."""
     own = data not in validation.also.values()
     return replace(data, seed=validation.seed, path=own and validation.path or data.path)
 
@@ -52,8 +51,7 @@ def with_files(run: Run, files: dict[str, str]) -> Run:
 
 
 def check_makers(run: Source, other: Source, name: str):
-    """Raise UserError where the data set `name` is of another VAE or text encoder than a run's own data, as their files
-    say."""
+    """Raise UserError where the data set `name` is of another VAE or text encoder than a run's own data."""
     for kind, model in run.encoders.items():
         if other.encoders.get(kind, model) != model:
             raise UserError(
@@ -63,11 +61,8 @@ def check_makers(run: Source, other: Source, name: str):
 
 
 class HeldOut:
-    """n held-out images of a data set, read by position; nothing is kept in memory.
-
-    seed: of all noise. Raises UserError when the data set holds fewer than n images, or has other shapes than `data`
-    says.
-    """
+    """n held-out images of a data set, read by position. seed: of all noise. Raises UserError when the data set holds
+    fewer than n images, or has other shapes than `data` says."""
 
     def __init__(self, data: Data, validation: Validation, n: int, seed: int, device: torch.device):
         self.name, self.n, self.seed, self.device = data.name, n, seed, device
@@ -78,28 +73,16 @@ class HeldOut:
                 f"{self.config.path or data.name}: holds {self.source.n_images} images, fewer than {n}; use "
                 f"validation.n={self.source.n_images} (--n {self.source.n_images} of `ditscale evaluate`), or fewer"
             )
-
-    @property
-    def pixels(self) -> bool:
-        """Whether the images are pictures of 8-bit levels. Otherwise they are latents."""
-        return self.source.pixels
+        self.pixels = self.source.pixels
+        self.dims = self.source.channels * self.source.resolution**2  # Values of an image.
+        self.unit = "bits per dimension" if self.pixels else "nats per dimension"
 
     @property
     def settings(self) -> dict[str, str]:
         """What identifies the images of a file, besides the data set's name."""
         return {"file": self.source.fingerprint} if self.source.fingerprint else {}
 
-    @property
-    def dims(self) -> int:
-        """Values of an image."""
-        return self.source.channels * self.source.resolution**2
-
-    @property
-    def unit(self) -> str:
-        return "bits per dimension" if self.pixels else "nats per dimension"
-
     def in_unit(self, nats: np.ndarray) -> np.ndarray:
-        """Nats per dimension, in the unit of this data set."""
         return nats / math.log(2) if self.pixels else nats
 
     def images(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,8 +91,7 @@ class HeldOut:
         return x0.to(self.device), text.to(self.device)
 
     def levels(self, x0: Tensor) -> Tensor:
-        """Pictures rounded to their 8-bit levels, and back to [-1, 1]. Values beyond black and white are rounded to
-        levels beyond, because the models are trained on such values."""
+        """Pictures rounded to 8-bit levels, also beyond black and white, as in training; back to [-1, 1]."""
         return ((x0 + 1) / BIN).round() * BIN - 1
 
     def noise(self, stream: str, index: Tensor, like: Tensor) -> Tensor:

@@ -1,12 +1,9 @@
-"""A metric over n images, in chunks: shared among ranks, and resumed after a kill.
-
-Memory holds one chunk of images and a few numbers for each image. A finished chunk goes to a file of its own, in a
-directory named after all that decides its numbers.
-"""
+"""A metric over n images, in chunks: shared among ranks, and, as each has a file, resumed after a kill."""
 
 import io
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Collection, NamedTuple, Protocol
 
@@ -28,12 +25,10 @@ class Unmeasurable(UserError):
 
 
 class Value(NamedTuple):
-    """A metric over all images: its value, standard error and unit, and further numbers by name."""
-
-    value: float
+    value: float  # of a metric over all images
     se: float
     unit: str
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]  # further numbers by name
 
 
 class PerImage(Protocol):
@@ -58,21 +53,15 @@ class Metric(PerImage, Protocol):
 
 
 class Workers(NamedTuple):
-    """The ranks that compute together. parts: the directory of finished chunks. tick: what every rank calls, in step,
-    after each round of chunks."""
-
     ranks: Ranks
-    parts: Path
-    tick: Callable[[], None] = lambda: None
+    parts: Path  # the directory of finished chunks
+    tick: Callable[[], None] = lambda: None  # what every rank calls, in step, after each round of chunks
 
 
 def measure(metric: PerImage, n: int, chunk: int, name: str, workers: Workers) -> tuple[np.ndarray, float, float]:
-    """Rows [n, columns] of all images, on every rank; seconds of computing; model evaluations per image.
-
-    name: of the directory of finished chunks, whichever rank of whichever attempt computed them. All ranks wait for
-    each other after each round of chunks, so none waits longer than one chunk takes. Raises Unmeasurable, on all of
-    them, when an image's numbers are not finite or its metric says so.
-    """
+    """Rows [n, columns] of all images, on every rank; seconds of computing; model evaluations per image. name: of the
+    directory of finished chunks, whichever rank of whichever attempt computed them. Ranks wait for each other after
+    each round of chunks. Raises Unmeasurable, on all, when an image's numbers are not finite or its metric says so."""
     ranks, parts = workers.ranks, workers.parts / name
     starts = range(0, n, chunk)
     rows = torch.zeros(n, len(metric.columns), dtype=metric.dtype)
@@ -116,14 +105,11 @@ def measure(metric: PerImage, n: int, chunk: int, name: str, workers: Workers) -
 
 
 def clear(parts: Path):
-    """Delete the chunks of a measurement whose result is written."""
     for path in parts.glob("*.npz"):
         remove(path)
-    for directory in (parts, parts.parent):
-        try:
-            directory.rmdir()
-        except OSError:
-            return  # It holds the chunks of other measurements.
+    with suppress(OSError):  # It holds the chunks of other measurements.
+        parts.rmdir()
+        parts.parent.rmdir()
 
 
 def save_arrays(path: Path, to_disk: bool = True, **arrays: Any):

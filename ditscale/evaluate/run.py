@@ -1,20 +1,19 @@
 """Evaluation of a trained run: metrics on its held-out images and on other data sets, and samples, into evaluation.h5.
-
-It happens at the end of a run (train/finalize.py) as its study says, or on demand. Results already measured with the
-same settings are not measured again. Several ranks share the work.
-"""
+It happens at the end of a run (train/finalize.py) or on demand. What has been measured with the same settings stays."""
 
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable
 
 import torch
 
-from ..config import Data, Evaluation
+from ..config import METRICS, Data, Evaluation
+from ..config import check as check_fields
+from ..config.mapping import Fraction, NonNegativeInt, PositiveInt
 from ..distributed.ranks import Ranks, start
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, one_of
 from ..naming import RunPaths, digest
 from ..plan.run import Run
 from ..rundir.evaluation import Result, read_results, write_results
@@ -22,19 +21,33 @@ from ..rundir.lock import RunLock
 from . import fid, samples
 from .finished import Finished, load_finished
 from .held_out import HeldOut, check_makers, data_sets, with_files
-from .likelihood import Likelihood
 from .measure import Metric, Unmeasurable, Workers, clear, measure
-from .settings import Settings
-from .validation import ValidationLoss
-from .vlb import Bound
+from .metrics import Bound, Likelihood, ValidationLoss
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure on a finished run, and how: a study's `evaluation`, or the options of `ditscale evaluate`. Raises
+    UserError, naming the option, at a value beyond its limits."""
+
+    metrics: dict[str, Evaluation] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()  # Names or labels. Empty: the run's own and all of its study's validation.also.
+    files: dict[str, str] = field(default_factory=dict)  # of further data sets by label, where `datasets` names them
+    seed: NonNegativeInt | None = None  # Seed of the noise. None: validation.seed, which the runs of a study share.
+    batch_size: PositiveInt | None = None  # Images in a chunk. None: validation.batch_size.
+    samples: NonNegativeInt = 16  # Samples to draw for people to look at.
+    ema: Fraction | None = None  # Window of the EMA weights to measure. None: the run's own.
+
+    def __post_init__(self):
+        for name, how in self.metrics.items():
+            one_of(name, METRICS, "--metrics")
+            check_fields(how, "")
+        check_fields(self, "")
 
 
 @dataclass(frozen=True)
 class EvaluationResults:
-    """The results that were asked for, whether measured now or before.
-
-    n_new: how many of them were measured now. window, profile_error: as in Finished.
-    """
+    """The results that were asked for. n_new: how many were measured now. window, profile_error: of Finished."""
 
     run: Run
     results: tuple[Result, ...]
@@ -60,10 +73,8 @@ class EvaluationResults:
 
 
 def evaluate(run_dir: Path | str, settings: Settings | None = None) -> EvaluationResults:
-    """Measure a finished run and draw samples; without settings as its study says, or else its validation loss.
-
-    Raises UserError, and writes nothing, at what cannot be measured.
-    """
+    """Measure a finished run and draw samples; without settings as its study says, or else its validation loss. Raises
+    UserError, and writes nothing, at what cannot be measured."""
     at = RunPaths(run_dir)
     finished = load_finished(at.root, settings.ema if settings else None)
     settings = settings or Settings(finished.run.evaluation or {"val_loss": Evaluation()})
@@ -105,11 +116,8 @@ def check(run: Run, settings: Settings):
 def measure_all(
     at: RunPaths, finished: Finished, settings: Settings, ranks: Ranks, tick: Callable[[], None] = lambda: None
 ) -> EvaluationResults:
-    """Measure everything in the settings, by all ranks together. Each of them calls `tick`, in step, after every chunk
-    of images.
-
-    Raises Unmeasurable where a metric has no finite value, once all others are measured.
-    """
+    """Measure everything in the settings, by all ranks together, which call `tick`, in step, after every chunk of
+    images. Raises Unmeasurable where a metric has no finite value, once all others are measured."""
     run, workers = finished.run, Workers(ranks, at.evaluation_parts, tick)
     weights, known = finished.settings, read_results(at.evaluation, finished.window)
     results, errors, n_new = [], [], 0
@@ -129,22 +137,20 @@ def measure_all(
                 errors.append(f"{data.name}: {error}")
     if ranks.first and settings.samples:
         own = _held_out(run, run.data, settings.samples, settings.seed, ranks.device)
-        samples.draw(at.evaluation, finished, own, settings.sampling)
+        how = settings.metrics.get("fid") or next(iter(settings.metrics.values()), Evaluation())
+        samples.draw(at.evaluation, finished, own, how)
     if errors:
         raise Unmeasurable("; ".join(errors))
     return EvaluationResults(run, tuple(results), n_new, settings.samples, finished.window, finished.profile_error)
 
 
 def _selected(run: Run, names: tuple[str, ...]) -> list[Data]:
-    """The data sets of these names or labels, or all. Raises UserError with the valid names."""
     by_label = data_sets(run)
     by_name = {data.name: data for data in by_label.values()} | by_label
     for name in names:
         if name not in by_name:
-            raise UserError(
-                f"--dataset {name}: the run has no such data set{nearest(name, by_name)}; choose from: "
-                f"{', '.join(by_name)}"
-            )
+            hint = f"{nearest(name, by_name)}; choose from: {', '.join(by_name)}"
+            raise UserError(f"--dataset {name}: the run has no such data set{hint}")
     return [by_name[name] for name in names] or list(by_label.values())
 
 
@@ -166,7 +172,6 @@ def _metric(name: str, how: Evaluation, finished: Finished, data: HeldOut, worke
 def _measure(
     at: RunPaths, planned: Result, metric: Metric, batch_size: int | None, workers: Workers, finished: Finished
 ) -> Result:
-    """A planned result with its value, computed by all ranks together and written by rank 0."""
     chunk = batch_size or finished.run.validation.batch_size
     decides = {"chunk": chunk, "n": planned.n, "seed": planned.seed, "dataset": planned.dataset, **planned.settings}
     name = f"{planned.metric}-{digest(decides)[:12]}"

@@ -1,26 +1,24 @@
-"""Samples of a run for people to look at: the same captions and the same noise for every run of a study."""
+"""Samples of a run, at the same captions and noise for every run of a study; and pictures, for people and feature
+extractors, of what a model sees: pictures too, or latents that a VAE decodes."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..config import Evaluation
-from ..diffusion.rectified_flow import Velocity
-from ..diffusion.sampler import sample
+from ..diffusion.rectified_flow import Velocity, sample
 from ..rundir.evaluation import has_samples, write_samples
+from .decoder import VAEDecoder, as_bytes, load_decoder
 from .finished import Finished
 from .held_out import HeldOut
-from .to_pictures import Pictures
-
-STREAM = "sampling noise"
 
 
 def generate(model: Velocity, data: HeldOut, index: Tensor, how: Evaluation, precision: str) -> Tensor:
-    """Images [B, C, R, R] at the captions and with the noise of positions index [B]. The model computes in the run's
-    precision, the sampler in fp32."""
+    """Images [B, C, R, R] of positions index [B]. The model computes in the run's precision, the sampler in fp32."""
     x0, text = data.images(index)
-    noise = data.noise(STREAM, index, x0)
+    noise = data.noise("sampling noise", index, x0)
     with torch.autocast(data.device.type, torch.bfloat16, enabled=precision == "bf16"):
         return sample(model, noise, text, how.steps, how.sampler, how.guidance)
 
@@ -36,3 +34,28 @@ def draw(path: Path, finished: Finished, data: HeldOut, how: Evaluation):
     reference = pictures.reference(index) if how.decoder else pictures.of(data.images(index)[0])
     arrays = [x.cpu().movedim(1, -1).numpy() for x in (generated, reference)]
     write_samples(path, run.run_id, arrays[0], arrays[1], data.source.captions(index), settings, finished.window)
+
+
+class Pictures:
+    """Pictures uint8 [B, C', H, W] of a data set's images and of samples. Latents stay latents where no `decoder` (the
+    directory of their VAE) is given."""
+
+    def __init__(self, data: HeldOut, decoder: str):
+        self.data = data
+        self.vae = _load_once(decoder, data.device) if decoder and not data.pixels else None
+
+    def of(self, images: Tensor) -> Tensor:
+        """Pictures of images [B, C, R, R] as a model sees or makes them."""
+        if self.vae is not None:
+            return as_bytes(self.vae(self.data.source.denormalise(images)))
+        return as_bytes(images) if self.data.pixels else images.float()
+
+    def reference(self, index: Tensor) -> Tensor:
+        """The held-out pictures at positions index [B]: what latents were made from, where the file has them."""
+        originals = self.data.source.pictures(index)
+        return self.of(self.data.images(index)[0]) if originals is None else originals.to(self.data.device)
+
+
+@cache
+def _load_once(directory: str, device: torch.device) -> VAEDecoder:
+    return load_decoder(Path(directory), device)

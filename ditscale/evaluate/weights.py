@@ -1,33 +1,26 @@
-"""Weights of other people's feature extractors: fetched where there is a network, checked, kept in the cache. Without
-torch.
-
-Compute nodes never fetch: they read the file from the cache, or from where a study's `weights` says.
-"""
+"""Weights of other people's feature extractors: fetched where there is a network, checked, kept in the cache; compute
+nodes never fetch. Without torch."""
 
 import hashlib
 import os
+import shutil
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..config import Evaluation
 from ..errors import UserError
 from ..files import make_directory, remove
 from ..naming import cache
 
-CHUNK = 2**20  # Bytes read at a time.
 DECODER = ("config.json", "diffusion_pytorch_model.safetensors")  # Files in the directory of a VAE.
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A file: its name, its authors' URL for it, and the beginning of its SHA-256, which they publish in one of
-    these."""
-
-    name: str
-    url: str
-    sha256: str
+class Weights(NamedTuple):
+    name: str  # of the file
+    url: str  # its authors'
+    sha256: str  # the beginning, which they publish in name or URL
 
 
 _FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -44,7 +37,6 @@ WEIGHTS = {  # By torch-fidelity's names of extractors.
 
 
 def cached(extractor: str) -> Path:
-    """The file of an extractor's weights in the cache, whether it exists or not."""
     return cache() / "weights" / WEIGHTS[extractor].name
 
 
@@ -65,10 +57,8 @@ def check_weights(how: Evaluation):
 
 
 def fetch_weights(extractor: str, target: Path | None = None, url: str = "") -> Path:
-    """Download an extractor's weights to the cache or to `target`, unless the file exists; returns its path.
-
-    url: of a mirror; the hash is checked all the same. Raises UserError, and leaves no file, when that fails.
-    """
+    """Download an extractor's weights to the cache or to `target`, unless the file exists; returns its path. url: of a
+    mirror; the hash is checked all the same. Raises UserError, and leaves no file, when that fails."""
     weights = WEIGHTS[extractor]
     path, url = Path(target or cached(extractor)), url or weights.url
     if path.is_file() and _sha256(path).startswith(weights.sha256):
@@ -77,8 +67,7 @@ def fetch_weights(extractor: str, target: Path | None = None, url: str = "") -> 
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with urllib.request.urlopen(url, timeout=60) as source, open(temporary, "wb") as file:
-            while chunk := source.read(CHUNK):
-                file.write(chunk)
+            shutil.copyfileobj(source, file)
         sha256 = _sha256(temporary)
         if not sha256.startswith(weights.sha256):
             raise UserError(

@@ -1,9 +1,8 @@
-"""What a study still has to submit to Slurm: its runs, compared with the jobs that are pending or running, and with
-what earlier launches left behind."""
+"""What a study still has to submit to Slurm: its runs, compared with its jobs and with what earlier launches left."""
 
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any, Callable, Iterator
 
@@ -32,15 +31,13 @@ def only_launcher(paths: StudyPaths) -> Iterator[None]:
         lock = RunLock(paths.jobs / "lock")
     except LockHeld:
         raise UserError(f"{paths.root}: another launch is submitting this study; wait for it") from None
-    try:
+    with closing(lock.file):
         yield
-    finally:
-        lock.release()
 
 
 def missing_runs(paths: StudyPaths, among: Callable[[Run], bool]) -> list[Run]:
-    """Those of the requested runs that are neither done, nor pending, nor running; logs how many, and which jobs are
-    orphaned. Call it under `only_launcher`. Raises UserError when squeue gives no answer."""
+    """The requested runs that are neither done, nor pending, nor running; logs how many, and orphaned jobs. Call it
+    under `only_launcher`. Raises UserError when squeue gives no answer."""
     _recover(paths)
     # Before the files are read: a run that ends meanwhile then counts as ended.
     live = slurm_client.answered(jobs_of(paths), "which runs are pending or running")
@@ -97,15 +94,11 @@ def _report_orphans(states: dict[str, State], live: dict[str, list[Job]]):
     """Log which jobs have nothing to do: their run left the study or is done, or has another job too."""
     needed = {job.id for run_id, jobs in live.items() if states.get(run_id, DONE[0]) not in DONE for job in jobs}
     for run_id, jobs in live.items():
-        if states.get(run_id, DONE[0]) in DONE:  # A packed job may have other runs left.
-            jobs = [job for job in jobs if job.id not in needed]
-        if run_id not in states:
-            why = "which is no longer in this study"
-        elif states[run_id] in DONE:  # A job that runs is about to end.
-            jobs, why = [job for job in jobs if job.state == "PENDING"], f"which is {states[run_id]}"
-        elif len(jobs) > 1:
+        if states.get(run_id, DONE[0]) not in DONE:
             jobs, why = jobs[1:], f"which already has job {jobs[0].id}"
         else:
-            continue
+            # A packed job may have other runs left; one that runs, though its run is done, is about to end.
+            jobs = [j for j in jobs if j.id not in needed and (run_id not in states or j.state == "PENDING")]
+            why = f"which is {states[run_id]}" if run_id in states else "which is no longer in this study"
         for job in jobs:
             log.info(f"orphaned: job {job.id} is for run {run_id}, {why}; `scancel {job.id}` removes it")

@@ -2,14 +2,13 @@
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import units
 from ..config import Cluster, Size
 from ..errors import UserError
 from ..naming import StudyPaths
-from ..plan.price import evaluation_flops
-from ..plan.run import Run, executed
+from ..plan.run import Execution, Run
 from ..plan.study import write_run
 
 START_S = 300  # to load Python, torch and the data from a slow file system
@@ -27,10 +26,6 @@ class Resources:
     def ranks(self) -> int:
         return self.size.nodes * self.size.ranks
 
-    def tasks(self, runs: list[Run]) -> int:
-        """Tasks of an array that trains these runs."""
-        return -(-len(runs) // self.size.pack)
-
     def __str__(self) -> str:
         nodes = f"{self.size.nodes} nodes, " if self.size.nodes > 1 else ""
         gpus = f"{self.size.gpus * self.size.nodes} GPU, " if self.size.gpus else ""
@@ -42,19 +37,15 @@ def resources(run: Run, cluster: Cluster) -> Resources:
     """The class of a run. Raises UserError when no row is large enough, or its batch does not divide over the ranks."""
     size = next((s for s in cluster.sizes if run.n_params <= s.up_to_params), None)
     if size is None:
-        raise UserError(
-            f"run {run.run_id} has {units.count(run.n_params)} parameters, and cluster.sizes ends at "
-            f"{units.count(cluster.sizes[-1].up_to_params)}; add a row for it"
-        )
+        end = units.count(cluster.sizes[-1].up_to_params)
+        has = f"run {run.run_id} has {units.count(run.n_params)} parameters"
+        raise UserError(f"{has}, and cluster.sizes ends at {end}; add a row for it")
     ranks = size.nodes * size.ranks
     if run.recipe.batch_size % ranks:
-        raise UserError(
-            f"run {run.run_id}: a batch of {run.recipe.batch_size} images does not divide over the {ranks} ranks that "
-            f"cluster.sizes gives it; change nodes or ranks of that row"
-        )
+        batch = f"a batch of {run.recipe.batch_size} images does not divide over the {ranks} ranks"
+        raise UserError(f"run {run.run_id}: {batch} that cluster.sizes gives it; change nodes or ranks of that row")
     training = (run.n_images + run.branch_images) * run.flops_per_image
-    # Nested runs have the size and settings of their parent.
-    measuring = (1 + len(run.readings)) * evaluation_flops(run)
+    measuring = (1 + len(run.readings)) * run.evaluation_flops  # Nested runs have their parent's size and settings.
     takes = (training + measuring) / (ranks * size.flops_per_s)
     seconds = START_S + cluster.margin * (run.rehearsal.seconds if run.rehearsal else takes)
     hours = min(next((h for h in HOURS if 3600 * h >= seconds), HOURS[-1]), cluster.max_time_h)
@@ -83,6 +74,6 @@ def shares(total: int, counts: list[int]) -> list[int]:
 def settle(paths: StudyPaths, runs: list[Run], cluster: Cluster, ranks: int):
     """Write into each run.yaml how the run is executed on this cluster, where it differs. Raises UserError."""
     for run in runs:
-        settled = executed(run, cluster, ranks)
+        settled = replace(run, execution=Execution.on(cluster, ranks))
         if settled != run:
             write_run(paths, settled)

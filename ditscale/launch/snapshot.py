@@ -1,8 +1,7 @@
 """The exact source that runs execute: a copy in the study directory, so that edits never reach a pending run.
 
 code/<hash>/ditscale is the whole installed package, its configs/ inside as in a wheel; the hash covers all names and
-contents. A copy is staged under another name, marked complete by a file of its own, then renamed; it is made once and
-never changed.
+contents. A copy is staged under another name, marked complete by a file of its own, then renamed.
 """
 
 import hashlib
@@ -35,7 +34,11 @@ def snapshot(code: Path) -> Path:
     digest = _digest(content)
     target, staging = code / digest, code / f".{digest}.{os.getpid()}"
     if (target / MARK).is_file():
-        return _unchanged(target, digest)
+        there = {f"ditscale/{name}": path.read_bytes() for name, path in _files(target / "ditscale").items()}
+        if _digest(there) != digest:
+            then = "delete it once none of them is pending or running, then launch again"
+            raise UserError(f"{target}: was changed after it was made, and runs import it; {then}")
+        return target
     try:
         for name, text in content.items():
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
@@ -51,8 +54,7 @@ def snapshot(code: Path) -> Path:
 
 
 def _put(staging: Path, target: Path):
-    """Give the copy its name. Fails where another launcher was faster: its copy is complete, as its mark says, and jobs
-    may run from it. A copy without a mark was cut short, and is replaced."""
+    """Give the copy its name, in place of one without a mark. Raises OSError where another launcher was faster."""
     try:
         os.rename(staging, target)
     except OSError:
@@ -70,12 +72,10 @@ def _content() -> dict[str, bytes]:
             raise _secret(path, f"its name is like {pattern}")
     sizes = {path: path.stat().st_size for path in files.values()}
     if sum(sizes.values()) > LIMIT:
-        largest = max(sizes, key=lambda path: sizes[path])
-        raise UserError(
-            f"{PACKAGE}: holds {sum(sizes.values()) / 2**20:.0f} MiB, and a study keeps a copy of at most "
-            f"{LIMIT / 2**20:.0f}; move away what is no source (the largest is {largest}, "
-            f"{sizes[largest] / 2**20:.0f} MiB) and launch again"
-        )
+        size, largest = max((size, path) for path, size in sizes.items())
+        keeps = f"a study keeps a copy of at most {LIMIT / 2**20:.0f}; move away what is no source"
+        holds = f"{PACKAGE}: holds {sum(sizes.values()) / 2**20:.0f} MiB, and {keeps}"
+        raise UserError(f"{holds} (the largest is {largest}, {size / 2**20:.0f} MiB) and launch again")
     content = {f"ditscale/{name}": files[name].read_bytes() for name in sorted(files)}
     for name, text in content.items():
         if PRIVATE_KEY.search(text):
@@ -84,10 +84,8 @@ def _content() -> dict[str, bytes]:
 
 
 def _secret(path: Path, why: str) -> UserError:
-    return UserError(
-        f"{path}: looks like a secret ({why}), and a study keeps a copy of the package; move it elsewhere and launch "
-        "again"
-    )
+    then = "and a study keeps a copy of the package; move it elsewhere and launch again"
+    return UserError(f"{path}: looks like a secret ({why}), {then}")
 
 
 def _files(root: Path) -> dict[str, Path]:
@@ -101,14 +99,3 @@ def _digest(content: dict[str, bytes]) -> str:
     for name in sorted(content):
         digest.update(f"{name}\0{len(content[name])}\0".encode() + content[name])
     return digest.hexdigest()[:12]
-
-
-def _unchanged(target: Path, digest: str) -> Path:
-    """The copy, if its content matches its name: all of it is read, which takes milliseconds."""
-    files = _files(target / "ditscale")
-    if _digest({f"ditscale/{name}": path.read_bytes() for name, path in files.items()}) != digest:
-        raise UserError(
-            f"{target}: was changed after it was made, and runs import it; delete it once none of them is pending or "
-            "running, then launch again"
-        )
-    return target

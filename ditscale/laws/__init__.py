@@ -7,8 +7,7 @@
 Needs numpy and scipy (h5py to read HDF5), no torch; importing it costs little more than importing numpy.
 
 minima/ is Approach 2, surface/ Approach 3; checks/ says what stands against a fit; sealed/ forecasts and gives
-verdicts; frontier/ reads other metrics at the optimum; learning_rate/ fits a sweep.
-"""
+verdicts; frontier/ reads other metrics at the optimum; learning_rate/ fits a sweep."""
 
 from .checks.backtest import Backtest
 from .compare import Comparison, Criterion, Pair, compare

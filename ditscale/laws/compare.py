@@ -6,7 +6,6 @@ losses at 250 times the largest budget long before they are by the exponents.
 """
 
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple, Sequence
@@ -67,20 +66,20 @@ class Pair(Result):
 
     a: str
     b: str
-    law: str | None
-    exponents_from: str | None
-    model_exponent_difference: Estimate | None
-    model_exponent_p: float | None
-    data_exponent_difference: Estimate | None
-    data_exponent_p: float | None
-    loss_exponent_difference: Estimate | None
-    loss_exponent_p: float | None
-    loss_ratio: Estimate | None
-    loss_p: float | None
-    flop_multiplier: Estimate | None
-    criteria: tuple[Criterion, ...]
     sentence: str
+    law: str | None = None
+    exponents_from: str | None = None
+    model_exponent_difference: Estimate | None = None
+    model_exponent_p: float | None = None
+    data_exponent_difference: Estimate | None = None
+    data_exponent_p: float | None = None
+    loss_exponent_difference: Estimate | None = None
+    loss_exponent_p: float | None = None
+    loss_ratio: Estimate | None = None
     metric_difference: Estimate | None = None
+    loss_p: float | None = None
+    flop_multiplier: Estimate | None = None
+    criteria: tuple[Criterion, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,8 +165,8 @@ def compare(tables: Mapping[str, Source], target: float | str) -> Comparison:
     return Comparison(
         budget,
         metric,
-        {name: made and _exponents(made, budget) for name, made in fits.items()},
-        {name: made and made.optimum(budget).loss for name, made in fits.items()},
+        {name: _exponents(made, budget) if made else None for name, made in fits.items()},
+        {name: made.optimum(budget).loss if made else None for name, made in fits.items()},
         pairs,
         ranking,
         sentence,
@@ -187,7 +186,7 @@ def _pair(a: str, b: str, fits: dict[str, Predictor | None], budget: float, metr
     if one is None or other is None:
         lost = " and ".join(name for name in (a, b) if fits[name] is None)
         text = f"{a} and {b} cannot be compared: the runs of {lost} do not determine a law."
-        return Pair(a, b, None, None, *[None] * 9, (), text)
+        return Pair(a, b, text)
     tests = {
         name: _Test(*difference(one.slope(budget, name).spread_out(), other.slope(budget, name).spread_out()))
         for name in one.exponents
@@ -232,14 +231,13 @@ def _rank(
     if len(losses) < len(fits):
         return None, f"No ranking: {', '.join(name for name in fits if name not in losses)} gave no law."
     order = tuple(sorted(losses, key=losses.__getitem__))
-    adjusted = _holm({frozenset((p.a, p.b)): p.loss_p for p in pairs})
+    adjusted = _holm({frozenset((p.a, p.b)): p.loss_p for p in pairs if p.loss_p is not None})
     text = f"From the lowest loss at {compact(budget)} FLOPs: {order[0]} ({losses[order[0]]:.4g})"
     for better, worse in itertools.pairwise(order):
         p = adjusted[frozenset((better, worse))]
-        says = "untested" if p is None else f"{'behind' if p < SIGNIFICANT else 'not distinguished'}, p = {p:.2g}"
+        says = f"{'behind' if p < SIGNIFICANT else 'not distinguished'}, p = {p:.2g}"
         text += f", {worse} ({losses[worse]:.4g}; {says})"
-    corrected = "" if None in adjusted.values() else f" These p are corrected for {len(pairs)} comparisons (Holm)."
-    return order, f"{text}.{corrected}"
+    return order, f"{text}. These p are corrected for {len(pairs)} comparisons (Holm)."
 
 
 def _holm(ps: Mapping[Any, float]) -> dict[Any, float]:
@@ -260,11 +258,9 @@ def _unlike(tables: dict[str, Table], metric: str) -> list[Finding]:
     for key, what in SAME.items():
         said = {name: dict(table.recorded).get(key) for name, table in tables.items()}
         if len(set(said.values()) - {None}) > 1:
-            text = (
-                f"the losses were {what} ({'; '.join(f'{name}: {value}' for name, value in said.items() if value)}): they "
-                "do not compare; compare a metric on a common set (--metric loss_coco), or of samples (--metric fid)"
-            )
-            findings.append(finding("unlike_losses", text))
+            each = "; ".join(f"{name}: {value}" for name, value in said.items() if value)
+            cure = "compare a metric on a common set (--metric loss_coco), or of samples (--metric fid)"
+            findings.append(finding("unlike_losses", f"the losses were {what} ({each}) and do not compare; {cure}"))
     return findings
 
 

@@ -1,9 +1,8 @@
 """Delta-method intervals, beside the bootstrap's: the covariance of the fit carried through to whatever is reported.
 
-For the surface the covariance is that of nonlinear least squares, s^2 (J'J)^-1, or of a Huber M-estimate,
-(sum psi^2 / n) / (mean psi')^2 (J'J)^-1 (Huber 1981, section 7.6), with mean psi' = P(|r| < delta), taken from a normal
-kernel density of the residuals: at delta = 1e-3 hardly any residual lies in the quadratic zone itself.
-"""
+For the surface it is that of nonlinear least squares, s^2 (J'J)^-1, or of a Huber M-estimate, (sum psi^2 / n) / (mean
+psi')^2 (J'J)^-1 (Huber 1981, section 7.6), with mean psi' = P(|r| < delta) from a normal kernel density of the
+residuals: at delta = 1e-3 hardly any residual lies in the quadratic zone itself."""
 
 import math
 from functools import partial
@@ -50,10 +49,8 @@ def _variance(residuals: np.ndarray, surface: Surface) -> float:
 
 
 def through(quantities: Quantities, point: np.ndarray, covariance: np.ndarray, dof: float) -> dict[str, Estimate]:
-    """{name: Estimate} of quantities(p) -> {name: (...)} at p = point (P,), by central differences.
-
-    Names in `POSITIVE` (and any *coefficient) are carried through on the log scale, so that their ends stay positive.
-    """
+    """{name: Estimate} of quantities(p) -> {name: (...)} at p = point (P,), by central differences. Names in `POSITIVE`
+    (and any *coefficient) are carried through on the log scale, so that their ends stay positive."""
     t = t_quantile((1 + LEVEL) / 2, max(dof, 1))
     step = 1e-3 * np.sqrt(np.maximum(np.diag(covariance), 0.0))
     step = np.where(step > 0, step, 1e-9 * np.maximum(np.abs(point), 1e-9))
@@ -102,9 +99,8 @@ def slice_intervals(laws: Approach2, targets: Sequence[float]) -> tuple[dict, di
     def coefficients(p: np.ndarray) -> dict[str, np.ndarray]:
         lines = {law: laws.lines(law, p.reshape(-1, k, 3)) for law in laws.laws}
         with np.errstate(over="ignore"):
-            return {f"{law}_exponent": v[:, 1] for law, v in lines.items()} | {
-                f"{law}_coefficient": np.exp(v[:, 0]) for law, v in lines.items()
-            }
+            scales = {f"{law}_coefficient": np.exp(v[:, 0]) for law, v in lines.items()}
+        return {f"{law}_exponent": v[:, 1] for law, v in lines.items()} | scales
 
     def prediction(p: np.ndarray, budget: float) -> dict[str, np.ndarray]:
         p = p.reshape(-1, k, 3)

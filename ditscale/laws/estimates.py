@@ -1,21 +1,16 @@
 """Intervals: resampling of runs, percentile and BCa ends, and the (value, low, high) triple every reported number is.
 
-Three ways to draw a study again, named by `RESAMPLE`:
-
-* "pairs": runs are drawn with replacement from the whole table. It assumes nothing about the noise.
-* "stratified": the same within each slice, so that every slice keeps its number of runs.
-* "residual": the fitted losses plus t-distributed noise whose scale is the pooled residual variance. In slices of 4-7
-  runs a resample of pairs often holds only 3 or 4 distinct sizes, which a parabola passes through exactly; its spread
-  is then too small or infinite. Pooling the residuals of all slices is what makes so few runs enough.
-
-"auto" takes "stratified" where the typical slice holds 8 runs or more, else "residual". Coverage: docs/laws.md.
-"""
+Three ways to draw a study again (`RESAMPLE`): "pairs" draws runs with replacement from the whole table, "stratified"
+within each slice, and "residual" adds t-distributed noise of the pooled residual variance to the fitted losses. In
+slices of 4-7 runs a resample of pairs often holds only 3 or 4 distinct sizes, which a parabola passes through exactly,
+so its spread is too small or infinite; pooled residuals make so few runs enough. "auto" takes "stratified" where the
+typical slice holds 8 runs or more, else "residual". Coverage: docs/laws.md."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -61,12 +56,10 @@ class Bootstrap(Result):
 
 def estimate(value: float, draws: np.ndarray | None = None, left_out: np.ndarray | None = None) -> Estimate:
     """Percentile interval of `draws` (R,) around `value`, or BCa when `left_out` is given; without draws, the value.
-
     left_out (n,): the same quantity refitted without each run in turn, from which BCa takes its acceleration (Efron
     1987, "Better bootstrap confidence intervals", section 6). Draws that are NaN (no minimum in that replicate) say
     nothing and are left out; infinite ones are the tail they are in. An end that would be infinite is None: the runs do
-    not bound the number on that side.
-    """
+    not bound the number on that side."""
     value = float(value)
     if draws is None or math.isnan(value):
         return Estimate(value)
@@ -81,6 +74,18 @@ def estimate(value: float, draws: np.ndarray | None = None, left_out: np.ndarray
     low, high = float(draws[math.floor(tails[0] * last)]), float(draws[math.ceil(tails[1] * last)])
     low, high = min(low, value), max(high, value)
     return Estimate(value, low if math.isfinite(low) else None, high if math.isfinite(high) else None)
+
+
+class Drawn(NamedTuple):
+    """A quantity in each replicate (R, ...), and without each run in turn (G, ...); None where it was not drawn."""
+
+    draws: Any = None
+    left_out: Any = None
+
+    def of(self, make: Callable[[Any], Any]) -> Drawn:
+        """What `make` makes of the draws."""
+        with np.errstate(over="ignore"):
+            return Drawn(*(None if drawn is None else make(drawn) for drawn in self))
 
 
 def _corrected(tails: np.ndarray, value: float, draws: np.ndarray, left_out: np.ndarray) -> np.ndarray:
@@ -100,9 +105,8 @@ def _corrected(tails: np.ndarray, value: float, draws: np.ndarray, left_out: np.
 def scheme(slice_sizes: Sequence[int], resample: str = "auto") -> str:
     """Which resampling a table with these numbers of runs per slice gets: "pairs", "stratified" or "residual"."""
     one_of(resample, RESAMPLE, "resample")
-    if resample != "auto":
-        return resample
-    return "stratified" if float(np.median(slice_sizes)) >= PAIRS_NEEDS else "residual"
+    auto = "stratified" if float(np.median(slice_sizes)) >= PAIRS_NEEDS else "residual"
+    return auto if resample == "auto" else resample
 
 
 def resample_counts(groups: Sequence[np.ndarray], n_runs: int, replicates: int, seed: int) -> np.ndarray:
@@ -117,10 +121,8 @@ def resample_counts(groups: Sequence[np.ndarray], n_runs: int, replicates: int, 
 
 
 def left_out_weights(n_runs: int) -> np.ndarray:
-    """Weights (G, n_runs) that leave out each run in turn; beyond 400 runs, each of 400 interleaved groups of runs.
-
-    The acceleration that BCa takes from them is the same to first order, and the work no longer grows with n^2.
-    """
+    """Weights (G, n_runs) that leave out each run in turn; beyond 400 runs, each of 400 interleaved groups of runs. The
+    acceleration that BCa takes from them is the same to first order, and the work no longer grows with n^2."""
     groups = min(n_runs, 400)
     return 1.0 - (np.arange(n_runs) % groups == np.arange(groups)[:, None])
 
@@ -128,11 +130,9 @@ def left_out_weights(n_runs: int) -> np.ndarray:
 def residual_draws(
     fitted: np.ndarray, residuals: np.ndarray, n_fitted_parameters: int, replicates: int, seed: int
 ) -> np.ndarray:
-    """Replicates of `fitted` (n,) plus noise of the residuals' scale; shape (replicates, n).
-
-    The scale of each replicate is drawn from its chi-square distribution, so that a linear function of the data has
-    exactly Student's t with n - n_fitted_parameters degrees of freedom: with few runs the scale itself is uncertain.
-    """
+    """Replicates of `fitted` (n,) plus noise of the residuals' scale; shape (replicates, n). The scale of each
+    replicate is drawn from its chi-square distribution, so that a linear function of the data has exactly Student's t
+    with n - n_fitted_parameters degrees of freedom: with few runs the scale itself is uncertain."""
     rng = np.random.default_rng([seed, 2])
     dof = max(len(fitted) - n_fitted_parameters, 1)
     scale = math.sqrt(float(np.sum(residuals**2)) / dof)

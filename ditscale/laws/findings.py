@@ -8,46 +8,28 @@ from ..units import compact, count
 from .result import Result
 
 Severity = Literal["refused", "warning", "info"]
-# code -> its severity. "refused": a number is withheld; "warning": it is given and may mislead; "info": context.
-CODES: dict[str, Severity] = {
-    "not_identified": "refused",
-    "parabola_downward": "refused",
-    "minimum_outside": "refused",
-    "too_few_runs": "refused",
-    "too_few_budgets": "refused",
-    "not_isoflop": "refused",
-    "metric_not_positive": "refused",
-    "parameter_on_bound": "refused",
-    "not_converged": "refused",
-    "rehearsal": "warning",
-    "unlike_losses": "warning",
-    "parabola_flat": "warning",
-    "minimum_at_edge": "warning",
-    "one_sided_grid": "warning",
-    "drifting_centring": "warning",
-    "wide_grid": "warning",
-    "saturated_fit": "warning",
-    "budget_mismatch": "warning",
-    "units_mixed": "warning",
-    "outlier_run": "warning",
-    "lack_of_fit": "warning",
-    "optimum_unseen": "warning",
-    "asymmetric_surface": "warning",
-    "extrapolation": "info",
-    "probe_left_out": "info",
-    "excluded_runs": "info",
-    "backtest_without_interval": "info",
-    "backtest_not_possible": "info",
-}
+# "refused": a number is withheld; "warning": it is given and may mislead; "info": context.
+BY_SEVERITY: dict[Severity, tuple[str, ...]] = {
+    "refused": (
+        "not_identified", "parabola_downward", "minimum_outside", "too_few_runs", "too_few_budgets", "not_isoflop",
+        "metric_not_positive", "parameter_on_bound", "not_converged",
+    ),
+    "warning": (
+        "rehearsal", "unlike_losses", "parabola_flat", "minimum_at_edge", "one_sided_grid", "drifting_centring",
+        "wide_grid", "saturated_fit", "budget_mismatch", "units_mixed", "outlier_run", "lack_of_fit", "optimum_unseen",
+        "asymmetric_surface",
+    ),
+    "info": (
+        "extrapolation", "probe_left_out", "excluded_runs", "backtest_without_interval", "backtest_not_possible",
+    ),
+}  # fmt: skip
+CODES: dict[str, Severity] = {code: severity for severity, codes in BY_SEVERITY.items() for code in codes}
 
 
 @dataclass(frozen=True)
 class Finding(Result):
     """One finding: a code of `CODES`, one sentence, the runs and slices (budgets) it concerns, and the number behind
-    it.
-
-    value: what was compared with the threshold, in the sentence's units; None where nothing was measured.
-    """
+    it. value: what was compared with the threshold, in the sentence's units; None where nothing was measured."""
 
     code: str
     severity: Severity

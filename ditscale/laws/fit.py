@@ -9,8 +9,7 @@ from ..errors import UserError, one_of
 from ..units import compact, number
 from .checks.backtest import Backtest, backtest
 from .checks.checklist import Item, checklist
-from .checks.form import check_lines, check_surface
-from .checks.grid import Bias, check_bias, check_drift, parabola_bias
+from .checks.form import Bias, check_bias, check_drift, check_lines, check_surface, parabola_bias
 from .checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
 from .delta import slice_intervals, surface_intervals
 from .estimates import INTERVALS, RESAMPLE, Bootstrap
@@ -20,7 +19,7 @@ from .minima.approach2 import Approach2, fit_approach2
 from .minima.parabola import Response, Slice
 from .read import Source, read_table
 from .surface.approach3 import Approach3, fit_approach3
-from .surface.surface import N_PARAMETERS, Surface
+from .surface.surface import N_PARAMETERS, Surface, no_surface
 from .table import Exclusion, Table
 
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
@@ -83,9 +82,8 @@ def _budgets(targets: Any) -> dict[str, float]:
 
 
 def _left_out(grid: Table, held: tuple[str, ...]) -> list[Finding]:
-    findings = []
-    if held:
-        findings.append(finding("probe_left_out", f"{len(held)} probe run(s) took no part in the fit", held))
+    text = f"{len(held)} probe run(s) took no part in the fit"
+    findings = [finding("probe_left_out", text, held)] if held else []
     if grid.exclusions:
         text = "; ".join(f"{run} ({why})" for run, why in grid.exclusions)
         findings.append(finding("excluded_runs", f"excluded by name: {text}", [r for r, _ in grid.exclusions]))
@@ -94,63 +92,38 @@ def _left_out(grid: Table, held: tuple[str, ...]) -> list[Finding]:
 
 def _far(grid: Table, budgets: dict[str, float]) -> list[Finding]:
     largest = float(grid.budget_flops.max())
-    return [
-        finding(
-            "extrapolation",
-            f"{typed} lies {compact(budget / largest)}x beyond the largest budget, {compact(largest)}",
-            value=budget / largest,
-        )
-        for typed, budget in budgets.items()
-        if budget > 10 * largest
-    ]
+    far = {typed: budget / largest for typed, budget in budgets.items() if budget > 10 * largest}
+    text = f"beyond the largest budget, {compact(largest)}"
+    return [finding("extrapolation", f"{typed} lies {compact(x)}x {text}", value=x) for typed, x in far.items()]
 
 
 def _result(
-    fits: Fits,
-    targets: dict[str, float],
-    settings: Bootstrap,
-    tests: list[Backtest],
-    bias: Bias | None,
-    findings: list[Finding],
-    items: tuple[Item, ...],
-) -> Laws:
+    fits: Fits, targets: dict[str, float], settings: Bootstrap, tests: list[Backtest], bias: Bias | None,
+    findings: list[Finding], items: tuple[Item, ...],
+) -> Laws:  # fmt: skip
     """The numbers of both fits; targets {as typed: FLOPs}."""
     table, two, three = fits
-    budgets = tuple(budget for budget, _ in table.slices())
-    floor, predicted = two.floor_coefficients(), {}
-    for typed, budget in targets.items():
-        predicted[typed] = Optima(
-            Optimum(**two.predict(budget)) if two.ok else None, Optimum(**three.predict(budget)) if three.ok else None
-        )
+    budgets, floor = tuple(budget for budget, _ in table.slices()), two.floor_coefficients()
+    predicted = {
+        typed: Optima(*(Optimum(**fitted.predict(budget)) if fitted.ok else None for fitted in (two, three)))
+        for typed, budget in targets.items()
+    }
     return Laws(
-        n_runs=len(table),
-        budgets=budgets,
+        n_runs=len(table), budgets=budgets, points=table.points(), metric=table.metric, fits=fits, bootstrap=settings,
         approach2=PowerLaws(**two.coefficients()) if two.ok else None,
         approach3=SurfaceLaw(**three.coefficients()) if three.ok else None,
-        predictions=predicted,
-        findings=tuple(findings),
-        loss_law=two.loss_law,
-        loss_with_floor=None if floor is None else LossWithFloor(**floor),
-        bands=_bands(two, [*budgets, *targets.values()]) if two.ok else None,
-        slices=_slices(two),
+        objective=three.surface.objective, kappa=three.surface.kappa, predictions=predicted, loss_law=two.loss_law,
+        loss_with_floor=None if floor is None else LossWithFloor(**floor), slices=_slices(two),
+        bands=_bands(two, [*budgets, *targets.values()]) if two.ok else None, delta=_delta(fits, targets),
         n_ranges={typed: three.n_range(budget) for typed, budget in targets.items()} if three.ok else {},
-        delta=_delta(fits, targets),
-        bias=bias,
-        backtests=tuple(tests),
-        checklist=items,
-        exclusions=tuple(Exclusion(*pair) for pair in table.exclusions),
-        metric=table.metric,
-        objective=three.surface.objective,
-        kappa=three.surface.kappa,
-        bootstrap=settings,
-        points=table.points(),
-        fits=fits,
-    )
+        exclusions=tuple(Exclusion(*pair) for pair in table.exclusions), findings=tuple(findings), bias=bias,
+        backtests=tuple(tests), checklist=items,
+    )  # fmt: skip
 
 
 def _slices(two: Approach2) -> tuple[Slice, ...]:
-    place = {id(p): k for k, p in enumerate(two.accepted)} if two.ok else {}
-    return tuple(p.result(two.n_range(place[id(p)]) if id(p) in place else None) for p in two.slices)
+    ranges = iter(map(two.n_range, range(len(two.accepted))))
+    return tuple(p.result(next(ranges) if p.ok and two.ok else None) for p in two.slices)
 
 
 def _bands(two: Approach2, ends: list[float]) -> Bands:
@@ -164,18 +137,14 @@ def _delta(fits: Fits, targets: dict[str, float]) -> Delta:
     budgets = tuple(targets.values())
     of_two, at_two = slice_intervals(two, budgets) if two.ok else (None, {})
     of_three, at_three = surface_intervals(three, table, budgets) if three.ok else (None, {})
-    predicted = {
-        typed: Optima(*(Optimum(**at[budget]) if at else None for at in (at_two, at_three)))
-        for typed, budget in targets.items()
-    }
+    by_budget = {c: Optima(*(Optimum(**at[c]) if at else None for at in (at_two, at_three))) for c in budgets}
+    predicted = {typed: by_budget[budget] for typed, budget in targets.items()}
     return Delta(PowerLaws(**of_two) if of_two else None, SurfaceLaw(**of_three) if of_three else None, predicted)
 
 
 def _no_surface(table: Table, objective: str, kappa: float | None) -> Surface:
     """The refused surface of a metric that is not positive, which has no log residuals."""
     text = f"{table.metric} is not positive in every run, so no surface E + A N^-alpha + B D^-beta is fitted to it"
-    runs = tuple(str(r) for r in table.run_id[table.loss <= 0])
+    runs = map(str, table.run_id[table.loss <= 0])
     refused = finding("metric_not_positive", text, runs, value=float(table.loss.min()))
-    kappa = table.kappa() if kappa is None else kappa
-    nothing = np.full(len(table), np.nan)
-    return Surface(np.full(N_PARAMETERS, np.nan), kappa, objective, np.nan, nothing, "refused", (refused,))
+    return no_surface(len(table), table.kappa() if kappa is None else kappa, objective, refused)

@@ -13,14 +13,14 @@ from ..units import compact, count
 from .checks.backtest import Backtest
 from .checks.checklist import Item
 from .checks.checklist import lines as lines_of
-from .checks.grid import Bias
+from .checks.form import Bias
 from .estimates import Bootstrap, Estimate
 from .findings import Finding, listed
 from .minima.approach2 import Approach2
 from .minima.metric_law import MetricLaw
 from .minima.parabola import Slice
 from .notebook import Shown
-from .result import Result, extra, key, read_result
+from .result import Result, extra, key
 from .surface.approach3 import Approach3
 from .table import SAME_BUDGET, Exclusion, Point, Table, describe
 from .text import cells, columns
@@ -116,14 +116,12 @@ class Fits(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Laws(Shown):
-    """All that one table supports; every field is one of laws.json, and every `Estimate` a 95 % interval.
-
-    approach2, approach3: coefficients, None when refused. predictions: by target, as it was typed. loss_law: every
-    form of L*(C) and the one taken. n_ranges {target: both ends of the N whose loss there is within 0.1 % of the
-    optimum's by the surface}. bias: of parabolas on this grid, None where it could not be computed. backtests: every
-    held-out budget, the largest first held out alone, then with its neighbours. points: the rows that were fitted
-    (probes and exclusions left out). fits: the fits themselves; None when the laws were read from a file.
-    """
+    """All that one table supports; every field is one of laws.json, and every `Estimate` a 95 % interval. approach2,
+    approach3: coefficients, None when refused. predictions: by target, as it was typed. loss_law: every form of L*(C)
+    and the one taken. n_ranges {target: both ends of the N whose loss there is within 0.1 % of the optimum's by the
+    surface}. bias: of parabolas on this grid, None where it could not be computed. backtests: every held-out budget,
+    the largest first held out alone, then with its neighbours. points: the rows that were fitted (probes and exclusions
+    left out). fits: the fits themselves; None when the laws were read from a file."""
 
     LAYOUT = 1
 
@@ -185,11 +183,10 @@ class Laws(Shown):
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         parts = (("approach 2", self.approach2), ("approach 3", self.approach3), ("loss", self.loss_with_floor))
-        rows = [
-            {"law": law, "name": name, **e.to_dict()}
-            for law, part in parts if part for name, e in vars(part).items() if e
-        ]  # fmt: skip
-        return super().tables() | {"coefficients": rows}
+        named = [(law, name, e) for law, part in parts if part for name, e in vars(part).items() if e]
+        return super().tables() | {
+            "coefficients": [{"law": law, "name": name, **e.to_dict()} for law, name, e in named]
+        }
 
     def plot(self) -> Figure:
         """A matplotlib figure: the slices with their parabolas, and the minima with the power laws through them."""
@@ -205,9 +202,8 @@ class Laws(Shown):
             if s.ok and s.n_params and s.loss and s.curvature and len(n):
                 grid = np.geomspace(n.min(), n.max(), 60)
                 bend = s.curvature * np.log(grid / s.n_params) ** 2
-                left.plot(
-                    grid, s.loss + bend if s.response == "raw" else s.loss * np.exp(bend), color=drawn.get_color()
-                )
+                curve = s.loss + bend if s.response == "raw" else s.loss * np.exp(bend)
+                left.plot(grid, curve, color=drawn.get_color())
         left.set(xlabel="N", ylabel=self.metric, title="slices")
         left.legend(fontsize=7, title="FLOPs", title_fontsize=7)
         for axes, name in zip(right, ("n_params", "n_tokens", "loss"), strict=True):
@@ -223,21 +219,17 @@ class Laws(Shown):
 
     def summary(self) -> str:
         """The same as readable text."""
-        parts = [_slices(self), _approach2(self), _approach3(self), _predictions(self), _backtests(self)]
-        findings = ["Findings" if self.findings else "Findings: none", *listed(self.findings)]
         lines = [f.message for f in self.findings if f.code == "rehearsal"]
         lines += [f"{describe(self.n_runs, self.budgets)}, metric {self.metric}"]
-        for part in (*parts, findings, lines_of(self.checklist) if self.checklist else []):
-            lines += ["", *part] if part else []
-        return "\n".join(lines)
+        parts = [make(self) for make in (_slices, _approach2, _approach3, _predictions, _backtests)]
+        parts += [["Findings" if self.findings else "Findings: none", *listed(self.findings)]]
+        parts += [lines_of(self.checklist)] if self.checklist else []
+        return "\n".join([*lines, *(line for part in parts if part for line in ("", *part))])
 
 
 def read_laws(path: Path | str) -> Laws:
     """The laws in a laws.json. Raises UserError, in one line, where it is missing or damaged."""
-    return read_result(Laws, path, "fit")
-
-
-# ----------------------------------------------------------------------------------------------------------------- text
+    return Laws.from_file(path, "fit")
 
 
 def _slices(laws: Laws) -> list[str]:
@@ -252,8 +244,11 @@ def _slices(laws: Laws) -> list[str]:
     return ["Slices", *columns(rows)] if len(rows) > 1 else []
 
 
-def _coefficients(title: str, found: Result, delta: Result | None, resampling: str) -> list[str]:
-    rows = [["", "value", f"95 % ({resampling})", "95 % (delta)"]]
+def _coefficients(title: str, laws: Laws, approach: str) -> list[str]:
+    found, delta, settings = getattr(laws, approach), getattr(laws.delta, approach, None), laws.bootstrap
+    if found is None:
+        return [title, "  refused (see the findings)"]
+    rows = [["", "value", f"95 % ({getattr(settings, approach)}, {settings.interval})", "95 % (delta)"]]
     for name, e in vars(found).items():
         beside = getattr(delta, name, None)
         rows.append([name, "-", "", ""] if e is None else [name, *cells(e), cells(beside)[1] if beside else ""])
@@ -263,10 +258,9 @@ def _coefficients(title: str, found: Result, delta: Result | None, resampling: s
 def _approach2(laws: Laws) -> list[str]:
     minima = sum(s.ok for s in laws.slices)
     title = f"Approach 2: power laws N* = k C^a, D* = k C^b, L* = k C^c through {minima} minima"
+    lines = _coefficients(title, laws, "approach2")
     if laws.approach2 is None or laws.loss_law is None:
-        return [title, "  refused (see the findings)"]
-    how = f"{laws.bootstrap.approach2}, {laws.bootstrap.interval}"
-    lines = _coefficients(title, laws.approach2, laws.delta and laws.delta.approach2, how)
+        return lines
     if laws.loss_with_floor is not None:
         lines += [f"  L*(C) = E + k C^a through {minima} minima"]
         lines += columns([[name, *cells(e)] for name, e in vars(laws.loss_with_floor).items()], "    ")
@@ -275,10 +269,7 @@ def _approach2(laws: Laws) -> list[str]:
 
 def _approach3(laws: Laws) -> list[str]:
     title = f"Approach 3: L(N, D) = E + A N^-alpha + B D^-beta on {laws.n_runs} runs, objective {laws.objective}"
-    if laws.approach3 is None:
-        return [title, "  refused (see the findings)"]
-    how = f"{laws.bootstrap.approach3}, {laws.bootstrap.interval}"
-    return _coefficients(title, laws.approach3, laws.delta and laws.delta.approach3, how)
+    return _coefficients(title, laws, "approach3")
 
 
 def _predictions(laws: Laws) -> list[str]:

@@ -34,10 +34,8 @@ class Shown(Result):
         return "\n".join([self.heading(), *(lines[: LINES - 2] if more else lines), *more])
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{escape(name)}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(e))}</tr>"
-            for name, e in self.main().items()
-        )
+        numbers = [[escape(cell) for cell in (name, *cells(e))] for name, e in self.main().items()]
+        rows = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in numbers)
         return f"<p>{escape(self.heading())}</p><table><tr><th></th><th>value</th><th>95 %</th></tr>{rows}</table>"
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
@@ -63,8 +61,7 @@ class Shown(Result):
         figure = Figure(figsize=(6, 1.2 + 0.35 * len(numbers)), layout="constrained")
         axes = figure.subplots()
         for y, e in enumerate(numbers.values()):
-            ends = (e.value if end is None else end for end in (e.low, e.high))
-            low, high = (abs(e.value - end) for end in ends)
+            low, high = (0.0 if end is None else abs(e.value - end) for end in (e.low, e.high))
             axes.errorbar(e.value, -y, xerr=[[low], [high]], fmt="o", capsize=3, color="black")
         axes.set_yticks([-y for y in range(len(numbers))], list(numbers))
         axes.set_title(self.heading(), fontsize=9)

@@ -3,6 +3,7 @@ line, by place."""
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,9 +56,9 @@ class _Cells(NamedTuple):
             raise UserError(f"{self.name}: there is no column {name!r}{nearest(name, there)}; {_listed(there)}")
         return self.columns[name]
 
-    def n_rows(self) -> int:
-        """The number of rows. Raises UserError where columns differ in length, or there is no row."""
-        lengths = {name: len(column) for name, column in self.columns.items()}
+    def n_rows(self, names: Iterable[str]) -> int:
+        """The number of rows. Raises UserError where the columns `names` differ in length, or there is no row."""
+        lengths = {name: len(self.columns[name]) for name in names}
         if len(set(lengths.values())) > 1:
             shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise UserError(f"{self.name}: columns differ in length: {shown}")
@@ -67,15 +68,10 @@ class _Cells(NamedTuple):
 
 
 def read_table(
-    source: Source,
-    metric: str = "loss",
-    exclude: Mapping[str, str] | None = None,
-    *,
-    columns: Mapping[str, str] | None = None,
-    kappa: float | str | None = None,
-    also: Iterable[str] = (),
+    source: Source, metric: str = "loss", exclude: Mapping[str, str] | None = None, *,
+    columns: Mapping[str, str] | None = None, kappa: float | str | None = None, also: Iterable[str] = (),
     only: Mapping[str, str] | None = None,
-) -> Table:
+) -> Table:  # fmt: skip
     """Read a table of runs from a CSV or HDF5 file, a study directory (its study.h5), a mapping of columns or a
     DataFrame. A `Table` is returned as it is.
 
@@ -101,7 +97,7 @@ def read_table(
     cells = _opened(source)
     metric, *also = (_column(name, cells, columns) for name in (metric, *also))
     names = _names(cells, (*REQUIRED, metric, *also), (*TEXT, *OPTIONAL), columns, kappa)
-    count = cells._replace(columns={name: cells.columns[name] for name in names.values()}).n_rows()
+    count = cells.n_rows(names.values())
     ids = cells.columns[names["run_id"]] if "run_id" in names else [f"row-{i + 1}" for i in range(count)]
     run_id = np.array([str(name) for name in ids], dtype=object)
     role = np.array(cells.columns[names["role"]] if "role" in names else ["grid"] * count, dtype=object)
@@ -110,7 +106,7 @@ def read_table(
     if "run_id" not in names:
         _refuse_same_rows(cells, where, keep)
     # A probe that has not been run has no metric yet, and further columns may lack a value.
-    may_lack = {metric: role == "probe"} | {name: np.zeros(count, dtype=bool) for name in REQUIRED}
+    may_lack = {metric: role == "probe"} | dict.fromkeys(REQUIRED, np.zeros(count, dtype=bool))
     numeric = {
         ours: _floats(cells, theirs, keep, may_lack.get(ours, np.ones(count, dtype=bool)), where)
         for ours, theirs in names.items()
@@ -119,22 +115,12 @@ def read_table(
     renamed = [(f"column {ours}", f"{theirs!r} in the file") for ours, theirs in names.items() if ours != theirs]
     computed = _complete(numeric, kappa)
     table = Table(
-        run_id[keep],
-        numeric["n_params"],
-        numeric["n_tokens"],
-        numeric["budget_flops"],
-        numeric[metric],
-        role[keep],
-        loss_se=numeric.get("loss_se"),
-        n_images=numeric.get("n_images"),
-        achieved_flops=numeric.get("achieved_flops"),
-        metric=metric,
-        source=cells.name,
-        exclusions=tuple(exclude.items()),
-        columns={name: numeric[name] for name in also},
+        run_id[keep], numeric["n_params"], numeric["n_tokens"], numeric["budget_flops"], numeric[metric], role[keep],
+        numeric.get("loss_se"), numeric.get("n_images"), numeric.get("achieved_flops"), metric, cells.name,
+        exclusions=tuple(exclude.items()), columns={name: numeric[name] for name in also},
         recorded=(*cells.recorded, *renamed, *computed, *said),
         info={name: cells.info[names[name]] for name in (metric, *also) if names[name] in cells.info},
-    )
+    )  # fmt: skip
     check(table, [where[i] for i in keep])
     return table
 
@@ -143,29 +129,35 @@ def read_columns(
     source: Source, needed: Sequence[str], optional: Sequence[str], columns: Mapping[str, str] | None = None
 ) -> tuple[str, dict[str, list], list[str]]:
     """(the source's name, {our name: values}, [where each row is]) of a table's columns: run_id and role as text, all
-    others as floats.
-
-    columns {our name: the source's name}; `needed` ones must be there. Of the metric, loss, an empty cell is nan.
-    Raises UserError as `read_table` does.
-    """
+    others as floats. columns {our name: the source's name}; `needed` ones must be there. Of the metric, loss, an empty
+    cell is nan. Raises UserError as `read_table` does."""
     cells = _opened(source)
     names = _names(cells, needed, optional, dict(columns or {}), None, computable=False)
-    count = cells._replace(columns={name: cells.columns[name] for name in names.values()}).n_rows()
+    count = cells.n_rows(names.values())
     where = [f"row {line}" for line in cells.lines or range(1, count + 1)]
-    values = {}
-    for ours, theirs in names.items():
-        if ours in TEXT:
-            values[ours] = [str(v) for v in cells.columns[theirs]]
-        else:
-            values[ours] = _floats(cells, theirs, range(count), [ours == "loss"] * count, where).tolist()
+    values = {
+        ours: [str(v) for v in cells.columns[theirs]]
+        if ours in TEXT
+        else _floats(cells, theirs, range(count), [ours == "loss"] * count, where).tolist()
+        for ours, theirs in names.items()
+    }
     return cells.name, values, where
 
 
 def _kept(
     cells: _Cells, run_id: np.ndarray, role: np.ndarray, exclude: dict[str, str], only: dict[str, str]
 ) -> tuple[list[int], list[tuple[str, str]]]:
-    """The rows that are read, and what must be recorded of those that are not."""
-    chosen = _chosen(cells, only, len(run_id))
+    """The rows that are read, and what must be recorded of those that are not. Raises UserError where there are none,
+    with the values there are when none has that of `only`."""
+    chosen = list(range(len(run_id)))
+    for name, value in only.items():
+        column = cells.column(name)
+        chosen = [i for i in chosen if str(column[i]) == str(value)]
+        if not chosen:
+            values = sorted({str(v) for v in column})
+            shown = f"{', '.join(values[:8])}{', ...' if len(values) > 8 else ''}"
+            missing = f"no row has {name} = {value!r}{nearest(value, values)}"
+            raise UserError(f"{cells.name}: {missing}; its values are: {shown}")
     listed = {run_id[i] for i in chosen}
     for name in exclude:
         if name not in listed:
@@ -182,48 +174,24 @@ def _kept(
     return keep, said
 
 
-def _chosen(cells: _Cells, only: dict[str, str], count: int) -> list[int]:
-    """The rows that have every value of `only`. Raises UserError, with the values there are, when none has."""
-    rows = list(range(count))
-    for name, value in only.items():
-        column = cells.column(name)
-        rows = [i for i in rows if str(column[i]) == str(value)]
-        if not rows:
-            values = sorted({str(v) for v in column})
-            shown = f"{', '.join(values[:8])}{', ...' if len(values) > 8 else ''}"
-            raise UserError(
-                f"{cells.name}: no row has {name} = {value!r}{nearest(value, values)}; its values are: {shown}"
-            )
-    return rows
-
-
-# -------------------------------------------------------------------------------------------------------- column names
-
-
 def _names(
-    cells: _Cells,
-    needed: Sequence[str],
-    optional: Sequence[str],
-    columns: dict[str, str],
-    kappa: float | str | None,
-    computable: bool = True,
-) -> dict[str, str]:
+    cells: _Cells, needed: Sequence[str], optional: Sequence[str], columns: dict[str, str],
+    kappa: float | str | None, computable: bool = True,
+) -> dict[str, str]:  # fmt: skip
     """{our name: the source's name} of every column that is used. Raises UserError, with a way out, for a missing
     one; computable: whether one of N, D and C may be computed from the others."""
     known = (*optional, *needed)
     for ours, theirs in columns.items():
         if ours not in known:
-            raise UserError(
-                f"columns: {ours!r} is not a name of ours{nearest(ours, known)}; they are: {', '.join(known)}"
-            )
+            hint = f"{nearest(ours, known)}; they are: {', '.join(known)}"
+            raise UserError(f"columns: {ours!r} is not a name of ours{hint}")
         cells.column(theirs)
     names = {ours: columns.get(ours, ours) for ours in known if columns.get(ours, ours) in cells.columns}
     missing = [name for name in needed if name not in names]
     if kappa is not None:
         number(kappa, "kappa", above=0)
         able = [name for name in missing if name in REQUIRED]
-        if len(able) == 1:
-            missing.remove(able[0])
+        missing = [name for name in missing if able != [name]]
     if missing:
         there = tuple(cells.columns)
         raise UserError(f"{cells.name}: {_missing(missing, there, names, computable)}; {_listed(there)}")
@@ -246,12 +214,11 @@ def _missing(missing: list[str], there: tuple[str, ...], names: dict[str, str], 
     text = f"there is no column {', '.join(map(repr, missing))}"
     free = [name for name in there if name not in names.values()]
     plain = {re.sub(r"[\s\-]+", "_", name.strip().lower()): name for name in reversed(free)}
-    meant = {}
+    meant: dict[str, str] = {}
     for name in missing:
         close = nearest(name, plain).split("'")[1:2]
-        choice = next((plain[n] for n in (name, *SYNONYMS.get(name, ()), *close) if n in plain), None)
-        if choice is not None:
-            meant[name] = choice
+        choices = [plain[n] for n in (name, *SYNONYMS.get(name, ()), *close) if n in plain]
+        meant |= {name: choices[0]} if choices else {}
     if meant:
         mapping = ",".join(f"{ours}={theirs}" for ours, theirs in meant.items())
         mapping = f"'{mapping}'" if " " in mapping else mapping
@@ -268,16 +235,11 @@ def _listed(there: tuple[str, ...]) -> str:
     return f"the columns are: {', '.join(shown) or 'none'}{', ...' if len(there) > 20 else ''}"
 
 
-# --------------------------------------------------------------------------------------------------------------- cells
-
-
 def _floats(
     cells: _Cells, name: str, keep: Sequence[int], blank: Sequence[bool] | np.ndarray, where: list[str]
 ) -> np.ndarray:
-    """The kept cells of a column as floats, at once; only when one is no number, cell by cell to say which.
-
-    blank (n,): where an empty cell is nan.
-    """
+    """The kept cells of a column as floats, at once; only when one is no number, cell by cell to say which. blank (n,):
+    where an empty cell is nan."""
     column = cells.columns[name]
     kept = ["nan" if blank[i] and column[i] in ("", None) else column[i] for i in keep]
     try:
@@ -309,12 +271,11 @@ def _complete(numeric: dict[str, np.ndarray], kappa: Any) -> list[tuple[str, str
     lacking = next((name for name in REQUIRED if name not in numeric), None)
     if lacking is None:
         return []
-    kappa = float(kappa)
+    kappa, other = float(kappa), "n_tokens" if lacking == "n_params" else "n_params"
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if lacking == "budget_flops":
             numeric[lacking], how = kappa * numeric["n_params"] * numeric["n_tokens"], f"{kappa:g} n_params n_tokens"
         else:
-            other = "n_tokens" if lacking == "n_params" else "n_params"
             numeric[lacking] = numeric["budget_flops"] / kappa / numeric[other]
             how = f"budget_flops / ({kappa:g} {other})"
     return [(lacking, f"computed as {how}")]
@@ -330,18 +291,14 @@ def _refuse_same_rows(cells: _Cells, where: list[str], keep: list[int]) -> None:
         seen[row] = where[i]
 
 
-# ------------------------------------------------------------------------------------------------------------- sources
-
-
 def _opened(source: Source) -> _Cells:
     """The columns of a file, or of a mapping or DataFrame in memory."""
     if not isinstance(source, (str, Path)):
         return _in_memory(source)
     path = Path(source)
-    if path.is_dir():
-        if not (path / "study.h5").exists():
-            raise UserError(f"{path} has no study.h5; run `ditscale collect {path}` first")
-        path = path / "study.h5"
+    if path.is_dir() and not (path / "study.h5").exists():
+        raise UserError(f"{path} has no study.h5; run `ditscale collect {path}` first")
+    path = path / "study.h5" if path.is_dir() else path
     if not path.exists():
         raise UserError(f"{path}: no such file; give a CSV, an HDF5 file or a study directory")
     with _file(path, "rb") as handle:
@@ -382,9 +339,8 @@ def _read_csv(path: Path) -> _Cells:
         if "\0" in text:
             raise UnicodeError
         lines = list(io.StringIO(text, newline=""))
-        skipped = 0
-        while skipped < len(lines) and (not lines[skipped].strip() or lines[skipped].lstrip().startswith("#")):
-            skipped += 1
+        said = list(itertools.takewhile(lambda line: not line.strip() or line.lstrip().startswith("#"), lines))
+        skipped = len(said)
         first = lines[skipped] if skipped < len(lines) else ""
         separator = "," if "," in first else max(";\t", key=first.count)
         header, rows = _rows(path, csv.reader(lines[skipped:], delimiter=separator), skipped)
@@ -400,13 +356,9 @@ def _read_csv(path: Path) -> _Cells:
             raise UserError(f"{path}, row {line}: {len(row)} cells, but the header has {width} columns{hint}")
     columns = [list(map(str.strip, column)) for column in zip(*(row[:width] for _, row in rows), strict=True)]
     named = dict(zip(header, columns or [[]] * width, strict=True))
-    return _Cells(str(path), named, [line for line, _ in rows], _comments(lines[:skipped]), {})
-
-
-def _comments(lines: list[str]) -> list[tuple[str, str]]:
-    """The (key, value) of each line `# key: value` above a header."""
-    pairs = (line.strip().lstrip("# ").partition(":") for line in lines)
-    return [(key.strip(), value.strip()) for key, _, value in pairs if value.strip()]
+    pairs = (line.strip().lstrip("# ").partition(":") for line in said)
+    recorded = [(key.strip(), value.strip()) for key, _, value in pairs if value.strip()]
+    return _Cells(str(path), named, [line for line, _ in rows], recorded, {})
 
 
 def _rows(path: Path, reader: Any, skipped: int) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -426,12 +378,11 @@ def _rows(path: Path, reader: Any, skipped: int) -> tuple[list[str], list[tuple[
 
 def _header(path: Path, header: list[str], rows: list[tuple[int, list[str]]], line: int) -> list[str]:
     """The names of the columns. Raises UserError where they are no names."""
-    example = f"{','.join(REQUIRED)},loss"
+    names = f"line must name the columns, as in {','.join(REQUIRED)},loss"
     if not any(header):
-        raise UserError(f"{path} is empty; its first line must name the columns, as in {example}")
+        raise UserError(f"{path} is empty; its first {names}")
     if sum(map(_is_number, header)) > 2:
-        what = "numbers where the header is expected; the first line must name the columns, as in"
-        raise UserError(f"{path}, row {line}: {what} {example}")
+        raise UserError(f"{path}, row {line}: numbers where the header is expected; the first {names}")
     while header and not header[-1] and not any("".join(row[len(header) - 1 :]).strip() for _, row in rows):
         header.pop()  # A comma at the end of every line.
     for i, name in enumerate(header):

@@ -5,19 +5,7 @@ import json
 import math
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import (
-    Any,
-    Callable,
-    ClassVar,
-    Literal,
-    NamedTuple,
-    Self,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
 
 from ..errors import UserError
 
@@ -57,7 +45,7 @@ class Result:
         given = {}
         for e in _entries(cls):
             if e.key in body:
-                given[e.name] = e.read(body[e.key], f"{where}.{e.key}" if where else e.key)
+                given[e.name] = _read(e.hint, body[e.key], f"{where}.{e.key}" if where else e.key)
             elif e.needed:
                 raise UserError(f"{here}: the key {e.key!r} is missing")
         made = cls(**given)
@@ -69,24 +57,21 @@ class Result:
         """What is wrong between fields of which each has its type; "" where nothing is."""
         return ""
 
-
-R = TypeVar("R", bound=Result)
-
-
-def read_result(kind: type[R], path: Path | str, verb: str) -> R:
-    """What `ditscale VERB` wrote to a JSON file. Raises UserError, in one line, at anything else."""
-    path = Path(path)
-    again = f"`ditscale {verb} {path.parent}` makes it again"
-    try:
-        return kind.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `ditscale {verb} {path.parent}` makes it") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: is not JSON; {again}") from None
-    except UserError as error:
-        raise UserError(f"{path}: is not what `ditscale {verb}` writes ({error}); {again}") from None
+    @classmethod
+    def from_file(cls, path: Path | str, verb: str) -> Self:
+        """What `ditscale VERB` wrote to a JSON file. Raises UserError, in one line, at anything else."""
+        path = Path(path)
+        again = f"`ditscale {verb} {path.parent}` makes it again"
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; {again.removesuffix(' again')}") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        except (ValueError, RecursionError):
+            raise UserError(f"{path}: is not JSON; {again}") from None
+        except UserError as error:
+            raise UserError(f"{path}: is not what `ditscale {verb}` writes ({error}); {again}") from None
 
 
 def _plain(part: Any) -> Any:
@@ -105,12 +90,12 @@ def _short(value: object) -> str:
 
 
 class _Entry(NamedTuple):
-    """A field that JSON holds: its name, its key, whether the key must be there, and reader(value, where)."""
+    """A field that JSON holds: its name, its key, whether the key must be there, and its type."""
 
     name: str
     key: str
     needed: bool
-    read: Callable[[Any, str], Any]
+    hint: Any
 
 
 _ENTRIES: dict[type, list[_Entry]] = {}  # by class, as they are first asked for
@@ -120,71 +105,48 @@ def _entries(kind: type) -> list[_Entry]:
     if kind not in _ENTRIES:
         hints, missing = get_type_hints(kind), dataclasses.MISSING
         _ENTRIES[kind] = [
-            _Entry(f.name, k, f.default is missing and f.default_factory is missing, _reader(hints[f.name]))
+            _Entry(f.name, k, f.default is missing and f.default_factory is missing, hints[f.name])
             for f in dataclasses.fields(kind)
             if (k := f.metadata.get("key", f.name)) is not None
         ]
     return _ENTRIES[kind]
 
 
-def _reader(hint: Any) -> Callable[[Any, str], Any]:
-    """A function (value, where) that returns the value as the type hint says, or raises UserError."""
+def _read(hint: Any, value: Any, where: str) -> Any:
+    """The value as the type hint says. Raises UserError where it is of another type."""
     origin, parts = get_origin(hint), get_args(hint)
-    if isinstance(hint, type) and issubclass(hint, Result):
-        return hint.from_dict
-    if origin is Literal:
-        return _one_kind(lambda v: isinstance(v, str) and v in parts, f"one of {', '.join(parts)}")
     if origin in (Union, UnionType):
-        (inner,) = [_reader(part) for part in parts if part is not NoneType]
-        return lambda value, where: None if value is None else inner(value, where)
-    if origin is tuple and parts[-1] is ...:
-        return _many(list, lambda value: enumerate(value), _reader(parts[0]), tuple)
-    if origin is tuple:
-        readers = [_reader(part) for part in parts]
-        return lambda value, where: _fixed(readers, value, where)
+        (inner,) = [part for part in parts if part is not NoneType]
+        return None if value is None else _read(inner, value, where)
+    if isinstance(hint, type) and issubclass(hint, Result):
+        return hint.from_dict(value, where)
+    if origin is Literal:
+        fits, what = isinstance(value, str) and value in parts, f"one of {', '.join(parts)}"
+    elif origin is dict:
+        fits, what = isinstance(value, dict), "an object of keys and values"
+    elif origin is tuple and parts[-1] is ...:
+        fits, what = isinstance(value, list), "a list"
+    elif origin is tuple:
+        fits, what = isinstance(value, list) and len(value) == len(parts), f"a list of {len(parts)}"
+    else:
+        fits, what = _is_simple(hint, value), SIMPLE[hint]
+    if not fits:
+        raise UserError(f"{where}: {_short(value)} is not {what}")
     if origin is dict:
-        return _many(dict, lambda value: value.items(), _reader(parts[1]), dict)
-    return _one_kind(*SIMPLE[hint])
+        return {k: _read(parts[1], v, f"{where}[{k!r}]") for k, v in value.items()}
+    if origin is tuple:
+        hints = parts[:1] * len(value) if parts[-1] is ... else parts
+        return tuple(_read(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
+    return value
 
 
-def _is_number(value: object) -> bool:
+SIMPLE = {float: "a finite number", int: "a whole number", bool: "true or false", str: "text"}
+
+
+def _is_simple(kind: type, value: object) -> bool:
     try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if kind is float:
+            return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
         return False
-
-
-SIMPLE: dict[type, tuple[Callable[[Any], bool], str]] = {
-    float: (_is_number, "a finite number"),
-    int: (lambda v: isinstance(v, int) and not isinstance(v, bool), "a whole number"),
-    bool: (lambda v: isinstance(v, bool), "true or false"),
-    str: (lambda v: isinstance(v, str), "text"),
-}
-
-
-def _one_kind(fits: Callable[[Any], bool], what: str) -> Callable[[Any, str], Any]:
-    def read(value: Any, where: str) -> Any:
-        if not fits(value):
-            raise UserError(f"{where}: {_short(value)} is not {what}")
-        return value
-
-    return read
-
-
-def _many(kind: type, pairs: Callable, inner: Callable[[Any, str], Any], make: type) -> Callable[[Any, str], Any]:
-    """A reader of a list or an object whose parts are all of one kind."""
-    what = "a list" if kind is list else "an object of keys and values"
-
-    def read(value: Any, where: str) -> Any:
-        if not isinstance(value, kind):
-            raise UserError(f"{where}: {_short(value)} is not {what}")
-        parts = [(k, inner(v, f"{where}[{k!r}]")) for k, v in pairs(value)]
-        return make(parts) if make is dict else tuple(v for _, v in parts)
-
-    return read
-
-
-def _fixed(readers: list, value: Any, where: str) -> tuple:
-    if not isinstance(value, list) or len(value) != len(readers):
-        raise UserError(f"{where}: {_short(value)} is not a list of {len(readers)}")
-    return tuple(read(v, f"{where}[{i}]") for i, (read, v) in enumerate(zip(readers, value, strict=True)))
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

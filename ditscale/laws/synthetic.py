@@ -3,15 +3,14 @@
     table, truth = synthetic_study("asymmetric", noise=0.003, seed=0)
     python -m ditscale.laws.synthetic asymmetric --noise 0.003 --seed 0 --out runs.csv
 
-The truth is written here from the equations alone and shares nothing with the fitter, so it can test the fitter.
-"""
+The truth is written here from the equations alone and shares nothing with the fitter, so it can test the fitter."""
 
 from __future__ import annotations
 
 import csv
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Sequence
 
 import numpy as np
@@ -46,10 +45,8 @@ class Truth:
         cls, E: float, alpha: float, beta: float, n_params: float, loss: float, budget_flops: float = PAPER_TARGET,
         kappa: float = 6.0,
     ) -> Truth:  # fmt: skip
-        """The surface whose optimum at `budget_flops` is a model of `n_params` with that `loss`.
-
-        At an optimum the two terms are as beta to alpha, because alpha A N^-alpha = beta B D^-beta there.
-        """
+        """The surface whose optimum at `budget_flops` is a model of `n_params` with that `loss`. At an optimum the two
+        terms are as beta to alpha, because alpha A N^-alpha = beta B D^-beta there."""
         rest, n_tokens = (loss - E) / (alpha + beta), budget_flops / (kappa * n_params)
         return cls(E, beta * rest * n_params**alpha, alpha * rest * n_tokens**beta, alpha, beta, kappa)
 
@@ -85,22 +82,15 @@ SYMMETRIC = Truth.anchored(0.585, 0.35, 0.35, 958.3e6, 0.63)
 ASYMMETRIC = Truth.anchored(0.53, 0.45, 0.15, 958.3e6, 0.63)
 # Besiroglu et al. 2024 (arXiv 2404.10102), the refit of Hoffmann et al.'s approach 3.
 CHINCHILLA = Truth(1.8172, 482.01, 2085.43, 0.3478, 0.3658)
-# Two designs with the paper's model exponents; the second is 1 % better at the target.
-DESIGNS = {
-    "in_context": Truth.anchored(0.585, 0.3024, 0.3976, 958.3e6, 0.6325),
-    "cross_attention": Truth.anchored(0.585, 0.322, 0.378, 850e6, 0.626),
-}
 
 
 @dataclass(frozen=True)
 class Case:
     """A study: in each slice `sizes` log-spaced N within `half_width` of `shift` times the optimum, D = C / (kappa N).
-
     raises: the codes of the findings it is made to raise (none: a clean study). drift: the factor by which the centre
-    moves from the smallest to the largest budget, on top of `shift`. missing: share of the runs that is absent.
-    jitter: standard deviation of log(achieved / planned FLOPs). misfit: relative excess of the loss of a run of 1e9
-    tokens, falling as 1/D. one_sided, downward, diverged: what befalls one slice, or one run, of the study.
-    """
+    moves from the smallest to the largest budget, on top of `shift`. missing: share of the runs that is absent. jitter:
+    standard deviation of log(achieved / planned FLOPs). misfit: relative excess of the loss of a run of 1e9 tokens,
+    falling as 1/D. one_sided, downward, diverged: what befalls one slice, or one run, of the study."""
 
     about: str
     raises: tuple[str, ...] = ()
@@ -141,18 +131,13 @@ CASES = {
 
 
 def synthetic_study(
-    case: str | Case = "symmetric",
-    noise: float = 0.003,
-    seed: int = 0,
-    metric: str = "loss",
+    case: str | Case = "symmetric", noise: float = 0.003, seed: int = 0, metric: str = "loss",
     probe: float | None = None,
-) -> tuple[Table, Truth]:
-    """A table of runs and the truth behind it.
-
-    case: a name of CASES or a Case; noise: standard deviation of the log-normal scatter from run to run; metric: the
-    column that becomes the table's loss, one of METRICS; probe: a budget in FLOPs at which one run at the true optimum
-    is added with the role "probe". Raises UserError on an unknown case or metric.
-    """
+) -> tuple[Table, Truth]:  # fmt: skip
+    """A table of runs and the truth behind it. case: a name of CASES or a Case; noise: standard deviation of the
+    log-normal scatter from run to run; metric: the column that becomes the table's loss, one of METRICS; probe: a
+    budget in FLOPs at which one run at the true optimum is added with the role "probe". Raises UserError on an unknown
+    case or metric."""
     columns, truth = synthetic_columns(case, noise, seed, probe)
     if metric not in METRICS:
         raise UserError(f"metric: there is no {metric!r}{nearest(metric, METRICS)}; choose from {', '.join(METRICS)}")
@@ -189,48 +174,18 @@ def synthetic_columns(
         budget, role = np.append(budget, probe), [*role, "probe"]
     scatter = np.exp(noise * rng.standard_normal((len(METRICS), len(loss))))
     metrics = (loss, fid(truth, budget, loss), loss + GAP, loss + GAP * (budget / 1e17) ** GAP_EXPONENT)
-    columns = {
-        "run_id": np.array([f"c{c:.3g}-n{n:.4g}".replace("e+", "e") for c, n in zip(budget, n_params, strict=True)]),
-        "role": np.array(role),
-        "n_params": n_params,
-        "n_tokens": n_tokens,
-        "budget_flops": budget,
-    }
-    if case.jitter:
-        columns["achieved_flops"] = truth.kappa * n_params * n_tokens
+    ids = [f"c{c:.3g}-n{n:.4g}".replace("e+", "e") for c, n in zip(budget, n_params, strict=True)]
+    columns = {"run_id": np.array(ids), "role": np.array(role)}
+    columns |= {"n_params": n_params, "n_tokens": n_tokens, "budget_flops": budget}
+    columns |= {"achieved_flops": truth.kappa * n_params * n_tokens} if case.jitter else {}
     return columns | dict(zip(METRICS, metrics * scatter, strict=True)), truth
 
 
 def fid(truth: Truth, budget_flops: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """A FID that follows the loss: at the optimum of each budget it is Liang et al.'s 2.2566e6 C^-0.234.
-
-    Off the optimum, a run has the FID of the smaller budget whose optimum has its loss.
-    """
+    """A FID that follows the loss: at the optimum of each budget it is Liang et al.'s 2.2566e6 C^-0.234. Off the
+    optimum, a run has the FID of the smaller budget whose optimum has its loss."""
     excess = (loss - truth.E) / (truth.optimum(budget_flops)[2] - truth.E)
     return FID_COEFFICIENT * np.power(budget_flops, FID_EXPONENT) * excess ** (FID_EXPONENT / truth.loss_floor_exponent)
-
-
-def two_designs(noise: float = 0.003, seed: int = 0) -> tuple[dict[str, Table], dict[str, Truth]]:
-    """({name: Table}, {name: Truth}) of two designs with model exponents 0.568 and 0.54, the second better."""
-    return _pair(DESIGNS, noise, seed)
-
-
-def null_pair(
-    case: str = "symmetric", noise: float = 0.003, seed: int = 0
-) -> tuple[dict[str, Table], dict[str, Truth]]:
-    """({name: Table}, {name: Truth}) of two tables "first" and "second" that differ in nothing but their noise."""
-    return _pair(dict.fromkeys(("first", "second"), named(case).truth), noise, seed, named(case))
-
-
-def _pair(
-    truths: dict[str, Truth], noise: float, seed: int, case: Case = CASES["symmetric"]
-) -> tuple[dict[str, Table], dict[str, Truth]]:
-    """One table per truth, each with noise of its own."""
-    tables = {
-        name: synthetic_study(replace(case, truth=truth), noise, len(truths) * seed + k)[0]
-        for k, (name, truth) in enumerate(truths.items())
-    }
-    return tables, dict(truths)
 
 
 def named(case: str) -> Case:
@@ -256,13 +211,11 @@ def write_csv(
 def main(argv: Sequence[str] | None = None) -> int:
     import argparse
 
-    cases = "\n".join(f"  {name:17} {case.about}" for name, case in CASES.items())
     parser = argparse.ArgumentParser(
-        prog="python -m ditscale.laws.synthetic",
-        description="Print a table of runs whose truth is known, as CSV.",
-        epilog=f"cases:\n{cases}",
+        "python -m ditscale.laws.synthetic", description="Print a table of runs whose truth is known, as CSV.",
+        epilog="\n".join(["cases:", *(f"  {name:17} {case.about}" for name, case in CASES.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    )  # fmt: skip
     parser.add_argument("case", help="the kind of study")
     parser.add_argument("--noise", default="0.003", help="log-normal scatter of one run (0.003 = 0.3 %%)")
     parser.add_argument("--seed", default="0")

@@ -49,8 +49,7 @@ class Table:
     is fitted (its name is `metric`); role: "grid" or "probe". Optional columns are None when the source lacks them;
     `columns` holds further ones by name. `source` is where the rows came from, `exclusions` the (run_id, reason) pairs
     taken out by `without`, `recorded` the (key, value) texts that came with the rows: how they were made, and `info`
-    what columns hold, as far as the source says it.
-    """
+    what columns hold, as far as the source says it."""
 
     run_id: np.ndarray
     n_params: np.ndarray
@@ -77,10 +76,8 @@ class Table:
         cls, n_params: ArrayLike, n_tokens: ArrayLike, budget_flops: ArrayLike, loss: ArrayLike,
         run_id: ArrayLike | None = None, role: ArrayLike | None = None, **more: Any,
     ) -> Table:  # fmt: skip
-        """A table from arrays or lists; run_id is made up (row-1, row-2, ...) and role is "grid" when not given.
-
-        Raises UserError when a column is not one number a run, or columns differ in length.
-        """
+        """A table from arrays or lists; run_id is made up (row-1, row-2, ...) and role is "grid" when not given. Raises
+        UserError when a column is not one number a run, or columns differ in length."""
         n, d, c = map(_floats, REQUIRED, (n_params, n_tokens, budget_flops))
         measured = _floats(more.get("metric", "loss"), loss)
         ids = np.array([f"row-{i + 1}" for i in range(len(n))] if run_id is None else run_id, dtype=object)
@@ -96,11 +93,7 @@ class Table:
 
     def take(self, rows: Any) -> Table:
         """The rows picked by an index or mask array, in that order."""
-        picked = {
-            f.name: getattr(self, f.name)[rows]
-            for f in dataclasses.fields(self)
-            if isinstance(getattr(self, f.name), np.ndarray)
-        }
+        picked = {name: part[rows] for name, part in vars(self).items() if isinstance(part, np.ndarray)}
         return dataclasses.replace(self, **picked, columns={n: c[rows] for n, c in self.columns.items()})
 
     def without(self, run_ids: str | Iterable[str], reason: str) -> Table:
@@ -108,9 +101,8 @@ class Table:
         run_ids = [run_ids] if isinstance(run_ids, str) else list(run_ids)
         for name in run_ids:
             if name not in self.run_id:
-                raise UserError(
-                    f"{self.source or 'table'}: there is no run {name!r} to exclude{nearest(name, self.run_id)}"
-                )
+                where = self.source or "table"
+                raise UserError(f"{where}: there is no run {name!r} to exclude{nearest(name, self.run_id)}")
         kept = self.take(~np.isin(self.run_id, run_ids))
         return dataclasses.replace(kept, exclusions=self.exclusions + tuple((name, reason) for name in run_ids))
 
@@ -132,26 +124,21 @@ class Table:
         order = np.argsort(self.budget_flops, kind="stable")
         groups: list[list[int]] = []
         for i in order:
-            if groups and self.budget_flops[i] <= SAME_BUDGET * self.budget_flops[groups[-1][0]]:
-                groups[-1].append(int(i))
-            else:
-                groups.append([int(i)])
+            if not groups or self.budget_flops[i] > SAME_BUDGET * self.budget_flops[groups[-1][0]]:
+                groups.append([])
+            groups[-1].append(int(i))
         # The rows of a group rise, so the median is in the middle; np.median takes 40 us, a continuum has many groups.
         budgets = [(self.budget_flops[g[(len(g) - 1) // 2]] + self.budget_flops[g[len(g) // 2]]) / 2 for g in groups]
         return [(float(budget), np.array(g)) for budget, g in zip(budgets, groups, strict=True)]
 
     def is_isoflop(self) -> bool:
-        """Whether the budgets come in slices, rather than as a continuum that `slices` merely cuts into pieces.
-
-        A piece of a continuum spans most of the 15 %; a slice spans the few per cent by which runs miss their budget.
-        """
+        """Whether the budgets come in slices, rather than as a continuum that `slices` merely cuts into pieces. A piece
+        of a continuum spans most of the 15 %; a slice spans the few per cent by which runs miss their budget."""
         spans = [np.ptp(np.log(self.budget_flops[rows])) for _, rows in self.slices() if len(rows) > 1]
         return not spans or float(np.median(spans)) <= np.log(1.06)
 
     def kappa(self) -> float:
-        """C / (N D), the median over runs; 6 where the budget counts 6 N D. C is what was spent, where that is
-        known.
-        """
+        """C / (N D), the median over runs; 6 where the budget counts 6 N D. C is what was spent, where known."""
         spent = self.budget_flops if self.achieved_flops is None else self.achieved_flops
         spent = np.where(np.isfinite(spent) & (spent > 0), spent, self.budget_flops)
         return float(np.median(spent / (self.n_params * self.n_tokens)))
@@ -163,11 +150,8 @@ class Table:
 
 
 def check(table: Table, where: list[str] | None = None) -> None:
-    """Raise UserError for a value no fit can use; `where` names each row. Optional columns may hold NaN.
-
-    N, D and C must be positive, and so must a loss or a FID. Any other metric may have either sign, as a log-likelihood
-    has.
-    """
+    """Raise UserError for a value no fit can use; `where` names each row. Optional columns may hold NaN. N, D and C
+    must be positive, and so must a loss or a FID. Any other metric may have either sign, as a log-likelihood has."""
     source, count = table.source or "table", len(table)
     where = [f"row {i + 1}" for i in range(count)] if where is None else where
     if not count:
@@ -183,9 +167,8 @@ def check(table: Table, where: list[str] | None = None) -> None:
     first: dict[str, int] = {}
     for i, name in enumerate(table.run_id):
         if first.setdefault(name, i) != i:
-            raise UserError(
-                f"{source}: run_id {name!r} appears twice ({where[first[name]]} and {where[i]}); keep one of them"
-            )
+            both = f"{where[first[name]]} and {where[i]}"
+            raise UserError(f"{source}: run_id {name!r} appears twice ({both}); keep one of them")
     for name, column in columns.items():
         signed = name == table.metric and not table.info_of(name).positive
         # A probe that has not been run yet has no loss, and must not stop the fit of the grid.

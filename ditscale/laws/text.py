@@ -10,12 +10,9 @@ short: Format = "{:.4g}".format
 
 def columns(rows: list[list[str]], indent: str = "  ") -> list[str]:
     """Rows of cells as lines, each column as wide as its widest cell; the first left, the rest right aligned."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append(f"{indent}{'  '.join(cells)}".rstrip())
-    return lines
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    padded = ([row[0].ljust(first), *map(str.rjust, row[1:], others)] for row in rows)
+    return [f"{indent}{'  '.join(row)}".rstrip() for row in padded]
 
 
 def ends(e: Estimate, form: Format = short, between: str = " .. ", unbounded: str = "?") -> str:

@@ -1,8 +1,5 @@
-"""The parts both designs are made of.
-
-Shape letters: B batch, S tokens, W width, H heads, D head size (W = H * D), C context tokens.
-LayerNorm has no bias and, unlike RMSNorm, a fused backward on every device; GELU is the exact (erf) one.
-"""
+"""The parts both designs are made of. Shape letters: B batch, S tokens, W width, H heads, D head size (W = H * D), C
+context tokens. LayerNorm, unlike RMSNorm, has a fused backward on every device; GELU is the exact (erf) one."""
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +9,6 @@ from .projection import Projection
 
 
 class Norm(nn.LayerNorm):
-    """Over the last dimension, without bias."""
-
     def __init__(self, width: int):
         super().__init__(width, eps=1e-6, bias=False)
 
@@ -34,39 +29,27 @@ def attend(q_BSHD: Tensor, k_BCHD: Tensor, v_BCHD: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
-class SelfAttention(nn.Module):
-    """Every token attends to every token: [B, S, W] to [B, S, W]."""
+class Attention(nn.Module):
+    """Tokens [B, S, W] attend to each other, or with `cross` to a context [B, C, W]: to [B, S, W]."""
 
-    def __init__(self, width: int, head_size: int, qk_norm: bool):
+    def __init__(self, width: int, head_size: int, qk_norm: bool, cross: bool = False):
         super().__init__()
         self.heads = width // head_size
-        self.qkv = Projection(width, 3 * width)
+        if cross:
+            self.q, self.kv = Projection(width, width), Projection(width, 2 * width)
+        else:
+            self.qkv = Projection(width, 3 * width)
         self.out = Projection(width, width)
         self.norm_q = Norm(head_size) if qk_norm else nn.Identity()
         self.norm_k = Norm(head_size) if qk_norm else nn.Identity()
 
-    def forward(self, x_BSW: Tensor) -> Tensor:
+    def forward(self, x_BSW: Tensor, context_BCW: Tensor | None = None) -> Tensor:
         B, S, W = x_BSW.shape
-        q, k, v = self.qkv(x_BSW).view(B, S, 3, self.heads, -1).unbind(2)  # Each is [B, S, H, D].
-        return self.out(attend(self.norm_q(q), self.norm_k(k), v).reshape(B, S, W))
-
-
-class CrossAttention(nn.Module):
-    """Image tokens [B, S, W] attend to the context [B, C, W]: to [B, S, W]."""
-
-    def __init__(self, width: int, head_size: int, qk_norm: bool):
-        super().__init__()
-        self.heads = width // head_size
-        self.q = Projection(width, width)
-        self.kv = Projection(width, 2 * width)
-        self.out = Projection(width, width)
-        self.norm_q = Norm(head_size) if qk_norm else nn.Identity()
-        self.norm_k = Norm(head_size) if qk_norm else nn.Identity()
-
-    def forward(self, x_BSW: Tensor, context_BCW: Tensor) -> Tensor:
-        B, S, W = x_BSW.shape
-        q = self.q(x_BSW).view(B, S, self.heads, -1)
-        k, v = self.kv(context_BCW).view(B, context_BCW.shape[1], 2, self.heads, -1).unbind(2)
+        if context_BCW is None:
+            q, k, v = self.qkv(x_BSW).view(B, S, 3, self.heads, -1).unbind(2)  # Each is [B, S, H, D].
+        else:
+            q = self.q(x_BSW).view(B, S, self.heads, -1)
+            k, v = self.kv(context_BCW).view(B, context_BCW.shape[1], 2, self.heads, -1).unbind(2)
         return self.out(attend(self.norm_q(q), self.norm_k(k), v).reshape(B, S, W))
 
 
@@ -88,10 +71,10 @@ class Block(nn.Module):
     def __init__(self, width: int, head_size: int, mlp_ratio: int, qk_norm: bool, cross: bool):
         super().__init__()
         self.norm_attention = Norm(width)
-        self.attention = SelfAttention(width, head_size, qk_norm)
+        self.attention = Attention(width, head_size, qk_norm)
         if cross:
             self.norm_cross = Norm(width)
-            self.cross = CrossAttention(width, head_size, qk_norm)
+            self.cross = Attention(width, head_size, qk_norm, cross)
         self.norm_mlp = Norm(width)
         self.mlp = MLP(width, mlp_ratio)
 

@@ -1,8 +1,5 @@
-"""Compiling a model with torch.compile, where that pays.
-
-On a GPU it always does. On a CPU an fp32 step is matrix products, and its compiled form no faster; in bf16, a 384x12
-took 0.87 to 0.93 of the time (docs/measured/training.md). Small models train for less time than they compile.
-"""
+"""Compiling a model with torch.compile, where that pays: always on a GPU; on a CPU for large models in bf16
+(docs/measured/training.md). Small models train for less time than they compile."""
 
 from functools import cache, partial
 from typing import Callable
@@ -20,8 +17,7 @@ MIN_CPU_PARAMS = 2**23  # Parameters from which a bf16 model is worth compiling 
 
 def compiles(run: Run, device: torch.device) -> bool:
     """Whether the run's model is compiled on this device, and on a GPU its step recorded: as `execution.compile` says,
-    else where it pays and a compiler is found. The length of the run does not count: a nested run must equal one that
-    is trained by itself."""
+    else where it pays and a compiler is found. The run's length does not count, for the sake of nested runs."""
     if run.execution.compile is not None:
         return run.execution.compile
     pays = device.type == "cuda" or (run.recipe.precision == "bf16" and run.n_params_total >= MIN_CPU_PARAMS)

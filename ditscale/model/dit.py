@@ -3,7 +3,6 @@
 In-Context: patch tokens, text tokens and the time token form one sequence under one self-attention. Cross-Attention:
 patch tokens form the sequence; time and text tokens are the context of a cross-attention in each block. Neither has
 adaptive norms: time reaches the image through its token alone.
-
 Shape letters: B batch, I image tokens, T text tokens, P values of a patch, W width, C channels, R resolution.
 """
 
@@ -40,10 +39,7 @@ class DiT(nn.Module):
 
     def initialise(self, blocks: list[Block]):
         """Draw linear weights with variance 1 / inputs, those that write to the residual stream with a further factor
-        1 / writers, and set the final layer to 0.
-
-        A zero final layer makes the first prediction 0 for every size, so all sizes start from the same loss.
-        """
+        1 / writers. A final layer of 0 makes the first prediction 0, so all sizes start from the same loss."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -59,18 +55,15 @@ class DiT(nn.Module):
         nn.init.zeros_(self.final.weight)
 
     def forward(self, x_BCRR: Tensor, t_B: Tensor, text: Tensor) -> Tensor:
-        """Velocity [B, C, R, R] of noisy images x_t [B, C, R, R] at times t [B] in [0, 1] (t = 0 is data).
-
-        `text` is int64 [B, T] when captions are ids, float [B, T, text_dim] when they are features.
-        """
+        """Velocity [B, C, R, R] of noisy images x_t [B, C, R, R] at times t [B] in [0, 1] (t = 0 is data). `text` is
+        int64 [B, T] when captions are ids, float [B, T, text_dim] when they are features."""
         x_BSW, context_BCW = self.embed(x_BCRR, t_B, text)
         for block in self.blocks:
             x_BSW = block(x_BSW, context_BCW)
         return self.head(x_BSW, x_BCRR.shape)
 
     def embed(self, x_BCRR: Tensor, t_B: Tensor, text: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The inputs of the blocks: their sequence [B, S, W], and the context [B, 1 + T, W] of a cross-attention or
-        None."""
+        """The blocks' sequence [B, S, W], and the context [B, 1 + T, W] of a cross-attention or None."""
         x_BIW = self.patch(self.patchify(x_BCRR)) + self.position_image
         features = time_features(t_B, self.shape.time_features)
         time_B1W = self.time_out(F.silu(self.time_in(features)))[:, None]
@@ -108,8 +101,7 @@ def time_features(t_B: Tensor, n: int) -> Tensor:
 
 def sine_positions(tokens: int, width: int) -> Tensor:
     """Initial values of the learned positions, [tokens, width]: sines and cosines of row and column, with frequencies
-    from half a turn over the image up to the grid's own. On the miniature this lowered the loss more than any other
-    choice of initialisation."""
+    from half a turn over the image up to the grid's own."""
     n, k = math.isqrt(tokens), width // 4
     frequencies = math.pi * torch.exp(torch.linspace(0, math.log(max(n / 2, 1.0)), max(k, 1)))
     angle = (torch.arange(n) + 0.5)[:, None] / n * frequencies

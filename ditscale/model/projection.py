@@ -1,9 +1,6 @@
-"""Projections: linear maps without bias, whose matrix products are most of a training step.
-
-On a CPU, torch computes them in fp32 with MKL, and MKL uses its AVX-512 kernels on Intel's processors only: on AMD's it
-reaches less than half the speed of oneDNN, 107 against 245 GFLOP/s of a Zen 5 core. There oneDNN computes them, through
-the operator that torch itself uses for compiled models.
-"""
+"""Projections: linear maps without bias, whose matrix products are most of a training step. On a CPU, torch computes
+them in fp32 with MKL, whose AVX-512 kernels are for Intel's processors only: on AMD's it has less than half the speed
+of oneDNN. There oneDNN computes them, through torch's operator for compiled models."""
 
 from contextlib import contextmanager
 from functools import cache
@@ -14,14 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Multiplications per thread below which calling oneDNN costs more than it saves.
-MIN_PRODUCTS = 2e6
+MIN_PRODUCTS = 2e6  # Multiplications per thread below which calling oneDNN costs more than it saves.
 _plain = False
 
 
 class Projection(nn.Linear):
-    """[..., n_in] to [..., n_out]."""
-
     def __init__(self, n_in: int, n_out: int):
         super().__init__(n_in, n_out, bias=False)
 
@@ -43,8 +37,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
 
 @contextmanager
 def plain_products() -> Iterator[None]:
-    """A context without oneDNN's products, which torch's FLOP counter and its batches of backward passes do not
-    know."""
+    """Without oneDNN's products, which torch's FLOP counter and its batches of backward passes do not know."""
     global _plain
     before, _plain = _plain, True
     try:
@@ -56,12 +49,15 @@ def plain_products() -> Iterator[None]:
 @cache
 def mkl_is_slow() -> bool:
     """Whether oneDNN has AVX-512 kernels for this processor and MKL has none."""
-    try:
-        processor = open("/proc/cpuinfo").read(4096)
-    except OSError:  # This is not Linux.
-        return False
     available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return available and "AuthenticAMD" in processor and "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return available and "AuthenticAMD" in cpuinfo() and "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
+def cpuinfo() -> str:
+    try:
+        return open("/proc/cpuinfo").read()
+    except OSError:
+        return ""
 
 
 class _Product(torch.autograd.Function):

@@ -1,13 +1,12 @@
-"""The grid of an isoFLOP study: budgets x widths x seeds to runs, and the probe's size from the law."""
+"""The grid of an isoFLOP study: budgets x widths x seeds to runs, its learning-rate sweep, and the probe's size."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config import Study
 from ..errors import UserError
 from ..units import compact, count
 from .nest import nest
-from .price import evaluation_flops
 from .run import Run, make_run
 
 
@@ -36,8 +35,7 @@ class Plan:
 
 def plan_grid(study: Study) -> Plan:
     """Every run of the study but the probe. Raises UserError when a budget keeps no run at all."""
-    runs: list[Run] = []
-    dropped: list[Dropped] = []
+    runs, dropped, note = list[Run](), list[Dropped](), ""
     for budget in study.budgets:
         widths = study.widths_of(budget)
         for width in widths:
@@ -47,58 +45,65 @@ def plan_grid(study: Study) -> Plan:
                 dropped.append(Dropped(budget, width, str(error)))
         if sum(cell.budget_flops == budget for cell in dropped) == len(widths):
             raise UserError(f"budget {compact(budget)}: no width fits it ({dropped[-1].width}: {dropped[-1].reason})")
-    note = ""
     if study.nested and not study.rehearsal:
         runs, note = nest(runs, study.recipe)
     return Plan(tuple(runs), tuple(dropped), note)
 
 
+def plan_runs(study: Study) -> Plan:
+    """Every run that can be planned before there is a law: the grid and, if the study has `rates`, their sweep (role
+    "rate"): the grid's runs at the sweep's budgets again, at every multiple but 1. Raises UserError as `plan_grid`."""
+    grid, budgets = plan_grid(study), study.rate_budgets or study.budgets[:1]
+    sweep = tuple(
+        make_run(study, "rate", run.budget_flops, run.width, run.seed, multiple)
+        for run in grid.runs
+        if run.budget_flops in budgets
+        for multiple in study.rates
+        if multiple != 1
+    )
+    return replace(grid, runs=grid.runs + sweep)
+
+
 def plan_probe(study: Study, n_params: float) -> Run:
     """The probe: the recipe's size nearest (in log N) to the forecast's optimum `n_params`, at the probe's budget."""
-    head, best = study.design.head_size, None
+    head = study.design.head_size
+    best: Run | None = None
+    run: Run | None
     distance = lambda run: abs(math.log(run.n_params / n_params))
     for width in range(head, 1024 * head, head):
         try:
             run = make_run(study, "probe", study.probe_budget, width, study.seeds[0])
         except UserError:
-            if best is not None:
-                break
-            continue
-        if best is not None and distance(run) > distance(best):
+            run = None
+        if best and not (run and distance(run) <= distance(best)):
             break
         best = run
-    if best is None:
+    if not best:
         raise UserError(f"study.probe_budget: no model of this recipe trains at {compact(study.probe_budget)}")
     return best
 
 
 def table(plan: Plan) -> str:
     """The plan as aligned text."""
-    lines = [
-        f"{'budget':>9} {'size':>9} {'N':>7} {'images':>8} {'tokens D':>9} {'steps':>8} {'FLOPs':>10} {'off':>7} "
-        f"{'6ND/C':>6} {'rate':>9}"
-    ]
-    for r in plan.runs:
-        lines.append(
-            f"{compact(r.budget_flops):>9} {f'{r.width}x{r.depth}':>9} {count(r.n_params):>7} {count(r.n_images):>8} "
-            f"{count(r.n_tokens):>9} {r.steps:>8} {compact(r.achieved_flops):>10} {r.deviation:>+7.2%} "
-            f"{6 * r.n_params * r.n_tokens / r.budget_flops:>6.2f} {r.lr:>9.3g}"
-        )
-    for d in plan.dropped:
-        lines.append(f"dropped: budget {compact(d.budget_flops)}, width {d.width}: {d.reason}")
-    nested = [r for r in plan.runs if r.within]
-    if nested:
+    head = ("budget", "size", "N", "images", "tokens D", "steps", "FLOPs", "off", "6ND/C", "rate")
+    rows = [head] + [
+        (compact(r.budget_flops), f"{r.width}x{r.depth}", count(r.n_params), count(r.n_images), count(r.n_tokens),
+         str(r.steps), compact(r.achieved_flops), f"{r.deviation:+.2%}",
+         f"{6 * r.n_params * r.n_tokens / r.budget_flops:.2f}", f"{r.lr:.3g}")
+        for r in plan.runs
+    ]  # fmt: skip
+    lines = [" ".join(map(str.rjust, row, (9, 9, 7, 8, 9, 8, 10, 7, 6, 9))) for row in rows]
+    lines += [f"dropped: budget {compact(d.budget_flops)}, width {d.width}: {d.reason}" for d in plan.dropped]
+    if nested := [r for r in plan.runs if r.within]:
         saved = float(sum(r.flops_per_image * r.stable_images for r in nested))
         cooling = sum(r.flops_per_image * r.n_images for r in nested) - saved
         how = f", but for their cool-down of {compact(cooling)} FLOPs" if cooling else ""
-        lines.append(
-            f"{len(nested)} runs are nested: trained as part of a longer run{how}; {saved / (saved + plan.flops):.0%} "
-            "of the FLOPs saved"
-        )
+        share = f"{saved / (saved + plan.flops):.0%} of the FLOPs saved"
+        lines.append(f"{len(nested)} runs are nested: trained as part of a longer run{how}; {share}")
     if plan.note:
         lines.append(f"nested: {plan.note}")
     rates = sum(r.role == "rate" for r in plan.runs)
     of_them = f", {rates} of them a sweep of the learning rate" if rates else ""
-    evaluation = sum(evaluation_flops(r) for r in plan.runs)
+    evaluation = sum(r.evaluation_flops for r in plan.runs)
     then = f", and {compact(evaluation)} ({evaluation / plan.flops:.1%}) of evaluation" if evaluation else ""
     return "\n".join([*lines, f"{len(plan.runs)} runs{of_them}, {compact(plan.flops)} FLOPs of training{then}"])

@@ -1,12 +1,9 @@
-"""Nested runs: runs that begin as a longer run of the study does, and so need no training of their own, or only that of
-their cool-down.
+"""Nested runs: those that begin as a longer run does, and so need no training of their own but that of a cool-down.
 
 Data, noise and timesteps are functions of (seed, position), the EMA of the step. Under a constant rate a run of 4e11
-FLOPs is therefore the first half of the one of 8e11 that has its size and seed, to the bit. The longer run is the
-parent run: it stops at each nested run's last image, measures the nested run, and writes its directory as if it had
-been trained by itself (train/nested.py). Where rates cool down at the end (wsd), the parent stops where the nested
-run's cool-down begins, trains that, and resumes its own training where it stopped.
-"""
+FLOPs is therefore the first half of the one of 8e11 that has its size and seed, to the bit. The longer one, its parent,
+measures it there and writes its directory (train/nested.py). Where rates cool down at the end (wsd), the parent stops
+where the nested run's cool-down begins, trains that, and resumes where it stopped."""
 
 import json
 from collections import defaultdict
@@ -33,8 +30,6 @@ def nest(runs: list[Run], recipe: Recipe) -> tuple[list[Run], str]:
         by_id |= {run.run_id: replace(run, within=parent.run_id) for run in shorter}
         cooling = sum(run.n_images - run.stable_images for run in shorter)
         by_id[parent.run_id] = replace(parent, readings=tuple(run.run_id for run in shorter), branch_images=cooling)
-    why = (
-        "no run begins as a longer one does, so each is trained by itself: a size must be in several budgets, and "
-        "rate, batch, warm-up and decay must not depend on D"
-    )
+    why = "no run begins as a longer one does, so each is trained by itself: a size must be in several budgets, and "
+    why += "rate, batch, warm-up and decay must not depend on D"
     return [by_id[run.run_id] for run in runs], "" if any(run.within for run in by_id.values()) else why

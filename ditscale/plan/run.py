@@ -1,7 +1,7 @@
 """One planned run: all that a compute node needs to train it, and all that defines its outcome."""
 
 import math
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Self
 
@@ -13,16 +13,13 @@ from ..flops import Shape, n_params, shape_of, training_flops
 from .schedule import stable_images
 
 # Fields of Run that change no result.
-NOT_IN_IDENTITY = (
-    "run_id", "execution", "study", "role", "evaluation", "within", "readings", "branch_images",
-)  # fmt: skip
+NOT_IN_IDENTITY = ("run_id", "execution", "study", "role", "evaluation", "within", "readings", "branch_images")
 RECIPE_FIELDS_ADDED_LATER = ("width_scaling", "base_width", "caption_dropout", "ema_also")
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the run uses its machine, as `Cluster` says: settled when it is launched. It changes no result beyond
-    rounding, and so is no part of the run's identity."""
+    """How the run uses its machine, as `Cluster` says: settled at launch, and no part of the run's identity."""
 
     ranks: int
     threads: int
@@ -36,7 +33,6 @@ class Execution:
 
     @classmethod
     def on(cls, cluster: Cluster, ranks: int) -> Self:
-        """On a number of ranks of a cluster."""
         return cls(ranks, **{f.name: getattr(cluster, f.name) for f in fields(cls) if f.name != "ranks"})
 
 
@@ -70,8 +66,7 @@ class Run:
     execution: Execution
     layout: int = 1
     rehearsal: Rehearsal | None = None  # None: it is trained.
-    # What it is measured by at its end, besides the validation loss.
-    evaluation: dict[str, Evaluation] = field(default_factory=dict)
+    evaluation: dict[str, Evaluation] = field(default_factory=dict)  # At its end, besides the validation loss.
     within: str = ""  # run_id of its parent run, where it is nested (plan/nest.py).
     readings: tuple[str, ...] = ()  # run_ids of its nested runs.
     branch_images: int = 0  # Images that it trains besides its own: the cool-downs of its nested runs.
@@ -90,26 +85,25 @@ class Run:
         """Achieved FLOPs relative to the budget, minus 1."""
         return self.achieved_flops / self.budget_flops - 1
 
-    def defines(self) -> dict:
-        """What decides the outcome: the run's identity is the hash of this.
+    @property
+    def evaluation_flops(self) -> float:
+        """FLOPs of its evaluation on all data sets. A forward pass is a third of a training step's FLOPs."""
+        images = sum((how.n or self.validation.n) * how.passes(metric) for metric, how in self.evaluation.items())
+        return (1 + len(self.validation.also)) * images * self.flops_per_image / 3
 
-        Fields that recipes gained after the first runs count only where they differ from their default, so that
-        earlier runs keep their identity.
-        """
+    def defines(self) -> dict:
+        """What decides the outcome: the run's identity is the hash of this. Fields that recipes gained after the first
+        runs count only where they differ from their default, so that earlier runs keep their identity."""
         content = {k: v for k, v in config.plain(self).items() if k not in NOT_IN_IDENTITY}
-        defaults = {f.name: f.default for f in fields(Recipe) if f.default is not MISSING}
         for key in RECIPE_FIELDS_ADDED_LATER:
-            if getattr(self.recipe, key) == defaults[key]:
+            if getattr(self.recipe, key) == getattr(Recipe, key):
                 content["recipe"].pop(key)
         return content
 
 
 def make_run(study: Study, role: str, budget: float, width: int, seed: int, multiple: float = 1.0) -> Run:
-    """The run of a width at a budget: depth, length and `multiple` times the rate by the recipe. Raises UserError when
-    it would not fit.
-
-    Steps are rounded to the budget, so a run misses it by at most half a step; more than 0.5 % is refused.
-    """
+    """The run of a width at a budget: depth, length and `multiple` times the rate by the recipe. Steps are rounded, by
+    half a step at most. Raises UserError where that misses the budget by over 0.5 %, or the run does not fit."""
     try:
         return _run_of(study, role, budget, width, seed, multiple)
     except OverflowError:
@@ -120,17 +114,17 @@ def _run_of(study: Study, role: str, budget: float, width: int, seed: int, multi
     recipe = study.recipe
     depth = max(1, round(width / recipe.aspect))
     shape = shape_of(study.design, study.data, depth, width)
-    counts = n_params(shape)
+    counts, exact = n_params(shape), training_flops(shape)
     n = counts[study.params]
-    exact = training_flops(shape)
     per_image = exact if study.flops == "exact" else 6 * n * shape.tokens_per_image
-    recipe = _with_batch(recipe, n, budget / per_image * shape.tokens_per_image)
+    if law := recipe.batch_law:  # By D of the budget, since the batch decides the D of the run.
+        batch = int(law.at(n, budget / per_image * shape.tokens_per_image, quantum=1))
+        recipe = replace(recipe, batch_size=batch, batch_law=None)
     steps = round(budget / (per_image * recipe.batch_size))
     if steps < recipe.min_steps:
-        raise UserError(
-            f"{steps} steps of {recipe.batch_size} images, fewer than the recipe's min_steps {recipe.min_steps}; use a "
-            f"budget of at least {units.compact(recipe.min_steps * per_image * recipe.batch_size)} or a smaller width"
-        )
+        fewer = f"{steps} steps of {recipe.batch_size} images, fewer than the recipe's min_steps {recipe.min_steps}"
+        least = units.compact(recipe.min_steps * per_image * recipe.batch_size)
+        raise UserError(f"{fewer}; use a budget of at least {least} or a smaller width")
     n_images = steps * recipe.batch_size
     n_tokens = n_images * shape.tokens_per_image
     recipe = _resolved(recipe, n, n_images, n_tokens)
@@ -139,49 +133,20 @@ def _run_of(study: Study, role: str, budget: float, width: int, seed: int, multi
     if not 0 < rate < math.inf:
         raise UserError(f"a learning rate of {rate:g}; see recipe.lr_scale, lr_width, lr_params and lr_tokens")
     run = Run(
-        run_id="",
-        study=study.name,
-        role=role,
-        budget_flops=budget,
-        achieved_flops=float(per_image * n_images),
-        flops=study.flops,
-        params=study.params,
-        depth=depth,
-        width=width,
-        seed=seed,
-        steps=steps,
-        n_images=n_images,
-        n_tokens=n_tokens,
-        n_params=n,
-        n_params_matmul=counts["matmul"],
-        n_params_total=counts["total"],
-        tokens_per_image=shape.tokens_per_image,
-        flops_per_image=exact,
-        lr=rate,
-        design=study.design,
-        data=study.data,
-        recipe=recipe,
-        validation=study.validation,
-        execution=Execution.on(study.cluster, 1),
-        rehearsal=study.rehearsal,
+        run_id="", study=study.name, role=role, budget_flops=budget, achieved_flops=float(per_image * n_images),
+        flops=study.flops, params=study.params, depth=depth, width=width, seed=seed, steps=steps, n_images=n_images,
+        n_tokens=n_tokens, n_params=n, n_params_matmul=counts["matmul"], n_params_total=counts["total"],
+        tokens_per_image=shape.tokens_per_image, flops_per_image=exact, lr=rate, design=study.design, data=study.data,
+        recipe=recipe, validation=study.validation, execution=Execution.on(study.cluster, 1), rehearsal=study.rehearsal,
         evaluation={} if study.rehearsal or role == "rate" else study.evaluation,
-    )
+    )  # fmt: skip
     if abs(run.deviation) > 0.005:
         raise UserError(f"{steps} steps miss the budget by {run.deviation:+.2%}, more than 0.5 %; use a smaller batch")
     return replace(run, run_id=naming.run_id(budget, depth, width, seed, run.defines()))
 
 
-def _with_batch(recipe: Recipe, n_params: float, n_tokens: float) -> Recipe:
-    """The recipe with its batch as a number of images. n_tokens: D of the budget, since the batch decides the D of the
-    run."""
-    if recipe.batch_law is None:
-        return recipe
-    return replace(recipe, batch_size=int(recipe.batch_law.at(n_params, n_tokens, quantum=1)), batch_law=None)
-
-
 def _resolved(recipe: Recipe, n_params: float, n_images: int, n_tokens: int) -> Recipe:
-    """The recipe with warm-up and weight decay as numbers, for a run of given size. Raises UserError when the warm-up
-    would outlast the run."""
+    """The recipe with warm-up and weight decay as numbers. Raises UserError when the warm-up would outlast the run."""
     source = "recipe.warmup_images"
     if recipe.warmup_law is not None:
         images = round(recipe.warmup_law.at(n_params, n_tokens, quantum=recipe.batch_size))
@@ -192,11 +157,6 @@ def _resolved(recipe: Recipe, n_params: float, n_images: int, n_tokens: int) -> 
     if recipe.weight_decay_law is not None:
         recipe = replace(recipe, weight_decay=recipe.weight_decay_law.at(n_params, n_tokens), weight_decay_law=None)
     return recipe
-
-
-def executed(run: Run, cluster: Cluster, ranks: int) -> Run:
-    """The run as a number of ranks of a cluster executes it."""
-    return replace(run, execution=Execution.on(cluster, ranks))
 
 
 def read_run(path: Path | str) -> Run:

@@ -6,11 +6,9 @@ from ..config import Recipe
 
 
 def rate_factor(recipe: Recipe, images: float, n_images: int) -> float:
-    """Factor in (0, 1] for the step that starts after `images` of the run's `n_images`.
-
-    Linear warm-up over the first `warmup_images`, then constant, cosine to 0, or (wsd: warm-up, stable, decay;
-    Hu et al., arXiv 2404.06395) constant and linear to 0 over the last `decay` of the run.
-    """
+    """Factor in (0, 1] for the step that starts after `images` of the run's `n_images`: linear warm-up over the first
+    `warmup_images`, then constant, cosine to 0, or (wsd: warm-up, stable, decay; Hu et al., arXiv 2404.06395) constant
+    and linear to 0 over the last `decay` of the run."""
     warm = recipe.warmup_images
     factor = min(1.0, (images + recipe.batch_size) / warm) if warm else 1.0
     if recipe.schedule == "cosine":

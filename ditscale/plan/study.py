@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,10 +29,8 @@ def read_study(root: Path | str) -> Study:
 
 def write_study(root: Path | str, study: Study) -> StudyPaths:
     """Write study.yaml, unless the directory holds the same study. The keys MAY_CHANGE are replaced where they differ,
-    except for a sweep of rates that the new settings do not mention.
-
-    Raises UserError when the directory holds another study, or other files and no study.
-    """
+    except for a sweep of rates that the new settings do not mention. Raises UserError at another study, or at other
+    files and no study."""
     paths = StudyPaths(root)
     if paths.study.exists():
         old = read_study(root)
@@ -40,10 +39,8 @@ def write_study(root: Path | str, study: Study) -> StudyPaths:
         before, now = config.plain(old), config.plain(study)
         unchanged = [before.pop(key) for key in MAY_CHANGE] == [now.pop(key) for key in MAY_CHANGE]
         if before != now:
-            raise UserError(
-                f"{root} holds another study ({_difference(before, now)}); use another directory, or leave the "
-                "settings out to continue that study"
-            )
+            other = f"{root} holds another study ({_difference(before, now)})"
+            raise UserError(f"{other}; use another directory, or leave the settings out to continue that study")
         if unchanged:
             return paths
     elif paths.root.exists() and (not paths.root.is_dir() or any(paths.root.iterdir())):
@@ -78,12 +75,11 @@ def plan_all(paths: StudyPaths, runs: Iterable[Run], by: str):
 def gone(paths: StudyPaths, present: Collection[str]) -> str:
     """A line that names the planned runs whose ids are not `present`; "" where all are."""
     missing = {run_id: by for run_id, by in _planned(paths).items() if run_id not in present}
-    if not missing:
-        return ""
-    names = ", ".join([*missing][:3]) + (", ..." if len(missing) > 3 else "")
+    names = ", ".join([*missing][:3]) + ", ..." * (len(missing) > 3)
     commands = " and ".join(PLANNERS[by].format(root=paths.root) for by in dict.fromkeys(missing.values()))
     runs, them = ("runs have", "them") if len(missing) > 1 else ("run has", "it")
-    return f"{len(missing)} planned {runs} no directory, or no run.yaml in it ({names}); to restore {them}: {commands}"
+    lost = f"{len(missing)} planned {runs} no directory, or no run.yaml in it ({names}); to restore {them}: {commands}"
+    return lost * bool(missing)
 
 
 def _planned(paths: StudyPaths) -> dict[str, str]:
@@ -95,11 +91,9 @@ def write_run(paths: StudyPaths, run: Run) -> RunPaths:
     """Write runs/<run_id>/run.yaml, unless the file has this content already."""
     at = paths.run(run.run_id)
     text = config.dump_yaml(config.plain(run))
-    try:
+    with suppress(OSError):
         if at.run.read_bytes() == text.encode():
             return at
-    except OSError:
-        pass
     make_directory(at.root)
     write_text(at.run, text)
     return at

@@ -20,16 +20,14 @@ from ..rundir.record import Damaged, open_record
 from ..train.rehearsed import expected_loss, expected_steps
 from .faults import KINDS, MACHINES, disturbed, read_faults
 
-# Intervals of 95 % are widened by this factor: they then miss a truth about once in ten thousand times.
-WIDER = 2.0
+WIDER = 2.0  # Intervals of 95 % are widened by this factor: they then miss a truth once in ten thousand times.
 TOLERANCE = {"model exponent": 0.3, "N*": 0.5, "L*": 0.05}  # Relative errors that fail, however wide the interval.
 STEP_FIELDS = ("images", "loss", "loss_ema", "grad_norm", "lr")  # Fields of a step that run.yaml determines.
 
 
 @dataclass(frozen=True)
 class Check:
-    """One number of the fitted surface against the truth. low, high: the widened interval, which must cover the truth;
-    None where the fit was refused, or leaves an end open."""
+    """One number of the fitted surface against the truth. low, high: the widened interval, None at an open end."""
 
     name: str
     truth: float
@@ -52,29 +50,24 @@ class Check:
 
 @dataclass(frozen=True)
 class Account:
-    """Content of rehearsal.json. Rows are steps of records.
-
-    unaccounted: runs that did not finish. faults: by kind, those that ended an attempt. too_late: faults whose run
-    finished before they took effect. lost: rows missing from a finished record, or reported in a heartbeat and missing
-    after a fault, and finished runs missing from study.h5. duplicated: steps or runs that appear twice, and runs
-    finished by two attempts. wrong: rows that differ from what run.yaml determines. status_s: the slowest reading of
-    the study's status.
-    """
+    """Content of rehearsal.json. Rows are steps of records."""
 
     runs: int
     finished: int
-    unaccounted: tuple[str, ...]
+    unaccounted: tuple[str, ...]  # runs that did not finish
     attempts: int
     launches: int
-    faults: dict[str, int]
-    too_late: int
+    faults: dict[str, int]  # by kind, those that ended an attempt
+    too_late: int  # faults whose run finished before they took effect
     runs_hit: int
     rows: int
+    # Rows missing from a finished record, or reported in a heartbeat and missing after a fault; finished runs missing
+    # from study.h5.
     lost: int
-    duplicated: int
-    wrong: int
+    duplicated: int  # steps or runs that appear twice, and runs finished by two attempts
+    wrong: int  # rows that differ from what run.yaml determines
     wall_s: float
-    status_s: float
+    status_s: float  # of the slowest reading of the study's status
     checks: tuple[Check, ...]
 
     @property

@@ -1,9 +1,5 @@
-"""Faults that hit a rehearsal while it runs: kills, requests to stop, requeues, damaged checkpoints, lost nodes, and a
-killed controller.
-
-A seed decides beforehand which run is hit, how, and at which share of its steps. Every fault is recorded in
-faults.jsonl. Only jobs of the study are touched. Nodes and the controller are lost on the cluster of slurm/local only.
-"""
+"""Faults that hit a rehearsal while it runs, recorded in faults.jsonl. A seed decides beforehand which run is hit, how,
+and at which share of its steps. Nodes and the controller are lost on the cluster of slurm/local only."""
 
 import json
 import os
@@ -14,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Self
@@ -40,19 +37,17 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "slurm" / "local"
 
 @dataclass(frozen=True)
 class Fault:
-    """A line of faults.jsonl. runs, attempts: those that were running on what was hit. lost: rows that their heartbeats
-    had reported and that their records did not hold afterwards."""
+    """A line of faults.jsonl."""
 
     kind: str  # Of KINDS, or of MACHINES; the controller has no runs.
-    runs: tuple[str, ...]
-    attempts: tuple[int, ...]
+    runs: tuple[str, ...]  # Those that were running on what was hit.
+    attempts: tuple[int, ...]  # Their numbers.
     unix: float
     images: int  # Images that the run had trained on; 0 for machines.
-    lost: int
+    lost: int  # Rows that heartbeats had reported and that records did not hold afterwards.
 
 
 def read_faults(path: Path) -> list[Fault]:
-    """The faults injected so far, oldest first."""
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         return [Fault(**f | {"runs": tuple(f["runs"]), "attempts": tuple(f["attempts"])}) for f in lines]
@@ -95,7 +90,7 @@ class Aim(NamedTuple):
 
 class Injector(threading.Thread):
     """As a context, hits a share of the runs, each once, and takes down `nodes` nodes in turn, then the controller. A
-    run that finishes before its fault takes effect passes the fault on to one that has not begun."""
+    run that finishes first passes its fault on to one that has not begun."""
 
     def __init__(self, paths: StudyPaths, cluster: str, share: float, nodes: int, seed: int):
         super().__init__(daemon=True)
@@ -110,8 +105,7 @@ class Injector(threading.Thread):
         aims = [Aim(kinds[i % len(kinds)], self.random.uniform(0.1, 0.8)) for i in range(n)]
         self.due = {name: aim for name, aim in zip(self.names, aims) if name not in hit}
         self.reserve = self.names[n:]
-        # Runs that were hit, with the number of that attempt, until it has ended.
-        self.hit: dict[str, tuple[Aim, int]] = {}
+        self.hit: dict[str, tuple[Aim, int]] = {}  # Runs and numbers of the attempts, until these have ended.
         left = Counter({"node": nodes, "controller": int(nodes > 0)}) - Counter(fault.kind for fault in before)
         # Machines to lose, each once a share of the runs has finished.
         self.machines = sorted(Aim("node", self.random.uniform(0.2, 0.5)) for _ in range(left["node"]))
@@ -136,7 +130,6 @@ class Injector(threading.Thread):
         machines.join()
 
     def _look(self, at: RunPaths, aim: Aim):
-        """Hit a run that has come far enough."""
         heartbeat = read_mapping(at.heartbeat)
         if not heartbeat:
             return
@@ -177,22 +170,17 @@ class Injector(threading.Thread):
         if kind == "truncate":
             _wait_until(lambda: not is_locked(at.lock), LOCK_S, 0.01)
             for newest in resumable(at.checkpoint)[-1:]:
-                try:
+                with suppress(FileNotFoundError):
                     os.truncate(newest / FACTS, (newest / FACTS).stat().st_size // 2)
-                except FileNotFoundError:
-                    pass
         self._record(kind, {at.name: attempt.number}, images, lost_rows(at, images))
 
     def _signal(self, attempt: Attempt, number: signal.Signals):
-        """Signal an attempt's process: through Slurm where Slurm started it, except for a kill on this machine, which
-        must come without warning."""
+        """Signal an attempt's process: through Slurm where that started it, but a kill here must not warn."""
         if attempt.job and (number != signal.SIGKILL or attempt.host != socket.gethostname()):
             slurm_client.ask("scancel", f"--signal={number.name[3:]}", f"{attempt.job}.0")
             return
-        try:
+        with suppress(ProcessLookupError):  # It has ended meanwhile.
             os.kill(attempt.pid, number)
-        except ProcessLookupError:
-            pass  # It has ended meanwhile.
 
     def _record(self, kind: str, runs: dict[str, int], images: int = 0, lost: int = 0):
         """Append a fault to faults.jsonl. runs: {run_id: number of the attempt}."""

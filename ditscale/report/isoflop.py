@@ -15,25 +15,12 @@ from ..laws.text import Format
 from ..units import compact, count
 from .read import StudyResults
 from .sentences import digits, join, plural
-from .style import (
-    ACCENT,
-    INK,
-    MUTED,
-    PAPER,
-    Label,
-    Panel,
-    Plot,
-    bars,
-    label_lines,
-    limits,
-    log_axis,
-    sequence,
-    two_rows,
-)
+from .style import ACCENT, INK, MUTED, PAPER, Label, Panel, Plot, bars, label_ends, limits, log_axis, sequence, two_rows
 
 Z = 1.96  # Standard errors on either side of a value to its 95 % interval.
 # The three laws: name in laws.json, column in study.h5, symbol, form of its values, title of the panel.
-QUANTITIES: tuple[tuple[str, str, str, Format, str], ...] = (
+Quantity = tuple[str, str, str, Format, str]
+QUANTITIES: tuple[Quantity, ...] = (
     ("model", "n_params", "N*", count, "Model size N*(C)"),
     ("data", "n_tokens", "D*", count, "Data D*(C), tokens"),
     ("loss", "loss", "L*", compact, "Loss L*(C)"),
@@ -57,7 +44,7 @@ class Minimum(NamedTuple):
 
 
 def minimum(s: Slice) -> Minimum | None:
-    """The minimum of a slice, None where it was refused."""
+    """Of a slice; None where it was refused."""
     if not s.ok or s.n_params is None or s.n_tokens is None or s.loss is None or s.curvature is None:
         return None
     n, d, loss = Estimate(s.n_params), Estimate(s.n_tokens), Estimate(s.loss)
@@ -116,7 +103,7 @@ def _draw_slices(results: StudyResults, shown: list[Group], figure: FigureBase) 
     minima = [g.minimum.loss.value for g in shown if g.minimum]
     log_axis(top, "x", limits(n[rows], margin=0.05, right=0.13), "", count, 8)
     log_axis(top, "y", limits(loss[rows], minima, *curves), f"validation {results.metric}")
-    label_lines(top, [_draw_group(results, g, top, below) for g in shown])
+    label_ends(top, [_draw_group(results, g, top, below) for g in shown])
     (below or top).set_xlabel(f"model size N ({results.study.params} parameters)")
     if below:
         off = np.concatenate([[0.0], *(np.abs(np.asarray(line.get_ydata())) for line in below.lines)])
@@ -147,18 +134,17 @@ def _draw_group(results: StudyResults, g: Group, top: Axes, below: Axes | None) 
 
 def _slices_caption(results: StudyResults, shown: list[Group]) -> str:
     counts = ", ".join(f"{compact(g.budget_flops)}: {len(g.rows)} runs" for g in shown)
-    first = f"One colour for each budget in FLOPs ({counts});"
-    second = "bars are 95 % of the Monte-Carlo error of the validation loss."
+    first = f"One colour for each budget in FLOPs ({counts}); bars are 95 % of the Monte-Carlo error"
+    first += " of the validation loss."
     if not results.laws:
         unfitted = "No law was fitted yet, so there are no curves. N and loss are on log axes because both span ratios."
-        return join(first, second, unfitted)
+        return join(first, unfitted)
     accepted = [s for s in results.laws.slices if s.ok]
     refused = [reason for s in results.laws.slices if not s.ok for reason in s.reasons]
     rms = ", ".join(f"{100 * (s.residual_rms or 0.0):.2g} % ({compact(s.budget_flops)})" for s in accepted)
     what = "the logarithm of the loss" if any(s.response == "log" for s in results.laws.slices) else "the loss"
     return join(
         first,
-        second,
         accepted and "Diamonds: the minima.",
         any(s.log_n_se for s in accepted) and "Bars through them: their 95 % intervals in N by the delta method.",
         refused and f"Hollow points, no curve: refused ({'; '.join(refused)}).",
@@ -171,8 +157,7 @@ def _slices_caption(results: StudyResults, shown: list[Group]) -> str:
 
 def curves(laws: Laws, law: str, budget: np.ndarray) -> list[tuple[str, np.ndarray, str, str]]:
     """(name, values at the budgets, line style, colour) of every form that laws.json has for one quantity."""
-    out = []
-    chosen = law == "loss" and laws.loss_law is not None and laws.loss_law.chosen == "power_law_with_floor"
+    out, chosen = [], law == "loss" and laws.loss_law and laws.loss_law.chosen == "power_law_with_floor"
     exponent, k = (getattr(laws.approach2, f"{law}_{part}", None) for part in ("exponent", "coefficient"))
     if exponent and k:
         name = f"power law\n$C^{{{exponent.value:.3f}}}$"
@@ -194,17 +179,15 @@ def powerlaws_plot(results: StudyResults) -> Plot | None:
     if not laws or not (laws.approach3 or any(s.ok for s in laws.slices)):
         return None
     alt = "{} against the training budget C"
-    panels = [Panel(partial(_draw_law, results, laws, *q), 4.5, 3.9, alt.format(q[2])) for q in QUANTITIES]
+    panels = [Panel(partial(_draw_law, results, laws, q), 4.5, 3.9, alt.format(q[2])) for q in QUANTITIES]
     if forecast:
         alt = "The forecast of each form of law, and what the probe measured"
         panels.append(Panel(partial(_draw_forecast, results, forecast), 4.5, 3.9, alt))
     return Plot("laws", "Power laws and the probe", _laws_caption(results, laws), tuple(panels), columns=2)
 
 
-def _draw_law(
-    results: StudyResults, laws: Laws, law: str, column: str, symbol: str, form: Format, title: str, figure: FigureBase
-) -> None:
-    axes, forecast = figure.subplots(), results.forecast
+def _draw_law(results: StudyResults, laws: Laws, quantity: Quantity, figure: FigureBase) -> None:
+    (law, column, symbol, form, title), axes, forecast = quantity, figure.subplots(), results.forecast
     shown = groups(results)  # Their colours are those of figure 1.
     target = forecast.target_budget_flops if forecast else shown[-1].budget_flops
     log_axis(axes, "x", (shown[0].budget_flops / 1.5, target * 1.7), "training budget C, FLOPs", compact, 6)
@@ -228,16 +211,15 @@ def _draw_law(
         axes.errorbar(target, e.value, bars([e]), fmt="_", color=ACCENT, zorder=5, **BAR)
     axes.plot(at_probe, probed, "o", ms=6, color=ACCENT, mfc=ACCENT if is_loss else PAPER, mew=1.4, zorder=6)
     labels = [Label(grid[-1], y[-1], name, colour) for name, y, _, colour in lines]
-    label_lines(axes, labels, gap=0.13 if is_loss else 0.1, x=1.0, fontsize=8.5, linespacing=1.05)
+    label_ends(axes, labels, gap=0.13 if is_loss else 0.1, x=1.0, fontsize=8.5, linespacing=1.05)
     axes.set(title=title)
 
 
 def _draw_forecast(results: StudyResults, forecast: Forecast, figure: FigureBase) -> None:
     """The forecasts of all forms, and the measured loss with its Monte-Carlo error, magnified."""
     axes, rows = figure.subplots(), [("sealed\nforecast", forecast.loss, ACCENT)]
-    rows += [
-        (form.law.replace("_with", "\nwith").replace("_", " "), form.loss, INK) for form in forecast.forms if form.loss
-    ]
+    for form in forecast.forms:
+        rows += [(form.law.replace("_with", "\nwith").replace("_", " "), form.loss, INK)] if form.loss else []
     for y, (_, e, colour) in enumerate(rows):
         axes.errorbar(e.value, -y, xerr=bars([e]), fmt="|", color=colour, zorder=4, **BAR)
     axes.grid(axis="y", visible=False)
@@ -248,9 +230,9 @@ def _draw_forecast(results: StudyResults, forecast: Forecast, figure: FigureBase
     axes.margins(x=0.12)
     if v := results.verdict:
         axes.axvline(v.measured, color=ACCENT, lw=1.2, zorder=2)
-        probe = results.table.run_id == v.run_id
-        if probe.any() and v.metric == "loss":
-            half = Z * float(results.points["loss_se"][probe][0])
+        error = results.points["loss_se"][results.table.run_id == v.run_id]
+        if len(error) and v.metric == "loss":
+            half = Z * float(error[0])
             axes.axvspan(v.measured - half, v.measured + half, color=ACCENT, alpha=0.15, lw=0, zorder=1)
         left = v.measured < sum(axes.get_xlim()) / 2
         axes.annotate(
@@ -262,6 +244,7 @@ def _draw_forecast(results: StudyResults, forecast: Forecast, figure: FigureBase
 def _laws_caption(results: StudyResults, laws: Laws) -> str:
     f, accepted, probe = results.forecast, [s for s in laws.slices if s.ok], results.probe.any()
     minima, runs = plural(len(accepted), "minimum"), plural(sum(s.n_runs for s in accepted), "run")
+    form = "E + A N^-alpha + B D^-beta"
     intervals = ", with 95 % intervals" * any(s.log_n_se for s in accepted)
     floor = ", for L* with a floor" * bool(laws.loss_law and laws.loss_law.chosen == "power_law_with_floor")
     sealed = f and f"Orange bar: the sealed forecast with its {100 * f.level:g} % interval"
@@ -270,8 +253,7 @@ def _laws_caption(results: StudyResults, laws: Laws) -> str:
         laws.approach2 and f"Solid: power laws through these {minima}, k C^a{floor}.",
         laws.bands and f"Grey: their 95 % bands ({laws.bootstrap.replicates} bootstrap replicates).",
         laws.loss_with_floor and f"Dashed: L* by the form that was not chosen, through the same {minima}.",
-        laws.approach3 and "Dotted: the optimum of the surface E + A N^-alpha + B D^-beta fitted to all",
-        laws.approach3 and f"{laws.n_runs} runs.",
+        laws.approach3 and f"Dotted: the optimum of the surface {form} fitted to all {laws.n_runs} runs.",
         f and (f"{sealed}." if probe else f"{sealed}; its probe is not measured yet."),
         f and probe and "In N and D the open circle is the probe's size, chosen from the forecast, so only its loss",
         f and probe and "tests anything.",

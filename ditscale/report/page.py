@@ -32,17 +32,14 @@ def write_report(root: Path | str) -> Path:
     results, page = read_study_results(root), StudyPaths(root).report / "index.html"
     figures = page.parent / "figures"
     make_directory(figures)
-    shown, names = [], set()
-    for plot in filter(None, (make(results) for make in PLOTS)):
-        svgs, png, pdf = render(plot)
-        for kind, content in (("png", png), ("pdf", pdf)):
-            write_bytes(figures / f"{plot.name}.{kind}", content)
-            names.add(f"{plot.name}.{kind}")
-        shown.append((plot, svgs))
+    shown = [(plot, *render(plot)) for plot in filter(None, (make(results) for make in PLOTS))]
+    files = {f"{plot.name}.{kind}": content for plot, _, kinds in shown for kind, content in kinds.items()}
+    for name, content in files.items():
+        write_bytes(figures / name, content)
     for old in figures.iterdir():  # A figure of an earlier report that this one no longer has.
-        if old.suffix in (".png", ".pdf") and old.name not in names:
+        if old.suffix in (".png", ".pdf") and old.name not in files:
             old.unlink()
-    write_text(page, html(results, shown))
+    write_text(page, html(results, [(plot, svgs) for plot, svgs, _ in shown]))
     return page
 
 
@@ -51,7 +48,9 @@ def html(results: StudyResults, shown: list[tuple[Plot, list[str]]]) -> str:
     title = f"{'REHEARSAL of ' * bool(results.study.rehearsal)}{results.study.name}: {sentences.title(results)}"
     style = Path(__file__).with_name("style.css").read_text()
     light, dark = ("".join(f"--c{c[1:]}:{v};" for c, v in colours) for colours in (zip(DARK, DARK), DARK.items()))
-    body = [_head(results), _missing(results)]
+    missing = "".join(f"<li>{escape(what)}: {code(command)}</li>" for what, command in sentences.missing(results))
+    head = '<section class="missing"><h2>Not in this report yet</h2><p>DIR is the directory of this study.</p>'
+    body = [_head(results), f"{head}<ul>{missing}</ul></section>" * bool(missing)]
     body += [_figure(i, results, plot, svgs) for i, (plot, svgs) in enumerate(shown, 1)]
     body += [_laws(results, results.laws) if results.laws else "", _runs(results)]
     return (
@@ -87,12 +86,6 @@ def _head(results: StudyResults) -> str:
     return f"{out}{said}\n" + "".join(f"<p>{superscripts(s)}</p>" for s in sentences.summary(results))
 
 
-def _missing(results: StudyResults) -> str:
-    items = "".join(f"<li>{escape(what)}: {code(command)}</li>" for what, command in sentences.missing(results))
-    head = '<section class="missing"><h2>Not in this report yet</h2><p>DIR is the directory of this study.</p>'
-    return f"{head}<ul>{items}</ul></section>" * bool(items)
-
-
 def _figure(i: int, results: StudyResults, plot: Plot, svgs: list[str]) -> str:
     panels = f'<div class="panels n{plot.columns}">{"".join(svgs)}</div>'
     content = page_list(results.samples) if plot.name == "samples" and results.samples else panels
@@ -125,11 +118,11 @@ def _runs(results: StudyResults) -> str:
 
 def _foot(results: StudyResults) -> str:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    parts = [f"Written by ditscale {__version__}, {now}"]
+    text = f"Written by ditscale {__version__}, {now}"
     if laws := results.laws:
         b = laws.bootstrap
-        drawn = f"{b.replicates} bootstrap replicates (seed {b.seed}; {b.approach2})"
-        parts.append(f"intervals from {drawn}, objective {laws.objective}")
+        text += f"; intervals from {b.replicates} bootstrap replicates (seed {b.seed}; {b.approach2}), objective"
+        text += f" {laws.objective}"
     if f := results.forecast:
-        parts.append(f"forecast sha256 {f.sha256}, of inputs {f.inputs_sha256}")
-    return f"<footer><p>{escape('; '.join(parts))}.</p></footer>"
+        text += f"; forecast sha256 {f.sha256}, of inputs {f.inputs_sha256}"
+    return f"<footer><p>{escape(text)}.</p></footer>"

@@ -36,19 +36,13 @@ class Samples(NamedTuple):
     settings: str
 
 
-class NoiseLevels(NamedTuple):
-    """The validation loss between timesteps: borders [L + 1] in t, loss [runs, L]."""
-
-    borders: np.ndarray
-    loss: np.ndarray
-
-
 class Records(NamedTuple):
-    """study.h5 beside its table. curves: run id to rows (images, loss, loss_ema); sweep: run ids of the rate sweep."""
+    """study.h5 beside its table. curves: run id to rows (images, loss, loss_ema); sweep: run ids of the rate sweep;
+    noise_levels: borders [L + 1] in t, and the validation loss between them [runs, L]."""
 
     excluded: tuple[tuple[str, str], ...]
     curves: dict[str, np.ndarray]
-    noise_levels: NoiseLevels | None
+    noise_levels: tuple[np.ndarray, np.ndarray] | None
     sweep: frozenset[str]
 
 
@@ -68,33 +62,27 @@ class StudyResults:
     grids: dict[float, Samples]
 
     @property
-    def points(self) -> dict[str, np.ndarray]:
-        """Columns of study.h5 that are numbers."""
+    def points(self) -> dict[str, np.ndarray]:  # Columns of study.h5 that are numbers.
         return self.table.columns
 
     @cached_property
-    def probe(self) -> np.ndarray:
-        """Mask of the probe's rows."""
+    def probe(self) -> np.ndarray:  # Mask of the probe's rows.
         return self.table.role == "probe"
 
     @property
-    def metric(self) -> str:
-        """The column that the laws are of."""
+    def metric(self) -> str:  # The column that the laws are of.
         return self.laws.metric if self.laws else "loss"
 
     @cached_property
-    def fitted(self) -> np.ndarray:
-        """Mask of the rows that the laws were fitted to."""
+    def fitted(self) -> np.ndarray:  # Mask of the rows that the laws were fitted to.
         return np.isin(self.table.run_id, [p.run_id for p in self.laws.points] if self.laws else [])
 
     @property
-    def probe_in_orange(self) -> str:
-        """The end of a caption's sentence where there is a probe."""
+    def probe_in_orange(self) -> str:  # The end of a caption's sentence where there is a probe.
         return ", the probe in orange" * bool(self.probe.any())
 
     @cached_property
-    def budgets(self) -> list[float]:
-        """Budgets of the grid in FLOPs, rising."""
+    def budgets(self) -> list[float]:  # Budgets of the grid in FLOPs, rising.
         return np.unique(self.table.budget_flops[~self.probe]).tolist()
 
     def columns(self, metric: str, out_of_domain: bool = False) -> dict[str, str]:
@@ -130,8 +118,7 @@ def read_study_results(root: Path | str) -> StudyResults:
         table = read_table(paths.table, also=units)
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
-    info = {name: replace(table.info_of(name), unit=unit) for name, unit in units.items()}
-    table = replace(table, info=info)
+    table = replace(table, info={name: replace(table.info_of(name), unit=unit) for name, unit in units.items()})
     for i, name in enumerate((*NEEDED, *REQUIRED, "loss")):
         values = table.columns[name]
         if not ((values < LARGEST) & (values >= 0) & ((values > 0) | (i < 2))).all():
@@ -160,9 +147,6 @@ def best_run(table: Table) -> str:
 
 def _optional(path: Path, read: Callable[[Path], T]) -> T | None:
     return read(path) if path.exists() else None
-
-
-# ---------------------------------------------------------------------------------------------------------------- HDF5
 
 
 def _read_h5(path: Path, read: Callable[[h5py.File], T], remedy: str) -> T:
@@ -198,14 +182,14 @@ def _records(file: h5py.File) -> tuple[dict[str, str], Records]:
         raise ValueError(f"points has no column {', '.join(lacking) or 'run_id of the length of role'}")
     if any(at.dtype[name].kind not in "iuf" or len(at.shape) != 1 for at in curves.values() for name in CURVE):
         raise ValueError("curves holds something else than rows of images and losses")
-    noise_levels = NoiseLevels(_array(levels, "borders"), _array(levels, "loss", 2)) if levels else None
-    if noise_levels:
-        borders, loss = noise_levels
+    noise_levels = None
+    if levels:
+        borders, loss = _array(levels, "borders"), _array(levels, "loss", 2)
         if loss.shape != (len(swept), len(borders) - 1) or not (np.diff(borders) > 0).all() or np.isinf(borders).any():
             raise ValueError("noise_levels is of another shape than runs x levels, or its borders do not rise")
-        noise_levels = NoiseLevels(borders, loss[~swept])
-    sweep = frozenset(run_id[swept])
+        noise_levels = borders, loss[~swept]
     pairs = zip(*(_array(excluded, name, text=True) for name in ("run_id", "reason")), strict=True)
+    sweep = frozenset(run_id[swept])
     rows = {name: at[()] for name, at in curves.items() if name not in sweep}
     return units, Records(tuple(pairs), rows, noise_levels, sweep)
 

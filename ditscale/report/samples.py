@@ -38,13 +38,12 @@ def pairs(samples: Samples) -> list[tuple[str, np.ndarray, np.ndarray]]:
 
 def page_list(samples: Samples) -> str:
     """The pairs as HTML, where captions wrap and can be read aloud."""
-    items = []
-    for caption, generated, reference in pairs(samples):
-        images = ""
-        for kind, x in (("generated", generated), ("held out", reference)):
-            images += f'<img src="{data_uri(x)}" alt="{kind}: {escape(caption)}">'
-        items.append(f"<li>{images}<span>{escape(caption)}</span></li>")
-    return f'<ul class="samples">{"".join(items)}</ul>'
+    items = ""
+    for caption, *pictures in pairs(samples):
+        shown = zip(("generated", "held out"), map(data_uri, pictures), strict=True)
+        images = "".join(f'<img src="{uri}" alt="{kind}: {escape(caption)}">' for kind, uri in shown)
+        items += f"<li>{images}<span>{escape(caption)}</span></li>"
+    return f'<ul class="samples">{items}</ul>'
 
 
 def data_uri(picture: np.ndarray) -> str:
@@ -57,8 +56,7 @@ def data_uri(picture: np.ndarray) -> str:
 
 def samples_plot(results: StudyResults) -> Plot | None:
     """The pairs as a figure; the page shows them as HTML (`page_list`)."""
-    s = results.samples
-    if s is None:
+    if not (s := results.samples):
         return None
     shown = pairs(s)
     columns, rows = min(4, len(shown)), -(-len(shown) // 4)

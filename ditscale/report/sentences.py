@@ -62,8 +62,8 @@ def summary(results: StudyResults) -> list[str]:
     """The runs and the laws, in sentences."""
     laws, budgets = results.laws, results.budgets
     span = " to ".join(compact(b) for b in dict.fromkeys((budgets[0], budgets[-1])))
-    runs = f"{plural(int((~results.probe).sum()), 'run')} of the grid finished"
-    runs += f", at {plural(len(budgets), 'budget')} ({span} FLOPs)"
+    runs = f"{plural(int((~results.probe).sum()), 'run')} of the grid finished, at {plural(len(budgets), 'budget')}"
+    runs += f" ({span} FLOPs)"
     if excluded := results.records.excluded:
         runs += f"; {plural(len(excluded), 'run')} left out, with the reasons below"
     return [f"{runs}.", *(_laws(laws) if laws else ())]
@@ -80,7 +80,7 @@ def _laws(laws: Laws) -> list[str]:
     else:
         why = [f.message for f in laws.findings if f.severity == "refused"] or ["no reason is recorded"]
         out.append(f"Power laws through the minima are refused: {'; '.join(why)}.")
-    runs = f"{plural(laws.n_runs, 'run')}"
+    runs = plural(laws.n_runs, "run")
     if three := laws.approach3:
         floor = f"an irreducible {laws.metric} E = {spelled(three.E, compact)}"
         out.append(f"The surface fitted to all {runs} gives N* as {power('C', three.model_exponent)} and {floor}.")
@@ -141,8 +141,8 @@ def backtest(laws: Laws) -> str:
     for name, p in (("the power laws", b.approach2), ("the surface", b.approach3)):
         if p:
             covered = {True: ", inside its interval", False: ", OUTSIDE its interval", None: ""}[p.covered]
-            size = f"N* by a factor of {p.n_params_ratio:.3g}"
-            parts.append(f"{name} missed L* by {100 * p.loss_error:+.2g} %{covered} and {size}")
+            missed = f"L* by {100 * p.loss_error:+.2g} %{covered} and N* by a factor of {p.n_params_ratio:.3g}"
+            parts.append(f"{name} missed {missed}")
     if not parts:
         return "The backtest gave nothing: no law could be fitted without the largest budget."
     held_out = f"with {compact(b.budget_flops)} FLOPs held out ({b.factor:.3g}x beyond the rest)"
@@ -165,24 +165,21 @@ def counting(results: StudyResults) -> list[tuple[str, str]]:
 
 def missing(results: StudyResults) -> list[tuple[str, str]]:
     """(what the report cannot show, or what is of other runs than study.h5 holds; the command that makes it)."""
-    found, runs = [], results.table.run_id
-    if results.laws is None:
-        found.append(("The laws (laws.json)", "`ditscale fit DIR`"))
-    elif not same_runs(results, results.laws):
-        what = "Laws of these runs: laws.json was fitted to other runs or losses than study.h5 holds"
-        found.append((what, "`ditscale fit DIR`"))
-    if results.forecast is None:
-        found.append(("The sealed forecast (forecast.json)", "`ditscale forecast DIR`"))
-    if results.verdict is None:
-        first = "" if results.probe.any() else "`ditscale launch DIR` (trains the probe), then "
-        found.append(("The verdict on the forecast (verdict.json)", f"{first}`ditscale verdict DIR`"))
-    if results.samples is None:
-        best = best_run(results.table)
-        found.append((f"Samples of the best run ({best})", f"`ditscale evaluate DIR/runs/{best}`"))
-    sweep, rates = results.records.sweep, results.rates
-    if sweep and sweep != {run for cell in (rates.cells if rates else ()) for run in cell.swept}:
-        what = "The learning-rate law" + " of these runs: rates.json was made from others" * bool(rates)
-        found.append((f"{what} (rates.json)", "`ditscale rates DIR`"))
+    laws, rates, sweep = results.laws, results.rates, results.records.sweep
+    runs, best = results.table.run_id, best_run(results.table)
+    others = "Laws of these runs: laws.json was fitted to other runs or losses than study.h5 holds"
+    train_first = "" if results.probe.any() else "`ditscale launch DIR` (trains the probe), then "
+    swept = "The learning-rate law" + " of these runs: rates.json was made from others" * (rates is not None)
+    unfitted = sweep and sweep != {run for cell in (rates.cells if rates else ()) for run in cell.swept}
+    known = (
+        (laws is None, "The laws (laws.json)", "`ditscale fit DIR`"),
+        (laws is not None and not _same_runs(results, laws), others, "`ditscale fit DIR`"),
+        (results.forecast is None, "The sealed forecast (forecast.json)", "`ditscale forecast DIR`"),
+        (results.verdict is None, "The verdict on the forecast (verdict.json)", f"{train_first}`ditscale verdict DIR`"),
+        (results.samples is None, f"Samples of the best run ({best})", f"`ditscale evaluate DIR/runs/{best}`"),
+        (unfitted, f"{swept} (rates.json)", "`ditscale rates DIR`"),
+    )
+    found = [(what, command) for is_missing, what, command in known if is_missing]
     for metric in (METRICS[name] for name in results.study.evaluation if name in METRICS):
         lacking = runs[~np.isfinite(results.points.get(metric, np.full(len(runs), np.nan)))]
         if len(lacking):
@@ -191,8 +188,7 @@ def missing(results: StudyResults) -> list[tuple[str, str]]:
     return found
 
 
-def same_runs(results: StudyResults, laws: Laws) -> bool:
-    """Whether the laws were fitted to the grid runs and losses that study.h5 now holds."""
+def _same_runs(results: StudyResults, laws: Laws) -> bool:
     here = zip(results.table.run_id[~results.probe], results.points[laws.metric][~results.probe], strict=True)
     excluded = {e.run_id for e in laws.exclusions}
     return {p.run_id: p.loss for p in laws.points} == {run: loss for run, loss in here if run not in excluded}

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure, FigureBase
@@ -79,9 +78,7 @@ class Label(NamedTuple):
 
 def sequence(n: int) -> list[str]:
     """n colours in order, dark to light; the darkest and the lightest for two, the middle for one."""
-    if n == 1:
-        return [RAMP[STEPS // 2]]
-    return [RAMP[round(i * (STEPS - 1) / (n - 1))] for i in range(n)]
+    return [RAMP[STEPS // 2]] if n == 1 else [RAMP[round(i * (STEPS - 1) / (n - 1))] for i in range(n)]
 
 
 def colours(values: Iterable[float]) -> dict[float, str]:
@@ -104,13 +101,10 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
     families += [[x / n for x in range(n, 10 * n)] for n in (2, 5, 10, 50)]
     ticks: list[float] = []
     for family in families:
-        denser = [float(f"{m * 10.0**d:.6g}") for d in decades for m in family]
-        denser = [t for t in denser if low <= t <= high]
-        if len(denser) > most and len(ticks) >= 3:
+        denser = [t for d in decades for m in family if low <= (t := float(f"{m * 10.0**d:.6g}")) <= high]
+        if len(ticks) >= 4 or len(ticks) == 3 and len(denser) > most:
             break
         ticks = denser
-        if len(ticks) >= 4:
-            break
     return ticks[:: max(1, -(-len(ticks) // most))]
 
 
@@ -141,21 +135,17 @@ def bars(estimates: Sequence[Estimate]) -> list[list[float]]:
     return [below, [0.0 if e.high is None else max(e.high - e.value, 0.0) for e in estimates]]
 
 
-def label_lines(axes: Axes, labels: Iterable[Label], gap: float = 0.055, x: float | None = None, **style: Any) -> None:
+def label_ends(axes: Axes, labels: Iterable[Label], gap: float = 0.055, x: float | None = None, **style: Any) -> None:
     """Write labels beside the ends of lines, pushed apart where they would overlap. gap: least distance as a fraction
     of the axes' height; x: where all labels start, as a fraction of the width (default: right of their own x)."""
     to_axes = axes.transData + axes.transAxes.inverted()
-    placed = []
-    for label in labels:
-        at_x, at_y = to_axes.transform((label.x, label.y))
-        placed += [label._replace(x=at_x, y=at_y)] if math.isfinite(at_x + at_y) else []
-    placed.sort(key=lambda label: label.y)
-    style = {"fontsize": 9, "va": "center", "annotation_clip": False, "zorder": 9, **style}
-    for label, y in zip(placed, spread([label.y for label in placed], gap), strict=True):
-        at = ((label.x if x is None else x) + 0.015, y)
-        halo = [withStroke(linewidth=2.5, foreground=PAPER)]  # A label stays readable on top of a curve.
-        color = LETTERS.get(label.colour, label.colour)
-        axes.annotate(label.text, at, xycoords="axes fraction", color=color, path_effects=halo, **style)
+    placed = [(*to_axes.transform((label.x, label.y)), label) for label in labels]
+    placed = sorted((at for at in placed if math.isfinite(at[0] + at[1])), key=lambda at: at[1])
+    halo = [withStroke(linewidth=2.5, foreground=PAPER)]  # A label stays readable on top of a curve.
+    look = {"fontsize": 9, "va": "center", "annotation_clip": False, "zorder": 9, "path_effects": halo, **style}
+    for (own_x, _, label), y in zip(placed, spread([at[1] for at in placed], gap), strict=True):
+        at, color = ((own_x if x is None else x) + 0.015, y), LETTERS.get(label.colour, label.colour)
+        axes.annotate(label.text, at, xycoords="axes fraction", color=color, **look)
 
 
 def spread(ys: list[float], gap: float) -> list[float]:
@@ -172,9 +162,9 @@ def spread(ys: list[float], gap: float) -> list[float]:
     return [start + gap * k for start, n in inside for k in range(n)]
 
 
-def render(plot: Plot) -> tuple[list[str], bytes, bytes]:
-    """(SVG text of each panel, PNG of the whole figure, PDF of it)."""
-    with matplotlib.rc_context(RC), np.errstate(all="ignore"):  # Whatever overflows is not drawn.
+def render(plot: Plot) -> tuple[list[str], dict[str, bytes]]:
+    """SVG text of each panel; "png" and "pdf" of the whole figure."""
+    with rc_context(RC), np.errstate(all="ignore"):  # Whatever overflows is not drawn.
         svgs = []
         for i, panel in enumerate(plot.panels):
             figure = Figure(figsize=(panel.width, panel.height), layout="constrained")
@@ -185,7 +175,7 @@ def render(plot: Plot) -> tuple[list[str], bytes, bytes]:
         parts = figure.subfigures(rows, plot.columns, squeeze=False).ravel()
         for part, panel in zip(parts, plot.panels, strict=False):
             panel.draw(part)
-        return svgs, _save(figure, "png"), _save(figure, "pdf")
+        return svgs, {kind: _save(figure, kind) for kind in ("png", "pdf")}
 
 
 def _save(figure: Figure, form: str) -> bytes:
@@ -199,8 +189,7 @@ def _save(figure: Figure, form: str) -> bytes:
 
 def themed(svg: str, name: str, alt: str) -> str:
     """An SVG file as an element of the page: its colours are CSS variables, its ids unique, and nothing external."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
     for before, after in (('id="', '"'), ('href="#', '"'), (r"url\(#", r"\)")):
         svg = re.sub(f'({before})([^"()]+)({after})', rf"\g<1>{name}-\2\3", svg)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..config import plain
 from ..laws import Estimate, Laws, Trend
-from ..laws.text import Format, ends, short
+from ..laws.text import ends, short
 from ..units import compact, count
 from .read import StudyResults
 from .sentences import digits, exponent, plural
@@ -62,38 +62,29 @@ def laws_table(laws: Laws) -> str:
     """Coefficients and exponents of all laws, with the number of points behind each."""
     minima = plural(sum(s.ok for s in laws.slices), "minimum")
     two, three = (vars(part) if part else {} for part in (laws.approach2, laws.approach3))
-    sections: list[tuple[str, str, dict[str, Estimate | None]]] = []
-    for law, symbol in (("model", "N*"), ("data", "D*"), ("loss", "L*")):
-        numbers = {"exponent a": two.get(f"{law}_exponent"), "coefficient k": two.get(f"{law}_coefficient")}
-        sections.append((f"{symbol} = k C^a", minima, numbers))
+    sections: dict[str, dict[str, Estimate | None]] = {
+        f"{symbol} = k C^a": {name: two.get(f"{law}_{name.split()[0]}") for name in ("exponent a", "coefficient k")}
+        for law, symbol in (("model", "N*"), ("data", "D*"), ("loss", "L*"))
+    }
     if floor := laws.loss_with_floor:
-        numbers = {"floor E": floor.E, "coefficient k": floor.coefficient, "exponent a": floor.exponent}
-        sections.append(("L* = E + k C^a", minima, numbers))
-    numbers = {NAMES.get(name, name): e for name, e in three.items()}
-    sections.append(("L = E + A N^-alpha + B D^-beta", plural(laws.n_runs, "run"), numbers))
+        floored = {"floor E": floor.E, "coefficient k": floor.coefficient, "exponent a": floor.exponent}
+        sections["L* = E + k C^a"] = {**floored}
+    surface = "L = E + A N^-alpha + B D^-beta"
+    sections[surface] = {NAMES.get(name, name): e for name, e in three.items()}
     rows = []
-    for law, points, numbers in sections:
-        shown = [
-            [name, digits(e.value), ends(e, compact, " to ") or "no interval", points]
-            for name, e in numbers.items()
-            if e
-        ]
-        rows += [[superscripts("" if i else law), *map(escape, row)] for i, row in enumerate(shown)]
+    for law, numbers in sections.items():
+        points = plural(laws.n_runs, "run") if law == surface else minima
+        shown = [(name, digits(e.value), ends(e, compact, " to ") or "no interval") for name, e in numbers.items() if e]
+        rows += [[superscripts("" if i else law), *map(escape, (*row, points))] for i, row in enumerate(shown)]
     return table(["law", "number", "value", "95 % interval", "based on"], rows, left=2)
 
 
 def trend_cells(trend: Trend, at_probe: np.ndarray, measured: np.ndarray) -> list[str]:
     """The cells of TREND_HEAD; at_probe: the budgets of the probe, measured: its values."""
-    shown = ["" if trend.exponent is None else _with_interval(trend.exponent, exponent), "", ""]
-    if len(at_probe):
-        shown[1] = _with_interval(trend.predict(float(at_probe[0])), short)
-        shown[2] = short(measured[0]) if np.isfinite(measured[0]) else ""
-    return shown
-
-
-def _with_interval(e: Estimate, form: Format) -> str:
-    span = ends(e, form, " to ")
-    return form(e.value) + f" ({span})" * bool(span)
+    predicted = trend.predict(float(at_probe[0])) if len(at_probe) else None
+    shown = [(trend.exponent, exponent), (predicted, short)]
+    cells = [f"{form(e.value)} ({ends(e, form, ' to ')})".removesuffix(" ()") if e else "" for e, form in shown]
+    return [*cells, short(measured[0]) if len(at_probe) and np.isfinite(measured[0]) else ""]
 
 
 def metrics_section(results: StudyResults) -> str:
@@ -113,8 +104,7 @@ def metrics_section(results: StudyResults) -> str:
 
 def noise_section(results: StudyResults) -> str:
     """The trends of the noise levels."""
-    found = noise_trends(results)
-    if found is None:
+    if not (found := noise_trends(results)):
         return ""
     at_probe, rows = results.table.budget_flops[results.probe], []
     for i, trend in enumerate(found.trends):
@@ -162,31 +152,27 @@ def runs_table(results: StudyResults) -> str:
 
 def excluded_table(results: StudyResults) -> str:
     """Runs that are in no fit, with the reason."""
-    runs = list(results.records.excluded)
-    for e in results.laws.exclusions if results.laws else ():
-        runs.append((e.run_id, f"excluded from the fit: {e.reason}"))
-    rows = [[run_link(run_id), escape(reason)] for run_id, reason in runs]
+    laws = results.laws
+    unfitted = [(e.run_id, f"excluded from the fit: {e.reason}") for e in laws.exclusions] if laws else []
+    rows = [[run_link(run_id), escape(reason)] for run_id, reason in (*results.records.excluded, *unfitted)]
     return table(["run", "reason"], rows, left=2) or "<p>None: every planned run is in the table above.</p>"
 
 
 def findings_list(laws: Laws) -> str:
-    items = [
-        f"<li>{mark(f.severity)} {escape(f.message)} <small>{escape(f.code)}</small></li>"
-        for f in sorted(laws.findings, key=lambda f: ("refused", "warning", "info").index(f.severity))
-    ]
+    found = sorted(laws.findings, key=lambda f: ("refused", "warning", "info").index(f.severity))
+    items = [f"<li>{mark(f.severity)} {escape(f.message)} <small>{escape(f.code)}</small></li>" for f in found]
     return f'<ul class="findings">{"".join(items)}</ul>' if items else "<p>None.</p>"
 
 
 def settings(results: StudyResults) -> str:
     """Design, data, recipe and the rest of study.yaml, all of it."""
-    study = plain(results.study)
-    parts = {"study": {k: v for k, v in study.items() if not isinstance(v, dict)}}
-    out = []
-    for name, keys in (parts | {k: v for k, v in study.items() if isinstance(v, dict)}).items():
-        shown = {k: _short(v) for k, v in keys.items() if v not in ("", {})}
-        rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in shown.items())
-        out.append(f"<section><h3>{escape(name)}</h3><dl>{rows}</dl></section>")
-    return f'<div class="settings">{"".join(out)}</div>'
+    study, out = plain(results.study), ""
+    parts = {name: keys for name, keys in study.items() if isinstance(keys, dict)}
+    for name, keys in {"study": {k: v for k, v in study.items() if k not in parts}, **parts}.items():
+        shown = {k: escape(_short(v)) for k, v in keys.items() if v not in ("", {})}
+        rows = "".join(f"<dt>{escape(k)}</dt><dd>{v}</dd>" for k, v in shown.items())
+        out += f"<section><h3>{escape(name)}</h3><dl>{rows}</dl></section>"
+    return f'<div class="settings">{out}</div>'
 
 
 def _short(value: object) -> str:

@@ -9,7 +9,7 @@ from ..laws import RateLaw
 from ..units import compact, count
 from .read import StudyResults
 from .sentences import join, plural, power
-from .style import ACCENT, INK, MUTED, PAPER, Label, Panel, Plot, bars, colours, label_lines, limits, log_axis
+from .style import ACCENT, INK, MUTED, PAPER, Label, Panel, Plot, bars, colours, label_ends, limits, log_axis
 
 FIRST = 0.02  # Curves start at this fraction of the run: warm-up comes before, and would stretch the axes.
 
@@ -25,8 +25,7 @@ def training_plot(results: StudyResults) -> Plot | None:
         images, loss = rows["images"], rows["loss_ema"]
         use = (images >= FIRST * images[-1]) & (images > 0) & np.isfinite(loss)
         if use.any():
-            flops, loss = images[use] * per_image[i], loss[use]
-            colour = ACCENT if probe else by_size[n_params]
+            flops, loss, colour = images[use] * per_image[i], loss[use], ACCENT if probe else by_size[n_params]
             curves.append((flops, loss, Label(flops[-1], loss[-1], "probe " * probe + count(n_params), colour), probe))
             batches.append(int(points["batch_size"][i]))
     if not curves:
@@ -45,10 +44,9 @@ def training_plot(results: StudyResults) -> Plot | None:
 def _draw_curves(curves: list[tuple[np.ndarray, np.ndarray, Label, bool]], figure: FigureBase) -> None:
     """curves: (FLOPs, smoothed loss, label of the size at its end, whether it is the probe's) of each run."""
     axes = figure.subplots()
-    # Extremes of a noisy curve would set the range; leave the top half per cent out.
-    losses = np.concatenate([loss for _, loss, *_ in curves])
-    x_limits = limits(*(flops for flops, *_ in curves), margin=0.02, right=0.02)
+    losses, x_limits = np.concatenate([c[1] for c in curves]), limits(*(c[0] for c in curves), margin=0.02, right=0.02)
     log_axis(axes, "x", x_limits, "training FLOPs")
+    # Extremes of a noisy curve would set the range; leave the top half per cent out.
     log_axis(axes, "y", limits(losses.min(), np.quantile(losses, 0.995)), "training loss, smoothed")
     longest: dict[str, Label] = {}
     for flops, loss, end, probe in curves:
@@ -63,7 +61,7 @@ def _draw_curves(curves: list[tuple[np.ndarray, np.ndarray, Label, bool]], figur
         here = sorted((ends[i] for i in group), key=lambda end: end.y)
         every = 1 + len(here) // 8  # As many as fit.
         here = [end for i, end in enumerate(here) if i % every == 0 or end is here[-1]]
-        label_lines(axes, here, gap=0.05, x=1.0 if here[-1].x > 0.7 * x_limits[1] else None)
+        label_ends(axes, here, gap=0.05, x=1.0 if here[-1].x > 0.7 * x_limits[1] else None)
 
 
 def rates_plot(results: StudyResults) -> Plot | None:
@@ -88,11 +86,12 @@ def rate_sentences(rates: RateLaw) -> list[str]:
     out = [f"{runs}; {diverged} of them diverged." if diverged else f"{runs}."]
     excess = {c.excess: c for c in accepted if c.excess is not None and c.factor}
     if excess:
-        factors, above = _range([1 / c.factor for c in excess.values() if c.factor]), _range([100 * x for x in excess])
+        span = lambda values: f"{min(values):.2g} to {max(values):.2g}"
+        factors, above = span([1 / c.factor for c in excess.values() if c.factor]), span([100 * x for x in excess])
         out.append(f"The best rate is {factors} times the recipe's, whose loss is therefore {above} % above its")
         out.append(f"parabola's minimum; most at N = {count(excess[max(excess)].n_params)}.")
         measured = [100 * c.measured_excess for c in excess.values() if c.measured_excess is not None]
-        out += [f"Above the lowest that was measured it is {_range(measured)} %."] if measured else []
+        out += [f"Above the lowest that was measured it is {span(measured)} %."] if measured else []
     if rates.ok and rates.scale:
         powers = join(*(power(x, e) for x, e in (("N", rates.params), ("D", rates.tokens)) if e))
         out.append(f"Line: the law through {plural(len(accepted), 'best rate')}, {rates.scale.value:.3g} {powers}.")
@@ -102,10 +101,6 @@ def rate_sentences(rates: RateLaw) -> list[str]:
         out.append(f"No law was given: {'; '.join(rates.reasons)}.")
     out += [f"N = {count(c.n_params)} has no best rate: {c.reasons[0]}." for c in rates.cells if not c.ok]
     return [*out, "Rates and sizes are on log axes, since the parabola and the law are fitted in their logarithms."]
-
-
-def _range(values: list[float]) -> str:
-    return f"{min(values):.2g} to {max(values):.2g}"
 
 
 def _draw_sweep(rates: RateLaw, figure: FigureBase) -> None:

@@ -25,8 +25,8 @@ T = TypeVar("T")
 
 def out_of_domain_plot(results: StudyResults) -> Plot | None:
     """The loss on each other data set against the loss on the study's own; None without other data sets."""
-    losses = {name: results.points[column] for name, column in results.columns("loss", out_of_domain=True).items()}
-    losses = {name: loss for name, loss in losses.items() if np.isfinite(loss).any()}
+    columns = results.columns("loss", out_of_domain=True)
+    losses = {name: loss for name, c in columns.items() if np.isfinite(loss := results.points[c]).any()}
     if not losses:
         return None
     how = f"coloured by budget as in figure 1{results.probe_in_orange}"
@@ -57,7 +57,7 @@ def _draw_losses(results: StudyResults, name: str, loss: np.ndarray, figure: Fig
     below.axhline((y - x).mean(), color=MUTED, lw=1, ls="--")
     below.axhline(0, color=MUTED, lw=1)
     below.margins(y=0.15)
-    top.set(ylabel=f"loss on {name}")
+    top.set_ylabel(f"loss on {name}")
     below.set(ylabel="offset", xlabel=f"loss on {results.study.data.name} (in domain)")
 
 
@@ -128,10 +128,9 @@ def _draw_metric(results: StudyResults, m: MetricTrends, figure: FigureBase) -> 
     unit = results.table.info_of(m.metric).unit
     label = UNITS.get(m.metric) or m.metric.upper() + f" ({unit})" * bool(unit)
     log_axis(axes, "x", limits(budgets), "training FLOPs")
+    axes.set_ylabel(label)
     if min(values) > 0:
         log_axis(axes, "y", limits(values, margin=0.12), label, short)
-    else:
-        axes.set(ylabel=label)
     if len(m.trends) > 1:
         axes.legend()
 
@@ -154,32 +153,30 @@ class NoiseTrends(NamedTuple):
         fast, slow = int(np.argmin(values)), int(np.argmax(values))
         high, low = self.exponents[fast].high, self.exponents[slow].low
         apart = high is not None and low is not None and high < low
-        return (
-            f"The loss falls fastest with compute at {self.between(fast)}, as C^{values[fast]:.3f}, and slowest at"
-            f" {self.between(slow)}, as C^{values[slow]:.3f}; their 95 % intervals"
-            f" {'lie apart' if apart else 'overlap, so these runs do not show that the two differ'}."
-        )
+        at = [f"at {self.between(i)}, as C^{values[i]:.3f}" for i in (fast, slow)]
+        differ = "lie apart" if apart else "overlap, so these runs do not show that the two differ"
+        return f"The loss falls fastest with compute {at[0]}, and slowest {at[1]}; their 95 % intervals {differ}."
 
 
 @lru_cache(maxsize=2)
 def noise_trends(results: StudyResults) -> NoiseTrends | None:
     """None where study.h5 has one level or none, or no law of the loss can be fitted."""
     levels = results.records.noise_levels
-    if levels is None or len(levels.borders) < 3:
+    if levels is None or len(levels[0]) < 3:
         return None
-    columns = {f"loss_{i}": column for i, column in enumerate(levels.loss.T)}
+    borders, loss = levels
+    columns = {f"loss_{i}": column for i, column in enumerate(loss.T)}
     extended = replace(results, table=replace(results.table, columns=results.points | columns))
     trends = [trend for name in columns if (trend := _fitted(fit_trend, extended, name))]
     exponents = [trend.exponent for trend in trends if trend.exponent]
     if len(exponents) < len(columns):
         return None
-    return NoiseTrends(levels.borders, trends, exponents, levels.loss[results.probe])
+    return NoiseTrends(borders, trends, exponents, loss[results.probe])
 
 
 def noise_plot(results: StudyResults) -> Plot | None:
     """Loss by noise level at each budget, and its exponent; None where no trend can be fitted."""
-    found = noise_trends(results)
-    if found is None:
+    if not (found := noise_trends(results)):
         return None
     text = (
         f"Validation triples by their timestep t (0 is data, 1 is noise), {len(found.trends)} levels with as many "
@@ -209,6 +206,6 @@ def _draw_exponents(results: StudyResults, found: NoiseTrends, figure: FigureBas
     axes, at = figure.subplots(), [e.value for e in found.exponents]
     middle, half = (found.borders[1:] + found.borders[:-1]) / 2, np.diff(found.borders) / 2
     axes.errorbar(middle, at, bars(found.exponents), half, fmt="o", ms=5, lw=1, color=INK, zorder=3)
-    if results.laws and results.laws.approach2 and results.laws.approach2.loss_exponent:
-        axes.axhline(results.laws.approach2.loss_exponent.value, color=MUTED, lw=1, ls="--")
+    if results.laws and (two := results.laws.approach2) and two.loss_exponent:
+        axes.axhline(two.loss_exponent.value, color=MUTED, lw=1, ls="--")
     axes.set(xlabel="timestep t", ylabel="exponent of C")

@@ -1,10 +1,8 @@
 """Attempts: which execution of a run is its writer, and when to stop trying.
 
 Each attempt takes the run's lock and the next number, by creating attempts/NNNN.json, which only one process can; the
-highest number is the writer. An older attempt that still lives (its node was lost to Slurm, not to power) sees the
-newer file at its next heartbeat, or before it saves or deletes a checkpoint, and ends (fencing.py). What it may still
-write until then is harmless: its record has lost its name (record.py), and checkpoints are equal, being functions of
-(seed, position).
+highest number is the writer. What an older attempt writes before it sees that (fencing.py) is harmless: its record has
+lost its name (record.py), and checkpoints are equal, being functions of (seed, position).
 """
 
 import json
@@ -12,6 +10,7 @@ import os
 import re
 import socket
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -55,8 +54,7 @@ class CrashLoop(UserError):
 
 
 def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
-    """Become the run's writer; returns the attempt and the run's lock. Raises Busy while another attempt lives, and
-    CrashLoop when attempts keep failing without progress."""
+    """Become the run's writer. Raises Busy while another attempt lives, CrashLoop when attempts make no progress."""
     make_directory(at.attempts)
     patience = time.monotonic() + LIVE_S
     while True:
@@ -68,8 +66,14 @@ def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
                 continue
             who = f"job {last.job} on {last.node}" if last.job else f"process {last.pid} on {last.host}"
             raise Busy(f"{at.root}: {who} is running it; nothing to do")
-        me = _me((last.number if last else 0) + 1, _newest_checkpoint(at))
-        _check_progress(at, history, me)
+        process, number = this_process(), last.number + 1 if last else 1
+        place = (process.job, process.restart, socket.gethostname(), process.node, os.getpid(), process.world)
+        me = Attempt(number, *place, time.time(), _newest_checkpoint(at), process.gpus or "")
+        idle = len(list(takewhile(lambda a: (a.job, a.checkpoint) == (me.job, me.checkpoint), reversed(history))))
+        if me.job and idle >= IDLE_ATTEMPTS:
+            reached = f"checkpoint {me.checkpoint}" if me.checkpoint else "its first checkpoint"
+            stuck = f"{idle} attempts of job {me.job} got no further than {reached}"
+            raise CrashLoop(f"{at.root}: {stuck}; see its log, fix the cause, then launch again")
         try:
             lock = RunLock(at.lock)
         except LockHeld as holder:
@@ -87,24 +91,9 @@ def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
             lock.release()
 
 
-def _check_progress(at: RunPaths, history: list[Attempt], me: Attempt):
-    """Raise CrashLoop when this job's last IDLE_ATTEMPTS attempts began at the same checkpoint as `me` would."""
-    alike = takewhile(lambda a: (a.job, a.checkpoint) == (me.job, me.checkpoint), reversed(history))
-    idle = len(list(alike))
-    if me.job and idle >= IDLE_ATTEMPTS:
-        reached = f"checkpoint {me.checkpoint}" if me.checkpoint else "its first checkpoint"
-        raise CrashLoop(
-            f"{at.root}: {idle} attempts of job {me.job} got no further than {reached}; see its log, fix the cause, "
-            "then launch again"
-        )
-
-
 def end(at: RunPaths, attempt: Attempt, state: str):
-    """Write down how an attempt ended."""
-    try:
+    with suppress(UserError):  # The disk is full, and the run itself has said so.
         write_text(at.attempt(attempt.number), json.dumps(asdict(replace(attempt, ended=state))))
-    except UserError:
-        pass  # The disk is full, and the run itself has said so.
 
 
 def read_attempts(at: RunPaths) -> list[Attempt]:
@@ -113,13 +102,11 @@ def read_attempts(at: RunPaths) -> list[Attempt]:
 
 
 def last_attempt(at: RunPaths) -> Attempt | None:
-    """The newest attempt, or None."""
     names = _names(at)
     return _read(at.attempts / max(names)) if names else None
 
 
 def _names(at: RunPaths) -> list[str]:
-    """Names of the attempts' files."""
     try:
         return [name for name in os.listdir(at.attempts) if re.fullmatch(r"\d+\.json", name)]
     except OSError:
@@ -131,12 +118,6 @@ def _read(path: Path) -> Attempt:
         return Attempt(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return Attempt(int(path.stem), "", 0, "", "", 0, 1, 0.0, "")  # A kill or a full disk has cut it short.
-
-
-def _me(number: int, checkpoint: str) -> Attempt:
-    me, host = this_process(), socket.gethostname()
-    place = (me.job, me.restart, host, me.node, os.getpid(), me.world)
-    return Attempt(number, *place, time.time(), checkpoint, me.gpus or "")
 
 
 def _newest_checkpoint(at: RunPaths) -> str:
@@ -163,10 +144,8 @@ def _alive(at: RunPaths, other: Attempt) -> bool:
     me = this_process()
     if other.job and other.job == me.job and other.restart < me.restart:
         return False  # Slurm has restarted this very job, so for Slurm the other attempt is gone.
-    if other.job and other.job != me.job:
-        state = slurm_client.state(other.job)
-        if state is not None:
-            return state in slurm_client.AT_WORK
+    if other.job and other.job != me.job and (state := slurm_client.state(other.job)) is not None:
+        return state in slurm_client.AT_WORK
     return is_locked(at.lock) or (other.host != socket.gethostname() and heartbeat_age(at) < LIVE_S)
 
 

@@ -1,5 +1,4 @@
-"""Checkpoints of a run, as directories: written under another name and then renamed. The newest readable one wins, the
-one before is kept.
+"""Checkpoints of a run: directories, written under another name and then renamed. The newest readable one wins.
 
     checkpoint/images-<images, 15 digits>/    to resume: state.json, and of a trained run its tensors (checkpointer.py)
     checkpoint/final.pt                       of a finished run: model, ema, ema_also (lists of tensors, a window
@@ -7,8 +6,7 @@ one before is kept.
 
 state.json holds run_id, images, what else its writer needs to resume, and the size of every other file: a directory
 that lacks a file, or has a part of one, is damaged. Nothing read here runs code. A fenced attempt (fencing.py) writes
-and deletes nothing; should it delete a checkpoint an instant after it was fenced, the reader skips that one. Without
-torch, for rehearsed runs.
+and deletes nothing. Without torch, for rehearsed runs.
 """
 
 import errno
@@ -93,28 +91,23 @@ def _unsaved(target: Path, error: Exception) -> CheckpointNotWritten:
 
 
 def load_newest(directory: Path, run_id: str, load: Callable[[Path], str] | None = None) -> dict | None:
-    """The facts of the newest checkpoint that can be read, or None. Damaged ones are skipped, and deleted once it is
-    known which one the run resumes from. `load` reads a directory that is complete by its facts and returns why it
-    cannot, or "". Raises UserError for a checkpoint of another run, and when none can be read though one is complete:
-    the cause may lie elsewhere, and nothing else is left to resume from."""
+    """The facts of the newest checkpoint that can be read, or None; damaged ones are then deleted. `load` reads a
+    directory that is complete by its facts and returns why it cannot, or "". Raises UserError for a checkpoint of
+    another run, and when none can be read though one is complete: the cause may lie elsewhere."""
     fencing.check()
     for leftover in directory.glob("*.tmp-*"):
         remove(leftover) if leftover.is_file() else shutil.rmtree(leftover, ignore_errors=True)
     damaged: list[Path] = []
-    unread = ""
-    while left := [path for path in resumable(directory) if path not in damaged]:
-        path = left[-1]
+    unread, facts = "", None
+    for path in reversed(resumable(directory)):
         facts = _read(path)
         if facts and facts["run_id"] != run_id:
             raise UserError(f"{path}: belongs to run {facts['run_id']}, not {run_id}; move it away")
         why = load(path) if facts and load else ""
         if facts and not why:
             break
-        if facts:
-            unread = f"{path}: cannot be read ({why})"
-        if path.exists():
-            damaged.append(path)
-    else:
+        unread = f"{path}: cannot be read ({why})" if facts else unread
+        damaged += [path] if path.exists() else []
         facts = None
     if unread and not facts:
         raise UserError(f"{unread}; fix the cause, or move {directory} aside to restart from scratch")

@@ -13,14 +13,12 @@ Layout (attributes `layout` = 2, `run_id`, and of the samples `sampler`, `steps`
                                   run's own
 """
 
-from __future__ import annotations
-
 import io
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Iterator, Self
 
 import h5py
 import numpy as np
@@ -48,8 +46,8 @@ class Result:
     evaluations: float = 0.0
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def same(self, other: Result) -> bool:
-        """Whether both were measured in the same way, so that one need not be measured again."""
+    def same(self, other: Self) -> bool:
+        """Whether both were measured in the same way."""
         return self.of == other.of and self.settings == other.settings
 
     @property
@@ -73,9 +71,7 @@ def read_results(path: Path, window: float | None = None) -> list[Result]:
 
 def write_results(path: Path, run_id: str, results: list[Result], window: float | None = None):
     """Add results; each replaces an older one of its metric, data set, window and way of measuring."""
-
-    def change(file: h5py.File):
-        at = file.require_group(_place(window))
+    with _rewritten(path, run_id, window) as at:
         for result in results:
             others = at.require_group(f"results/{result.metric}")
             for older in [name for name in others if _result(others[name]).of == result.of]:
@@ -86,8 +82,6 @@ def write_results(path: Path, run_id: str, results: list[Result], window: float 
             group.attrs["settings"] = json.dumps(result.settings, sort_keys=True)
             for key, array in result.arrays.items():
                 group[key] = array
-
-    _rewrite(path, run_id, change)
 
 
 def write_samples(
@@ -100,20 +94,15 @@ def write_samples(
     window: float | None = None,
 ):
     """Write samples; they replace older ones of their window. settings: attributes of the file."""
-
-    def change(file: h5py.File):
-        at = file.require_group(_place(window))
+    with _rewritten(path, run_id, window) as at:
         at.attrs.update(settings)
         if "samples" in at:
             del at["samples"]
         at["samples/generated"], at["samples/reference"] = generated, reference
         at.create_dataset("samples/captions", data=captions, dtype=h5py.string_dtype())
 
-    _rewrite(path, run_id, change)
-
 
 def has_samples(path: Path, n: int, settings: dict, window: float | None = None) -> bool:
-    """Whether the file has n samples with these settings."""
     with _opened(path) as file:
         at = _find(file, _place(window))
         if at is None or any(at.attrs.get(key) != value for key, value in settings.items()):
@@ -121,9 +110,10 @@ def has_samples(path: Path, n: int, settings: dict, window: float | None = None)
         return "samples" in list(at) and len(at["samples/generated"]) == n
 
 
-def _rewrite(path: Path, run_id: str, change: Callable[[h5py.File], None]):
-    """Change the file and write it whole: it is copied, since HDF5 does not free the space of what is deleted."""
-    memory = io.BytesIO()
+@contextmanager
+def _rewritten(path: Path, run_id: str, window: float | None) -> Iterator[h5py.Group]:
+    """The window's part, to change in the `with` block; then the file is written whole, without what was deleted."""
+    memory, packed = io.BytesIO(), io.BytesIO()
     with h5py.File(memory, "w") as made:
         with _opened(path) as old:
             if old is not None:
@@ -131,8 +121,7 @@ def _rewrite(path: Path, run_id: str, change: Callable[[h5py.File], None]):
                 for name in old:
                     old.copy(name, made)
         made.attrs.update({"layout": LAYOUT, "run_id": run_id})
-        change(made)
-        packed = io.BytesIO()
+        yield made.require_group(_place(window))
         with h5py.File(packed, "w") as whole:
             whole.attrs.update(made.attrs)
             for name in made:
@@ -156,8 +145,7 @@ def _find(group: h5py.Group | None, place: str) -> h5py.Group | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File | None]:
-    """Open the file for reading; None where there is none, or one of an older layout, which is replaced. Raises
-    UserError where it is damaged: any access in the `with` block may show that, by one of many exceptions of h5py."""
+    """Open the file for reading; None where there is none of this layout. Raises UserError when it proves damaged."""
     if not Path(path).is_file():
         yield None
         return

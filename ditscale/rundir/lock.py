@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import IO
 
 from ..errors import UserError
 from ..files import read_mapping, unwritable
@@ -28,27 +29,16 @@ class RunLock:
         except OSError as error:
             raise unwritable(path, error) from None
         until = time.monotonic() + PATIENCE_S
-        while not self._take():
+        while _refused(self.file, fcntl.LOCK_EX):
             if time.monotonic() > until:
                 self.file.close()
                 who = read_mapping(path)
-                raise LockHeld(
-                    f"{path.parent}: process {who.get('pid', '?')} on {who.get('host', '?')} is running it; "
-                    "wait for it, or end it first"
-                )
+                holder = f"process {who.get('pid', '?')} on {who.get('host', '?')}"
+                raise LockHeld(f"{path.parent}: {holder} is running it; wait for it, or end it first")
             time.sleep(0.005)
         self.file.truncate(0)
         self.file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         self.file.flush()
-
-    def _take(self) -> bool:
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass  # This file system has no locks.
-        return True
 
     def release(self):
         self.file.close()
@@ -58,9 +48,15 @@ def is_locked(path: Path) -> bool:
     """Whether a living process has the lock; False where there is no such file, or the file system has no locks."""
     try:
         with open(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return _refused(file, fcntl.LOCK_SH)
     except OSError:
         return False
+
+
+def _refused(file: IO, kind: int) -> bool:
+    """Take a lock if possible, as on file systems without locks it never is; whether another process has it."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False

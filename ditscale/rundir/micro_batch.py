@@ -1,9 +1,7 @@
-"""The micro-batch limit that an attempt leaves to the next when memory ran out: micro_batch.json in the run's
-directory.
+"""The micro-batch limit that an attempt leaves to the next when memory ran out, in micro_batch.json. Without torch.
 
 A rank whose weights are sharded cannot halve its micro-batch by itself: the others are in the middle of the same pass.
-So it writes the half as a limit and ends, the others read the limit and end too, and the run is started again. Without
-torch, for launchers.
+So it writes the half as a limit and ends, the others read the limit and end too, and the run is started again.
 """
 
 import json

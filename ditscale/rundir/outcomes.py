@@ -1,9 +1,9 @@
-"""How an attempt may end before its run does. `state` is what attempts/NNNN.json then says. Without torch, for
-launchers."""
+"""How an attempt may end before its run does. `state` is what attempts/NNNN.json then says. Without torch."""
 
 import json
 import socket
 import time
+from contextlib import suppress
 
 from ..errors import UserError
 from ..files import write_text
@@ -33,9 +33,8 @@ class RankLost(Stopped):
     state = "lost"
 
     def __init__(self, at: RunPaths):
-        Exception.__init__(
-            self, f"{at.root}: a rank of this run has died; rerun the same command to resume from the last checkpoint"
-        )
+        then = "rerun the same command to resume from the last checkpoint"
+        Exception.__init__(self, f"{at.root}: a rank of this run has died; {then}")
 
 
 class Diverged(UserError):
@@ -59,7 +58,5 @@ class Closed(UserError):
 def note_failure(at: RunPaths, reason: str):
     """Write failure.json, which `status` shows. On a full disk nothing is written: the error itself goes to the log."""
     content = {"reason": " ".join(reason.split()), "unix": time.time(), "host": socket.gethostname()}
-    try:
+    with suppress(UserError):
         write_text(at.failure, json.dumps(content))
-    except UserError:
-        pass

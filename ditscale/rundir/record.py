@@ -1,12 +1,11 @@
 """The record of one run: metrics.h5, complete after any kill.
 
-What survives a SIGKILL was measured: datasets of fixed length that are all created up front, written in place and
-flushed, lost nothing in 150 kills; files whose structure grows were lost whole. So a record has its final structure
-from the start: one row for every training step of the plan, with images = 0 in rows not reached yet. A resumed attempt
-rewrites the rows it repeats, so no row is there twice.
+Datasets of fixed length, created up front, written in place and flushed, lost nothing in 150 SIGKILLs; files whose
+structure grows were lost whole. So a record has its final structure from the start: one row for every training step of
+the plan, with images = 0 in rows not reached yet. A resumed attempt rewrites the rows it repeats.
 
-Fencing: an attempt opens the record by copying it, then renames the copy over the original. A process of an older
-attempt that still lives (on a lost node, for example) keeps writing to a file that no longer has a name.
+Fencing: an attempt opens the record by copying it, then renames the copy over the original. An older attempt that still
+lives (on a lost node, for example) keeps writing to a file that no longer has a name.
 
 Layout (attributes `layout` = 2, `run` = text of run.yaml, and, of a rehearsed run alone, `rehearsal`):
     steps        [steps]        images, loss, loss_ema, grad_norm, lr, elapsed_s
@@ -20,12 +19,13 @@ Layout 1 lacks MEASURED: it is read like 2, and the next attempt at the run conv
 import os
 import re
 import shutil
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.lib.recfunctions import require_fields
 
 from ..errors import UserError, command
 from ..files import remove, unwritable
@@ -58,7 +58,6 @@ ATTEMPT = np.dtype(
     + [("host", "S64"), ("ended", "S16")]
     + MEASURED.descr
 )
-STATES = ("planned", "running", "stopped", "diverged", "finished")
 MAX_ATTEMPTS = 1000
 
 
@@ -68,8 +67,7 @@ class Record:
     def __init__(
         self, path: Path, run_text: str, steps: int, datasets: list[str], n_validation: int, rehearsal: str = ""
     ):
-        """Open the record for a new attempt, or create it. Raises UserError when it is damaged. `rehearsal`: where the
-        losses come from, if not from training."""
+        """Open the record for a new attempt, or create it. Raises UserError when it is damaged."""
         self.path, self.beside = Path(path), Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
         try:
             if self.path.exists():
@@ -80,8 +78,12 @@ class Record:
             with open(self.beside, "rb+") as file:
                 os.fsync(file.fileno())
             self.file = h5py.File(self.beside, "r+", locking=False)
-            if self.file.attrs["layout"] < LAYOUT:
-                self._convert()
+            if self.file.attrs["layout"] < LAYOUT:  # It lacks the fields of MEASURED.
+                before = require_fields(self.file["attempts"][:], ATTEMPT)
+                del self.file["attempts"]
+                _fixed(self.file, "attempts", (MAX_ATTEMPTS,), ATTEMPT)
+                self.file["attempts"][:], self.file.attrs["layout"] = before, LAYOUT
+                self.file.flush()
             os.replace(self.beside, self.path)
         except (OSError, RuntimeError) as error:  # h5py raises either for a write that failed.
             remove(self.beside)
@@ -98,22 +100,13 @@ class Record:
             _fixed(file, "state", (), np.dtype("S16"))
             file["state"][()] = b"planned"
 
-    def _convert(self):
-        """Add the fields that a record of layout 1 lacks."""
-        before = self.file["attempts"][:]
-        del self.file["attempts"]
-        _fixed(self.file, "attempts", (MAX_ATTEMPTS,), ATTEMPT)
-        self.file["attempts"][:] = _with_all_fields(before)
-        self.file.attrs["layout"] = LAYOUT
-        self.file.flush()
-
     def begin(self, started_unix: float, from_images: int, ranks: int, host: str):
         """Open a row for this attempt, and set the state to running."""
         row = np.zeros((), ATTEMPT)
         row["started_unix"], row["from_images"], row["ranks"] = started_unix, from_images, ranks
         row["pid"], row["host"] = os.getpid(), host.encode()[:64]
         self._write("attempts", self.attempt, row)
-        self.set_state("running")
+        self._write("state", (), b"running")
 
     def measure(self, measured: dict[str, Any]):
         """Write values of this attempt, by the names of ATTEMPT; those not given keep their value."""
@@ -125,11 +118,6 @@ class Record:
     def end(self, state: str, ended_unix: float):
         """Close this attempt's row with the state in which it leaves the run."""
         self.measure({"ended_unix": ended_unix, "ended": state.encode()})
-        self.set_state(state)
-
-    def set_state(self, state: str):
-        if state not in STATES:
-            raise ValueError(state)
         self._write("state", (), state.encode())
 
     def write_steps(self, first: int, rows: np.ndarray):
@@ -152,14 +140,6 @@ class Record:
         self.file.close()
 
 
-def _with_all_fields(rows: np.ndarray) -> np.ndarray:
-    """Rows of dtype ATTEMPT, from those of any layout."""
-    complete = np.zeros(len(rows), ATTEMPT)
-    for name in rows.dtype.names or ():
-        complete[name] = rows[name]
-    return complete
-
-
 def _fixed(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype):
     """Create a contiguous dataset whose space is allocated, and zeroed, now."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -173,9 +153,6 @@ def _full(path: Path, error: Exception) -> UserError:
     number = getattr(error, "errno", None) or int(in_text[1] if in_text else 0)
     reason = os.strerror(number) if number else str(error).split("(")[0].strip()
     return unwritable(path, OSError(number, reason), "run again: nothing recorded so far is lost")
-
-
-# ------------------------------------------------------------------------------------------------------------- readers
 
 
 class Damaged(UserError):
@@ -208,7 +185,7 @@ def is_full(path: Path) -> bool:
 
 
 def read_state(path: Path) -> str:
-    """One of STATES; "planned" when there is no record yet. Raises as open_record does."""
+    """The state, "planned" when there is no record yet. Raises as open_record does."""
     if not Path(path).exists():
         return "planned"
     with open_record(path) as file:
@@ -216,8 +193,7 @@ def read_state(path: Path) -> str:
 
 
 def read_end(path: Path) -> tuple[str, float | None]:
-    """One of STATES, and the in-domain loss of a finished run. It uses HDF5's own calls: h5py's conveniences take four
-    times as long, and a status reads thousands of records. Anything unusual goes through open_record."""
+    """The state, and the in-domain loss of a finished run. By HDF5's own calls, four times as fast as h5py's."""
     try:
         with _opened(path) as file:
             state = _value(file, b"state", np.zeros(1, "S16"))[0].decode()
@@ -255,13 +231,8 @@ def skipped_note(skipped: int, steps: int) -> str:
     return f"{skipped} of {steps} steps skipped: their gradient was not finite" if skipped > 0.01 * steps else ""
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.h5f.FileID]:
-    file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, _UNLOCKED)
-    try:
-        yield file
-    finally:
-        file.close()
+def _opened(path: Path) -> closing[h5py.h5f.FileID]:
+    return closing(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, _UNLOCKED))
 
 
 def _value(file: h5py.h5f.FileID, name: bytes, into: np.ndarray) -> np.ndarray:
@@ -288,5 +259,5 @@ def read_validation(file: h5py.File) -> np.ndarray:
 
 def read_attempts(file: h5py.File) -> np.ndarray:
     """The attempts so far, dtype ATTEMPT."""
-    rows = _with_all_fields(file["attempts"][:])
+    rows = require_fields(file["attempts"][:], ATTEMPT)
     return rows[rows["started_unix"] > 0]

@@ -1,37 +1,35 @@
-"""What the one process that writes a run's directory does, whatever its steps compute: lock, heartbeat, record and end.
+"""What the one process that writes a run's directory does: lock, heartbeat, record and end. Without torch."""
 
-train/loop.py and train/rehearsed.py use it. Without torch.
-"""
-
-from __future__ import annotations
-
+import json
 import math
+import os
 import socket
 import time
 from contextlib import contextmanager
-from typing import Any, Iterator
+from pathlib import Path
+from typing import Any, Iterator, Self
 
 import numpy as np
 
 from ..config import dump_yaml, plain
 from ..errors import UserError
+from ..files import write_text
 from ..naming import RunPaths
 from ..plan.run import Run
 from . import checkpoints, fencing
-from .heartbeat import EVERY_S, Heartbeat
 from .lock import RunLock
 from .outcomes import Diverged, Stopped, note_failure
 from .record import Record
 from .strata import standard_error
 
 LOSS_EMA = 0.9  # the paper smooths the training loss with this coefficient
+EVERY_S = 1.0  # between heartbeats
 
 
 @contextmanager
 def owning_run(at: RunPaths, lock: RunLock | None = None) -> Iterator[None]:
     """Take the run's lock, or take over `lock`, for the `with` block. An error inside, but not a request to stop, is
-    written to failure.json. Raises UserError when another process has the lock, and Fenced when a newer attempt is the
-    writer: then failure.json belongs to the other."""
+    written to failure.json. Raises UserError when another process has the lock, Fenced when a newer attempt writes."""
     lock = lock or RunLock(at.lock)
     try:
         yield
@@ -43,6 +41,34 @@ def owning_run(at: RunPaths, lock: RunLock | None = None) -> Iterator[None]:
         raise
     finally:
         lock.release()
+
+
+class Heartbeat:
+    """Signs of life for `ditscale status`: heartbeat.json, one small file that `beat` replaces every `every_s`."""
+
+    def __init__(self, path: Path, n_images: int, every_s: float = EVERY_S):
+        self.path, self.n_images, self.every_s, self.last = path, n_images, every_s, 0.0
+        self.speed_from: tuple[float, int] | None = None  # time and images between which and now the speed is taken
+
+    def beat(self, phase: str, images: int, loss: float | None, flops_per_image: int, force: bool = False):
+        """phase: "starting", "training", "reading" (a nested run is trained), "validating", "evaluating"; `loss` is the
+        EMA of the training loss. Cheap to call often. Raises Fenced once a newer attempt exists."""
+        now = time.time()
+        if not force and now - self.last < self.every_s:
+            return
+        fencing.check()
+        rate = None
+        if phase != "training":
+            self.speed_from = None  # the time of other phases does not count as slow training
+        elif self.speed_from and images > self.speed_from[1]:
+            rate = (images - self.speed_from[1]) / (now - self.speed_from[0])
+        if phase == "training" and (self.speed_from is None or now - self.speed_from[0] > 5 * self.every_s):
+            self.speed_from = (now, images)
+        self.last = now
+        content = {"phase": phase, "images": images, "n_images": self.n_images, "loss": loss, "images_per_s": rate}
+        content |= {"flops_per_s": rate * flops_per_image if rate else None}
+        content |= {"unix": now, "pid": os.getpid(), "host": socket.gethostname()}
+        write_text(self.path, json.dumps(content), to_disk=False)
 
 
 class Writer:
@@ -57,8 +83,9 @@ class Writer:
         self.heart = Heartbeat(at.heartbeat, run.n_images, beat_s)
         self.beat("starting", images, None, force=True)
         names = [data.name for data in (run.data, *run.validation.also.values())]
-        mark = "" if run.rehearsal is None else str(run.rehearsal)
+        mark = str(run.rehearsal or "")
         self.record = Record(at.metrics, dump_yaml(plain(run)), run.steps, names, run.validation.n, mark)
+        self.measure = self.record.measure
         self.record.begin(time.time(), images, ranks, socket.gethostname())
         if begun is not None:
             self.record.write_steps(0, begun)
@@ -66,7 +93,7 @@ class Writer:
         last = images // run.recipe.batch_size - 1
         self.elapsed_before = float(self.record.file["steps"][last]["elapsed_s"]) if images else 0.0
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: Any, reason: BaseException | None, _trace: Any) -> None:
@@ -84,10 +111,6 @@ class Writer:
         """Record rows of dtype STEP from step number `first` (from 0) on, then the heartbeat."""
         self.record.write_steps(first, rows)
         self.beat("training", int(rows["images"][-1]), float(rows["loss_ema"][-1]))
-
-    def measure(self, measured: dict[str, Any]):
-        """Record what the attempt has measured so far, by the names of MEASURED (record.py)."""
-        self.record.measure(measured)
 
     def write_validation(self, index: int, row: np.ndarray, samples: np.ndarray):
         """Record a data set's row of dtype VALIDATION; its standard error is that of the per-triple losses."""

@@ -1,10 +1,5 @@
 """The attention backend of a bf16 run on a GPU: flash or cudnn, as `execution.attention` says, or the faster of the two
-at the run's shapes.
-
-torch prefers FlashAttention 2. On Hopper and later GPUs cuDNN's kernels can be faster; with other shapes or versions
-they are slower, or missing. So both compute a block's attention a few times when training starts: a fraction of a
-second.
-"""
+at the run's shapes, in a trial of a fraction of a second when training starts."""
 
 import time
 from contextlib import contextmanager
@@ -41,9 +36,7 @@ def selected(run: Run, ranks: Ranks) -> Iterator[None]:
 
 def prefer(backend: SDPBackend) -> ContextManager:
     """A context in which this backend comes first, and others are used only for what it does not support."""
-    return sdpa_kernel(
-        [backend, *(other for other in (FLASH, CUDNN) if other != backend), *FALLBACKS], set_priority=True
-    )
+    return sdpa_kernel([backend, CUDNN if backend == FLASH else FLASH, *FALLBACKS], set_priority=True)
 
 
 def _cudnn_is_faster(run: Run, device: torch.device) -> bool:
@@ -65,8 +58,7 @@ def _cudnn_is_faster(run: Run, device: torch.device) -> bool:
 
 
 def _attention(run: Run, device: torch.device) -> Callable[[], list[Tensor]]:
-    """A function that computes the attention of one of the run's blocks, forward and backward, for a few images; it
-    returns the results and the gradients."""
+    """A function that computes the attention of one of the run's blocks: the results and the gradients."""
     shape, generator = run.shape, torch.Generator(device).manual_seed(0)
     heads, images = shape.width // shape.head_size, min(run.recipe.batch_size, MAX_IMAGES)
     draw = lambda tokens, n: torch.randn(
@@ -92,12 +84,12 @@ def nearly_equal(a: Tensor, b: Tensor) -> bool:
 
 def _seconds(step: Callable[[], object], times: int = 10) -> float:
     """Of `times` calls: the best of three rounds."""
-    best = float("inf")
+    rounds = []
     for _ in range(3):
         torch.cuda.synchronize()
         began = time.perf_counter()
         for _ in range(times):
             step()
         torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - began)
-    return best
+        rounds.append(time.perf_counter() - began)
+    return min(rounds)

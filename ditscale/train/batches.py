@@ -1,24 +1,22 @@
-"""A rank's share of every batch: images, captions, noise and timesteps, each a function of the position in the
-stream."""
+"""A rank's share of every batch: images, captions, noise and timesteps, functions of the position in the stream."""
 
 from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Callable, Iterable, Iterator, NamedTuple, TypeVar
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..data.captions import Dropout
 from ..data.source import Source
-from ..diffusion.rectified_flow import Noise
+from ..diffusion.rectified_flow import draw_noise, drop_captions
 from ..distributed.ranks import Ranks
+from ..plan.run import Run
 
 CHUNK = 1024  # Images read at once, so that many steps share the overhead of one call.
 AHEAD = 2  # Chunks read before a GPU needs them. A CPU that trains has no core to spare for that.
-A = TypeVar("A")
-B = TypeVar("B")
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -33,16 +31,11 @@ class Batch(NamedTuple):
         return map(Batch._make, zip(*(part.split(size) for part in self)))
 
 
-def stream(
-    source: Source, noise: Noise, captions: Dropout, positions: range, batch_size: int, ranks: Ranks
-) -> Iterator[Batch]:
-    """Yield this rank's share of each batch of the positions in the stream.
-
-    Batch k holds positions k * batch_size onwards; rank r takes the r-th of `world` equal parts, in order, so the union
-    over ranks is the same for every world size.
-    """
-    share = batch_size // ranks.world
-    chunk_size = max(1, CHUNK // share) * batch_size
+def stream(source: Source, run: Run, positions: range, ranks: Ranks) -> Iterator[Batch]:
+    """Yield this rank's share of each batch of the positions in the stream: the r-th of `world` equal parts, in order,
+    so that the union over ranks is the same for every world size."""
+    recipe, share = run.recipe, run.recipe.batch_size // ranks.world
+    chunk_size = max(1, CHUNK // share) * recipe.batch_size
     cuda = ranks.device.type == "cuda"
 
     def read(start: int) -> list[Tensor]:
@@ -55,20 +48,19 @@ def stream(
     for chunk in ahead(read, starts) if cuda else map(read, starts):
         index, x0, text = (part.to(ranks.device, non_blocking=True) for part in chunk)
         x0, text = source.normalise(x0, text)  # Here, not in the thread: it is little work for a GPU.
-        text = captions(index, text)
-        yield from Batch(x0, text, *noise.draw(index, x0.shape)).split(share)
+        text = drop_captions(run.seed, recipe.caption_dropout, index, text)
+        yield from Batch(x0, text, *draw_noise(run.seed, recipe.timesteps, index, x0.shape)).split(share)
 
 
-def ahead(make: Callable[[A], B], arguments: Iterable[A]) -> Iterator[B]:
+def ahead(make: Callable[[Any], T], arguments: Iterable[Any]) -> Iterator[T]:
     """`make` of each argument, in order; AHEAD of them are made in a thread before they are asked for."""
     with ThreadPoolExecutor(1, "ahead") as worker:
-        pending: deque[Future[B]] = deque()
+        pending: deque[Future[T]] = deque()
         try:
             for argument in arguments:
                 pending.append(worker.submit(make, argument))
                 if len(pending) > AHEAD:
                     yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            yield from (future.result() for future in pending)
         finally:
             worker.shutdown(cancel_futures=True)

@@ -9,7 +9,7 @@ own stream; a thread does the rest while training continues.
 import os
 import threading
 from pathlib import Path
-from typing import Protocol
+from typing import Iterator
 
 import torch
 import torch.distributed as dist
@@ -19,44 +19,14 @@ from ..distributed.ranks import Ranks
 from ..errors import UserError
 from ..logs import log
 from ..rundir import checkpoints
-from .layout.choose import Layout
+from .layout.replicated import Layout
 
 CLOSE_S = 30.0  # Seconds for a last checkpoint to complete when a run ends: where a rank has died it never will.
 
 
-class Checkpointer(Protocol):
-    """What the loop asks of checkpoints. All ranks call `save`, `wait` and `load_newest` together."""
-
-    directory: Path  # of the checkpoints; may be set between `wait` and the next call
-
-    @property
-    def failed(self) -> bool:
-        """Whether this rank's last save went wrong."""
-
-    def warm_up(self):
-        """Load what a save needs."""
-
-    def save(self, facts: dict):
-        """Begin a checkpoint of the tensors as they are now, once the one before is complete. `facts` go into its
-        state.json."""
-
-    def wait(self):
-        """Wait until no rank is writing a checkpoint. Raises what went wrong with the last, on every rank:
-        CheckpointNotWritten, or Fenced."""
-
-    def close(self):
-        """However the run ends, let what is being written complete, well or not."""
-
-    def load_newest(self, run_id: str) -> dict | None:
-        """Fill the tensors from the newest checkpoint that all ranks can read; returns its facts, or None without one.
-
-        Rank 0 says which, so that ranks never disagree. Raises UserError as checkpoints.load_newest does, on all ranks.
-        """
-
-
-class DCPCheckpointer:
-    """Checkpoints in the files of torch.distributed.checkpoint: a Checkpointer. parts: tensors that are laid out as the
-    layout's weights are."""
+class Checkpointer:
+    """Checkpoints in the files of torch.distributed.checkpoint. All ranks call `save`, `wait` and `load_newest`
+    together. parts: tensors that are laid out as the layout's weights are. directory: may be set after `wait`."""
 
     def __init__(self, layout: Layout, parts: dict[str, list[Tensor]], directory: Path, ranks: Ranks):
         self.parts, self.directory, self.ranks = parts, directory, ranks
@@ -75,10 +45,8 @@ class DCPCheckpointer:
         self.group = dist.new_group(backend="gloo") if ranks.world > 1 else None
         self.copied = torch.cuda.Event() if cuda else None
         self.thread: threading.Thread | None = None
-        self.error: BaseException | None = None
+        self.error: BaseException | None = None  # of this rank's last save
         self.writer = ranks.broadcast(os.getpid())
-
-    # ---- saving
 
     @staticmethod
     def warm_up():
@@ -87,15 +55,18 @@ class DCPCheckpointer:
 
     @torch.no_grad()
     def save(self, facts: dict):
+        """Begin a checkpoint of the tensors as they are now, after the one before. `facts` go into its state.json."""
         self.wait()
-        for part, tensors in self.parts.items():
-            for copy, tensor in zip(self.copies[part], tensors):
-                copy.copy_(tensor, non_blocking=True)
+        for copy, tensor in self._pairs():
+            copy.copy_(tensor, non_blocking=True)
         if self.copied:
             self.copied.record()
         self.warm_up()
         self.thread = threading.Thread(target=self._write, args=(facts,), daemon=True)
         self.thread.start()
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((copy, tensor) for part in self.parts for copy, tensor in zip(self.copies[part], self.parts[part]))
 
     def _write(self, facts: dict):
         try:
@@ -104,7 +75,7 @@ class DCPCheckpointer:
                 self.copied.synchronize()
             if self.ranks.first:
                 self._write_first(facts)
-            elif self._from_rank_0():
+            elif self.ranks.broadcast(False, self.group):
                 self._fill(checkpoints.staged(self.directory, facts["images"], self.writer))
             else:
                 raise self._not_written()
@@ -112,26 +83,19 @@ class DCPCheckpointer:
             self.error = error
 
     def _write_first(self, facts: dict):
-        """The checkpoint, by rank 0, which makes its directory. The others write only when that is there: else they
-        would wait for it until the collectives time out."""
+        """By rank 0, which makes the directory. The others write only when that is there: else they would wait for it
+        until the collectives time out."""
         begun = []
 
         def fill(staged: Path):
-            begun.append(self._from_rank_0(True))
+            begun.append(self.ranks.broadcast(True, self.group))
             self._fill(staged)
 
         try:
             checkpoints.save(self.directory, facts, fill, self.writer)
         finally:
             if not begun:
-                self._from_rank_0(False)
-
-    def _from_rank_0(self, value: bool = False) -> bool:
-        """Rank 0's value, on every rank, for the thread that writes."""
-        holder = [value]
-        if self.group:
-            dist.broadcast_object_list(holder, src=0, group=self.group, device=torch.device("cpu"))
-        return holder[0]
+                self.ranks.broadcast(False, self.group)
 
     def _fill(self, directory: Path):
         from . import dcp_io
@@ -142,29 +106,26 @@ class DCPCheckpointer:
         return checkpoints.CheckpointNotWritten(f"{self.directory}: a checkpoint cannot be written; rank 0 says why")
 
     def close(self):
+        """However the run ends, let what is being written complete, well or not."""
         if self.thread:
             self.thread.join(CLOSE_S)
 
-    @property
-    def failed(self) -> bool:
-        return self.error is not None
-
     def wait(self):
+        """Until no rank is writing a checkpoint. Raises CheckpointNotWritten or Fenced, on all ranks, if one failed."""
         if self.thread:
             self.thread.join()
             self.thread = None
         if not self.ranks.all_true(self.error is None):
             raise self.error if self.error and self.ranks.first else self._not_written()
 
-    # ---- loading
-
     @torch.no_grad()
     def load_newest(self, run_id: str) -> dict | None:
+        """Fill the tensors from the newest checkpoint that all ranks can read; returns its facts, or None without one.
+        Raises UserError as checkpoints.load_newest does, on all ranks."""
         if self.ranks.first:
             try:
-                facts = checkpoints.load_newest(
-                    self.directory, run_id, lambda path: self._load(self.ranks.broadcast(path))
-                )
+                load = lambda path: self._load(self.ranks.broadcast(path))
+                facts = checkpoints.load_newest(self.directory, run_id, load)
             except UserError as error:
                 self.ranks.broadcast(error)
                 raise
@@ -175,14 +136,13 @@ class DCPCheckpointer:
             if isinstance(facts, Exception):
                 raise facts
         if facts:
-            for part, tensors in self.parts.items():
-                for copy, tensor in zip(self.copies[part], tensors):
-                    tensor.copy_(copy)
+            for copy, tensor in self._pairs():
+                tensor.copy_(copy)
         return facts
 
     def _load(self, path: Path) -> str:
-        """Read a checkpoint into the copies on the CPU; returns why a rank could not, or "". Raises UserError on rank 0
-        where the reason does not mean that the checkpoint is damaged."""
+        """Read a checkpoint into the copies; returns why a rank could not, or "". Raises UserError on rank 0 where the
+        reason does not mean that the checkpoint is damaged."""
         from . import dcp_io
 
         failure = None

@@ -1,8 +1,4 @@
-"""Tensors in files of torch.distributed.checkpoint (DCP), each rank's shards in its own. Imported late: it takes a
-second.
-
-Loading runs no code, whatever the files hold.
-"""
+"""Tensors in files of torch.distributed.checkpoint (DCP). Loading runs no code. Imported late: it takes a second."""
 
 import pickle
 import warnings
@@ -44,8 +40,7 @@ METADATA: dict[tuple[str, str], Any] = {  # what a DCP checkpoint's .metadata, a
 
 
 def save(named: dict[str, Tensor], directory: Path, group: ProcessGroup | None):
-    """Write tensors, DTensors as this rank's shards, by all ranks of `group` together. Raises what one rank met on all
-    of them."""
+    """Write tensors, DTensors as shards, by all ranks of `group` together. Raises what one rank met on all of them."""
     try:
         # Copying ahead is meant for tensors on a GPU, and would wait for the stream that trains.
         writer = dcp.FileSystemWriter(directory, per_thread_copy_ahead=0)
@@ -62,14 +57,12 @@ def first_failure(error: BaseException) -> Exception:
 
 
 def load(named: dict[str, Tensor], directory: Path, group: ProcessGroup | None):
-    """Fill tensors, however they lay when they were saved. Raises Exception or CheckpointException where files are
-    damaged."""
+    """Fill tensors, however they lay when saved. Raises Exception or CheckpointException where files are damaged."""
     dcp.load(named, storage_reader=Reader(directory), process_group=group)
 
 
 class Reader(dcp.FileSystemReader):
-    """DCP's reader, except that unpickling its metadata runs no code, and that it reads only tensors, and only from its
-    own directory."""
+    """DCP's reader, but unpickling its metadata runs no code, and it reads only tensors, of its own directory."""
 
     def read_metadata(self, *args, **kwargs) -> dcp_metadata.Metadata:
         with open(Path(self.path) / ".metadata", "rb") as file:

@@ -11,8 +11,7 @@ from ..evaluate import run as evaluation
 from ..evaluate.finished import load_finished
 from ..evaluate.held_out import HeldOut
 from ..evaluate.measure import Unmeasurable
-from ..evaluate.settings import Settings
-from ..evaluate.validation import triple_losses
+from ..evaluate.metrics import triple_losses
 from ..logs import log
 from ..naming import RunPaths
 from ..plan.run import Run
@@ -25,12 +24,8 @@ from .segment import TrainingSetup
 
 
 def held_out(run: Run, ranks: Ranks) -> list[HeldOut]:
-    """The held-out images of the run's own data, then those of its other validation sets."""
-    validation = run.validation
-    return [
-        HeldOut(data, validation, validation.n, validation.seed, ranks.device)
-        for data in [run.data, *validation.also.values()]
-    ]
+    how = run.validation
+    return [HeldOut(data, how, how.n, how.seed, ranks.device) for data in (run.data, *how.also.values())]
 
 
 def validate(setup: TrainingSetup, run: Run, writer: Writer | None):
@@ -57,11 +52,9 @@ def validate(setup: TrainingSetup, run: Run, writer: Writer | None):
 
 
 def save_final(setup: TrainingSetup, at: RunPaths, run: Run, writer: Writer | None):
-    """Write the final weights, once the last checkpoint is complete. Raises CheckpointNotWritten, on all ranks, where
-    either cannot be written."""
+    """Write the final weights, after the last checkpoint. Raises CheckpointNotWritten, on all ranks, if one fails."""
     setup.checkpointer.wait()
-    state, error = setup.state, None
-    full = lambda tensors: state.layout.gather_full(tensors)
+    state, error, full = setup.state, None, setup.state.layout.gather_full
     final = {"run_id": run.run_id, "images": state.images, "model": full(state.layout.weights)}
     final["ema"], *final["ema_also"] = (list(full(averages).values()) for averages in state.ema.averages)
     if writer:
@@ -90,7 +83,7 @@ def evaluate(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag, writer: Write
     ranks.barrier()  # From here on the final weights are there.
     finished = load_finished(at.root).to(ranks.device)
     try:
-        measured = evaluation.measure_all(at, finished, Settings(run.evaluation), ranks, tick)
+        measured = evaluation.measure_all(at, finished, evaluation.Settings(run.evaluation), ranks, tick)
     except Unmeasurable as error:
         log.warning(f"not measured: {error}")
     else:

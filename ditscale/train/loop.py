@@ -1,24 +1,20 @@
-"""The training of one run, from its directory alone. To resume, call `train` again.
+"""The training of one run, from its directory alone. To resume, call `train` again. One clock, images seen, drives
+schedule, EMA, checkpoints and resume; a resumed run repeats exactly what the interrupted one would have done."""
 
-One clock, images seen, drives schedule, EMA, checkpoints and resume. Data, noise and timesteps are functions of
-(seed, position), so a resumed run repeats exactly what the interrupted one would have done.
-"""
-
+import ctypes
 import gc
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
 
-from ..data.open import open_source
-from ..data.source import Source
-from ..diffusion.rectified_flow import Noise
+from ..data.source import open_source
+from ..diffusion.rectified_flow import draw_noise
 from ..distributed.ranks import Ranks, start
 from ..errors import UserError
 from ..evaluate import run as evaluation
 from ..evaluate.finished import has_final
 from ..evaluate.held_out import check_makers
-from ..evaluate.settings import Settings
 from ..model.compile import compiles, speed_up
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
@@ -30,20 +26,19 @@ from ..rundir.session import Writer, owning_run
 from ..rundir.signals import StopFlag
 from . import attention_backend, finalize, nested
 from .batches import Batch
-from .gradient_accumulation import GradientAccumulation
-from .heap import keep_freed_memory
 from .segment import Trainer, TrainingSetup
-from .state import State, build
-from .step import Step
+from .state import build
+from .step import GradientAccumulation, Step
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
+NEVER, LARGE, LARGE_ONCE = 2**31 - 1, 2**30, 2**25  # Bytes; glibc before 2.35 refuses more than LARGE_ONCE.
 
 
 def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
-    """Train the run of a directory to its end and measure it; returns the record's state, "finished".
-
-    `lock` is the run's, where the caller holds it already. Raises UserError on a user's mistake, Diverged on a diverged
-    run, Stopped when a signal asked for a stop, OutOfMemory when memory ran out on shards. When one of several ranks
-    ends otherwise, the others end within a minute and raise RankLost. The last two are Stopped as well.
-    """
+    """Train the run of a directory to its end and measure it; returns the record's state, "finished". `lock` is the
+    run's, where the caller holds it already. Raises UserError, Diverged, Stopped when a signal asked for that,
+    OutOfMemory when memory ran out on shards, and RankLost, within a minute, when another rank ended otherwise. The
+    last two are Stopped as well."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
     torch.set_num_threads(run.execution.threads)
@@ -59,11 +54,9 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
                 micro_batch.write_limit(at, ranks.world, error.size)
                 raise
             except (Stopped, Diverged, checkpoints.CheckpointNotWritten):  # On all ranks.
-                try:
+                with suppress(RuntimeError):  # One rank has ended by now; what happened before is what counts.
                     ranks.barrier()
                     orderly = True
-                except RuntimeError:
-                    pass  # One rank has ended by now; what happened before is what counts.
                 raise
             except RuntimeError as error:
                 if not ranks.peer_died(error):
@@ -89,7 +82,7 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
     try:
         at.failure.unlink(missing_ok=True)
         if run.evaluation:
-            evaluation.check(run, Settings(run.evaluation))  # Now, and not after a week of training.
+            evaluation.check(run, evaluation.Settings(run.evaluation))  # Now, and not after a week of training.
 
         # ---- data, model, and where an earlier attempt left off
         # Where all is trained and validated, an earlier attempt was interrupted in its evaluation.
@@ -106,7 +99,9 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
                 finalize.validate(setup, run, writer)
                 finalize.save_final(setup, at, run, writer)
                 setup = None  # What is measured from here on is in the final checkpoint.
-                _free_memory(ranks.device)
+                if ranks.device.type == "cuda":
+                    gc.collect()  # Compiled methods refer to the model whose methods they are.
+                    torch.cuda.empty_cache()
             finalize.evaluate(at, run, ranks, stop, writer)
             if writer:
                 writer.finish()
@@ -118,7 +113,7 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
 
 
 def _train(setup: TrainingSetup, at: RunPaths, run: Run, writer: Writer | None):
-    """Train from where the state is to the run's last image, and measure nested runs on the way, where they are due."""
+    """Train from where the state is to the run's last image, and measure nested runs where they are due."""
     state, trainer = setup.state, Trainer(setup, at, run, writer)
     due = nested.find_due(at, run, setup.ranks)
     for boundary in sorted(images for images in {*due, run.n_images} if images >= state.images):
@@ -136,37 +131,34 @@ def _train(setup: TrainingSetup, at: RunPaths, run: Run, writer: Writer | None):
 
 
 def _set_up(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag) -> TrainingSetup:
-    """Open the data, build the model, load the newest checkpoint, and find the micro-batch that fits into memory."""
     source, held_out = open_source(run.data), finalize.held_out(run, ranks)
     for data in held_out:
         check_makers(source, data.source, data.name)
     state = build(run, ranks)
     checkpointer = state.checkpointer(at.checkpoint, ranks)
-    facts = checkpointer.load_newest(run.run_id)
-    if facts:
+    if facts := checkpointer.load_newest(run.run_id):
         state.restore(facts, run.recipe.batch_size)
-    step = _build_step(run, ranks, state, source, micro_batch.read_limit(at, ranks.world))
-    return TrainingSetup(ranks, source, held_out, state, checkpointer, step, stop)
 
-
-def _build_step(run: Run, ranks: Ranks, state: State, source: Source, largest_micro_batch: int) -> Step:
-    """The run's steps, of micro-batches that fit into memory, by a compiled model where that pays."""
-    device = ranks.device
-    accumulation = GradientAccumulation(run, state.model, state.layout, ranks, largest_micro_batch)
+    # ---- micro-batches that fit into memory, and a compiled model where that pays
+    device, largest = ranks.device, micro_batch.read_limit(at, ranks.world)
+    accumulation = GradientAccumulation(run, state.model, state.layout, ranks, largest)
     # Recomputed activations take no memory, so the model recomputes while the micro-batch is fitted.
     speed_up(state.model, False, run.execution.recompute)
     if device.type == "cuda" and not run.execution.micro_batch:
         index = torch.arange(2)
         x0, text = (part.to(device) for part in source.batch(index))
-        noise = Noise(run.seed, run.recipe.timesteps)
-        accumulation.fit(Batch(x0, text, *noise.draw(index.to(device), x0.shape)))
+        noise = draw_noise(run.seed, run.recipe.timesteps, index.to(device), x0.shape)
+        accumulation.fit(Batch(x0, text, *noise))
     compiled = compiles(run, device)
     speed_up(state.model, compiled, run.execution.recompute)
-    return Step(state, accumulation, run.recipe.clip, compiled)
+    step = Step(state, accumulation, run.recipe.clip, compiled)
+    return TrainingSetup(ranks, source, held_out, state, checkpointer, step, stop)
 
 
-def _free_memory(device: torch.device):
-    """Free the memory of a model that is no longer used: on a GPU the next one may need it."""
-    if device.type == "cuda":
-        gc.collect()  # Compiled methods refer to the model whose methods they are.
-        torch.cuda.empty_cache()
+def keep_freed_memory():
+    """Memory that is freed stays with the process from now on; without glibc, this does nothing. glibc returns large
+    blocks to the kernel, which clears them, page by page, for the next batches (docs/measured/speed-detours.md)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, LARGE) or mallopt(MMAP_THRESHOLD, LARGE_ONCE)
+        mallopt(TRIM_THRESHOLD, NEVER)

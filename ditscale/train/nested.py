@@ -1,9 +1,5 @@
-"""Nested runs: those that begin as a longer run does, their parent (plan/nest.py), and are measured on its way as if
-each had been trained alone.
-
-A nested run whose learning rate cools down at its end branches off where that begins: its cool-down is trained, then
-the parent run resumes from where it was.
-"""
+"""Nested runs begin as a longer run does, their parent (plan/nest.py), and are measured on its way as if trained alone.
+One whose rate cools down branches off where that begins: after its cool-down the parent resumes from where it was."""
 
 import os
 from contextlib import contextmanager, nullcontext
@@ -25,7 +21,6 @@ from .segment import Trainer, TrainingSetup
 def find_due(at: RunPaths, parent: Run, ranks: Ranks) -> dict[int, list[tuple[RunPaths, Run]]]:
     """The nested runs of `parent` that are still to be measured, by the images at which they are due."""
     directories = [RunPaths(at.root.parent / run_id) for run_id in parent.readings]
-    # Rank 0 looks, so that all ranks know the same.
     unmeasured = ranks.broadcast([nested for nested in directories if ranks.first and _is_to_be_measured(nested)])
     due: dict[int, list[tuple[RunPaths, Run]]] = {}
     for nested in unmeasured:
@@ -35,7 +30,6 @@ def find_due(at: RunPaths, parent: Run, ranks: Ranks) -> dict[int, list[tuple[Ru
 
 
 def _is_to_be_measured(at: RunPaths) -> bool:
-    """Whether a nested run is planned, neither finished nor diverged, and was never started on its own."""
     if not at.run.is_file() or (at.attempts.is_dir() and any(os.scandir(at.attempts))):
         return False
     return read_state(at.metrics) not in ("finished", "diverged")
@@ -46,8 +40,8 @@ class NestedWriter(Writer):
 
     def __init__(self, at: RunPaths, run: Run, images: int, ranks: int, parent: Writer):
         self.parent = parent
-        common_steps = run.stable_images // run.recipe.batch_size
-        super().__init__(at, run, images, ranks, parent.record.file["steps"][:common_steps])
+        common = parent.record.file["steps"][: run.stable_images // run.recipe.batch_size]
+        super().__init__(at, run, images, ranks, common)
 
     def beat(self, phase: str, images: int, loss: float | None, force: bool = False):
         super().beat(phase, images, loss, force)
@@ -55,11 +49,8 @@ class NestedWriter(Writer):
 
 
 def measure(setup: TrainingSetup, parent: Run, at: RunPaths, run: Run, parent_writer: Writer | None):
-    """Measure the nested run `run`, which is due where the state is, and write its directory `at`.
-
-    Raises Stopped when a signal asked for a stop. Where the run has a cool-down, the state may then be that of the
-    nested run, but the parent run was saved.
-    """
+    """Measure the nested run `run`, which is due where the state is, and write its directory `at`. Raises Stopped when
+    a signal asked for that; after a cool-down the state may then be the nested run's, but the parent was saved."""
     state, ranks = setup.state, setup.ranks
     setup.step.release()
     if parent_writer:
@@ -102,19 +93,14 @@ def _locked(at: RunPaths, ranks: Ranks) -> Iterator[bool]:
 @contextmanager
 def _branch(setup: TrainingSetup, parent: Run, at: RunPaths, run: Run) -> Iterator[None]:
     """In here, state and checkpoints are those of the nested run `run`. Afterwards they are those of `parent` again, to
-    the bit, because the first thing done is to save it.
-
-    An attempt that is interrupted in here leaves checkpoints of `run`; the next attempt resumes from the newest of
-    them. If `run` diverges, the parent run is unaffected. Any other exception passes through, and the state is then
-    still that of `run`.
-    """
+    the bit, because it is saved first, also if `run` diverges. An interrupted attempt leaves checkpoints of `run`, from
+    which the next one resumes. Any exception but Diverged passes through, and the state is then still that of `run`."""
     state, checkpointer = setup.state, setup.checkpointer
     own_directory, images = checkpointer.directory, state.images
     checkpointer.save(state.facts(parent))
     checkpointer.wait()
     checkpointer.directory = at.checkpoint
-    facts = checkpointer.load_newest(run.run_id)
-    if facts:
+    if facts := checkpointer.load_newest(run.run_id):
         state.restore(facts, run.recipe.batch_size)
     try:
         yield

@@ -1,17 +1,11 @@
 """A rehearsed run: the records, checkpoints, heartbeats and signals of a training, with losses from a known surface.
-
-Everything but `elapsed_s` is a function of run.yaml, so an interrupted run must end with the same rows as a quiet one,
-and whoever has run.yaml can say what they must be. Without torch, which takes longer to load than a rehearsed run
-lasts.
-"""
+Everything but `elapsed_s` is a function of run.yaml, so that interrupted runs must end with the same rows. No torch."""
 
 import hashlib
 import json
 import math
 import time
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -30,10 +24,10 @@ CHUNKS = 10  # Parts of a run: after each, it writes rows and a heartbeat, and s
 
 
 def rehearse(run_dir: Path | str, lock: RunLock | None = None) -> str:
-    """Rehearse the run of a directory to its end; returns "finished". `lock` and exceptions are those of `train`
-    (loop.py)."""
+    """Rehearse the run of a directory to its end; returns "finished". `lock`, exceptions: as of loop.py's `train`."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
+    final = lambda file: file.write(json.dumps(_facts(run, run.n_images)).encode())
     with owning_run(at, lock):
         if read_state(at.metrics) == "finished":
             return "finished"
@@ -45,7 +39,7 @@ def rehearse(run_dir: Path | str, lock: RunLock | None = None) -> str:
             with Writer(at, run, images, ranks=1, beat_s=min(1.0, _rehearsal(run).seconds / CHUNKS)) as writer:
                 _steps(at, run, images, writer, stop)
                 _validate(run, writer)
-                checkpoints.save_final(at.checkpoint, partial(_write_final, run))
+                checkpoints.save_final(at.checkpoint, final)
                 writer.finish()
         finally:
             stop.restore()
@@ -85,7 +79,6 @@ def _noise(run: Run, n: int) -> np.ndarray:
 
 
 def _steps(at: RunPaths, run: Run, images: int, writer: Writer, stop: StopFlag):
-    """From the checkpoint to the last image, in that part's share of the rehearsal's `seconds`."""
     rows, first = expected_steps(run), images // run.recipe.batch_size
     ends = {round(run.steps * chunk / CHUNKS) for chunk in range(1, CHUNKS + 1)}
     began = last_save = time.monotonic()
@@ -100,10 +93,6 @@ def _steps(at: RunPaths, run: Run, images: int, writer: Writer, stop: StopFlag):
             last_save = time.monotonic()
         if stop.raised and end < run.steps:
             raise Stopped(at, images, run.n_images)
-
-
-def _write_final(run: Run, file: BinaryIO):
-    file.write(json.dumps(_facts(run, run.n_images)).encode())
 
 
 def _facts(run: Run, images: int) -> dict:

@@ -1,8 +1,5 @@
-"""Training steps of one run between two boundaries: places where a nested run is due, and the run's last image.
-
-Every SYNC_STEPS steps, and at each boundary, the ranks agree on what each of them has seen since. Nowhere else does the
-loop wait for the device, for other ranks or for a checkpoint.
-"""
+"""Training steps of one run between two boundaries: where a nested run is due, or the run ends. Every SYNC_STEPS steps,
+and at each boundary, the ranks agree on what each has seen. Nowhere else does the loop wait for device or ranks."""
 
 from __future__ import annotations
 
@@ -13,9 +10,7 @@ from typing import Annotated, NamedTuple, get_type_hints
 import numpy as np
 import torch
 
-from ..data.captions import Dropout
 from ..data.source import Source
-from ..diffusion.rectified_flow import Noise
 from ..distributed.ranks import Ranks
 from ..evaluate.held_out import HeldOut
 from ..naming import RunPaths
@@ -52,7 +47,7 @@ class TrainingSetup:
 
 
 class SyncPoint(NamedTuple):
-    """What one rank reports at a sync, each field with its reduction over ranks: the result is what all agree on."""
+    """What one rank reports at a sync, each field with its reduction over ranks."""
 
     stop_asked: Annotated[bool, any]
     save_due: Annotated[bool, any]
@@ -64,7 +59,6 @@ class SyncPoint(NamedTuple):
     energy_j: Annotated[float, sum]
 
     def reduced(self, ranks: Ranks) -> SyncPoint:
-        """The same on every rank."""
         reports = torch.zeros(ranks.world, len(self), dtype=torch.float64, device=ranks.device)
         reports[ranks.rank] = torch.tensor(self, dtype=torch.float64)
         ranks.all_reduce(reports)  # The sum of one report and zeros: now each rank has the reports of all.
@@ -90,10 +84,7 @@ class Trainer:
     def train_until(self, images: int):
         """Take optimiser steps until the run has seen this number of images. Raises Stopped and Diverged."""
         setup, state, run, recipe = self.setup, self.setup.state, self.run, self.run.recipe
-        noise, captions = Noise(run.seed, recipe.timesteps), Dropout(run.seed, recipe.caption_dropout)
-        # Data are a function of the position, so a stream can start anywhere.
-        positions = range(state.images, images)
-        batches = stream(setup.source, noise, captions, positions, recipe.batch_size, setup.ranks)
+        batches = stream(setup.source, run, range(state.images, images), setup.ranks)
         for batch in self.meter.timed(batches):
             rate = run.lr * rate_factor(recipe, state.images, run.n_images)
             loss, norm = setup.step(batch, state.images // recipe.batch_size + 1, rate)
@@ -104,21 +95,16 @@ class Trainer:
                 self._sync()
 
     def stop(self):
-        """Save, and raise Stopped."""
         self._save()
         self.setup.checkpointer.wait()
         raise Stopped(self.at, self.setup.state.images, self.run.n_images)
 
     def _sync(self):
-        """Wait for the device and the other ranks; record what was done since the last sync, then save or stop."""
+        """Wait for the device and the other ranks, record what was done since the last sync, then save or stop."""
         setup, state, run, writer = self.setup, self.setup.state, self.run, self.writer
         done = state.images == run.n_images
-
-        # ---- what all ranks agree on
         agreed = self._report(done).reduced(setup.ranks)
         rows, reason = self._take_rows()
-
-        # ---- the record
         if writer:
             rows["elapsed_s"] = writer.elapsed_before + self.meter.seconds()
             writer.write_steps(state.images // run.recipe.batch_size - len(rows), rows)
@@ -129,8 +115,6 @@ class Trainer:
             measured["sharding"] = state.layout.kind.encode()
             measured["skipped"] = state.skipped - self.skipped_before
             writer.measure(speed | measured)
-
-        # ---- a diverged run, or a checkpoint that failed
         if reason:
             raise Diverged(
                 f"{self.at.root}: {reason}; the run has diverged (rate {run.lr:.3g}); a smaller recipe.lr_scale makes "
@@ -138,8 +122,6 @@ class Trainer:
             )
         if agreed.save_failed:
             setup.checkpointer.wait()  # raises what went wrong
-
-        # ---- the next checkpoint, and a stop
         seconds_per_image = self.meter.seconds() / (state.images - self.first_images)
         if seconds_per_image * (run.n_images - state.images) > CHECKPOINT_LIKELY_S:
             setup.checkpointer.warm_up()
@@ -156,7 +138,7 @@ class Trainer:
         return SyncPoint(
             stop_asked=self.setup.stop.raised,
             save_due=unsaved_s > (min(MIN_UNSAVED_S, checkpoint_s) if done else checkpoint_s),
-            save_failed=self.setup.checkpointer.failed,
+            save_failed=self.setup.checkpointer.error is not None,
             micro_batch=accumulation.size,
             halvings=accumulation.halvings,
             data_wait_s=self.meter.data_wait_s,
@@ -181,8 +163,8 @@ class Trainer:
 def record_rows(
     values: list, rates: list[float], first_step: int, batch_size: int, state: State
 ) -> tuple[np.ndarray, str]:
-    """Record rows of finished steps, given their [loss, gradient norm]; and why the run has diverged at one of them, or
-    "". Advances the loss's EMA and counts skipped steps, which have no part in it."""
+    """Rows of steps, given their [loss, gradient norm]; and why the run has diverged at one of them, or "". Advances
+    the loss's EMA and counts skipped steps, which have no part in it."""
     rows, reason = np.zeros(len(values), STEP), ""
     for i, (loss, norm) in enumerate(values):
         if math.isfinite(norm):

@@ -12,10 +12,9 @@ from ..distributed.ranks import Ranks
 from ..model.dit import DiT
 from ..model.mup import grouped, rate_factor
 from ..plan.run import Run
-from .adamw import AdamW
-from .checkpointer import DCPCheckpointer
-from .ema import EMA
+from .checkpointer import Checkpointer
 from .layout.choose import Layout, lay_out
+from .optimizer import EMA, AdamW
 
 FACTS = ("images", "loss_ema", "skipped", "skipped_in_row")  # What a checkpoint holds besides tensors and run_id.
 
@@ -33,8 +32,7 @@ class State:
     skipped: int = 0  # steps whose gradient was not finite
     skipped_in_row: int = 0
 
-    def checkpointer(self, directory: Path, ranks: Ranks) -> DCPCheckpointer:
-        """Saves to and loads from the checkpoints in a run's directory. All ranks must call it."""
+    def checkpointer(self, directory: Path, ranks: Ranks) -> Checkpointer:
         weights, optimizer = self.layout.weights, self.optimizer
         parts = {
             "model": weights,
@@ -42,10 +40,9 @@ class State:
             "exp_avg": [optimizer.exp_avg[w] for w in weights],
             "exp_avg_sq": [optimizer.exp_avg_sq[w] for w in weights],
         }
-        return DCPCheckpointer(self.layout, parts, directory, ranks)
+        return Checkpointer(self.layout, parts, directory, ranks)
 
     def facts(self, run: Run) -> dict:
-        """What a checkpoint holds besides tensors."""
         return {"run_id": run.run_id} | {name: getattr(self, name) for name in FACTS}
 
     def restore(self, facts: dict, batch_size: int):
@@ -61,16 +58,13 @@ class State:
         self.layout.weights_changed()
 
     def set_step(self, number: int, rate: float):
-        """Set what the next step, number `number` from 1, does not compute on the device."""
+        """What the next step, number `number` from 1, does not compute on the device."""
         self.optimizer.set_rate(rate)
         self.ema.set_step(number)
 
     def step(self, clip: float) -> Tensor:
-        """An optimizer step with the gradients of the layout; returns their norm, on the device.
-
-        Clipping is a factor that fused AdamW applies on the way. A step whose gradient is not finite is skipped:
-        weights, moments and averages stay. The device alone knows whether it is, so nothing waits for it.
-        """
+        """An optimizer step with the layout's gradients; returns their norm, on the device. Fused AdamW clips on the
+        way. A step whose gradient is not finite is skipped, which the device alone knows: nothing waits for it."""
         norm = self.layout.reduce_gradients()
         skip = norm.isfinite().logical_not().float()
         self.optimizer.step(((norm + 1e-6) / clip).clamp_(min=1), skip)

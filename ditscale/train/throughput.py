@@ -1,15 +1,15 @@
-"""What an attempt measures of its training besides the loss: speed, data wait, memory, energy (rundir/record.py:
-MEASURED)."""
+"""What an attempt measures besides the loss: speed, data wait, memory, energy (rundir/record.py: MEASURED)."""
 
 import resource
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Iterator, TypeVar
 
 import torch
 
 from ..distributed.ranks import Ranks
+from ..model.projection import cpuinfo
 from ..plan.run import Run
 
 POWER_S = 1.0  # Seconds between two queries of the GPU's power, which take the driver some time.
@@ -33,20 +33,18 @@ class ThroughputMeter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """In here something other than this run's training is done."""
         began = time.monotonic()
         yield
         self._start += time.monotonic() - began
 
     def timed(self, batches: Iterator[T]) -> Iterator[T]:
         """The batches, while the time that each one took to come is added to `data_wait_s`."""
-        while True:
-            began = time.perf_counter()
-            batch = next(batches, None)
+        began = time.perf_counter()
+        for batch in batches:
             self.data_wait_s += time.perf_counter() - began
-            if batch is None:
-                return
             yield batch
+            began = time.perf_counter()
+        self.data_wait_s += time.perf_counter() - began
 
     def peak_memory_bytes(self) -> int:
         """Of this rank: its GPU's, or the process's where there is none."""
@@ -55,21 +53,17 @@ class ThroughputMeter:
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def energy_so_far(self) -> float:
-        """Joules of this rank's GPU in this attempt, shared evenly with other runs on that GPU; 0 where the driver does
-        not report power."""
+        """Joules of this rank's share of its GPU in this attempt; 0 where the driver does not report power."""
         now = self.seconds()
         if self.ranks.device.type == "cuda" and now - self._last_power_s > POWER_S:
-            try:
+            with suppress(Exception):  # No NVML, no binding for it, or a driver that does not report power.
                 watts = torch.cuda.power_draw(self.ranks.device) / 1000
                 self.energy_j += watts * (now - self._last_power_s) / self.ranks.runs_per_gpu
-            except Exception:  # No NVML, no binding for it, or a driver that does not report power.
-                pass
             self._last_power_s = now
         return self.energy_j
 
     def speed(self, images: int) -> dict[str, float]:
-        """Speed of the attempt until now, at `images` of the run. From the second call on, it is the speed since the
-        first: before that, steps were not steady, because of compilation above all."""
+        """Speed until now, at `images` of the run; from the second call on since the first: compilation takes time."""
         now = self.seconds()
         images_per_s = (images - self._first_images) / max(now - self._first_s, 1e-9)
         if not self._is_steady:
@@ -86,11 +80,7 @@ class ThroughputMeter:
 
 @cache
 def device_name(device: torch.device) -> str:
-    """What the hardware calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        lines = open("/proc/cpuinfo").read().splitlines()
-    except OSError:
-        return device.type
+    lines = cpuinfo().splitlines()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), device.type)

@@ -5,7 +5,7 @@ import torch
 
 from ditscale.config import Data
 from ditscale.data.latents import Latents
-from ditscale.data.open import open_source
+from ditscale.data.source import open_source
 from ditscale.errors import UserError
 
 

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ditscale.data.rows import Rows
+from ditscale.data.latents import Rows
 
 TRUTH = np.random.default_rng(0).normal(size=(50, 3, 4))
 LAYOUTS = {

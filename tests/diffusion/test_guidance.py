@@ -9,8 +9,7 @@ import torch
 
 from ditscale.cli import main
 from ditscale.config import Evaluation
-from ditscale.data.captions import Dropout, no_caption
-from ditscale.diffusion.sampler import sample
+from ditscale.diffusion.rectified_flow import drop_captions, no_caption, sample
 from ditscale.model.dit import DiT
 from ditscale.plan.run import read_run
 from ditscale.rundir.evaluation import read_results
@@ -18,14 +17,17 @@ from ditscale.rundir.evaluation import read_results
 
 def test_captions_are_left_out_by_position():
     text, index = torch.randint(1, 9, (20_000, 3)), torch.arange(20_000)
-    left = Dropout(5, 0.1)(index, text)
+    left = drop_captions(5, 0.1, index, text)
     gone = (left == 0).all(1)
     assert torch.equal(left[~gone], text[~gone]) and abs(gone.float().mean() - 0.1) < 4 * (0.09 / 20_000) ** 0.5
     order = torch.randperm(20_000)
-    assert torch.equal(Dropout(5, 0.1)(index[order], text[order]), left[order])
-    assert torch.equal(Dropout(5, 0.0)(index, text), text)
+    assert torch.equal(drop_captions(5, 0.1, index[order], text[order]), left[order])
+    assert torch.equal(drop_captions(5, 0.0, index, text), text)
     features = torch.randn(100, 4, 8)
-    assert torch.equal(Dropout(1, 1.0)(index[:100], features), no_caption(features)) and not no_caption(features).any()
+    assert (
+        torch.equal(drop_captions(1, 1.0, index[:100], features), no_caption(features))
+        and not no_caption(features).any()
+    )
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun"])

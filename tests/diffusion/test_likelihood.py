@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from ditscale.diffusion.likelihood import exact_divergence, hutchinson_divergence, log_likelihood
-from ditscale.diffusion.ode import Stiff, solve
+from ditscale.diffusion.likelihood import Stiff, exact_divergence, hutchinson_divergence, log_likelihood, solve
 
 TEXT = torch.zeros(4000)  # Captions that the Gaussians do not look at.
 

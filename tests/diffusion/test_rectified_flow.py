@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ditscale.diffusion import rectified_flow as rf
-from ditscale.diffusion.sampler import sample
+from ditscale.diffusion.rectified_flow import sample
 
 SCALE, MEAN = 0.5, 0.3  # data: x0 = MEAN + SCALE * normal
 
@@ -28,10 +28,9 @@ def test_path_ends():
 def test_loss_of_the_best_model():
     """E|v - v*|^2 = s^2 / ((1-t)^2 s^2 + t^2): the posterior variance of eps - x0."""
     n = 4000
-    noise = rf.Noise(0, "uniform")
     index = torch.arange(n)
     x0 = MEAN + SCALE * torch.randn(n, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    eps, _ = noise.draw(index, x0.shape)
+    eps, _ = rf.draw_noise(0, "uniform", index, x0.shape)
     for t in (0.1, 0.5, 0.9):
         found = rf.losses(best_velocity, x0, None, eps, torch.full((n,), t)).mean().item()
         assert found == pytest.approx(SCALE**2 / ((1 - t) ** 2 * SCALE**2 + t**2), rel=0.02)
@@ -54,11 +53,10 @@ def test_timesteps():
 
 
 def test_noise_is_a_function_of_position():
-    noise = rf.Noise(3, "logit-normal")
-    eps, t = noise.draw(torch.arange(100), torch.Size([100, 3, 4, 4]))
-    part, part_t = noise.draw(torch.tensor([7, 42]), torch.Size([2, 3, 4, 4]))
+    eps, t = rf.draw_noise(3, "logit-normal", torch.arange(100), torch.Size([100, 3, 4, 4]))
+    part, part_t = rf.draw_noise(3, "logit-normal", torch.tensor([7, 42]), torch.Size([2, 3, 4, 4]))
     assert torch.equal(eps[[7, 42]], part) and torch.equal(t[[7, 42]], part_t)
-    assert not torch.equal(rf.Noise(4, "logit-normal").draw(torch.arange(100), eps.shape)[0], eps)
+    assert not torch.equal(rf.draw_noise(4, "logit-normal", torch.arange(100), eps.shape)[0], eps)
     assert eps.flatten().std() == pytest.approx(1, abs=0.03)
 
 

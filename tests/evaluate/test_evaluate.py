@@ -18,11 +18,9 @@ from ditscale.config import Validation, compose
 from ditscale.diffusion.likelihood import exact_divergence, hutchinson_divergence
 from ditscale.diffusion.rectified_flow import interpolate
 from ditscale.errors import UserError
-from ditscale.evaluate.finished import load_finished
+from ditscale.evaluate.finished import combine, load_finished
 from ditscale.evaluate.held_out import HeldOut, held_out
-from ditscale.evaluate.likelihood import Likelihood
-from ditscale.evaluate.posthoc_ema import combine
-from ditscale.evaluate.validation import times, triples
+from ditscale.evaluate.metrics import Likelihood, times, triples
 from ditscale.laws import read_table
 from ditscale.rundir.evaluation import read_results
 
@@ -282,7 +280,7 @@ def test_triples_are_fixed_stratified_and_held_out():
     assert all(torch.equal(a, b) for a, b in zip(together, apart))
     t = times(data[0], index, "logit-normal").double()
     torch.testing.assert_close(torch.special.ndtr(torch.logit(t)), (index + 0.5).double() / n, atol=1e-5, rtol=0)
-    from ditscale.data.open import open_source
+    from ditscale.data.source import open_source
 
     training, _ = open_source(study.data).batch(index)
     assert (torch.cdist(together[0].flatten(1), training.flatten(1)).min() > 0).item()

@@ -14,12 +14,11 @@ from torch.utils.data import Dataset
 
 from ditscale.cli import main
 from ditscale.config import Evaluation, compose
-from ditscale.data.open import open_source
+from ditscale.data.source import open_source
 from ditscale.distributed.ranks import Ranks
 from ditscale.evaluate import fid, frechet
-from ditscale.evaluate.extractor import load_extractor, torch_fidelity
-from ditscale.evaluate.miniature_reader import CaptionReader, caption_reader
-from ditscale.evaluate.to_pictures import as_bytes
+from ditscale.evaluate.decoder import as_bytes
+from ditscale.evaluate.extractor import CaptionReader, caption_reader, load_extractor, torch_fidelity
 from ditscale.rundir.evaluation import read_results
 
 ROOT = Path(__file__).resolve().parents[2]

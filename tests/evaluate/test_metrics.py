@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ditscale.evaluate.likelihood import Likelihood
-from ditscale.evaluate.validation import ValidationLoss
-from ditscale.evaluate.vlb import Bound
+from ditscale.evaluate.metrics import Bound, Likelihood, ValidationLoss
 
 
 def everything(metric, n):

@@ -3,7 +3,6 @@
 import hashlib
 import http.server
 import threading
-from dataclasses import replace
 
 import pytest
 
@@ -37,7 +36,7 @@ def served(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("DITSCALE_CACHE", str(tmp_path / "cache"))
     at = f"http://127.0.0.1:{server.server_port}"
-    known = replace(weights.WEIGHTS["vgg16"], url=f"{at}/good", sha256=hashlib.sha256(CONTENT).hexdigest()[:8])
+    known = weights.WEIGHTS["vgg16"]._replace(url=f"{at}/good", sha256=hashlib.sha256(CONTENT).hexdigest()[:8])
     monkeypatch.setitem(weights.WEIGHTS, "vgg16", known)
     yield at, asked
     server.shutdown()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ditscale.errors import UserError
-from ditscale.launch.backends import hydra, scripts
-from ditscale.launch.backends.preamble import preamble
-from ditscale.launch.backends.scripts import SCRIPTS, script
+from ditscale.launch.backends import hydra
+from ditscale.launch.backends import preamble as backend
+from ditscale.launch.backends.preamble import SCRIPTS, preamble, script
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"array": "train_array", "study": "study", "aggregate": "aggregate"}
@@ -26,7 +26,7 @@ def test_a_script_is_that_of_the_checkout_or_of_the_installed_package(tmp_path, 
     installed = tmp_path / "site-packages" / "ditscale" / "slurm" / f"{FILES[name]}.sbatch"
     installed.parent.mkdir(parents=True)
     installed.write_text("of the wheel")
-    monkeypatch.setattr(scripts, "PACKAGE", installed.parent.parent)
+    monkeypatch.setattr(backend, "PACKAGE", installed.parent.parent)
     assert script(name) == "of the wheel"
 
 

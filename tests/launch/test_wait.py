@@ -5,7 +5,6 @@ from subprocess import CompletedProcess
 
 from ditscale import slurm_client
 from ditscale.config import compose
-from ditscale.launch import cancel
 from ditscale.launch import wait as module
 from ditscale.launch.backends import slurm_array
 from ditscale.launch.monitor.status import run_status
@@ -54,7 +53,6 @@ def test_a_job_that_slurm_lists_for_ever(one_run, monkeypatch):
             gone.extend(["gone"] * (len(looks) == 60))  # at its time limit
 
         monkeypatch.setattr(module, "with_slurm", lambda *_: [replace(planned, state=state)])
-        monkeypatch.setattr(cancel, "jobs_of", module.jobs_of)
         monkeypatch.setattr(
             slurm_client, "run", lambda *words, **_: cancelled.append(words[1:]) or CompletedProcess(words, 0, "", "")
         )
@@ -77,8 +75,7 @@ def test_jobs_that_wait_for_nothing(one_run, monkeypatch, caplog):
         slurm_client, "run", lambda *words, **_: called.append(words) or CompletedProcess(words, 0, "", "")
     )
     caplog.set_level("INFO", "ditscale")
-    for where in (module, cancel):
-        monkeypatch.setattr(where, "jobs_of", lambda _: {run_dir.name: [waits, shared], "another": [shared]})
+    monkeypatch.setattr(module, "jobs_of", lambda _: {run_dir.name: [waits, shared], "another": [shared]})
     monkeypatch.setattr(module, "with_slurm", lambda *_: [done])
     assert module.follow(paths, lambda *_: None) == [done]
     assert called == [("scancel", "1_0")] and "cancelled 1 jobs (1_0)" in caplog.text
@@ -96,10 +93,9 @@ def test_a_job_that_slurm_holds(one_run, monkeypatch):
     released = []
     monkeypatch.setattr(module.time, "sleep", lambda _: None)
     monkeypatch.setattr(module.slurm_client, "ask", lambda *words: released.append(words) or "")
-    for where in (module, cancel):
-        monkeypatch.setattr(
-            where, "jobs_of", lambda _: {run_dir.name: [Job("7", 0, "PENDING", held.reason, "", "any", "", "")]}
-        )
+    monkeypatch.setattr(
+        module, "jobs_of", lambda _: {run_dir.name: [Job("7", 0, "PENDING", held.reason, "", "any", "", "")]}
+    )
     looks = iter([held, replace(held, reason="Priority"), held, held, held])
     monkeypatch.setattr(module, "with_slurm", lambda *_: [next(looks)])
     assert module.follow(paths, lambda *_: None) == [held]

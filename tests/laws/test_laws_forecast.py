@@ -4,15 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from ditscale.laws.sealed.forms import Form, admissible, mixture, widened
+from ditscale.laws.sealed.prediction_interval import profile_interval
 from laws_synthetic import MINIATURE, best, study, with_probe
 
 from ditscale.errors import UserError
 from ditscale.laws import Table, fit_surface, forecast, load_forecast, seal, verdict
 from ditscale.laws.estimates import Estimate, t_quantile
-from ditscale.laws.sealed.forms import Form, admissible
-from ditscale.laws.sealed.hashes import inputs_hash
-from ditscale.laws.sealed.mixture import mixture, widened
-from ditscale.laws.sealed.prediction_interval import profile_interval
+from ditscale.laws.sealed.forecast import inputs_hash
 
 TARGET = 7.2e12
 

@@ -229,7 +229,8 @@ def ladder():
 @pytest.mark.parametrize(
     ("runs", "word"),
     [
-        (collinear(), "one ratio"), (two_ratios(), "two ratios"), (slices((1e19,), np.geomspace(0.2, 5, 9)), "one budget"),
+        (collinear(), "one ratio"), (two_ratios(), "two ratios"),
+        (slices((1e19,), np.geomspace(0.2, 5, 9)), "one budget"),
         (slices((1e19, 3e19), np.geomspace(0.2, 5, 9)), "two budgets"),
         (slices(BUDGETS, np.geomspace(4, 40, 8)), "above the optimum"), (ladder(), "readings of 6 trainings"),
     ],
@@ -252,7 +253,9 @@ def test_what_runs_share_is_seen(table):
     groups = runs_of(table).groups
     assert set(groups) == {"slice"}
     ladder = np.tile(np.geomspace(1e8, 1e10, 8), 3)
-    nested = Table.of(ladder, np.repeat([1e18, 3e18, 9e18], 8) / 6 / ladder, np.repeat([1e18, 3e18, 9e18], 8), 3 + 0 * ladder)
+    nested = Table.of(
+        ladder, np.repeat([1e18, 3e18, 9e18], 8) / 6 / ladder, np.repeat([1e18, 3e18, 9e18], 8), 3 + 0 * ladder
+    )
     assert set(runs_of(nested).groups) == {"slice", "size"}
 
 

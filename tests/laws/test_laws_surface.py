@@ -7,9 +7,8 @@ from laws_synthetic import ASYMMETRIC, CHINCHILLA, MINIATURE, best, loss_of, stu
 from ditscale.errors import UserError
 from ditscale.laws import Table, fit_approach3, fit_surface
 from ditscale.laws.surface.descent import descend
-from ditscale.laws.surface.fit_surface import refit_surfaces
+from ditscale.laws.surface.fit_surface import _linear_part, refit_surfaces
 from ditscale.laws.surface.surface import law_with_floor, optimum
-from ditscale.laws.surface.variable_projection import _linear_part
 
 
 @pytest.mark.parametrize("truth", [MINIATURE, ASYMMETRIC, CHINCHILLA])

@@ -22,9 +22,7 @@ from ditscale.laws.synthetic import (
     SYMMETRIC,
     Case,
     main,
-    null_pair,
     synthetic_study,
-    two_designs,
     write_csv,
 )
 
@@ -139,19 +137,6 @@ def test_other_metrics_follow_from_the_loss():
     growing = synthetic_study(noise=0, metric="ood_loss_growing")[0]
     slope = np.polyfit(np.log(growing.budget_flops), np.log(growing.loss - synthetic_study(noise=0)[0].loss), 1)[0]
     assert slope == pytest.approx(0.1)
-
-
-def test_pairs():
-    tables, truths = two_designs(noise=0.003, seed=1)
-    assert [round(t.model_exponent, 3) for t in truths.values()] == [0.568, 0.54]
-    tables, truths = null_pair("chinchilla", noise=0.003, seed=1)
-    first, second = tables.values()
-    assert truths["first"] == truths["second"] == CHINCHILLA and (first.n_params == second.n_params).all()
-    scatter = [np.log(t.loss / CHINCHILLA.loss_at(t.n_params, t.n_tokens)) for t in tables.values()]
-    # Independent noise: a correlation of 84 pairs has standard deviation 0.11.
-    assert abs(np.corrcoef(scatter)[0, 1]) < 0.4
-    later = null_pair("chinchilla", noise=0.003, seed=2)[0].values()
-    assert len({t.loss[0] for t in (first, second, *later)}) == 4
 
 
 @pytest.mark.parametrize("name", TRUTHS)

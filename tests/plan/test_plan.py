@@ -5,8 +5,7 @@ import pytest
 from ditscale import flops
 from ditscale.config import compose, dump_yaml, plain
 from ditscale.errors import UserError
-from ditscale.plan.grid import plan_grid, plan_probe, table
-from ditscale.plan.rates import plan_runs
+from ditscale.plan.grid import plan_grid, plan_probe, plan_runs, table
 from ditscale.plan.run import read_run
 from ditscale.plan.study import plan_run, read_study, write_run, write_study
 

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from ditscale.config import Evaluation, compose
-from ditscale.diffusion.sampler import sample
+from ditscale.diffusion.rectified_flow import sample
 from ditscale.launch.resources import resources
 from ditscale.plan.grid import plan_grid, table
-from ditscale.plan.price import evaluation_flops, passes
 
 
 @pytest.mark.parametrize("how", [Evaluation(), Evaluation(sampler="euler", steps=7), Evaluation(steps=5, guidance=2.0)])
@@ -20,7 +19,7 @@ def test_passes_of_the_sampler(how):
 
     text = torch.zeros(3, 2)
     sample(model, torch.randn(3, 1, 2, 2), text, how.steps, how.sampler, how.guidance)
-    assert sum(counted) == 3 * passes("fid", how)
+    assert sum(counted) == 3 * how.passes("fid")
 
 
 def test_it_is_said_and_asked_for():
@@ -28,15 +27,15 @@ def test_it_is_said_and_asked_for():
     dear = compose([*settings, "evaluation.likelihood.n=100000", "evaluation.likelihood.probes=2"])
     cheap = compose([*settings, "~evaluation"])
     one, other = plan_grid(dear).runs[0], plan_grid(cheap).runs[0]
-    assert one.run_id == other.run_id and evaluation_flops(other) == 0
+    assert one.run_id == other.run_id and other.evaluation_flops == 0
     forward = one.flops_per_image / 3
-    assert evaluation_flops(one) == pytest.approx(2 * forward * (256 * 1 + 100_000 * 60 * 5 + 256 * 8))
+    assert one.evaluation_flops == pytest.approx(2 * forward * (256 * 1 + 100_000 * 60 * 5 + 256 * 8))
     assert resources(one, dear.cluster).minutes > resources(other, cheap.cluster).minutes
     assert "of evaluation" in table(plan_grid(dear)) and "of evaluation" not in table(plan_grid(cheap))
 
 
 def test_a_rehearsed_run_and_a_sweep_are_not_evaluated():
-    from ditscale.plan.rates import plan_runs
+    from ditscale.plan.grid import plan_runs
 
     planned = plan_runs(compose(["study=mini", "rates=[0.5,1,2]"]))
     assert {bool(run.evaluation) for run in planned.runs if run.role == "rate"} == {False}

@@ -10,8 +10,7 @@ from ditscale.config import compose, plain
 from ditscale.errors import UserError
 from ditscale.laws import fit, read_table, read_trials
 from ditscale.pipeline import plan_study
-from ditscale.plan.grid import plan_grid, table
-from ditscale.plan.rates import plan_runs
+from ditscale.plan.grid import plan_grid, plan_runs, table
 from ditscale.plan.run import read_run
 from ditscale.plan.study import read_study
 

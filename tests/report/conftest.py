@@ -8,7 +8,7 @@ from ditscale import laws
 from ditscale.collect.table import collect
 from ditscale.config import compose
 from ditscale.pipeline import give_verdict, seal_forecast, write_json
-from ditscale.plan.rates import plan_runs
+from ditscale.plan.grid import plan_runs
 from ditscale.plan.study import write_run, write_study
 from ditscale.rundir.record import STEP, VALIDATION, Record
 

@@ -14,9 +14,9 @@ from ditscale.naming import RunPaths
 from ditscale.rundir import attempts as module
 from ditscale.rundir import fencing
 from ditscale.rundir.attempts import Busy, CrashLoop, claim, end, last_attempt, read_attempts
-from ditscale.rundir.heartbeat import Heartbeat
 from ditscale.rundir.lock import RunLock, is_locked
 from ditscale.rundir.outcomes import Fenced, note_failure
+from ditscale.rundir.session import Heartbeat
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import ditscale.model.projection as projection
 from ditscale import logs
 from ditscale.errors import UserError
 from ditscale.rundir.outcomes import Diverged, Stopped
-from ditscale.train import gradient_accumulation, loop
+from ditscale.train import loop, step
 
 
 def rank(job: dict, number: int, log) -> int:
@@ -49,7 +49,7 @@ def rank(job: dict, number: int, log) -> int:
 
 def short_of_memory(images: int):
     """From the third step on, the allocator refuses what a pass with more images needs."""
-    losses, passes = gradient_accumulation.losses, itertools.count()
+    losses, passes = step.losses, itertools.count()
 
     def refused(model, x0, *others):
         made = losses(model, x0, *others)  # the other ranks wait for this one in the backward pass
@@ -60,7 +60,7 @@ def short_of_memory(images: int):
             )
         return made
 
-    gradient_accumulation.losses = refused
+    step.losses = refused
 
 
 for number, line in enumerate(sys.stdin):

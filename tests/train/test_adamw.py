@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ditscale.train.adamw import AdamW
+from ditscale.train.optimizer import AdamW
 
 
 def test_as_torch_to_the_bit():

@@ -239,14 +239,14 @@ SHORT_OF_MEMORY = """
 import resource, sys, torch
 from dataclasses import replace
 from ditscale import logs
-from ditscale.diffusion.rectified_flow import Noise
-from ditscale.data.open import open_source
+from ditscale.diffusion.rectified_flow import draw_noise
+from ditscale.data.source import open_source
 from ditscale.plan.run import read_run
-from ditscale.train.gradient_accumulation import GradientAccumulation
 from ditscale.distributed.ranks import Ranks
 from ditscale.train import dcp_io
 from ditscale.train.batches import Batch
 from ditscale.train.state import build
+from ditscale.train.step import GradientAccumulation
 
 logs.show()
 run, ranks = read_run(sys.argv[1]), Ranks(0, 1, torch.device("cpu"))
@@ -254,7 +254,7 @@ run = replace(run, recipe=replace(run.recipe, batch_size=1024))
 state = build(run, ranks)
 index = torch.arange(run.recipe.batch_size)
 x0, text = open_source(run.data).batch(index)
-batch = Batch(x0, text, *Noise(0, "uniform").draw(index, x0.shape))
+batch = Batch(x0, text, *draw_noise(0, "uniform", index, x0.shape))
 micro = GradientAccumulation(run, state.model, state.layout, ranks)
 micro.size = 64
 micro.gradient(batch)

@@ -13,7 +13,7 @@ import torch
 from ditscale.config import Evaluation
 from ditscale.evaluate.finished import load_finished
 from ditscale.evaluate.held_out import HeldOut
-from ditscale.evaluate.likelihood import Likelihood
+from ditscale.evaluate.metrics import Likelihood
 from ditscale.evaluate.samples import generate
 from ditscale.launch.job.execute import execute
 from ditscale.model import compile as model_compile

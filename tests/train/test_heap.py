@@ -8,7 +8,7 @@ import pytest
 
 COUNTED = """
 import resource, sys, torch
-from ditscale.train.heap import keep_freed_memory
+from ditscale.train.loop import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 def use():

@@ -9,11 +9,10 @@ import torch
 from ditscale.distributed.ranks import Ranks
 from ditscale.plan.run import read_run
 from ditscale.train.batches import Batch
-from ditscale.train.gradient_accumulation import GradientAccumulation
 from ditscale.train.layout import choose
 from ditscale.train.layout.replicated import LoneLayout, ReplicatedLayout, norm
 from ditscale.train.state import build
-from ditscale.train.step import Step
+from ditscale.train.step import GradientAccumulation, Step
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 RANKS = Ranks(0, 1, torch.device("cpu"))

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from ditscale.errors import UserError
-from ditscale.evaluate.posthoc_ema import combine
+from ditscale.evaluate.finished import combine
 from ditscale.rundir.signals import StopFlag
 from ditscale.rundir.strata import standard_error
 from ditscale.train.batches import AHEAD, ahead
-from ditscale.train.ema import EMA
+from ditscale.train.optimizer import EMA
 from ditscale.train.segment import SyncPoint
 from ditscale.train.throughput import ThroughputMeter
 

@@ -26,22 +26,20 @@ import torch
 import train_step
 
 from ditscale.config import compose
-from ditscale.data.captions import Dropout
-from ditscale.data.open import open_source
-from ditscale.diffusion.rectified_flow import Noise
+from ditscale.data.source import open_source
+from ditscale.diffusion.rectified_flow import draw_noise
 from ditscale.model import projection
 from ditscale.plan.run import Run, make_run
 from ditscale.train import state
 from ditscale.train.batches import Batch, stream
-from ditscale.train.gradient_accumulation import GradientAccumulation
-from ditscale.train.heap import keep_freed_memory
 from ditscale.train.layout import choose
+from ditscale.train.loop import keep_freed_memory
 from ditscale.train.state import build
-from ditscale.train.step import Step
+from ditscale.train.step import GradientAccumulation, Step
 
 
 class TorchAdamW:
-    """torch.optim.AdamW(fused=True) behind the interface of train/adamw.py."""
+    """torch.optim.AdamW(fused=True) behind the interface of train/optimizer.py."""
 
     def __init__(self, groups: list[dict], beta1: float, beta2: float):
         self.optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(beta1, beta2), fused=True)
@@ -94,12 +92,11 @@ def run_of(width: int, depth: int, precision: str) -> tuple[Run, Iterator[Batch]
         n, data = run.recipe.batch_size, run.data
         x0 = torch.randn(n, data.channels, data.resolution, data.resolution)
         text, index = torch.randn(n, data.text_length, data.text_dim), torch.arange(n)
-        return run, itertools.repeat(Batch(x0, text, *Noise(0, "logit-normal").draw(index, x0.shape)))
+        return run, itertools.repeat(Batch(x0, text, *draw_noise(0, "logit-normal", index, x0.shape)))
     study = compose(["study=mini", "recipe.min_steps=1", f"recipe.precision={precision}"])
     run = make_run(study, "grid", 8e11, width, 0)
-    noise, captions = Noise(0, run.recipe.timesteps), Dropout(0, run.recipe.caption_dropout)
     source, endless = open_source(run.data), range(0, 2**40, run.recipe.batch_size)
-    return run, stream(source, noise, captions, endless, run.recipe.batch_size, train_step.ONE)
+    return run, stream(source, run, endless, train_step.ONE)
 
 
 def work(detour: str, use: bool, size: str, precision: str, seconds: float):

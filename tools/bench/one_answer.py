@@ -94,7 +94,7 @@ BAR_LOSS_ELSE, BAR_PLACE = 2.2, 3.0
 
 @dataclass(frozen=True)
 class Study:
-    """One study: its runs, the covariance of their errors (relative; of a metric of either sign absolute), its truth."""
+    """One study: its runs, the covariance of their errors (of a metric of either sign absolute), and its truth."""
 
     law: Law
     log_c: np.ndarray
@@ -132,7 +132,9 @@ def grid(law: Law, span: float = 12.0) -> tuple[np.ndarray, np.ndarray]:
     """(ln C, ln N): one ladder of sizes for all budgets, of which each takes those within `span` of its optimum."""
     p = law.parameters()
     ladder = law.answers(p, math.log(MIDDLE))[1] + np.arange(-12, 13) / 2 * math.log(2)
-    cells = [(math.log(c), n) for c in BUDGETS for n in ladder if abs(n - law.answers(p, math.log(c))[1]) < math.log(span)]
+    cells = [
+        (math.log(c), n) for c in BUDGETS for n in ladder if abs(n - law.answers(p, math.log(c))[1]) < math.log(span)
+    ]
     return tuple(np.array(cells).T)
 
 

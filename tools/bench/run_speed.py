@@ -24,18 +24,17 @@ import h5py
 import numpy as np
 import torch
 
-from ditscale.data.open import open_source
-from ditscale.diffusion.rectified_flow import Noise
+from ditscale.data.source import open_source
+from ditscale.diffusion.rectified_flow import draw_noise
 from ditscale.distributed.ranks import Ranks
 from ditscale.model.compile import compiles, speed_up
 from ditscale.naming import StudyPaths
 from ditscale.plan.run import Run, read_run
 from ditscale.plan.study import read_study
 from ditscale.train.batches import Batch
-from ditscale.train.gradient_accumulation import GradientAccumulation
-from ditscale.train.heap import keep_freed_memory
+from ditscale.train.loop import keep_freed_memory
 from ditscale.train.state import build
-from ditscale.train.step import Step
+from ditscale.train.step import GradientAccumulation, Step
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -67,7 +66,7 @@ def step_alone(run_dir: str, seconds: float):
     step = Step(state, accumulation, run.recipe.clip, compiled)
     index = torch.arange(run.recipe.batch_size)
     x0, text = (part.to(DEVICE) for part in open_source(run.data).batch(index))
-    batch = Batch(x0, text, *Noise(run.seed, run.recipe.timesteps).draw(index.to(DEVICE), x0.shape))
+    batch = Batch(x0, text, *draw_noise(run.seed, run.recipe.timesteps, index.to(DEVICE), x0.shape))
     synchronize = torch.cuda.synchronize if CUDA else lambda: None
     for number in range(WARM):
         step(batch, number + 1, run.lr)

@@ -33,7 +33,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ditscale.config import Data, compose
-from ditscale.diffusion.rectified_flow import Noise
+from ditscale.diffusion.rectified_flow import draw_noise
 from ditscale.distributed.ranks import Ranks
 from ditscale.evaluate.extractor import torch_fidelity
 from ditscale.model.compile import speed_up
@@ -41,10 +41,9 @@ from ditscale.model.projection import plain_products
 from ditscale.plan.run import Execution, Run, make_run
 from ditscale.train import attention_backend
 from ditscale.train.batches import Batch
-from ditscale.train.gradient_accumulation import GradientAccumulation
-from ditscale.train.heap import keep_freed_memory
+from ditscale.train.loop import keep_freed_memory
 from ditscale.train.state import build
-from ditscale.train.step import Step
+from ditscale.train.step import GradientAccumulation, Step
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -96,7 +95,7 @@ def ours(
         torch.randn(share, CHANNELS, SIDE, SIDE, device=DEVICE),
         torch.randn(share, TEXT, TEXT_DIM, device=DEVICE),
     )
-    batch_of_step = Batch(x0, text, *Noise(0, "logit-normal").draw(index, x0.shape))
+    batch_of_step = Batch(x0, text, *draw_noise(0, "logit-normal", index, x0.shape))
     count = iter(range(1, 10**9))
 
     def step():

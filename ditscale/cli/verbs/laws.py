@@ -6,7 +6,7 @@ from typing import Any
 from ... import units
 from ...errors import UserError, command
 from ...naming import StudyPaths
-from ..tables import columns_of, forecast_file, is_table, named_tables, of_tables_only, read
+from ..tables import columns_of, is_table, named_tables, of_tables_only, read
 from ..verb import Argument, Options, Report, flag, option, positional, verb
 
 TABLE = positional("table", "DIR|TABLE", "study directory, or a CSV or HDF5 table of runs", complete="file")
@@ -50,22 +50,18 @@ def _reading(of: str = "") -> tuple[Argument, ...]:
 )
 def fit(options: Options) -> Report:
     from ...laws import fit
+    from ...pipeline import write_json
 
     for target in options.target:
         units.number(target, "--target", above=0)
     laws = fit(
         read(options.table, options),
-        **_fitting(options),
         targets=tuple(options.target),
-        interval=options.interval,
-        resample=options.resample,
-        robust=options.robust,
-        kappa=options.kappa,
+        **{name: getattr(options, name) for name in ("objective", "interval", "resample", "robust", "kappa")},
+        **_bootstrap(options),
     )
     value = laws.to_dict()
     if Path(options.table).is_dir():
-        from ...pipeline import write_json
-
         write_json(StudyPaths(options.table).laws_of(laws.metric), value)
     return Report(laws.summary(), value, 0 if laws.given else 3)
 
@@ -80,31 +76,28 @@ def fit(options: Options) -> Report:
     examples=["ditscale forecast runs.csv --budget 1.5e21", "ditscale forecast mystudy"],
 )
 def forecast(options: Options) -> Report:
+    from ...laws import forecast, seal
+    from ...pipeline import seal_forecast
+
     budget = units.number(options.budget, "--budget", above=0) if options.budget else None
     if is_table(options.table):
-        from ...laws import forecast, seal
-
         if budget is None:
             again = command("forecast", options.table, "--budget", "1.5e21")
             raise UserError(f"forecast: name the budget of the run to forecast, as in {again}")
-        unsealed = forecast(read(options.table, options), budget)
-        sealed = seal(forecast_file(options.table, options.out), unsealed)
-        advice = (
-            f"train it at N = {units.count(sealed.n_params.value)}, D = {units.count(sealed.n_tokens.value)} tokens, "
-            f"add its row (role probe) to the table, then {command('verdict', options.table)}"
-        )
+        file = Path(options.out or Path(options.table).with_name("forecast.json"))
+        sealed = seal(file, forecast(read(options.table, options), budget))
+        size = f"N = {units.count(sealed.n_params.value)}, D = {units.count(sealed.n_tokens.value)} tokens"
+        advice = f"train it at {size}, add its row (role probe) to the table, then {command('verdict', options.table)}"
     else:
-        from ...pipeline import seal_forecast
-
         of_tables_only(options, "metric", "out")
         sealed, probe = seal_forecast(options.table, budget)
         advice = f"the probe is planned: {probe.run_id}; {command('launch', options.table)} trains it"
         ratio = probe.n_params / sealed.n_params.value
         if not 0.8 <= ratio <= 1.25:
-            advice += (
-                f"; its N = {units.count(probe.n_params)}, the nearest that the study's recipe trains at this budget, "
-                f"is {ratio:.2g}x the forecast's N*, so its loss may lie above the forecast"
+            nearest = (
+                f"its N = {units.count(probe.n_params)}, the nearest that the study's recipe trains at this budget"
             )
+            advice += f"; {nearest}, is {ratio:.2g}x the forecast's N*, so its loss may lie above the forecast"
     return Report(f"{sealed.summary()}\n{advice}", sealed.to_dict())
 
 
@@ -117,14 +110,13 @@ def forecast(options: Options) -> Report:
     examples=["ditscale verdict mystudy"],
 )
 def verdict(options: Options) -> Report:
-    if is_table(options.table):
-        from ...laws import load_forecast, verdict
+    from ...laws import load_forecast, verdict
+    from ...pipeline import give_verdict
 
-        sealed = load_forecast(forecast_file(options.table, options.forecast))
+    if is_table(options.table):
+        sealed = load_forecast(Path(options.forecast or Path(options.table).with_name("forecast.json")))
         result = verdict(sealed, read(options.table, options, sealed.metric), options.run)
     else:
-        from ...pipeline import give_verdict
-
         of_tables_only(options, "forecast", "run")
         result = give_verdict(options.table)
     return Report(result.summary(), result.to_dict())
@@ -173,26 +165,20 @@ def compare(options: Options) -> Report:
 )  # fmt: skip
 def rates(options: Options) -> Report:
     from ...laws import fit_rates, read_trials
+    from ...pipeline import fit_sweep
 
-    replicates, seed = _replicates(options), units.whole(options.seed, "--seed", low=0)
+    how = _bootstrap(options)
     if Path(options.table).is_dir():
-        from ...pipeline import fit_sweep
-
         if options.columns:
             raise UserError(f"--columns is for tables; {options.table} is a study directory")
-        law = fit_sweep(options.table, replicates, seed)
+        law = fit_sweep(options.table, **how)
     else:
-        law = fit_rates(read_trials(options.table, columns_of(options))[0], replicates, seed, options.table)
+        law = fit_rates(read_trials(options.table, columns_of(options))[0], source=options.table, **how)
     return Report(law.summary(), law.to_dict(), 0 if law.ok else 3)
 
 
-def _fitting(options: Options) -> dict[str, Any]:
-    seed = units.whole(options.seed, "--seed", low=0)
-    return {"objective": options.objective, "bootstrap": _replicates(options), "seed": seed}
-
-
-def _replicates(options: Options) -> int:
+def _bootstrap(options: Options) -> dict[str, Any]:
     replicates = units.whole(options.bootstrap, "--bootstrap", low=0, high=100_000)
     if 0 < replicates < 40:  # A 95 % interval takes 40 replicates or more.
         raise UserError(f"--bootstrap: {replicates} is too small for 95 % intervals; at least 40, or 0 for none")
-    return replicates
+    return {"bootstrap": replicates, "seed": units.whole(options.seed, "--seed", low=0)}

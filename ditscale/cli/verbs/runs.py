@@ -1,25 +1,20 @@
 """Verbs that train the runs of a study, follow them and measure them."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ... import units
 from ...errors import UserError, command
 from ...logs import log
 from ...naming import RunPaths, StudyPaths
-from ..parse import joined, path
+from ..parse import path
 from ..verb import DIR, RUN_DIR, SETTINGS, Options, Report, flag, option, positional, verb
 from .studies import progress
-
-if TYPE_CHECKING:
-    from ...config import Cluster
 
 RUN = "mystudy/runs/c2e11-d1-w32-s0-3b9319"  # a run of `ditscale plan mystudy study=mini`
 # The largest whole numbers that options take: far beyond any use, and before memory or a file's integers end.
@@ -33,42 +28,29 @@ MOST = {"n": 10**8, "samples": 10**4, "batch_size": 10**6, "probes": 10**4, "ste
     examples=["ditscale launch mystudy", "ditscale launch mystudy cluster=slurm cluster.partition=gpu"],
 )
 def launch(options: Options) -> Report:
+    from ...config import about_cluster, changed
+    from ...launch.backends.slurm_array import launch as submit
     from ...pipeline import launch_study
-    from ...plan.study import gone
+    from ...plan.study import gone, read_study, write_study
 
-    cluster, paths = _cluster(options), StudyPaths(options.dir)
+    study, paths = read_study(options.dir), StudyPaths(options.dir)
+    if options.settings:  # They change the cluster, for this launch and those that follow.
+        if about_cluster(options.settings) != options.settings:
+            example = "cluster=slurm cluster.partition=NAME"
+            raise UserError(f"launch: a planned study is fixed; only the cluster may change here, as in {example}")
+        study = replace(study, cluster=changed(study.cluster, options.settings, path(options.configs)))
+        write_study(options.dir, study)
     if lost := gone(paths, [at.name for at in paths.run_dirs()]):
         log.warning(lost)
-    if cluster.name == "local":
+    if study.cluster.name == "local":
         outcome = launch_study(options.dir, progress=progress(options))
         return Report(outcome.summary(), outcome.to_dict(), outcome.exit_code)
-    from ...launch.backends.slurm_array import launch as submit
-
-    submitted = submit(paths, cluster)
+    submitted = submit(paths, study.cluster)
     lines = [f"{command('status', options.dir, '--watch')} follows the runs"]
-    if submitted:
-        jobs = ":".join(s.job for s in submitted)
-        submit_last = f"sbatch --dependency=afterany:{jobs} aggregate.sbatch {quote(options.dir)}"
-        lines.append(f"after them: `ditscale sbatch aggregate --out aggregate.sbatch && {submit_last}`")
+    if jobs := ":".join(s.job for s in submitted):
+        last = f"sbatch --dependency=afterany:{jobs} aggregate.sbatch {quote(options.dir)}"
+        lines.append(f"after them: `ditscale sbatch aggregate --out aggregate.sbatch && {last}`")
     return Report("\n".join(lines), {"jobs": [{"job": s.job, "runs": s.runs} for s in submitted]})
-
-
-def _cluster(options: Options) -> Cluster:
-    """The study's cluster; settings of a launch change it, for this launch and those that follow."""
-    from ...config import about_cluster, changed
-    from ...plan.study import read_study, write_study
-
-    study = read_study(options.dir)
-    if not options.settings:
-        return study.cluster
-    if about_cluster(options.settings) != options.settings:
-        raise UserError(
-            "launch: a planned study is fixed; only the cluster may change here, as in cluster=slurm "
-            "cluster.partition=NAME"
-        )
-    study = replace(study, cluster=changed(study.cluster, options.settings, path(options.configs)))
-    write_study(options.dir, study)
-    return study.cluster
 
 
 @verb(
@@ -107,7 +89,7 @@ def status(options: Options) -> Iterator[Report]:
     examples=["ditscale cancel mystudy"],
 )
 def cancel(options: Options) -> Report:
-    from ...launch.cancel import cancel
+    from ...launch.wait import cancel
     from ...plan.study import read_study
 
     read_study(options.dir)
@@ -197,9 +179,8 @@ def evaluate(options: Options) -> Report | None:
             values[name] = units.whole(text, label, high=MOST[name]) if whole else units.number(text, label)
     if values.get("n") == 0:
         raise UserError("--n: 0 is too small; use 2 or more")
-    for name in ("trace", "sampler", "extractor", "weights", "decoder", "few"):
-        if value := getattr(options, name):
-            values[name] = value
-    metrics = joined([options.metrics]) if options.metrics else None
+    names = ("trace", "sampler", "extractor", "weights", "decoder", "few")
+    values |= {name: value for name in names if (value := getattr(options, name))}
+    metrics = [name for name in (options.metrics or "").split(",") if name]
     measurement = measure(options.run_dir, metrics, datasets=options.dataset, **values)
     return Report(measurement.summary(), measurement.to_dict()) if this_process().first else None

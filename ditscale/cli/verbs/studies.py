@@ -85,38 +85,32 @@ def report(options: Options) -> Report:
     examples=["ditscale rehearse mystudy study=mini"],
 )
 def rehearse(options: Options) -> Report:
+    from ...config import about_cluster, changed
+    from ...pipeline import plan_study
+    from ...plan.study import read_study
     from ...rehearsal.rehearse import rehearse
 
+    configs = path(options.configs)
+    if about_cluster(options.settings) != options.settings:
+        plan_study(options.dir, options.settings, configs)
+        study = read_study(options.dir)
+    else:  # A cluster given for a planned study is used by the rehearsal alone.
+        study = read_study(options.dir)
+        if not StudyPaths(options.dir).run_dirs():
+            raise UserError(f"{options.dir}: holds no runs; {command('plan', options.dir)} writes them")
+        study = replace(study, cluster=changed(study.cluster, options.settings, configs))
     account = rehearse(
         options.dir,
-        _to_rehearse(options),
+        study,
         faults=units.number(options.faults, "--faults", low=0, high=1),
         nodes=None if options.nodes is None else units.whole(options.nodes, "--nodes", low=0, high=100),
         seconds=units.number(options.seconds, "--seconds", low=0, high=86400),
         noise=units.number(options.noise, "--noise", low=0, high=0.1),
         seed=units.whole(options.seed, "--seed", low=0),
     )
-    end = "everything is accounted for"
-    if not account.good:
-        end = "FAILED: some runs are unaccounted for, or the fit missed the true values"
-    return Report(f"{account.summary()}\n{end}", account.to_dict(), 0 if account.good else 1)
-
-
-def _to_rehearse(options: Options) -> Any:
-    """The study of a directory, planned there when the settings say more than a cluster. A cluster given for a planned
-    study is used by the rehearsal alone."""
-    from ...config import about_cluster, changed
-    from ...pipeline import plan_study
-    from ...plan.study import read_study
-
-    configs = path(options.configs)
-    if about_cluster(options.settings) != options.settings:
-        paths, _ = plan_study(options.dir, options.settings, configs)
-        return read_study(paths.root)
-    study = read_study(options.dir)
-    if not StudyPaths(options.dir).run_dirs():
-        raise UserError(f"{options.dir}: holds no runs; {command('plan', options.dir)} writes them")
-    return replace(study, cluster=changed(study.cluster, options.settings, configs))
+    failed = "FAILED: some runs are unaccounted for, or the fit missed the true values"
+    end = "everything is accounted for" if account.good else failed
+    return Report(f"{account.summary()}\n{end}", account.to_dict(), int(not account.good))
 
 
 def progress(options: Options) -> Any:

@@ -1,13 +1,12 @@
 """Verbs that come with the tool: batch scripts, weights of feature extractors, completion and help."""
 
+import argparse
 from pathlib import Path
+from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, one_of
 from ..parse import path
-from ..verb import Options, Report, option, positional, verb
-
-SHELLS = ("bash", "zsh", "fish")
-FILES = {"array": "train_array.sbatch"}  # `status` and `launch` know an array's jobs by this name.
+from ..verb import VERBS, Options, Report, option, positional, verb
 
 
 @verb(
@@ -19,13 +18,13 @@ FILES = {"array": "train_array.sbatch"}  # `status` and `launch` know an array's
 )
 def sbatch(options: Options) -> Report:
     from ...files import write_text
-    from ...launch.backends.scripts import script
+    from ...launch.backends.preamble import SCRIPTS, script
 
     text = script(options.script)
     if not options.out:
         return Report(text.rstrip("\n"), {"script": text})
     out = Path(options.out)
-    out = out / FILES.get(options.script, f"{options.script}.sbatch") if out.is_dir() else out
+    out = out / SCRIPTS[options.script] if out.is_dir() else out
     if out.is_file() and out.read_text() != text:
         raise UserError(f"{out}: holds another script already; move it away, or give --out another name")
     write_text(out, text)
@@ -40,7 +39,6 @@ def sbatch(options: Options) -> Report:
     examples=["ditscale fetch-weights clip-vit-l-14"],
 )
 def fetch_weights(options: Options) -> Report:
-    from ...errors import one_of
     from ...evaluate.weights import WEIGHTS
     from ...evaluate.weights import fetch_weights as fetch
 
@@ -51,15 +49,44 @@ def fetch_weights(options: Options) -> Report:
 
 @verb(
     "Print a completion script for a shell.",
-    positional("shell", "SHELL", "name of the shell", choices=SHELLS),
+    positional("shell", "SHELL", "name of the shell", choices=("bash", "zsh", "fish")),
     examples=["ditscale completion bash > ditscale-completion.bash", "source <(ditscale completion bash)"],
     reports=False,
 )
 def completion(options: Options) -> Report:
-    from ..completion import script
-
-    text = script(options.shell)
+    text = completion_script(options.shell)
     return Report(text, text)
+
+
+def completion_script(shell: str) -> str:
+    """The script that a shell of this name (bash, zsh, fish) sources."""
+    import shtab
+
+    from ..help import INTRODUCTION, TOPICS
+
+    # The verbs as shtab reads them. Command lines are parsed by parse.py, whose messages are ours.
+    parser = argparse.ArgumentParser("ditscale", description=INTRODUCTION)
+    parser.add_argument("--version", action="store_true", help="print the version")
+    verbs = parser.add_subparsers(metavar="VERB")
+    complete = {"file": shtab.FILE, "directory": shtab.DIRECTORY}
+    for each in VERBS.values():
+        sub = verbs.add_parser(each.name, help=_plain(each.headline), add_help=False)
+        for a in each.arguments:
+            words: dict[str, Any] = {"action": "store_true"}
+            if a.metavar:
+                words = {"metavar": a.metavar, "choices": a.choices or None}
+                words |= {} if not a.count else {"action": "append"} if a.is_option else {"nargs": a.count}
+            action = sub.add_argument(*a.names, help=_plain(a.help), **words)
+            if a.complete:
+                action.complete = complete[a.complete]  # type: ignore[attr-defined]  # shtab reads this attribute
+            if (each.name, a.name) == ("help", "verb"):
+                action.choices = [*VERBS, *TOPICS]
+    return shtab.complete(parser, shell=shell)
+
+
+def _plain(text: str) -> str:
+    """Help without the signs that shells or argparse would interpret."""
+    return text.replace("%", "%%").replace("`", "'")
 
 
 @verb(

@@ -6,10 +6,17 @@ import shutil
 import signal
 import sys
 import traceback
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from submitit.core.utils import UncompletedJobError
 
 from ...config import Cluster
 from ...errors import UserError
@@ -58,17 +65,12 @@ class Launcher:
 
     def run_here(self, paths: StudyPaths, at: Path, runs: list[str]):
         """Train the runs through a launcher that waits for them; its files go to `at`."""
-        from submitit.core.utils import UncompletedJobError
-
         words = [f"hydra.launcher.submitit_folder={quoted(at.resolve())}"]
-        try:
+        with suppress(UncompletedJobError):  # A process was killed; the runs' own files say which.
             self._multirun(paths, at, runs, words if self.settings["_target_"].startswith(SUBMITIT) else [])
-        except UncompletedJobError:
-            pass  # A process was killed; the runs' own files say which.
 
     def submit(self, paths: StudyPaths, submission: Submission, cluster: Cluster) -> str:
-        """Submit the runs as one array; returns the job's number. Hydra's launcher is left once submitit has written
-        the pickle of each task: it would wait for results, of jobs that may be requeued or killed."""
+        """Submit the runs as one array; returns its number. Hydra's launcher, which would wait, is left then."""
         at = folder(paths, submission.token)
 
         def look(*_):
@@ -107,15 +109,8 @@ class Launcher:
         ]
 
     def _multirun(self, paths: StudyPaths, at: Path, runs: list[str], words: list[str]):
-        """Hydra's multirun over the runs; its files go to `at`. Returns, or raises, as Hydra's launcher does."""
-        import hydra
-
-        fixed = [
-            f"hydra.sweep.dir={quoted(at.resolve())}",
-            f"study_dir={quoted(paths.root.resolve())}",
-            f"run={','.join(runs)}",
-        ]
-        before, sys.argv = sys.argv, [sys.argv[0], "--multirun", *self.words, *words, *fixed]
+        words = [*words, f"hydra.sweep.dir={quoted(at.resolve())}", f"study_dir={quoted(paths.root.resolve())}"]
+        before, sys.argv = sys.argv, [sys.argv[0], "--multirun", *self.words, *words, f"run={','.join(runs)}"]
         if self.configs:
             sys.argv += ["--config-dir", str(self.configs.resolve())]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Errors come to us unchanged.
@@ -127,17 +122,12 @@ class Launcher:
 
 
 class _Submitted(BaseException):
-    """The array is submitted: Hydra's launcher has nothing left to do."""
+    """The array is submitted."""
 
 
 def read_launcher(words: list[str], configs: Path | None) -> Launcher:
     """The launcher that the overrides ask for. Raises UserError where Hydra cannot compose it."""
-    from hydra import compose, initialize, initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
-
-    # Hydra's whole configuration of a job. It is code, so that a pending job does not depend on files.
-    whole = {
+    whole = {  # Hydra's configuration of a job. It is code, so that a pending job does not depend on files.
         "defaults": ["_self_", {"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}],
         "study_dir": "???",
         "run": "???",
@@ -146,13 +136,9 @@ def read_launcher(words: list[str], configs: Path | None) -> Launcher:
     ConfigStore.instance().store("ditscale-sweep", whole)
     if configs is not None and not configs.is_dir():
         raise UserError(f"--config-dir {configs}: there is no such directory")
-    with (
-        _hydra_errors(words),
-        initialize_config_dir(str(configs.resolve()), version_base="1.3")
-        if configs
-        else initialize(None, version_base="1.3"),
-    ):
-        composed = compose("ditscale-sweep", words, return_hydra_config=True)
+    at = hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3") if configs else None
+    with _hydra_errors(words), at or hydra.initialize(None, version_base="1.3"):
+        composed = hydra.compose("ditscale-sweep", words, return_hydra_config=True)
         # Values that depend on the directory of the sweep are ours, and are not resolved here.
         settings: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=False)
     return Launcher(words, configs, settings)
@@ -160,19 +146,13 @@ def read_launcher(words: list[str], configs: Path | None) -> Launcher:
 
 @contextmanager
 def _hydra_errors(words: list[str]) -> Iterator[None]:
-    """Raise Hydra's errors as a UserError of one line."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         wanted = next((word for word in words if word.startswith("hydra/launcher=")), "")
         if wanted and "Could not find" in str(error):
-            raise UserError(
-                f"{wanted}: Hydra has no such launcher here; submitit_slurm and submitit_local come with "
-                "`pip install 'ditscale[sweep]'` (hydra-submitit-launcher)"
-            ) from None
+            come = "and submitit_local come with `pip install 'ditscale[sweep]'` (hydra-submitit-launcher)"
+            raise UserError(f"{wanted}: Hydra has no such launcher here; submitit_slurm {come}") from None
         raise UserError(str(error).split("Available options")[0]) from None
 
 

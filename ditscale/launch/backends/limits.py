@@ -17,22 +17,17 @@ def array_limit() -> int:
         raise UserError("sbatch is not on the PATH; run on a login node of the cluster, or use cluster=local")
     settings = slurm_client.ask("scontrol", "show", "config")
     if settings is None:
-        raise UserError(
-            "`scontrol show config` gives no answer; check `scontrol ping`, and that SLURM_CONF names this cluster"
-        )
+        remedy = "check `scontrol ping`, and that SLURM_CONF names this cluster"
+        raise UserError(f"`scontrol show config` gives no answer; {remedy}")
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", settings, re.M)
     return int(found.group(1)) if found else 1000
 
 
 def partitions() -> dict[str, float]:
     """Hours that each partition allows, the default one also under ""."""
-    found = {}
-    for line in (slurm_client.ask("sinfo", "--noheader", "--format=%P|%l") or "").splitlines():
-        name, _, limit = line.partition("|")
-        found[name.rstrip("*")] = _hours(limit)
-        if name.endswith("*"):
-            found[""] = _hours(limit)
-    return found
+    printed = slurm_client.ask("sinfo", "--noheader", "--format=%P|%l") or ""
+    rows = {name: _hours(limit) for name, _, limit in (line.partition("|") for line in printed.splitlines())}
+    return {name.rstrip("*"): h for name, h in rows.items()} | {"": h for name, h in rows.items() if name.endswith("*")}
 
 
 def _hours(limit: str) -> float:
@@ -40,9 +35,7 @@ def _hours(limit: str) -> float:
     if not re.match(r"[\d:-]+$", limit):
         return float("inf")
     days, _, clock = limit.rpartition("-")
-    seconds = 0
-    for part in clock.split(":"):
-        seconds = 60 * seconds + int(part)
+    seconds = sum(int(part) * 60**i for i, part in enumerate(reversed(clock.split(":"))))
     return 24 * int(days or 0) + seconds / 3600
 
 
@@ -71,8 +64,6 @@ def within_queue_limit(missing: list[Run], cluster: Cluster) -> list[Run]:
     queued = slurm_client.answered(slurm_client.jobs(), "the room under cluster.max_queued")
     room = max(0, cluster.max_queued - len(queued))
     if len(missing) > room:
-        log.info(
-            f"{len(missing) - room} runs are left for the next launch: cluster.max_queued is {cluster.max_queued}, "
-            f"{len(queued)} jobs are queued"
-        )
+        why = f"cluster.max_queued is {cluster.max_queued}, {len(queued)} jobs are queued"
+        log.info(f"{len(missing) - room} runs are left for the next launch: {why}")
     return sorted(missing, key=lambda run: -run.n_images * run.flops_per_image)[:room]

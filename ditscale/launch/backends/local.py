@@ -1,7 +1,4 @@
-"""Runs as processes of this machine, through submitit's local executor: as many at once as there are workers.
-
-Launching starts what is missing, keeps what is running and skips what is done, so it may be repeated at any time.
-"""
+"""Runs as processes of this machine, through submitit's local executor: as many at once as there are workers."""
 
 import os
 import signal
@@ -12,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...config import Cluster
-from ...errors import Interrupted, UserError, command
+from ...errors import Interrupted
 from ...files import unwritable
 from ...naming import StudyPaths
 from ...plan.run import Run
@@ -38,15 +35,9 @@ def workers(cluster: Cluster, given: list[str]) -> int:
 
 
 def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> list[RunStatus]:
-    """Bring every run of `role` ("grid" or "probe") to its end, and return the final status; `show` is called with the
-    status meanwhile. The longest runs start first, so that the workers end together. A run that fails is not tried
-    again in this call; one that ran out of memory or lost a rank resumes. Raises Interrupted on Ctrl-C or SIGTERM,
-    after the runs have stopped at a checkpoint."""
-    if cluster.name != "local":
-        raise UserError(
-            f"{paths.root}: its runs are for cluster={cluster.name}; {command('launch', paths.root)} submits them, and "
-            "cluster=local trains here"
-        )
+    """Bring every run of `role` ("grid" or "probe") to its end; returns the final status, `show` is called meanwhile.
+    The longest runs start first. A run that fails is not tried again in this call; one that ran out of memory or lost a
+    rank resumes. Raises Interrupted on Ctrl-C or SIGTERM, after the runs have stopped at a checkpoint."""
     pool = _Pool(paths, cluster, role)
     known: dict[str, RunStatus] = {}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM does what Ctrl-C does.
@@ -94,21 +85,19 @@ class _Pool:
                 continue
             if busy and busy + run.execution.ranks > self.slots:
                 break
-            self._start(run)
+            self.source = self.source or snapshot(self.paths.code)
+            own = gpus.least_used(self.gpus, run.execution.ranks, chain.from_iterable(self.used.values()))
+            sharing = -(-self.slots // len(self.gpus)) if self.gpus else 1
+            self.used[run.run_id] = own
+            environment = {GPUS: ",".join(own), RUNS_PER_GPU: str(sharing)}
+            self.jobs[self._key(run)] = _submit(self.paths, run, self.source, environment)
             busy += run.execution.ranks
         return bool(busy)
 
-    def _start(self, run: Run):
-        self.source = self.source or snapshot(self.paths.code)
-        own = gpus.least_used(self.gpus, run.execution.ranks, chain.from_iterable(self.used.values()))
-        sharing = -(-self.slots // len(self.gpus)) if self.gpus else 1
-        self.used[run.run_id] = own
-        environment = {GPUS: ",".join(own), RUNS_PER_GPU: str(sharing)}
-        self.jobs[self._key(run)] = _submit(self.paths, run, self.source, environment)
-
     def _key(self, run: Run) -> tuple[str, int, int]:
-        limit = read_limit(self.paths.run(run.run_id), run.execution.ranks)
-        return run.run_id, limit, _lost_ranks(self.paths, run)
+        at, ranks = self.paths.run(run.run_id), run.execution.ranks
+        lost = sum(attempt.ended == "lost" for attempt in read_attempts(at)) if ranks > 1 else 0
+        return run.run_id, read_limit(at, ranks), min(MAX_LOST_RANKS, lost)
 
     def _is_alive(self, run: Run) -> bool:
         return any(job.state == "RUNNING" for (run_id, *_), job in self.jobs.items() if run_id == run.run_id)
@@ -126,8 +115,7 @@ class _Pool:
 
 def _settle(paths: StudyPaths, run: Run, cluster: Cluster, given: list[str]):
     """Write into run.yaml how the run is executed here. The probe, which runs alone, has as many ranks, up to
-    `cluster.probe_ranks` or the GPUs given, as divide its batch; without either it is one rank, with as many threads of
-    all workers as its step has work for."""
+    `cluster.probe_ranks` or the GPUs given, as divide its batch; without either it has all threads that it can use."""
     ranks = 1
     most = min(cluster.probe_ranks or len(given), len(given) or cluster.probe_ranks)
     if run.role == "probe" and most:
@@ -138,13 +126,6 @@ def _settle(paths: StudyPaths, run: Run, cluster: Cluster, given: list[str]):
     settle(paths, [run], cluster, ranks)
 
 
-def _lost_ranks(paths: StudyPaths, run: Run) -> int:
-    """How many attempts at a run have lost a rank, up to MAX_LOST_RANKS."""
-    if run.execution.ranks == 1:
-        return 0
-    return min(MAX_LOST_RANKS, sum(attempt.ended == "lost" for attempt in read_attempts(paths.run(run.run_id))))
-
-
 def _gpus_of(paths: StudyPaths, run: Run) -> list[str]:
     """The GPUs of a run that another call has started."""
     attempt = last_attempt(paths.run(run.run_id))
@@ -152,8 +133,8 @@ def _gpus_of(paths: StudyPaths, run: Run) -> list[str]:
 
 
 def _submit(paths: StudyPaths, run: Run, source: Path, environment: dict[str, str]) -> Any:
-    """Start one attempt at a run, importing from `source`, as a submitit job with a log directory of its own: submitit
-    numbers its jobs by process ids, which are reused, and believes any result it finds under a number."""
+    """Start one attempt at a run, importing from `source`, with a log directory of its own: submitit numbers its jobs
+    by process ids, which are reused, and believes any result it finds under a number."""
     from submitit import LocalExecutor
 
     at = paths.run(run.run_id)

@@ -1,5 +1,4 @@
-"""The shell lines that every Slurm job of a study begins with, whoever submits it: `ditscale launch`, Hydra, or plain
-sbatch with slurm/train_array.sbatch. And the environment that submissions and processes started here inherit."""
+"""The batch scripts of slurm/, the shell lines that all Slurm jobs begin with, and the environment of processes."""
 
 import os
 import shlex
@@ -7,8 +6,19 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Iterable, Iterator
 
+from ...errors import one_of
+from ..snapshot import PACKAGE
+
+SCRIPTS = {"array": "train_array.sbatch", "study": "study.sbatch", "aggregate": "aggregate.sbatch"}
 # Variables that would make a job believe it is a rank of somebody else's.
 FOREIGN = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+def script(name: str) -> str:
+    """The text of a batch script, by a name of SCRIPTS; from a checkout or an installed package."""
+    file = SCRIPTS[one_of(name, SCRIPTS, "script")]
+    places = (PACKAGE / "slurm", PACKAGE.parent / "slurm")
+    return next(at / file for at in places if (at / file).is_file()).read_text()
 
 
 def preamble(code: str | Path, cpus: int, setup: Iterable[str] = ()) -> list[str]:

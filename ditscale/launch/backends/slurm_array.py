@@ -1,7 +1,4 @@
-"""Runs as Slurm arrays, submitted by submitit: one array per resource class, in chunks as MaxArraySize allows.
-
-Launching starts what is missing, keeps what is pending or running and skips what is done. It returns at once.
-"""
+"""Runs as Slurm arrays, submitted by submitit: one array per resource class, in chunks as MaxArraySize allows."""
 
 import io
 import shutil
@@ -17,8 +14,7 @@ from ...files import unwritable
 from ...logs import log
 from ...naming import StudyPaths
 from ...plan.run import Run
-from ..doctor.directory import shared
-from ..doctor.finding import OK
+from ..doctor.directory import OK, shared
 from ..reconcile import missing_runs, only_launcher, task_calls
 from ..resources import Resources, classes, settle, shares
 from ..snapshot import snapshot
@@ -46,7 +42,7 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list
             log.info(finding)
         code = snapshot(paths.code)
         submitted: list[Submission] = []
-        parallel = shares(cluster.parallel, [what.tasks(runs) for what, runs in chunks])
+        parallel = shares(cluster.parallel, [-(-len(runs) // what.size.pack) for what, runs in chunks])
         for (what, runs), at_once in zip(chunks, parallel):
             try:
                 settle(paths, runs, cluster, what.ranks)
@@ -71,8 +67,7 @@ def _submit(
     write(paths, submission)
     at = folder(paths, submission.token)
     try:
-        # submitit prints once more what sbatch says.
-        with clean_environment(), redirect_stderr(io.StringIO()):
+        with clean_environment(), redirect_stderr(io.StringIO()):  # submitit prints once more what sbatch says.
             executor = SlurmExecutor(folder=at.resolve(), max_num_timeout=10**6)
             executor.update_parameters(**_parameters(submission, cluster, what, at_once))
             started = executor.map_array(*task_calls(paths, submission))
@@ -113,9 +108,7 @@ def _parameters(submission: Submission, cluster: Cluster, what: Resources, at_on
         "ntasks_per_node": what.size.ranks,
         "cpus_per_task": cpus,
         "time": what.minutes,
-        "partition": cluster.partition or None,
-        "account": cluster.account or None,
-        "constraint": cluster.constraint or None,
+        **{name: getattr(cluster, name) or None for name in ("partition", "account", "constraint")},
         "wckey": None,
         "array_parallelism": at_once or len(submission.tasks),
         "additional_parameters": further,

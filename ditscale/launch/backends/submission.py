@@ -1,10 +1,9 @@
-"""What was submitted to Slurm: jobs/<token>/submission.json, written before sbatch and completed after it.
-
-The token is in the job's name, so a submission cut short between sbatch and its record is found again in squeue.
-"""
+"""What was submitted to Slurm: jobs/<token>/submission.json, written before sbatch and completed after it. The token is
+in the job's name, so a submission cut short is found again in squeue."""
 
 import json
 import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,12 +25,10 @@ class Submission:
 
     @property
     def name(self) -> str:
-        """The job's name."""
         return f"ditscale-{self.token}"
 
     @property
     def tasks(self) -> list[tuple[str, ...]]:
-        """The run ids that each array task trains."""
         return [self.runs[i : i + self.pack] for i in range(0, len(self.runs), self.pack)]
 
 
@@ -47,10 +44,8 @@ def write(paths: StudyPaths, submission: Submission, first: bool = False):
     """Write or replace a submission's record. `first`: write it unless another process has."""
     at = folder(paths, submission.token)
     make_directory(at)
-    try:
+    with suppress(FileExistsError):
         (write_once if first else write_text)(at / "submission.json", json.dumps(asdict(submission), indent=1) + "\n")
-    except FileExistsError:
-        pass
 
 
 def read_all(paths: StudyPaths) -> list[Submission]:
@@ -63,6 +58,5 @@ def _read(path: Path) -> Submission:
         found = json.loads(path.read_text())
         return Submission(**found | {"runs": tuple(found["runs"])})
     except (OSError, ValueError, TypeError, KeyError):
-        raise UserError(
-            f"{path}: is damaged; move its directory away (its jobs will no longer be recognised as part of this study)"
-        ) from None
+        then = "move its directory away (its jobs will no longer be recognised as part of this study)"
+        raise UserError(f"{path}: is damaged; {then}") from None

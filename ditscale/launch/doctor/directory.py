@@ -1,4 +1,4 @@
-"""Findings about the file system of a study: whether it is shared, and does what records, locks and claims rely on."""
+"""What `ditscale doctor` finds about one thing, and about the file system of a study."""
 
 import fcntl
 import os
@@ -8,15 +8,32 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Iterator
 
 from ...errors import UserError
 from ...files import write_once
-from .finding import Finding, bad, note, ok
 
+OK, NOTE, BAD = "ok", "note", "bad"
 SKEW_S = 5.0
 LOW_GIB = 10.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`level`: ok, note (works, but know it) or bad; `what` was found, `remedy` is what to do."""
+
+    level: str
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level:<4}  {self.what}{f'; {self.remedy}' if self.remedy else ''}"
+
+
+ok, note, bad = (partial(Finding, level) for level in (OK, NOTE, BAD))
 
 
 def directory(root: Path) -> list[Finding]:
@@ -24,9 +41,17 @@ def directory(root: Path) -> list[Finding]:
     try:
         with scratch_at(root) as scratch:
             at = scratch.parent
-            return [shared(at), _locks(scratch), _renames(scratch), _clock(scratch), _space(at)]
+            found = [shared(at), _locks(scratch), _renames(scratch)]
+            (scratch / "now").write_text("")
+            skew = (scratch / "now").stat().st_mtime - time.time()
+            free = shutil.disk_usage(at).free / 2**30
     except OSError as error:
         return [bad(f"{_existing(root)} cannot be written ({error.strerror})", "put the study on another file system")]
+    remedy = "heartbeats may look old or new by that; ask for NTP"
+    wrong = note(f"the file system's clock is {skew:+.0f} s off this machine's", remedy)
+    found.append(wrong if abs(skew) > SKEW_S else ok("the file system's clock agrees with this machine's"))
+    low = note(f"only {free:.1f} GiB free", "`ditscale plan` says how much a study takes")
+    return [*found, low if free <= LOW_GIB else ok(f"{free:.0f} GiB free")]
 
 
 @contextmanager
@@ -62,7 +87,6 @@ def shared(at: Path) -> Finding:
 
 
 def _locks(scratch: Path) -> Finding:
-    """Whether another process sees a lock."""
     path = scratch / "lock"
     try:
         with open(path, "w") as file:
@@ -90,19 +114,3 @@ def _renames(scratch: Path) -> Finding:
     except UserError:
         pass
     return bad("rename or exclusive creation does not work here", "put the study on another file system")
-
-
-def _clock(scratch: Path) -> Finding:
-    (scratch / "now").write_text("")
-    skew = (scratch / "now").stat().st_mtime - time.time()
-    if abs(skew) > SKEW_S:
-        remedy = "heartbeats may look old or new by that; ask for NTP"
-        return note(f"the file system's clock is {skew:+.0f} s off this machine's", remedy)
-    return ok("the file system's clock agrees with this machine's")
-
-
-def _space(at: Path) -> Finding:
-    free = shutil.disk_usage(at).free / 2**30
-    if free <= LOW_GIB:
-        return note(f"only {free:.1f} GiB free", "`ditscale plan` says how much a study takes")
-    return ok(f"{free:.0f} GiB free")

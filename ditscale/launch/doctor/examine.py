@@ -8,8 +8,7 @@ from ...config import Cluster, Study
 from ...errors import command
 from ...evaluate.weights import DECODER, WEIGHTS, weights_path
 from ..job.execute import OFFLINE
-from .directory import directory
-from .finding import BAD, Finding, bad, note, ok
+from .directory import BAD, Finding, bad, directory, note, ok
 from .node import on_a_node
 from .slurm import slurm
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -18,8 +19,7 @@ from ...process import this_process
 from ...rundir.lock import is_locked
 from ..backends.preamble import import_path
 from ..snapshot import PACKAGE
-from .directory import scratch_at
-from .finding import Finding, bad, note, ok
+from .directory import Finding, bad, note, ok, scratch_at
 from .slurm import options
 
 NODE_SKEW_S = 60.0  # The job takes seconds to answer.
@@ -39,10 +39,8 @@ def on_a_node(root: Path, cluster: Cluster, files: Sequence[str]) -> list[Findin
     environment = {**os.environ, "PYTHONPATH": import_path(PACKAGE.parent)}
     with scratch_at(root) as scratch, open(scratch / "lock", "w") as lock:
         at = scratch.parent
-        try:
+        with suppress(OSError):  # directory.py has said so.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            pass  # directory.py has said so.
         (scratch / "answer.json").write_text("{}")
         command += [str(scratch), *map(os.path.abspath, files)]
         try:
@@ -65,30 +63,24 @@ def on_a_node(root: Path, cluster: Cluster, files: Sequence[str]) -> list[Findin
 def findings(at: Path, answer: dict[str, Any], gpus: int) -> list[Finding]:
     """Findings about the answer of a node probe; the job asked for `gpus`."""
     node, seen, skew = answer["node"], answer["gpus"], answer["unix"] - time.time()
-    found = [ok(f"{node} sees {at} and has torch {answer['torch']}")]
-    if answer["locked"]:
-        found.append(ok(f"{node} sees a lock of this machine, and a rename is seen here"))
-    else:
-        remedy = "do not launch from two places at once; claims still keep attempts apart"
-        found.append(note(f"{node} does not see a lock of this machine", remedy))
-    for path in answer["unreadable"]:
-        found.append(bad(f"{node} cannot read {path}", "put it on a file system that all nodes share"))
+    locks = ok(f"{node} sees a lock of this machine, and a rename is seen here")
+    remedy = "do not launch from two places at once; claims still keep attempts apart"
+    unseen = note(f"{node} does not see a lock of this machine", remedy)
+    found = [ok(f"{node} sees {at} and has torch {answer['torch']}"), locks if answer["locked"] else unseen]
+    remedy = "put it on a file system that all nodes share"
+    found += [bad(f"{node} cannot read {path}", remedy) for path in answer["unreadable"]]
     if seen < gpus:
         remedy = "check cluster.gpu_option and that this torch is built for CUDA"
         found.append(bad(f"{node} gives a task {seen} of {gpus} GPUs requested", remedy))
     elif gpus:
         found.append(ok(f"{node} gives a task {seen} GPUs"))
-    if abs(skew) > NODE_SKEW_S:
-        remedy = "ask for NTP; heartbeats look old or new by that"
-        found.append(note(f"{node}'s clock is {skew:+.0f} s off", remedy))
-    else:
-        found.append(ok(f"{node}'s clock agrees with this machine's to {NODE_SKEW_S:.0f} s"))
-    return found
+    wrong = note(f"{node}'s clock is {skew:+.0f} s off", "ask for NTP; heartbeats look old or new by that")
+    agrees = ok(f"{node}'s clock agrees with this machine's to {NODE_SKEW_S:.0f} s")
+    return [*found, wrong if abs(skew) > NODE_SKEW_S else agrees]
 
 
 def probe(directory: Path, files: list[str]) -> dict[str, Any]:
-    """What a node sees: its GPUs and clock, the lock that the asking machine has on DIRECTORY/lock, whether a rename
-    works between the two (of the answer), and which of the files it cannot read."""
+    """What a node sees: its GPUs and clock, the asking machine's lock on DIRECTORY/lock, and files it cannot read."""
     import torch
 
     return {

@@ -7,14 +7,13 @@ import shutil
 
 from ... import slurm_client
 from ...config import Cluster
-from .finding import Finding, bad, note, ok
+from .directory import Finding, bad, note, ok
 
 COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "srun")
 TEST_ONLY_S = 60.0
 
 
 def slurm(cluster: Cluster) -> list[Finding]:
-    """All findings about Slurm."""
     missing = [name for name in COMMANDS if shutil.which(name) is None]
     if missing:
         remedy = "run on a login node of the cluster, or load its Slurm module"
@@ -32,17 +31,15 @@ def settings(text: str) -> list[Finding]:
     number = lambda name: int("0" + re.sub(r"\D.*", "", value.get(name, "")))
     found = [ok(f"Slurm {value.get('SLURM_VERSION', 'of unknown version')}, cluster {value.get('ClusterName', '?')}")]
     size, jobs = number("MaxArraySize"), number("MaxJobCount")
-    if size > 1:
-        found.append(ok(f"arrays of up to {size} runs (larger studies are split), {jobs} jobs in all"))
-    else:
-        remedy = "submit `srun python -m ditscale.launch.job RUN_DIR` for each run"
-        found.append(bad("this cluster allows no job arrays", remedy))
+    arrays = ok(f"arrays of up to {size} runs (larger studies are split), {jobs} jobs in all")
+    none = bad("this cluster allows no job arrays", "submit `srun python -m ditscale.launch.job RUN_DIR` for each run")
+    found.append(arrays if size > 1 else none)
     if value.get("JobRequeue") == "0":
         remedy = "ours ask for it; no sbatch option may say no-requeue"
         found.append(note("jobs are not requeued unless they ask for it (JobRequeue=0)", remedy))
     if number("KillWait") < 20:
-        remedy = "cluster.checkpoint_s limits what a kill can cost"
-        found.append(note(f"a cancelled run has {number('KillWait')} s to save (KillWait)", remedy))
+        has = f"a cancelled run has {number('KillWait')} s to save (KillWait)"
+        found.append(note(has, "cluster.checkpoint_s limits what a kill can cost"))
     mode = value.get("PreemptMode", "?")
     if value.get("PreemptType", "").endswith("none"):
         found.append(ok("no preemption"))

@@ -2,8 +2,8 @@
 
     python -m ditscale.launch.job.array_task STUDY INDEX     prints shell lines: the preamble, and $run and $log
 
-The first task of an array that starts writes down the runs in their order, and takes the snapshot of the source; all
-tasks and attempts of the array use these, whatever is planned or edited later.
+The first task of an array that starts writes down the runs in their order, and takes the snapshot of the source, for
+all tasks and attempts of the array.
 """
 
 import shlex
@@ -34,9 +34,8 @@ def array_task(root: Path | str, index: int) -> tuple[RunPaths, str]:
         write(paths, Submission(number, number, runs, str(snapshot(paths.code)), time.time()), first=True)
     mine = next(s for s in read_all(paths) if s.token == number)
     if index >= len(mine.runs):
-        raise UserError(
-            f"{root}: there is no run {index}; the study has {len(mine.runs)}: sbatch --array=0-{len(mine.runs) - 1}"
-        )
+        n = len(mine.runs)
+        raise UserError(f"{root}: there is no run {index}; the study has {n}: sbatch --array=0-{n - 1}")
     at = paths.run(mine.runs[index])
     if not at.run.is_file():
         raise UserError(f"{root}: run {at.name} is no longer in this study; `scancel` this job, or plan the run again")

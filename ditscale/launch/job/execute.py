@@ -26,17 +26,17 @@ from ...rundir.outcomes import Closed, Diverged, Stopped, note_failure
 from ...rundir.record import read_state
 from . import gpus
 
-STOPS = {signal.SIGTERM, signal.SIGUSR2}
+STOPS = {signal.SIGTERM, signal.SIGUSR2}  # They are blocked until the loop listens (rundir/signals.py).
 TURN_S = 2.0  # A rank asks for the requeue this long after the one before it, if that has not.
 TRY_AGAIN = 75  # exit status of a run of a packed job that was told to stop
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_MODE": "offline"}
 
 
 def execute(run_dir: str) -> str:
-    """Train the run, or rehearse it, as a job; returns how it ended. Errors of the user or the run go to the log in one
-    line. Under Slurm a failed run is a failed job too; a diverged run is not, since that is its result."""
+    """Train the run, or rehearse it, as a job; returns how it ended. Errors of the user or the run are one line in the
+    log. Under Slurm a failed run is a failed job too; a diverged run is not, since that is its result."""
     logs.show()
-    _block_stops()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     gpus.take()
     at = RunPaths(run_dir)
     try:
@@ -46,7 +46,9 @@ def execute(run_dir: str) -> str:
         if state in ("finished", "diverged"):  # Without torch: an array may be submitted again over all runs.
             log.info(f"{at.name}: {state} already")
             return state
-        if _is_nested(at, planned):
+        parent = RunPaths(at.root.parent / planned.within)
+        ended = not planned.within or not parent.run.is_file() or read_state(parent.metrics) in ("finished", "diverged")
+        if not ended:  # Otherwise it is trained alone, whatever became of its parent.
             log.info(f"{at.name}: trained as part of {planned.within}; nothing to do")
             return "nested"
         state = run(at)
@@ -67,11 +69,6 @@ def execute(run_dir: str) -> str:
         if isinstance(error, attempts.CrashLoop):
             note_failure(at, str(error))
         state = "failed"
-    return _end_job(at, state)
-
-
-def _end_job(at: RunPaths, state: str) -> str:
-    """End the job of an attempt that ended in `state`: by a requeue where the run is to resume."""
     me = this_process()
     if me.first:
         log.info(f"{at.name}: {state}")
@@ -85,20 +82,20 @@ def _end_job(at: RunPaths, state: str) -> str:
 
 
 def run(at: RunPaths) -> str:
-    """One attempt at a run, from its claim until its end is written down; returns "finished". Raises UserError on a
-    user's mistake, Busy, CrashLoop, and what may end an attempt early (rundir/outcomes.py)."""
-    _block_stops()
-    read_run(at.run)
+    """One attempt at a run, from its claim until its end is written down; returns "finished". Raises UserError, Busy,
+    CrashLoop, and what may end an attempt early (rundir/outcomes.py)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    planned = read_run(at.run)
     if read_state(at.metrics) == "finished":
         return "finished"
     _set_environment()
     if not this_process().first:
-        return "rehearsed by rank 0" if read_run(at.run).rehearsal else _loop(at)(at.root)
+        return "rehearsed by rank 0" if planned.rehearsal else _loop(planned)(at.root)
     mine, lock = attempts.claim(at)
     state = "failed"
     try:
         with fencing.holding_token(at.root, mine.number):
-            state = _loop(at)(at.root, lock)
+            state = _loop(planned)(at.root, lock)
     except BaseException as error:
         state = getattr(error, "state", "failed")
         raise
@@ -108,20 +105,9 @@ def run(at: RunPaths) -> str:
     return state
 
 
-def _is_nested(at: RunPaths, mine: Run) -> bool:
-    """Whether a parent run is still to train this one; otherwise it is trained alone, whatever became of the parent."""
-    parent = RunPaths(at.root.parent / mine.within)
-    return bool(mine.within) and parent.run.is_file() and read_state(parent.metrics) not in ("finished", "diverged")
-
-
-def _block_stops():
-    """A request to stop that comes before the loop listens does not kill us; it waits until StopFlag unblocks it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-
-
-def _loop(at: RunPaths) -> Callable[..., str]:
+def _loop(run: Run) -> Callable[..., str]:
     """The function that trains or rehearses the run. Only training loads torch, after the claim: it takes seconds."""
-    if read_run(at.run).rehearsal:
+    if run.rehearsal:
         from ...train.rehearsed import rehearse as loop
     else:
         from ...train.loop import train as loop
@@ -129,8 +115,7 @@ def _loop(at: RunPaths) -> Callable[..., str]:
 
 
 def _is_my_turn(rank: int, at: RunPaths) -> bool:
-    """After a rank has died: whether this rank asks for the requeue. Rank 0 asks itself if it lives; otherwise the
-    lowest rank that lives does, since each waits for its turn. Should two ask, Slurm refuses the second."""
+    """After a rank has died: whether this rank asks for the requeue. The lowest alive does; each waits its turn."""
     began = time.monotonic()
     turn = began + TURN_S * rank
     while (now := time.monotonic()) < turn:
@@ -167,12 +152,8 @@ def requeue():
 
 
 def _set_environment():
-    """Put compiled kernels on the node's own disk, since jobs would write the same files on a shared one; and keep
-    libraries that a user adds from the network, which nodes often lack."""
+    """Keep compiled kernels on the node's own disk, and the libraries that a user adds from the network."""
     cache = os.path.join(tempfile.gettempdir(), f"ditscale-{os.getuid()}")
-    kernels = {
-        "TRITON_CACHE_DIR": os.path.join(cache, "triton"),
-        "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor"),
-    }
+    kernels = {"TRITON_CACHE_DIR": f"{cache}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
     for name, value in (OFFLINE | kernels).items():
         os.environ.setdefault(name, value)

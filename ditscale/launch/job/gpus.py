@@ -17,10 +17,8 @@ def gpus(cluster: Cluster) -> list[str]:
         return []
     found = visible()
     if cluster.gpus is not None and cluster.gpus > len(found):
-        raise UserError(
-            f"cluster.gpus: {cluster.gpus} requested, and torch can use {len(found)} on this machine; leave it out to "
-            "use all of them"
-        )
+        can = f"torch can use {len(found)} on this machine; leave it out to use all of them"
+        raise UserError(f"cluster.gpus: {cluster.gpus} requested, and {can}")
     return found[: cluster.gpus]
 
 

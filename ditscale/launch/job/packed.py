@@ -1,5 +1,4 @@
-"""Packed jobs: several small runs in one job, each in a process of its own, which use what the others leave idle of a
-GPU or of cores."""
+"""Packed jobs: several small runs in one job, each in a process of its own, which share a GPU or cores."""
 
 import os
 import signal

@@ -13,8 +13,7 @@ TEMPLATE, DRIVER = "train_array.sbatch", "study.sbatch"
 
 
 def jobs_of(paths: StudyPaths) -> dict[str, list[Job]] | None:
-    """Pending and running jobs by the run id they train; None when squeue gives no answer. A plain array counts before
-    any of its tasks has started: its command names the study."""
+    """Pending and running jobs by the run id they train, plain arrays too; None when squeue gives no answer."""
     everything = slurm_client.jobs()
     if everything is None:
         return None
@@ -57,15 +56,11 @@ def drivers(paths: StudyPaths) -> list[Job]:
 
 def _first(job: Job, paths: StudyPaths) -> int | None:
     """The FIRST of a plain array of this study (slurm/train_array.sbatch DIR [FIRST]); None when the job is not one."""
-    for further in _arguments(job, TEMPLATE, paths):
-        if not further or further.isdigit():
-            return int(further or 0)
-    return None
+    return next((int(n or 0) for n in _arguments(job, TEMPLATE, paths) if not n or n.isdigit()), None)
 
 
 def _arguments(job: Job, script: str, paths: StudyPaths) -> Iterator[str]:
-    """What may follow the study's directory in a job's command `script DIR ...`; nothing for another command or study.
-    squeue shows the words with a space between them, and a directory may contain spaces too."""
+    """What may follow the study's directory, which may contain spaces, in a job's command `script DIR ...`."""
     before, _, rest = job.command.partition(f"{script} ")
     if not rest or (before and not before.endswith("/")):
         return

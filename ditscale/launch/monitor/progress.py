@@ -1,5 +1,4 @@
-"""Progress of a study's runs and its ETA: on a terminal a block that is redrawn in place, otherwise a line now and
-then."""
+"""Progress of a study's runs and its ETA: on a terminal a block redrawn in place, otherwise a line now and then."""
 
 import math
 import shutil
@@ -16,8 +15,7 @@ SHOWN = 8  # runs with a line of their own
 
 
 class Progress:
-    """Shows a study's status on `out`. `workers`: of runs at once (0: as many as are running); `extra_flops`: later
-    work."""
+    """Shows a study's status on `out`. `workers`: of runs at once (0: as many as run); `extra_flops`: later work."""
 
     def __init__(self, workers: int, extra_flops: float = 0.0, out: TextIO | None = None):
         self.workers, self.extra_flops, self.out = workers, extra_flops, out or sys.stdout
@@ -49,20 +47,17 @@ class Progress:
         total = done + sum(s.left_flops for s in statuses) + self.extra_flops
         fraction = done / total if total else 1.0
         ended = sum(s.state in DONE for s in statuses)
-        eta = self.eta_s(statuses)
-        bar = "#" * round(24 * fraction)
-        left = f"  about {units.duration(eta)} left" if eta else ""
-        lines = [f"[{bar:<24}] {fraction:>4.0%}  {ended} of {len(statuses)} runs done{left}"]
+        left = f"  about {units.duration(eta)} left" if (eta := self.eta_s(statuses)) else ""
+        lines = [f"[{'#' * round(24 * fraction):<24}] {fraction:>4.0%}  {ended} of {len(statuses)} runs done{left}"]
         running = [s for s in statuses if s.state == State.RUNNING]
         pending = Counter(s.reason for s in statuses if s.state == State.QUEUED)
         for s in running[:SHOWN]:
-            part = [
-                f"  {s.run.role} {units.compact(s.run.budget_flops)} {s.run.width}x{s.run.depth} "
-                f"{s.images / s.run.n_images:.0%}"
-            ]
-            part += [f"loss {s.loss:.4f}"] if s.loss is not None else []
-            part += [f"{s.images_per_s * s.run.flops_per_image / 1e9:.0f} GFLOP/s"] if s.images_per_s else [s.reason]
-            lines.append(" ".join(part))
+            run, speed = s.run, s.reason
+            if s.images_per_s:
+                speed = f"{s.images_per_s * run.flops_per_image / 1e9:.0f} GFLOP/s"
+            loss = f"loss {s.loss:.4f} " if s.loss is not None else ""
+            size = f"{run.role} {units.compact(run.budget_flops)} {run.width}x{run.depth}"
+            lines.append(f"  {size} {s.images / run.n_images:.0%} {loss}{speed}")
         if len(running) > SHOWN:
             lines.append(f"  and {len(running) - SHOWN} more runs")
         lines += [f"  {n} pending ({reason})" for reason, n in pending.most_common(3)]

@@ -1,9 +1,5 @@
-"""What Slurm adds to the status from a study's files: which runs are pending and why, on which node they run, and how
-jobs ended.
-
-Files come first: progress and loss are always theirs. squeue, when it answers, knows which jobs are alive; sacct how
-one ended. Without either, the status is what the files say.
-"""
+"""What Slurm adds to the status from a study's files: squeue, when it answers, which runs are pending and why, and on
+which node they run; sacct how jobs ended. Progress and loss are always the files'."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +15,7 @@ HELD = ("JobHeldUser", "JobHeldAdmin", "launch failed requeued held")
 
 
 def with_slurm(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> list[RunStatus]:
-    """`study_status` (status.py, `known` as there) with Slurm's knowledge. Slurm is asked first: a job that ends
-    between the two looks then counts as what its files say, not as one that never existed."""
+    """`study_status` with Slurm's knowledge. Slurm is asked first: what ends meanwhile counts as its files say."""
     live = jobs_of(paths)
     statuses = study_status(paths, known)
     if live is None:
@@ -55,8 +50,8 @@ def _merge(s: RunStatus, jobs: list[Job]) -> RunStatus:
     if jobs:
         job = min(jobs, key=lambda job: (job.state == "PENDING", job.id != s.job))
         if job.state != "PENDING":
-            slurms = job.state.lower() if job.state != "RUNNING" else "starting"
-            reason = s.reason if s.state == State.RUNNING else slurms
+            reason = "starting" if job.state == "RUNNING" else job.state.lower()
+            reason = s.reason if s.state == State.RUNNING else reason
             return replace(s, state=State.RUNNING, job=job.id, host=job.nodes, reason=reason)
         reason = f"{job.reason}; `scontrol release {job.id}` releases it" if job.reason in HELD else job.reason
         return replace(s, state=State.QUEUED, job=job.id, images_per_s=None, reason=reason)

@@ -1,35 +1,35 @@
 """The status of every run of a study, from its own files: heartbeat, lock and record. Works while runs write."""
 
+import json
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Callable
 
 from ... import units
 from ...errors import UserError
-from ...files import read_mapping
+from ...files import of_kinds, read_mapping, write_text
 from ...naming import RunPaths, StudyPaths
 from ...plan.run import Run, read_run
 from ...rundir.attempts import LIVE_S, heartbeat_age, last_attempt
 from ...rundir.lock import is_locked
 from ...rundir.record import Damaged, read_end, read_skipped, skipped_note
-from .status_cache import StatusCache
 
 HERE = socket.gethostname()
 # A run that has begun has at least one of these files.
 BEGUN = {"attempts", "metrics.h5", "heartbeat.json", "failure.json", "lock"}
-# Keys and types of what is cached about a finished run, and of a heartbeat.
+# Keys and types of what jobs/seen.json caches about a finished run, and of a heartbeat.
 NUMBER = int | float | None
 CACHED = {"loss": NUMBER, "host": str, "ranks": int, "attempt": int, "job": str, "reason": str}
 HEARTBEAT = {"images": int, "loss": NUMBER, "images_per_s": NUMBER, "host": str, "phase": str}
 
 
 class State(StrEnum):
-    """The state of a run. QUEUED: pending in Slurm."""
-
     PLANNED = "planned"
-    QUEUED = "queued"
+    QUEUED = "queued"  # pending in Slurm
     RUNNING = "running"
     INTERRUPTED = "interrupted"
     STOPPED = "stopped"
@@ -44,8 +44,6 @@ DONE = (State.FINISHED, State.DIVERGED, State.DAMAGED)  # A launch starts none o
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The status of one run."""
-
     run: Run
     state: State
     images: int
@@ -86,30 +84,38 @@ Show = Callable[[list[RunStatus], float], None]  # called with a study's status,
 
 
 def study_status(paths: StudyPaths, known: dict[str, RunStatus] | None = None) -> list[RunStatus]:
-    """Every planned run, grid first, by budget and size. `known` holds this function's earlier results and is updated,
-    so that a caller who polls does not read again what cannot have changed."""
-    known, cache = {} if known is None else known, None
-    for at in paths.run_dirs():
-        before = known.get(at.name)
-        if before is None:
-            cache = cache or StatusCache(paths.jobs / "seen.json", CACHED)
+    """Every planned run, grid first, by budget and size. `known`: earlier results; only what may change is reread."""
+    known, run_dirs = {} if known is None else known, paths.run_dirs()
+    cache = read_mapping(paths.jobs / "seen.json") if any(at.name not in known for at in run_dirs) else {}
+    before = dict(cache)
+    for at in run_dirs:
+        if at.name not in known:
             known[at.name] = _cached_status(at, read_run(at.run), cache)
-        elif before.state != State.FINISHED:
-            known[at.name] = run_status(at, before.run)
-    if cache:
-        cache.save()
+        elif known[at.name].state != State.FINISHED:
+            known[at.name] = run_status(at, known[at.name].run)
+    if cache != before and paths.jobs.is_dir():
+        with suppress(UserError):  # The cache only saves time: it may be deleted at any moment, or not be written.
+            write_text(paths.jobs / "seen.json", json.dumps(cache), to_disk=False)
     return sorted(known.values(), key=lambda s: (s.run.role, s.run.budget_flops, s.run.n_params, s.run.seed))
 
 
-def _cached_status(at: RunPaths, run: Run, cache: StatusCache) -> RunStatus:
-    """The status of a run: from the cache if that has it, else from its files, and then into the cache."""
-    end = cache.get(at)
-    if end:
-        return RunStatus(run, State.FINISHED, run.n_images, images_per_s=None, **end)
+def _cached_status(at: RunPaths, run: Run, cache: dict[str, Any]) -> RunStatus:
+    """The status of a run, from the cache while the record of a finished one has the same time and size."""
+    match cache.get(at.name):
+        case [[_, _] as stamp, dict(end)] if end.keys() == CACHED.keys() and of_kinds(end, CACHED):
+            if stamp == _stamp(at.metrics):
+                return RunStatus(run, State.FINISHED, run.n_images, images_per_s=None, **end)
     status = run_status(at, run)
     if status.state == State.FINISHED:
-        cache.put(at, {name: getattr(status, name) for name in CACHED})
+        cache[at.name] = [_stamp(at.metrics), {name: getattr(status, name) for name in CACHED}]
     return status
+
+
+def _stamp(path: Path) -> list[int] | None:
+    with suppress(OSError):
+        found = os.stat(path)
+        return [found.st_mtime_ns, found.st_size]
+    return None
 
 
 def run_status(at: RunPaths, run: Run) -> RunStatus:
@@ -161,10 +167,9 @@ def _and_skipped(reason: str, at: RunPaths, run: Run, images: int) -> str:
 def _no_sign(at: RunPaths) -> str:
     """Where to look when a launch on this machine has started a run that wrote nothing; "" while its process lives."""
     attempts = sorted(at.log.glob("attempt-*"), key=lambda path: (len(path.name), path.name))
-    if not attempts:
-        return ""
-    files = sorted(attempts[-1].glob("*"))
-    if any(_is_alive(path.name.split("_")[0]) for path in files):  # submitit names the files by process ids.
+    files = sorted(attempts[-1].glob("*")) if attempts else []
+    pids = [path.name.split("_")[0] for path in files]  # submitit names the files by process ids.
+    if not attempts or any(map(_is_alive, pids)):
         return ""
     errors = [path for path in files if path.suffix == ".err"]
     return f"its last attempt wrote nothing; see {errors[0] if errors else attempts[-1]}"

@@ -21,12 +21,10 @@ MAX_HELD_OUT = 4
 
 @dataclass(frozen=True)
 class Prediction(Result):
-    """What one approach said of a held-out budget.
-
-    n_params_ratio: predicted / measured N*; loss: predicted L* with its interval, the measured vertex's own error
-    folded in (no interval with fewer than 3 budgets left); loss_error: relative; covered: whether the interval held the
-    measured L*; row_error, row_bias: mean absolute and mean relative error over the held-out runs (Approach 3 only).
-    """
+    """What one approach said of a held-out budget. n_params_ratio: predicted / measured N*; loss: predicted L* with its
+    interval, the measured vertex's own error folded in (no interval with fewer than 3 budgets left); loss_error:
+    relative; covered: whether the interval held the measured L*; row_error, row_bias: mean absolute and mean relative
+    error over the held-out runs (Approach 3 only)."""
 
     n_params_ratio: float
     loss: Estimate
@@ -38,11 +36,9 @@ class Prediction(Result):
 
 @dataclass(frozen=True)
 class Backtest(Result):
-    """Predictions of one held-out budget from the fit without the largest `held_out` budgets.
-
-    budget_flops: the budget predicted; factor: how far beyond the remaining ones it lies; measured_*: its own vertex.
-    approach2, approach3: None where that approach was refused on the rest.
-    """
+    """Predictions of one held-out budget from the fit without the largest `held_out` budgets. budget_flops: the budget
+    predicted; factor: how far beyond the remaining ones it lies; measured_*: its own vertex. approach2, approach3: None
+    where that approach was refused on the rest."""
 
     held_out: int
     budget_flops: float
@@ -79,18 +75,14 @@ def backtest(
             three = fit_approach3(rest, objective, draws, seed, kappa=kappa, resample=resample)
         # A slice without a usable minimum has nothing to compare a prediction with.
         for measured in (p for p in laws.slices[-held_out:] if p.ok):
+            budget = measured.budget_flops
             noise = np.random.default_rng([seed, 3]).standard_normal(draws) * measured.loss_se
-            out.append(
-                Backtest(
-                    held_out=held_out,
-                    budget_flops=measured.budget_flops,
-                    factor=measured.budget_flops / budgets[-held_out - 1],
-                    measured_n_params=measured.n_params,
-                    measured_loss=measured.loss,
-                    approach2=_by_vertices(two, measured, noise) if two.ok else None,
-                    approach3=_by_surface(three, measured, noise, table) if three and three.ok else None,
-                )
+            said = (
+                _by_vertices(two, measured, noise) if two.ok else None,
+                _by_surface(three, measured, noise, table) if three and three.ok else None,
             )
+            factor = budget / budgets[-held_out - 1]
+            out.append(Backtest(held_out, budget, factor, measured.n_params, measured.loss, *said))
     if not out:
         text = f"the largest budget, {compact(budgets[-1])}, has no usable minimum to compare a prediction with"
         findings.append(finding("backtest_not_possible", text, slices=budgets[-1:]))

@@ -1,9 +1,7 @@
 """The reproducibility checklist printed with each law: what another person must know to obtain the same numbers.
 
-After Li et al., "(Mis)Fitting: a survey of scaling laws" (arXiv 2502.18969): most of the over 50 papers they surveyed
-leave out something that changes the law. Answers come from the fit itself and from what was recorded with the table
-(`Table.recorded`); what is in neither is "not recorded", never guessed.
-"""
+After Li et al., "(Mis)Fitting: a survey of scaling laws" (arXiv 2502.18969). Answers come from the fit itself and from
+what was recorded with the table (`Table.recorded`); what is in neither is "not recorded", never guessed."""
 
 from dataclasses import dataclass
 from typing import Iterable, Iterator, Sequence
@@ -15,6 +13,7 @@ from ..estimates import Bootstrap
 from ..minima.approach2 import Approach2
 from ..result import Result
 from ..surface.approach3 import Approach3
+from ..surface.fit_surface import OBJECTIVES
 from ..surface.surface import N_PARAMETERS
 from ..table import Table, describe
 from .backtest import Backtest
@@ -35,11 +34,6 @@ RECORDED = (
     ("evaluation", "data", "what the metric was measured on"),
 )
 PARTS = ("hypothesis", "setup", "counting", "data", "fit", "dropped points", "validation", "uncertainty")
-OBJECTIVES = {
-    "huber": "sum of Huber losses (1e-3) of log residuals",
-    "ls": "sum of squares of the loss residuals",
-    "ls_log": "sum of squares of the log residuals",
-}
 START = "least squares in closed form for every pair of exponents on a fixed grid; no random starts"
 DESCENT = (
     "damped Gauss-Newton from the best of these until no step helps, Huber reached by narrowing from least squares"
@@ -62,21 +56,16 @@ class Item(Result):
 
 
 def checklist(
-    table: Table,
-    two: Approach2,
-    three: Approach3,
-    bootstrap: Bootstrap,
-    backtests: Sequence[Backtest],
+    table: Table, two: Approach2, three: Approach3, bootstrap: Bootstrap, backtests: Sequence[Backtest],
     probes: Sequence[str] = (),
-) -> tuple[Item, ...]:
+) -> tuple[Item, ...]:  # fmt: skip
     """The items for a fit of `table`, in the order of PARTS; probes: the runs that were held out."""
     known = {key.lower().replace(" ", "_"): text for key, text in table.recorded}
     # Metrics may be measured on unlike data, and in unlike ways.
     of_metric = known.get(f"evaluation_{table.metric.lower()}")
     known |= {"evaluation": of_metric} if of_metric else {}
     items = [Item(part, question, known.get(key, NOT_RECORDED)) for key, part, question in RECORDED]
-    items += [Item(*answer) for answer in _of_the_table(table)]
-    items += [Item(*answer) for answer in _of_the_fit(table, two, three, bootstrap)]
+    items += [Item(*answer) for answer in (*_of_the_table(table), *_of_the_fit(table, two, three, bootstrap))]
     items.append(Item("dropped points", "probes held out", _listed(probes)))
     items.append(Item("validation", "held-out budgets", _backtests(backtests)))
     return tuple(sorted(items, key=lambda item: PARTS.index(item.part)))
@@ -112,20 +101,16 @@ def _of_the_table(table: Table) -> Iterator[tuple[str, str, str]]:
 def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Bootstrap) -> Iterator[tuple[str, str, str]]:
     yield "hypothesis", "form of approach 3", "L(N, D) = E + A N^-alpha + B D^-beta, all of E, A, B non-negative"
     curve = "log loss" if any(p.response == "log" for p in two.slices) else "loss"
-    yield (
-        "hypothesis",
-        "form of approach 2",
-        f"parabola of the {curve} in log N at each budget; power laws in C through {len(two.accepted)} minima",
-    )
-    yield (
-        "hypothesis",
-        "runs and free parameters",
-        f"{len(table)} runs, {N_PARAMETERS} parameters of the surface, 3 of each parabola",
-    )
+    laws = f"power laws in C through {len(two.accepted)} minima"
+    yield "hypothesis", "form of approach 2", f"parabola of the {curve} in log N at each budget; {laws}"
+    free = f"{N_PARAMETERS} parameters of the surface, 3 of each parabola"
+    yield "hypothesis", "runs and free parameters", f"{len(table)} runs, {free}"
     yield "fit", "objective of approach 3", OBJECTIVES[three.surface.objective]
     yield "fit", "objective of approach 2", "bisquare regression" if two.robust else "least squares"
     yield "fit", "initialisation", START
-    yield "fit", "optimiser", f"{DESCENT}; {_settled(three)}"
+    codes = ", ".join(sorted({f.code for f in three.surface.findings}))
+    settled = "converged, no parameter on a bound" if three.ok else f"refused: {codes}"
+    yield "fit", "optimiser", f"{DESCENT}; {settled}"
     yield "dropped points", "runs excluded by name", _listed(f"{r} ({why})" for r, why in table.exclusions)
     refused = [p for p in two.slices if not p.ok]
     yield "dropped points", "slices without a usable minimum", _listed(compact(p.budget_flops) for p in refused)
@@ -134,13 +119,6 @@ def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Boots
     yield "uncertainty", "bootstrap", f"{bootstrap.replicates} replicates, seed {bootstrap.seed}" if drawn else "none"
     if drawn:
         yield "uncertainty", "resampling", f"approach 2: {two.scheme}; approach 3: {three.scheme}"
-
-
-def _settled(three: Approach3) -> str:
-    codes = {f.code for f in three.surface.findings}
-    if three.ok:
-        return "converged, no parameter on a bound"
-    return f"refused: {', '.join(sorted(codes))}"
 
 
 def _listed(names: Iterable[str]) -> str:

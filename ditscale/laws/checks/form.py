@@ -1,34 +1,39 @@
-"""Findings about the form of a law: do the vertices lie on a power law, do the residuals of the surface have
-structure?
-"""
+"""Findings about the form of the laws and the grid they stand on.
+
+Do the vertices lie on a power law, have the surface's residuals structure, does the centring of the grid drift, and
+does the surface's asymmetry bias the parabolas?"""
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from ..estimates import f_tail
+from ..estimates import Drawn, Estimate, estimate, f_tail, t_quantile
 from ..findings import Finding, finding, some
 from ..minima.approach2 import Approach2
+from ..minima.parabola import refit, response_of, vertex
 from ..minima.powerlaw import line
+from ..result import Result
+from ..surface.approach3 import Approach3
 from ..surface.descent import jacobian_of, powers_of
 from ..surface.fit_surface import fit_surface, variables
-from ..surface.surface import N_PARAMETERS, Surface
+from ..surface.surface import N_PARAMETERS, Surface, optimum
 from ..table import Table
 from .runs import outliers
 
 # Many tests are made on every table; a clean one must pass all of them.
 SIGNIFICANT = 1e-4
+DRIFT = 2.0  # a change of the centring by this factor over the budgets is worth a word
 NOTICEABLE = 1e-4  # structure below 0.01 % of the loss misleads nobody
 
 
 def check_lines(laws: Approach2) -> list[Finding]:
-    """`lack_of_fit` of N*(C): do the vertices lie on a power law?
-
-    The scatter of the vertices about the line is compared with that of the replicates about theirs, less the former:
-    that is what the noise of the runs alone would give.
-    """
+    """`lack_of_fit` of N*(C): do the vertices lie on a power law? The scatter of the vertices about the line is
+    compared with that of the replicates about theirs, less the former: that is what the noise of the runs alone would
+    give."""
     if laws.vertex_draws is None or len(laws.accepted) < 3:
         return []
-    log_c = np.log(laws.budgets)
-    draws = laws.vertex_draws[np.isfinite(laws.vertex_draws[..., 0]).all(axis=1)][..., 0]
+    log_c, draws = np.log(laws.budgets), laws.vertex_draws[..., 0]
+    draws = draws[np.isfinite(draws).all(axis=1)]
     if len(draws) < 40:
         return []
     off = _about_line(log_c, np.log([p.n_params for p in laws.accepted]))
@@ -42,10 +47,8 @@ def check_lines(laws: Approach2) -> list[Finding]:
         return []
     worst = float(np.expm1(np.abs(off).max()))
     far = laws.budgets[np.abs(off) >= 0.5 * np.abs(off).max()]
-    text = (
-        f"the N* of the slices do not lie on a power law (up to {100 * worst:.2g} % off, more than the noise explains)"
-    )
-    return [finding("lack_of_fit", text, slices=tuple(far), value=worst)]
+    much = f"up to {100 * worst:.2g} % off, more than the noise explains"
+    return [finding("lack_of_fit", f"the N* of the slices do not lie on a power law ({much})", slices=far, value=worst)]
 
 
 def _about_line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
@@ -54,24 +57,19 @@ def _about_line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
 
 
 def check_surface(table: Table, surface: Surface) -> list[Finding]:
-    """`lack_of_fit` of the surface: an F test of second-order terms in (log N, log D) in its residuals.
-
-    The test is made on the least-squares fit of log loss without the outliers already named, whose residuals are
-    orthogonal to the surface's own directions; what the added terms explain is structure, not noise (Ramsey 1969).
-    """
+    """`lack_of_fit` of the surface: an F test of second-order terms in (log N, log D) in its residuals. The test is
+    made on the least-squares fit of log loss without the outliers already named, whose residuals are orthogonal to the
+    surface's own directions; what the added terms explain is structure, not noise (Ramsey 1969)."""
     if not surface.ok:
         return []
-    keep = np.ones(len(table), dtype=bool)
     far = outliers(surface.residuals, N_PARAMETERS)
     # A few runs off the surface went wrong; many are structure.
-    if len(far) <= max(2, 0.03 * len(table)):
-        keep[far] = False
-    rest = table.take(keep)
+    rest = table.take(np.delete(np.arange(len(table)), far)) if len(far) <= max(2, 0.03 * len(table)) else table
     dof = len(rest) - N_PARAMETERS - 3
     if dof < 3:
         return []
     square = fit_surface(rest, "ls_log")
-    if not (square.ok or square.without_floor):
+    if not square.usable:
         return []
     logs = variables(rest)
     x = logs - logs.mean(axis=1, keepdims=True)
@@ -89,10 +87,79 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
     noise = max(total - explained, 1e-300) / dof
     if rms < NOTICEABLE or f_tail(explained / rank / noise, rank, dof) > SIGNIFICANT:
         return []
-    far = np.argsort(-np.abs(structure))[: max(3, len(rest) // 10)]
-    runs = rest.run_id[far]
-    text = (
-        f"the residuals of the surface have structure of {100 * rms:.2g} % (rms), beside {100 * np.sqrt(noise):.2g} % "
-        f"of noise: L(N, D) is not of this form over all runs; look first at {some(runs.tolist())}"
-    )
+    runs = rest.run_id[np.argsort(-np.abs(structure))[: max(3, len(rest) // 10)]]
+    much = f"{100 * rms:.2g} % (rms), beside {100 * np.sqrt(noise):.2g} % of noise"
+    text = f"the residuals of the surface have structure of {much}: L(N, D) is not of this form over all runs"
+    text += f"; look first at {some(runs.tolist())}"
     return [finding("lack_of_fit", text, map(str, runs), value=rms)]
+
+
+def check_drift(table: Table, laws: Approach2) -> list[Finding]:
+    """`drifting_centring`: the middle of the sizes moves against the minimum as the budget grows. Each slice's vertex
+    is shifted by its own centring, so a drift leans on the exponent (arXiv 2603.22339, section 4)."""
+    if len(laws.accepted) < 3:
+        return []
+    log_c = np.log(laws.budgets)
+    middles = [np.log(table.n_params[p.rows]) for p in laws.accepted]
+    off = np.array([(m.min() + m.max()) / 2 for m in middles]) - np.log([p.n_params for p in laws.accepted])
+    height, slope = line(log_c, off)
+    dof = len(off) - 2
+    rest = off - height - slope * log_c
+    se = np.sqrt(float(rest @ rest) / dof / np.sum((log_c - log_c.mean()) ** 2))
+    drift = float(np.exp(abs(slope) * np.ptp(log_c)))
+    if drift < DRIFT or abs(slope) < t_quantile(0.995, dof) * se:
+        return []
+    ends = np.exp(height + slope * log_c[[0, -1]])
+    text = f"the middle of the sizes drifts from {ends[0]:.2g}x to {ends[1]:.2g}x the minimum as the budget grows"
+    text += ", which leans on the exponents of approach 2; centre the sizes on the minimum at every budget"
+    return [finding("drifting_centring", text, slices=laws.budgets, value=drift)]
+
+
+@dataclass(frozen=True)
+class Bias(Result):
+    """How far parabolas on this grid would be off without noise, were the fitted surface the truth. log_n_params: log
+    of (vertex / N*) at the largest accepted budget; model_exponent: of the exponent of N*(C)."""
+
+    log_n_params: Estimate
+    model_exponent: Estimate
+
+
+def parabola_bias(table: Table, laws: Approach2, fitted: Approach3) -> Bias | None:
+    """The bias of Approach 2 on this grid, computed from the surface and its refits; None where either was refused.
+    Czech et al., "Problems with Chinchilla Approach 2", arXiv 2603.22339."""
+    if not (fitted.ok and laws.ok):
+        return None
+    surface = fitted.surface
+    point = _bias_of(table, laws, surface.parameters[None], surface.kappa)
+    drawn = Drawn(fitted.draws).of(lambda parameters: _bias_of(table, laws, parameters, surface.kappa))
+    if not np.isfinite(point).all():
+        return None
+    return Bias(*(estimate(point[0, i], *drawn.of(lambda draws: draws[:, i])) for i in (0, 1)))
+
+
+def _bias_of(table: Table, laws: Approach2, parameters: np.ndarray, kappa: float) -> np.ndarray:
+    """(R, 2) of (level, slope) for each row of parameters (R, 5)."""
+    floor, log_a, log_b, alpha, beta = parameters.T[:, :, None]
+    parts = []
+    for p in laws.accepted:
+        log_n, log_d = np.log(table.n_params[p.rows]), np.log(table.n_tokens[p.rows])
+        clean = floor + np.exp(log_a - alpha * log_n) + np.exp(log_b - beta * log_d)
+        at, _, _ = vertex(refit(log_n - np.log(p.center), response_of(clean, p.response)), p.response)
+        parts.append(at + np.log(p.center) - optimum(parameters, kappa, p.budget_flops)[0])
+    off = np.stack(parts, axis=-1)
+    return np.stack([off[:, -1], line(np.log(laws.budgets), off)[:, 1]], axis=-1)
+
+
+def check_bias(bias: Bias | None, fitted: Approach3, laws: Approach2) -> list[Finding]:
+    """`asymmetric_surface`: a bias above 5 % in N* or 0.01 in its exponent, of whose sign the runs leave no doubt."""
+    parts = ((bias.log_n_params, 0.05), (bias.model_exponent, 0.01)) if bias else ()
+    sure = [e for e, least in parts if abs(e.value) > least and (None in (e.low, e.high) or not e.covers(0))]
+    if bias is None or not sure:
+        return []
+    s, at_largest = fitted.surface, np.expm1(bias.log_n_params.value)
+    text = (
+        f"the surface is asymmetric (alpha {s.alpha:.3g}, beta {s.beta:.3g}): on this grid parabolas misplace N* by "
+        f"{100 * at_largest:+.2g} % at the largest budget and its exponent by {bias.model_exponent.value:+.2g} even "
+        "without noise; trust approach 3, or narrow and centre the grid"
+    )
+    return [finding("asymmetric_surface", text, slices=laws.budgets, value=at_largest)]

@@ -19,23 +19,18 @@ def refuse_units(table: Table, kappa: float | None = None) -> None:
     ratio = table.budget_flops / table.n_params / table.n_tokens  # N D of wrong units may be beyond any float
     middle = float(np.median(ratio))
     if middle == 0 or not np.isfinite(middle):
-        raise UserError(
-            f"{where}: n_params and n_tokens are too large or too small for their budget_flops, of which no C / (N D) "
-            "can be computed; write all three as whole counts"
-        )
+        none = "of which no C / (N D) can be computed; write all three as whole counts"
+        raise UserError(f"{where}: n_params and n_tokens are too large or too small for their budget_flops, {none}")
     if kappa is None and not 6 / WRONG_UNIT <= middle <= 6 * WRONG_UNIT:
-        raise UserError(
-            f"{where}: C / (N D) is {compact(middle)} in the median, where 6 is usual; write n_params, n_tokens and "
-            f"budget_flops as whole counts, not in millions or exaFLOPs, or give kappa {compact(middle)} if it is meant"
-        )
+        write = "write n_params, n_tokens and budget_flops as whole counts, not in millions or exaFLOPs"
+        unusual = f"C / (N D) is {compact(middle)} in the median, where 6 is usual"
+        raise UserError(f"{where}: {unusual}; {write}, or give kappa {compact(middle)} if it is meant")
     with np.errstate(divide="ignore", over="ignore"):  # log 0 is infinitely far
         far = np.abs(np.log(ratio / middle)) > np.log(WRONG_UNIT)
     if far.any():
-        i = int(np.argmax(far))
-        raise UserError(
-            f"{where}: C / (N D) of {some(table.run_id[far])} is {compact(ratio[i])}, of the others {compact(middle)}; "
-            "write n_params, n_tokens and budget_flops of all runs as whole counts, not some in millions"
-        )
+        of = f"C / (N D) of {some(table.run_id[far])} is {compact(ratio[np.argmax(far)])}"
+        write = "write n_params, n_tokens and budget_flops of all runs as whole counts, not some in millions"
+        raise UserError(f"{where}: {of}, of the others {compact(middle)}; {write}")
 
 
 def check_rehearsal(table: Table) -> list[Finding]:
@@ -50,27 +45,23 @@ def check_units(table: Table) -> list[Finding]:
     ratio = table.budget_flops / (table.n_params * table.n_tokens)
     kappa = float(np.median(ratio))
     if not 0.6 <= kappa <= 60:
-        text = (
-            f"budget_flops is {compact(kappa)} x n_params x n_tokens in the median, where 6 is usual; check the units "
-            "(parameters, tokens and FLOPs are whole counts, not millions or exaFLOPs)"
-        )
+        text = f"budget_flops is {compact(kappa)} x n_params x n_tokens in the median, where 6 is usual"
+        text += "; check the units (parameters, tokens and FLOPs are whole counts, not millions or exaFLOPs)"
         findings.append(finding("units_mixed", text, value=kappa))
-    far = np.abs(np.log(ratio / kappa)) > np.log(10)
+    apart = np.abs(np.log(ratio / kappa))
+    far, off = apart > np.log(10), (apart > np.log(1.1)) & (apart <= np.log(10))
     if far.any():
         text = f"C / (N D) of {some(table.run_id[far])} is more than 10x off the other runs; check their units"
-        worst = float(np.exp(np.abs(np.log(ratio / kappa)).max()))
-        findings.append(finding("units_mixed", text, map(str, table.run_id[far]), value=worst))
-    off = (np.abs(np.log(ratio / kappa)) > np.log(1.1)) & ~far
+        findings.append(finding("units_mixed", text, map(str, table.run_id[far]), value=np.exp(apart.max())))
     if off.any():
         text = f"C / (N D) of {some(table.run_id[off])} is over 10 % off the median {compact(kappa)}"
-        worst = float(np.abs(ratio[off] / kappa - 1).max())
+        worst = np.abs(ratio[off] / kappa - 1).max()
         findings.append(finding("budget_mismatch", text, map(str, table.run_id[off]), value=worst))
-    if table.achieved_flops is not None:
-        missed = np.abs(table.achieved_flops / table.budget_flops - 1)
-        spent = missed > 0.02
-        if spent.any():
-            text = f"{some(table.run_id[spent])} spent FLOPs more than 2 % off the budget"
-            findings.append(finding("budget_mismatch", text, map(str, table.run_id[spent]), value=np.nanmax(missed)))
+    missed = np.abs((np.nan if table.achieved_flops is None else table.achieved_flops) / table.budget_flops - 1)
+    if (missed > 0.02).any():
+        runs = [str(name) for name in table.run_id[missed > 0.02]]
+        text = f"{some(runs)} spent FLOPs more than 2 % off the budget"
+        findings.append(finding("budget_mismatch", text, runs, value=np.nanmax(missed)))
     for budget, rows in table.slices() if table.is_isoflop() else ():
         spread = float(table.budget_flops[rows].max() / table.budget_flops[rows].min())
         if spread > 1.02 and len(rows) > 1:
@@ -85,12 +76,11 @@ def find_outliers(table: Table, residuals: np.ndarray, n_parameters: int) -> lis
     scale = scale_of(residuals, n_parameters)
     findings = []
     for i in outliers(residuals, n_parameters):
-        text = (
-            f"run {table.run_id[i]} lies {100 * np.expm1(residuals[i]):+.2g} % off the fit, where {100 * scale:.2g} % "
-            "is usual; look at its curve; if it diverged, exclude it by name, or fit approach 2 with `robust` too"
-        )
+        run, off = str(table.run_id[i]), np.expm1(residuals[i])
+        text = f"run {run} lies {100 * off:+.2g} % off the fit, where {100 * scale:.2g} % is usual; look at its curve"
+        text += "; if it diverged, exclude it by name, or fit approach 2 with `robust` too"
         budget = next(b for b, rows in table.slices() if i in rows)
-        findings.append(finding("outlier_run", text, (str(table.run_id[i]),), (budget,), value=np.expm1(residuals[i])))
+        findings.append(finding("outlier_run", text, (run,), (budget,), value=off))
     return findings
 
 

@@ -1,8 +1,7 @@
 """`fit_gap`: how far one metric lies from another over compute, as the out-of-domain loss from the in-domain one.
 
-Liang et al. (arXiv 2410.08184) section 4 finds, by eye, a constant gap for losses and likelihoods and a growing one for
-FID. Here both metrics come from the same runs, so whatever a run's seed did to both cancels in their difference.
-"""
+The question of Liang et al. (arXiv 2410.08184), section 4. Both metrics come from the same runs, so whatever a run's
+seed did to both cancels in their difference."""
 
 import math
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from ..notebook import Shown
 from ..result import Result
 from ..table import Table
 from ..text import cells, columns, spelled
-from .at_optimum import AtOptimum, at_optimum, interval_of, usable
+from .trend import AtOptimum, at_optimum, interval_of, usable
 
 DECADE = math.log(10)
 signed = "{:+.4g}".format
@@ -25,10 +24,8 @@ signed = "{:+.4g}".format
 @dataclass(frozen=True)
 class SliceGap(Result):
     """One budget: `against` minus the metric, and divided by it, at the metric's optimum N*. ratio: None when not all
-    values are positive.
-
-    The values are those at N* of a quadratic in log N through the runs' own differences (and log ratios).
-    """
+    values are positive. The values are those at N* of a quadratic in log N through the runs' own differences (and log
+    ratios)."""
 
     budget_flops: float
     n_runs: int
@@ -41,8 +38,7 @@ class SliceGap(Result):
 class SlopeTest(Result):
     """Whether a quantity is the same at every budget. mean: its weighted mean over the slices; slope: its change per
     factor of ten in C (for the ratio: of its natural log); p: two-sided, of no slope, by Student's t with dof degrees
-    of freedom pooled over the slices.
-    """
+    of freedom pooled over the slices."""
 
     mean: Estimate
     slope: Estimate
@@ -53,9 +49,7 @@ class SlopeTest(Result):
 @dataclass(frozen=True)
 class Growth(Result):
     """A law of the difference in C: "power_law" is coefficient C^exponent, "linear_log" is coefficient + exponent ln C.
-
-    misfit: weighted sum of squares; aicc: Akaike's criterion from it (plain AIC with 3 slices or fewer).
-    """
+    misfit: weighted sum of squares; aicc: Akaike's criterion from it (plain AIC with 3 slices or fewer)."""
 
     form: str
     coefficient: Estimate
@@ -103,8 +97,7 @@ def fit_gap(table: Table, against: str) -> Gap:
     """The gap of the column `against` (from `read_table(..., also=(against,))`) from the metric of `table`.
 
     Slices without a usable optimum, and runs without a value of `against`, take no part and are listed. Raises
-    UserError when the column is not there, and with status 3 when fewer than 2 slices are left.
-    """
+    UserError when the column is not there, and with status 3 when fewer than 2 slices are left."""
     grid, slices, findings = usable(table, against)
     inside, outside = grid.loss, grid.columns[against]
     positive = bool((inside > 0).all() and (outside > 0).all())
@@ -116,13 +109,11 @@ def fit_gap(table: Table, against: str) -> Gap:
     ratios: list[Estimate | None] = [None] * len(slices)
     if positive:
         log_at = at_optimum(grid, slices, np.log(outside / inside), np.ones(len(grid)))
-        ratio = _slope_test(log_c, log_at._replace(dof=at.dof))
-        ratio = replace(ratio, mean=ratio.mean.exp())
+        of_logs = _slope_test(log_c, log_at._replace(dof=at.dof))
+        ratio = replace(of_logs, mean=of_logs.mean.exp())
         ratios = [e.exp() for e in log_at.estimates()]
-    found = tuple(
-        SliceGap(p.budget_flops, p.n_runs, p.n_params, difference, of)
-        for p, difference, of in zip(slices, at.estimates(), ratios, strict=True)
-    )
+    both = zip(slices, at.estimates(), ratios, strict=True)
+    found = tuple(SliceGap(p.budget_flops, p.n_runs, p.n_params, gap, of) for p, gap, of in both)
     difference = _slope_test(log_c, at)
     one_sign = (at.values > 0).all() or (at.values < 0).all()
     growths = (*([_power_law(log_c, at)] if one_sign else []), _linear_law(log_c, at))
@@ -137,12 +128,9 @@ def _slope_test(log_c: np.ndarray, at: AtOptimum) -> SlopeTest:
     mean = np.sum(weight * at.values) / np.sum(weight)
     slope = np.sum(weight * x * at.values) / np.sum(weight * x * x)
     slope_se = 1 / math.sqrt(np.sum(weight * x * x))
-    return SlopeTest(
-        interval_of(mean, np.sum(weight) ** -0.5, at.dof),
-        interval_of(slope * DECADE, slope_se * DECADE, at.dof),
-        2 * t_tail(abs(slope) / slope_se, at.dof),
-        at.dof,
-    )
+    at_middle = interval_of(mean, np.sum(weight) ** -0.5, at.dof)
+    per_decade = interval_of(slope * DECADE, slope_se * DECADE, at.dof)
+    return SlopeTest(at_middle, per_decade, 2 * t_tail(abs(slope) / slope_se, at.dof), at.dof)
 
 
 def _power_law(log_c: np.ndarray, at: AtOptimum) -> Growth:
@@ -153,13 +141,13 @@ def _power_law(log_c: np.ndarray, at: AtOptimum) -> Growth:
     curve = np.exp(rate * x)
     gradient = np.array([1 / level, -middle])
     log_level, jacobian = math.log(abs(level)) - rate * middle, np.stack([curve, level * x * curve], axis=1)
-    log_k, exponent, misfit = _delta_method(at, at.values - level * curve, jacobian, log_level, gradient, rate)
+    law = _growth("power_law", at, at.values - level * curve, jacobian, log_level, gradient, rate)
+    log_k = law.coefficient
     # The log of the coefficient is what the slices fix, so its interval stays on one side of zero; far from C = 1 it
     # may be as good as open.
     ends = [None if e is None or abs(e) > 700 else math.copysign(math.exp(e), level) for e in (log_k.low, log_k.high)]
     value = math.copysign(math.exp(np.clip(log_k.value, -700, 700)), level)
-    coefficient = Estimate(value, *(ends if level > 0 else reversed(ends)))
-    return Growth("power_law", coefficient, exponent, misfit, _aicc(misfit, len(x)))
+    return replace(law, coefficient=Estimate(value, *(ends if level > 0 else reversed(ends))))
 
 
 def _linear_law(log_c: np.ndarray, at: AtOptimum) -> Growth:
@@ -168,10 +156,8 @@ def _linear_law(log_c: np.ndarray, at: AtOptimum) -> Growth:
     x = log_c - middle
     basis = np.stack([np.ones_like(x), x], axis=1)
     level, rate = np.linalg.lstsq(basis / at.se[:, None], at.values / at.se, rcond=None)[0]
-    gradient = np.array([1.0, -middle])
-    left = at.values - level - rate * x
-    coefficient, slope, misfit = _delta_method(at, left, basis, level - rate * middle, gradient, rate)
-    return Growth("linear_log", coefficient, slope, misfit, _aicc(misfit, len(x)))
+    left, value = at.values - level - rate * x, level - rate * middle
+    return _growth("linear_log", at, left, basis, value, np.array([1.0, -middle]), rate)
 
 
 def _fit_power(x: np.ndarray, at: AtOptimum) -> tuple[float, float]:
@@ -195,20 +181,18 @@ def _fit_power(x: np.ndarray, at: AtOptimum) -> tuple[float, float]:
     return float(best[0]), float(best[1])
 
 
-def _delta_method(
-    at: AtOptimum, residuals: np.ndarray, jacobian: np.ndarray, value: float, gradient: np.ndarray, rate: float
-) -> tuple[Estimate, Estimate, float]:
-    """(value, rate) with delta-method intervals, and the weighted misfit; gradient (2,) is of value."""
-    weighted = jacobian / at.se[:, None]
+def _growth(
+    form: str, at: AtOptimum, residuals: np.ndarray, jacobian: np.ndarray, value: float, gradient: np.ndarray,
+    rate: float,
+) -> Growth:  # fmt: skip
+    """The coefficient `value` and the exponent `rate` with delta-method intervals; gradient (2,) is of value."""
+    weighted, n = jacobian / at.se[:, None], len(residuals)
     covariance = np.linalg.inv(weighted.T @ weighted)
-    spread = math.sqrt(gradient @ covariance @ gradient)
+    coefficient = interval_of(value, math.sqrt(gradient @ covariance @ gradient), at.dof)
     misfit = float(np.sum((residuals / at.se) ** 2))
-    return interval_of(value, spread, at.dof), interval_of(rate, math.sqrt(covariance[1, 1]), at.dof), misfit
-
-
-def _aicc(misfit: float, n: int) -> float:
-    """AICc of 2 parameters with known errors (Burnham and Anderson 2002); the plain AIC where n leaves none."""
-    return misfit + 4 + (12 / (n - 3) if n > 3 else 0.0)
+    # AICc of 2 parameters with known errors (Burnham and Anderson 2002); the plain AIC where n leaves none.
+    aicc = misfit + 4 + (12 / (n - 3) if n > 3 else 0.0)
+    return Growth(form, coefficient, interval_of(rate, math.sqrt(covariance[1, 1]), at.dof), misfit, aicc)
 
 
 def _sentence(
@@ -219,20 +203,16 @@ def _sentence(
     first, last, mean = slices[0], slices[-1], difference.mean
     span = f"{compact(first.budget_flops)} to {compact(last.budget_flops)} FLOPs"
     if law is None:
-        text = (
-            f"{against} lies {abs(mean.value):.3g} {'above' if mean.value > 0 else 'below'} {metric} (95 % "
-            f"{mean.low:.3g} to {mean.high:.3g}) from {span}, and no change of this gap with C is seen: "
-            f"{spelled(difference.slope, signed)} per factor of ten, p = {difference.p:.2g}"
-        )
+        lies = f"{abs(mean.value):.3g} {'above' if mean.value > 0 else 'below'} {metric}"
+        text = f"{against} lies {lies} (95 % {mean.low:.3g} to {mean.high:.3g}) from {span}, and no change of this gap"
+        text += f" with C is seen: {spelled(difference.slope, signed)} per factor of ten, p = {difference.p:.2g}"
     else:
-        grows = abs(last.difference.value) > abs(first.difference.value)
+        before, after = first.difference.value, last.difference.value
         taken = next(g for g in laws if g.form == law)
         how = "C to the power" if law == "power_law" else "a line in ln C of slope"
-        text = (
-            f"The gap of {against} from {metric} {'grows' if grows else 'shrinks'} with C (p = {difference.p:.2g}), "
-            f"from {first.difference.value:.3g} to {last.difference.value:.3g} over {span}; it follows {how} "
-            f"{spelled(taken.exponent)}"
-        )
+        text = f"The gap of {against} from {metric} {'grows' if abs(after) > abs(before) else 'shrinks'} with C"
+        text += f" (p = {difference.p:.2g}), from {before:.3g} to {after:.3g} over {span}; it follows {how}"
+        text += f" {spelled(taken.exponent)}"
         other = next((g for g in laws if g.form != law), None)
         if other is None:
             text += ", the power law being excluded by its change of sign"

@@ -1,24 +1,26 @@
 """`fit_trend`: how a metric changes with compute for the models that are optimal for the loss.
 
-The question of Liang et al. (arXiv 2410.08184), section 4: what VLB, likelihood and FID has the model one would train
-at a budget? A metric has an optimal size of its own too (`fit` with that metric gives it); here the size is the loss's,
-and the metric is read off a quadratic in log N through its runs, so that one noisy run does not decide.
-"""
+The question of Liang et al. (arXiv 2410.08184), section 4. The size is the loss's optimum, and the metric is read off a
+quadratic in log N through its runs, so that one noisy run does not decide."""
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from ...errors import UserError
 from ...units import compact
-from ..estimates import Estimate
-from ..findings import Finding
+from ..estimates import Estimate, t_quantile
+from ..findings import Finding, finding, some
+from ..minima.approach2 import fit_approach2
 from ..minima.metric_law import Errors, MetricLaw, Refits, metric_law
+from ..minima.parabola import Parabola, design
 from ..minima.powerlaw import FORMS, POSITIVE_FORMS
 from ..notebook import Shown
 from ..result import extra
 from ..table import Table
 from ..text import spelled
-from .at_optimum import at_optimum, usable
 
 REPLICATES, SEED = 2000, 0
 
@@ -57,18 +59,13 @@ class Trend(Shown):
     @property
     def sentence(self) -> str:
         first, last = self.at[0].value, self.at[-1].value
-        text = (
-            f"{self.metric} goes from {first:.4g} to {last:.4g} between {compact(self.budgets[0])} and "
-            f"{compact(self.budgets[-1])} FLOPs"
-        )
-        if self.exponent:
-            text += f", as C^{spelled(self.exponent, '{:.3f}'.format)}"
-        return f"{text}. Form: {self.law.why}."
+        span = f"between {compact(self.budgets[0])} and {compact(self.budgets[-1])} FLOPs"
+        power = f", as C^{spelled(self.exponent, '{:.3f}'.format)}" if self.exponent else ""
+        return f"{self.metric} goes from {first:.4g} to {last:.4g} {span}{power}. Form: {self.law.why}."
 
 
 def fit_trend(table: Table, column: str) -> Trend:
-    """The law of `column` at the optimum of the table's own metric. Raises UserError as `usable` (at_optimum.py)
-    does."""
+    """The law of `column` at the optimum of the table's own metric. Raises UserError as `usable` does."""
     grid, slices, findings = usable(table, column)
     values, budgets = grid.columns[column], np.array([p.budget_flops for p in slices])
     positive = table.info_of(column).positive and bool((values > 0).all())
@@ -94,3 +91,66 @@ def fit_trend(table: Table, column: str) -> Trend:
         low, high = np.quantile(slope(possible), [0.025, 0.975]).tolist() if enough else (None, None)
         exponent = Estimate(float(slope(at)), low, high)
     return Trend(column, tuple(budgets.tolist()), tuple(estimates), exponent, law, tuple(findings), law.refit(draws))
+
+
+class Usable(NamedTuple):
+    """The grid's runs that have a column, their slices with an optimum, and what was left out."""
+
+    grid: Table
+    slices: list[Parabola]
+    findings: list[Finding]
+
+
+def usable(table: Table, column: str) -> Usable:
+    """What there is of `column` (from `read_table(..., also=(column,))`). Raises UserError when the column is not
+    there, and with status 3 when fewer than 2 slices are left."""
+    source = table.source or "table"
+    if column not in table.columns:
+        raise UserError(f"{source}: it was read without {column!r}; read_table(..., also=({column!r},))")
+    grid, findings = table.grid(), []
+    lost = ~np.isfinite(grid.columns[column])
+    if lost.any():
+        text = f"{some(grid.run_id[lost])} have no {column} and take no part"
+        findings.append(finding("excluded_runs", text, map(str, grid.run_id[lost])))
+        grid = grid.take(~lost)
+    laws = fit_approach2(grid, bootstrap=0) if len(grid) else None
+    slices = laws.accepted if laws else []
+    findings += [f for f in laws.findings if f.severity == "refused"] if laws else []
+    if len(slices) < 2:
+        why = "; ".join(f.message for f in findings) or f"{len(slices)} slices"
+        raise UserError(f"{source}: no law of {column} can be given, it needs 2 usable slices: {why}", status=3)
+    return Usable(grid, slices, findings)
+
+
+class AtOptimum(NamedTuple):
+    """Values at N* (K,), their standard errors (K,), and the degrees of freedom these have."""
+
+    values: np.ndarray
+    se: np.ndarray
+    dof: int
+
+    def estimates(self) -> list[Estimate]:
+        return [interval_of(v, s, self.dof) for v, s in zip(self.values, self.se, strict=True)]
+
+
+def at_optimum(table: Table, slices: list[Parabola], values: np.ndarray, size: np.ndarray) -> AtOptimum:
+    """From a quadratic in log N per slice, noise pooled over slices. size (n,): the scatter of a run's value is taken
+    to be proportional to it."""
+    fits, squares, dof = [], 0.0, 0
+    for p in slices:
+        x, scale = np.log(table.n_params[p.rows] / p.n_params), float(np.median(size[p.rows]))
+        basis = design(x)
+        c = np.linalg.lstsq(basis, values[p.rows], rcond=None)[0]
+        squares += float(np.sum((values[p.rows] - basis @ c) ** 2)) / scale**2
+        dof += len(x) - 3
+        fits.append((c, scale, math.sqrt(np.linalg.inv(basis.T @ basis)[0, 0]), p.log_n_se))
+    noise = max(math.sqrt(squares / dof), 1e-9)  # a noise-free table has no intervals of width zero to weigh by
+    # The place of the optimum is uncertain too; that matters where the values are steep in N.
+    se = [math.hypot(noise * scale * unit, c[1] * log_n_se) for c, scale, unit, log_n_se in fits]
+    return AtOptimum(np.array([c[0] for c, *_ in fits]), np.array(se), dof)
+
+
+def interval_of(value: float, se: float, dof: int) -> Estimate:
+    """95 %, by Student's t."""
+    half = t_quantile(0.975, dof) * float(se)
+    return Estimate(float(value), float(value) - half, float(value) + half)

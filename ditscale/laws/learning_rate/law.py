@@ -1,8 +1,7 @@
 """The best learning rate by the size of model and data, from a sweep: log lr* = a + b log N + c log D.
 
 At each (size, budget) a parabola of the loss in log rate has its minimum at lr*; the law is the straight line or plane
-through these. Its form, log-linear in N and D, is that of the learning-rate law for video DiTs (arXiv 2411.17470).
-"""
+through these. Its form, log-linear in N and D, is that of the learning-rate law for video DiTs (arXiv 2411.17470)."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from ...units import compact, count
 from ..estimates import Estimate, estimate, resample_counts, residual_draws, t_quantile
 from ..minima.parabola import MIN_CURVATURE_T, design, vertex, vertex_covariance_of
 from ..notebook import Shown
-from ..result import Result, read_result
+from ..result import Result
 from ..table import SAME_BUDGET, Exclusion
 from ..text import columns, ends
 from .trials import Trial, read_trials
@@ -41,12 +40,10 @@ class Lowest(Result):
 
 @dataclass(frozen=True)
 class BestRate(Result):
-    """The best rate at one size and budget: the minimum of a parabola of the loss in log rate.
-
-    rate, loss: the minimum, None when refused (`reasons`); curvature: per unit of (log rate)^2, relative to the mean
-    loss; residual_rms: relative too. recipe_rate: what the recipe gives; factor: that over the best rate; excess: how
-    much higher the parabola is there than at its minimum, relative. diverged: rates at which a run diverged.
-    """
+    """The best rate at one size and budget: the minimum of a parabola of the loss in log rate. rate, loss: the minimum,
+    None when refused (`reasons`); curvature: per unit of (log rate)^2, relative to the mean loss; residual_rms:
+    relative too. recipe_rate: what the recipe gives; factor: that over the best rate; excess: how much higher the
+    parabola is there than at its minimum, relative. diverged: rates at which a run diverged."""
 
     COMPUTED = ("measured_excess", "swept")
 
@@ -103,11 +100,9 @@ class BestRate(Result):
 
 @dataclass(frozen=True, repr=False)
 class RateLaw(Shown):
-    """lr* = scale N^params D^tokens through the best rates of `cells`.
-
-    scale, params, tokens: None when refused; tokens alone is None where one budget ties D to N (`reasons` says so).
-    scatter: rms of log lr* about the law. resample: how the intervals were drawn. status: "ok" or "refused".
-    """
+    """lr* = scale N^params D^tokens through the best rates of `cells`. scale, params, tokens: None when refused; tokens
+    alone is None where one budget ties D to N (`reasons` says so). scatter: rms of log lr* about the law. resample: how
+    the intervals were drawn. status: "ok" or "refused"."""
 
     COMPUTED = ("overrides",)
 
@@ -163,10 +158,8 @@ class RateLaw(Shown):
         if self.ok:
             lines.append(f"  best rate = {self.formula()}, scatter about it {math.expm1(self.scatter or 0.0):.1%}")
             for symbol, e in (("N", self.params), ("D", self.tokens)):
-                if e is not None:
-                    spread = ends(e, "{:.3g}".format)
-                    span = f" ({spread})" if spread else ""
-                    lines.append(f"  exponent of {symbol}: {e.value:.3f}{span}, by {self.resample} bootstrap")
+                span = f" ({spread})" if e and (spread := ends(e, "{:.3g}".format)) else ""
+                lines += [f"  exponent of {symbol}: {e.value:.3f}{span}, by {self.resample} bootstrap"] if e else []
         lines += [f"  {'' if self.ok else 'refused: '}{reason}" for reason in self.reasons]
         head = ("N", "D", "budget", "best rate", "95 %", "recipe", "recipe/best", "loss above", "measured")
         lines += columns([[*head], *(c.row() for c in self.cells)], "")
@@ -181,7 +174,7 @@ class RateLaw(Shown):
 
 def read_rates(path: Path | str) -> RateLaw:
     """The law in a rates.json. Raises UserError, in one line, where it is missing or damaged."""
-    return read_result(RateLaw, path, "rates")
+    return RateLaw.from_file(path, "rates")
 
 
 def fit_rates(
@@ -208,30 +201,19 @@ def fit_rates(
         raise UserError(f"{where}: no run of a learning-rate sweep has ended; `ditscale launch` trains them")
     groups = [sorted(cells[key], key=lambda t: t.lr) for key in sorted(cells)]
     noise = _noise(groups)
-    law = _law(tuple(_best(group, noise) for group in groups), bootstrap, seed)
+    law = _law(tuple(_best(group, *noise) for group in groups), bootstrap, seed)
     return replace(law, source=source, exclusions=tuple(Exclusion(*pair) for pair in exclusions))
 
 
 class _Parabola(NamedTuple):
-    """center: mean log rate; mean: of the losses; basis (n, 3); scaled: losses over their mean (n,); coefficients
-    (3,)."""
+    """center: mean log rate; mean: of the losses; basis (n, 3); coefficients (3,) of the losses over their mean, and
+    residuals (n,) of these."""
 
     center: float
     mean: float
     basis: np.ndarray
-    scaled: np.ndarray
     coefficients: np.ndarray
-
-    @property
-    def residuals(self) -> np.ndarray:
-        return self.scaled - self.basis @ self.coefficients
-
-
-class _Noise(NamedTuple):
-    """Variance of a run's relative loss about its parabola, and degrees of freedom, pooled over cells."""
-
-    variance: float
-    dof: int
+    residuals: np.ndarray
 
 
 def _usable(group: list[Trial]) -> list[tuple[float, float]]:
@@ -244,19 +226,21 @@ def _usable(group: list[Trial]) -> list[tuple[float, float]]:
 def _parabola(runs: list[tuple[float, float]]) -> _Parabola:
     x, y = np.log([rate for rate, _ in runs]), np.array([loss for _, loss in runs])
     basis, scaled = design(x - x.mean()), y / y.mean()
-    return _Parabola(x.mean(), y.mean(), basis, scaled, np.linalg.lstsq(basis, scaled, rcond=None)[0])
+    coefficients = np.linalg.lstsq(basis, scaled, rcond=None)[0]
+    return _Parabola(x.mean(), y.mean(), basis, coefficients, scaled - basis @ coefficients)
 
 
-def _noise(groups: list[list[Trial]]) -> _Noise:
+def _noise(groups: list[list[Trial]]) -> tuple[float, int]:
+    """Variance of a run's relative loss about its parabola, and degrees of freedom, pooled over cells."""
     total, dof = 0.0, 0
     for runs in map(_usable, groups):
         if len({rate for rate, _ in runs}) >= 3:
             total += float(np.sum(_parabola(runs).residuals ** 2))
             dof += len(runs) - 3
-    return _Noise(total / dof if dof else math.nan, dof)
+    return total / dof if dof else math.nan, dof
 
 
-def _best(group: list[Trial], noise: _Noise) -> BestRate:
+def _best(group: list[Trial], variance: float, dof: int) -> BestRate:
     runs, first = _usable(group), group[0]
     diverged = tuple(sorted({t.lr for t in group if t.loss is None}))
     limit = diverged[0] if diverged else math.inf
@@ -284,21 +268,20 @@ def _best(group: list[Trial], noise: _Noise) -> BestRate:
     c2 = float(p.coefficients[2])
     best = replace(best, curvature=c2, residual_rms=float(np.sqrt(np.mean(p.residuals**2))))
     if c2 <= 0:
-        return refused(
-            "the loss is not convex in log rate, so the parabola has no minimum: more seeds, or extend rates"
-        )
+        text = "the loss is not convex in log rate, so the parabola has no minimum"
+        return refused(f"{text}: more seeds, or extend rates")
     x, height, _ = (float(v) for v in vertex(p.coefficients, "raw"))
     rate = math.exp(min(p.center + x, 700.0))
     if not rates[0] < rate < min(limit, math.inf if diverged else rates[-1]):
         tried = f"the parabola's minimum ({rate:.3g}) lies outside the rates tried ({rates[0]:.3g} to {rates[-1]:.3g})"
         return refused(f"{tried}{below}: extend rates {'down' if rate <= rates[0] else 'up'}ward")
     interval = Estimate(rate)
-    if noise.dof:
-        covariance = noise.variance * np.linalg.inv(p.basis.T @ p.basis)
+    if dof:
+        covariance = variance * np.linalg.inv(p.basis.T @ p.basis)
         if c2 < MIN_CURVATURE_T * math.sqrt(covariance[2, 2]):
             return refused("the loss changes with the rate by no more than its noise: more seeds, or extend rates")
         se = math.sqrt(vertex_covariance_of(p.coefficients, covariance, "raw")[0, 0])
-        half = t_quantile(0.975, noise.dof) * se
+        half = t_quantile(0.975, dof) * se
         interval = Estimate(rate, rate * math.exp(-half), rate * math.exp(half))
     if own is not None:
         best = replace(best, factor=own / rate, excess=c2 * math.log(own / rate) ** 2 / height)
@@ -320,18 +303,16 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int) -> RateLaw:
         at = f"at {budgets} budget{'s' * (budgets != 1)}; a law takes {max(needed, 3)}"
         return refused(f"{len(good)} of {len(cells)} cells (size, budget) have a best rate, {at}")
     if not with_d:
-        reasons.append(
-            ONE_BUDGET if budgets == 1 else "all runs have equally many tokens: the exponent of D is not known"
-        )
+        equal = "all runs have equally many tokens: the exponent of D is not known"
+        reasons.append(ONE_BUDGET if budgets == 1 else equal)
     if not with_n:
         reasons.append("all best rates are of one size, so the exponent of N is not known: the one of D stands alone")
     x = np.log([[v for v, there in ((c.n_params, with_n), (c.n_tokens, with_d)) if there] for c, _ in good])
     y = np.log([rate for _, rate in good])
     basis = np.column_stack([np.ones(len(y)), x - x.mean(axis=0)])
     if np.linalg.cond(basis / np.linalg.norm(basis, axis=0)) > 100:
-        return refused(
-            "N and D change together in these runs, so their exponents cannot be told apart: sweep more sizes"
-        )
+        text = "N and D change together in these runs, so their exponents cannot be told apart"
+        return refused(f"{text}: sweep more sizes")
     solved = np.linalg.lstsq(basis, y, rcond=None)[0]
     fitted = basis @ solved
     how = "pairs" if len(good) >= PAIRS_FROM else "residual"
@@ -340,18 +321,10 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int) -> RateLaw:
     else:
         draws = _by_pairs(basis, y, resample_counts([np.arange(len(y))], len(y), bootstrap, seed))
     exponents = [estimate(v, d) for v, d in zip(solved[1:], draws[:, 1:].T, strict=True)]
-    return RateLaw(
-        status="ok",
-        reasons=tuple(reasons),
-        cells=cells,
-        scale=estimate(
-            math.exp(solved[0] - solved[1:] @ x.mean(axis=0)), np.exp(draws[:, 0] - draws[:, 1:] @ x.mean(axis=0))
-        ),
-        params=exponents[0] if with_n else None,
-        tokens=exponents[-1] if with_d else None,
-        scatter=float(np.sqrt(np.mean((y - fitted) ** 2))),
-        resample=how,
-    )
+    middle, scatter = x.mean(axis=0), float(np.sqrt(np.mean((y - fitted) ** 2)))
+    scale = estimate(math.exp(solved[0] - solved[1:] @ middle), np.exp(draws[:, 0] - draws[:, 1:] @ middle))
+    of_n, of_d = exponents[0] if with_n else None, exponents[-1] if with_d else None
+    return RateLaw("ok", tuple(reasons), cells, scale, of_n, of_d, scatter, how)
 
 
 def _by_pairs(basis: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -368,6 +341,5 @@ def _distinct(values: list[float], ratio: float) -> int:
     """How many values there are, those within `ratio` of a group's smallest being one."""
     seen: list[float] = []
     for value in sorted(values):
-        if not seen or value > ratio * seen[-1]:
-            seen.append(value)
+        seen += [value] if not seen or value > ratio * seen[-1] else []
     return len(seen)

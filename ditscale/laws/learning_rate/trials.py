@@ -30,8 +30,7 @@ def read_trials(source: Source, columns: Mapping[str, str] | None = None) -> tup
 
     A table has the columns n_params, n_tokens, lr and loss, and may have budget_flops (else 6 N D), run_id and role
     (grid: its rate is the recipe's); `columns` {our name: the table's name}. A diverged run has an empty, nan or
-    infinite loss. Raises UserError, of one line, at a mistake in it.
-    """
+    infinite loss. Raises UserError, of one line, at a mistake in it."""
     if isinstance(source, (str, Path)) and Path(source).is_dir():
         return _of_study(Path(source))
     return _of_table(source, columns), []
@@ -75,9 +74,7 @@ def _of_table(source: Source, columns: Mapping[str, str] | None) -> list[Trial]:
         n, d, loss, budget = row["n_params"], row["n_tokens"], row["loss"], row.get("budget_flops", math.nan)
         if loss <= 0:
             raise UserError(f"{table}, {place}, column loss: {loss:g} is not positive")
-        budget = budget if math.isfinite(budget) else 6 * n * d
+        budget, measured = budget if math.isfinite(budget) else 6 * n * d, loss if math.isfinite(loss) else None
         name = str(row.get("run_id", f"row-{i + 1}"))
-        trials.append(
-            Trial(name, n, d, budget, row["lr"], loss if math.isfinite(loss) else None, row.get("role") == "grid")
-        )
+        trials.append(Trial(name, n, d, budget, row["lr"], measured, row.get("role") == "grid"))
     return trials

@@ -2,48 +2,30 @@
 
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Callable, TypeVar
 
 import numpy as np
 
 from ...units import compact
-from ..estimates import Estimate, estimate, resample_counts, residual_draws, scheme
+from ..estimates import Drawn, Estimate, estimate, resample_counts, residual_draws, scheme
 from ..findings import Finding, finding
 from ..table import Table
-from .metric_law import Errors, MetricLaw, Refits, metric_law
+from .metric_law import Errors, MetricLaw, metric_law
 from .parabola import Noise, Parabola, Response, fit_parabola, pooled_noise, refit, response_of, vertex
-from .powerlaw import (
-    FORMS,
-    POSITIVE_FORMS,
-    FloorLaw,
-    PowerLaw,
-    floor_law,
-    floor_laws,
-    law_at,
-    line,
-    no_floor_law,
-    power_law,
-    robust_line,
-)
+from .powerlaw import FORMS, POSITIVE_FORMS, FloorLaw, PowerLaw, floor_law, floor_laws, law_at, lines, power_law
 
 # Name of a law, and what of a parabola it goes through; in this order they are the columns of the vertices.
 LAWS = {"model": "n_params", "data": "n_tokens", "loss": "loss"}
 NO_LAW = PowerLaw(np.nan, np.nan)
-A = TypeVar("A")
-B = TypeVar("B")
-Drawn = tuple[np.ndarray | None, np.ndarray | None]  # one row a replicate; one row without each run
 
 
 @dataclass(frozen=True)
 class Approach2:
     """Laws through the accepted vertices. model: N*(C); data: D*(C); loss: L*(C), a pure power law (None for a metric
     that is not positive); floor: L*(C) with an irreducible E; loss_law: all forms of L*(C) and the one chosen, None
-    when refused, as then the laws are nan.
-
-    vertex_draws (R, K, 4): log N*, log D*, L* and the half-width in log N of the range within 0.1 % of L*, of the K
-    accepted slices in each of R replicates (None: no bootstrap); vertex_left_out (n, K, 4): the same without each run
-    in turn (None unless BCa intervals are wanted). noise: scatter about the parabolas.
-    """
+    when refused, as then the laws are nan. vertex_draws (R, K, 4): log N*, log D*, L* and the half-width in log N of
+    the range within 0.1 % of L*, of the K accepted slices in each of R replicates (None: no bootstrap); vertex_left_out
+    (n, K, 4): the same without each run in turn (None unless BCa intervals are wanted). noise: scatter about the
+    parabolas."""
 
     slices: tuple[Parabola, ...]
     findings: tuple[Finding, ...]
@@ -52,7 +34,7 @@ class Approach2:
     model: PowerLaw = NO_LAW
     data: PowerLaw = NO_LAW
     loss: PowerLaw | None = None
-    floor: FloorLaw = no_floor_law("there are no minima")
+    floor: FloorLaw = FloorLaw.refused("there are no minima")
     loss_law: MetricLaw | None = None
     vertex_draws: np.ndarray | None = None
     vertex_left_out: np.ndarray | None = None
@@ -82,64 +64,59 @@ class Approach2:
         if law == "loss":
             with np.errstate(invalid="ignore", divide="ignore"):
                 y = np.log(np.where(y > 0, y, np.nan))
-        log_c = np.log(self.budgets)
-        if not self.robust:
-            return line(log_c, y)
-        return robust_line(log_c, y, np.log([getattr(p, LAWS[law]) for p in self.accepted]))
+        like = np.log([getattr(p, LAWS[law]) for p in self.accepted]) if self.robust else None
+        return lines(np.log(self.budgets), y, like)
 
     @property
     def _vertices(self) -> Drawn:
-        return self.vertex_draws, self.vertex_left_out
+        return Drawn(self.vertex_draws, self.vertex_left_out)
 
     @cached_property
     def _drawn(self) -> dict[str, Drawn]:
         """Parameters of each law in `vertex_draws` and in `vertex_left_out`."""
-        return {law: _both(partial(self.lines, law), self._vertices) for law in self.laws}
+        return {law: self._vertices.of(partial(self.lines, law)) for law in self.laws}
 
     @cached_property
     def _drawn_floor(self) -> Drawn:
         """(E, log k, exponent) of L* = E + k C^exponent, likewise."""
-        return _both(lambda v: floor_laws(np.log(self.budgets), v[..., 2]), self._vertices)
+        return self._vertices.of(lambda v: floor_laws(np.log(self.budgets), v[..., 2]))
 
     @cached_property
-    def _refits(self) -> tuple[Refits | None, Refits | None]:
+    def _refits(self) -> Drawn:
         """`loss_law` refitted, likewise."""
         law = self.loss_law
-        return _both(lambda v: law.refit(v[..., 2]), self._vertices) if law else (None, None)
+        return self._vertices.of(lambda v: law.refit(v[..., 2])) if law else Drawn()
 
     def draws(self, law: str) -> np.ndarray | None:
         """(R, 2) of (log coefficient, exponent) of the law "model", "data" or "loss"; None without a bootstrap."""
-        return self._drawn[law][0]
+        return self._drawn[law].draws
 
     def floor_coefficients(self) -> dict[str, Estimate] | None:
         """E, coefficient, exponent of L* = E + k C^a through the minima, or None when refused."""
         if not self.floor.ok:
             return None
-        floor, pair = self.floor, self._drawn_floor
+        floor, drawn = self.floor, self._drawn_floor
         return {
-            "E": _estimate(floor.floor, pair, lambda p: p[:, 0]),
-            "coefficient": _estimate(floor.coefficient, pair, lambda p: np.exp(p[:, 1])),
-            "exponent": _estimate(floor.exponent, pair, lambda p: p[:, 2]),
+            "E": estimate(floor.floor, *drawn.of(lambda p: p[:, 0])),
+            "coefficient": estimate(floor.coefficient, *drawn.of(lambda p: np.exp(p[:, 1]))),
+            "exponent": estimate(floor.exponent, *drawn.of(lambda p: p[:, 2])),
         }
 
     def coefficients(self) -> dict[str, Estimate]:
         """The six numbers of N* = k C^a, D* = k C^b, L* = k C^c; four without a loss law."""
         out = {}
         for law, fitted in self.laws.items():
-            out[f"{law}_exponent"] = _estimate(fitted.exponent, self._drawn[law], lambda p: p[:, 1])
-            out[f"{law}_coefficient"] = _estimate(fitted.coefficient, self._drawn[law], lambda p: np.exp(p[:, 0]))
+            drawn = self._drawn[law]
+            out[f"{law}_exponent"] = estimate(fitted.exponent, *drawn.of(lambda p: p[:, 1]))
+            out[f"{law}_coefficient"] = estimate(fitted.coefficient, *drawn.of(lambda p: np.exp(p[:, 0])))
         return out
 
     def predict(self, budget_flops: float) -> dict[str, Estimate]:
         """{n_params, n_tokens, loss} at a budget; the loss by the chosen form of `loss_law`."""
-        out = {
-            LAWS[law]: _estimate(
-                float(self.laws[law].at(budget_flops)), self._drawn[law], lambda p: law_at("power_law", p, budget_flops)
-            )
-            for law in ("model", "data")
-        }
-        drawn = _both(lambda refits: refits.at(budget_flops), self._refits)
-        return out | {"loss": estimate(self.loss_at(budget_flops), *drawn)}
+        loss = self._refits.of(lambda refits: refits.at(budget_flops))
+        sizes = {law: self._drawn[law].of(lambda p: law_at("power_law", p, budget_flops)) for law in ("model", "data")}
+        out = {LAWS[law]: estimate(float(self.laws[law].at(budget_flops)), *drawn) for law, drawn in sizes.items()}
+        return out | {"loss": estimate(self.loss_at(budget_flops), *loss)}
 
     def loss_at(self, budget_flops: float) -> float:
         """L* at a budget by the chosen form; nan when refused."""
@@ -147,7 +124,7 @@ class Approach2:
 
     def loss_draws_at(self, budget_flops: float) -> np.ndarray | None:
         """Draws (R,) of the same, or None without a bootstrap."""
-        return None if self._refits[0] is None else self._refits[0].at(budget_flops)
+        return self._refits.of(lambda refits: refits.at(budget_flops)).draws
 
     def pure_loss(self, form: str, budget_flops: float) -> tuple[float, np.ndarray | None]:
         """L* at a budget, and its draws (R,), by the form "power_law" or "power_law_with_floor"; the value is nan where
@@ -155,27 +132,14 @@ class Approach2:
         law = self.loss if form == "power_law" else self.floor if self.floor.ok else None
         if law is None:
             return np.nan, None
-        drawn = self.draws("loss") if form == "power_law" else self._drawn_floor[0]
-        return float(law.at(budget_flops)), None if drawn is None else law_at(form, drawn, budget_flops)
+        drawn = self._drawn["loss"] if form == "power_law" else self._drawn_floor
+        return float(law.at(budget_flops)), drawn.of(lambda p: law_at(form, p, budget_flops)).draws
 
     def n_range(self, k: int) -> tuple[Estimate, Estimate]:
         """The ends of the range of N within 0.1 % of the optimum of accepted slice k, each with its interval."""
         low, high = self.accepted[k].n_range
-        return (
-            _estimate(low, self._vertices, lambda v: np.exp(v[:, k, 0] - v[:, k, 3])),
-            _estimate(high, self._vertices, lambda v: np.exp(v[:, k, 0] + v[:, k, 3])),
-        )
-
-
-def _both(of: Callable[[A], B], drawn: tuple[A | None, A | None]) -> tuple[B | None, B | None]:
-    """`of` the draws, and of those without each run, where there are any."""
-    return None if drawn[0] is None else of(drawn[0]), None if drawn[1] is None else of(drawn[1])
-
-
-def _estimate(value: float, drawn: Drawn, of: Callable[[np.ndarray], np.ndarray]) -> Estimate:
-    """The interval of a value, which `of` makes from drawn parameters."""
-    with np.errstate(over="ignore"):
-        return estimate(value, *_both(of, drawn))
+        below = self._vertices.of(lambda v: np.exp(v[:, k, 0] - v[:, k, 3]))
+        return estimate(low, *below), estimate(high, *self._vertices.of(lambda v: np.exp(v[:, k, 0] + v[:, k, 3])))
 
 
 def fit_approach2(
@@ -186,8 +150,7 @@ def fit_approach2(
 
     response: parabolas of the loss ("raw") or of its log ("log"). robust: bisquare regressions in place of least
     squares, for the parabolas and, with 5 slices or more, the laws. resample: see `estimates`. interval: "bca" also
-    refits without each run in turn.
-    """
+    refits without each run in turn."""
     groups = [rows for _, rows in table.slices()]
     if not table.is_isoflop():
         message = "the budgets form a continuum, not slices of equal compute, so there are no parabolas; use approach 3"
@@ -205,34 +168,27 @@ def fit_approach2(
         findings.append(finding("saturated_fit", text, slices=budgets, value=2))
     positive = bool((values > 0).all())
     if not positive:
-        text = (
-            f"the minima of {table.metric} are not all positive, so no power law of it exists; a line in log C is "
-            "given (where higher is better, fit the negative of the metric)"
-        )
+        text = f"the minima of {table.metric} are not all positive, so no power law of it exists; a line in log C is"
+        text = f"{text} given (where higher is better, fit the negative of the metric)"
         findings.append(finding("metric_not_positive", text, slices=budgets[values <= 0], value=values.min()))
     how = scheme([p.n_runs for p in accepted], resample)
     forms = POSITIVE_FORMS if table.info_of(table.metric).positive else tuple(FORMS)
     return Approach2(
-        slices,
-        tuple(findings),
-        robust,
-        scheme=how,
+        slices, tuple(findings), robust, how,
         model=power_law(budgets, [p.n_params for p in accepted], robust),
         data=power_law(budgets, [p.n_tokens for p in accepted], robust),
         loss=power_law(budgets, values, robust) if positive else None,
-        floor=floor_law(budgets, values) if positive else no_floor_law("the metric is not positive"),
+        floor=floor_law(budgets, values) if positive else FloorLaw.refused("the metric is not positive"),
         loss_law=metric_law(budgets, values, forms, Errors(np.array([p.loss_se for p in accepted]), noise.dof)),
         vertex_draws=draw_vertices(table, accepted, response, how, bootstrap, seed) if bootstrap else None,
         vertex_left_out=leave_one_out(table, accepted, response) if bootstrap and interval == "bca" else None,
         noise=noise,
-    )
+    )  # fmt: skip
 
 
 def _too_few(slices: tuple[Parabola, ...], accepted: list[Parabola]) -> Finding:
-    budgets = tuple(p.budget_flops for p in slices)
-    have = (
-        f"{len(accepted)} of {len(slices)} budget{'s' * (len(slices) != 1)} {'has' if len(accepted) == 1 else 'have'}"
-    )
+    budgets, many = tuple(p.budget_flops for p in slices), f"{len(slices)} budget{'s' * (len(slices) != 1)}"
+    have = f"{len(accepted)} of {many} {'has' if len(accepted) == 1 else 'have'}"
     add = f"add a budget, for example {compact(3 * max(budgets))}"
     remedy = "fix the refused slices" if len(accepted) < len(slices) else add
     text = f"{have} a usable minimum; a law needs 2: {remedy}"
@@ -240,15 +196,11 @@ def _too_few(slices: tuple[Parabola, ...], accepted: list[Parabola]) -> Finding:
 
 
 def vertices(p: Parabola, table: Table, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """(log N*, log D*, L*, half-width) (R, 4) of refits of one slice; y (R, n) or (n,), weights (R, n) or None.
-
-    A vertex more than the width of the grid away from it is none: that replicate has lost its curvature.
-    """
+    """(log N*, log D*, L*, half-width) (R, 4) of refits of one slice; y (R, n) or (n,), weights (R, n) or None. A
+    vertex more than the width of the grid away from it is none: that replicate has lost its curvature."""
     parts = []
-    for column, center, start in (
-        (table.n_params, p.center, p.coefficients),
-        (table.n_tokens, p.tokens_center, p.token_coefficients),
-    ):
+    of_d = table.n_tokens, p.tokens_center, p.token_coefficients
+    for column, center, start in ((table.n_params, p.center, p.coefficients), of_d):
         x = np.log(column[p.rows]) - np.log(center)
         at = vertex(refit(x, y, weights, p.robust_scale, start), p.response)
         lost = ~(np.abs(at[0] - (x.min() + x.max()) / 2) <= 1.5 * np.ptp(x))
@@ -261,33 +213,27 @@ def draw_vertices(
     table: Table, accepted: list[Parabola], response: Response, how: str, replicates: int, seed: int
 ) -> np.ndarray:
     """`vertices` of each accepted slice in each replicate, (R, K, 4); NaN where there is no minimum."""
-    out = np.full((replicates, len(accepted), 4), np.nan)
-    rows = np.concatenate([p.rows for p in accepted])
-    edges = np.cumsum([0] + [p.n_runs for p in accepted])
-    parts = [slice(edges[k], edges[k + 1]) for k in range(len(accepted))]
+    edges = np.cumsum([p.n_runs for p in accepted])
     if how == "residual":
         fitted = np.concatenate([p.fitted for p in accepted])
         residuals = np.concatenate([p.residuals for p in accepted])
         # Noise goes with the loss, which differs from slice to slice.
         size = fitted if response == "raw" and (fitted > 0).all() else np.ones_like(fitted)
         noisy = size * residual_draws(fitted / size, residuals / size, 3 * len(accepted), replicates, seed)
-        for k, p in enumerate(accepted):
-            out[:, k] = vertices(p, table, noisy[:, parts[k]])
-        return out
-    places = [np.arange(len(rows))] if how == "pairs" else [np.arange(e.start, e.stop) for e in parts]
-    counts = resample_counts(places, len(rows), replicates, seed)
-    for k, p in enumerate(accepted):
-        out[:, k] = vertices(p, table, response_of(table.loss[p.rows], response), counts[:, parts[k]])
-    return out
+        drawn = zip(accepted, np.split(noisy, edges[:-1], axis=1), strict=True)
+        return np.stack([vertices(p, table, y) for p, y in drawn], axis=1)
+    every = np.arange(edges[-1])
+    counts = resample_counts([every] if how == "pairs" else np.split(every, edges[:-1]), len(every), replicates, seed)
+    drawn = zip(accepted, np.split(counts, edges[:-1], axis=1), strict=True)
+    of = [vertices(p, table, response_of(table.loss[p.rows], response), weights) for p, weights in drawn]
+    return np.stack(of, axis=1)
 
 
 def leave_one_out(table: Table, accepted: list[Parabola], response: Response) -> np.ndarray:
     """`vertices` without each run of the accepted slices in turn, (n, K, 4)."""
     y = [response_of(table.loss[p.rows], response) for p in accepted]
     whole = np.stack([vertices(p, table, y[k], np.ones((1, p.n_runs)))[0] for k, p in enumerate(accepted)])
-    out = []
+    out = [np.repeat(whole[None], p.n_runs, axis=0) for p in accepted]
     for k, p in enumerate(accepted):
-        changed = np.broadcast_to(whole, (p.n_runs, *whole.shape)).copy()
-        changed[:, k] = vertices(p, table, y[k], 1.0 - np.eye(p.n_runs))
-        out.append(changed)
+        out[k][:, k] = vertices(p, table, y[k], 1.0 - np.eye(p.n_runs))
     return np.concatenate(out)

@@ -1,8 +1,7 @@
 """Which form a metric follows in C: a power law, a power law with a floor, or a line in log C; chosen by a stated rule.
 
 The loss of Approach 2 and any other metric (FID, VLB, likelihood) go through here. A form is never chosen silently:
-every form's parameters, AICc and held-out error are kept beside the choice.
-"""
+every form's parameters, AICc and held-out error are kept beside the choice."""
 
 import math
 from dataclasses import dataclass
@@ -26,8 +25,7 @@ RULE = (
 CLOSE = 2.0  # a difference in AICc below which the data do not tell two forms apart
 
 
-@dataclass(frozen=True)
-class Errors:
+class Errors(NamedTuple):
     """What is known of the values' noise: standard errors se (K,), in their units, with dof degrees of freedom."""
 
     se: np.ndarray
@@ -46,8 +44,7 @@ class Points(NamedTuple):
 class FittedForm(Result):
     """One form through the points. parameters: as in `FORMS`, None where it could not be fitted; rms: relative misfit;
     aicc, held_out_error: None where there are too few budgets; held_out_error is the relative error at the largest
-    budget when fitted without it.
-    """
+    budget when fitted without it."""
 
     form: str
     parameters: dict[str, float | None]
@@ -103,10 +100,8 @@ class MetricLaw(Result):
         return "" if self.chosen in [f.form for f in self.forms] else f"{self.chosen!r} is none of its forms"
 
     def refit(self, values: np.ndarray) -> Refits:
-        """Replicates of the values (R, K), each with the form that `RULE` takes for it.
-
-        Choosing again in every replicate keeps the uncertainty of the choice in the interval.
-        """
+        """Replicates of the values (R, K), each with the form that `RULE` takes for it. Choosing again in every
+        replicate keeps the uncertainty of the choice in the interval."""
         names, points = tuple(f.form for f in self.forms), self._fitted()
         scored = _score(np.log(points.budgets), values, names, points.errors)
         return Refits(names, tuple(scored.fits), _choose(scored))
@@ -127,9 +122,8 @@ def metric_law(
 ) -> MetricLaw:
     """The law of a metric in C from its values (K,) at budgets (K,), rising; 2 budgets at least.
 
-    errors: what is known of the values' noise; without it only their misfit tells the forms apart. Only the line in
-    log C exists where a value is not positive. Raises ValueError with fewer than 2 budgets.
-    """
+    errors: what is known of the values' noise; without it only their misfit tells the forms apart. Only the line in log
+    C exists where a value is not positive. Raises ValueError with fewer than 2 budgets."""
     budgets, y = np.asarray(budget_flops, dtype=float), np.asarray(values, dtype=float)
     if len(budgets) < 2:
         raise ValueError(f"a law in C needs 2 budgets, not {len(budgets)}")
@@ -226,11 +220,10 @@ def _choose(scored: _Scored) -> np.ndarray:
 
 def _reason(name: str, parameters: np.ndarray, n: int, enough: int) -> str:
     """Why a form takes no part."""
-    if name == "power_law_with_floor" and n < enough:
-        return f"3 parameters; {n} budgets cannot show a floor, {enough} can"
-    if name == "power_law_with_floor" and np.isfinite(parameters[0]):
-        return "its floor is 0: the pure power law over again"
-    return "could not be fitted"
+    if name != "power_law_with_floor" or n >= enough and not np.isfinite(parameters[0]):
+        return "could not be fitted"
+    short = f"3 parameters; {n} budgets cannot show a floor, {enough} can"
+    return short if n < enough else "its floor is 0: the pure power law over again"
 
 
 def _why(fitted: list[FittedForm], chosen: str, budgets: np.ndarray) -> str:

@@ -1,7 +1,6 @@
 """One slice of Approach 2: a parabola of the loss against log N, its vertex, and whether it may be believed.
 
-Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2; Liang et al. (arXiv 2410.08184) section 3.
-"""
+Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2; Liang et al. (arXiv 2410.08184) section 3."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -25,11 +24,9 @@ NEAR = 1e-3  # "as good as the optimum": a loss within 0.1 % of it
 
 @dataclass(frozen=True)
 class Slice(Result):
-    """One budget of `Laws`: the numbers of its `Parabola`, None where a refused slice has none.
-
-    log_n_se, loss_se: standard errors of log N* and of L*; n_range: both ends of the N whose fitted loss is within
-    0.1 % of the optimum's, and their intervals.
-    """
+    """One budget of `Laws`: the numbers of its `Parabola`, None where a refused slice has none. log_n_se, loss_se:
+    standard errors of log N* and of L*; n_range: both ends of the N whose fitted loss is within 0.1 % of the optimum's,
+    and their intervals."""
 
     budget_flops: float
     n_runs: int
@@ -66,13 +63,11 @@ def _nan(*shape: int) -> Any:
 @dataclass(frozen=True)
 class Parabola:
     """The fit y = c0 + c1 x + c2 x^2 of one slice, x = log(N / center), y = loss (response "raw") or log loss ("log").
-
     n_params, loss: the vertex (N*, L*). n_tokens: D*, the vertex of a second parabola against log D (the runs of a
     slice need not lie on C = kappa N D exactly; where they do the two agree to rounding). curvature: c2, per unit of
     (log N)^2. vertex_covariance (2, 2) of (log N*, L*) by the delta method, log_n_se and loss_se the roots of its
     diagonal. n_range: N whose fitted loss is within 0.1 % of the optimum. residual_rms: relative to the loss.
-    robust_scale: noise scale of the bisquare, None for least squares. What a refused slice does not have is nan.
-    """
+    robust_scale: noise scale of the bisquare, None for least squares. What a refused slice does not have is nan."""
 
     budget_flops: float
     rows: np.ndarray
@@ -111,27 +106,21 @@ class Parabola:
 
     @property
     def log_n_se(self) -> float:
-        """Standard error of log N*."""
         return math.sqrt(self.vertex_covariance[0, 0])
 
     @property
     def loss_se(self) -> float:
-        """Standard error of L*, in units of the loss."""
         return math.sqrt(self.vertex_covariance[1, 1])
 
     def result(self, n_range_intervals: tuple[Estimate, Estimate] | None = None) -> Slice:
         """Its numbers as `Laws` holds them."""
         names = ("n_params", "n_tokens", "loss", "curvature", "curvature_t", "residual_rms", "log_n_se", "loss_se")
         return Slice(
-            budget_flops=self.budget_flops,
-            n_runs=self.n_runs,
-            status=self.status,
-            response=self.response,
-            reasons=tuple(f.message for f in self.findings),
+            budget_flops=self.budget_flops, n_runs=self.n_runs, status=self.status, response=self.response,
+            reasons=tuple(f.message for f in self.findings), n_range_intervals=n_range_intervals,
             n_range=None if math.isnan(self.n_range[0]) else self.n_range,
-            n_range_intervals=n_range_intervals,
             **{n: v if math.isfinite(v := getattr(self, n)) else None for n in names},
-        )
+        )  # fmt: skip
 
 
 def response_of(loss: np.ndarray, response: Response) -> np.ndarray:
@@ -139,9 +128,7 @@ def response_of(loss: np.ndarray, response: Response) -> np.ndarray:
 
 
 def vertex(coefficients: np.ndarray, response: Response) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(x*, L*, half) of coefficients (..., 3); half: how far from x* the loss is 0.1 % higher. NaN without a
-    minimum.
-    """
+    """(x*, L*, half) of coefficients (..., 3); half: how far from x* the loss is 0.1 % up. NaN without a minimum."""
     c0, c1, c2 = np.moveaxis(coefficients, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         c2 = np.where(c2 > 0, c2, np.nan)
@@ -169,13 +156,10 @@ def refit(
     x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None, robust_scale: float | None = None,
     start: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Coefficients (R, 3) of many refits of one slice: y is (R, n) or (n,), weights (R, n) of run counts or None.
-
-    x (n,) is the centered abscissa. With robust_scale, bisquare regressions reweighted from `start` (3,). Refits with
-    fewer than 3 distinct sizes give NaN.
-    """
-    basis = design(x)
-    solved = None
+    """Coefficients (R, 3) of many refits of one slice: y is (R, n) or (n,), weights (R, n) of run counts or None. x
+    (n,) is the centered abscissa. With robust_scale, bisquare regressions reweighted from `start` (3,). Refits with
+    fewer than 3 distinct sizes give NaN."""
+    basis, solved = design(x), None
     if robust_scale is not None and start is not None:
         solved = bisquare(basis, y, robust_scale, start, weights)[0]
     if weights is None:
@@ -223,8 +207,7 @@ def fit_parabola(
     Least squares, or with `robust` a bisquare regression that a diverged run cannot pull (see `robust`). `noise` is the
     scatter pooled over all slices (`pooled_noise`). Slices of 4-7 runs are tested against it, since their own variance
     has 1-4 degrees of freedom; larger ones against their own, so that one bad slice does not condemn all. A refused
-    parabola still carries its numbers where they exist, for plots and for those who want to overrule it.
-    """
+    parabola still carries its numbers where they exist, for plots and for those who want to overrule it."""
     log_n, log_d = np.log(table.n_params[rows]), np.log(table.n_tokens[rows])
     y = response_of(table.loss[rows], response)
     centers = math.exp(float(np.mean(log_n))), math.exp(float(np.mean(log_d)))
@@ -238,16 +221,12 @@ def fit_parabola(
     basis, token_basis = design(log_n - math.log(made.center)), design(log_d - math.log(made.tokens_center))
     coefficients, at_d, covariance, scale = _solve(basis, token_basis, y, noise, robust)
     fitted, c2, c2_se = basis @ coefficients, float(coefficients[2]), math.sqrt(covariance[2, 2])
+    relative = (y - fitted) / (1.0 if response == "log" else fitted)
     made = replace(
-        made,
-        coefficients=coefficients,
-        token_coefficients=at_d,
-        residuals=y - fitted,
-        fitted=fitted,
+        made, coefficients=coefficients, token_coefficients=at_d, residuals=y - fitted, fitted=fitted,
         curvature_t=c2 / c2_se if c2_se > 0 else math.inf * float(np.sign(c2)),
-        residual_rms=float(np.sqrt(np.mean(((y - fitted) / (1.0 if response == "log" else fitted)) ** 2))),
-        robust_scale=scale,
-    )
+        residual_rms=float(np.sqrt(np.mean(relative**2))), robust_scale=scale,
+    )  # fmt: skip
     if c2 <= 0:
         side = math.exp(log_n[np.argmin(y)])
         add = run_to_add(side * (2 if side >= made.center else 0.5), budget, kappa)
@@ -259,15 +238,14 @@ def fit_parabola(
     x_tokens = float(np.clip(np.nan_to_num(vertex(at_d, response)[0]), -100, 100))
     ends = [made.center * math.exp(float(np.clip(x + side * half, -200, 200))) for side in (-1, 1)]
     made = replace(
-        made,
-        n_params=made.center * math.exp(x),
-        n_tokens=made.tokens_center * math.exp(x_tokens),
-        loss=loss,
-        n_range=(ends[0], ends[1]),
-        vertex_covariance=vertex_covariance_of(coefficients, covariance, response),
-    )
-    place = _place(sizes, x + math.log(made.center), budget, kappa)
-    return _with_findings(made, table, [*place, *_flat(made.curvature_t)])
+        made, n_params=made.center * math.exp(x), n_tokens=made.tokens_center * math.exp(x_tokens), loss=loss,
+        n_range=(ends[0], ends[1]), vertex_covariance=vertex_covariance_of(coefficients, covariance, response),
+    )  # fmt: skip
+    notes, t = _place(sizes, x + math.log(made.center), budget, kappa), made.curvature_t
+    if t < MIN_CURVATURE_T:
+        text = f"the curvature is not distinguishable from zero (t = {t:.2g}, at least {MIN_CURVATURE_T:g} wanted)"
+        notes.append(("parabola_flat", f"{text}; widen the grid or add seeds", t))
+    return _with_findings(made, table, notes)
 
 
 def _solve(
@@ -286,8 +264,6 @@ def _solve(
     return coefficients, at_d, variance * np.linalg.inv(basis.T @ basis), None
 
 
-# ------------------------------------------------------------------------------------------------------------ findings
-
 Note = tuple[str, str, float | None]  # code, text and value of a finding
 
 
@@ -302,22 +278,13 @@ def _too_few_sizes(sizes: np.ndarray, best: float, budget: float, kappa: float) 
     factor = 2.0 if np.sum(sizes > best) <= np.sum(sizes < best) else 0.5
     add = run_to_add(factor * math.exp(best), budget, kappa)
     many = f"{len(sizes)} distinct size{'s' * (len(sizes) != 1)}"
-    text = f"{many}; a parabola needs 4: add sizes near the minimum, for example {add}"
-    return "too_few_runs", text, len(sizes)
-
-
-def _flat(t: float) -> list[Note]:
-    if t >= MIN_CURVATURE_T:
-        return []
-    text = f"the curvature is not distinguishable from zero (t = {t:.2g}, at least {MIN_CURVATURE_T:g} wanted)"
-    return [("parabola_flat", f"{text}; widen the grid or add seeds", t)]
+    return "too_few_runs", f"{many}; a parabola needs 4: add sizes near the minimum, for example {add}", len(sizes)
 
 
 def _place(sizes: np.ndarray, at: float, budget: float, kappa: float) -> list[Note]:
     """Where the vertex lies in the grid. sizes: distinct log N, rising; at: log N*."""
     low, high, n_params = sizes[0], sizes[-1], math.exp(min(at, 600))
-    n_star = f"N* = {count(n_params)}"
-    grid = f"the grid of {count(math.exp(low))} to {count(math.exp(high))}"
+    n_star, grid = f"N* = {count(n_params)}", f"the grid of {count(math.exp(low))} to {count(math.exp(high))}"
     step = (high - low) / (len(sizes) - 1)
     left, right = at - low, high - at
     smaller, larger = (run_to_add(math.exp(x), budget, kappa) for x in (low - step, high + step))
@@ -331,8 +298,7 @@ def _place(sizes: np.ndarray, at: float, budget: float, kappa: float) -> list[No
         notes.append(("minimum_at_edge", f"{text} {smaller if at < sizes[1] else larger}", n_params))
     elif lopsided > 3:
         sides = f"{math.exp(left):.3g}x below and {math.exp(right):.3g}x above the minimum ({n_star})"
-        text = f"{grid} reaches {sides}; a one-sided grid shifts the vertex"
-        notes.append(("one_sided_grid", text, lopsided))
+        notes.append(("one_sided_grid", f"{grid} reaches {sides}; a one-sided grid shifts the vertex", lopsided))
     reach = math.exp(max(left, right))
     if reach > WIDE_HALF_WIDTH * (1 + 1e-9):
         beyond = f"beyond {WIDE_HALF_WIDTH:g}x a parabola is a poor likeness and shifts the vertex"

@@ -1,7 +1,6 @@
 """The forms of a law in C: a power law k C^a, a power law with a floor E + k C^a, and a line in log C.
 
-Each fits many rows of values at once, so that a law and its thousands of replicates go through the same code.
-"""
+Each fits many rows of values at once, so that a law and its thousands of replicates go through the same code."""
 
 import math
 from dataclasses import dataclass
@@ -25,10 +24,8 @@ class Curve(NamedTuple):
 
 
 def line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
-    """(log coefficient, exponent) by least squares for each row of log_y (..., K) on log_c (K,).
-
-    NaN entries of log_y (a slice whose refit has no minimum) are left out of their row; fewer than 2 left give NaN.
-    """
+    """(log coefficient, exponent) by least squares for each row of log_y (..., K) on log_c (K,). NaN entries of log_y
+    (a slice whose refit has no minimum) are left out of their row; fewer than 2 left give NaN."""
     use = np.isfinite(log_y)
     w = use.astype(float)
     y = np.where(use, log_y, 0.0)
@@ -41,14 +38,12 @@ def line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
     return np.stack([mean_y - slope * mean_c, slope], axis=-1)
 
 
-def robust_line(log_c: np.ndarray, log_y: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """(log coefficient, exponent) by bisquare for each row of log_y (..., K); plain lines with fewer than 5 points.
-
-    The noise scale and the start are those of `like` (K,), of which the rows are replicates. Rows with NaN fall back to
-    the plain line of what is left.
-    """
+def lines(log_c: np.ndarray, log_y: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
+    """(log coefficient, exponent) by bisquare for each row of log_y (..., K); plain lines with fewer than 5 points. The
+    noise scale and the start are those of `like` (K,), of which the rows are replicates. Rows with NaN fall back to the
+    plain line of what is left."""
     out = line(log_c, log_y)
-    if len(log_c) < 5:
+    if like is None or len(log_c) < 5:
         return out
     basis = np.stack([np.ones_like(log_c), log_c - log_c.mean()], axis=1)
     start = trimmed(basis, like)
@@ -91,11 +86,9 @@ def _explained(
 
 def floor_laws(log_c: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """(E, log k, exponent) of L = E + k C^exponent for each row of loss (R, K), by variable projection; shape (R, 3).
-
-    Residuals are relative, (fit - L) / L, which is the log residual to first order. For each exponent the pair
-    (E, k) >= 0 is the closed-form weighted least squares; the exponent is found on a grid, then by golden section. Rows
-    with NaN give NaN.
-    """
+    Residuals are relative, (fit - L) / L, which is the log residual to first order. For each exponent the pair (E, k)
+    >= 0 is the closed-form weighted least squares; the exponent is found on a grid, then by golden section. Rows with
+    NaN give NaN."""
     # Scaling C by its geometric mean keeps k near L: k itself spans tens of decades with the exponent.
     mean = log_c.mean()
     good = (np.isfinite(loss) & (loss > 0)).all(axis=-1)  # a replicate's loss can underflow to 0
@@ -106,9 +99,8 @@ def floor_laws(log_c: np.ndarray, loss: np.ndarray) -> np.ndarray:
     def pair(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best (E, k) for falling exponents a (R,), and their misfit."""
         x = np.exp(-a[..., None] * (log_c - mean))
-        floor, k, _ = _explained(
-            *(m.sum(-1) for m in (weights, weights * x, weights * x * x, weights * y, weights * x * y))
-        )
+        moments = (m.sum(-1) for m in (weights, weights * x, weights * x * x, weights * y, weights * x * y))
+        floor, k, _ = _explained(*moments)
         residual = floor[..., None] + k[..., None] * x - y
         return floor, k, (weights * residual * residual).sum(-1)
 
@@ -172,7 +164,7 @@ def power_law(budget_flops: ArrayLike, y: ArrayLike, robust: bool = False) -> Po
     """Least squares of log y on log C, all points alike; with `robust` and 5 points or more, a bisquare regression.
     Needs 2 points."""
     log_c, log_y = np.log(np.asarray(budget_flops, dtype=float)), np.log(np.asarray(y, dtype=float))
-    log_k, exponent = robust_line(log_c, log_y[None], log_y)[0] if robust else line(log_c, log_y)
+    log_k, exponent = lines(log_c, log_y[None], log_y)[0] if robust else line(log_c, log_y)
     return PowerLaw(math.exp(log_k), float(exponent))
 
 
@@ -189,25 +181,25 @@ class FloorLaw:
     def ok(self) -> bool:
         return not self.reasons
 
+    @classmethod
+    def refused(cls, reason: str) -> "FloorLaw":
+        return cls(math.nan, math.nan, math.nan, (reason,))
+
     def at(self, budget_flops: ArrayLike) -> np.ndarray:
         return self.floor + self.coefficient * np.asarray(budget_flops, dtype=float) ** self.exponent
-
-
-def no_floor_law(reason: str) -> FloorLaw:
-    return FloorLaw(math.nan, math.nan, math.nan, (reason,))
 
 
 def floor_law(budget_flops: ArrayLike, loss: ArrayLike) -> FloorLaw:
     """L = E + k C^a through (C, L*). Refused with fewer than 3 points, with E at 0, or when the loss does not fall."""
     log_c, loss = np.log(np.asarray(budget_flops, dtype=float)), np.asarray(loss, dtype=float)
     if len(log_c) < 3:
-        return no_floor_law(f"a law with a floor has 3 parameters; {len(log_c)} budgets cannot fix them")
+        return FloorLaw.refused(f"a law with a floor has 3 parameters; {len(log_c)} budgets cannot fix them")
     floor, log_k, exponent = (float(v) for v in floor_laws(log_c, loss[None])[0])
-    reasons = []
+    reasons: tuple[str, ...] = ()
     if not math.isfinite(log_k):
-        reasons.append("the loss does not fall with compute")
+        reasons = ("the loss does not fall with compute",)
     elif floor <= 1e-6 * loss.min():
-        reasons.append("the floor E sits on its bound 0: the minima show no floor")
-    elif -exponent < 2e-3 or -exponent > 0.98 * MAX_EXPONENT:
-        reasons.append(f"the exponent sits on its bound ({-exponent:.3g})")
-    return FloorLaw(floor, math.exp(log_k) if math.isfinite(log_k) else 0.0, exponent, tuple(reasons))
+        reasons = ("the floor E sits on its bound 0: the minima show no floor",)
+    elif not 2e-3 <= -exponent <= 0.98 * MAX_EXPONENT:
+        reasons = (f"the exponent sits on its bound ({-exponent:.3g})",)
+    return FloorLaw(floor, math.exp(log_k) if math.isfinite(log_k) else 0.0, exponent, reasons)

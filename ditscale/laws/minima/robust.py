@@ -1,10 +1,8 @@
 """Robust linear regression of a handful of points: least trimmed squares to start, Tukey's bisquare to finish.
 
-Huber weights do not help here: in a parabola through 5 to 9 runs a diverged run at the end of the grid has so much
-leverage that it has hardly any residual. Trimming one point exactly (by its deleted residual) finds it; the bisquare
-then weighs all points and is 95 % efficient where there is nothing to find (Rousseeuw and Leroy 1987, chapters 3 and
-5).
-"""
+Huber weights do not help here: a diverged run at the end of a grid of 5 to 9 has so much leverage that it has hardly
+any residual. Trimming one point exactly (by its deleted residual) finds it; the bisquare then weighs all points and is
+95 % efficient where there is nothing to find (Rousseeuw and Leroy 1987, chapters 3 and 5)."""
 
 import numpy as np
 
@@ -13,10 +11,8 @@ TUNING = 4.685  # bisquare zero-weight point in standard deviations, for 95 % ef
 
 def trimmed(basis: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Coefficients (p,) of the least-squares fit of y (n,) on basis (n, p) without the one point that costs most.
-
     Leaving point i out lowers the sum of squares by r_i^2 / (1 - h_i), with h its leverage. Needs n > p + 1; with fewer
-    points it is the plain fit.
-    """
+    points it is the plain fit."""
     n, p = basis.shape
     keep = np.ones(n, dtype=bool)
     if n > p + 1:
@@ -34,18 +30,12 @@ def scale_of(residuals: np.ndarray, n_parameters: int) -> float:
 
 
 def bisquare(
-    basis: np.ndarray,
-    y: np.ndarray,
-    scale: float,
-    start: np.ndarray,
-    weights: np.ndarray | None = None,
+    basis: np.ndarray, y: np.ndarray, scale: float, start: np.ndarray, weights: np.ndarray | None = None,
     steps: int = 30,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(coefficients (R, p), weights (R, n)) of bisquare regressions of y (R, n) on basis (n, p), reweighted from
-    `start`.
-
-    scale: standard deviation of the noise, fixed; weights (R, n) multiply (run counts of a resample). start: (p,).
-    """
+    `start`. scale: standard deviation of the noise, fixed; weights (R, n) multiply (run counts of a resample). start:
+    (p,)."""
     y = np.atleast_2d(y)
     prior = np.ones_like(y) if weights is None else weights
     y = np.broadcast_to(y, prior.shape)

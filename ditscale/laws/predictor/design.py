@@ -1,4 +1,4 @@
-"""What a design of runs can tell at all, before a loss is measured: 95 % widths that it alone implies in the relaxed form.
+"""What a design of runs can tell at all, before a loss is measured: 95 % widths that it alone implies.
 
 The additive surface hides what a design lacks behind its constraint: runs along one ratio D / N look harmless there
 (arXiv 2605.08541). In the relaxed form, whose frontier, curvature and slopes are fitted each for itself, they do not.
@@ -14,8 +14,9 @@ from scipy import linalg
 
 from . import form
 
-# What trained models typically have: the scatter of a run, of what a slice shares, and of a single reading. Readings of
-# one trajectory share a part of a run's variance, and the rest dies off over DISTANCE in ln C (docs/measured/nested.md).
+# What trained models typically have: the scatter of a run, of what a slice shares, and of a single reading. Readings
+# of one trajectory share the part COMMON of a run's variance, the rest dies off over DISTANCE in ln C, and each
+# trajectory bends by itself: by BEND for every factor e in C (docs/measured/nested.md).
 NOISE, SHARED, READING = 3e-3, 1e-3, 3e-4
 BEND = 0.003
 COMMON, DISTANCE = 0.6, 0.7

@@ -74,9 +74,7 @@ def expand(member: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return full, jacobian
 
 
-def evaluate(
-    full: np.ndarray, floor: np.ndarray, x: np.ndarray, z: np.ndarray, derivatives: bool = True
-) -> Values:
+def evaluate(full: np.ndarray, floor: np.ndarray, x: np.ndarray, z: np.ndarray, derivatives: bool = True) -> Values:
     """The form of m parameter vectors (m, 9) with floors (m,) at runs x, z (n,)."""
     n0, a, b, k, g, c, d, log_p, log_q = (column[:, None] for column in full.T)
     p, q = np.exp(log_p), np.exp(log_q)
@@ -133,9 +131,7 @@ def loss_slope(full: np.ndarray, floor: np.ndarray, x: float) -> tuple[np.ndarra
     return -g * power / loss, gradient
 
 
-def off_optimum(
-    full: np.ndarray, floor: np.ndarray, x: float, z: float, last: float
-) -> tuple[np.ndarray, np.ndarray]:
+def off_optimum(full: np.ndarray, floor: np.ndarray, x: float, z: float, last: float) -> tuple[np.ndarray, np.ndarray]:
     """(L (m,), its gradient (m, 9)) of a size z at x, wherever the optimum lies."""
     middle, by_place = place(full, x, last)
     best, by_best = frontier(full, floor, x)

@@ -1,4 +1,4 @@
-"""Whether the design of a table's runs determines what is asked of them, by name, and the cheapest runs that mend it."""
+"""Whether the design of a table's runs determines what is asked of them, and the cheapest runs that mend it."""
 
 from __future__ import annotations
 

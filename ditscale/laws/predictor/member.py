@@ -9,7 +9,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from . import form
-from .errors import Covariance, Parts, Sizes, estimate_sizes
+from .errors import STEP, Covariance, Parts, Sizes, estimate_sizes
 from .mixture import Mixture
 from .runs import Runs
 
@@ -111,7 +111,9 @@ class Member:
                 curve = np.polyfit(z - z.mean(), y, 2)
                 if curve[0] > 1e-6:
                     bend = curve[0]
-                    off = float(np.clip(-curve[1] / (2 * bend), z.min() - z.mean() - spread, z.max() - z.mean() + spread))
+                    off = float(
+                        np.clip(-curve[1] / (2 * bend), z.min() - z.mean() - spread, z.max() - z.mean() + spread)
+                    )
                     vertex, low = off + z.mean(), float(np.polyval(curve, off))
             at.append((x, vertex, low, bend))
         x, vertex, low, bend = np.array(at).T
@@ -163,9 +165,7 @@ class Member:
         by_floor = self.unit * np.exp(-fitted) if self.runs.log else np.ones_like(fitted)
         residual = residual + derivatives @ (self.theta[self.best] - self.mean)
         directions = np.column_stack([derivatives * self.spread, by_floor])
-        self.sizes = estimate_sizes(
-            self.parts, residual, directions, misfit, by_place, self.sizes.phi, last=last
-        )
+        self.sizes = estimate_sizes(self.parts, residual, directions, misfit, by_place, self.sizes.phi, last=last)
 
     def _descend(self, steps: int) -> None:
         """Damped Gauss-Newton at all floors at once, the covariance held as the best floor has it."""
@@ -281,7 +281,7 @@ class Member:
         if not self._solved:
             likely = np.flatnonzero(self.log_weights > self.log_weights.max() - 12)
             self._solved["likely"] = [self._at(self.sizes.phi, likely)]
-            steps = 0.05 * np.eye(len(self.sizes.phi))
+            steps = STEP * np.eye(len(self.sizes.phi))
             best = np.array([self.best])
             for side, name in ((1, "up"), (-1, "down")):
                 self._solved[name] = [self._at(self.sizes.phi + side * e, best) for e in steps]
@@ -308,12 +308,11 @@ class Member:
         gradients = (gradients[:, None] @ expansion)[:, 0]
         means, variances = self._moments(quantity, likely, values, gradients)
         (own,) = self._moments(quantity, self._one(likely), values, gradients)[1]
-        slopes = np.array(
-            [
-                (self._moments(quantity, up, values, gradients)[1] - self._moments(quantity, down, values, gradients)[1])[0]
-                for up, down in steps
-            ]
-        ) / (2 * 0.05)  # fmt: skip
+        up, down = (
+            np.array([self._moments(quantity, at, values, gradients)[1][0] for at in side])
+            for side in zip(*steps, strict=True)
+        )
+        slopes = (up - down) / (2 * STEP)
         # Satterthwaite 1946: as many degrees of freedom as the variance is itself known to.
         uncertainty = float(slopes @ self.sizes.spread @ slopes)
         dofs = float(np.clip(2 * own**2 / max(uncertainty, 1e-300), DOFS, self.dofs))

@@ -54,5 +54,7 @@ class Mixture:
         """As many equally likely values, from the distribution function at 300 places."""
         first, last = self.quantiles((0.2 / count, 1 - 0.2 / count))
         middle, low, high = self.quantiles()
-        places = np.sort(np.concatenate([np.linspace(first, last, 60), np.linspace(2 * low - middle, 2 * high - middle, 240)]))
+        places = np.sort(
+            np.concatenate([np.linspace(first, last, 60), np.linspace(2 * low - middle, 2 * high - middle, 240)])
+        )
         return np.interp((np.arange(count) + 0.5) / count, self.below(places), places)

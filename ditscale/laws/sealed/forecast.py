@@ -1,6 +1,9 @@
 """`forecast`: what a new run at a larger budget will measure, said before it exists."""
 
+import hashlib
+import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,19 +19,18 @@ from ..read import Source, read_table
 from ..result import Result
 from ..table import SAME_BUDGET, Point, Table
 from ..text import Format, ends, short
-from .hashes import inputs_hash
 
 # The law of a forecast by the predictor, as its JSON names it, and of one by the older rule.
 MIXTURE, OLD_MIXTURE = "mixture", "average"
 # A probe, or a run that gives the forecast away, is one whose budget is this near to the target.
 AT_TARGET = 0.01
 RULE = (
-    "One family of laws is fitted to the runs near the optimum of their slices: the surface E + A N^-alpha + B D^-beta; "
-    "the same with the frontier, its slope and the slices' curvature each free (relaxed); and with a bend of N*(C) "
-    "(bent). The errors have parts that a slice, a size and a trajectory share, and the level and N* may drift beyond "
-    "the grid, each as far as the runs say. Floors are averaged by their posterior weight, the forms by their penalised "
-    "likelihood. The forecast is the median, and its interval the central 95 %, of that mixture for one new run at the "
-    "optimum, its scatter included."
+    "One family of laws is fitted to the runs near the optimum of their slices: the surface E + A N^-alpha + B "
+    "D^-beta; the same with the frontier, its slope and the slices' curvature each off the surface's (relaxed); and "
+    "with a bend of N*(C) (bent). A slice, a size and a trajectory may share errors, and the level and N* may drift "
+    "beyond the grid, each as far as the runs say. Floors and forms are averaged by their posterior weight. The "
+    "forecast is the median, and its interval the central 95 %, of that mixture for one new run at the optimum, its "
+    "scatter included."
 )
 
 
@@ -64,14 +66,12 @@ class Inputs(Result):
 
 @dataclass(frozen=True, repr=False)
 class Forecast(Shown):
-    """A forecast, as it is sealed by `seal`. Every `Estimate` is an interval at `level`; an open end is None.
-
-    n_params, n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured
-    `metric` there. law: "mixture"; why: its parts; forms: every form's own forecast; coefficients: {form: its weight
-    and its likeliest parameters, those of `predictor.form`}. run_scatter: rms scatter of one run, relative (of a metric
-    of either sign: in its units).
-    inputs: what it was made from; inputs_sha256: of the rows (`hashes.inputs_hash`). created: UTC; None until sealed.
-    """
+    """A forecast, as it is sealed by `seal`. Every `Estimate` is an interval at `level`; an open end is None. n_params,
+    n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured `metric`
+    there. law: "mixture"; why: its parts; forms: every form's own forecast; coefficients: {form: its weight and its
+    likeliest parameters, those of `predictor.form`}. run_scatter: rms scatter of one run, relative (of a metric of
+    either sign: in its units). inputs: what it was made from; inputs_sha256: of the rows (`inputs_hash`). created: UTC;
+    None until sealed."""
 
     LAYOUT = 2
 
@@ -172,23 +172,38 @@ def forecast(table: Source, budget_flops: float | str) -> Forecast:
     )
 
 
+def canonical(body: Any) -> bytes:
+    """The one byte string of a JSON value: sorted keys, no spaces, floats as their shortest round-trip text."""
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def _rows(table: Table) -> tuple[Point, ...]:
+    return tuple(sorted(table.points(), key=lambda point: point.run_id))
+
+
+def inputs_hash(table: Table) -> str:
+    """sha256 over the rows (run_id, role, N, D, C, loss), sorted by run_id, and the metric; their order is no input."""
+    rows = [point.to_dict() for point in _rows(table)]
+    return hashlib.sha256(canonical({"metric": table.metric, "rows": rows})).hexdigest()
+
+
+def own_hash(body: dict) -> str:
+    """sha256 of a forecast's canonical JSON without its `sha256` field."""
+    return hashlib.sha256(canonical({k: v for k, v in body.items() if k != "sha256"})).hexdigest()
+
+
 def _checked_grid(table: Table, target: float) -> Table:
     """The grid's runs. Raises UserError where a forecast at `target` cannot be made from them."""
     source, grid = table.source or "table", table.grid()
     if not len(grid):
         raise UserError(f"{source}: every run is a probe; a forecast needs grid runs")
-    near = np.abs(grid.budget_flops / target - 1) <= AT_TARGET
+    near, largest = np.abs(grid.budget_flops / target - 1) <= AT_TARGET, float(grid.budget_flops.max())
     if near.any():
-        raise UserError(
-            f"{source}: run {grid.run_id[near][0]} already lies at the target budget {compact(target)}; forecast a "
-            "budget that no run has, or mark that run as a probe"
-        )
-    largest = float(grid.budget_flops.max())
+        there = f"run {grid.run_id[near][0]} already lies at the target budget {compact(target)}"
+        raise UserError(f"{source}: {there}; forecast a budget that no run has, or mark that run as a probe")
     if target <= largest:
-        raise UserError(
-            f"{source}: the target budget {compact(target)} is not above the largest budget of its runs, "
-            f"{compact(largest)}; forecast a larger one, for example {compact(8 * largest)}"
-        )
+        below = f"the target budget {compact(target)} is not above the largest budget of its runs, {compact(largest)}"
+        raise UserError(f"{source}: {below}; forecast a larger one, for example {compact(8 * largest)}")
     refuse_units(grid)
     return grid
 

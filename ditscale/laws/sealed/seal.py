@@ -8,8 +8,7 @@ from pathlib import Path
 from ...errors import UserError
 from ...files import write_once
 from ...units import compact
-from .forecast import Forecast
-from .hashes import own_hash
+from .forecast import Forecast, own_hash
 
 
 def seal(path: Path | str, made: Forecast) -> Forecast:
@@ -25,15 +24,12 @@ def seal(path: Path | str, made: Forecast) -> Forecast:
         sealed = load_forecast(path)
         if all(getattr(sealed, n) == getattr(made, n) for n in ("inputs_sha256", "metric", "target_budget_flops")):
             return sealed
-        raise UserError(
-            f"{path} already holds a forecast sealed {sealed.created} for {compact(sealed.target_budget_flops)} FLOPs "
-            "from other inputs or for another target; it is never overwritten: give another file name"
-        )
+        held = f"a forecast sealed {sealed.created} for {compact(sealed.target_budget_flops)} FLOPs from other inputs"
+        never = "it is never overwritten: give another file name"
+        raise UserError(f"{path} already holds {held} or for another target; {never}")
     if made.inputs.measured_probes:
-        raise UserError(
-            f"{path}: the probe {made.inputs.measured_probes[0]} has been measured already; "
-            "a forecast is sealed before its probe runs"
-        )
+        measured = f"the probe {made.inputs.measured_probes[0]} has been measured already"
+        raise UserError(f"{path}: {measured}; a forecast is sealed before its probe runs")
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     sealed = dataclasses.replace(made, created=now, sha256=None)
     sealed = dataclasses.replace(sealed, sha256=own_hash(sealed.to_dict()))
@@ -55,12 +51,9 @@ def load_forecast(path: Path | str) -> Forecast:
         raise UserError(f"{path} is not a sealed forecast (not readable as JSON)") from None
     if not isinstance(body, dict) or "sha256" not in body or "inputs_sha256" not in body:
         raise UserError(f"{path} is not a sealed forecast (it has no sha256)")
-    layout = Forecast.LAYOUT
-    if body.get("layout") != layout:
-        raise UserError(
-            f"{path} has layout {body.get('layout')!r}; this version reads layout {layout}; give the verdict with the "
-            "ditscale that sealed it"
-        )
+    if body.get("layout") != Forecast.LAYOUT:
+        reads = f"this version reads layout {Forecast.LAYOUT}; give the verdict with the ditscale that sealed it"
+        raise UserError(f"{path} has layout {body.get('layout')!r}; {reads}")
     try:
         if own_hash(body) == body["sha256"] and (sealed := Forecast.from_dict(body)).to_dict() == body:
             return sealed

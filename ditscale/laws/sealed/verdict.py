@@ -11,11 +11,10 @@ from ...units import compact, count
 from ..estimates import Estimate
 from ..notebook import Shown
 from ..read import Source, read_table
-from ..result import Result, read_result
+from ..result import Result
 from ..table import Point, Table
 from ..text import ends, short
-from .forecast import AT_TARGET, MIXTURE, OLD_MIXTURE, Forecast
-from .hashes import inputs_hash, own_hash
+from .forecast import AT_TARGET, MIXTURE, OLD_MIXTURE, Forecast, inputs_hash, own_hash
 
 
 @dataclass(frozen=True)
@@ -28,21 +27,16 @@ class LawVerdict(Result):
     inside: bool | None
 
     def contradiction(self) -> str:
-        return (
-            "predicted stands alone"
-            if self.predicted is not None and None in (self.relative_error, self.inside)
-            else ""
-        )
+        alone = self.predicted is not None and None in (self.relative_error, self.inside)
+        return "predicted stands alone" if alone else ""
 
 
 @dataclass(frozen=True, repr=False)
 class Verdict(Shown):
-    """measured and predicted loss, relative_error = measured / predicted - 1, whether the interval held.
-
-    interval: [low, high] as sealed (None is open). n_params, n_params_forecast: the probe's N and the forecast N*.
-    by_law: the same of each form of law. inputs_unchanged: whether the grid runs of the
-    table given now are the very rows the forecast was made from. sentence: what all this says.
-    """
+    """measured and predicted loss, relative_error = measured / predicted - 1, whether the interval held. interval:
+    [low, high] as sealed (None is open). n_params, n_params_forecast: the probe's N and the forecast N*. by_law: the
+    same of each form of law. inputs_unchanged: whether the grid runs of the table given now are the very rows the
+    forecast was made from. sentence: what all this says."""
 
     LAYOUT = 1
 
@@ -72,14 +66,11 @@ class Verdict(Shown):
     def summary(self) -> str:
         lines = [self.sentence]
         for law in self.by_law:
-            if law.predicted is None or law.relative_error is None:
-                lines.append(f"  {law.law:<21} refused")
-                continue
-            where = "inside" if law.inside else "outside"
-            lines.append(
-                f"  {law.law:<21} {law.predicted:.4g}   measured is {100 * law.relative_error:+.2g} % from it, {where} "
-                "its interval"
-            )
+            said = "refused"
+            if law.predicted is not None and law.relative_error is not None:
+                where = f"{100 * law.relative_error:+.2g} % from it, {'inside' if law.inside else 'outside'}"
+                said = f"{law.predicted:.4g}   measured is {where} its interval"
+            lines.append(f"  {law.law:<21} {said}")
         if not self.inputs_unchanged:
             lines.append("  The grid runs of this table are not the rows the forecast was made from.")
         lines.append(f"  forecast sealed {self.forecast_created}, sha256 {self.forecast_sha256[:16]}")
@@ -88,7 +79,7 @@ class Verdict(Shown):
 
 def read_verdict(path: Path | str) -> Verdict:
     """The verdict in a verdict.json. Raises UserError, in one line, where it is missing or damaged."""
-    return read_result(Verdict, path, "verdict")
+    return Verdict.from_file(path, "verdict")
 
 
 def verdict(forecast: Forecast, table: Source, run_id: str | None = None) -> Verdict:
@@ -107,34 +98,25 @@ def verdict(forecast: Forecast, table: Source, run_id: str | None = None) -> Ver
         raise UserError("this forecast was altered after it was sealed: its content does not match its sha256")
     table = read_table(table, forecast.metric)
     if table.metric != forecast.metric:
-        raise UserError(
-            f"the forecast is of {forecast.metric!r}, the table was read for {table.metric!r}; read the same metric"
-        )
+        unlike = f"the forecast is of {forecast.metric!r}, the table was read for {table.metric!r}"
+        raise UserError(f"{unlike}; read the same metric")
     i = _find_probe(table, forecast.target_budget_flops, run_id)
     (probe,) = table.take([i]).points()
     _check_probe(forecast, probe)
     error, inside = _against(forecast.loss, probe.loss)
-    laws = []
-    for form in forecast.forms:
-        said = (None, None, None) if form.loss is None else (form.loss.value, *_against(form.loss, probe.loss))
-        laws.append(LawVerdict(form.law, *said))
+    said = [(f.loss.value, *_against(f.loss, probe.loss)) if f.loss else (None, None, None) for f in forecast.forms]
+    laws = [LawVerdict(form.law, *about) for form, about in zip(forecast.forms, said, strict=True)]
+    # The rows that the forecast should have been made from: all but probes and what it left out by name.
+    left_out = [probe.run_id, *(run for run, _ in forecast.inputs.exclusions)]
+    inputs = table.take(~np.isin(table.run_id, left_out)).grid()
     return Verdict(
-        run_id=probe.run_id,
-        metric=forecast.metric,
-        budget_flops=probe.budget_flops,
-        n_params=probe.n_params,
-        n_params_forecast=forecast.n_params.value,
-        measured=probe.loss,
-        predicted=forecast.loss.value,
-        interval=(forecast.loss.low, forecast.loss.high),
-        relative_error=error,
-        inside=inside,
-        by_law=tuple(laws),
-        inputs_unchanged=inputs_hash(_inputs(table, i, forecast)) == forecast.inputs_sha256,
-        forecast_sha256=forecast.sha256,
+        run_id=probe.run_id, metric=forecast.metric, budget_flops=probe.budget_flops, n_params=probe.n_params,
+        n_params_forecast=forecast.n_params.value, measured=probe.loss, predicted=forecast.loss.value,
+        interval=(forecast.loss.low, forecast.loss.high), relative_error=error, inside=inside, by_law=tuple(laws),
+        inputs_unchanged=inputs_hash(inputs) == forecast.inputs_sha256, forecast_sha256=forecast.sha256,
         forecast_created=forecast.created,
         sentence=_sentence(forecast, bool(table.rehearsal), probe, error, inside),
-    )
+    )  # fmt: skip
 
 
 def _check_probe(forecast: Forecast, probe: Point) -> None:
@@ -150,21 +132,11 @@ def _check_probe(forecast: Forecast, probe: Point) -> None:
             at = f"run {row.run_id} at its target budget {compact(target)}"
             raise UserError(f"the forecast saw {at}; it cannot be tested there")
     if abs(probe.budget_flops / target - 1) > AT_TARGET:
-        off = (
-            f"probe {name} has budget {compact(probe.budget_flops)}, more than 1 % off the forecast's {compact(target)}"
-        )
-        raise UserError(f"{off}; give the probe that was run at the target")
+        off = f"{compact(probe.budget_flops)}, more than 1 % off the forecast's {compact(target)}"
+        raise UserError(f"probe {name} has budget {off}; give the probe that was run at the target")
     if not math.isfinite(probe.loss):
-        raise UserError(
-            f"probe {name} has no measured {forecast.metric} yet; wait until it is finished and collect again"
-        )
-
-
-def _inputs(table: Table, probe: int, forecast: Forecast) -> Table:
-    """The rows that the forecast should have been made from: all but probes and what it left out by name."""
-    left_out = {run for run, _ in forecast.inputs.exclusions}
-    mine = [k for k in range(len(table)) if k != probe and table.run_id[k] not in left_out]
-    return table.take(np.array(mine, dtype=int)).grid()
+        wait = "wait until it is finished and collect again"
+        raise UserError(f"probe {name} has no measured {forecast.metric} yet; {wait}")
 
 
 def _find_probe(table: Table, target: float, run_id: str | None) -> int:

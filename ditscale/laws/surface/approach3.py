@@ -5,7 +5,7 @@ from typing import Callable
 
 import numpy as np
 
-from ..estimates import LEVEL, Estimate, estimate, left_out_weights, resample_counts, residual_draws, scheme, t_quantile
+from ..estimates import Drawn, Estimate, estimate, left_out_weights, resample_counts, residual_draws, scheme, t_quantile
 from ..minima.parabola import NEAR
 from ..table import Table
 from .fit_surface import HUBER_DELTA, fit_surface, refit_surfaces
@@ -18,8 +18,7 @@ Quantities = Callable[[np.ndarray], dict[str, np.ndarray]]  # of parameters (...
 @dataclass(frozen=True)
 class Approach3:
     """A surface, refits (R, 5) of its parameters (None without a bootstrap or when it is refused), and refits (G, 5)
-    without each run in turn (`left_out_weights`; None unless BCa intervals are wanted).
-    """
+    without each run in turn (`left_out_weights`; None unless BCa intervals are wanted)."""
 
     surface: Surface
     draws: np.ndarray | None
@@ -32,10 +31,10 @@ class Approach3:
 
     def estimates(self, quantities: Quantities) -> dict[str, Estimate]:
         """{name: Estimate} of quantities(parameters) -> {name: (...)}."""
-        value = quantities(self.surface.parameters)
-        draws = {} if self.draws is None else quantities(self.draws)
-        left = {} if self.left_out is None else quantities(self.left_out)
-        return {n: estimate(float(v), draws.get(n), left.get(n)) for n, v in value.items()}
+        drawn = Drawn(self.draws, self.left_out).of(quantities)
+        return {
+            n: estimate(float(v), *drawn.of(lambda q: q[n])) for n, v in quantities(self.surface.parameters).items()
+        }
 
     def coefficients(self) -> dict[str, Estimate]:
         """E, A, B, alpha, beta; model_exponent = beta/(alpha+beta); loss_floor_exponent of L* - E (negative)."""
@@ -53,15 +52,9 @@ class Approach3:
     def coefficients_of(self, parameters: np.ndarray) -> dict[str, np.ndarray]:
         floor, log_a, log_b, alpha, beta = np.moveaxis(parameters, -1, 0)
         with np.errstate(over="ignore"):
-            return {
-                "E": floor,
-                "A": np.exp(log_a),
-                "B": np.exp(log_b),
-                "alpha": alpha,
-                "beta": beta,
-                "model_exponent": beta / (alpha + beta),
-                "loss_floor_exponent": law_with_floor(parameters, self.surface.kappa)[2],
-            }
+            named = {"E": floor, "A": np.exp(log_a), "B": np.exp(log_b), "alpha": alpha, "beta": beta}
+        exponents = beta / (alpha + beta), law_with_floor(parameters, self.surface.kappa)[2]
+        return named | dict(zip(("model_exponent", "loss_floor_exponent"), exponents, strict=True))
 
     def prediction_of(self, parameters: np.ndarray, budget_flops: float) -> dict[str, np.ndarray]:
         log_n, log_d, loss = optimum(parameters, self.surface.kappa, budget_flops)
@@ -88,21 +81,13 @@ class Approach3:
 
 
 def fit_approach3(
-    table: Table,
-    objective: str = "huber",
-    bootstrap: int = 1000,
-    seed: int = 0,
-    keep_without_floor: bool = False,
-    *,
-    resample: str = "auto",
-    interval: str = "percentile",
-    kappa: float | None = None,
-) -> Approach3:
+    table: Table, objective: str = "huber", bootstrap: int = 1000, seed: int = 0, keep_without_floor: bool = False, *,
+    resample: str = "auto", interval: str = "percentile", kappa: float | None = None,
+) -> Approach3:  # fmt: skip
     """Fit the surface to all runs and refit it `bootstrap` times.
 
     resample: see `estimates`; interval: "bca" also refits without each run in turn; kappa: see `fit_surface`. A refused
-    surface gets no draws; `keep_without_floor` makes an exception for one refused because E = 0.
-    """
+    surface gets no draws; `keep_without_floor` makes an exception for one refused because E = 0."""
     surface = fit_surface(table, objective, kappa)
     groups = [rows for _, rows in table.slices()]
     # Without slices worth the name (a continuum of budgets, or 1-3 runs at most of them) all runs are one stratum.
@@ -127,20 +112,17 @@ def fit_approach3(
 
 
 def _widening(surface: Surface, strata: list[np.ndarray]) -> float:
-    """The factor by which residuals are scaled before they are drawn from.
+    """The factor by which residuals are scaled before they are drawn from; docs/measured/laws.md has the coverage.
 
     Where the objective is quadratic they are too small: fitting p parameters shrinks their variance by (n - p) / n,
     drawing within strata of m runs that of their sum by (m - 1) / m (Davison and Hinkley 1997, section 6.3; Rao and Wu
-    1988), and a percentile interval knows nothing of Student's t. In the linear zone of the Huber loss it is the other
-    way round: there the fit passes through about p of the runs, and the pairs bootstrap of such a fit is too wide, in
-    simulations with 32 to 336 runs by 1 to 2 p / n. The factor goes by the mean weight the Huber loss leaves a run.
-    docs/measured/laws.md has the coverage.
-    """
+    1988), and a percentile interval knows nothing of Student's t. In the linear zone of the Huber loss the fit passes
+    through about p runs, and its pairs bootstrap is too wide, in simulations with 32 to 336 runs by 1 to 2 p / n. The
+    factor goes by the mean weight the Huber loss leaves a run."""
     n, p, m = len(surface.residuals), N_PARAMETERS, float(np.median([len(rows) for rows in strata]))
     if n <= p or m < 2:
         return 1.0
-    tail = (1 + LEVEL) / 2
-    quadratic = np.sqrt(n / (n - p) * m / (m - 1)) * t_quantile(tail, n - p) / t_quantile(tail, 1e9)
+    quadratic = np.sqrt(n / (n - p) * m / (m - 1)) * t_quantile(0.975, n - p) / t_quantile(0.975, 1e9)
     linear = 1 / (1 + 2 * p / n)
     weight = 1.0
     if surface.objective == "huber":

@@ -1,10 +1,8 @@
 """Many small surface fits at once: damped Gauss-Newton on (E, log A, log B, alpha, beta), a row per fit.
 
 The damping matrix is the weighted normal matrix of iteratively reweighted least squares (weights min(1, delta/|r|)). It
-majorises the Huber objective, so heavy damping is a plain reweighting step, which always descends, and light damping is
-a Newton step, which converges fast. Damping by it, unlike by the identity, does not depend on how parameters are
-scaled.
-"""
+majorises the Huber objective, so heavy damping always descends and light damping converges as fast as Newton; unlike
+damping by the identity it does not depend on how parameters are scaled."""
 
 import math
 from typing import NamedTuple
@@ -69,13 +67,11 @@ def descend(
     raw: bool = False, limits: tuple[float, float] = EXPONENT_LIMITS, tolerance: float = 1e-11,
     max_steps: int = 200, no_floor: bool = False,
 ) -> Descent:  # fmt: skip
-    """Minimise sum w huber(log(E + A exp(-alpha x_0) + B exp(-beta x_1)) - y) from each row of `start`.
-
-    start (R, 5) = (E, log A, log B, alpha, beta); x (2, n) centered log N and log D; y (n,) or (R, n) log loss (the
-    loss itself when `raw`); weights (R, n) or None. E >= 0 (E = 0 with `no_floor`) and the exponents are kept within
-    `limits` by projection. A row has converged when its step, measured by the change of the fitted values, is below
-    `tolerance` (root mean square).
-    """
+    """Minimise sum w huber(log(E + A exp(-alpha x_0) + B exp(-beta x_1)) - y) from each row of `start`. start (R, 5) =
+    (E, log A, log B, alpha, beta); x (2, n) centered log N and log D; y (n,) or (R, n) log loss (the loss itself when
+    `raw`); weights (R, n) or None. E >= 0 (E = 0 with `no_floor`) and the exponents are kept within `limits` by
+    projection. A row has converged when its step, measured by the change of the fitted values, is below `tolerance`
+    (root mean square)."""
     p = np.array(start, dtype=float)
     total, n = len(p), x.shape[1]
     y = np.broadcast_to(y, (total, n))

@@ -1,4 +1,7 @@
-"""Fitting the surface: variable projection to start, damped Gauss-Newton to finish, thousands of refits in batches."""
+"""Fitting the surface: variable projection to start, damped Gauss-Newton to finish, thousands of refits in batches.
+
+For given (alpha, beta) the problem is linear, E, A, B >= 0 are known in closed form, and only two of five parameters
+need a search (Golub and Pereyra 1973)."""
 
 import math
 
@@ -9,20 +12,21 @@ from ...units import compact
 from ..findings import Finding, finding, run_to_add
 from ..table import Table
 from .descent import EXPONENT_LIMITS, descend, powers_of
-from .surface import N_PARAMETERS, Surface, optimum
-from .variable_projection import seeds
+from .surface import N_PARAMETERS, Surface, no_surface, optimum
 
-OBJECTIVES = ("huber", "ls", "ls_log")
+OBJECTIVES = {
+    "huber": "sum of Huber losses (1e-3) of log residuals",
+    "ls": "sum of squares of the loss residuals",
+    "ls_log": "sum of squares of the log residuals",
+}
 HUBER_DELTA = 1e-3
 BATCH_CELLS = 5e5  # replicates x runs that are refitted at once
 
 
 def center(parameters: np.ndarray, means: np.ndarray, sign: int) -> np.ndarray:
     """Move the log coefficients to variables measured in units of their geometric means (sign -1) or back (sign +1).
-
     parameters (..., 5), means (2,). In centered form the normal equations have a condition number of about 1e4; in the
-    usual one, about 1e11.
-    """
+    usual one, about 1e11."""
     out = np.array(parameters, dtype=float)
     out[..., 1:3] += sign * out[..., 3:] * means
     return out
@@ -37,22 +41,18 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     """Fit all runs of `table`.
 
     objective: "huber" (summed, of log residuals), "ls" (squares of the loss itself) or "ls_log" (squares of log
-    residuals). kappa: C / (N D); estimated as the median over runs when None.
-
-    Refused: too few runs, budgets or sizes, a parameter on its bound, no convergence. Raises UserError on an unknown
-    objective.
-    """
-    one_of(objective, OBJECTIVES, "objective")
+    residuals). kappa: C / (N D); estimated as the median over runs when None. Refused: too few runs, budgets or sizes,
+    a parameter on its bound, no convergence. Raises UserError on an unknown objective."""
+    one_of(objective, tuple(OBJECTIVES), "objective")
     kappa = table.kappa() if kappa is None else kappa
     if refusal := _too_small(table):
-        nothing = np.full(N_PARAMETERS, np.nan)
-        return Surface(nothing, kappa, objective, math.nan, np.full(len(table), np.nan), "refused", (refusal,))
+        return no_surface(len(table), kappa, objective, refusal)
     logs = variables(table)
     means = logs.mean(axis=1)
     x = logs - means[:, None]
     raw = objective == "ls"
     y = table.loss if raw else np.log(table.loss)
-    starts = seeds(x[0], x[1], table.loss, np.ones_like(y) if raw else 1 / table.loss**2)
+    starts = _seeds(x[0], x[1], table.loss, np.ones_like(y) if raw else 1 / table.loss**2)
     if objective == "huber":
         result = descend(starts, x, y, tolerance=1e-5)
         # Starts that have reached the same minimum continue as one.
@@ -75,15 +75,8 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     log_n = float(np.clip(optimum(parameters, kappa, beyond)[0], 0, np.log(beyond)))
     findings = _against(centered, bool(result.converged[best]), typical, run_to_add(math.exp(log_n), beyond, kappa))
     _, fitted = powers_of(parameters[None], logs)
-    return Surface(
-        parameters=parameters,
-        kappa=kappa,
-        objective=objective,
-        objective_value=float(result.value[best]),
-        residuals=np.log(table.loss) - np.log(fitted[0]),
-        status="refused" if findings else "ok",
-        findings=tuple(findings),
-    )
+    residuals, status = np.log(table.loss) - np.log(fitted[0]), "refused" if findings else "ok"
+    return Surface(parameters, kappa, objective, float(result.value[best]), residuals, status, tuple(findings))
 
 
 def _too_small(table: Table) -> Finding | None:
@@ -93,15 +86,11 @@ def _too_small(table: Table) -> Finding | None:
     if len(table) > N_PARAMETERS and len(budgets) >= 2 and distinct >= 3:
         return None
     if len(table) > N_PARAMETERS and len(budgets) < 2:
-        text = (
-            f"the surface L(N, D) needs runs at 2 budgets or more, and all {len(table)} are at {compact(budgets[0])}; "
-            f"add a budget, for example {compact(3 * budgets[0])}, with the same sizes"
-        )
+        text = f"the surface L(N, D) needs runs at 2 budgets or more, and all {len(table)} are at {compact(budgets[0])}"
+        text += f"; add a budget, for example {compact(3 * budgets[0])}, with the same sizes"
         return finding("too_few_budgets", text, slices=budgets, value=len(budgets))
-    text = (
-        f"the surface L(N, D) needs {N_PARAMETERS + 1} runs at 2 budgets with 3 different N and 3 different D; there "
-        f"are {len(table)} runs at {len(budgets)}, with {distinct} different N or D"
-    )
+    text = f"the surface L(N, D) needs {N_PARAMETERS + 1} runs at 2 budgets with 3 different N and 3 different D; there"
+    text += f" are {len(table)} runs at {len(budgets)}, with {distinct} different N or D"
     return finding("too_few_runs", text, map(str, table.run_id), value=len(table))
 
 
@@ -126,11 +115,9 @@ def _against(centered: np.ndarray, converged: bool, typical_loss: float, add: st
 
 
 def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Parameters (R, 5) of many refits started from `surface`: log_loss (R, n) or (n,), weights (R, n).
-
-    Refits use the surface's objective and stop at a tolerance far below the spread of the replicates. They go in
-    batches whose arrays stay within about 200 MB.
-    """
+    """Parameters (R, 5) of many refits started from `surface`: log_loss (R, n) or (n,), weights (R, n). Refits use the
+    surface's objective and stop at a tolerance far below the spread of the replicates. They go in batches whose arrays
+    stay within about 200 MB."""
     logs = variables(table)
     means = logs.mean(axis=1)
     start = center(surface.parameters, means, -1)
@@ -139,17 +126,60 @@ def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights
     replicates = len(y) if weights is None else len(weights)
     batch = max(1, int(BATCH_CELLS // len(table)))
     parts = []
+    delta, x = HUBER_DELTA if surface.objective == "huber" else math.inf, logs - means[:, None]
     for first in range(0, replicates, batch):
         rows = slice(first, min(first + batch, replicates))
-        result = descend(
-            np.broadcast_to(start, (rows.stop - first, len(start))),
-            logs - means[:, None],
-            y if len(y) == 1 else y[rows],
-            weights=None if weights is None else weights[rows],
-            delta=HUBER_DELTA if surface.objective == "huber" else math.inf,
-            raw=raw,
-            tolerance=1e-6,
-            max_steps=100,
-        )
+        starts = np.broadcast_to(start, (rows.stop - first, len(start)))
+        of, w = y if len(y) == 1 else y[rows], None if weights is None else weights[rows]
+        result = descend(starts, x, of, weights=w, delta=delta, raw=raw, tolerance=1e-6, max_steps=100)
         parts.append(center(result.parameters, means, +1))
     return np.concatenate(parts)
+
+
+def _linear_part(gram: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Non-negative least squares in 3 unknowns for a stack of problems: gram (..., 3, 3), moment (..., 3); returns
+    (solution, decrease of half the sum of squares). All 7 supports are tried, also those without A or B, so that the
+    grid sees how poor they are; the largest decrease of the feasible ones is the constrained optimum."""
+    best = np.zeros_like(moment)
+    gain = np.zeros(moment.shape[:-1])
+    for support in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]):
+        sub = gram[..., support, :][..., :, support]
+        # A ridge at rounding level: with alpha near 0 a column is nearly the constant one.
+        sub = sub + 1e-14 * np.trace(sub, axis1=-2, axis2=-1)[..., None, None] * np.eye(len(support))
+        solution = np.linalg.solve(sub, moment[..., support][..., None])[..., 0]
+        better = (solution >= 0).all(-1) & ((solution * moment[..., support]).sum(-1) > gain)
+        gain = np.where(better, (solution * moment[..., support]).sum(-1), gain)
+        full = np.zeros_like(moment)
+        full[..., support] = solution
+        best = np.where(better[..., None], full, best)
+    return best, gain
+
+
+def _seeds(x: np.ndarray, z: np.ndarray, loss: np.ndarray, weights: np.ndarray, keep: int = 4) -> np.ndarray:
+    """Starting points (keep, 5) in centered form by variable projection on a grid of (alpha, beta). x, z: centered log
+    N, log D (n,). weights (n,) multiply squared residuals of the raw loss; 1 / loss^2 makes them relative. All Gram
+    matrices of the grid come from a few matrix products."""
+    exponents = np.geomspace(0.03, 2.5, 24)
+    u, v = np.exp(-exponents[:, None] * x), np.exp(-exponents[:, None] * z)
+    gram = np.empty((len(u), len(v), 3, 3))
+    gram[..., 0, 0] = weights.sum()
+    gram[..., 0, 1] = gram[..., 1, 0] = (u @ weights)[:, None]
+    gram[..., 0, 2] = gram[..., 2, 0] = (v @ weights)[None, :]
+    gram[..., 1, 1] = ((u * u) @ weights)[:, None]
+    gram[..., 2, 2] = ((v * v) @ weights)[None, :]
+    gram[..., 1, 2] = gram[..., 2, 1] = (u * weights) @ v.T
+    wy = weights * loss
+    moment = np.stack(np.broadcast_arrays(wy.sum(), (u @ wy)[:, None], (v @ wy)[None, :]), axis=-1)
+    linear, gain = _linear_part(gram, moment)
+    # Local minima of the grid only: the neighbours of the best are the same valley.
+    padded = np.pad(gain, 1, constant_values=-np.inf)
+    around = [padded[1 + i : 1 + i + gain.shape[0], 1 + j : 1 + j + gain.shape[1]]
+              for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]  # fmt: skip
+    peak = (gain >= np.max(around, axis=0)) & (linear[..., 1] > 0) & (linear[..., 2] > 0)
+    score = np.where(peak, gain, gain - 1e3 * abs(gain).max(initial=0, where=np.isfinite(gain)))
+    picks = np.argsort(-score, axis=None)[: min(keep, int(np.isfinite(score).sum()))]
+    i, j = np.unravel_index(picks, gain.shape)
+    floor, a, b = np.moveaxis(linear[i, j], -1, 0)
+    tiny = 1e-3 * float(np.median(loss))
+    logs = np.log(np.maximum(a, tiny)), np.log(np.maximum(b, tiny))
+    return np.stack([floor, *logs, exponents[i], exponents[j]], axis=-1)

@@ -5,7 +5,7 @@ Hoffmann et al. 2022 (arXiv 2203.15556) equation 2; refits and their pitfalls: B
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,22 +17,13 @@ N_PARAMETERS = 5
 
 # Replicates, and the steps of the delta method, may have exponents that no surface has: infinity and NaN are the right
 # words for their optimum, and whoever takes an interval reads them so.
-class _Beyond(TypedDict):
-    over: Literal["ignore"]
-    divide: Literal["ignore"]
-    invalid: Literal["ignore"]
-
-
-BEYOND: _Beyond = {"over": "ignore", "divide": "ignore", "invalid": "ignore"}
+BEYOND: dict[str, Any] = {"over": "ignore", "divide": "ignore", "invalid": "ignore"}
 
 
 def optimum(parameters: np.ndarray, kappa: float, budget_flops: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(log N*, log D*, L*) minimising L(N, D) under C = kappa N D.
-
-    parameters (..., 5) = (E, log A, log B, alpha, beta), broadcast with budget_flops.
-
-    N* = G (C/kappa)^(beta/(alpha+beta)), G = (alpha A / (beta B))^(1/(alpha+beta)): Hoffmann et al., equation 4.
-    """
+    """(log N*, log D*, L*) minimising L(N, D) under C = kappa N D. parameters (..., 5) = (E, log A, log B, alpha,
+    beta), broadcast with budget_flops. N* = G (C/kappa)^(beta/(alpha+beta)), G = (alpha A / (beta B))^(1/(alpha+beta)):
+    Hoffmann et al., equation 4."""
     floor, log_a, log_b, alpha, beta = np.moveaxis(np.asarray(parameters), -1, 0)
     log_nd = np.log(np.asarray(budget_flops, dtype=float) / kappa)
     with np.errstate(**BEYOND):
@@ -54,12 +45,10 @@ def law_with_floor(parameters: np.ndarray, kappa: float) -> tuple[np.ndarray, np
 
 @dataclass(frozen=True)
 class Surface:
-    """A fitted surface L = E + A N^-alpha + B D^-beta; kappa = C / (N D) of the table.
-
-    parameters (5,): E, log A, log B, alpha, beta. objective_value: the minimum (sum of Huber losses of log residuals,
-    or half the sum of squares); residuals (n,) are log loss measured minus fitted. status "ok" or "refused"; a refused
-    surface keeps its numbers for those who overrule.
-    """
+    """A fitted surface L = E + A N^-alpha + B D^-beta; kappa = C / (N D) of the table. parameters (5,): E, log A, log
+    B, alpha, beta. objective_value: the minimum (sum of Huber losses of log residuals, or half the sum of squares);
+    residuals (n,) are log loss measured minus fitted. status "ok" or "refused"; a refused surface keeps its numbers for
+    those who overrule."""
 
     parameters: np.ndarray
     kappa: float
@@ -76,6 +65,11 @@ class Surface:
     @property
     def reasons(self) -> tuple[str, ...]:
         return tuple(f.message for f in self.findings)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can carry a forecast: unlike in `ok`, E = 0 is allowed (a surface without a floor)."""
+        return self.ok or self.without_floor
 
     @property
     def without_floor(self) -> bool:
@@ -111,3 +105,9 @@ class Surface:
         """(N*, D*, L*) at budgets."""
         log_n, log_d, loss = optimum(self.parameters, self.kappa, budget_flops)
         return np.exp(log_n), np.exp(log_d), loss
+
+
+def no_surface(n_runs: int, kappa: float, objective: str, reason: Finding) -> Surface:
+    """A refused surface, without numbers."""
+    nothing, residuals = np.full(N_PARAMETERS, np.nan), np.full(n_runs, np.nan)
+    return Surface(nothing, kappa, objective, math.nan, residuals, "refused", (reason,))

@@ -6,63 +6,23 @@ hybrid      a shard on each rank of a node, the same on every node: only gradien
 """
 
 import os
-from typing import Mapping, Protocol
 
 import torch
-from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
 from ...distributed.ranks import Ranks
 from ...errors import UserError
 from ...model.dit import DiT
-from .replicated import LARGE, Factor, LoneLayout, ReplicatedLayout
+from .replicated import LARGE, Factor, Layout, LoneLayout, ReplicatedLayout
 
 STATE_BYTES = 16  # Of a parameter: weight, gradient and AdamW's two moments, fp32.
 EMA_BYTES = 4  # Of a parameter, for each window.
 SMALL = 0.25  # Share of free memory: a state below it leaves enough for activations.
-# Parameters whose gradients GPUs add in a small part of a step. FSDP adds more while it computes the next block's.
-QUICK = 5e7
-
-
-class Layout(Protocol):
-    """A model's weights, laid out over ranks. The optimizer's moments and the EMA are laid out as `weights` are."""
-
-    kind: str  # replicate, full or hybrid
-    scale: float  # of a rank's loss, so that reduce_gradients() gives the gradient of the sum over ranks
-    weights: list[Tensor]  # what this rank holds, fp32
-    lr_factors: list[float]  # each weight's learning rate as a factor of the run's
-
-    def set_last_microbatch(self, is_last: bool):
-        """Before a backward pass: whether it is the step's last. Gradients are accumulated in any case."""
-
-    def reduce_gradients(self) -> Tensor:
-        """After a step's backward passes: gradients become the sum over ranks. Returns their norm, a scalar on the
-        device."""
-
-    def zero_grad(self):
-        """Before a step's backward passes, which add to what is there."""
-
-    def weights_changed(self):
-        """After the weights were changed from outside."""
-
-    def mesh_on(self, device_type: str) -> DeviceMesh | None:
-        """The ranks as a mesh for `named`, the dimension over which weights are sharded last; None where weights are
-        whole. All ranks must call it."""
-
-    def named(self, tensors: list[Tensor], mesh: DeviceMesh | None = None) -> Mapping[str, Tensor]:
-        """Tensors laid out as `weights` are, by the parameters' names. mesh: `mesh_on` their device, if that is
-        not the model's."""
-
-    def gather_full(self, tensors: list[Tensor]) -> dict[str, Tensor]:
-        """`named` on the CPU, gathered from all ranks; rank 0 gets copies, the others nothing."""
+QUICK = 5e7  # Parameters whose gradients GPUs add in a small part of a step; FSDP adds them while it computes.
 
 
 def lay_out(model: DiT, sharding: str, precision: str, factor: Factor, ranks: Ranks, averages: int = 1) -> Layout:
     """Lay the weights of `model` (on the CPU, equal on all ranks) over the ranks; it is on its device afterwards.
-    averages: the number of EMAs.
-
-    Raises UserError when it cannot be done as `sharding` says.
-    """
+    averages: the number of EMAs. Raises UserError when it cannot be done as `sharding` says."""
     n_params = sum(p.numel() for p in model.parameters())
     kind = choose(sharding, n_params, ranks, averages)
     if kind == "replicate":
@@ -94,7 +54,6 @@ def choose(sharding: str, n_params: int, ranks: Ranks, averages: int = 1) -> str
 
 
 def _free_bytes(ranks: Ranks) -> int:
-    """Free memory of a rank: its GPU's, or its part of the node's."""
     if ranks.device.type == "cuda":
         return torch.cuda.mem_get_info(ranks.device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // ranks.per_node

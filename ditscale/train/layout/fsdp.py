@@ -1,8 +1,5 @@
-"""Fully sharded data parallelism (ZeRO-3; Rajbhandari et al., arXiv 1910.02054) by torch's FSDP2.
-
-A block's weights are gathered before its forward and its backward pass, and its gradients are reduced and scattered
-after the latter. Optimizer, EMA and checkpoints see this rank's shards alone, as plain tensors.
-"""
+"""Fully sharded data parallelism (ZeRO-3; Rajbhandari et al., arXiv 1910.02054) by torch's FSDP2. Optimizer, EMA and
+checkpoints see this rank's shards alone, as plain tensors."""
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +10,12 @@ from torch.distributed.tensor import DTensor
 from ...distributed.ranks import Ranks
 from ...errors import UserError
 from ...model.dit import DiT
-from .replicated import Factor
+from .replicated import Factor, Layout
 
 
-class FSDPLayout:
+class FSDPLayout(Layout):
     """A model's weights in shards: "full" over all ranks, "hybrid" over the ranks of each node, the nodes being
-    replicas: a Layout (choose.py). bf16: weights travel and compute in bf16, gradients are reduced in fp32.
-    """
+    replicas. bf16: weights travel and compute in bf16, gradients are reduced in fp32."""
 
     def __init__(self, model: DiT, kind: str, precision: str, factor: Factor, ranks: Ranks):
         self.kind, self.ranks = kind, ranks
@@ -37,8 +33,7 @@ class FSDPLayout:
             fully_shard(block, mesh=self.mesh, mp_policy=policy)
         fully_shard(model, mesh=self.mesh)  # The rest is small, and stays in fp32.
         self.modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
-        # Some versions of torch, such as 2.9, copy uneven shards when they are first gathered: do so before they are
-        # referred to here.
+        # Some versions of torch, such as 2.9, copy uneven shards when first gathered: do so before referring to them.
         for module in self.modules:
             module.unshard()
             module.reshard()
@@ -87,13 +82,10 @@ class FSDPLayout:
             module.reshard()  # What was gathered for a forward pass without a backward pass may still be there.
 
     def named(self, tensors: list[Tensor], mesh: DeviceMesh | None = None) -> dict[str, DTensor]:
-        """Tensors that are laid out as `weights` are, by the parameters' names, as shards of the whole."""
-        return {
-            name: DTensor.from_local(
-                tensor, mesh or self.mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
-            )
-            for (name, p), tensor in zip(self._parameters.items(), tensors)
-        }
+        whole = lambda local, p: DTensor.from_local(
+            local, mesh or self.mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+        )
+        return {name: whole(tensor, p) for (name, p), tensor in zip(self._parameters.items(), tensors)}
 
     def gather_full(self, tensors: list[Tensor]) -> dict[str, Tensor]:
         full = {}
@@ -105,6 +97,5 @@ class FSDPLayout:
 
 
 def _local(tensor: Tensor | None) -> Tensor:
-    """This rank's shard of a DTensor."""
     assert isinstance(tensor, DTensor)
     return tensor.to_local()

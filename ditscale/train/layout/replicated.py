@@ -1,12 +1,8 @@
-"""Data parallelism of whole models: every rank holds all weights and adds its gradients to the others'.
+"""Data parallelism of whole models: every rank holds all weights and adds its gradients to the others'. All weights are
+views of one buffer and all gradients of another, ordered by the factors of their learning rates (model/mup.py). So
+reducing and clipping are one call each, AdamW and EMA one call per factor (docs/measured/speed-detours.md)."""
 
-All weights are views of one buffer and all gradients of another, ordered by the factors of their learning rates
-(model/mup.py). So reducing and clipping are one call each, AdamW and EMA one call per factor. For the small models of a
-miniature the latency of a call is what counts: a step takes 0.95 of the time that it takes parameter by parameter
-(docs/measured/speed-detours.md).
-"""
-
-from typing import Callable
+from typing import Callable, Mapping, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +12,46 @@ from ...distributed.ranks import Ranks
 
 Factor = Callable[[str, nn.Parameter], float]  # A parameter's learning rate as a factor of the run's.
 ALIGN = 16  # Values: each weight starts on a cache line of 64 bytes.
-# Squares added in a row: BLAS adds few at once with AVX2, and their sum is then exact to 2e-7; of 2**22 squares, 1e-5.
-SUM_BLOCK = 2**18
+SUM_BLOCK = 2**18  # Squares added in a row: their sum is exact to 2e-7; of 2**22 squares, with AVX2, to 1e-5.
 LARGE = 2**23  # Parameters. Below, one buffer of gradients is as fast or faster than none (LoneLayout).
 
 
-class ReplicatedLayout:
-    """A model's weights, whole on every rank: a Layout (choose.py)."""
+class Layout(Protocol):
+    """A model's weights, laid out over ranks. The optimizer's moments and the EMA are laid out as `weights` are."""
+
+    kind: str  # replicate, full or hybrid
+    scale: float  # of a rank's loss, so that reduce_gradients() gives the gradient of the sum over ranks
+    weights: list[Tensor]  # what this rank holds, fp32
+    lr_factors: list[float]  # each weight's learning rate as a factor of the run's
+
+    def set_last_microbatch(self, is_last: bool):
+        """Before a backward pass: whether it is the step's last. Gradients are accumulated in any case."""
+        return None
+
+    def reduce_gradients(self) -> Tensor:
+        """After a step's backward passes: sum gradients over ranks. Returns their norm, a scalar on the device."""
+
+    def zero_grad(self):
+        """Before a step's backward passes, which add to what is there."""
+
+    def weights_changed(self):
+        """After the weights were changed from outside."""
+        return None
+
+    def mesh_on(self, device_type: str) -> DeviceMesh | None:
+        """The ranks as a mesh for `named`, the dimension over which weights are sharded last; None where they are
+        whole. All ranks must call it."""
+        return None
+
+    def named(self, tensors: list[Tensor], mesh: DeviceMesh | None = None) -> Mapping[str, Tensor]:
+        """Tensors laid out as `weights` are, by the parameters' names. mesh: `mesh_on` another device, if any."""
+
+    def gather_full(self, tensors: list[Tensor]) -> dict[str, Tensor]:
+        """`named` on the CPU, gathered from all ranks; rank 0 gets copies, the others nothing."""
+
+
+class ReplicatedLayout(Layout):
+    """A model's weights, whole on every rank."""
 
     kind = "replicate"
     scale = 1.0
@@ -45,21 +74,12 @@ class ReplicatedLayout:
         for weight, gradient in zip(self.weights, gradients):
             weight.grad = gradient
 
-    def set_last_microbatch(self, is_last: bool):
-        pass
-
     def reduce_gradients(self) -> Tensor:
         self.ranks.all_reduce(self.gradient)
         return norm(self.gradient)
 
     def zero_grad(self):
         self.gradient.zero_()
-
-    def weights_changed(self):
-        pass
-
-    def mesh_on(self, device_type: str) -> None:
-        return None
 
     def named(self, tensors: list[Tensor], mesh: DeviceMesh | None = None) -> dict[str, Tensor]:
         return {name: tensors[i][at : at + shape.numel()].view(shape) for name, (i, at, shape) in self._places.items()}
@@ -71,12 +91,8 @@ class ReplicatedLayout:
 
 
 class LoneLayout(ReplicatedLayout):
-    """A large model's weights on the only rank of a run: a Layout (choose.py).
-
-    Gradients stay as the backward pass makes them, parameter by parameter. One buffer of gradients is cleared, added to
-    and kept, 16 bytes a parameter and step: for a small model that is cheap and saves calls; at 28.6M parameters on a
-    CPU it is a tenth of the peak memory, and 3 % of a step (docs/measured/speed-detours.md).
-    """
+    """A large model's weights on the only rank of a run. Gradients stay as the backward pass makes them: one buffer of
+    them takes a tenth of the peak memory, and 3 % of a step (docs/measured/speed-detours.md)."""
 
     def __init__(self, model: nn.Module, factor: Factor, ranks: Ranks):
         self.ranks, self._parameters = ranks, dict(model.named_parameters())
