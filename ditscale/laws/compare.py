@@ -18,8 +18,8 @@ from .checks.runs import check_rehearsal, check_units, refuse_units
 from .estimates import Estimate
 from .findings import Finding, finding, listed
 from .notebook import Shown
-from .predictor.identify import undetermined
-from .predictor.predictor import Predictor, difference, multiplier, predictor
+from .predictor.identify import ask
+from .predictor.predictor import Predictor, difference, multiplier
 from .read import Source, read_table
 from .result import Result
 from .table import Table
@@ -153,9 +153,7 @@ def compare(tables: Mapping[str, Source], target: float | str) -> Comparison:
         if not len(grid):
             raise UserError(f"{name}: every run is a probe; a comparison needs grid runs")
         refuse_units(grid)
-        made = predictor(grid)
-        refused = undetermined(grid, made, budget)
-        fits[name] = None if refused else made
+        fits[name], refused = ask(grid, budget)
         own = [refused] if refused else []
         findings += [replace(f, message=f"{name}: {f.message}") for f in (*own, *check_units(grid))]
     metric = next(iter(metrics.values()))

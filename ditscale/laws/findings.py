@@ -17,7 +17,7 @@ BY_SEVERITY: dict[Severity, tuple[str, ...]] = {
     "warning": (
         "rehearsal", "unlike_losses", "parabola_flat", "minimum_at_edge", "one_sided_grid", "drifting_centring",
         "wide_grid", "saturated_fit", "budget_mismatch", "units_mixed", "outlier_run", "lack_of_fit", "optimum_unseen",
-        "asymmetric_surface",
+        "asymmetric_surface", "approaches_disagree", "backtest_failed",
     ),
     "info": (
         "extrapolation", "probe_left_out", "excluded_runs", "backtest_without_interval", "backtest_not_possible",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..units import compact, count
-from .checks.backtest import Backtest
+from .checks.backtest import MOST_ASKED, Backtest
 from .checks.checklist import Item
 from .checks.checklist import lines as lines_of
 from .checks.form import Bias
@@ -20,6 +20,7 @@ from .minima.approach2 import Approach2
 from .minima.metric_law import MetricLaw
 from .minima.parabola import Slice
 from .notebook import Shown
+from .predictor.predictor import Optimum, Predictor
 from .result import Result, extra, key
 from .surface.approach3 import Approach3
 from .table import SAME_BUDGET, Exclusion, Point, Table, describe
@@ -66,29 +67,24 @@ class LossWithFloor(Result):
 
 
 @dataclass(frozen=True)
-class Optimum(Result):
-    """The optimum at one budget: N*, D* and L*."""
-
-    n_params: Estimate
-    n_tokens: Estimate
-    loss: Estimate
-
-
-@dataclass(frozen=True)
 class Optima(Result):
-    """What both approaches say of one budget; None where one was refused."""
+    """What is said of one budget: the answer, and both approaches beside it; None where one was refused."""
 
     approach2: Optimum | None
     approach3: Optimum | None
+    answer: Optimum | None = None
 
 
 @dataclass(frozen=True)
-class Delta(Result):
-    """Delta-method intervals, beside the bootstrap's: of the coefficients, and of the predictions by target."""
+class Answer(Result):
+    """The one answer to what lies beyond the grid, a mixture of forms (`predictor`). weights {form: its share};
+    exponents {"model", "data", "loss": beyond the largest budget}; scatter: rms of one run alone, relative (of a metric
+    of either sign: in its units); one_run {target: what one new run at the optimum there will measure}."""
 
-    approach2: PowerLaws | None
-    approach3: SurfaceLaw | None
-    predictions: dict[str, Optima]
+    weights: dict[str, float]
+    exponents: dict[str, Estimate]
+    scatter: float
+    one_run: dict[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,17 +103,19 @@ class Bands(Result):
 
 
 class Fits(NamedTuple):
-    """What `fit` worked with: the rows that were fitted, and both fits with their draws."""
+    """What `fit` worked with: the rows that were fitted, both fits with their draws, and the predictor."""
 
     table: Table
     approach2: Approach2
     approach3: Approach3
+    predictor: Predictor | None
 
 
 @dataclass(frozen=True, repr=False)
 class Laws(Shown):
-    """All that one table supports; every field is one of laws.json, and every `Estimate` a 95 % interval. approach2,
-    approach3: coefficients, None when refused. predictions: by target, as it was typed. loss_law: every form of L*(C)
+    """All that one table supports; every field is one of laws.json, and every `Estimate` a 95 % interval. answer: what
+    to go by, None when the runs do not determine it; approach2, approach3: coefficients, as the literature has them,
+    None when refused. predictions: by target, as it was typed. loss_law: every form of L*(C)
     and the one taken. n_ranges {target: both ends of the N whose loss there is within 0.1 % of the optimum's by the
     surface}. bias: of parabolas on this grid, None where it could not be computed. backtests: every held-out budget,
     the largest first held out alone, then with its neighbours. points: the rows that were fitted (probes and exclusions
@@ -143,7 +141,7 @@ class Laws(Shown):
     predictions: dict[str, Optima] = field(default_factory=dict)
     bands: Bands | None = None
     n_ranges: dict[str, tuple[Estimate, Estimate]] = key("n_params_within_0.1_percent", default_factory=dict)
-    delta: Delta | None = None
+    answer: Answer | None = None
     bias: Bias | None = None
     checklist: tuple[Item, ...] = ()
     fits: Fits | None = extra()
@@ -157,7 +155,7 @@ class Laws(Shown):
     @property
     def given(self) -> bool:
         """Whether anything could be given at all; the command exits with 3 otherwise."""
-        return not (self.approach2 is None and self.approach3 is None)
+        return not (self.answer is None and self.approach2 is None and self.approach3 is None)
 
     @property
     def backtest(self) -> Backtest | None:
@@ -171,14 +169,16 @@ class Laws(Shown):
 
     def main(self) -> dict[str, Estimate]:
         out = {}
+        if self.answer:
+            symbols = {"model": "N*", "data": "D*", "loss": "L*"}
+            out = {f"{symbols[name]} exponent": e for name, e in self.answer.exponents.items()}
         if two := self.approach2:
-            out = {"N* exponent": two.model_exponent, "D* exponent": two.data_exponent}
-            out |= {"L* exponent": two.loss_exponent} if two.loss_exponent else {}
+            out |= {"N* exponent, approach 2": two.model_exponent}
         if three := self.approach3:
-            out |= {"N* exponent, surface": three.model_exponent, "floor E, surface": three.E}
+            out |= {"N* exponent, approach 3": three.model_exponent, "floor E, approach 3": three.E}
         for typed, by in self.predictions.items():
-            for which, at in (("", by.approach2), (", surface", by.approach3)):
-                out |= {f"{self.metric} at {typed}{which}": at.loss, f"N* at {typed}{which}": at.n_params} if at else {}
+            if at := by.answer:
+                out |= {f"{self.metric} at {typed}": at.loss, f"N* at {typed}": at.n_params}
         return out
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
@@ -221,7 +221,7 @@ class Laws(Shown):
         """The same as readable text."""
         lines = [f.message for f in self.findings if f.code == "rehearsal"]
         lines += [f"{describe(self.n_runs, self.budgets)}, metric {self.metric}"]
-        parts = [make(self) for make in (_slices, _approach2, _approach3, _predictions, _backtests)]
+        parts = [make(self) for make in (_slices, _answer, _approach2, _approach3, _predictions, _backtests)]
         parts += [["Findings" if self.findings else "Findings: none", *listed(self.findings)]]
         parts += [lines_of(self.checklist)] if self.checklist else []
         return "\n".join([*lines, *(line for part in parts if part for line in ("", *part))])
@@ -245,13 +245,11 @@ def _slices(laws: Laws) -> list[str]:
 
 
 def _coefficients(title: str, laws: Laws, approach: str) -> list[str]:
-    found, delta, settings = getattr(laws, approach), getattr(laws.delta, approach, None), laws.bootstrap
+    found = getattr(laws, approach)
     if found is None:
         return [title, "  refused (see the findings)"]
-    rows = [["", "value", f"95 % ({getattr(settings, approach)}, {settings.interval})", "95 % (delta)"]]
-    for name, e in vars(found).items():
-        beside = getattr(delta, name, None)
-        rows.append([name, "-", "", ""] if e is None else [name, *cells(e), cells(beside)[1] if beside else ""])
+    rows = [["", "value", f"95 % ({getattr(laws.bootstrap, approach)} bootstrap)"]]
+    rows += [[name, "-", ""] if e is None else [name, *cells(e)] for name, e in vars(found).items()]
     return [title, *columns(rows)]
 
 
@@ -272,16 +270,27 @@ def _approach3(laws: Laws) -> list[str]:
     return _coefficients(title, laws, "approach3")
 
 
+def _answer(laws: Laws) -> list[str]:
+    if not laws.answer:
+        return ["Answer", "  refused (see the findings)"]
+    parts = ", ".join(f"{name} {100 * weight:.0f} %" for name, weight in laws.answer.weights.items())
+    rows = [["", "value", "95 %"], *([f"{name}_exponent", *cells(e)] for name, e in laws.answer.exponents.items())]
+    title = f"Answer: beyond the largest budget, by a mixture of forms ({parts})"
+    return [title, *columns(rows), f"  scatter of one run: {laws.answer.scatter:.2g}"]
+
+
 def _predictions(laws: Laws) -> list[str]:
     out = []
     for typed, by in laws.predictions.items():
         rows = [["", "N*", "95 %", "D*", "95 %", laws.metric, "95 %"]]
-        for name, p in (("approach 2", by.approach2), ("approach 3", by.approach3)):
+        for name, p in (("answer", by.answer), ("approach 2", by.approach2), ("approach 3", by.approach3)):
             shown = ["refused"] + [""] * 5
             if p is not None:
                 shown = cells(p.n_params, count) + cells(p.n_tokens, count) + cells(p.loss)
             rows.append([name, *shown])
         out += [f"At {typed} FLOPs", *columns(rows)]
+        if laws.answer and typed in laws.answer.one_run:
+            out.append("  one new run at the optimum: {} ({})".format(*cells(laws.answer.one_run[typed])))
         if typed in laws.n_ranges:
             low, high = ("{} ({})".format(*cells(e, count)) for e in laws.n_ranges[typed])
             out.append(f"  N within 0.1 % of the optimum, by the surface: {low} to {high}")
@@ -294,7 +303,9 @@ def _backtests(laws: Laws) -> list[str]:
     rows = [["predicted", "without", "beyond", "law", "N* / measured", "L* error", "interval", "held it"]]
     largest = max(b.budget_flops for b in laws.backtests)
     for b in (b for b in laws.backtests if b.budget_flops == largest):
-        for name, said in (("approach 2", b.approach2), ("approach 3", b.approach3)):
+        for name, said in (("answer", b.answer), ("approach 2", b.approach2), ("approach 3", b.approach3)):
+            if said is None and name == "answer" and b.held_out > MOST_ASKED:
+                continue
             shown = ["refused", "", "", ""]
             if said is not None:
                 held = {None: "-", True: "yes", False: "NO"}[said.covered]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ditscale.laws import Table, fit, fit_approach2, fit_approach3, fit_parabola, fit_surface, power_law
+from ditscale.laws import Table, fit, fit_approach2, fit_parabola, fit_surface, power_law
 from ditscale.laws.estimates import resample_counts
 from ditscale.laws.surface.fit_surface import refit_surfaces
 
@@ -145,8 +145,9 @@ def test_epoch_without_exclusion_is_near_what_was_published():
 @pytest.mark.slow
 def test_epoch_bootstrap_spread():
     want = accepted()["epoch_240"]["bootstrap4000_own"]
-    draws = fit_approach3(epoch(True), "huber", 4000, 0, resample="pairs").draws
-    assert draws is not None and len(draws) == 4000
+    table = epoch(True)
+    counts = resample_counts([np.arange(len(table))], len(table), 4000, 0)
+    draws = refit_surfaces(fit_surface(table, "huber"), table, np.log(table.loss), counts)
     found = {"E": draws[:, 0], "alpha": draws[:, 3], "beta": draws[:, 4]}
     found |= {"A": np.exp(draws[:, 1]), "B": np.exp(draws[:, 2])}
     for name, column in found.items():

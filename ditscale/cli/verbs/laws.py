@@ -12,7 +12,6 @@ from ..verb import Argument, Options, Report, flag, option, positional, verb
 TABLE = positional("table", "DIR|TABLE", "study directory, or a CSV or HDF5 table of runs", complete="file")
 METRIC = option("--metric", "COLUMN", "column to fit, or a metric of `evaluate`: vlb, likelihood, fid", default="loss")
 COLUMNS = option("--columns", "OURS=THEIRS,...", "rename columns, as in n_params=size; may be repeated", count="*")
-RESAMPLES = ("auto", "pairs", "stratified", "residual")
 RESAMPLING = (
     option("--bootstrap", "N", "bootstrap replicates for the intervals; 0 for none", default="1000"),
     option("--seed", "N", "random seed for the bootstrap", default="0"),
@@ -35,8 +34,6 @@ def _reading(of: str = "") -> tuple[Argument, ...]:
     "Fit scaling laws to a study or a table. A table has columns n_params, n_tokens, budget_flops and loss.",
     TABLE,
     option("--target", "FLOPS", "budget to predict at; may be repeated", count="*"),
-    option("--interval", "KIND", "kind of 95 % interval", default="percentile", choices=("percentile", "bca")),
-    option("--resample", "WHAT", "what the bootstrap resamples", "auto", choices=RESAMPLES),
     flag("--robust", "robust parabola fits (resist outlier runs)"),
     OBJECTIVE,
     *RESAMPLING,
@@ -57,7 +54,7 @@ def fit(options: Options) -> Report:
     laws = fit(
         read(options.table, options),
         targets=tuple(options.target),
-        **{name: getattr(options, name) for name in ("objective", "interval", "resample", "robust", "kappa")},
+        **{name: getattr(options, name) for name in ("objective", "robust", "kappa")},
         **_bootstrap(options),
     )
     value = laws.to_dict()

@@ -115,7 +115,7 @@ def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Boots
     refused = [p for p in two.slices if not p.ok]
     yield "dropped points", "slices without a usable minimum", _listed(compact(p.budget_flops) for p in refused)
     drawn = bootstrap.replicates > 0
-    yield "uncertainty", "intervals", f"95 % {bootstrap.interval}" if drawn else "none"
+    yield "uncertainty", "intervals", "95 % percentile" if drawn else "none"
     yield "uncertainty", "bootstrap", f"{bootstrap.replicates} replicates, seed {bootstrap.seed}" if drawn else "none"
     if drawn:
         yield "uncertainty", "resampling", f"approach 2: {two.scheme}; approach 3: {three.scheme}"

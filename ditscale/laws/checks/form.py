@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..estimates import Drawn, Estimate, estimate, f_tail, t_quantile
+from ..estimates import Estimate, estimate, f_tail, of, t_quantile
 from ..findings import Finding, finding, some
 from ..minima.approach2 import Approach2
 from ..minima.parabola import refit, response_of, vertex
@@ -131,10 +131,10 @@ def parabola_bias(table: Table, laws: Approach2, fitted: Approach3) -> Bias | No
         return None
     surface = fitted.surface
     point = _bias_of(table, laws, surface.parameters[None], surface.kappa)
-    drawn = Drawn(fitted.draws).of(lambda parameters: _bias_of(table, laws, parameters, surface.kappa))
+    drawn = of(fitted.draws, lambda parameters: _bias_of(table, laws, parameters, surface.kappa))
     if not np.isfinite(point).all():
         return None
-    return Bias(*(estimate(point[0, i], *drawn.of(lambda draws: draws[:, i])) for i in (0, 1)))
+    return Bias(*(estimate(point[0, i], of(drawn, lambda draws: draws[:, i])) for i in (0, 1)))
 
 
 def _bias_of(table: Table, laws: Approach2, parameters: np.ndarray, kappa: float) -> np.ndarray:
@@ -160,6 +160,6 @@ def check_bias(bias: Bias | None, fitted: Approach3, laws: Approach2) -> list[Fi
     text = (
         f"the surface is asymmetric (alpha {s.alpha:.3g}, beta {s.beta:.3g}): on this grid parabolas misplace N* by "
         f"{100 * at_largest:+.2g} % at the largest budget and its exponent by {bias.model_exponent.value:+.2g} even "
-        "without noise; trust approach 3, or narrow and centre the grid"
+        "without noise; narrow and centre the grid"
     )
     return [finding("asymmetric_surface", text, slices=laws.budgets, value=at_largest)]

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
 from ...units import compact
-from ..estimates import Drawn, Estimate, estimate, resample_counts, residual_draws, scheme
+from ..estimates import Estimate, estimate, of, resample_counts, residual_draws, scheme
 from ..findings import Finding, finding
 from ..table import Table
 from .metric_law import Errors, MetricLaw, metric_law
@@ -23,9 +24,8 @@ class Approach2:
     """Laws through the accepted vertices. model: N*(C); data: D*(C); loss: L*(C), a pure power law (None for a metric
     that is not positive); floor: L*(C) with an irreducible E; loss_law: all forms of L*(C) and the one chosen, None
     when refused, as then the laws are nan. vertex_draws (R, K, 4): log N*, log D*, L* and the half-width in log N of
-    the range within 0.1 % of L*, of the K accepted slices in each of R replicates (None: no bootstrap); vertex_left_out
-    (n, K, 4): the same without each run in turn (None unless BCa intervals are wanted). noise: scatter about the
-    parabolas."""
+    the range within 0.1 % of L*, of the K accepted slices in each of R replicates (None: no bootstrap). noise: scatter
+    about the parabolas."""
 
     slices: tuple[Parabola, ...]
     findings: tuple[Finding, ...]
@@ -37,7 +37,6 @@ class Approach2:
     floor: FloorLaw = FloorLaw.refused("there are no minima")
     loss_law: MetricLaw | None = None
     vertex_draws: np.ndarray | None = None
-    vertex_left_out: np.ndarray | None = None
     noise: Noise | None = None
 
     @property
@@ -67,29 +66,21 @@ class Approach2:
         like = np.log([getattr(p, LAWS[law]) for p in self.accepted]) if self.robust else None
         return lines(np.log(self.budgets), y, like)
 
-    @property
-    def _vertices(self) -> Drawn:
-        return Drawn(self.vertex_draws, self.vertex_left_out)
+    @cached_property
+    def _drawn(self) -> dict[str, Any]:
+        """Parameters (R, 2) of each law in `vertex_draws`; None without a bootstrap, as what follows."""
+        return {law: of(self.vertex_draws, partial(self.lines, law)) for law in self.laws}
 
     @cached_property
-    def _drawn(self) -> dict[str, Drawn]:
-        """Parameters of each law in `vertex_draws` and in `vertex_left_out`."""
-        return {law: self._vertices.of(partial(self.lines, law)) for law in self.laws}
-
-    @cached_property
-    def _drawn_floor(self) -> Drawn:
+    def _drawn_floor(self) -> Any:
         """(E, log k, exponent) of L* = E + k C^exponent, likewise."""
-        return self._vertices.of(lambda v: floor_laws(np.log(self.budgets), v[..., 2]))
+        return of(self.vertex_draws, lambda v: floor_laws(np.log(self.budgets), v[..., 2]))
 
     @cached_property
-    def _refits(self) -> Drawn:
+    def _refits(self) -> Any:
         """`loss_law` refitted, likewise."""
         law = self.loss_law
-        return self._vertices.of(lambda v: law.refit(v[..., 2])) if law else Drawn()
-
-    def draws(self, law: str) -> np.ndarray | None:
-        """(R, 2) of (log coefficient, exponent) of the law "model", "data" or "loss"; None without a bootstrap."""
-        return self._drawn[law].draws
+        return of(self.vertex_draws, lambda v: law.refit(v[..., 2])) if law else None
 
     def floor_coefficients(self) -> dict[str, Estimate] | None:
         """E, coefficient, exponent of L* = E + k C^a through the minima, or None when refused."""
@@ -97,9 +88,9 @@ class Approach2:
             return None
         floor, drawn = self.floor, self._drawn_floor
         return {
-            "E": estimate(floor.floor, *drawn.of(lambda p: p[:, 0])),
-            "coefficient": estimate(floor.coefficient, *drawn.of(lambda p: np.exp(p[:, 1]))),
-            "exponent": estimate(floor.exponent, *drawn.of(lambda p: p[:, 2])),
+            "E": estimate(floor.floor, of(drawn, lambda p: p[:, 0])),
+            "coefficient": estimate(floor.coefficient, of(drawn, lambda p: np.exp(p[:, 1]))),
+            "exponent": estimate(floor.exponent, of(drawn, lambda p: p[:, 2])),
         }
 
     def coefficients(self) -> dict[str, Estimate]:
@@ -107,16 +98,17 @@ class Approach2:
         out = {}
         for law, fitted in self.laws.items():
             drawn = self._drawn[law]
-            out[f"{law}_exponent"] = estimate(fitted.exponent, *drawn.of(lambda p: p[:, 1]))
-            out[f"{law}_coefficient"] = estimate(fitted.coefficient, *drawn.of(lambda p: np.exp(p[:, 0])))
+            out[f"{law}_exponent"] = estimate(fitted.exponent, of(drawn, lambda p: p[:, 1]))
+            out[f"{law}_coefficient"] = estimate(fitted.coefficient, of(drawn, lambda p: np.exp(p[:, 0])))
         return out
 
     def predict(self, budget_flops: float) -> dict[str, Estimate]:
         """{n_params, n_tokens, loss} at a budget; the loss by the chosen form of `loss_law`."""
-        loss = self._refits.of(lambda refits: refits.at(budget_flops))
-        sizes = {law: self._drawn[law].of(lambda p: law_at("power_law", p, budget_flops)) for law in ("model", "data")}
-        out = {LAWS[law]: estimate(float(self.laws[law].at(budget_flops)), *drawn) for law, drawn in sizes.items()}
-        return out | {"loss": estimate(self.loss_at(budget_flops), *loss)}
+        out = {}
+        for law in ("model", "data"):
+            drawn = of(self._drawn[law], lambda p: law_at("power_law", p, budget_flops))
+            out[LAWS[law]] = estimate(float(self.laws[law].at(budget_flops)), drawn)
+        return out | {"loss": estimate(self.loss_at(budget_flops), self.loss_draws_at(budget_flops))}
 
     def loss_at(self, budget_flops: float) -> float:
         """L* at a budget by the chosen form; nan when refused."""
@@ -124,33 +116,22 @@ class Approach2:
 
     def loss_draws_at(self, budget_flops: float) -> np.ndarray | None:
         """Draws (R,) of the same, or None without a bootstrap."""
-        return self._refits.of(lambda refits: refits.at(budget_flops)).draws
-
-    def pure_loss(self, form: str, budget_flops: float) -> tuple[float, np.ndarray | None]:
-        """L* at a budget, and its draws (R,), by the form "power_law" or "power_law_with_floor"; the value is nan where
-        that was refused."""
-        law = self.loss if form == "power_law" else self.floor if self.floor.ok else None
-        if law is None:
-            return np.nan, None
-        drawn = self._drawn["loss"] if form == "power_law" else self._drawn_floor
-        return float(law.at(budget_flops)), drawn.of(lambda p: law_at(form, p, budget_flops)).draws
+        return of(self._refits, lambda refits: refits.at(budget_flops))
 
     def n_range(self, k: int) -> tuple[Estimate, Estimate]:
         """The ends of the range of N within 0.1 % of the optimum of accepted slice k, each with its interval."""
         low, high = self.accepted[k].n_range
-        below = self._vertices.of(lambda v: np.exp(v[:, k, 0] - v[:, k, 3]))
-        return estimate(low, *below), estimate(high, *self._vertices.of(lambda v: np.exp(v[:, k, 0] + v[:, k, 3])))
+        ends = [of(self.vertex_draws, lambda v: np.exp(v[:, k, 0] + side * v[:, k, 3])) for side in (-1, 1)]
+        return estimate(low, ends[0]), estimate(high, ends[1])
 
 
 def fit_approach2(
-    table: Table, response: Response = "raw", bootstrap: int = 1000, seed: int = 0, *, robust: bool = False,
-    resample: str = "auto", interval: str = "percentile",
-) -> Approach2:  # fmt: skip
+    table: Table, response: Response = "raw", bootstrap: int = 1000, seed: int = 0, *, robust: bool = False
+) -> Approach2:
     """Fit every slice, then the laws through the accepted ones.
 
     response: parabolas of the loss ("raw") or of its log ("log"). robust: bisquare regressions in place of least
-    squares, for the parabolas and, with 5 slices or more, the laws. resample: see `estimates`. interval: "bca" also
-    refits without each run in turn."""
+    squares, for the parabolas and, with 5 slices or more, the laws."""
     groups = [rows for _, rows in table.slices()]
     if not table.is_isoflop():
         message = "the budgets form a continuum, not slices of equal compute, so there are no parabolas; use approach 3"
@@ -171,7 +152,7 @@ def fit_approach2(
         text = f"the minima of {table.metric} are not all positive, so no power law of it exists; a line in log C is"
         text = f"{text} given (where higher is better, fit the negative of the metric)"
         findings.append(finding("metric_not_positive", text, slices=budgets[values <= 0], value=values.min()))
-    how = scheme([p.n_runs for p in accepted], resample)
+    how = scheme([p.n_runs for p in accepted])
     forms = POSITIVE_FORMS if table.info_of(table.metric).positive else tuple(FORMS)
     return Approach2(
         slices, tuple(findings), robust, how,
@@ -181,7 +162,6 @@ def fit_approach2(
         floor=floor_law(budgets, values) if positive else FloorLaw.refused("the metric is not positive"),
         loss_law=metric_law(budgets, values, forms, Errors(np.array([p.loss_se for p in accepted]), noise.dof)),
         vertex_draws=draw_vertices(table, accepted, response, how, bootstrap, seed) if bootstrap else None,
-        vertex_left_out=leave_one_out(table, accepted, response) if bootstrap and interval == "bca" else None,
         noise=noise,
     )  # fmt: skip
 
@@ -223,17 +203,7 @@ def draw_vertices(
         drawn = zip(accepted, np.split(noisy, edges[:-1], axis=1), strict=True)
         return np.stack([vertices(p, table, y) for p, y in drawn], axis=1)
     every = np.arange(edges[-1])
-    counts = resample_counts([every] if how == "pairs" else np.split(every, edges[:-1]), len(every), replicates, seed)
+    counts = resample_counts(np.split(every, edges[:-1]), len(every), replicates, seed)
     drawn = zip(accepted, np.split(counts, edges[:-1], axis=1), strict=True)
     of = [vertices(p, table, response_of(table.loss[p.rows], response), weights) for p, weights in drawn]
     return np.stack(of, axis=1)
-
-
-def leave_one_out(table: Table, accepted: list[Parabola], response: Response) -> np.ndarray:
-    """`vertices` without each run of the accepted slices in turn, (n, K, 4)."""
-    y = [response_of(table.loss[p.rows], response) for p in accepted]
-    whole = np.stack([vertices(p, table, y[k], np.ones((1, p.n_runs)))[0] for k, p in enumerate(accepted)])
-    out = [np.repeat(whole[None], p.n_runs, axis=0) for p in accepted]
-    for k, p in enumerate(accepted):
-        out[k][:, k] = vertices(p, table, y[k], 1.0 - np.eye(p.n_runs))
-    return np.concatenate(out)

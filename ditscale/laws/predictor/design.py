@@ -10,7 +10,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg
 
 from . import form
 
@@ -53,6 +52,8 @@ def widths(
     trajectory (n,): labels of readings of one training, None where every run is its own; slices (n,): labels of runs of
     one budget; optimum (ln C, ln N*): a point of the frontier, the middle of the design where None, and its slope.
     """
+    from scipy import linalg
+
     middle = float(np.mean(log_c))
     x, t = log_c - middle, target - middle
     at, place = optimum or (middle, float(np.mean(log_n)))

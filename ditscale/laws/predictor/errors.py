@@ -14,14 +14,14 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import linalg, optimize
 
 # Of each shared part: the scale of its half-Cauchy prior, in units of s; of the walk of ln N*, absolute.
 SCALES = {"slice": 1.0, "size": 1.0, "trajectory": 1.0, "shared": 1.0, "level": 0.3, "place": 0.05}
 SLOPE_SPREAD = 0.15  # of sC and sN, normal
 MISFIT_SPREAD = 0.15  # of om, half-normal
-BOUNDS = {"s": (-20.0, 3.0), "sC": (-0.6, 0.6), "sN": (-0.6, 0.6), "om": (-9.0, 0.0), "place": (-9.0, 1.0)}
+BOUNDS = {"s": (-13.0, 3.0), "sC": (-0.6, 0.6), "sN": (-0.6, 0.6), "om": (-9.0, 0.0), "place": (-9.0, 1.0)}
 START = {"s": math.log(5e-3), "level": -1.5, "place": -3.0, "om": -4.0, "sC": 0.0, "sN": 0.0}
+ROUNDING = 1e-5  # of a loss as people write it down, relative; also what keeps noise-free tables solvable
 STEP = 0.05  # of a difference of gradients
 LEAST_CURVATURE = 0.05
 
@@ -86,7 +86,7 @@ class Covariance:
         self.variance = math.exp(2 * at["s"])
         own = self.variance * np.exp(2 * (at["sC"] * parts.x + at["sN"] * parts.z)) / parts.weights
         off = math.exp(2 * at["om"]) * misfit
-        self.delta = own + parts.se**2 + off + 1e-16
+        self.delta = own + parts.se**2 + off + ROUNDING**2
         self.d_delta = {"s": 2 * own, "sC": 2 * own * parts.x, "sN": 2 * own * parts.z, "om": 2 * off}
         columns, self.spans, roots, first = [], {}, [], 0
         for name, column in parts.columns.items():
@@ -100,6 +100,8 @@ class Covariance:
         self.roots = np.concatenate(roots) if roots else np.zeros(0)
         scaled = self.columns * self.roots
         inner = scaled / self.delta[:, None]
+        from scipy import linalg  # 0.1 s to import, so only where it is needed
+
         factor = linalg.cholesky(np.eye(len(self.roots)) + scaled.T @ inner, lower=True, check_finite=False)
         self.log_determinant = float(np.log(self.delta).sum() + 2 * np.log(np.diag(factor)).sum())
         self.half = linalg.solve_triangular(factor, inner.T, lower=True, check_finite=False)
@@ -170,6 +172,8 @@ def estimate_sizes(
     bounds = [BOUNDS.get(name, (-9.0, 4.0)) for name in names]
     low, high = np.array(bounds).T
     options = {"maxiter": 60, "ftol": 1e-8} if last else {"maxiter": 15, "ftol": 1e-5}
+    from scipy import optimize
+
     found = optimize.minimize(
         against, np.clip(start, low, high), jac=True, method="L-BFGS-B", bounds=bounds, options=options
     )

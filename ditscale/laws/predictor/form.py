@@ -34,7 +34,7 @@ PRIORS = {
     LOG_P: (-1.2, 1.2), LOG_Q: (-1.2, 1.2), A: (0.0, 0.15), G: (0.0, 0.1), C: (0.0, 1.0), D: (0.0, 0.15),
     B: (0.0, 0.02),
 }  # fmt: skip
-LEVEL_SPREAD = 30.0
+LEVEL_SPREAD = 10.0
 FAR = 300.0  # exponents beyond this are no loss of anything
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,18 +12,38 @@ from ...units import compact
 from ..findings import Finding, finding, run_to_add
 from ..table import Table
 from .design import Widths, widths
-from .predictor import Predictor
+from .predictor import Predictor, predictor
 from .runs import group_labels
 
 ONE_RATIO, TWO_RATIOS = 1.3, 1.15  # of D / N: runs within this factor of one, or of two, lie on it
 LADDER = 8.0  # readings of one training within this factor in D / N
+LEAST_RUNS, LEAST_SIZES = 6, 3
 MOST_RUNS = 400  # a design of more is thinned
+
+
+class Asked(NamedTuple):
+    """The predictor of a table; None, and `not_identified` or `too_few_runs`, where its answer is to be refused."""
+
+    predictor: Predictor | None
+    refused: Finding | None
+
+
+def ask(table: Table, target: float, kappa: float | None = None) -> Asked:
+    """Fit the predictor to `table`, and see whether its runs determine N* and L* at `target`, a budget in FLOPs."""
+    sizes, budgets = (len(np.unique(np.round(np.log(c), 6))) for c in (table.n_params, table.budget_flops))
+    if len(table) < LEAST_RUNS or sizes < LEAST_SIZES:
+        text = f"{len(table)} runs of {sizes} sizes at {budgets} budgets determine no law; 4 sizes at 3 budgets each do"
+        return Asked(None, finding("too_few_runs", text, map(str, table.run_id), value=len(table)))
+    made = predictor(table, kappa=kappa)
+    refused = undetermined(table, made, target)
+    return Asked(None if refused else made, refused)
 
 
 def undetermined(table: Table, made: Predictor, target: float) -> Finding | None:
     """`not_identified` where the runs' design does not determine N* or L* at `target`, whatever their losses are."""
     design = _Design(table, made.frontier_line(), made.share_sizes)
-    lacks = design.widths(target).lacks
+    found = design.widths(target)
+    lacks = found.lacks
     if design.ladder and "N*" not in lacks:
         lacks = ("N*", *lacks)
     if not lacks:
@@ -30,7 +51,7 @@ def undetermined(table: Table, made: Predictor, target: float) -> Finding | None
     what = " and ".join(lacks)
     cure = " and ".join(design.mended(target)) or "two more budgets, each 3x the one before, with sizes as these"
     text = f"the runs do not determine {what} at {compact(target)} FLOPs: {design.why(lacks)}; add {cure}"
-    return finding("not_identified", text, value=design.widths(target).place)
+    return finding("not_identified", text, value=found.place)
 
 
 class _Design:

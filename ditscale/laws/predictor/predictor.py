@@ -76,6 +76,12 @@ class Predictor:
         """What one new run at the optimum will measure: with its scatter."""
         return _estimate(self.loss(budget_flops, scatter=2), self._metric)
 
+    def slice_minimum(self, budget_flops: float, se: float) -> Estimate:
+        """What the minimum of a slice of runs at a budget will be measured as, its own standard error being se."""
+        value = _estimate(self.loss(budget_flops, scatter=1), self._metric)
+        low, high = (value.value + math.hypot(end - value.value, 1.96 * se) * side for end, side in _sides(value))
+        return Estimate(value.value, low, high)
+
     @property
     def exponents(self) -> tuple[str, ...]:
         """Of `exponent`: a metric of either sign has none of its own."""
@@ -231,10 +237,11 @@ class Predictor:
         return log_c + np.linspace(-math.log(SPAN), math.log(SPAN), GRID)
 
 
-def predictor(table: Table, *, higher_is_better: bool = False) -> Predictor:
+def predictor(table: Table, *, kappa: float | None = None, higher_is_better: bool = False) -> Predictor:
     """Fit the family to the runs of `table`. The errors of a loss or a FID are relative, those of any other metric
-    absolute: it may have either sign."""
+    absolute: it may have either sign. kappa: C / (N D), estimated when None."""
     runs = runs_of(table, log=table.info_of(table.metric).positive, higher_is_better=higher_is_better)
+    runs = runs if kappa is None else replace(runs, kappa=kappa)
     budgets = len(runs.node_x)
     members = [
         Member(name, runs, walks and budgets > 1).fit()
@@ -288,6 +295,10 @@ def _crossing(log_c: np.ndarray, reached: Callable[[float], float]) -> Estimate 
 
     value = at(0.5)
     return None if value is None else Estimate(value, at(TAILS[1]), at(TAILS[2]))
+
+
+def _sides(e: Estimate) -> list[tuple[float, int]]:
+    return [(end, side) for end, side in ((e.low, -1), (e.high, 1)) if end is not None]
 
 
 def _estimate(mixture: Mixture, of: Callable[[float], float]) -> Estimate:

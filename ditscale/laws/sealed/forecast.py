@@ -13,8 +13,7 @@ from ..checks.runs import check_rehearsal, check_units, refuse_units
 from ..estimates import LEVEL, Estimate
 from ..findings import Finding, finding, listed
 from ..notebook import Shown
-from ..predictor.identify import undetermined
-from ..predictor.predictor import predictor
+from ..predictor.identify import ask
 from ..read import Source, read_table
 from ..result import Result
 from ..table import SAME_BUDGET, Point, Table
@@ -135,9 +134,10 @@ def forecast(table: Source, budget_flops: float | str) -> Forecast:
     """
     target, table = number(budget_flops, "target budget", above=0), read_table(table)
     grid = _checked_grid(table, target)
-    made = predictor(grid)
-    if refused := undetermined(grid, made, target):
-        raise UserError(f"{grid.source or 'table'}: there is no forecast: {refused.message}", status=3)
+    made, refused = ask(grid, target)
+    if made is None:
+        why = refused.message if refused else ""
+        raise UserError(f"{grid.source or 'table'}: there is no forecast: {why}", status=3)
     best = made.optimum(target)
     findings = check_rehearsal(grid) + check_units(grid) + _check_optimum(grid, target, best.n_params.value)
     # A probe at another budget is history, one near this target gives the answer away.

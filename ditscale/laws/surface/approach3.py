@@ -5,24 +5,21 @@ from typing import Callable
 
 import numpy as np
 
-from ..estimates import Drawn, Estimate, estimate, left_out_weights, resample_counts, residual_draws, scheme, t_quantile
+from ..estimates import Estimate, estimate, of, resample_counts, residual_draws, scheme, t_quantile
 from ..minima.parabola import NEAR
 from ..table import Table
 from .fit_surface import HUBER_DELTA, fit_surface, refit_surfaces
 from .surface import BEYOND, N_PARAMETERS, Surface, law_with_floor, optimum
 
-POSITIVE = ("A", "B", "n_params", "n_tokens", "loss")  # for which the delta method works on the log
 Quantities = Callable[[np.ndarray], dict[str, np.ndarray]]  # of parameters (..., 5)
 
 
 @dataclass(frozen=True)
 class Approach3:
-    """A surface, refits (R, 5) of its parameters (None without a bootstrap or when it is refused), and refits (G, 5)
-    without each run in turn (`left_out_weights`; None unless BCa intervals are wanted)."""
+    """A surface, and refits (R, 5) of its parameters (None without a bootstrap or when it is refused)."""
 
     surface: Surface
     draws: np.ndarray | None
-    left_out: np.ndarray | None
     scheme: str
 
     @property
@@ -31,10 +28,8 @@ class Approach3:
 
     def estimates(self, quantities: Quantities) -> dict[str, Estimate]:
         """{name: Estimate} of quantities(parameters) -> {name: (...)}."""
-        drawn = Drawn(self.draws, self.left_out).of(quantities)
-        return {
-            n: estimate(float(v), *drawn.of(lambda q: q[n])) for n, v in quantities(self.surface.parameters).items()
-        }
+        drawn = of(self.draws, quantities) or {}
+        return {n: estimate(float(v), drawn.get(n)) for n, v in quantities(self.surface.parameters).items()}
 
     def coefficients(self) -> dict[str, Estimate]:
         """E, A, B, alpha, beta; model_exponent = beta/(alpha+beta); loss_floor_exponent of L* - E (negative)."""
@@ -81,34 +76,27 @@ class Approach3:
 
 
 def fit_approach3(
-    table: Table, objective: str = "huber", bootstrap: int = 1000, seed: int = 0, keep_without_floor: bool = False, *,
-    resample: str = "auto", interval: str = "percentile", kappa: float | None = None,
-) -> Approach3:  # fmt: skip
-    """Fit the surface to all runs and refit it `bootstrap` times.
-
-    resample: see `estimates`; interval: "bca" also refits without each run in turn; kappa: see `fit_surface`. A refused
-    surface gets no draws; `keep_without_floor` makes an exception for one refused because E = 0."""
+    table: Table, objective: str = "huber", bootstrap: int = 1000, seed: int = 0, kappa: float | None = None
+) -> Approach3:
+    """Fit the surface to all runs and refit it `bootstrap` times. kappa: see `fit_surface`. A refused surface gets no
+    draws."""
     surface = fit_surface(table, objective, kappa)
     groups = [rows for _, rows in table.slices()]
     # Without slices worth the name (a continuum of budgets, or 1-3 runs at most of them) all runs are one stratum.
     if not table.is_isoflop() or np.median([len(rows) for rows in groups]) < 4:
         groups = [np.arange(len(table))]
-    how = scheme([len(rows) for rows in groups], resample)
-    if not bootstrap or not (surface.ok or keep_without_floor and surface.without_floor):
-        return Approach3(surface, None, None, how)
+    how = scheme([len(rows) for rows in groups])
+    if not (bootstrap and surface.ok):
+        return Approach3(surface, None, how)
     log_loss = np.log(table.loss)
     if how == "residual":
         noisy = residual_draws(log_loss - surface.residuals, surface.residuals, N_PARAMETERS, bootstrap, seed)
         draws = refit_surfaces(surface, table, noisy, None)
     else:
-        strata = groups if how == "stratified" else [np.arange(len(table))]
-        counts = resample_counts(strata, len(table), bootstrap, seed)
-        widened = log_loss + (_widening(surface, strata) - 1) * surface.residuals
+        counts = resample_counts(groups, len(table), bootstrap, seed)
+        widened = log_loss + (_widening(surface, groups) - 1) * surface.residuals
         draws = refit_surfaces(surface, table, widened, counts)
-    left_out = None
-    if interval == "bca":
-        left_out = refit_surfaces(surface, table, log_loss, left_out_weights(len(table)))
-    return Approach3(surface, draws, left_out, how)
+    return Approach3(surface, draws, how)
 
 
 def _widening(surface: Surface, strata: list[np.ndarray]) -> float:
