@@ -230,7 +230,7 @@ def test_json_of_cheap_verbs(tmp_path, ditscale):
         (["doctor", "s"], None),
         (["collect", "s"], {"rows", "excluded", "notes"}),
         (["fit", "t.csv", "--bootstrap", "0"], {"approach2", "findings"}),
-        (["compare", "t.csv", "t.csv", "--bootstrap", "0"], {"pairs"}),
+        (["compare", "t.csv", "t.csv"], {"pairs"}),
         (["forecast", "t.csv", "--budget", "1e18"], {"loss", "sha256"}),
         (["sbatch", "study"], {"script"}),
         (["sbatch", "array", "--out", "."], {"file"}),

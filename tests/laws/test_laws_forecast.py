@@ -231,7 +231,7 @@ def test_metrics_of_either_sign_get_a_forecast():
 def test_designs_that_determine_nothing_get_no_forecast():
     n = 1e4 * 1.5 ** np.arange(10)
     table = Table.of(n, 20 * n, 120 * n * n, 0.1 + 3 * n**-0.2)
-    with pytest.raises(UserError, match=r"do not determine N\* and L\* .* one ratio D / N, 20; add N = ") as caught:
+    with pytest.raises(UserError, match=r"do not determine N\* .* one ratio D / N, 20; add N = ") as caught:
         forecast(table, 1e14)
     assert caught.value.status == 3
 

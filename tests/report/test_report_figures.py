@@ -102,9 +102,9 @@ def test_the_forecast_of_each_form_has_its_name(held):
     powerlaws_plot(results).panels[3].draw(figure)
     (axes,) = figure.axes
     names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == ["sealed\nforecast", "surface", "power law\nwith floor", "power law"]
+    assert names == ["sealed\nforecast", "surface", "relaxed"]
     assert [len(axes.containers), axes.get_title(loc="center") + axes.get_title(loc="left")] == [
-        4,
+        3,
         "The forecast, magnified",
     ]
 

@@ -31,7 +31,7 @@ SURFACE = (N0, K, LOG_P, LOG_Q)
 FREE = {"surface": SURFACE, "relaxed": (*SURFACE, A, G, C, D), "bent": (*SURFACE, A, G, C, D, B)}
 # Priors (mean, standard deviation); levels have none to speak of.
 PRIORS = {
-    LOG_P: (-1.2, 1.2), LOG_Q: (-1.2, 1.2), A: (0.0, 0.15), G: (0.0, 0.1), C: (0.0, 1.0), D: (0.0, 0.15),
+    LOG_P: (-1.2, 1.2), LOG_Q: (-1.2, 1.2), A: (0.0, 0.15), G: (0.0, 0.7), C: (0.0, 1.0), D: (0.0, 0.7),
     B: (0.0, 0.02),
 }  # fmt: skip
 LEVEL_SPREAD = 10.0
@@ -63,14 +63,15 @@ def expand(member: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     p, q = np.exp(full[:, LOG_P]), np.exp(full[:, LOG_Q])
     total = p + q
     full[:, A] += q / total
-    full[:, G] += p * q / total
-    full[:, D] += p * q / total
     full[:, C] += full[:, K]
+    rates = np.exp(np.clip(full[:, [G, D]], -5, 5)) * (p * q / total)[:, None]
+    full[:, [G, D]] = rates
     at_k, at_p, at_q = (free.index(i) for i in (K, LOG_P, LOG_Q))
     jacobian[:, C, at_k] = 1
     jacobian[:, A, at_p], jacobian[:, A, at_q] = -p * q / total**2, p * q / total**2
     for i in (G, D):
-        jacobian[:, i, at_p], jacobian[:, i, at_q] = p * q**2 / total**2, q * p**2 / total**2
+        jacobian[:, i] *= full[:, i, None]
+        jacobian[:, i, at_p], jacobian[:, i, at_q] = full[:, i] * q / total, full[:, i] * p / total
     return full, jacobian
 
 

@@ -129,7 +129,7 @@ class Member:
             product = float(np.clip(2 * curvature / math.exp(k), 1e-5, 9))
             p, q = math.sqrt(product * (1 - a) / a), math.sqrt(product * a / (1 - a))
             theta[i, list(form.SURFACE)] = n0, k, math.log(p), math.log(q)
-            theta[i, form.G] = np.clip(-slope - p * q / (p + q), -0.2, 0.2)
+            theta[i, form.G] = np.clip(math.log(max(-slope, 1e-3) * (p + q) / (p * q)), -1.5, 1.5)
         return theta[:, form.FREE[self.name]]
 
     def _values(self, theta: np.ndarray, floors: np.ndarray) -> tuple[np.ndarray, form.Values, np.ndarray]:
