@@ -4,8 +4,7 @@ Two icons, each of one colour, stand on a ground of another colour, under uneven
 and place of each, and the ground; not an icon's fill, shade, scale and exact place, nor the light. Telling 256 icons of
 unequal frequency (Zipf's law) apart takes size, and having seen the rare ones takes training: a scaling law needs both
 ("The quantization model of neural scaling", Michaud et al., 2023). docs/measured/miniature.md has the choices.
-`scenes-ood` has the same words and grammar with another distribution of icons, shades, light, scales and places.
-"""
+`scenes-ood` has the same words and grammar with another distribution of icons, shades, light, scales and places."""
 
 import math
 from dataclasses import dataclass

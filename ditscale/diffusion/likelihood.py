@@ -8,8 +8,7 @@ estimate E[z . J z] with z of independent signs, one backward pass for each prob
 1810.01367). A probe is fixed for the whole solve, so the estimate of log p is unbiased and its integrand smooth.
 The pair (x, l) of images and log-densities is integrated by Dormand and Prince's method of order 5(4) (Hairer, Norsett,
 Wanner, "Solving ordinary differential equations I", 1993, table II.5.2 and section II.4). Every image has its own time
-and step, so its result does not depend on which images share its batch.
-"""
+and step, so its result does not depend on which images share its batch."""
 
 import math
 from typing import Callable, NamedTuple

@@ -6,8 +6,7 @@ Heusel et al., arXiv 1706.08500, eq. 6, between Gaussians of the features' momen
 
 The trace of the root is computed from eigenvalues of a symmetric matrix, L' S2 L with S1 = L L'; with fewer images than
 features, from the singular values of A B' for S1 = A' A and S2 = B' B. A distance from n samples is too large by about
-b / n; Chong and Forsyth (arXiv 1911.07023) extrapolate to infinite n from all samples and from halves of them.
-"""
+b / n; Chong and Forsyth (arXiv 1911.07023) extrapolate to infinite n from all samples and from halves of them."""
 
 from typing import Iterable, NamedTuple, Sequence
 

@@ -13,8 +13,7 @@ Layout (attributes `layout` = 2, `run` = text of run.yaml, and, of a rehearsed r
     samples      [sets, n]      each validation triple's loss with EMA weights, for paired differences of runs
     attempts     [1000]         started_unix, ended_unix, from_images, pid, ranks, host, ended, and MEASURED
     state        scalar         planned, running, stopped, diverged, finished
-Layout 1 lacks MEASURED: it is read like 2, and the next attempt at the run converts it.
-"""
+Layout 1 lacks MEASURED: it is read like 2, and the next attempt at the run converts it."""
 
 import os
 import re

@@ -19,7 +19,7 @@ from ..plan.run import Run
 from . import checkpoints, fencing
 from .lock import RunLock
 from .outcomes import Diverged, Stopped, note_failure
-from .record import Record
+from .record import VALIDATION, Record
 from .strata import standard_error
 
 LOSS_EMA = 0.9  # the paper smooths the training loss with this coefficient
@@ -82,9 +82,8 @@ class Writer:
         self.at, self.run = at, run
         self.heart = Heartbeat(at.heartbeat, run.n_images, beat_s)
         self.beat("starting", images, None, force=True)
-        names = [data.name for data in (run.data, *run.validation.also.values())]
-        mark = str(run.rehearsal or "")
-        self.record = Record(at.metrics, dump_yaml(plain(run)), run.steps, names, run.validation.n, mark)
+        self.names, mark = [data.name for data in (run.data, *run.validation.also.values())], str(run.rehearsal or "")
+        self.record = Record(at.metrics, dump_yaml(plain(run)), run.steps, self.names, run.validation.n, mark)
         self.measure = self.record.measure
         self.record.begin(time.time(), images, ranks, socket.gethostname())
         if begun is not None:
@@ -112,10 +111,10 @@ class Writer:
         self.record.write_steps(first, rows)
         self.beat("training", int(rows["images"][-1]), float(rows["loss_ema"][-1]))
 
-    def write_validation(self, index: int, row: np.ndarray, samples: np.ndarray):
-        """Record a data set's row of dtype VALIDATION; its standard error is that of the per-triple losses."""
-        row["loss_se"] = standard_error(samples)
-        self.record.write_validation(index, row, samples)
+    def write_validation(self, i: int, images: int, loss: float, raw: float, samples: np.ndarray, seconds: float = 0):
+        """Record the losses of the i-th data set; `samples` are those of each triple, and give the standard error."""
+        row = np.array((self.names[i].encode(), images, loss, standard_error(samples), raw, seconds), VALIDATION)
+        self.record.write_validation(i, row, samples)
 
     def finish(self):
         """All is saved and measured: set the state to finished and delete the checkpoints for resuming."""

@@ -116,10 +116,8 @@ class Trainer:
             measured["skipped"] = state.skipped - self.skipped_before
             writer.measure(speed | measured)
         if reason:
-            raise Diverged(
-                f"{self.at.root}: {reason}; the run has diverged (rate {run.lr:.3g}); a smaller recipe.lr_scale makes "
-                "another study"
-            )
+            then = f"the run has diverged (rate {run.lr:.3g}); a smaller recipe.lr_scale makes another study"
+            raise Diverged(f"{self.at.root}: {reason}; {then}")
         if agreed.save_failed:
             setup.checkpointer.wait()  # raises what went wrong
         seconds_per_image = self.meter.seconds() / (state.images - self.first_images)
@@ -136,15 +134,11 @@ class Trainer:
         unsaved_s = self.meter.seconds() - self.last_save_s
         accumulation = self.setup.step.accumulation
         return SyncPoint(
-            stop_asked=self.setup.stop.raised,
+            stop_asked=self.setup.stop.raised, save_failed=self.setup.checkpointer.error is not None,
             save_due=unsaved_s > (min(MIN_UNSAVED_S, checkpoint_s) if done else checkpoint_s),
-            save_failed=self.setup.checkpointer.error is not None,
-            micro_batch=accumulation.size,
-            halvings=accumulation.halvings,
-            data_wait_s=self.meter.data_wait_s,
-            peak_memory_bytes=self.meter.peak_memory_bytes(),
-            energy_j=self.meter.energy_so_far(),
-        )
+            micro_batch=accumulation.size, halvings=accumulation.halvings, data_wait_s=self.meter.data_wait_s,
+            peak_memory_bytes=self.meter.peak_memory_bytes(), energy_j=self.meter.energy_so_far(),
+        )  # fmt: skip
 
     def _take_rows(self) -> tuple[np.ndarray, str]:
         """Record rows of the steps since the last sync, and why the run has diverged at one of them, or ""."""
