@@ -78,10 +78,9 @@ class Style:
     scale: tuple[float, float]  # Smallest and largest half-width of an icon.
 
 
-STYLES = {
-    "scenes": Style(icons="scenes", zipf=0.5, shade=0.15, light=0.2, stray=0.1, scale=(0.6, 0.8)),
-    "scenes-ood": Style(icons="scenes-ood", zipf=0.4, shade=0.2, light=0.25, stray=0.15, scale=(0.7, 0.9)),
-}
+IN_DOMAIN = Style(icons="scenes", zipf=0.5, shade=0.15, light=0.2, stray=0.1, scale=(0.6, 0.8))
+OUT_OF_DOMAIN = Style(icons="scenes-ood", zipf=0.4, shade=0.2, light=0.25, stray=0.15, scale=(0.7, 0.9))
+STYLES = {style.icons: style for style in (IN_DOMAIN, OUT_OF_DOMAIN)}
 
 
 class Scenes(Source):

@@ -56,10 +56,8 @@ def whole_and_half(
         x, y = (rows[index] for rows, index in zip(sets, indices, strict=True))
         halves = [distance(x[part], y[part]) for part in (slice(half), slice(half, 2 * half))]
         return distance(x, y), sum(halves) / 2
-    parts = [
-        [_moments(rows, part) for part in np.split(index, [half, 2 * half]) if len(part)]
-        for rows, index in zip(sets, indices, strict=True)
-    ]
+    moments = lambda rows, index: [_moments(rows, part) for part in np.split(index, [half, 2 * half]) if len(part)]
+    parts = [*map(moments, sets, indices)]
     return _of_moments(*map(_merged, parts)), sum(_of_moments(parts[0][i], parts[1][i]) for i in (0, 1)) / 2
 
 

@@ -21,8 +21,7 @@ BIN = 2 / 255  # Width of one of 256 levels of a pixel on [-1, 1].
 
 
 def held_out(data: Data, validation: Validation) -> Data:
-    """Where a data set's held-out images are: under the validation's seed; of the study's own data, in its file. A data
-    set out of domain is held out as a whole."""
+    """Where a data set's held-out images are: under the validation's seed; own data in its file, all of others."""
     own = data not in validation.also.values()
     return replace(data, seed=validation.seed, path=own and validation.path or data.path)
 

@@ -64,10 +64,9 @@ class Heartbeat:
             rate = (images - self.speed_from[1]) / (now - self.speed_from[0])
         if phase == "training" and (self.speed_from is None or now - self.speed_from[0] > 5 * self.every_s):
             self.speed_from = (now, images)
-        self.last = now
+        self.last, flops_per_s = now, rate * flops_per_image if rate else None
         content = {"phase": phase, "images": images, "n_images": self.n_images, "loss": loss, "images_per_s": rate}
-        content |= {"flops_per_s": rate * flops_per_image if rate else None}
-        content |= {"unix": now, "pid": os.getpid(), "host": socket.gethostname()}
+        content |= {"flops_per_s": flops_per_s, "unix": now, "pid": os.getpid(), "host": socket.gethostname()}
         write_text(self.path, json.dumps(content), to_disk=False)
 
 

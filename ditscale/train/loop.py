@@ -37,8 +37,7 @@ NEVER, LARGE, LARGE_ONCE = 2**31 - 1, 2**30, 2**25  # Bytes; glibc before 2.35 r
 def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
     """Train the run of a directory to its end and measure it; returns the record's state, "finished". `lock` is the
     run's, where the caller holds it already. Raises UserError, Diverged, Stopped when a signal asked for that,
-    OutOfMemory when memory ran out on shards, and RankLost, within a minute, when another rank ended otherwise. The
-    last two are Stopped as well."""
+    OutOfMemory when memory ran out on shards, and RankLost, within a minute, if another rank died: both Stopped too."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
     torch.set_num_threads(run.execution.threads)

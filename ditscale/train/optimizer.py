@@ -47,8 +47,7 @@ class AdamW:
 
 
 class EMA:
-    """Averages of a rank's weights: averages[k] over windows[k], tensors as the weights are. The first is the run's
-    result. A window of 0 keeps a plain copy."""
+    """Averages of a rank's weights: averages[k] over windows[k], the first the run's result. Window 0: a copy."""
 
     def __init__(self, weights: list[Tensor], windows: Sequence[float]):
         self.live, self.windows = [w.detach() for w in weights], tuple(windows)

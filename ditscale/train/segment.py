@@ -154,9 +154,7 @@ class Trainer:
         self.last_save_s = self.meter.seconds()
 
 
-def record_rows(
-    values: list, rates: list[float], first_step: int, batch_size: int, state: State
-) -> tuple[np.ndarray, str]:
+def record_rows(values: list, rates: list[float], first: int, batch_size: int, state: State) -> tuple[np.ndarray, str]:
     """Rows of steps, given their [loss, gradient norm]; and why the run has diverged at one of them, or "". Advances
     the loss's EMA and counts skipped steps, which have no part in it."""
     rows, reason = np.zeros(len(values), STEP), ""
@@ -165,7 +163,7 @@ def record_rows(
             state.loss_ema, state.skipped_in_row = smoothed(state.loss_ema, loss), 0
         else:
             state.skipped, state.skipped_in_row = state.skipped + 1, state.skipped_in_row + 1
-        images = (first_step + i + 1) * batch_size
+        images = (first + i + 1) * batch_size
         rows[i] = (images, loss, state.loss_ema, norm, rates[i], 0)
         reason = reason or _diverged(state, images)  # At any step: where a sync falls depends on stops and nested runs.
     return rows, reason

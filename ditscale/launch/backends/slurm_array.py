@@ -53,9 +53,7 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list
         return submitted
 
 
-def _submit(
-    paths: StudyPaths, cluster: Cluster, what: Resources, runs: list[Run], at_once: int, code: Path
-) -> Submission:
+def _submit(paths: StudyPaths, cluster: Cluster, what: Resources, runs: list[Run], most: int, code: Path) -> Submission:
     """Submit one array. Its record is written before sbatch is called, without the job's number, and completed then."""
     from submitit import SlurmExecutor
 
@@ -66,7 +64,7 @@ def _submit(
     try:
         with clean_environment(), redirect_stderr(io.StringIO()):  # submitit prints once more what sbatch says.
             executor = SlurmExecutor(folder=at.resolve(), max_num_timeout=10**6)
-            executor.update_parameters(**_parameters(submission, cluster, what, at_once))
+            executor.update_parameters(**_parameters(submission, cluster, what, most))
             started = executor.map_array(*task_calls(paths, submission))
     except Exception as error:
         raise refused(error, at, submission) from None
