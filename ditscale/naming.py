@@ -49,7 +49,7 @@ class RunPaths:
     failure = _In("failure.json")
     attempts = _In("attempts")
     rendezvous = _In("rendezvous.json")
-    micro_batch = _In("micro_batch.json")  # limit after memory ran out (rundir/micro_batch.py)
+    micro_batch = _In("micro_batch.json")  # limit after memory ran out (rundir/outcomes.py)
 
     def __init__(self, root: Path | str):
         self.root = Path(root)

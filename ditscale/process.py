@@ -63,20 +63,13 @@ def this_process(environment: Mapping[str, str] | None = None) -> Process:
         world_size = f"WORLD_SIZE is {found['WORLD_SIZE']}"
         raise UserError(f"{world_size}, but {missing} is not set; use torchrun, or unset WORLD_SIZE")
     return Process(
-        *(rank, world, local, per_node, launcher),
-        job=_job(found),
-        node=found.get("SLURMD_NODENAME", ""),
-        restart=_whole(found, "SLURM_RESTART_COUNT", 0),
-        attempt="-".join(found.get(name, "") for name in ATTEMPT),
-        address=found.get("MASTER_ADDR", "") if launcher == "torchrun" else "",
-        gpus=found.get("CUDA_VISIBLE_DEVICES"),
-        assigned_gpus=found.get(GPUS),
-        packed=RUNS_PER_GPU in found,
-        runs_per_gpu=_whole(found, RUNS_PER_GPU, 1),
-        cpus=_whole(found, "SLURM_CPUS_PER_TASK", 1),
-        submitit=found.get("SUBMITIT_EXECUTOR", ""),
+        rank, world, local, per_node, launcher, job=_job(found), node=found.get("SLURMD_NODENAME", ""),
+        restart=_whole(found, "SLURM_RESTART_COUNT", 0), attempt="-".join(found.get(name, "") for name in ATTEMPT),
+        address=found.get("MASTER_ADDR", "") if launcher == "torchrun" else "", gpus=found.get("CUDA_VISIBLE_DEVICES"),
+        assigned_gpus=found.get(GPUS), packed=RUNS_PER_GPU in found, runs_per_gpu=_whole(found, RUNS_PER_GPU, 1),
+        cpus=_whole(found, "SLURM_CPUS_PER_TASK", 1), submitit=found.get("SUBMITIT_EXECUTOR", ""),
         submitit_folder=found.get("SUBMITIT_FOLDER", ""),
-    )
+    )  # fmt: skip
 
 
 def _job(found: Mapping[str, str]) -> str:

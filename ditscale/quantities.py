@@ -6,11 +6,8 @@ from typing import Any, Literal, Mapping, Self
 # A metric of `ditscale evaluate`, and its name in a study's table.
 METRICS = {"val_loss": "loss", "vlb": "vlb", "likelihood": "nll", "fid": "fid"}
 # What N counts by `params` of study.yaml, what D counts, and what C counts by `flops`.
-PARAMS = {
-    "matmul": "weights of all matrix products (no biases, no embedding tables)",
-    "total": "all parameters",
-    "blocks": "weights of the transformer blocks only",
-}
+PARAMS = {"total": "all parameters", "blocks": "weights of the transformer blocks only"}
+PARAMS |= {"matmul": "weights of all matrix products (no biases, no embedding tables)"}
 TOKENS = "tokens that pass the blocks, all images seen (a repeated image counts each time)"
 FLOPS = {"exact": "every matrix product of forward and backward, attention included", "6nd": "6 N D"}
 

@@ -35,8 +35,7 @@ PROGRESS_S = 2.0  # between two calls of a progress function
 class Rows(Sequence[Mapping[str, Any]]):
     """Rows of a table, each a mapping of column names to values, that a notebook shows.
 
-    for run in ds.Study.open("mystudy").runs(): print(run["run_id"], run["n_params"])
-    """
+    for run in ds.Study.open("mystudy").runs(): print(run["run_id"], run["n_params"])"""
 
     title: str
     rows: tuple[Mapping[str, Any], ...]
@@ -151,16 +150,10 @@ def train(run_dir: Path | str, progress: Callable[[dict[str, Any]], None] | None
 
 
 def evaluate(
-    run_dir: Path | str,
-    metrics: Sequence[str] | None = None,
-    *,
-    datasets: Sequence[str] = (),
-    ema: float | None = None,
-    seed: int | None = None,
-    batch_size: int | None = None,
-    samples: int | None = None,
+    run_dir: Path | str, metrics: Sequence[str] | None = None, *, datasets: Sequence[str] = (),
+    ema: float | None = None, seed: int | None = None, batch_size: int | None = None, samples: int | None = None,
     **how: Any,
-) -> Rows:
+) -> Rows:  # fmt: skip
     """Measure a finished run and draw samples, into evaluation.h5; skips results measured with the same settings.
 
     metrics: of val_loss, vlb, likelihood and fid; by default the study's. datasets: the run's own data, labels of

@@ -7,8 +7,7 @@
 The points become runs of the study before Hydra starts: study.yaml and each run.yaml are written here, and Hydra sweeps
 over the ids of the missing runs. So jobs compose nothing of the study, an impossible point is refused at once, and
 `ditscale status` or another launch knows the pending points. GPUs are given by the launcher:
-hydra/launcher=submitit_local hides them unless hydra.launcher.gpus_per_node says how many.
-"""
+hydra/launcher=submitit_local hides them unless hydra.launcher.gpus_per_node says how many."""
 
 import argparse
 import sys

@@ -1,14 +1,12 @@
 """Numbers in and out: `number` reads every number that a person types (PyYAML reads 1e17 and 6e+18 as text, 1.5e+21 as
 a float, and OmegaConf all as floats); the rest write numbers for people."""
 
-import math
+from math import inf, isfinite
 
 from .errors import UserError
 
 
-def number(
-    value: object, what: str, *, low: float = -math.inf, high: float = math.inf, above: float = -math.inf
-) -> float:
+def number(value: object, what: str, *, low: float = -inf, high: float = inf, above: float = -inf) -> float:
     """Parse a finite float from a number or its text ("1e17", "6e+18", "0.3"). `low` and `high` are inclusive limits,
     `above` an exclusive lower limit. Raises UserError naming `what`."""
     try:
@@ -17,7 +15,7 @@ def number(
         x = float(value)
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"{what}: {value!r} is not a number; write for example 1e18") from None
-    if not math.isfinite(x):
+    if not isfinite(x):
         raise UserError(f"{what}: {value!r} is not a finite number")
     if x < low:
         raise UserError(f"{what}: {value} is too small; at least {low:g}")
@@ -28,7 +26,7 @@ def number(
     return x
 
 
-def whole(value: object, what: str, *, low: float = -math.inf, high: float = math.inf) -> int:
+def whole(value: object, what: str, *, low: float = -inf, high: float = inf) -> int:
     """Parse a whole number ("1024", 1e3, 16). Limits as of `number`. Raises UserError naming `what`."""
     x = number(value, what, low=low, high=high)
     if x != int(x):

@@ -16,12 +16,8 @@ EXIT_CODES = {
     130: "interrupted (Ctrl-C or a signal to stop); the same command resumes",
     141: "the reader of the output closed the pipe",
 }
-GROUPS = {  # by module of verbs/
-    "studies": "Studies",
-    "runs": "Runs",
-    "laws": "Scaling laws of a study or a table",
-    "tools": "Tools",
-}
+# Titles by module of verbs/.
+GROUPS = {"studies": "Studies", "runs": "Runs", "laws": "Scaling laws of a study or a table", "tools": "Tools"}
 INTRODUCTION = "Scaling laws for Diffusion Transformers: plan, train, fit, forecast, verify."
 FIRST_STEPS = (
     ("ditscale study mystudy study=mini", "everything, in miniature, on this machine"),
@@ -80,14 +76,9 @@ def settings() -> str:
     groups = ("study", *GROUPS_OF_CONFIGS)
     choices = {group: sorted(path.stem for path in (configs_dir() / group).glob("*.yaml")) for group in groups}
     rows = [(f"{group}=", ", ".join(names)) for group, names in choices.items() if names]
-    lines = [
-        *_wrapped("A setting chooses a file of a group, or sets a key of study.yaml. Lists stand in brackets."),
-        "",
-        *_columns(rows),
-        "",
-        "    ditscale plan --dry-run study=paper design=crossattention recipe.batch_size=32 'seeds=[0,1]'",
-    ]
-    return "\n".join(lines)
+    about = _wrapped("A setting chooses a file of a group, or sets a key of study.yaml. Lists stand in brackets.")
+    example = "    ditscale plan --dry-run study=paper design=crossattention recipe.batch_size=32 'seeds=[0,1]'"
+    return "\n".join([*about, "", *_columns(rows), "", example])
 
 
 TOPICS = {"settings": ("what KEY=VALUE may set", settings), "exit-codes": ("what the exit codes mean", exit_codes)}

@@ -14,24 +14,17 @@ if TYPE_CHECKING:
 
 
 def read(
-    path: str,
-    options: Options,
-    metric: str = "",
-    also: tuple[str, ...] = (),
-    name: str = "",
+    path: str, options: Options, metric: str = "", also: tuple[str, ...] = (), name: str = "",
     named: Collection[str] = (),
-) -> Table:
+) -> Table:  # fmt: skip
     """The table of a path, read as the options say. name: which of several tables `named` it is."""
     from ..laws import read_table
 
-    columns = columns_of(options)
     exclude = _pairs("--exclude", options.exclude, "run-17=diverged", name, named)
     if len(named) > 1 and any(_table_of(text, named) is None for text in options.exclude):
         raise UserError(f"--exclude: say of which table each run is, as in {name}:run-17=diverged")
-    only = _pairs("--only", options.only, "experiment=second", name, named)
-    return read_table(
-        path, metric or options.metric, exclude, columns=columns, kappa=options.kappa, also=also, only=only
-    )
+    how = {"only": _pairs("--only", options.only, "experiment=second", name, named), "kappa": options.kappa}
+    return read_table(path, metric or options.metric, exclude, columns=columns_of(options), also=also, **how)
 
 
 def columns_of(options: Options) -> dict[str, str]:

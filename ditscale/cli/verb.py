@@ -1,8 +1,7 @@
 """A verb of the command line, declared in one place: parsing, help, completion and docs/cli.md read VERBS.
 
 @verb("Show one row per run.", positional("dir", "DIR", "study directory"), examples=["ditscale status mystudy"])
-def status(options: Options) -> Report: ...
-"""
+def status(options: Options) -> Report: ..."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -12,22 +12,20 @@ from ..rundir.evaluation import Result
 ASKED = ("t_min", "trace", "probes", "tolerance", "sampler", "steps", "guidance", "extractor")
 
 
-class Evaluated(NamedTuple):
+class Columns(NamedTuple):
     rows: list[dict[str, float]]  # One {column: number} for each run.
     columns: dict[str, ColumnInfo]
     how: dict[str, str]  # In words, what a column of values was measured on and how.
     notes: list[str]  # What some runs lack.
 
 
-def evaluated(
-    own: str, results: list[list[Result]], study: Study | None = None, roles: Sequence[str] = ()
-) -> Evaluated:
+def evaluated(own: str, results: list[list[Result]], study: Study | None = None, roles: Sequence[str] = ()) -> Columns:
     """The columns of what was measured: vlb, vlb_se, ...; on another data set than the `own`: vlb_<data set>, ...
 
     A column holds what was measured alike, as the study asks, or else as most runs were. What was measured otherwise
     has columns that end in what is different: fid:guidance=2, fid_se:guidance=2. The notes say how many runs lack a
     column, without those of a sweep of rates (by their `roles`), which no study has evaluated."""
-    found = Evaluated([{} for _ in results], {}, {}, [])
+    found = Columns([{} for _ in results], {}, {}, [])
     counted = [i for i in range(len(results)) if not roles or roles[i] != "rate"]
     # By metric and data set, by way of measuring: number of the run to its result.
     ways: dict[tuple[str, str], dict[tuple, dict[int, Result]]] = defaultdict(lambda: defaultdict(dict))

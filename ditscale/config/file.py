@@ -29,8 +29,7 @@ _Dumper.add_representer(float, _represent_float)
 def read(cls: type[T], path: Path) -> T:
     """The dataclass `cls` from a YAML file, as strictly as `build`. Raises UserError when the file is missing or wrong.
 
-    The runs of a study differ in a few numbers only, so each top-level key is read and checked once for all files of a
-    process that say the same."""
+    The runs of a study differ in a few numbers only, so a process reads and checks equal top-level keys once."""
     try:
         text = Path(path).read_text("utf-8")
     except OSError as error:

@@ -35,8 +35,7 @@ Beta = Annotated[float, partial(number, low=0, high=0.99999)]
 @dataclass(frozen=True)
 class Recipe:
     """How a model of given size is trained. Rates follow lr = lr_scale * width^lr_width * N^lr_params * D^lr_tokens;
-    batch, warm-up and weight decay are the same for all sizes, or follow laws of their own. A run holds their values at
-    its size (plan/run.py)."""
+    batch, warm-up and weight decay are the same for all sizes, or follow laws of their own (plan/run.py)."""
 
     aspect: PositiveFloat  # Width / depth.
     batch_size: PositiveInt  # Images of one step, over all ranks.

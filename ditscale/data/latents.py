@@ -72,24 +72,19 @@ class Latents(Source):
     def __init__(self, path: Path | str, seed: int = 0):
         self.path, self.seed = Path(path), seed
         if not self.path.is_file():
-            raise UserError(
-                f"data file {path}: there is no such file; set data.path=FILE, and validation.path=FILE for "
-                "held-out images"
-            )
+            remedy = "set data.path=FILE, and validation.path=FILE for held-out images"
+            raise UserError(f"data file {path}: there is no such file; {remedy}")
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 self._read_shapes(file)
         except OSError:
             raise UserError(f"data file {path}: is not HDF5, or is truncated") from None
         except (KeyError, ValueError) as error:
-            raise UserError(
-                f"data file {path}: needs latents [n, C, R, R], text [n, T, D] and attributes shift and scale, and may "
-                f"have captions and pictures ({error})"
-            ) from None
+            needs = "latents [n, C, R, R], text [n, T, D] and attributes shift and scale"
+            raise UserError(f"data file {path}: needs {needs}, and may have captions and pictures ({error})") from None
         if not (math.isfinite(self.shift) and math.isfinite(self.scale) and self.scale):
-            raise UserError(
-                f"data file {path}: shift {self.shift:g} and scale {self.scale:g} make no images; see docs/data.md"
-            )
+            numbers = f"shift {self.shift:g} and scale {self.scale:g}"
+            raise UserError(f"data file {path}: {numbers} make no images; see docs/data.md")
         self.name = self.path.stem
 
     def _read_shapes(self, file: h5py.File):

@@ -4,8 +4,7 @@ Two icons, each of one colour, stand on a ground of another colour, under uneven
 and place of each, and the ground; not an icon's fill, shade, scale and exact place, nor the light. Telling 256 icons of
 unequal frequency (Zipf's law) apart takes size, and having seen the rare ones takes training: a scaling law needs both
 ("The quantization model of neural scaling", Michaud et al., 2023). docs/measured/miniature.md has the choices.
-`scenes-ood` has the same words and grammar with another distribution of icons, shades, light, scales and places.
-"""
+`scenes-ood` has the same words and grammar with another distribution of icons, shades, light, scales and places."""
 
 import math
 from dataclasses import dataclass
@@ -79,10 +78,9 @@ class Style:
     scale: tuple[float, float]  # Smallest and largest half-width of an icon.
 
 
-STYLES = {
-    "scenes": Style(icons="scenes", zipf=0.5, shade=0.15, light=0.2, stray=0.1, scale=(0.6, 0.8)),
-    "scenes-ood": Style(icons="scenes-ood", zipf=0.4, shade=0.2, light=0.25, stray=0.15, scale=(0.7, 0.9)),
-}
+IN_DOMAIN = Style(icons="scenes", zipf=0.5, shade=0.15, light=0.2, stray=0.1, scale=(0.6, 0.8))
+OUT_OF_DOMAIN = Style(icons="scenes-ood", zipf=0.4, shade=0.2, light=0.25, stray=0.15, scale=(0.7, 0.9))
+STYLES = {style.icons: style for style in (IN_DOMAIN, OUT_OF_DOMAIN)}
 
 
 class Scenes(Source):

@@ -26,8 +26,7 @@ class Source:
         return ""
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """At `index`, int64 [B]: images float32 [B, C, R, R] in about [-1, 1], texts int64 [B, T] or float32 [B, T,
-        text_dim]."""
+        """At `index`, int64 [B]: float32 [B, C, R, R] in about [-1, 1], texts int64 [B, T] or float32 [B, T, D]."""
         return self.normalise(*self.read(index))
 
     def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,8 +64,6 @@ def open_source(data: Data) -> Source:
     for name in SHAPE:
         described, actual = getattr(data, name), getattr(source, name)
         if described != actual:
-            raise UserError(
-                f"data {data.name}: {name} is {described} in the configuration but {actual} in the data; set "
-                f"data.{name}={actual}"
-            )
+            unlike = f"{name} is {described} in the configuration but {actual} in the data"
+            raise UserError(f"data {data.name}: {unlike}; set data.{name}={actual}")
     return source

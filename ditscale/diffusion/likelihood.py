@@ -8,8 +8,7 @@ estimate E[z . J z] with z of independent signs, one backward pass for each prob
 1810.01367). A probe is fixed for the whole solve, so the estimate of log p is unbiased and its integrand smooth.
 The pair (x, l) of images and log-densities is integrated by Dormand and Prince's method of order 5(4) (Hairer, Norsett,
 Wanner, "Solving ordinary differential equations I", 1993, table II.5.2 and section II.4). Every image has its own time
-and step, so its result does not depend on which images share its batch.
-"""
+and step, so its result does not depend on which images share its batch."""
 
 import math
 from typing import Callable, NamedTuple
@@ -23,13 +22,11 @@ from .rectified_flow import Velocity, expand
 
 EXACT_BLOCK = 64  # Dimensions whose backward passes are one batch.
 A = (
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
+    (1 / 5,), (3 / 40, 9 / 40), (44 / 45, -56 / 15, 32 / 9),
     (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
     (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
     (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
+)  # fmt: skip
 C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)  # Order 5 minus order 4.
 FIRST_STEP, LARGEST_STEP = 0.01, 0.25
@@ -113,8 +110,7 @@ def hutchinson_divergence(model: Velocity, x: Tensor, t: Tensor, text: Tensor, p
 
 def exact_divergence(model: Velocity, x: Tensor, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """v shaped as x [B, ...], and its divergence per dimension [B], by as many backward passes as x has dimensions.
-    Batches of backward passes need plain attention and products: fused attention and oneDNN's products
-    (model/projection.py) have no batching rule."""
+    Batches of these need plain attention and products: fused ones and oneDNN's have no batching rule."""
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), plain_products():
         at = x.detach().requires_grad_(True)
         v = model(at, t, text)

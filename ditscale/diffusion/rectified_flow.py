@@ -3,8 +3,7 @@
 x_t = (1 - t) x_0 + t eps,   t in [0, 1], t = 0 is data
 v   = eps - x_0
 loss = E || v_model(x_t, t, text) - v ||^2,  the mean over all elements
-Images are made from noise by dx/dt = v(x, t) from t = 1 back to t = 0.
-"""
+Images are made from noise by dx/dt = v(x, t) from t = 1 back to t = 0."""
 
 from typing import Callable
 
@@ -37,8 +36,7 @@ def timestep(u_B: Tensor, distribution: str) -> Tensor:
 
 
 def draw_noise(seed: int, distribution: str, index_B: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Noise eps of `shape` [B, C, R, R] and timesteps t [B] of a run's images numbered index [B]: pure functions of
-    (seed, number)."""
+    """Noise eps of `shape` [B, C, R, R] and timesteps t [B] at positions index [B]: functions of (seed, position)."""
     eps = draws.normal(draws.key(seed, "noise"), index_B, shape[1:].numel()).view(shape)
     u = draws.uniform(draws.key(seed, "timestep"), index_B, 1)[:, 0]
     return eps, timestep(u, distribution)

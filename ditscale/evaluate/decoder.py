@@ -103,10 +103,8 @@ def check_decoder(directory: Path) -> dict:
     """The VAE's config.json. Raises UserError where there is no decoder, or another network than this one."""
     for name in DECODER:
         if not (directory / name).is_file():
-            raise UserError(
-                f"decoder {directory}: there is no {name} in it; name the directory of a VAE in the format of "
-                "diffusers' AutoencoderKL"
-            )
+            remedy = "name the directory of a VAE in the format of diffusers' AutoencoderKL"
+            raise UserError(f"decoder {directory}: there is no {name} in it; {remedy}")
     try:
         config = json.loads((directory / CONFIG).read_text())
         config["latent_channels"], config["block_out_channels"]
@@ -116,9 +114,8 @@ def check_decoder(directory: Path) -> dict:
         values = config.get(key, only)
         for value in values if isinstance(values, list) else [values]:
             if value != only:
-                raise UserError(
-                    f"decoder {directory}: {key} is {value!r} in its {CONFIG}; ditscale reads VAEs with {only!r} only"
-                )
+                other = f"{key} is {value!r} in its {CONFIG}"
+                raise UserError(f"decoder {directory}: {other}; ditscale reads VAEs with {only!r} only")
     return config
 
 

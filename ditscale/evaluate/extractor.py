@@ -60,8 +60,7 @@ def load_extractor(how: Evaluation, data: Data, ranks: Ranks) -> tuple[Callable[
 
 def torch_fidelity() -> ModuleType:
     """The module torch_fidelity, imported late because it takes seconds, and torchvision with it: also a wheel for CUDA
-    with a torch for CPU, whose import fails where it describes two compiled operators. Once their schemas are defined
-    the rest works; nothing here calls them."""
+    with a torch for CPU, whose import fails until the schemas of two operators, which nothing calls, are defined."""
     try:
         import torchvision  # noqa: F401
     except RuntimeError as error:
@@ -100,13 +99,10 @@ class CaptionReader(nn.Module):
 
 
 def caption_reader(data: Data, ranks: Ranks) -> tuple[CaptionReader, str]:
-    """The reader, from the cache or trained now; and its name with the hash of its weights. Raises UserError for data
-    without pictures or without words."""
+    """The reader, from the cache or trained now; its name with a hash. Raises UserError without pictures or words."""
     if data.channels not in (1, 3) or not data.text_vocab:
-        raise UserError(
-            f"{NAME}: {data.name} has no pictures with words as captions; choose another --extractor, with --weights "
-            "FILE"
-        )
+        another = "choose another --extractor, with --weights FILE"
+        raise UserError(f"{NAME}: {data.name} has no pictures with words as captions; {another}")
     path = cache() / f"{NAME}-{digest({**RECIPE, 'data': plain(replace(data, name='', seed=0))})[:12]}.pt"
     reader = CaptionReader(data.channels, data.text_length, data.text_vocab)
     if ranks.first:

@@ -85,10 +85,8 @@ def combine(window: float, windows: Sequence[float]) -> tuple[np.ndarray, float]
     used = np.array([w > 0 for w in windows])  # A plain copy, window 0, has no profile.
     low, high = (pick((w for w in windows if w > 0), default=0) for pick in (min, max))
     if not low < window < high:
-        raise UserError(
-            f"EMA window {window:g}: is neither one that the run kept ({', '.join(f'{w:g}' for w in windows)}) nor "
-            f"between two; to have it, plan with recipe.ema_also=[{window:g}]"
-        )
+        kept = f"is neither one that the run kept ({', '.join(f'{w:g}' for w in windows)}) nor between two"
+        raise UserError(f"EMA window {window:g}: {kept}; to have it, plan with recipe.ema_also=[{window:g}]")
     g, target = 1 / np.array(windows)[used] - 1, 1 / window - 1
     product = lambda a, b: (a + 1) * (b + 1) / (a + b + 1)
     gram, onto, own, one = product(g[:, None], g), product(g, target), product(target, target), np.ones((len(g), 1))

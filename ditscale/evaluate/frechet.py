@@ -6,8 +6,7 @@ Heusel et al., arXiv 1706.08500, eq. 6, between Gaussians of the features' momen
 
 The trace of the root is computed from eigenvalues of a symmetric matrix, L' S2 L with S1 = L L'; with fewer images than
 features, from the singular values of A B' for S1 = A' A and S2 = B' B. A distance from n samples is too large by about
-b / n; Chong and Forsyth (arXiv 1911.07023) extrapolate to infinite n from all samples and from halves of them.
-"""
+b / n; Chong and Forsyth (arXiv 1911.07023) extrapolate to infinite n from all samples and from halves of them."""
 
 from typing import Iterable, NamedTuple, Sequence
 
@@ -57,10 +56,8 @@ def whole_and_half(
         x, y = (rows[index] for rows, index in zip(sets, indices, strict=True))
         halves = [distance(x[part], y[part]) for part in (slice(half), slice(half, 2 * half))]
         return distance(x, y), sum(halves) / 2
-    parts = [
-        [_moments(rows, part) for part in np.split(index, [half, 2 * half]) if len(part)]
-        for rows, index in zip(sets, indices, strict=True)
-    ]
+    moments = lambda rows, index: [_moments(rows, part) for part in np.split(index, [half, 2 * half]) if len(part)]
+    parts = [*map(moments, sets, indices)]
     return _of_moments(*map(_merged, parts)), sum(_of_moments(parts[0][i], parts[1][i]) for i in (0, 1)) / 2
 
 

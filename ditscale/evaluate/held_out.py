@@ -21,8 +21,7 @@ BIN = 2 / 255  # Width of one of 256 levels of a pixel on [-1, 1].
 
 
 def held_out(data: Data, validation: Validation) -> Data:
-    """Where a data set's held-out images are: under the validation's seed; of the study's own data, in its file. A data
-    set out of domain is held out as a whole."""
+    """Where a data set's held-out images are: under the validation's seed; own data in its file, all of others."""
     own = data not in validation.also.values()
     return replace(data, seed=validation.seed, path=own and validation.path or data.path)
 
@@ -33,8 +32,7 @@ def data_sets(run: Run) -> dict[str, Data]:
 
 
 def with_files(run: Run, files: dict[str, str]) -> Run:
-    """The run with further data sets, {label: file}, as if its study had named them. Raises UserError at a label that
-    is taken, or a file that cannot be read."""
+    """The run with further data sets, {label: file}. Raises UserError at a taken label or an unreadable file."""
     names = {name for label, data in data_sets(run).items() for name in (label, data.name)}
     also = dict(run.validation.also)
     for label, path in files.items():
@@ -54,10 +52,8 @@ def check_makers(run: Source, other: Source, name: str):
     """Raise UserError where the data set `name` is of another VAE or text encoder than a run's own data."""
     for kind, model in run.encoders.items():
         if other.encoders.get(kind, model) != model:
-            raise UserError(
-                f"{name}: its {kind} is {other.encoders[kind]}, but the run's own data was encoded with {model}; "
-                f"encode {name} with {model} too"
-            )
+            unlike = f"its {kind} is {other.encoders[kind]}, but the run's own data was encoded with {model}"
+            raise UserError(f"{name}: {unlike}; encode {name} with {model} too")
 
 
 class HeldOut:
@@ -68,11 +64,9 @@ class HeldOut:
         self.name, self.n, self.seed, self.device = data.name, n, seed, device
         self.config = held_out(data, validation)
         self.source = open_source(self.config)
-        if self.source.n_images is not None and self.source.n_images < n:
-            raise UserError(
-                f"{self.config.path or data.name}: holds {self.source.n_images} images, fewer than {n}; use "
-                f"validation.n={self.source.n_images} (--n {self.source.n_images} of `ditscale evaluate`), or fewer"
-            )
+        if (has := self.source.n_images) is not None and has < n:
+            use = f"use validation.n={has} (--n {has} of `ditscale evaluate`), or fewer"
+            raise UserError(f"{self.config.path or data.name}: holds {has} images, fewer than {n}; {use}")
         self.pixels = self.source.pixels
         self.dims = self.source.channels * self.source.resolution**2  # Values of an image.
         self.unit = "bits per dimension" if self.pixels else "nats per dimension"

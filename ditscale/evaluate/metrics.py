@@ -3,8 +3,7 @@
 The loss is of fixed triples (image, noise, timestep) that all runs of a study share, so most of the Monte-Carlo noise
 cancels in a difference. Timesteps are stratified: u_i = (i + 1/2) / n, mapped by the training distribution.
 Bound and likelihood are of -log p (diffusion/vlb.py and diffusion/likelihood.py have the mathematics): in bits per
-dimension for pictures, whose pixels are 8-bit levels; in nats per dimension, of their density, for latents.
-"""
+dimension for pictures, whose pixels are 8-bit levels; in nats per dimension, of their density, for latents."""
 
 import math
 import sys
@@ -141,10 +140,8 @@ class Likelihood:
         self, model: Velocity, data: HeldOut, trace: str = "hutchinson", probes: int = 1, tolerance: float = 1e-3
     ):
         if trace == "exact" and data.dims > MAX_EXACT_DIMS:
-            raise UserError(
-                f"--trace exact: images of {data.name} have {data.dims} dimensions, more than {MAX_EXACT_DIMS}; use "
-                "--trace hutchinson"
-            )
+            many = f"images of {data.name} have {data.dims} dimensions, more than {MAX_EXACT_DIMS}"
+            raise UserError(f"--trace exact: {many}; use --trace hutchinson")
         self.model, self.data, self.trace, self.probes, self.tolerance = model, data, trace, probes, tolerance
         self.settings = {"trace": trace, "tolerance": tolerance, "solver": "Dormand-Prince 5(4)", "precision": "fp32"}
         self.settings["dequantisation"] = "uniform, 8-bit levels" if data.pixels else "none"
@@ -162,9 +159,8 @@ class Likelihood:
             with _eager():
                 log_p, path = log_likelihood(self.model, x0, text, probes, self.tolerance)
         except Stiff:
-            raise Unmeasurable(
-                f"likelihood: the flow is too stiff for a tolerance of {self.tolerance:g}; use a larger --tolerance"
-            ) from None
+            stiff = f"the flow is too stiff for a tolerance of {self.tolerance:g}"
+            raise Unmeasurable(f"likelihood: {stiff}; use a larger --tolerance") from None
         nll = -log_p - (math.log(BIN) if self.data.pixels else 0.0)
         evaluations = path.evaluations.double()
         return torch.stack([nll, evaluations], 1).cpu().numpy(), int(evaluations.sum())

@@ -62,11 +62,9 @@ class EvaluationResults:
             kept = ", ".join(f"{w:g}" for w in self.run.recipe.windows if w)
             of = f", combined of those over {kept}: error of the profile {self.profile_error:.2%}"
             lines.append(f"  EMA weights over {self.window:g} of the run{of if self.profile_error else ''}")
-        lines += [
-            f"  {r.dataset}: {r.metric} {r.value:.5f} +- {r.se:.2g} {r.unit} (n = {r.n}, {r.evaluations:.3g} "
-            f"evaluations per image, {r.wall_s:.1f} s)"
-            for r in self.results
-        ]
+        for r in self.results:
+            cost = f"(n = {r.n}, {r.evaluations:.3g} evaluations per image, {r.wall_s:.1f} s)"
+            lines.append(f"  {r.dataset}: {r.metric} {r.value:.5f} +- {r.se:.2g} {r.unit} {cost}")
         old, n = len(self.results) - self.n_new, len(self.results)
         lines.append(f"  {self.samples} samples" + (f"; {old} of {n} results were measured before" if old else ""))
         return "\n".join(lines)

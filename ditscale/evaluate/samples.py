@@ -37,8 +37,7 @@ def draw(path: Path, finished: Finished, data: HeldOut, how: Evaluation):
 
 
 class Pictures:
-    """Pictures uint8 [B, C', H, W] of a data set's images and of samples. Latents stay latents where no `decoder` (the
-    directory of their VAE) is given."""
+    """Pictures uint8 [B, C', H, W] of a data set's images and of samples. Without a `decoder`, latents stay."""
 
     def __init__(self, data: HeldOut, decoder: str):
         self.data = data

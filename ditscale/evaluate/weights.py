@@ -1,5 +1,4 @@
-"""Weights of other people's feature extractors: fetched where there is a network, checked, kept in the cache; compute
-nodes never fetch. Without torch."""
+"""Weights of other people's feature extractors: fetched where there is a network, checked, cached. Without torch."""
 
 import hashlib
 import os
@@ -49,11 +48,9 @@ def check_weights(how: Evaluation):
     """Raise UserError where an FID's file of weights is missing. Nothing is fetched from a network."""
     path = weights_path(how)
     if path and not path.is_file():
-        raise UserError(
-            f"{how.extractor}: the file of its weights is missing ({path}); `ditscale fetch-weights {how.extractor}` "
-            "fetches it on a machine with internet, or name the file with --weights FILE (evaluation.fid.weights of a "
-            "study)"
-        )
+        fetch = f"`ditscale fetch-weights {how.extractor}` fetches it on a machine with internet"
+        name = "name the file with --weights FILE (evaluation.fid.weights of a study)"
+        raise UserError(f"{how.extractor}: the file of its weights is missing ({path}); {fetch}, or {name}")
 
 
 def fetch_weights(extractor: str, target: Path | None = None, url: str = "") -> Path:
@@ -70,16 +67,13 @@ def fetch_weights(extractor: str, target: Path | None = None, url: str = "") -> 
             shutil.copyfileobj(source, file)
         sha256 = _sha256(temporary)
         if not sha256.startswith(weights.sha256):
-            raise UserError(
-                f"{url}: is another file: its SHA-256 begins with {sha256[:8]}, not {weights.sha256[:8]}; nothing was "
-                "kept; check the URL"
-            )
+            other = f"its SHA-256 begins with {sha256[:8]}, not {weights.sha256[:8]}"
+            raise UserError(f"{url}: is another file: {other}; nothing was kept; check the URL")
         os.replace(temporary, path)
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{url}: cannot be fetched ({reason}); fetch it on a machine with internet and copy it to {path}"
-        ) from None
+        remedy = f"fetch it on a machine with internet and copy it to {path}"
+        raise UserError(f"{url}: cannot be fetched ({reason}); {remedy}") from None
     finally:
         remove(temporary)
     return path

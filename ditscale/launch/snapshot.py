@@ -1,8 +1,7 @@
 """The exact source that runs execute: a copy in the study directory, so that edits never reach a pending run.
 
 code/<hash>/ditscale is the whole installed package, its configs/ inside as in a wheel; the hash covers all names and
-contents. A copy is staged under another name, marked complete by a file of its own, then renamed.
-"""
+contents. A copy is staged under another name, marked complete by a file of its own, then renamed."""
 
 import hashlib
 import os

@@ -31,10 +31,8 @@ def can_compile(device: torch.device) -> bool:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(64, device=device))
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        log.info(
-            f"torch.compile does not work on this machine, so the model is not compiled: {reason[0]}; "
-            "cluster.compile=false turns it off without this test"
-        )
+        why = f"torch.compile does not work on this machine, so the model is not compiled: {reason[0]}"
+        log.info(f"{why}; cluster.compile=false turns it off without this test")
         return False
     return True
 

@@ -10,8 +10,7 @@ al. (arXiv 2505.15270). With m = width / base_width:
 
 The initial variances are those of any DiT (model/dit.py). A final layer that starts at 0 needs no multiplier in the
 forward pass: Table 8, with a multiplier 1 / m and rate 1 there, trains the same function (Lemma J.1). Attention keeps
-1 / sqrt(head size), since heads have the same size at every width. There is no rule for depth.
-"""
+1 / sqrt(head size), since heads have the same size at every width. There is no rule for depth."""
 
 from collections.abc import Iterable
 
@@ -37,7 +36,4 @@ def grouped(tensors: Iterable[tuple[float, Tensor]], weight_decay: float) -> lis
     groups: dict[float, list[Tensor]] = {}
     for factor, tensor in tensors:
         groups.setdefault(factor, []).append(tensor)
-    return [
-        {"params": params, "rate_factor": factor, "weight_decay": weight_decay / factor}
-        for factor, params in groups.items()
-    ]
+    return [{"params": p, "rate_factor": f, "weight_decay": weight_decay / f} for f, p in groups.items()]

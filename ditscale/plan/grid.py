@@ -54,14 +54,9 @@ def plan_runs(study: Study) -> Plan:
     """Every run that can be planned before there is a law: the grid and, if the study has `rates`, their sweep (role
     "rate"): the grid's runs at the sweep's budgets again, at every multiple but 1. Raises UserError as `plan_grid`."""
     grid, budgets = plan_grid(study), study.rate_budgets or study.budgets[:1]
-    sweep = tuple(
-        make_run(study, "rate", run.budget_flops, run.width, run.seed, multiple)
-        for run in grid.runs
-        if run.budget_flops in budgets
-        for multiple in study.rates
-        if multiple != 1
-    )
-    return replace(grid, runs=grid.runs + sweep)
+    points = [(run.budget_flops, run.width, run.seed) for run in grid.runs if run.budget_flops in budgets]
+    sweep = [make_run(study, "rate", *point, multiple) for point in points for multiple in study.rates if multiple != 1]
+    return replace(grid, runs=(*grid.runs, *sweep))
 
 
 def plan_probe(study: Study, n_params: float) -> Run:

@@ -17,8 +17,7 @@ LENGTH = ("budget_flops", "achieved_flops", "steps", "n_images", "n_tokens")
 
 
 def nest(runs: list[Run], recipe: Recipe) -> tuple[list[Run], str]:
-    """The runs with `within` (run_id of the parent run) and `readings` (run_ids of a parent's nested runs, shortest
-    first); and where no run is nested, why."""
+    """The runs with `within` and `readings` (of nested runs, shortest first); and where no run is nested, why."""
     if recipe.schedule == "cosine":
         return runs, "with recipe.schedule=cosine no run begins as a longer one does, so each is trained by itself"
     families = defaultdict(list)

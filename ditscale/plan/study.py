@@ -29,8 +29,7 @@ def read_study(root: Path | str) -> Study:
 
 def write_study(root: Path | str, study: Study) -> StudyPaths:
     """Write study.yaml, unless the directory holds the same study. The keys MAY_CHANGE are replaced where they differ,
-    except for a sweep of rates that the new settings do not mention. Raises UserError at another study, or at other
-    files and no study."""
+    except for a sweep of rates that the new settings do not mention. Raises UserError at another study or files."""
     paths = StudyPaths(root)
     if paths.study.exists():
         old = read_study(root)

@@ -87,21 +87,13 @@ class Account:
         """A Markdown table."""
         faults = ", ".join(f"{n} {kind}" for kind, n in self.faults.items() if n) or "none"
         rows: dict[str, object] = {
-            "runs": self.runs,
-            "attempts": self.attempts,
-            "launches": self.launches,
+            "runs": self.runs, "attempts": self.attempts, "launches": self.launches,
             "faults injected": f"{sum(self.faults.values())}: {faults} (and {self.too_late} too late to take effect)",
-            "runs hit": self.runs_hit,
-            "runs finished": self.finished,
-            "runs unaccounted for": len(self.unaccounted),
-            "rows of steps": self.rows,
-            "rows lost": self.lost,
-            "rows duplicated": self.duplicated,
-            "rows that differ from the truth": self.wrong,
-            "wall time": units.duration(self.wall_s),
-            "runs per minute": f"{self.runs_per_minute:.0f}",
-            "slowest status of all runs": f"{self.status_s:.2f} s",
-        } | {f"{check.name}, truth": check for check in self.checks}
+            "runs hit": self.runs_hit, "runs finished": self.finished, "runs unaccounted for": len(self.unaccounted),
+            "rows of steps": self.rows, "rows lost": self.lost, "rows duplicated": self.duplicated,
+            "rows that differ from the truth": self.wrong, "wall time": units.duration(self.wall_s),
+            "runs per minute": f"{self.runs_per_minute:.0f}", "slowest status of all runs": f"{self.status_s:.2f} s",
+        } | {f"{check.name}, truth": check for check in self.checks}  # fmt: skip
         return "\n".join(["| rehearsal | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
@@ -114,22 +106,14 @@ def account(paths: StudyPaths, laws: Laws, launches: int, wall_s: float, status_
     total = sum(counts.values(), Counter[str]())
     in_table, twice, wrong = _examine_table(paths)
     return Account(
-        runs=len(counts),
-        finished=total["finished"],
+        runs=len(counts), finished=total["finished"], attempts=total["attempts"], launches=launches,
         unaccounted=tuple(run_id for run_id, of_run in counts.items() if not of_run["finished"]),
-        attempts=total["attempts"],
-        launches=launches,
-        faults={kind: by_kind[kind] for kind in (*KINDS["slurm"], *MACHINES)},
-        too_late=len(faults) - by_kind.total(),
-        runs_hit=len({run for runs in hit.values() for run in runs}),
-        rows=total["rows"],
+        faults={kind: by_kind[kind] for kind in (*KINDS["slurm"], *MACHINES)}, too_late=len(faults) - by_kind.total(),
+        runs_hit=len({run for runs in hit.values() for run in runs}), rows=total["rows"],
         lost=sum(fault.lost for fault in faults) + total["lost"] + max(0, total["finished"] - in_table),
-        duplicated=twice + total["duplicated"],
-        wrong=wrong + total["wrong"],
-        wall_s=wall_s,
-        status_s=status_s,
+        duplicated=twice + total["duplicated"], wrong=wrong + total["wrong"], wall_s=wall_s, status_s=status_s,
         checks=tuple(_checks(paths, laws)),
-    )
+    )  # fmt: skip
 
 
 def _examine(at: RunPaths) -> Counter[str]:
@@ -145,13 +129,8 @@ def _examine(at: RunPaths) -> Counter[str]:
     written = steps["images"] > 0
     images, expected = steps["images"][written], expected_steps(run)
     right = np.logical_and.reduce([steps[name] == expected[name] for name in STEP_FIELDS])
-    counts.update(
-        finished=int(finished),
-        rows=len(images),
-        lost=len(steps) - len(images) if finished else 0,
-        duplicated=len(images) - len(np.unique(images)),
-        wrong=int((written & ~right).sum()),
-    )
+    counts.update(finished=int(finished), rows=len(images), lost=len(steps) - len(images) if finished else 0)
+    counts.update(duplicated=len(images) - len(np.unique(images)), wrong=int((written & ~right).sum()))
     return counts
 
 
@@ -172,11 +151,9 @@ def _checks(paths: StudyPaths, laws: Laws) -> list[Check]:
     truth = Truth(law.E, law.A, law.B, law.alpha, law.beta, laws.kappa)
     n_params, _, loss = truth.optimum(study.probe_budget)
     at_probe = laws.predictions[units.compact(study.probe_budget)].approach3
-    return [
-        _check("model exponent", truth.model_exponent, surface.model_exponent if surface else None),
-        _check("N*", float(n_params), at_probe.n_params if at_probe else None),
-        _check("L*", float(loss), at_probe.loss if at_probe else None),
-    ]
+    exponent = _check("model exponent", truth.model_exponent, surface.model_exponent if surface else None)
+    n, l = (at_probe.n_params, at_probe.loss) if at_probe else (None, None)
+    return [exponent, _check("N*", float(n_params), n), _check("L*", float(loss), l)]
 
 
 def _check(name: str, truth: float, fitted: Estimate | None) -> Check:

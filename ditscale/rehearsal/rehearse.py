@@ -40,8 +40,7 @@ def rehearse(
     """Rehearse `study` in root/rehearsal and account for it. An interrupted rehearsal resumes where it stopped.
 
     seconds: duration of each run's steps. noise: log-normal scatter of a loss. faults: share of the runs that is hit.
-    nodes: how many nodes are lost (None: as check_nodes). Raises UserError when it was done before, or cannot begin.
-    """
+    nodes: how many nodes are lost (None: as check_nodes). Raises UserError when it was done before, or cannot begin."""
     nodes = check_nodes(nodes, study.cluster.name)
     if study.cluster.name == "slurm":
         array_limit()

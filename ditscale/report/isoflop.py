@@ -134,8 +134,8 @@ def _draw_group(results: StudyResults, g: Group, top: Axes, below: Axes | None) 
 
 def _slices_caption(results: StudyResults, shown: list[Group]) -> str:
     counts = ", ".join(f"{compact(g.budget_flops)}: {len(g.rows)} runs" for g in shown)
-    first = f"One colour for each budget in FLOPs ({counts}); bars are 95 % of the Monte-Carlo error"
-    first += " of the validation loss."
+    error = "95 % of the Monte-Carlo error of the validation loss"
+    first = f"One colour for each budget in FLOPs ({counts}); bars are {error}."
     if not results.laws:
         unfitted = "No law was fitted yet, so there are no curves. N and loss are on log axes because both span ratios."
         return join(first, unfitted)

@@ -90,39 +90,33 @@ def _figure(i: int, results: StudyResults, plot: Plot, svgs: list[str]) -> str:
     panels = f'<div class="panels n{plot.columns}">{"".join(svgs)}</div>'
     content = page_list(results.samples) if plot.name == "samples" and results.samples else panels
     files = ", ".join(f'<a href="figures/{plot.name}.{kind}">{kind.upper()}</a>' for kind in ("png", "pdf"))
-    return (
-        f'<h2>{escape(plot.title)}</h2><figure id="{plot.name}">{content}<figcaption><b>Figure {i}.</b>'
-        f" {superscripts(plot.caption)} <small>figures/{plot.name}: {files}</small></figcaption></figure>"
-    )
+    caption = f"<b>Figure {i}.</b> {superscripts(plot.caption)} <small>figures/{plot.name}: {files}</small>"
+    figure = f'<figure id="{plot.name}">{content}<figcaption>{caption}</figcaption></figure>'
+    return f"<h2>{escape(plot.title)}</h2>{figure}"
 
 
 def _laws(results: StudyResults, laws: Laws) -> str:
-    return (
-        f"<h2>The laws in numbers</h2>{tables.laws_table(laws)}<p>{escape(sentences.backtest(laws))}</p>"
-        f"{tables.metrics_section(results)}{tables.noise_section(results)}"
-        f"<h2>Slices</h2>{tables.slices_table(laws)}<h2>Findings</h2>{tables.findings_list(laws)}"
-    )
+    out = f"<h2>The laws in numbers</h2>{tables.laws_table(laws)}<p>{escape(sentences.backtest(laws))}</p>"
+    out += tables.metrics_section(results) + tables.noise_section(results)
+    return f"{out}<h2>Slices</h2>{tables.slices_table(laws)}<h2>Findings</h2>{tables.findings_list(laws)}"
 
 
 def _runs(results: StudyResults) -> str:
     flops, seconds = (float(results.points[name].sum()) for name in ("achieved_flops", "train_s"))
     counts = "".join(f"<dt>{escape(k)}</dt><dd>{code(v)}</dd>" for k, v in sentences.counting(results))
-    return (
-        f"<h2>Runs</h2><p>{sentences.plural(len(results.table), 'run')}, {compact(flops)} training FLOPs in"
-        f" {duration(seconds)} of training, all runs added up. Each name leads to the run's directory, which holds its"
-        f" record.</p>{tables.runs_table(results)}<h2>What the numbers count</h2><dl>{counts}</dl>"
-        f"\n<h2>Runs left out</h2>{tables.excluded_table(results)}"
-        f"\n<h2>Settings of the study</h2>{tables.settings(results)}"
-    )
+    spent = f"{compact(flops)} training FLOPs in {duration(seconds)} of training, all runs added up."
+    text = f"{sentences.plural(len(results.table), 'run')}, {spent} Each name leads to the run's directory, which holds"
+    out = f"<h2>Runs</h2><p>{text} its record.</p>{tables.runs_table(results)}"
+    out += f"<h2>What the numbers count</h2><dl>{counts}</dl>\n<h2>Runs left out</h2>{tables.excluded_table(results)}"
+    return f"{out}\n<h2>Settings of the study</h2>{tables.settings(results)}"
 
 
 def _foot(results: StudyResults) -> str:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     text = f"Written by ditscale {__version__}, {now}"
     if laws := results.laws:
-        b = laws.bootstrap
-        text += f"; intervals from {b.replicates} bootstrap replicates (seed {b.seed}; {b.approach2}), objective"
-        text += f" {laws.objective}"
+        how = f"(seed {laws.bootstrap.seed}; {laws.bootstrap.approach2}), objective {laws.objective}"
+        text += f"; intervals from {laws.bootstrap.replicates} bootstrap replicates {how}"
     if f := results.forecast:
         text += f"; forecast sha256 {f.sha256}, of inputs {f.inputs_sha256}"
     return f"<footer><p>{escape(text)}.</p></footer>"

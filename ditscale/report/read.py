@@ -86,8 +86,7 @@ class StudyResults:
         return np.unique(self.table.budget_flops[~self.probe]).tolist()
 
     def columns(self, metric: str, out_of_domain: bool = False) -> dict[str, str]:
-        """{data set, with what was different in how it was measured: column} of a metric, the usual column first.
-        out_of_domain: without the study's own data set."""
+        """{data set, with what was measured differently: column} of a metric, the usual column first."""
         own, found = self.study.data.name, {}
         for name in sorted(self.points, key=lambda name: (name != metric, name)):
             info = self.table.info_of(name)

@@ -60,11 +60,9 @@ def samples_plot(results: StudyResults) -> Plot | None:
         return None
     shown = pairs(s)
     columns, rows = min(4, len(shown)), -(-len(shown) // 4)
-    text = (
-        f"{len(shown)} samples of run {s.run_id}, the one with the lowest validation loss ({s.settings}). In each pair:"
-        " left generated, right the held-out picture of the same caption. Not chosen: the first of the validation set."
-        " Enlarged without smoothing."
-    )
+    text = f"{len(shown)} samples of run {s.run_id}, the one with the lowest validation loss ({s.settings}). In each"
+    text += " pair: left generated, right the held-out picture of the same caption. Not chosen: the first of the"
+    text += " validation set. Enlarged without smoothing."
     if s.generated.dtype != np.uint8:
         text += " These are latents, not pixels: their first three channels, in the range of the held-out ones."
     size = (2.1 * columns, 1.35 * rows + 0.2)
@@ -89,11 +87,9 @@ def grids_plot(results: StudyResults) -> Plot | None:
     rows = {compact(budget): pictures(s.generated[:COLUMNS], s.reference) for budget, s in results.grids.items()}
     s = next(iter(results.grids.values()))
     rows["held out"] = pictures(s.reference[:COLUMNS], s.reference)
-    text = (
-        "The run with the lowest loss of each budget, FLOPs at the left, at the same captions and from the same noise"
-        f" ({s.settings}); the last row shows the held-out pictures of these captions. Not chosen: the first of the"
-        " validation set."
-    )
+    text = "The run with the lowest loss of each budget, FLOPs at the left, at the same captions and from the same"
+    text += f" noise ({s.settings}); the last row shows the held-out pictures of these captions. Not chosen: the first"
+    text += " of the validation set."
     panel = Panel(partial(_draw_grid, rows), 6.6, 0.72 * len(rows) + 0.2, "Samples by budget")
     return Plot("grids", "Samples over compute", text, (panel,))
 

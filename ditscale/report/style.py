@@ -118,8 +118,7 @@ def log_axis(axes: Axes, which: str, ends: Limits, label: str, form: Format = co
 
 
 def limits(*values: ArrayLike, margin: float = 0.06, right: float = 0.0) -> Limits:
-    """The range of all positive finite values (1 to 10 without one), widened by a fraction `margin` of its logarithm at
-    both ends, then by `right` at the upper end."""
+    """The range of positive finite values, or 1 to 10; widened at both ends, then at the right, in its logarithm."""
     x = np.concatenate([np.ravel(np.asarray(v, dtype=float)) for v in values])
     x = np.log(x[(x > RANGE[0]) & (x < RANGE[1])])
     if not len(x):

@@ -31,12 +31,10 @@ def training_plot(results: StudyResults) -> Plot | None:
     if not curves:
         return None
     sizes = " to ".join(map(str, dict.fromkeys((min(batches), max(batches)))))
-    text = (
-        f"{len(curves)} runs, coloured by model size N (written where the longest run of a size "
-        f"ends){results.probe_in_orange}. Training loss smoothed by an exponential "
-        f"moving average with coefficient 0.9 over steps of {sizes} images; the first {100 * FIRST:g} % of each run "
-        "is left out. Both axes are log: compute spans powers of ten, and a power law in compute is a straight line."
-    )
+    text = f"{len(curves)} runs, coloured by model size N (written where the longest run of a size ends)"
+    text += f"{results.probe_in_orange}. Training loss smoothed by an exponential moving average with coefficient 0.9 "
+    text += f"over steps of {sizes} images; the first {100 * FIRST:g} % of each run is left out. Both axes are log: "
+    text += "compute spans powers of ten, and a power law in compute is a straight line."
     panel = Panel(partial(_draw_curves, curves), 6.2, 4.4, f"Training loss against FLOPs of {len(curves)} runs")
     return Plot("training", "Training curves", text, (panel,))
 
@@ -69,11 +67,9 @@ def rates_plot(results: StudyResults) -> Plot | None:
     rates = results.rates
     if not rates or all(t.loss is None for c in rates.cells for t in c.trials):
         return None
-    alt = f"Loss against learning rate at {plural(len(rates.cells), 'size')}"
-    panels = (
-        Panel(partial(_draw_sweep, rates), 4.5, 3.9, alt),
-        Panel(partial(_draw_best, rates), 4.5, 3.9, "The best learning rate and the recipe's against model size"),
-    )
+    sweep = f"Loss against learning rate at {plural(len(rates.cells), 'size')}"
+    shown = {_draw_sweep: sweep, _draw_best: "The best learning rate and the recipe's against model size"}
+    panels = tuple(Panel(partial(draw, rates), 4.5, 3.9, alt) for draw, alt in shown.items())
     return Plot("rates", "The learning rate", " ".join(rate_sentences(rates)), panels, columns=2)
 
 

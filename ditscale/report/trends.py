@@ -100,11 +100,9 @@ def metrics_plot(results: StudyResults) -> Plot | None:
     shown = [m for m in metric_trends(results) if m.trends]
     if not shown:
         return None
-    text = (
-        "Each metric at the size where the loss of its budget has its optimum, read off a quadratic in log N through "
-        "the runs; bars are 95 %. Lines: the chosen form (docs/laws.md), drawn beyond the grid where there is a "
-        "probe, whose measured values are the hollow marks. "
-    )
+    text = "Each metric at the size where the loss of its budget has its optimum, read off a quadratic in log N "
+    text += "through the runs; bars are 95 %. Lines: the chosen form (docs/laws.md), drawn beyond the grid where there "
+    text += "is a probe, whose measured values are the hollow marks. "
     text += " ".join(trend.sentence for m in shown if m.metric != "loss" for trend in m.trends.values())
     alt = "{} against FLOPs"
     panels = tuple(Panel(partial(_draw_metric, results, m), 5.0, 3.8, alt.format(METRICS[m.metric])) for m in shown)
@@ -178,17 +176,13 @@ def noise_plot(results: StudyResults) -> Plot | None:
     """Loss by noise level at each budget, and its exponent; None where no trend can be fitted."""
     if not (found := noise_trends(results)):
         return None
-    text = (
-        f"Validation triples by their timestep t (0 is data, 1 is noise), {len(found.trends)} levels with as many "
-        "triples each. Left: the loss between two timesteps at the size where the whole loss of a budget has its "
-        f"optimum, coloured by budget as in figure 1{results.probe_in_orange}. Right: the exponent of C of each "
-        f"level, bars are 95 %; dashed, that of the whole loss. {found.sentence}"
-    )
-    panels = (
-        Panel(partial(_draw_levels, found), 5.0, 3.8, "Loss against timestep, by budget"),
-        Panel(partial(_draw_exponents, results, found), 5.0, 3.8, "Exponent of compute against timestep"),
-    )
-    return Plot("noise", "Which noise levels improve with scale", text, panels, columns=2)
+    text = f"Validation triples by their timestep t (0 is data, 1 is noise), {len(found.trends)} levels with as many "
+    text += "triples each. Left: the loss between two timesteps at the size where the whole loss of a budget has its "
+    text += f"optimum, coloured by budget as in figure 1{results.probe_in_orange}. Right: the exponent of C of each "
+    text += f"level, bars are 95 %; dashed, that of the whole loss. {found.sentence}"
+    levels = Panel(partial(_draw_levels, found), 5.0, 3.8, "Loss against timestep, by budget")
+    exponents = Panel(partial(_draw_exponents, results, found), 5.0, 3.8, "Exponent of compute against timestep")
+    return Plot("noise", "Which noise levels improve with scale", text, (levels, exponents), columns=2)
 
 
 def _draw_levels(found: NoiseTrends, figure: FigureBase) -> None:

@@ -2,8 +2,7 @@
 
 Each attempt takes the run's lock and the next number, by creating attempts/NNNN.json, which only one process can; the
 highest number is the writer. What an older attempt writes before it sees that (fencing.py) is harmless: its record has
-lost its name (record.py), and checkpoints are equal, being functions of (seed, position).
-"""
+lost its name (record.py), and checkpoints are equal, being functions of (seed, position)."""
 
 import json
 import os

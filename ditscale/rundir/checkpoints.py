@@ -6,8 +6,7 @@
 
 state.json holds run_id, images, what else its writer needs to resume, and the size of every other file: a directory
 that lacks a file, or has a part of one, is damaged. Nothing read here runs code. A fenced attempt (fencing.py) writes
-and deletes nothing. Without torch, for rehearsed runs.
-"""
+and deletes nothing. Without torch, for rehearsed runs."""
 
 import errno
 import json

@@ -85,14 +85,9 @@ def write_results(path: Path, run_id: str, results: list[Result], window: float 
 
 
 def write_samples(
-    path: Path,
-    run_id: str,
-    generated: np.ndarray,
-    reference: np.ndarray,
-    captions: list[str],
-    settings: dict,
+    path: Path, run_id: str, generated: np.ndarray, reference: np.ndarray, captions: list[str], settings: dict,
     window: float | None = None,
-):
+):  # fmt: skip
     """Write samples; they replace older ones of their window. settings: attributes of the file."""
     with _rewritten(path, run_id, window) as at:
         at.attrs.update(settings)

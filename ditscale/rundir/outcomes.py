@@ -1,4 +1,5 @@
-"""How an attempt may end before its run does. `state` is what attempts/NNNN.json then says. Without torch."""
+"""How an attempt may end before its run does, and what it then leaves: failure.json, or micro_batch.json for the next.
+`state` is what attempts/NNNN.json says. Without torch."""
 
 import json
 import socket
@@ -6,7 +7,7 @@ import time
 from contextlib import suppress
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_mapping, write_text
 from ..naming import RunPaths
 
 
@@ -20,7 +21,8 @@ class Stopped(Exception):
 
 
 class OutOfMemory(Stopped):
-    """A rank with sharded weights ran out of memory; the run resumes with micro-batches of `size` images."""
+    """A rank with sharded weights ran out of memory. It cannot halve its micro-batch by itself, as the others are in
+    the middle of the same pass: it writes the half, `size` images, as a limit, with which the run is started again."""
 
     def __init__(self, size: int):
         Exception.__init__(self, f"out of memory; rerun the same command to resume with micro-batches of {size} images")
@@ -60,3 +62,14 @@ def note_failure(at: RunPaths, reason: str):
     content = {"reason": " ".join(reason.split()), "unix": time.time(), "host": socket.gethostname()}
     with suppress(UserError):
         write_text(at.failure, json.dumps(content))
+
+
+def write_limit(at: RunPaths, ranks: int, size: int):
+    """Limit later attempts on this number of ranks to micro-batches of `size` images."""
+    write_text(at.micro_batch, json.dumps({"ranks": ranks, "micro_batch": size}))
+
+
+def read_limit(at: RunPaths, ranks: int) -> int:
+    """The limit in images for this number of ranks; 0 where there is none."""
+    found = read_mapping(at.micro_batch, {"micro_batch": int})
+    return found.get("micro_batch", 0) if found.get("ranks") == ranks else 0

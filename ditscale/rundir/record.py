@@ -13,8 +13,7 @@ Layout (attributes `layout` = 2, `run` = text of run.yaml, and, of a rehearsed r
     samples      [sets, n]      each validation triple's loss with EMA weights, for paired differences of runs
     attempts     [1000]         started_unix, ended_unix, from_images, pid, ranks, host, ended, and MEASURED
     state        scalar         planned, running, stopped, diverged, finished
-Layout 1 lacks MEASURED: it is read like 2, and the next attempt at the run converts it.
-"""
+Layout 1 lacks MEASURED: it is read like 2, and the next attempt at the run converts it."""
 
 import os
 import re
@@ -64,17 +63,15 @@ MAX_ATTEMPTS = 1000
 class Record:
     """The writer. One process at a time has it open (lock.py); errors of the disk are raised as UserError."""
 
-    def __init__(
-        self, path: Path, run_text: str, steps: int, datasets: list[str], n_validation: int, rehearsal: str = ""
-    ):
-        """Open the record for a new attempt, or create it. Raises UserError when it is damaged."""
+    def __init__(self, path: Path, run: str, steps: int, datasets: list[str], n_validation: int, rehearsal: str = ""):
+        """Open the record for a new attempt, or create it. run: text of run.yaml. Raises UserError when damaged."""
         self.path, self.beside = Path(path), Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
         try:
             if self.path.exists():
                 read_state(self.path)  # A damaged file is an error now, not after hours of training.
                 shutil.copyfile(self.path, self.beside)
             else:
-                self._make(run_text, steps, len(datasets), n_validation, rehearsal)
+                self._make(run, steps, len(datasets), n_validation, rehearsal)
             with open(self.beside, "rb+") as file:
                 os.fsync(file.fileno())
             self.file = h5py.File(self.beside, "r+", locking=False)

@@ -19,7 +19,7 @@ from ..plan.run import Run
 from . import checkpoints, fencing
 from .lock import RunLock
 from .outcomes import Diverged, Stopped, note_failure
-from .record import Record
+from .record import VALIDATION, Record
 from .strata import standard_error
 
 LOSS_EMA = 0.9  # the paper smooths the training loss with this coefficient
@@ -64,10 +64,9 @@ class Heartbeat:
             rate = (images - self.speed_from[1]) / (now - self.speed_from[0])
         if phase == "training" and (self.speed_from is None or now - self.speed_from[0] > 5 * self.every_s):
             self.speed_from = (now, images)
-        self.last = now
+        self.last, flops_per_s = now, rate * flops_per_image if rate else None
         content = {"phase": phase, "images": images, "n_images": self.n_images, "loss": loss, "images_per_s": rate}
-        content |= {"flops_per_s": rate * flops_per_image if rate else None}
-        content |= {"unix": now, "pid": os.getpid(), "host": socket.gethostname()}
+        content |= {"flops_per_s": flops_per_s, "unix": now, "pid": os.getpid(), "host": socket.gethostname()}
         write_text(self.path, json.dumps(content), to_disk=False)
 
 
@@ -82,9 +81,8 @@ class Writer:
         self.at, self.run = at, run
         self.heart = Heartbeat(at.heartbeat, run.n_images, beat_s)
         self.beat("starting", images, None, force=True)
-        names = [data.name for data in (run.data, *run.validation.also.values())]
-        mark = str(run.rehearsal or "")
-        self.record = Record(at.metrics, dump_yaml(plain(run)), run.steps, names, run.validation.n, mark)
+        self.names, mark = [data.name for data in (run.data, *run.validation.also.values())], str(run.rehearsal or "")
+        self.record = Record(at.metrics, dump_yaml(plain(run)), run.steps, self.names, run.validation.n, mark)
         self.measure = self.record.measure
         self.record.begin(time.time(), images, ranks, socket.gethostname())
         if begun is not None:
@@ -112,10 +110,10 @@ class Writer:
         self.record.write_steps(first, rows)
         self.beat("training", int(rows["images"][-1]), float(rows["loss_ema"][-1]))
 
-    def write_validation(self, index: int, row: np.ndarray, samples: np.ndarray):
-        """Record a data set's row of dtype VALIDATION; its standard error is that of the per-triple losses."""
-        row["loss_se"] = standard_error(samples)
-        self.record.write_validation(index, row, samples)
+    def write_validation(self, i: int, images: int, loss: float, raw: float, samples: np.ndarray, seconds: float = 0):
+        """Record the losses of the i-th data set; `samples` are those of each triple, and give the standard error."""
+        row = np.array((self.names[i].encode(), images, loss, standard_error(samples), raw, seconds), VALIDATION)
+        self.record.write_validation(i, row, samples)
 
     def finish(self):
         """All is saved and measured: set the state to finished and delete the checkpoints for resuming."""

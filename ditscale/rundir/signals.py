@@ -4,8 +4,7 @@ import signal
 
 
 class StopFlag:
-    """Whether a signal has asked for a stop. Made in the main thread. A signal that was ignored stays ignored: a shell
-    starts background jobs so."""
+    """Whether a signal has asked for a stop. Made in the main thread. Signals that are ignored stay so."""
 
     def __init__(self, signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)):
         self.raised = False

@@ -10,8 +10,7 @@ def covariance(samples: np.ndarray) -> np.ndarray:
     """Covariance [runs, runs] of the means of stratified samples [runs, n] that share their strata and triples.
 
     Neighbouring strata are paired and the pair's difference stands for its noise (Cochran, "Sampling Techniques", 1977,
-    section 5A.12, collapsed strata). The trend inside a pair makes it slightly too large, never too small.
-    """
+    section 5A.12, collapsed strata). The trend inside a pair makes it slightly too large, never too small."""
     runs, n = samples.shape
     pairs = samples[:, : n // 2 * 2].astype(float).reshape(runs, n // 2, 2)
     difference = pairs[:, :, 0] - pairs[:, :, 1]
@@ -41,8 +40,7 @@ def controlled(samples: np.ndarray, control: np.ndarray, window: int = 64) -> np
     """Stratified samples [n] minus what a control variate [n] of known mean 0 explains: the same mean, less noise.
 
     A regression estimator (Cochran, chapter 7) whose slopes follow the strata: each sample takes its slope from the
-    samples of the other parity in its window, which are independent of it, so there is no bias.
-    """
+    samples of the other parity in its window, which are independent of it, so there is no bias."""
     reduced = np.array(samples, dtype=float)
     if len(reduced) < 8:
         return reduced

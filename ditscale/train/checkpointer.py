@@ -3,8 +3,7 @@
     <part>.<parameter>      part: model, ema, exp_avg, exp_avg_sq (AdamW's), and ema.1, ema.2, ... of recipe.ema_also;
                             whole tensors, in pieces wherever they were saved
 Saved on n ranks they load on m, sharded in any way. A save copies the tensors to the CPU, in the order of the device's
-own stream; a thread does the rest while training continues.
-"""
+own stream; a thread does the rest while training continues."""
 
 import os
 import threading
@@ -31,16 +30,11 @@ class Checkpointer:
     def __init__(self, layout: Layout, parts: dict[str, list[Tensor]], directory: Path, ranks: Ranks):
         self.parts, self.directory, self.ranks = parts, directory, ranks
         cuda = ranks.device.type == "cuda"
-        self.copies = {
-            part: [torch.zeros_like(t, device="cpu", pin_memory=cuda) for t in tensors]
-            for part, tensors in parts.items()
-        }
+        copy = lambda tensor: torch.zeros_like(tensor, device="cpu", pin_memory=cuda)
+        self.copies = {part: [*map(copy, tensors)] for part, tensors in parts.items()}
         mesh = layout.mesh_on("cpu") if cuda else None
-        self.named = {
-            f"{part}.{name}": tensor
-            for part, tensors in self.copies.items()
-            for name, tensor in layout.named(tensors, mesh).items()
-        }
+        named = {part: layout.named(copies, mesh) for part, copies in self.copies.items()}
+        self.named = {f"{part}.{name}": t for part, by_name in named.items() for name, t in by_name.items()}
         # The loop's own group must not be used in another thread.
         self.group = dist.new_group(backend="gloo") if ranks.world > 1 else None
         self.copied = torch.cuda.Event() if cuda else None
@@ -83,8 +77,7 @@ class Checkpointer:
             self.error = error
 
     def _write_first(self, facts: dict):
-        """By rank 0, which makes the directory. The others write only when that is there: else they would wait for it
-        until the collectives time out."""
+        """By rank 0, which makes the directory. They write once it is there, and are told where it fails."""
         begun = []
 
         def fill(staged: Path):

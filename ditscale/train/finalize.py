@@ -17,7 +17,6 @@ from ..naming import RunPaths
 from ..plan.run import Run
 from ..rundir import checkpoints
 from ..rundir.outcomes import Diverged, Stopped
-from ..rundir.record import VALIDATION
 from ..rundir.session import Writer
 from ..rundir.signals import StopFlag
 from .segment import TrainingSetup
@@ -45,10 +44,7 @@ def validate(setup: TrainingSetup, run: Run, writer: Writer | None):
         if not np.isfinite(samples).all():
             raise Diverged(f"{run.run_id}: the validation loss on {data.name} is not finite; the run has diverged")
         if writer:
-            row = np.zeros((), VALIDATION)
-            row["dataset"], row["images"], row["loss"] = data.name.encode(), state.images, samples.mean()
-            row["raw_loss"], row["elapsed_s"] = raw, time.monotonic() - began
-            writer.write_validation(i, row, samples)
+            writer.write_validation(i, state.images, samples.mean(), raw, samples, time.monotonic() - began)
 
 
 def save_final(setup: TrainingSetup, at: RunPaths, run: Run, writer: Writer | None):

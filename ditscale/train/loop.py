@@ -18,9 +18,9 @@ from ..evaluate.held_out import check_makers
 from ..model.compile import compiles, speed_up
 from ..naming import RunPaths
 from ..plan.run import Run, read_run
-from ..rundir import checkpoints, micro_batch
+from ..rundir import checkpoints
 from ..rundir.lock import RunLock
-from ..rundir.outcomes import Diverged, OutOfMemory, RankLost, Stopped
+from ..rundir.outcomes import Diverged, OutOfMemory, RankLost, Stopped, read_limit, write_limit
 from ..rundir.record import is_full, read_state
 from ..rundir.session import Writer, owning_run
 from ..rundir.signals import StopFlag
@@ -37,21 +37,20 @@ NEVER, LARGE, LARGE_ONCE = 2**31 - 1, 2**30, 2**25  # Bytes; glibc before 2.35 r
 def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
     """Train the run of a directory to its end and measure it; returns the record's state, "finished". `lock` is the
     run's, where the caller holds it already. Raises UserError, Diverged, Stopped when a signal asked for that,
-    OutOfMemory when memory ran out on shards, and RankLost, within a minute, when another rank ended otherwise. The
-    last two are Stopped as well."""
+    OutOfMemory when memory ran out on shards, and RankLost, within a minute, if another rank died: both Stopped too."""
     at = RunPaths(run_dir)
     run = read_run(at.run)
     torch.set_num_threads(run.execution.threads)
     keep_freed_memory()
     ranks, orderly = start(at.root, at.rendezvous), False
-    noted_size = micro_batch.read_limit(at, ranks.world)
+    noted_size = read_limit(at, ranks.world)
     try:
         with owning_run(at, lock) if ranks.first else nullcontext():
             try:
                 with attention_backend.selected(run, ranks):
                     state = _attempt(at, run, ranks)
             except OutOfMemory as error:  # On this rank: the others learn of it from the note.
-                micro_batch.write_limit(at, ranks.world, error.size)
+                write_limit(at, ranks.world, error.size)
                 raise
             except (Stopped, Diverged, checkpoints.CheckpointNotWritten):  # On all ranks.
                 with suppress(RuntimeError):  # One rank has ended by now; what happened before is what counts.
@@ -61,7 +60,7 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
             except RuntimeError as error:
                 if not ranks.peer_died(error):
                     raise
-                if (smaller := micro_batch.read_limit(at, ranks.world)) != noted_size:
+                if (smaller := read_limit(at, ranks.world)) != noted_size:
                     raise OutOfMemory(smaller) from None
                 raise RankLost(at) from None
             ranks.barrier()
@@ -140,7 +139,7 @@ def _set_up(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag) -> TrainingSet
         state.restore(facts, run.recipe.batch_size)
 
     # ---- micro-batches that fit into memory, and a compiled model where that pays
-    device, largest = ranks.device, micro_batch.read_limit(at, ranks.world)
+    device, largest = ranks.device, read_limit(at, ranks.world)
     accumulation = GradientAccumulation(run, state.model, state.layout, ranks, largest)
     # Recomputed activations take no memory, so the model recomputes while the micro-batch is fitted.
     speed_up(state.model, False, run.execution.recompute)

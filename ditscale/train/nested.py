@@ -110,8 +110,6 @@ def _branch(setup: TrainingSetup, parent: Run, at: RunPaths, run: Run) -> Iterat
     checkpointer.directory = own_directory
     facts = checkpointer.load_newest(parent.run_id)
     if not facts or facts["images"] != images:
-        raise UserError(
-            f"{own_directory}: the checkpoint at {images} images, just written, cannot be read back; rerun the same "
-            "command to resume from the one before"
-        )
+        unread = f"the checkpoint at {images} images, just written, cannot be read back"
+        raise UserError(f"{own_directory}: {unread}; rerun the same command to resume from the one before")
     state.restore(facts, parent.recipe.batch_size)

@@ -5,8 +5,7 @@ same, to the bit, but imports torch's compiler and takes longer (docs/measured/s
 
 The EMA's window grows with the run (the power function of Karras et al., arXiv 2312.02696, eq. 5). With weights w_k
 after step k, the average is a_k = beta_k a_{k-1} + (1 - beta_k) w_k, beta_k = (1 - 1/k)^(1 / window): a weight of age s
-counts as (1 - s/k)^(1/window - 1). At every moment of a run it is the right average for a run that ends there.
-"""
+counts as (1 - s/k)^(1/window - 1). At every moment of a run it is the right average for a run that ends there."""
 
 from collections.abc import Sequence
 
@@ -38,28 +37,17 @@ class AdamW:
         for group in self.groups:
             weights = group["params"]
             torch._fused_adamw_(
-                weights,
-                [w.grad for w in weights],
-                [self.exp_avg[w] for w in weights],
-                [self.exp_avg_sq[w] for w in weights],
-                [],
-                [self.steps] * len(weights),
-                lr=self.rate * group["rate_factor"],
-                beta1=self.beta1,
-                beta2=self.beta2,
-                weight_decay=group["weight_decay"],
-                eps=EPS,
-                amsgrad=False,
-                maximize=False,
-                grad_scale=scale,
+                weights, [w.grad for w in weights], [self.exp_avg[w] for w in weights],
+                [self.exp_avg_sq[w] for w in weights], [], [self.steps] * len(weights),
+                lr=self.rate * group["rate_factor"], beta1=self.beta1, beta2=self.beta2,
+                weight_decay=group["weight_decay"], eps=EPS, amsgrad=False, maximize=False, grad_scale=scale,
                 found_inf=skip,
-            )
+            )  # fmt: skip
         self.steps -= skip
 
 
 class EMA:
-    """Averages of a rank's weights: averages[k] over windows[k], tensors as the weights are. The first is the run's
-    result. A window of 0 keeps a plain copy."""
+    """Averages of a rank's weights: averages[k] over windows[k], the first the run's result. Window 0: a copy."""
 
     def __init__(self, weights: list[Tensor], windows: Sequence[float]):
         self.live, self.windows = [w.detach() for w in weights], tuple(windows)

@@ -116,10 +116,8 @@ class Trainer:
             measured["skipped"] = state.skipped - self.skipped_before
             writer.measure(speed | measured)
         if reason:
-            raise Diverged(
-                f"{self.at.root}: {reason}; the run has diverged (rate {run.lr:.3g}); a smaller recipe.lr_scale makes "
-                "another study"
-            )
+            then = f"the run has diverged (rate {run.lr:.3g}); a smaller recipe.lr_scale makes another study"
+            raise Diverged(f"{self.at.root}: {reason}; {then}")
         if agreed.save_failed:
             setup.checkpointer.wait()  # raises what went wrong
         seconds_per_image = self.meter.seconds() / (state.images - self.first_images)
@@ -136,15 +134,11 @@ class Trainer:
         unsaved_s = self.meter.seconds() - self.last_save_s
         accumulation = self.setup.step.accumulation
         return SyncPoint(
-            stop_asked=self.setup.stop.raised,
+            stop_asked=self.setup.stop.raised, save_failed=self.setup.checkpointer.error is not None,
             save_due=unsaved_s > (min(MIN_UNSAVED_S, checkpoint_s) if done else checkpoint_s),
-            save_failed=self.setup.checkpointer.error is not None,
-            micro_batch=accumulation.size,
-            halvings=accumulation.halvings,
-            data_wait_s=self.meter.data_wait_s,
-            peak_memory_bytes=self.meter.peak_memory_bytes(),
-            energy_j=self.meter.energy_so_far(),
-        )
+            micro_batch=accumulation.size, halvings=accumulation.halvings, data_wait_s=self.meter.data_wait_s,
+            peak_memory_bytes=self.meter.peak_memory_bytes(), energy_j=self.meter.energy_so_far(),
+        )  # fmt: skip
 
     def _take_rows(self) -> tuple[np.ndarray, str]:
         """Record rows of the steps since the last sync, and why the run has diverged at one of them, or ""."""
@@ -160,9 +154,7 @@ class Trainer:
         self.last_save_s = self.meter.seconds()
 
 
-def record_rows(
-    values: list, rates: list[float], first_step: int, batch_size: int, state: State
-) -> tuple[np.ndarray, str]:
+def record_rows(values: list, rates: list[float], first: int, batch_size: int, state: State) -> tuple[np.ndarray, str]:
     """Rows of steps, given their [loss, gradient norm]; and why the run has diverged at one of them, or "". Advances
     the loss's EMA and counts skipped steps, which have no part in it."""
     rows, reason = np.zeros(len(values), STEP), ""
@@ -171,7 +163,7 @@ def record_rows(
             state.loss_ema, state.skipped_in_row = smoothed(state.loss_ema, loss), 0
         else:
             state.skipped, state.skipped_in_row = state.skipped + 1, state.skipped_in_row + 1
-        images = (first_step + i + 1) * batch_size
+        images = (first + i + 1) * batch_size
         rows[i] = (images, loss, state.loss_ema, norm, rates[i], 0)
         reason = reason or _diverged(state, images)  # At any step: where a sync falls depends on stops and nested runs.
     return rows, reason

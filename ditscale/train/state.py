@@ -34,12 +34,9 @@ class State:
 
     def checkpointer(self, directory: Path, ranks: Ranks) -> Checkpointer:
         weights, optimizer = self.layout.weights, self.optimizer
-        parts = {
-            "model": weights,
-            **{f"ema.{k}" if k else "ema": averages for k, averages in enumerate(self.ema.averages)},
-            "exp_avg": [optimizer.exp_avg[w] for w in weights],
-            "exp_avg_sq": [optimizer.exp_avg_sq[w] for w in weights],
-        }
+        averages = {f"ema.{k}" if k else "ema": average for k, average in enumerate(self.ema.averages)}
+        moments = {name: [getattr(optimizer, name)[w] for w in weights] for name in ("exp_avg", "exp_avg_sq")}
+        parts = {"model": weights, **averages, **moments}
         return Checkpointer(self.layout, parts, directory, ranks)
 
     def facts(self, run: Run) -> dict:

@@ -1,8 +1,7 @@
 """A training step: gradients, optimizer, averages.
 
 The gradient is that of the whole batch, whatever fits into memory: each image's loss counts 1 / (images of the batch).
-On a GPU a step is recorded as a CUDA graph and then replayed, which launches all kernels of a small model at once.
-"""
+On a GPU a step is recorded as a CUDA graph and then replayed, which launches all kernels of a small model at once."""
 
 from functools import reduce
 from typing import NamedTuple

@@ -70,12 +70,8 @@ class ThroughputMeter:
             self._is_steady, self._first_s, self._first_images = True, now, images
         flops_per_s = images_per_s * self.run.flops_per_image
         peak = self.run.execution.peak_flops_per_s * self.ranks.world
-        return {
-            "images_per_s": images_per_s,
-            "tokens_per_s": images_per_s * self.run.tokens_per_image,
-            "flops_per_s": flops_per_s,
-            "mfu": flops_per_s / peak if peak else 0.0,
-        }
+        speed = {"images_per_s": images_per_s, "tokens_per_s": images_per_s * self.run.tokens_per_image}
+        return speed | {"flops_per_s": flops_per_s, "mfu": flops_per_s / peak if peak else 0.0}
 
 
 @cache

@@ -91,10 +91,8 @@ def forecast(options: Options) -> Report:
         advice = f"the probe is planned: {probe.run_id}; {command('launch', options.table)} trains it"
         ratio = probe.n_params / sealed.n_params.value
         if not 0.8 <= ratio <= 1.25:
-            nearest = (
-                f"its N = {units.count(probe.n_params)}, the nearest that the study's recipe trains at this budget"
-            )
-            advice += f"; {nearest}, is {ratio:.2g}x the forecast's N*, so its loss may lie above the forecast"
+            advice += f"; its N = {units.count(probe.n_params)}, the nearest that the study's recipe trains at this"
+            advice += f" budget, is {ratio:.2g}x the forecast's N*, so its loss may lie above the forecast"
     return Report(f"{sealed.summary()}\n{advice}", sealed.to_dict())
 
 

@@ -1,4 +1,4 @@
-"""Verbs for a whole study: plan it, do it, collect and report what it collection, rehearse it."""
+"""Verbs for a whole study: plan it, do it, collect and report its runs, rehearse it."""
 
 import sys
 from dataclasses import asdict, replace
@@ -100,8 +100,7 @@ def rehearse(options: Options) -> Report:
             raise UserError(f"{options.dir}: holds no runs; {command('plan', options.dir)} writes them")
         study = replace(study, cluster=changed(study.cluster, options.settings, configs))
     account = rehearse(
-        options.dir,
-        study,
+        *(options.dir, study),
         faults=units.number(options.faults, "--faults", low=0, high=1),
         nodes=None if options.nodes is None else units.whole(options.nodes, "--nodes", low=0, high=100),
         seconds=units.number(options.seconds, "--seconds", low=0, high=86400),

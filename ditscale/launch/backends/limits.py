@@ -51,10 +51,9 @@ def check_time(what: Resources, cluster: Cluster, partitions: dict[str, float]):
     allowed = partitions[cluster.partition]
     if what.minutes > 60 * allowed:
         where = f"partition {cluster.partition}" if cluster.partition else "the default partition"
-        raise UserError(
-            f"runs of this study ask for {what.minutes / 60:g} h, and {where} allows {allowed:g} h; set "
-            f"cluster.max_time_h={allowed:g} (longer runs are requeued and resume) or choose another of: {names}"
-        )
+        asks = f"runs of this study ask for {what.minutes / 60:g} h, and {where} allows {allowed:g} h"
+        shorter = f"cluster.max_time_h={allowed:g} (longer runs are requeued and resume)"
+        raise UserError(f"{asks}; set {shorter} or choose another of: {names}")
 
 
 def within_queue_limit(missing: list[Run], cluster: Cluster) -> list[Run]:

@@ -15,7 +15,7 @@ from ...naming import StudyPaths
 from ...plan.run import Run
 from ...process import GPUS, RUNS_PER_GPU
 from ...rundir.attempts import last_attempt, read_attempts
-from ...rundir.micro_batch import read_limit
+from ...rundir.outcomes import read_limit
 from ..job import gpus
 from ..job.execute import execute
 from ..monitor.status import DONE, RunStatus, Show, State, awaiting_parent, study_status

@@ -29,11 +29,8 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list
     limit, hours = array_limit(), partitions()
     with only_launcher(paths):
         missing = within_queue_limit(missing_runs(paths, lambda run: role in (None, run.role)), cluster)
-        chunks = [
-            (what, runs[i : i + limit * what.size.pack])
-            for what, runs in classes(missing, cluster).items()
-            for i in range(0, len(runs), limit * what.size.pack)
-        ]
+        by_class = [(what, runs, limit * what.size.pack) for what, runs in classes(missing, cluster).items()]
+        chunks = [(what, runs[i : i + n]) for what, runs, n in by_class for i in range(0, len(runs), n)]
         for what, _ in chunks:
             check_time(what, cluster, hours)
         if 0 < cluster.parallel < len(chunks):
@@ -56,9 +53,7 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list
         return submitted
 
 
-def _submit(
-    paths: StudyPaths, cluster: Cluster, what: Resources, runs: list[Run], at_once: int, code: Path
-) -> Submission:
+def _submit(paths: StudyPaths, cluster: Cluster, what: Resources, runs: list[Run], most: int, code: Path) -> Submission:
     """Submit one array. Its record is written before sbatch is called, without the job's number, and completed then."""
     from submitit import SlurmExecutor
 
@@ -69,7 +64,7 @@ def _submit(
     try:
         with clean_environment(), redirect_stderr(io.StringIO()):  # submitit prints once more what sbatch says.
             executor = SlurmExecutor(folder=at.resolve(), max_num_timeout=10**6)
-            executor.update_parameters(**_parameters(submission, cluster, what, at_once))
+            executor.update_parameters(**_parameters(submission, cluster, what, most))
             started = executor.map_array(*task_calls(paths, submission))
     except Exception as error:
         raise refused(error, at, submission) from None
@@ -103,15 +98,9 @@ def _parameters(submission: Submission, cluster: Cluster, what: Resources, at_on
         further |= {"gres": f"gpu:{gpus}"} if cluster.gpu_option == "gres" else {"gpus-per-node": gpus}
     further |= {name: value or True for name, value in cluster.sbatch.items()}
     return {
-        "job_name": submission.name,
-        "nodes": what.size.nodes,
-        "ntasks_per_node": what.size.ranks,
-        "cpus_per_task": cpus,
-        "time": what.minutes,
+        "job_name": submission.name, "nodes": what.size.nodes, "ntasks_per_node": what.size.ranks,
+        "cpus_per_task": cpus, "time": what.minutes, "wckey": None, "stderr_to_stdout": True,
         **{name: getattr(cluster, name) or None for name in ("partition", "account", "constraint")},
-        "wckey": None,
-        "array_parallelism": at_once or len(submission.tasks),
-        "additional_parameters": further,
-        "stderr_to_stdout": True,
+        "array_parallelism": at_once or len(submission.tasks), "additional_parameters": further,
         "setup": preamble(submission.code, cpus, cluster.setup),
-    }
+    }  # fmt: skip

@@ -1,7 +1,6 @@
 """Findings about a compute node, by one short job that runs the node probe:
 
-python -m ditscale.launch.doctor.node DIRECTORY [FILE ...]     writes DIRECTORY/answer.json, as `probe` says
-"""
+python -m ditscale.launch.doctor.node DIRECTORY [FILE ...]     writes DIRECTORY/answer.json, as `probe` says"""
 
 import fcntl
 import json
@@ -84,13 +83,10 @@ def probe(directory: Path, files: list[str]) -> dict[str, Any]:
     import torch
 
     return {
-        "node": this_process().node or os.uname().nodename,
-        "gpus": torch.cuda.device_count(),
-        "torch": torch.__version__,
-        "unix": time.time(),
-        "locked": is_locked(directory / "lock"),
+        "node": this_process().node or os.uname().nodename, "gpus": torch.cuda.device_count(), "unix": time.time(),
+        "torch": torch.__version__, "locked": is_locked(directory / "lock"),
         "unreadable": [path for path in files if not os.access(path, os.R_OK)],
-    }
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -74,11 +74,9 @@ def _accounting(cluster: Cluster) -> list[Finding]:
     printed = slurm_client.ask(*words, "format=account,maxsubmitjobs")
     rows = [line.split("|") for line in (printed or "").splitlines()]
     limits = {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
-    return [ok("sacct answers")] + [
-        note(f"account {account} may queue {limit} jobs", f"a larger study needs cluster.max_queued={limit}")
-        for account, limit in limits.items()
-        if cluster.account in ("", account) and not 0 < cluster.max_queued <= limit
-    ]
+    short = {name: n for name, n in limits.items() if cluster.account in ("", name) and not 0 < cluster.max_queued <= n}
+    remedy = "a larger study needs cluster.max_queued={}"
+    return [ok("sacct answers"), *(note(f"account {a} may queue {n} jobs", remedy.format(n)) for a, n in short.items())]
 
 
 def options(cluster: Cluster) -> list[str]:

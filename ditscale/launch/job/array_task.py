@@ -2,9 +2,7 @@
 
     python -m ditscale.launch.job.array_task STUDY INDEX     prints shell lines: the preamble, and $run and $log
 
-The first task of an array that starts writes down the runs in their order, and takes the snapshot of the source, for
-all tasks and attempts of the array.
-"""
+The first task of an array that starts writes down the runs in order and takes the snapshot, for all attempts."""
 
 import shlex
 import sys

@@ -3,8 +3,7 @@
     python -m ditscale.launch.job RUN_DIR
 
 Under Slurm, SIGUSR2 (the time limit is near, or a preemption) and SIGTERM (also: the limit is reached) let the run
-finish its step and save; then this array task alone is requeued, unless Slurm has done so or the job is cancelled.
-"""
+finish its step and save; then this array task alone is requeued, unless Slurm has done so or the job is cancelled."""
 
 import os
 import signal

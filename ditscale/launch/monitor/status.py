@@ -198,11 +198,9 @@ def table(statuses: list[RunStatus], peak_flops_per_s: float = 0.0) -> str:
     lines = [f"{head}  note"]
     for s in statuses:
         share = f" {_or(s.mfu(peak_flops_per_s), '.0%'):>4}" if mfu else ""
-        lines.append(
-            f"{s.run.run_id:<34} {s.state:<11} {s.images / s.run.n_images:>5.0%} {_or(s.loss, '.4f'):>8} "
-            f"{_or(s.images_per_s, '.0f'):>9}{share} {units.duration(s.eta_s) if s.eta_s else '':>7} "
-            f"{s.attempt or '':>3} {s.host if s.state == State.RUNNING else '':<10}  {s.reason}"
-        )
+        done = f"{s.images / s.run.n_images:>5.0%} {_or(s.loss, '.4f'):>8} {_or(s.images_per_s, '.0f'):>9}{share}"
+        left, host = units.duration(s.eta_s) if s.eta_s else "", s.host if s.state == State.RUNNING else ""
+        lines.append(f"{s.run.run_id:<34} {s.state:<11} {done} {left:>7} {s.attempt or '':>3} {host:<10}  {s.reason}")
     states = [s.state for s in statuses]
     lines.append(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
     return "\n".join(line.rstrip() for line in lines)

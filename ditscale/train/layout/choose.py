@@ -2,8 +2,7 @@
 
 replicate   fastest for small models: one reduction a step
 full        a shard on each rank
-hybrid      a shard on each rank of a node, the same on every node: only gradients cross the network between nodes
-"""
+hybrid      a shard on each rank of a node, the same on every node: only gradients cross the network between nodes"""
 
 import os
 
@@ -40,10 +39,8 @@ def choose(sharding: str, n_params: int, ranks: Ranks, averages: int = 1) -> str
         return "replicate"
     nodes = ranks.world // ranks.per_node
     if sharding == "hybrid" and (nodes * ranks.per_node != ranks.world or nodes == 1 or ranks.per_node == 1):
-        raise UserError(
-            f"execution.sharding: hybrid needs several nodes of several ranks, not {ranks.world} ranks, "
-            f"{ranks.per_node} to a node; choose full or replicate"
-        )
+        has = f"not {ranks.world} ranks, {ranks.per_node} to a node; choose full or replicate"
+        raise UserError(f"execution.sharding: hybrid needs several nodes of several ranks, {has}")
     if sharding != "auto":
         return sharding
     size, free = (STATE_BYTES + EMA_BYTES * averages) * n_params, ranks.broadcast(_free_bytes(ranks))

@@ -21,10 +21,8 @@ class FSDPLayout(Layout):
         self.kind, self.ranks = kind, ranks
         # On CPUs, gloo has no mean over ranks before torch 2.9, and FSDP does not run at all without it.
         if ranks.device.type == "cpu" and torch.__version__ < "2.9":
-            raise UserError(
-                f"execution.sharding: {kind} takes torch 2.9 or later on CPUs, and this is {torch.__version__}; choose "
-                "replicate"
-            )
+            old = f"takes torch 2.9 or later on CPUs, and this is {torch.__version__}"
+            raise UserError(f"execution.sharding: {kind} {old}; choose replicate")
         self.scale = float(ranks.world)  # FSDP takes the mean over ranks.
         self.mesh = self.mesh_on(ranks.device.type)
         half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -67,10 +65,8 @@ class FSDPLayout(Layout):
         """Once, after FSDP's own preparations: the tensors that are trained here must be those that it gathers."""
         pairs = zip(self._parameters.values(), self.weights)
         if any(_local(p).data_ptr() != weight.data_ptr() for p, weight in pairs):
-            raise RuntimeError(
-                f"torch {torch.__version__} keeps shards elsewhere than this version of ditscale expects; use "
-                "cluster.sharding=replicate"
-            )
+            moved = "keeps shards elsewhere than this version of ditscale expects"
+            raise RuntimeError(f"torch {torch.__version__} {moved}; use cluster.sharding=replicate")
         self._checked = True
 
     def zero_grad(self):
