@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 # Of each shared part: the scale of its half-Cauchy prior, in units of s; of the walk of ln N*, absolute.
-SCALES = {"slice": 1.0, "size": 1.0, "trajectory": 1.0, "shared": 1.0, "level": 0.3, "place": 0.05}
+SCALES = {"slice": 1.0, "size": 3.0, "trajectory": 3.0, "shared": 1.0, "level": 0.6, "place": 0.07}
 SLOPE_SPREAD = 0.15  # of sC and sN, normal
 MISFIT_SPREAD = 0.15  # of om, half-normal
 BOUNDS = {"s": (-13.0, 3.0), "sC": (-0.6, 0.6), "sN": (-0.6, 0.6), "om": (-9.0, 0.0), "place": (-9.0, 1.0)}
@@ -46,16 +46,19 @@ class Parts:
     walks: bool
     weights: np.ndarray
     columns: dict[str, np.ndarray] = field(init=False)
+    alone: dict[str, np.ndarray] = field(init=False)
 
     def __post_init__(self) -> None:
         columns = {name: indicator(labels) for name, labels in self.groups.items()}
-        # What a run alone has in its group is part of its own scatter.
+        # A run alone in its group needs no column: what the group shares adds to the run's own variance.
+        alone = {name: column[:, column.sum(0) == 1].sum(1) for name, column in columns.items()}
         columns = {name: column[:, column.sum(0) > 1] for name, column in columns.items()}
         if self.walks:
             # RW(x, x') = min(x, x') - x_first: a step of variance x_k - x_(k-1) for every node passed.
             passed = self.nodes[:, None] >= np.arange(1, len(self.node_x))
             columns |= {name: passed * np.sqrt(np.diff(self.node_x)) for name in ("level", "place")}
         object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "alone", alone)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,8 +89,10 @@ class Covariance:
         self.variance = math.exp(2 * at["s"])
         own = self.variance * np.exp(2 * (at["sC"] * parts.x + at["sN"] * parts.z)) / parts.weights
         off = math.exp(2 * at["om"]) * misfit
-        self.delta = own + parts.se**2 + off + ROUNDING**2
-        self.d_delta = {"s": 2 * own, "sC": 2 * own * parts.x, "sN": 2 * own * parts.z, "om": 2 * off}
+        shared = {name: self.variance * math.exp(2 * at[name]) * alone for name, alone in parts.alone.items()}
+        self.delta = own + parts.se**2 + off + ROUNDING**2 + sum(shared.values())
+        self.d_delta = {"s": 2 * (own + sum(shared.values())), "sC": 2 * own * parts.x, "sN": 2 * own * parts.z}
+        self.d_delta |= {"om": 2 * off} | {name: 2 * part for name, part in shared.items()}
         columns, self.spans, roots, first = [], {}, [], 0
         for name, column in parts.columns.items():
             columns.append(column * by_place[:, None] if name == "place" else column)
@@ -121,8 +126,9 @@ class Covariance:
         on_columns = self.roots**2 * (trace - (self.columns.T @ weights) ** 2)
         out = {name: float(d @ on_diagonal) for name, d in self.d_delta.items()}
         for name, span in self.spans.items():
-            out[name] = 2 * float(on_columns[span].sum())
-            out["s"] += 0.0 if name == "place" else out[name]
+            by_columns = 2 * float(on_columns[span].sum())
+            out[name] = out.get(name, 0.0) + by_columns
+            out["s"] += 0.0 if name == "place" else by_columns
         return np.array([out[name] for name in self.parts.names])
 
 

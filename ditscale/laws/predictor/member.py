@@ -19,6 +19,7 @@ CLOSE = 12.0
 NO_FLOOR = 0.3  # prior probability of E = 0 where the metric is positive
 HEAVY = 5.0  # degrees of freedom of the t that outliers are weighed by
 DOFS = 2.5  # the least that an interval has
+TAKEN = 3  # degrees of freedom that a form takes from what groups share
 BEST = 0.98  # of the least value: the highest floor
 SPANS = (-3.0, 6.0)  # ln of (best - floor) in units of `RANGE`, where a metric has either sign
 
@@ -37,13 +38,15 @@ class Quantity(NamedTuple):
 
 
 class _Solved(NamedTuple):
-    """A covariance and what it makes of the fit at floors `at`: V^-1 J, inverse of J' V^-1 J + prior, V^-1 r."""
+    """A covariance and what it makes of the fit at floors `at`: V^-1 J, inverse of J' V^-1 J + prior, V^-1 r, and how far
+    the parameters would move under it (nowhere under the one that they were fitted with)."""
 
     covariance: Covariance
     at: np.ndarray
     weighted: np.ndarray
     inverse: np.ndarray
     pull: np.ndarray
+    move: np.ndarray
 
 
 @dataclass
@@ -95,7 +98,10 @@ class Member:
         n, p = len(self.runs), self.theta.shape[1] + 1
         penalty = 0.3 * p * math.log(n) * n / max(n - p - 2, 1)
         self.score = -0.5 * (float(self.chi2[self.best]) + self.covariance.log_determinant + penalty)
-        self.dofs = float(max(n - p, DOFS))
+        # Where what groups share is most of the error, there are no more independent errors than groups.
+        sizes = dict(zip(self.parts.names, self.sizes.phi, strict=True))
+        shared = [labels.max() + 1 - TAKEN for name, labels in self.parts.groups.items() if sizes[name] > 0]
+        self.dofs = float(max(min([n - p, *shared]), DOFS))
         return self
 
     def _start(self) -> np.ndarray:
@@ -265,7 +271,7 @@ class Member:
         scales = np.linspace(0.4, 1, 7)[:, None]
         t = norm - np.log(scales) - (HEAVY + 1) / 2 * np.log1p((r / scales) ** 2 / HEAVY)
         normal = -0.5 * r**2 - 0.5 * math.log(2 * math.pi)
-        return float(t.sum(1).max()) > float(normal.sum()) + 2
+        return float(t.sum(1).max()) > float(normal.sum()) + 6
 
     # ---------------------------------------------------------------------------------------------------- predicting
 
@@ -274,7 +280,9 @@ class Member:
         derivatives = self.derivatives[at]
         weighted = self._solve(covariance, derivatives)
         inverse = np.linalg.inv(derivatives.transpose(0, 2, 1) @ weighted + np.diag(self.precision))
-        return _Solved(covariance, at, weighted, inverse, covariance.solve(self.residual[at].T).T)
+        slope = (self.residual[at][:, None] @ weighted)[:, 0] - (self.theta[at] - self.mean) * self.precision
+        move = (inverse @ slope[..., None])[..., 0]
+        return _Solved(covariance, at, weighted, inverse, covariance.solve(self.residual[at].T).T, move)
 
     def _prepared(self) -> tuple[_Solved, list[tuple[_Solved, _Solved]]]:
         """The likely floors under the sizes found, and the best one a step of each size up and down."""
@@ -309,12 +317,14 @@ class Member:
         means, variances = self._moments(quantity, likely, values, gradients)
         (own,) = self._moments(quantity, self._one(likely), values, gradients)[1]
         up, down = (
-            np.array([self._moments(quantity, at, values, gradients)[1][0] for at in side])
+            np.array([self._moments(quantity, at, values, gradients) for at in side])[..., 0]
             for side in zip(*steps, strict=True)
         )
-        slopes = (up - down) / (2 * STEP)
-        # Satterthwaite 1946: as many degrees of freedom as the variance is itself known to.
-        uncertainty = float(slopes @ self.sizes.spread @ slopes)
+        by_size, of_variance = ((up - down) / (2 * STEP)).T
+        # The sizes of the errors are not known either: what the answer moves with them adds to its variance, and by
+        # Satterthwaite 1946 it has as many degrees of freedom as the variance itself is known to.
+        variances = variances + float(by_size @ self.sizes.spread @ by_size)
+        uncertainty = float(of_variance @ self.sizes.spread @ of_variance)
         dofs = float(np.clip(2 * own**2 / max(uncertainty, 1e-300), DOFS, self.dofs))
         weights = np.exp(self.log_weights[likely.at])
         return Mixture(weights / weights.sum(), means, np.sqrt(variances), np.full(len(weights), dofs))
@@ -323,7 +333,7 @@ class Member:
         i = int(np.argmin(np.abs(likely.at - self.best)))
         return likely._replace(
             at=likely.at[i : i + 1], weighted=likely.weighted[i : i + 1], inverse=likely.inverse[i : i + 1],
-            pull=likely.pull[i : i + 1],
+            pull=likely.pull[i : i + 1], move=likely.move[i : i + 1],
         )  # fmt: skip
 
     def _moments(
@@ -349,4 +359,5 @@ class Member:
             slope = np.clip(sizes["sC"] * quantity.x + sizes["sN"] * quantity.z, -1, 1)
             others = sum(math.exp(2 * sizes[name]) for name in ("size", "trajectory", "shared") if name in sizes)
             variances = variances + variance * (math.exp(2 * slope) + others)
-        return values[solved.at] + solved.pull @ known, np.maximum(variances, 1e-16)
+        means = values[solved.at] + solved.pull @ known + (toward * solved.move).sum(1)
+        return means, np.maximum(variances, 1e-16)

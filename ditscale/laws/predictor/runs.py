@@ -9,7 +9,7 @@ import numpy as np
 
 from ..table import Table
 
-NEAR = 0.08  # runs this far (in log loss) above their slice's best, and nearer, take part
+NEAR = 0.3  # runs this far (in log loss) above their slice's best, and nearer, take part
 SCATTERS = 6.0  # ... or this many times one run's scatter, where that is more
 NEAR_SIZES = math.log(8)  # of a metric of either sign: runs within this of their slice's vertex in ln N
 LEAST = 4  # of runs that a slice keeps, where it has them
