@@ -38,8 +38,8 @@ class Quantity(NamedTuple):
 
 
 class _Solved(NamedTuple):
-    """A covariance and what it makes of the fit at floors `at`: V^-1 J, inverse of J' V^-1 J + prior, V^-1 r, and how far
-    the parameters would move under it (nowhere under the one that they were fitted with)."""
+    """A covariance and what it makes of the fit at floors `at`: V^-1 J, inverse of J' V^-1 J + prior, V^-1 r, and how
+    far the parameters would move under it (nowhere under the one that they were fitted with)."""
 
     covariance: Covariance
     at: np.ndarray
@@ -53,8 +53,8 @@ class _Solved(NamedTuple):
 class Member:
     """name: of `form.FREE`; walks: whether the level and N* drift; the rest is filled by `fit`.
 
-    floors (m,), theta (m, P), chi2 (m,); log_weights (m,): of the floors; score: what weighs the members against each
-    other; sizes: of the errors' parts.
+    floors (m,), theta (m, P), chi2 (m,); log_weights (m,): of the floors; sizes: of the errors' parts; dofs: the most
+    that an interval has.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Member:
         self.mean, spread = form.prior(self.name)
         self.precision = 1 / spread**2
         self.spread = spread
+        self.dofs = float(max(len(runs) - len(spread) - 1, DOFS))
         groups = dict(runs.groups)
         self.parts = Parts(runs.x, runs.z, runs.se, runs.nodes, runs.node_x, groups, self.walks, runs.count.copy())
         self.lowest = float(runs.metric(runs.y).min()) if runs.log else float(runs.y.min())
@@ -94,14 +95,11 @@ class Member:
                 self._descend(10)
         self._refine()
         self._resize(last=True)
-        self._descend(8)
-        n, p = len(self.runs), self.theta.shape[1] + 1
-        penalty = 0.3 * p * math.log(n) * n / max(n - p - 2, 1)
-        self.score = -0.5 * (float(self.chi2[self.best]) + self.covariance.log_determinant + penalty)
         # Where what groups share is most of the error, there are no more independent errors than groups.
         sizes = dict(zip(self.parts.names, self.sizes.phi, strict=True))
         shared = [labels.max() + 1 - TAKEN for name, labels in self.parts.groups.items() if sizes[name] > 0]
-        self.dofs = float(max(min([n - p, *shared]), DOFS))
+        self.dofs = float(max(min([self.dofs, *shared]), DOFS))
+        self._descend(8)
         return self
 
     def _start(self) -> np.ndarray:
@@ -206,7 +204,9 @@ class Member:
         derivatives = self._derivatives()
         self.derivatives = derivatives
         normal = derivatives.transpose(0, 2, 1) @ self._solve(self.covariance, derivatives) + np.diag(self.precision)
-        log_weights = -0.5 * chi2 - 0.5 * np.linalg.slogdet(normal)[1] + self._floor_prior()
+        # Student's t in place of the normal: the scale of the errors is only known to so many degrees of freedom.
+        rise = (self.dofs + 1) / 2 * np.log1p((chi2 - chi2.min()) / self.dofs)
+        log_weights = -rise - 0.5 * np.linalg.slogdet(normal)[1] + self._floor_prior()
         self.log_weights = log_weights - np.logaddexp.reduce(log_weights)
 
     def _chi2(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
