@@ -35,9 +35,10 @@ from .surface.surface import Surface
 from .table import Table
 
 __all__ = [
-    "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate",
-    "Finding", "FloorLaw", "Forecast", "Gap", "Laws", "MetricLaw", "Pair", "Parabola", "PowerLaw", "Predictor",
-    "RateLaw", "Surface", "Table", "Trend", "Trial", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap",
+    "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate", "Finding",
+    "FloorLaw", "Forecast", "Gap", "Laws", "MetricLaw", "Pair", "Parabola", "PowerLaw", "Predictor", "RateLaw",
+    "Surface", "Table", "Trend", "Trial", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap",
     "fit_parabola", "fit_rates", "fit_surface", "fit_trend", "floor_law", "forecast", "load_forecast", "metric_law",
-    "power_law", "predictor", "read_laws", "read_rates", "read_table", "read_trials", "read_verdict", "seal", "verdict",
+    "power_law", "predictor", "read_laws", "read_rates", "read_table", "read_trials", "read_verdict", "seal",
+    "verdict",
 ]  # fmt: skip

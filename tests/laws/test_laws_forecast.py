@@ -203,7 +203,7 @@ def test_the_sealed_coefficients_give_the_forecast_again(table, tmp_path):
     for law in made.forms:
         c = made.coefficients[law.law]
         x = np.log(TARGET) - c["x0"]
-        loss = c["E"] + np.exp(c["k"] - c["g"] * x)
+        loss = np.exp(c["shift"]) * (c["E"] + np.exp(c["k"] - c["g"] * x))
         assert loss == pytest.approx(law.loss.value, rel=0.03)
         n = np.exp(c["n0"] + c["a"] * x + c["z0"])
         assert n == pytest.approx(made.n_params.value, rel=0.3) and set(form.PARAMETERS) < set(c)

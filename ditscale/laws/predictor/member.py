@@ -69,7 +69,7 @@ class Member:
         self.dofs = float(max(len(runs) - len(spread) - 1, DOFS))
         groups = dict(runs.groups)
         self.parts = Parts(runs.x, runs.z, runs.se, runs.nodes, runs.node_x, groups, self.walks, runs.count.copy())
-        self.lowest = float(runs.metric(runs.y).min()) if runs.log else float(runs.y.min())
+        self.lowest = float(np.exp(runs.y.min()) if runs.log else runs.y.min())
         self.unit = self.lowest if runs.log else 1.0
 
     # ------------------------------------------------------------------------------------------------------- fitting
@@ -296,11 +296,11 @@ class Member:
         return self._solved["likely"][0], list(zip(self._solved["up"], self._solved["down"], strict=True))
 
     def parameters(self) -> dict[str, float]:
-        """At the best floor: of `form.PARAMETERS`, for x = ln C - x0 and z = ln N - z0, and of a metric of either sign
-        for (metric - shift) / scale."""
+        """At the best floor: of `form.PARAMETERS`, for x = ln C - x0 and z = ln N - z0. The form gives e^-shift times the
+        metric or, where that has either sign, (metric - shift) / scale."""
         full, _ = form.expand(self.name, self.theta[self.best : self.best + 1])
         runs = self.runs
-        at = {"x0": runs.x0, "z0": runs.z0} | ({} if runs.log else {"shift": runs.shift, "scale": runs.scale})
+        at = {"x0": runs.x0, "z0": runs.z0, "shift": runs.shift, "scale": runs.scale}
         return {"E": float(self.floors[self.best])} | dict(zip(form.PARAMETERS, full[0].tolist(), strict=True)) | at
 
     def likely(self) -> tuple[np.ndarray, np.ndarray]:

@@ -94,8 +94,7 @@ class Predictor:
     def comparable(self, budget_flops: float) -> np.ndarray:
         """Equally likely values of ln L* or, of a metric of either sign, of the metric, negated where higher is
         better."""
-        y = self.loss(budget_flops).spread_out()
-        return y if self.runs.log else self.runs.shift + self.runs.scale * y
+        return self.runs.shift + self.runs.scale * self.loss(budget_flops).spread_out()
 
     def budget_for(self, metric: float) -> Estimate | None:
         """FLOPs at which the optimum reaches a value of the metric; an end is None where no budget within SPAN of the

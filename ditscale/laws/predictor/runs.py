@@ -24,8 +24,8 @@ GROUPING = ("trajectory", "shared")
 class Runs:
     """The runs a predictor is fitted to.
 
-    x, z (n,): ln C and ln N less their means x0, z0; y (n,): ln of the metric, or (metric - shift) / scale where it
-    may have either sign (`log` False), times -1 where higher is better; se (n,): its standard error; count (n,): runs
+    x, z (n,): ln C and ln N less their means x0, z0; y (n,): (the metric's ln, or itself where it may have either sign
+    (`log` False) and negated where higher is better, less shift) / scale; se (n,): its standard error; count (n,): runs
     a row stands for; slices (n,): labels; nodes (n,), node_x (k,); groups {name: labels (n,)}; isoflop: whether budgets
     are slices; rows: of the table, that take part; kappa: C / (N D).
     """
@@ -54,11 +54,12 @@ class Runs:
 
     def metric(self, y: float | np.ndarray) -> np.ndarray:
         """The metric itself from y."""
-        return np.exp(y) if self.log else self.sign * (self.shift + self.scale * np.asarray(y))
+        y = self.shift + self.scale * np.asarray(y)
+        return np.exp(y) if self.log else self.sign * y
 
     def inverse(self, metric: float) -> float:
         """y from the metric."""
-        return math.log(metric) if self.log else (self.sign * metric - self.shift) / self.scale
+        return ((math.log(metric) if self.log else self.sign * metric) - self.shift) / self.scale
 
 
 def runs_of(table: Table, *, log: bool = True, higher_is_better: bool = False) -> Runs:
@@ -76,11 +77,11 @@ def runs_of(table: Table, *, log: bool = True, higher_is_better: bool = False) -
     groups = group_labels(table, slices) | ({"slice": slices} if isoflop else {})
     nodes = slices if isoflop else _nodes(x)
     keep = _near(x, z, y, nodes, log)
-    shift, scale = 0.0, 1.0
+    shift, scale = float(np.median(y[keep])), 1.0
     if not log:
         best = np.array([y[keep & (nodes == node)].min() for node in np.unique(nodes[keep])])
         shift, scale = float(y[keep].min()), float(np.ptp(best) or np.ptp(y[keep]) or 1.0) / RANGE
-        y, se = (y - shift) / scale, se / scale
+    y, se = (y - shift) / scale, se / scale
     out = Runs(
         x, z, y, se, np.ones(len(x)), slices, nodes, np.zeros(0), groups, isoflop, log, sign, shift, scale, 0.0, 0.0,
         table.kappa(), np.arange(len(x)),
