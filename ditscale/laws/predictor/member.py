@@ -296,8 +296,8 @@ class Member:
         return self._solved["likely"][0], list(zip(self._solved["up"], self._solved["down"], strict=True))
 
     def parameters(self) -> dict[str, float]:
-        """At the best floor: of `form.PARAMETERS`, for x = ln C - x0 and z = ln N - z0. The form gives e^-shift times the
-        metric or, where that has either sign, (metric - shift) / scale."""
+        """At the best floor: of `form.PARAMETERS`, for x = ln C - x0 and z = ln N - z0. The form gives e^-shift times
+        the metric or, where it has either sign, (metric - shift) / scale."""
         full, _ = form.expand(self.name, self.theta[self.best : self.best + 1])
         runs = self.runs
         at = {"x0": runs.x0, "z0": runs.z0, "shift": runs.shift, "scale": runs.scale}
