@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..estimates import Estimate, estimate, f_tail, of, t_quantile
+from ..estimates import Estimate, f_tail, first, t_quantile
 from ..findings import Finding, finding, some
 from ..minima.approach2 import Approach2
 from ..minima.parabola import refit, response_of, vertex
@@ -30,13 +30,11 @@ def check_lines(laws: Approach2) -> list[Finding]:
     """`lack_of_fit` of N*(C): do the vertices lie on a power law? The scatter of the vertices about the line is
     compared with that of the replicates about theirs, less the former: that is what the noise of the runs alone would
     give."""
-    if laws.vertex_draws is None or len(laws.accepted) < 3:
+    log_c, log_n = np.log(laws.budgets), laws.vertices[..., 0]
+    draws = log_n[1:][np.isfinite(log_n[1:]).all(axis=1)]
+    if len(draws) < 40 or len(laws.accepted) < 3:
         return []
-    log_c, draws = np.log(laws.budgets), laws.vertex_draws[..., 0]
-    draws = draws[np.isfinite(draws).all(axis=1)]
-    if len(draws) < 40:
-        return []
-    off = _about_line(log_c, np.log([p.n_params for p in laws.accepted]))
+    off = _about_line(log_c, log_n[0])
     noise = _about_line(log_c, draws) - off
     # Half the central 68 %: one replicate with an almost flat slice would blow up a standard deviation.
     spread = np.maximum(np.diff(np.quantile(noise, [0.16, 0.84], axis=0), axis=0)[0] / 2, 1e-9)
@@ -129,16 +127,12 @@ def parabola_bias(table: Table, laws: Approach2, fitted: Approach3) -> Bias | No
     Czech et al., "Problems with Chinchilla Approach 2", arXiv 2603.22339."""
     if not (fitted.ok and laws.ok):
         return None
-    surface = fitted.surface
-    point = _bias_of(table, laws, surface.parameters[None], surface.kappa)
-    drawn = of(fitted.draws, lambda parameters: _bias_of(table, laws, parameters, surface.kappa))
-    if not np.isfinite(point).all():
-        return None
-    return Bias(*(estimate(point[0, i], of(drawn, lambda draws: draws[:, i])) for i in (0, 1)))
+    level, slope = _bias_of(table, laws, fitted.parameters, fitted.surface.kappa)
+    return Bias(first(level), first(slope)) if np.isfinite([level[0], slope[0]]).all() else None
 
 
-def _bias_of(table: Table, laws: Approach2, parameters: np.ndarray, kappa: float) -> np.ndarray:
-    """(R, 2) of (level, slope) for each row of parameters (R, 5)."""
+def _bias_of(table: Table, laws: Approach2, parameters: np.ndarray, kappa: float) -> tuple[np.ndarray, np.ndarray]:
+    """Level and slope (R,) for each row of parameters (R, 5)."""
     floor, log_a, log_b, alpha, beta = parameters.T[:, :, None]
     parts = []
     for p in laws.accepted:
@@ -147,7 +141,7 @@ def _bias_of(table: Table, laws: Approach2, parameters: np.ndarray, kappa: float
         at, _, _ = vertex(refit(log_n - np.log(p.center), response_of(clean, p.response)), p.response)
         parts.append(at + np.log(p.center) - optimum(parameters, kappa, p.budget_flops)[0])
     off = np.stack(parts, axis=-1)
-    return np.stack([off[:, -1], line(np.log(laws.budgets), off)[:, 1]], axis=-1)
+    return off[:, -1], line(np.log(laws.budgets), off)[:, 1]
 
 
 def check_bias(bias: Bias | None, fitted: Approach3, laws: Approach2) -> list[Finding]:
