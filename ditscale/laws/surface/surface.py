@@ -33,16 +33,6 @@ def optimum(parameters: np.ndarray, kappa: float, budget_flops: ArrayLike) -> tu
         return log_n, log_d, floor + np.exp(log_a - alpha * log_n) + np.exp(log_b - beta * log_d)
 
 
-def law_with_floor(parameters: np.ndarray, kappa: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(E, log k, exponent) of L*(C) = E + k C^exponent, exactly; exponent = -alpha beta / (alpha + beta)."""
-    floor, log_a, log_b, alpha, beta = np.moveaxis(np.asarray(parameters), -1, 0)
-    log_n, log_d, _ = optimum(parameters, kappa, kappa)
-    exponent = -alpha * beta / (alpha + beta)
-    with np.errstate(**BEYOND):
-        log_k = np.logaddexp(log_a - alpha * log_n, log_b - beta * log_d) - exponent * math.log(kappa)
-    return floor, log_k, exponent
-
-
 @dataclass(frozen=True)
 class Surface:
     """A fitted surface L = E + A N^-alpha + B D^-beta; kappa = C / (N D) of the table. parameters (5,): E, log A, log
