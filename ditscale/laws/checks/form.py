@@ -64,25 +64,19 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
     # A few runs off the surface went wrong; many are structure.
     rest = table.take(np.delete(np.arange(len(table)), far)) if len(far) <= max(2, 0.03 * len(table)) else table
     dof = len(rest) - N_PARAMETERS - 3
-    if dof < 3:
-        return []
-    square = fit_surface(rest, "ls_log")
-    if not square.usable:
+    if dof < 3 or not (square := fit_surface(rest, "ls_log")).usable:
         return []
     logs = variables(rest)
     x = logs - logs.mean(axis=1, keepdims=True)
-    own = jacobian_of(*powers_of(square.parameters[None], logs), x, False)[0]
+    own, _ = np.linalg.qr(jacobian_of(*powers_of(square.parameters[None], logs), x, False)[0])
     added = np.stack([x[0] ** 2, x[0] * x[1], x[1] ** 2], axis=-1)
-    basis, _ = np.linalg.qr(own)
-    added = added - basis @ (basis.T @ added)
     # Second-order terms that the surface's own directions already contain say nothing.
-    left, sizes, _ = np.linalg.svd(added, full_matrices=False)
+    left, sizes, _ = np.linalg.svd(added - own @ (own.T @ added), full_matrices=False)
     left = left[:, sizes > 1e-6 * sizes.max()]
-    structure = left @ (left.T @ square.residuals)
-    explained, total = float(structure @ structure), float(square.residuals @ square.residuals)
+    structure, rank = left @ (left.T @ square.residuals), left.shape[1]
+    explained = float(structure @ structure)
     rms = float(np.sqrt(explained / len(rest)))
-    rank = left.shape[1]
-    noise = max(total - explained, 1e-300) / dof
+    noise = max(float(square.residuals @ square.residuals) - explained, 1e-300) / dof
     if rms < NOTICEABLE or f_tail(explained / rank / noise, rank, dof) > SIGNIFICANT:
         return []
     runs = rest.run_id[np.argsort(-np.abs(structure))[: max(3, len(rest) // 10)]]
@@ -97,13 +91,11 @@ def check_drift(table: Table, laws: Approach2) -> list[Finding]:
     is shifted by its own centring, so a drift leans on the exponent (arXiv 2603.22339, section 4)."""
     if len(laws.accepted) < 3:
         return []
-    log_c = np.log(laws.budgets)
+    log_c, dof = np.log(laws.budgets), len(laws.accepted) - 2
     middles = [np.log(table.n_params[p.rows]) for p in laws.accepted]
-    off = np.array([(m.min() + m.max()) / 2 for m in middles]) - np.log([p.n_params for p in laws.accepted])
+    off = np.array([(m.min() + m.max()) / 2 for m in middles]) - laws.vertices[0, :, 0]
     height, slope = line(log_c, off)
-    dof = len(off) - 2
-    rest = off - height - slope * log_c
-    se = np.sqrt(float(rest @ rest) / dof / np.sum((log_c - log_c.mean()) ** 2))
+    se = np.sqrt(np.sum((off - height - slope * log_c) ** 2) / dof / np.sum((log_c - log_c.mean()) ** 2))
     drift = float(np.exp(abs(slope) * np.ptp(log_c)))
     if drift < DRIFT or abs(slope) < t_quantile(0.995, dof) * se:
         return []

@@ -11,8 +11,8 @@ from ..estimates import Estimate, first, resample_counts, residual_draws, scheme
 from ..findings import Finding, finding
 from ..table import Table
 from .metric_law import Errors, MetricLaw, Refits, metric_law
-from .parabola import Noise, Parabola, Response, fit_parabola, pooled_noise, refit, response_of, vertex
-from .powerlaw import FORMS, POSITIVE_FORMS, FloorLaw, PowerLaw, floor_law, floor_laws, law_at, line
+from .parabola import Noise, Parabola, Response, fit_parabola, pooled_noise, refit, vertex
+from .powerlaw import FORMS, POSITIVE_FORMS, PowerLaw, floor_law, floor_laws, law_at, line
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Approach2:
     findings: tuple[Finding, ...]
     scheme: str = "none"
     vertices: np.ndarray = field(default_factory=lambda: np.full((1, 0, 4), np.nan))
-    floor: FloorLaw = FloorLaw.refused("there are no minima")
+    floor: PowerLaw = PowerLaw.refused("there are no minima")
     loss_law: MetricLaw | None = None
     noise: Noise | None = None
 
@@ -137,7 +137,7 @@ def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 100
     return Approach2(
         slices, tuple(findings), how,
         vertices=np.concatenate([np.array(fitted)[None], *drawn]),
-        floor=floor_law(budgets, values) if positive else FloorLaw.refused("the metric is not positive"),
+        floor=floor_law(budgets, values) if positive else PowerLaw.refused("the metric is not positive"),
         loss_law=metric_law(budgets, values, forms, Errors(np.array([p.loss_se for p in accepted]), noise.dof)),
         noise=noise,
     )  # fmt: skip
@@ -169,17 +169,15 @@ def draw_vertices(
     table: Table, accepted: list[Parabola], response: Response, how: str, replicates: int, seed: int
 ) -> np.ndarray:
     """`vertices` of each accepted slice in each replicate, (R, K, 4); NaN where there is no minimum."""
-    edges = np.cumsum([p.n_runs for p in accepted])
+    cuts = np.cumsum([p.n_runs for p in accepted])[:-1]
+    fitted, residuals = (np.concatenate([getattr(p, name) for p in accepted]) for name in ("fitted", "residuals"))
     if how == "residual":
-        fitted = np.concatenate([p.fitted for p in accepted])
-        residuals = np.concatenate([p.residuals for p in accepted])
         # Noise goes with the loss, which differs from slice to slice.
         size = fitted if response == "raw" and (fitted > 0).all() else np.ones_like(fitted)
         noisy = size * residual_draws(fitted / size, residuals / size, 3 * len(accepted), replicates, seed)
-        drawn = zip(accepted, np.split(noisy, edges[:-1], axis=1), strict=True)
-        return np.stack([vertices(p, table, y) for p, y in drawn], axis=1)
-    every = np.arange(edges[-1])
-    counts = resample_counts(np.split(every, edges[:-1]), len(every), replicates, seed)
-    drawn = zip(accepted, np.split(counts, edges[:-1], axis=1), strict=True)
-    of = [vertices(p, table, response_of(table.loss[p.rows], response), weights) for p, weights in drawn]
+        of = [vertices(p, table, y) for p, y in zip(accepted, np.split(noisy, cuts, axis=1), strict=True)]
+    else:
+        counts = resample_counts(np.split(np.arange(len(fitted)), cuts), len(fitted), replicates, seed)
+        drawn = zip(accepted, np.split(counts, cuts, axis=1), strict=True)
+        of = [vertices(p, table, p.fitted + p.residuals, weights) for p, weights in drawn]
     return np.stack(of, axis=1)

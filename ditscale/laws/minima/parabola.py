@@ -87,11 +87,7 @@ class Parabola:
 
     @property
     def ok(self) -> bool:
-        return self.status == "ok"
-
-    @property
-    def status(self) -> Literal["ok", "refused"]:
-        return "refused" if any(f.severity == "refused" for f in self.findings) else "ok"
+        return all(f.severity != "refused" for f in self.findings)
 
     @property
     def n_runs(self) -> int:
@@ -118,8 +114,9 @@ class Parabola:
         """Its numbers as `Laws` holds them."""
         names = ("n_params", "n_tokens", "loss", "curvature", "curvature_t", "residual_rms", "log_n_se", "loss_se")
         return Slice(
-            budget_flops=self.budget_flops, n_runs=self.n_runs, status=self.status, response=self.response,
-            reasons=tuple(f.message for f in self.findings), n_range_intervals=n_range_intervals,
+            budget_flops=self.budget_flops, n_runs=self.n_runs, status="ok" if self.ok else "refused",
+            response=self.response, reasons=tuple(f.message for f in self.findings),
+            n_range_intervals=n_range_intervals,
             n_range=None if math.isnan(self.n_range[0]) else self.n_range,
             **{n: v if math.isfinite(v := getattr(self, n)) else None for n in names},
         )  # fmt: skip
@@ -142,10 +139,10 @@ def vertex(coefficients: np.ndarray, response: Response) -> tuple[np.ndarray, np
 
 def vertex_covariance_of(coefficients: np.ndarray, covariance: np.ndarray, response: Response) -> np.ndarray:
     """Covariance (2, 2) of (x*, L*) from that of (c0, c1, c2), by the delta method."""
-    _, c1, c2 = coefficients
-    x, loss, _ = vertex(coefficients, response)
-    slope = float(loss) if response == "log" else 1.0
-    gradient = np.array([[0.0, -1 / (2 * c2), c1 / (2 * c2 * c2)], [slope, slope * float(x), slope * float(x) ** 2]])
+    c2 = coefficients[2]
+    x, loss, _ = map(float, vertex(coefficients, response))
+    slope = loss if response == "log" else 1.0
+    gradient = np.array([[0.0, -1 / (2 * c2), -x / c2], [slope, slope * x, slope * x**2]])
     return gradient @ covariance @ gradient.T
 
 

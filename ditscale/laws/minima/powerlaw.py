@@ -106,13 +106,23 @@ def law_at(form: str, parameters: np.ndarray, budget_flops: ArrayLike) -> np.nda
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """y = coefficient * C^exponent."""
+    """y = floor + coefficient * C^exponent; refused where there are `reasons`."""
 
     coefficient: float
     exponent: float
+    floor: float = 0.0
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.reasons
+
+    @classmethod
+    def refused(cls, reason: str) -> "PowerLaw":
+        return cls(math.nan, math.nan, math.nan, (reason,))
 
     def at(self, budget_flops: ArrayLike) -> np.ndarray:
-        return self.coefficient * np.asarray(budget_flops, dtype=float) ** self.exponent
+        return self.floor + self.coefficient * np.asarray(budget_flops, dtype=float) ** self.exponent
 
 
 def power_law(budget_flops: ArrayLike, y: ArrayLike) -> PowerLaw:
@@ -121,32 +131,11 @@ def power_law(budget_flops: ArrayLike, y: ArrayLike) -> PowerLaw:
     return PowerLaw(math.exp(log_k), float(exponent))
 
 
-@dataclass(frozen=True)
-class FloorLaw:
-    """L = floor + coefficient * C^exponent (exponent < 0); refused where there are `reasons`."""
-
-    floor: float
-    coefficient: float
-    exponent: float
-    reasons: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        return not self.reasons
-
-    @classmethod
-    def refused(cls, reason: str) -> "FloorLaw":
-        return cls(math.nan, math.nan, math.nan, (reason,))
-
-    def at(self, budget_flops: ArrayLike) -> np.ndarray:
-        return self.floor + self.coefficient * np.asarray(budget_flops, dtype=float) ** self.exponent
-
-
-def floor_law(budget_flops: ArrayLike, loss: ArrayLike) -> FloorLaw:
+def floor_law(budget_flops: ArrayLike, loss: ArrayLike) -> PowerLaw:
     """L = E + k C^a through (C, L*). Refused with fewer than 3 points, with E at 0, or when the loss does not fall."""
     log_c, loss = np.log(np.asarray(budget_flops, dtype=float)), np.asarray(loss, dtype=float)
     if len(log_c) < 3:
-        return FloorLaw.refused(f"a law with a floor has 3 parameters; {len(log_c)} budgets cannot fix them")
+        return PowerLaw.refused(f"a law with a floor has 3 parameters; {len(log_c)} budgets cannot fix them")
     floor, log_k, exponent = floor_laws(log_c, loss[None])[0].tolist()
     reasons: tuple[str, ...] = ()
     if not math.isfinite(log_k):
@@ -155,4 +144,4 @@ def floor_law(budget_flops: ArrayLike, loss: ArrayLike) -> FloorLaw:
         reasons = ("the floor E sits on its bound 0: the minima show no floor",)
     elif not 2e-3 <= -exponent <= 0.98 * MAX_EXPONENT:
         reasons = (f"the exponent sits on its bound ({-exponent:.3g})",)
-    return FloorLaw(floor, math.exp(log_k) if math.isfinite(log_k) else 0.0, exponent, reasons)
+    return PowerLaw(math.exp(log_k) if math.isfinite(log_k) else 0.0, exponent, floor, reasons)

@@ -121,19 +121,16 @@ def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights
     logs = variables(table)
     means = logs.mean(axis=1)
     start = center(surface.parameters, means, -1)
-    raw = surface.objective == "ls"
-    y = np.atleast_2d(np.exp(log_loss) if raw else log_loss)
-    replicates = len(y) if weights is None else len(weights)
-    batch = max(1, int(BATCH_CELLS // len(table)))
+    raw, delta = surface.objective == "ls", HUBER_DELTA if surface.objective == "huber" else math.inf
+    y, x = np.exp(log_loss) if raw else log_loss, logs - means[:, None]
+    replicates, batch = len(np.atleast_2d(y) if weights is None else weights), max(1, int(BATCH_CELLS // len(table)))
     parts = []
-    delta, x = HUBER_DELTA if surface.objective == "huber" else math.inf, logs - means[:, None]
     for first in range(0, replicates, batch):
         rows = slice(first, min(first + batch, replicates))
         starts = np.broadcast_to(start, (rows.stop - first, len(start)))
-        of, w = y if len(y) == 1 else y[rows], None if weights is None else weights[rows]
-        result = descend(starts, x, of, weights=w, delta=delta, raw=raw, tolerance=1e-6, max_steps=100)
-        parts.append(center(result.parameters, means, +1))
-    return np.concatenate(parts)
+        of, w = y[rows] if y.ndim == 2 and len(y) > 1 else y, None if weights is None else weights[rows]
+        parts.append(descend(starts, x, of, weights=w, delta=delta, raw=raw, tolerance=1e-6, max_steps=100).parameters)
+    return center(np.concatenate(parts), means, +1)
 
 
 def _seeds(x: np.ndarray, loss: np.ndarray, weights: np.ndarray, keep: int = 4) -> np.ndarray:

@@ -13,10 +13,7 @@ from numpy.typing import ArrayLike
 from ..findings import Finding
 
 N_PARAMETERS = 5
-
-
-# Replicates, and the steps of the delta method, may have exponents that no surface has: infinity and NaN are the right
-# words for their optimum, and whoever takes an interval reads them so.
+# Refits may have exponents that no surface has: infinity and NaN are the right words for their optimum.
 BEYOND: dict[str, Any] = {"over": "ignore", "divide": "ignore", "invalid": "ignore"}
 
 
@@ -53,18 +50,9 @@ class Surface:
         return self.status == "ok"
 
     @property
-    def reasons(self) -> tuple[str, ...]:
-        return tuple(f.message for f in self.findings)
-
-    @property
     def usable(self) -> bool:
-        """Whether it can carry a forecast: unlike in `ok`, E = 0 is allowed (a surface without a floor)."""
-        return self.ok or self.without_floor
-
-    @property
-    def without_floor(self) -> bool:
-        """Refused for nothing but E = 0: a sound fit that shows no irreducible loss."""
-        return self.E == 0 and len(self.findings) == 1
+        """Whether it is a sound fit: unlike in `ok`, E = 0 is allowed (a surface without a floor)."""
+        return self.ok or self.E == 0 and len(self.findings) == 1
 
     @property
     def E(self) -> float:
