@@ -34,7 +34,7 @@ RECORDED = (
     ("evaluation", "data", "what the metric was measured on"),
 )
 PARTS = ("hypothesis", "setup", "counting", "data", "fit", "dropped points", "validation", "uncertainty")
-START = "least squares in closed form for every pair of exponents on a fixed grid; no random starts"
+START = "non-negative least squares for every pair of exponents on a fixed grid; no random starts"
 DESCENT = (
     "damped Gauss-Newton from the best of these until no step helps, Huber reached by narrowing from least squares"
 )
