@@ -47,19 +47,16 @@ class Approach3:
         bisection of the loss along C = kappa N D, which rises on either side of N*."""
         floor, log_a, log_b, alpha, beta = self.parameters.T
         log_n, log_d, loss = optimum(self.parameters, self.surface.kappa, budget_flops)
-        out = []
-        for side in (-1.0, 1.0):
-            near, far = np.zeros_like(log_n), np.full_like(log_n, 30.0)
+        side = np.array([[-1.0], [1.0]])
+        near, far = np.zeros((2, len(log_n))), np.full((2, len(log_n)), 30.0)
+        with np.errstate(**BEYOND):
             for _ in range(50):
                 step = (near + far) / 2
-                with np.errstate(**BEYOND):
-                    of_n, of_d = log_a - alpha * (log_n + side * step), log_b - beta * (log_d - side * step)
-                    at = floor + np.exp(of_n) + np.exp(of_d)
-                inside = at < (1 + NEAR) * loss
+                of_n, of_d = log_a - alpha * (log_n + side * step), log_b - beta * (log_d - side * step)
+                inside = floor + np.exp(of_n) + np.exp(of_d) < (1 + NEAR) * loss
                 near, far = np.where(inside, step, near), np.where(inside, far, step)
-            with np.errstate(over="ignore"):
-                out.append(np.exp(log_n + side * near))
-        return first(out[0]), first(out[1])
+            low, high = np.exp(log_n + side * near)
+        return first(low), first(high)
 
 
 def fit_approach3(

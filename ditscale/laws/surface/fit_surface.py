@@ -1,6 +1,7 @@
 """Fitting the surface: variable projection to start, damped Gauss-Newton to finish, thousands of refits in batches.
 
-For given (alpha, beta) the problem is linear in E, A, B >= 0, and only two of five parameters need a search (Golub and Pereyra 1973)."""
+For given (alpha, beta) the problem is linear in E, A, B >= 0, and only two of five parameters need a search (Golub and
+Pereyra 1973)."""
 
 import math
 
