@@ -89,7 +89,7 @@ def test_fit_of_a_table_that_supports_no_law(tmp_path, call):
 
 
 @pytest.mark.parametrize("flags", [
-    ["--objective", "ls"], ["--objective", "ls_log"], ["--robust"], ["--kappa", "6"], ["--metric", "loss_ood"],
+    ["--objective", "ls"], ["--objective", "ls_log"], ["--kappa", "6"], ["--metric", "loss_ood"],
 ], ids=" ".join)  # fmt: skip
 def test_flags_of_fit(runs, call, flags):
     status, out = call("fit", runs, "--json", "--bootstrap", "60", "--target", "1e20", *flags)

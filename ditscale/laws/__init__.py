@@ -23,7 +23,7 @@ from .learning_rate.trials import Trial, read_trials
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.metric_law import MetricLaw, metric_law
 from .minima.parabola import Parabola, fit_parabola
-from .minima.powerlaw import FloorLaw, PowerLaw, floor_law, power_law
+from .minima.powerlaw import PowerLaw, floor_law, power_law
 from .predictor.predictor import Predictor, predictor
 from .read import read_table
 from .sealed.forecast import Forecast, forecast
@@ -36,9 +36,8 @@ from .table import Table
 
 __all__ = [
     "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate", "Finding",
-    "FloorLaw", "Forecast", "Gap", "Laws", "MetricLaw", "Pair", "Parabola", "PowerLaw", "Predictor", "RateLaw",
-    "Surface", "Table", "Trend", "Trial", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap",
-    "fit_parabola", "fit_rates", "fit_surface", "fit_trend", "floor_law", "forecast", "load_forecast", "metric_law",
-    "power_law", "predictor", "read_laws", "read_rates", "read_table", "read_trials", "read_verdict", "seal",
-    "verdict",
+    "Forecast", "Gap", "Laws", "MetricLaw", "Pair", "Parabola", "PowerLaw", "Predictor", "RateLaw", "Surface", "Table",
+    "Trend", "Trial", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap", "fit_parabola",
+    "fit_rates", "fit_surface", "fit_trend", "floor_law", "forecast", "load_forecast", "metric_law", "power_law",
+    "predictor", "read_laws", "read_rates", "read_table", "read_trials", "read_verdict", "seal", "verdict",
 ]  # fmt: skip

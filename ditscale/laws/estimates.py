@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Sequence
 
 import numpy as np
 
@@ -66,10 +66,9 @@ def estimate(value: float, draws: np.ndarray | None = None) -> Estimate:
     return Estimate(value, low if math.isfinite(low) else None, high if math.isfinite(high) else None)
 
 
-def of(draws: Any, make: Callable[[Any], Any]) -> Any:
-    """What `make` makes of draws, None of None."""
-    with np.errstate(over="ignore"):
-        return None if draws is None else make(draws)
+def first(values: np.ndarray) -> Estimate:
+    """Of the first of `values` (1 + R,), with the interval of the others, its replicates."""
+    return estimate(values[0], values[1:])
 
 
 def scheme(slice_sizes: Sequence[int]) -> str:

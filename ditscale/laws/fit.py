@@ -29,16 +29,15 @@ RESPONSE: dict[str, Response] = {"huber": "raw", "ls": "raw", "ls_log": "log"}
 
 def fit(
     table: Source, *, objective: str = "huber", bootstrap: int = 1000, seed: int = 0,
-    targets: float | str | Iterable[float | str] = (), robust: bool = False, kappa: float | None = None,
+    targets: float | str | Iterable[float | str] = (), kappa: float | None = None,
 ) -> Laws:  # fmt: skip
     """Fit the predictor, and Approach 2 and 3 beside it, to the grid runs of `table`, whatever `read_table` reads.
 
     objective: of the surface, "huber" (summed, 1e-3, log residuals), "ls" (squares of the loss) or "ls_log" (of log
     residuals, parabolas too). bootstrap: replicates behind the 95 % intervals of Approach 2 and 3, 0 for none. targets:
-    one budget in FLOPs or several, numbers or their text ("1.5e21"), at which predictions are wanted. robust: parabolas
-    and laws of Approach 2 by bisquare regression. kappa: C / (N D), estimated when None. Nothing is dropped silently:
-    see `Laws.findings` and `exclusions`. Raises UserError on bad arguments and on a table without grid runs; a fit that
-    cannot be trusted is refused, not raised.
+    one budget in FLOPs or several, numbers or their text ("1.5e21"), at which predictions are wanted. kappa: C / (N D),
+    estimated when None. Nothing is dropped silently: see `Laws.findings` and `exclusions`. Raises UserError on bad
+    arguments and on a table without grid runs; a fit that cannot be trusted is refused, not raised.
 
         ds.fit("runs.csv", targets="1.5e21").summary()
     """
@@ -50,11 +49,12 @@ def fit(
     if not len(grid):
         raise UserError(f"{table.source or 'table'}: every run is a probe; a fit needs grid runs")
     refuse_units(grid, kappa)
-    two = fit_approach2(grid, RESPONSE[objective], bootstrap, seed, robust=robust)
+    two = fit_approach2(grid, RESPONSE[objective], bootstrap, seed)
     if (grid.loss > 0).all():
         three = fit_approach3(grid, objective, bootstrap, seed, kappa)
     else:
-        three = Approach3(_no_surface(grid, objective, kappa), None, "none")
+        nothing = _no_surface(grid, objective, kappa)
+        three = Approach3(nothing, nothing.parameters[None], "none")
     surface = three.surface
     findings = check_rehearsal(table) + _left_out(grid, held) + check_units(grid) + [*two.findings, *surface.findings]
     if np.isfinite(surface.residuals).all():

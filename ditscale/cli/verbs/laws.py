@@ -7,7 +7,7 @@ from ... import units
 from ...errors import UserError, command
 from ...naming import StudyPaths
 from ..tables import columns_of, is_table, named_tables, of_tables_only, read
-from ..verb import Argument, Options, Report, flag, option, positional, verb
+from ..verb import Argument, Options, Report, option, positional, verb
 
 TABLE = positional("table", "DIR|TABLE", "study directory, or a CSV or HDF5 table of runs", complete="file")
 METRIC = option("--metric", "COLUMN", "column to fit, or a metric of `evaluate`: vlb, likelihood, fid", default="loss")
@@ -34,7 +34,6 @@ def _reading(of: str = "") -> tuple[Argument, ...]:
     "Fit scaling laws to a study or a table. A table has columns n_params, n_tokens, budget_flops and loss.",
     TABLE,
     option("--target", "FLOPS", "budget to predict at; may be repeated", count="*"),
-    flag("--robust", "robust parabola fits (resist outlier runs)"),
     OBJECTIVE,
     *RESAMPLING,
     METRIC,
@@ -54,7 +53,7 @@ def fit(options: Options) -> Report:
     laws = fit(
         read(options.table, options),
         targets=tuple(options.target),
-        **{name: getattr(options, name) for name in ("objective", "robust", "kappa")},
+        **{name: getattr(options, name) for name in ("objective", "kappa")},
         **_bootstrap(options),
     )
     value = laws.to_dict()

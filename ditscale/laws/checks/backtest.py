@@ -72,18 +72,15 @@ def backtest(
     for held_out in range(1, min(MAX_HELD_OUT, len(budgets) - 2) + 1):
         rest = table.without_largest(held_out)
         draws = min(bootstrap, REPLICATES) if len(budgets) - held_out > 2 else 0
-        response = laws.slices[0].response
-        two = fit_approach2(rest, response, draws, seed, robust=laws.robust)
-        three = None
-        if (table.loss > 0).all():
-            three = fit_approach3(rest, objective, draws, seed, kappa)
+        two = fit_approach2(rest, laws.slices[0].response, draws, seed)
+        three = fit_approach3(rest, objective, draws, seed, kappa) if (table.loss > 0).all() else None
         made = ask(rest, budgets[-held_out], kappa).predictor if held_out <= MOST_ASKED else None
         # A slice without a usable minimum has nothing to compare a prediction with.
         for measured in (p for p in laws.slices[-held_out:] if p.ok):
             budget = measured.budget_flops
             noise = np.random.default_rng([seed, 3]).standard_normal(draws) * measured.loss_se
             said = (
-                _by_vertices(two, measured, noise) if two.ok else None,
+                _by_law(two, measured, noise) if two.ok else None,
                 _by_surface(three, measured, noise, table) if three and three.ok else None,
                 _by_answer(made, measured) if made else None,
             )
@@ -116,23 +113,16 @@ def _by_answer(made: Predictor, measured: Parabola) -> Prediction:
     return Prediction(ratio, said, said.value / measured.loss - 1, said.covers(measured.loss))
 
 
-def _by_vertices(laws: Approach2, measured: Parabola, noise: np.ndarray) -> Prediction:
-    budget = measured.budget_flops
-    return _compared(measured, float(laws.model.at(budget)), laws.loss_at(budget), laws.loss_draws_at(budget), noise)
+def _by_law(fitted: Approach2 | Approach3, measured: Parabola, noise: np.ndarray) -> Prediction:
+    at = fitted.at(measured.budget_flops)
+    loss = float(at["loss"][0])
+    said = estimate(loss, at["loss"][1:] + noise)
+    covered = None if said.low is None and said.high is None else said.covers(measured.loss)
+    return Prediction(float(at["n_params"][0]) / measured.n_params, said, loss / measured.loss - 1, covered)
 
 
 def _by_surface(fitted: Approach3, measured: Parabola, noise: np.ndarray, table: Table) -> Prediction:
-    budget, rows = measured.budget_flops, measured.rows
-    n_star, _, loss = map(float, fitted.surface.optimum(budget))
-    draws = None if fitted.draws is None else fitted.prediction_of(fitted.draws, budget)["loss"]
-    errors = fitted.surface.loss_at(table.n_params[rows], table.n_tokens[rows]) / table.loss[rows] - 1
-    said = _compared(measured, n_star, loss, draws, noise)
+    n, d, loss = (column[measured.rows] for column in (table.n_params, table.n_tokens, table.loss))
+    errors = fitted.surface.loss_at(n, d) / loss - 1
+    said = _by_law(fitted, measured, noise)
     return replace(said, row_error=float(np.mean(np.abs(errors))), row_bias=float(np.mean(errors)))
-
-
-def _compared(
-    measured: Parabola, n_star: float, loss: float, draws: np.ndarray | None, noise: np.ndarray
-) -> Prediction:
-    said = estimate(loss, None if draws is None else draws + noise)
-    covered = None if said.low is None and said.high is None else said.covers(measured.loss)
-    return Prediction(n_star / measured.n_params, said, loss / measured.loss - 1, covered)

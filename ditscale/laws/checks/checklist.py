@@ -34,7 +34,7 @@ RECORDED = (
     ("evaluation", "data", "what the metric was measured on"),
 )
 PARTS = ("hypothesis", "setup", "counting", "data", "fit", "dropped points", "validation", "uncertainty")
-START = "least squares in closed form for every pair of exponents on a fixed grid; no random starts"
+START = "non-negative least squares for every pair of exponents on a fixed grid; no random starts"
 DESCENT = (
     "damped Gauss-Newton from the best of these until no step helps, Huber reached by narrowing from least squares"
 )
@@ -106,7 +106,7 @@ def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Boots
     free = f"{N_PARAMETERS} parameters of the surface, 3 of each parabola"
     yield "hypothesis", "runs and free parameters", f"{len(table)} runs, {free}"
     yield "fit", "objective of approach 3", OBJECTIVES[three.surface.objective]
-    yield "fit", "objective of approach 2", "bisquare regression" if two.robust else "least squares"
+    yield "fit", "objective of approach 2", "least squares"
     yield "fit", "initialisation", START
     codes = ", ".join(sorted({f.code for f in three.surface.findings}))
     settled = "converged, no parameter on a bound" if three.ok else f"refused: {codes}"

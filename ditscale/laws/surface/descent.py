@@ -65,13 +65,12 @@ def jacobian_of(powers: np.ndarray, predicted: np.ndarray, x: np.ndarray, raw: b
 def descend(
     start: np.ndarray, x: np.ndarray, y: np.ndarray, *, weights: np.ndarray | None = None, delta: float = math.inf,
     raw: bool = False, limits: tuple[float, float] = EXPONENT_LIMITS, tolerance: float = 1e-11,
-    max_steps: int = 200, no_floor: bool = False,
+    max_steps: int = 200,
 ) -> Descent:  # fmt: skip
     """Minimise sum w huber(log(E + A exp(-alpha x_0) + B exp(-beta x_1)) - y) from each row of `start`. start (R, 5) =
     (E, log A, log B, alpha, beta); x (2, n) centered log N and log D; y (n,) or (R, n) log loss (the loss itself when
-    `raw`); weights (R, n) or None. E >= 0 (E = 0 with `no_floor`) and the exponents are kept within `limits` by
-    projection. A row has converged when its step, measured by the change of the fitted values, is below `tolerance`
-    (root mean square)."""
+    `raw`); weights (R, n) or None. E >= 0 and the exponents are kept within `limits` by projection. A row has converged
+    when its step, measured by the change of the fitted values, is below `tolerance` (root mean square)."""
     p = np.array(start, dtype=float)
     total, n = len(p), x.shape[1]
     y = np.broadcast_to(y, (total, n))
@@ -96,7 +95,7 @@ def descend(
         else:
             zone = (size <= delta) * 1.0 if w is None else (size <= delta) * w
             newton = transposed @ (zone[..., None] * jacobian)
-        step = _step(p[active], gradient, newton, majoriser, damping[active], limits, no_floor)
+        step = _step(p[active], gradient, newton, majoriser, damping[active], limits)
         trial = p[active] + step
         trial[:, 0] = np.maximum(trial[:, 0], 0.0)
         trial[:, 3:] = np.clip(trial[:, 3:], *limits)
@@ -122,12 +121,12 @@ def descend(
 
 def _step(
     p: np.ndarray, gradient: np.ndarray, newton: np.ndarray, majoriser: np.ndarray, damping: np.ndarray,
-    limits: tuple[float, float], no_floor: bool,
+    limits: tuple[float, float],
 ) -> np.ndarray:  # fmt: skip
     """The damped step, with parameters that push against a bound held fixed."""
     exponents = p[:, 3:]
     free = np.ones(p.shape, dtype=bool)
-    free[:, 0] = ~((p[:, 0] <= 0) & (gradient[:, 0] > 0)) & (not no_floor)
+    free[:, 0] = ~((p[:, 0] <= 0) & (gradient[:, 0] > 0))
     low = (exponents <= limits[0]) & (gradient[:, 3:] > 0)
     free[:, 3:] = ~(low | (exponents >= limits[1]) & (gradient[:, 3:] < 0))
     matrix = newton + damping[:, None, None] * majoriser

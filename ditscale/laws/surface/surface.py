@@ -13,10 +13,7 @@ from numpy.typing import ArrayLike
 from ..findings import Finding
 
 N_PARAMETERS = 5
-
-
-# Replicates, and the steps of the delta method, may have exponents that no surface has: infinity and NaN are the right
-# words for their optimum, and whoever takes an interval reads them so.
+# Refits may have exponents that no surface has: infinity and NaN are the right words for their optimum.
 BEYOND: dict[str, Any] = {"over": "ignore", "divide": "ignore", "invalid": "ignore"}
 
 
@@ -31,16 +28,6 @@ def optimum(parameters: np.ndarray, kappa: float, budget_flops: ArrayLike) -> tu
         log_n = log_g + beta / (alpha + beta) * log_nd
         log_d = log_nd - log_n
         return log_n, log_d, floor + np.exp(log_a - alpha * log_n) + np.exp(log_b - beta * log_d)
-
-
-def law_with_floor(parameters: np.ndarray, kappa: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(E, log k, exponent) of L*(C) = E + k C^exponent, exactly; exponent = -alpha beta / (alpha + beta)."""
-    floor, log_a, log_b, alpha, beta = np.moveaxis(np.asarray(parameters), -1, 0)
-    log_n, log_d, _ = optimum(parameters, kappa, kappa)
-    exponent = -alpha * beta / (alpha + beta)
-    with np.errstate(**BEYOND):
-        log_k = np.logaddexp(log_a - alpha * log_n, log_b - beta * log_d) - exponent * math.log(kappa)
-    return floor, log_k, exponent
 
 
 @dataclass(frozen=True)
@@ -63,18 +50,9 @@ class Surface:
         return self.status == "ok"
 
     @property
-    def reasons(self) -> tuple[str, ...]:
-        return tuple(f.message for f in self.findings)
-
-    @property
     def usable(self) -> bool:
-        """Whether it can carry a forecast: unlike in `ok`, E = 0 is allowed (a surface without a floor)."""
-        return self.ok or self.without_floor
-
-    @property
-    def without_floor(self) -> bool:
-        """Refused for nothing but E = 0: a sound fit that shows no irreducible loss."""
-        return self.E == 0 and len(self.findings) == 1
+        """Whether it is a sound fit: unlike in `ok`, E = 0 is allowed (a surface without a floor)."""
+        return self.ok or self.E == 0 and len(self.findings) == 1
 
     @property
     def E(self) -> float:
