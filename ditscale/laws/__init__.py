@@ -26,8 +26,7 @@ from .minima.parabola import Parabola, fit_parabola
 from .minima.powerlaw import PowerLaw, floor_law, power_law
 from .predictor.predictor import Predictor, predictor
 from .read import read_table
-from .sealed.forecast import Forecast, forecast
-from .sealed.seal import load_forecast, seal
+from .sealed.forecast import Forecast, forecast, load_forecast, seal
 from .sealed.verdict import Verdict, read_verdict, verdict
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.fit_surface import fit_surface

@@ -1,11 +1,11 @@
 """`compare`: two or more designs or data sets at one budget, by what extrapolates: loss and equal-loss FLOPs, both as
 `predictor` gives them.
 
-Exponents are shown with intervals but decide little: two designs whose exponents differ by 0.03 are told apart by their
-losses at 250 times the largest budget long before they are by the exponents.
-"""
+Exponents are shown with intervals but decide little: designs whose exponents differ by 0.03 are told apart by their
+losses at 250 times the largest budget long before they are by the exponents."""
 
 import itertools
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple, Sequence
@@ -27,9 +27,9 @@ from .text import cells, columns, ends
 
 SIGNIFICANT = 0.05
 EXPONENTS = ("model", "data", "loss")
-# Largest budgets further apart than this: one table's prediction rests on much more extrapolation than the other's.
-UNEVEN = 3.0
-# What the tables must agree on for their losses to mean the same: keys of `Table.recorded`.
+UNEVEN = 3.0  # Largest budgets further apart than this: one prediction rests on much more extrapolation.
+FIRST = operator.itemgetter(0)
+# Keys of `Table.recorded` that the tables must agree on for their losses to mean the same.
 SAME = {"evaluation": "measured on different held-out data", "latents": "measured through different latents"}
 SAMPLED = ("fid", "kid", "clip")  # metrics of samples compare whatever the loss was measured on
 RULE = (
@@ -40,13 +40,10 @@ RULE = (
 
 @dataclass(frozen=True)
 class Criterion(Result):
-    """One of the paper's readings of exponents (arXiv 2410.08184, section 5).
-
-    name: "model" (a more efficient model has the smaller model and the larger data exponent), "data" (better data, the
-    opposite) or "pipeline" (a better one has the smaller loss exponent). favours: the table that the estimates point
-    to, None when they point nowhere; significant: whether every exponent it needs differs significantly; p: the
-    largest.
-    """
+    """One of the paper's readings of exponents (arXiv 2410.08184, section 5). name: "model" (a more efficient model has
+    the smaller model and the larger data exponent), "data" (better data, the opposite) or "pipeline" (a better one has
+    the smaller loss exponent). favours: the table that the estimates point to, None when they point nowhere;
+    significant: whether every exponent it needs differs significantly; p: the largest."""
 
     name: str
     favours: str | None
@@ -56,13 +53,10 @@ class Criterion(Result):
 
 @dataclass(frozen=True)
 class Pair(Result):
-    """`b` against `a`.
-
-    law, exponents_from: "mixture", None where a table has no law. *_exponent_difference: b minus a, and *_exponent_p.
-    loss_ratio: predicted loss of b / a at the target, and loss_p; of a metric of either sign None, and
-    metric_difference: b minus a. flop_multiplier: FLOPs with which b reaches a's loss at the target, as a share of the
-    target; None: b never reaches it; an end that is None is open. p: see RULE. sentence: what all this says.
-    """
+    """`b` against `a`. law, exponents_from: "mixture", None where a table has no law. *_exponent_difference: b minus a,
+    and *_exponent_p. loss_ratio: predicted loss of b / a at the target, and loss_p; of a metric of either sign None,
+    and metric_difference: b minus a. flop_multiplier: FLOPs with which b reaches a's loss at the target, as a share of
+    the target; None: b never reaches it; an end that is None is open. p: see RULE. sentence: what all this says."""
 
     a: str
     b: str
@@ -85,8 +79,7 @@ class Pair(Result):
 @dataclass(frozen=True, repr=False)
 class Comparison(Shown):
     """Fits of every table, each pair in the order given, at target_budget_flops. losses and exponents are each table's
-    own; ranking: the names from the lowest predicted loss, None when not all have a law of one kind.
-    """
+    own; ranking: the names from the lowest predicted loss, None when not all have a law of one kind."""
 
     LAYOUT = 1
     COMPUTED = ("rule",)
@@ -160,52 +153,32 @@ def compare(tables: Mapping[str, Source], target: float | str) -> Comparison:
     findings += check_rehearsal(next(iter(read.values()))) + _unlike(read, metric) + _uneven(grids, budget)
     pairs = tuple(_pair(a, b, fits, budget, metric) for a, b in itertools.combinations(read, 2))
     ranking, sentence = _rank(fits, pairs, budget) if len(read) > 2 else (None, "")
-    return Comparison(
-        budget,
-        metric,
-        {name: _exponents(made, budget) if made else None for name, made in fits.items()},
-        {name: made.optimum(budget).loss if made else None for name, made in fits.items()},
-        pairs,
-        ranking,
-        sentence,
-        tuple(findings),
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------- numbers
-
-
-def _exponents(made: Predictor, budget: float) -> dict[str, Estimate]:
-    return {f"{name}_exponent": made.exponent(name, budget) for name in made.exponents}
+    exponents = {
+        name: {f"{e}_exponent": made.exponent(e, budget) for e in made.exponents} if made else None
+        for name, made in fits.items()
+    }
+    losses = {name: made.optimum(budget).loss if made else None for name, made in fits.items()}
+    return Comparison(budget, metric, exponents, losses, pairs, ranking, sentence, tuple(findings))
 
 
 def _pair(a: str, b: str, fits: dict[str, Predictor | None], budget: float, metric: str) -> Pair:
     one, other = fits[a], fits[b]
     if one is None or other is None:
         lost = " and ".join(name for name in (a, b) if fits[name] is None)
-        text = f"{a} and {b} cannot be compared: the runs of {lost} do not determine a law."
-        return Pair(a, b, text)
-    tests = {
-        name: _Test(*difference(one.slope(budget, name).spread_out(), other.slope(budget, name).spread_out()))
-        for name in one.exponents
-    }
-    apart = _Test(*difference(one.comparable(budget), other.comparable(budget)))
-    apart = apart._replace(estimate=apart.estimate.exp()) if one.runs.log else apart
-    better = b if apart.estimate.value < (1 if one.runs.log else 0) else a
-    found = multiplier(one, other, budget)
-    criteria = _criteria(a, b, tests)
-    sentences = [
-        _loss_sentence(a, b, f"at {compact(budget)} FLOPs", metric, apart, better, one.runs.log, found),
-        _criteria_sentence(tests, criteria, better),
-    ]
-    model, data, loss = (tests.get(name) for name in EXPONENTS)
+        return Pair(a, b, f"{a} and {b} cannot be compared: the runs of {lost} do not determine a law.")
+    slopes = {name: [made.slope(budget, name).spread_out() for made in (one, other)] for name in one.exponents}
+    tests = {name: _Test(*difference(*both)) for name, both in slopes.items()}
+    apart, log = _Test(*difference(one.comparable(budget), other.comparable(budget))), one.runs.log
+    apart = apart._replace(estimate=apart.estimate.exp()) if log else apart
+    better = b if apart.estimate.value < (1 if log else 0) else a
+    found, criteria = multiplier(one, other, budget), _criteria(a, b, tests)
+    sentence = _loss_sentence(a, b, f"at {compact(budget)} FLOPs", metric, apart, better, log, found)
+    differences: dict[str, Any] = {f"{name}_exponent_difference": test.estimate for name, test in tests.items()}
+    differences |= {f"{name}_exponent_p": test.p for name, test in tests.items()}
+    differences["loss_ratio" if log else "metric_difference"] = apart.estimate
     return Pair(
-        a=a, b=b, law="mixture", exponents_from="mixture",
-        model_exponent_difference=model and model.estimate, model_exponent_p=model and model.p,
-        data_exponent_difference=data and data.estimate, data_exponent_p=data and data.p,
-        loss_exponent_difference=loss and loss.estimate, loss_exponent_p=loss and loss.p,
-        loss_ratio=apart.estimate if one.runs.log else None, loss_p=apart.p, flop_multiplier=found,
-        criteria=criteria, sentence=" ".join(sentences), metric_difference=None if one.runs.log else apart.estimate,
+        a, b, f"{sentence} {_criteria_sentence(tests, criteria, better)}", "mixture", "mixture", loss_p=apart.p,
+        flop_multiplier=found, criteria=criteria, **differences,
     )  # fmt: skip
 
 
@@ -217,8 +190,8 @@ def _criteria(a: str, b: str, tests: dict[str, _Test]) -> tuple[Criterion, ...]:
         p = max(tests[n].p for n, _ in needs)
         return Criterion(name, favours, favours is not None and p < SIGNIFICANT, p)
 
-    found = [criterion("model", ("model", -1), ("data", +1)), criterion("data", ("model", +1), ("data", -1))]
-    return (*found, criterion("pipeline", ("loss", -1))) if "loss" in tests else tuple(found)
+    found = criterion("model", ("model", -1), ("data", +1)), criterion("data", ("model", +1), ("data", -1))
+    return (*found, criterion("pipeline", ("loss", -1))) if "loss" in tests else found
 
 
 def _rank(
@@ -240,12 +213,9 @@ def _rank(
 
 def _holm(ps: Mapping[Any, float]) -> dict[Any, float]:
     """Holm's step-down correction (1979): ascending p times the number of hypotheses left, never falling."""
-    out: dict[Any, float] = {}
-    least = 0.0
-    for k, key in enumerate(sorted(ps, key=ps.__getitem__)):
-        least = max(least, min(1.0, (len(ps) - k) * ps[key]))
-        out[key] = least
-    return out
+    keys = sorted(ps, key=ps.__getitem__)
+    steps = (min(1.0, (len(ps) - k) * ps[key]) for k, key in enumerate(keys))
+    return dict(zip(keys, itertools.accumulate(steps, max), strict=True))
 
 
 def _unlike(tables: dict[str, Table], metric: str) -> list[Finding]:
@@ -264,32 +234,24 @@ def _unlike(tables: dict[str, Table], metric: str) -> list[Finding]:
 
 def _uneven(grids: dict[str, Table], budget: float) -> list[Finding]:
     """Findings on tables that are hard to compare: far targets, unlike ranges of budgets, unlike counting of FLOPs."""
-    findings = []
-    largest = {name: float(grid.budget_flops.max()) for name, grid in grids.items()}
-    for name, top in largest.items():
-        if budget > 10 * top:
-            beyond = f"{compact(budget / top)}x beyond the largest budget of {name}, {compact(top)}"
-            findings.append(finding("extrapolation", f"{compact(budget)} FLOPs lie {beyond}"))
-    far, near = min(largest, key=largest.__getitem__), max(largest, key=largest.__getitem__)
-    if largest[near] > UNEVEN * largest[far]:
-        text = (
-            f"{far} ends at {compact(largest[far])} FLOPs and {near} at {compact(largest[near])}: the loss of {far} is "
-            f"extrapolated {compact(largest[near] / largest[far])}x further, and a law that bends would count against "
-            "one only"
-        )
+    largest = [(float(grid.budget_flops.max()), name) for name, grid in grids.items()]
+    findings = [
+        finding("extrapolation", f"{compact(budget)} FLOPs lie {compact(budget / top)}x beyond the largest budget of "
+                f"{name}, {compact(top)}")
+        for top, name in largest
+        if budget > 10 * top
+    ]  # fmt: skip
+    (least, far), (most, near) = min(largest, key=FIRST), max(largest, key=FIRST)
+    if most > UNEVEN * least:
+        text = f"{far} ends at {compact(least)} FLOPs and {near} at {compact(most)}: the loss of {far} is extrapolated"
+        text += f" {compact(most / least)}x further, and a law that bends would count against one only"
         findings.append(finding("extrapolation", text, severity="warning"))
-    kappa = {name: grid.kappa() for name, grid in grids.items()}
-    low, high = min(kappa, key=kappa.__getitem__), max(kappa, key=kappa.__getitem__)
-    if kappa[high] > 1.2 * kappa[low]:
-        text = (
-            f"C / (N D) is {compact(kappa[low])} in {low} and {compact(kappa[high])} in {high}; equal FLOPs mean "
-            "something only if both count N, D and C alike"
-        )
-        findings.append(finding("units_mixed", text))
+    kappa = [(grid.kappa(), name) for name, grid in grids.items()]
+    (low, first), (high, other) = min(kappa, key=FIRST), max(kappa, key=FIRST)
+    if high > 1.2 * low:
+        text = f"C / (N D) is {compact(low)} in {first} and {compact(high)} in {other}; equal FLOPs mean something only"
+        findings.append(finding("units_mixed", f"{text} if both count N, D and C alike"))
     return findings
-
-
-# ----------------------------------------------------------------------------------------------------------- sentences
 
 
 def _tested(test: _Test, form: Callable[[float], str]) -> str:
@@ -309,10 +271,9 @@ def _loss_sentence(
         text += f", which points towards {better}, not significant"
     if multiplier is None:
         return f"{text}; {b} reaches that {metric} of {a} at no budget."
-    low = "no lower bound" if multiplier.low is None else _times(multiplier.low)
-    high = "no upper bound" if multiplier.high is None else _times(multiplier.high)
-    times = f"{_times(multiplier.value)}x the FLOPs, 95 % {low} to {high}"
-    return f"{text}; {b} reaches the same {metric} with {times}."
+    sides = (("lower", multiplier.low), ("upper", multiplier.high))
+    span = " to ".join(f"no {side} bound" if end is None else _times(end) for side, end in sides)
+    return f"{text}; {b} reaches the same {metric} with {_times(multiplier.value)}x the FLOPs, 95 % {span}."
 
 
 def _times(x: float) -> str:
@@ -325,19 +286,15 @@ def _criteria_sentence(tests: dict[str, _Test], criteria: tuple[Criterion, ...],
     of = {name: f"difference {_tested(test, '{:+.3g}'.format)}" for name, test in tests.items()}
     both = f"model {of['model']}; data {of['data']}"
     # One difference has two readings, as either the model or the data is what differs.
-    reading = (
-        f"{model.favours} has the smaller model and larger data exponent: of two designs the mark of a more "
-        f"efficient model, while of two data sets {data.favours} has the mark of better data"
-    )
+    text = f"{model.favours} has the smaller model and larger data exponent: of two designs the mark of a more"
+    text += f" efficient model, while of two data sets {data.favours} has the mark of better data"
     if model.favours is None:
         text = f"The model and data exponents point to neither ({both})"
     elif model.significant:
-        text = f"{reading} ({both})"
+        text += f" ({both})"
     else:
-        text = (
-            f"Model and data exponents do not differ significantly ({both}); the estimates point towards this, not "
-            f"significant: {reading}"
-        )
+        unlike = f"Model and data exponents do not differ significantly ({both})"
+        text = f"{unlike}; the estimates point towards this, not significant: {text}"
     for found in pipeline:
         if found.significant:
             text += f". {found.favours} has the smaller loss exponent, the mark of a better pipeline ({of['loss']})"

@@ -1,7 +1,5 @@
 """`Laws`: all that one table supports, as laws.json holds it and as text."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,9 +75,9 @@ class Optima(Result):
 
 @dataclass(frozen=True)
 class Answer(Result):
-    """The one answer to what lies beyond the grid, a mixture of forms (`predictor`). weights {form: its share};
-    exponents {"model", "data", "loss": beyond the largest budget}; scatter: rms of one run alone, relative (of a metric
-    of either sign: in its units); one_run {target: what one new run at the optimum there will measure}."""
+    """What lies beyond the grid. weights {form of the mixture: its share}; exponents {"model", "data", "loss": there};
+    scatter: rms of one run, relative (of a metric of either sign: in its units); one_run {target: what one new run at
+    the optimum there will measure}."""
 
     weights: dict[str, float]
     exponents: dict[str, Estimate]
@@ -115,11 +113,10 @@ class Fits(NamedTuple):
 class Laws(Shown):
     """All that one table supports; every field is one of laws.json, and every `Estimate` a 95 % interval. answer: what
     to go by, None when the runs do not determine it; approach2, approach3: coefficients, as the literature has them,
-    None when refused. predictions: by target, as it was typed. loss_law: every form of L*(C)
-    and the one taken. n_ranges {target: both ends of the N whose loss there is within 0.1 % of the optimum's by the
-    surface}. bias: of parabolas on this grid, None where it could not be computed. backtests: every held-out budget,
-    the largest first held out alone, then with its neighbours. points: the rows that were fitted (probes and exclusions
-    left out). fits: the fits themselves; None when the laws were read from a file."""
+    None when refused. predictions: by target, as it was typed. loss_law: every form of L*(C) and the one taken.
+    n_ranges {target: both ends of the N whose loss there is within 0.1 % of the optimum's by the surface}. bias: of
+    parabolas on this grid. backtests: the largest budget held out alone, then with its neighbours. points: the rows
+    that were fitted. fits: the fits themselves; None when the laws were read from a file."""
 
     LAYOUT = 1
 
@@ -188,7 +185,7 @@ class Laws(Shown):
             "coefficients": [{"law": law, "name": name, **e.to_dict()} for law, name, e in named]
         }
 
-    def plot(self) -> Figure:
+    def plot(self) -> "Figure":
         """A matplotlib figure: the slices with their parabolas, and the minima with the power laws through them."""
         from matplotlib.figure import Figure
 
@@ -221,7 +218,10 @@ class Laws(Shown):
         """The same as readable text."""
         lines = [f.message for f in self.findings if f.code == "rehearsal"]
         lines += [f"{describe(self.n_runs, self.budgets)}, metric {self.metric}"]
-        parts = [make(self) for make in (_slices, _answer, _approach2, _approach3, _predictions, _backtests)]
+        form = "L(N, D) = E + A N^-alpha + B D^-beta"
+        three = f"Approach 3: {form} on {self.n_runs} runs, objective {self.objective}"
+        parts = [_slices(self), _answer(self), _approach2(self), _coefficients(three, self, "approach3")]
+        parts += [_predictions(self), _backtests(self)]
         parts += [["Findings" if self.findings else "Findings: none", *listed(self.findings)]]
         parts += [lines_of(self.checklist)] if self.checklist else []
         return "\n".join([*lines, *(line for part in parts if part for line in ("", *part))])
@@ -235,7 +235,7 @@ def read_laws(path: Path | str) -> Laws:
 def _slices(laws: Laws) -> list[str]:
     rows = [["budget", "runs", "N*", "D*", "L*", "N within 0.1 %", "residual", "status"]]
     for s in laws.slices:
-        near = "-" if s.n_range is None else f"{count(s.n_range[0])} .. {count(s.n_range[1])}"
+        near = " .. ".join(map(count, s.n_range or ())) or "-"
         shown = ["-"] * 3
         if s.n_params is not None and s.n_tokens is not None and s.loss is not None:
             shown = [count(s.n_params), count(s.n_tokens), f"{s.loss:.4g}"]
@@ -244,13 +244,17 @@ def _slices(laws: Laws) -> list[str]:
     return ["Slices", *columns(rows)] if len(rows) > 1 else []
 
 
-def _coefficients(title: str, laws: Laws, approach: str) -> list[str]:
-    found = getattr(laws, approach)
+def _titled(title: str, found: dict[str, Estimate | None] | None, interval: str) -> list[str]:
+    """A table of numbers by name, or that they were refused."""
     if found is None:
         return [title, "  refused (see the findings)"]
-    rows = [["", "value", f"95 % ({getattr(laws.bootstrap, approach)} bootstrap)"]]
-    rows += [[name, "-", ""] if e is None else [name, *cells(e)] for name, e in vars(found).items()]
-    return [title, *columns(rows)]
+    rows = [[name, "-", ""] if e is None else [name, *cells(e)] for name, e in found.items()]
+    return [title, *columns([["", "value", interval], *rows])]
+
+
+def _coefficients(title: str, laws: Laws, approach: str) -> list[str]:
+    found = getattr(laws, approach)
+    return _titled(title, found and vars(found), f"95 % ({getattr(laws.bootstrap, approach)} bootstrap)")
 
 
 def _approach2(laws: Laws) -> list[str]:
@@ -265,18 +269,13 @@ def _approach2(laws: Laws) -> list[str]:
     return lines + [f"  form of L*(C), by AICc and a held-out budget: {laws.loss_law.why}"]
 
 
-def _approach3(laws: Laws) -> list[str]:
-    title = f"Approach 3: L(N, D) = E + A N^-alpha + B D^-beta on {laws.n_runs} runs, objective {laws.objective}"
-    return _coefficients(title, laws, "approach3")
-
-
 def _answer(laws: Laws) -> list[str]:
     if not laws.answer:
-        return ["Answer", "  refused (see the findings)"]
+        return _titled("Answer", None, "")
     parts = ", ".join(f"{name} {100 * weight:.0f} %" for name, weight in laws.answer.weights.items())
-    rows = [["", "value", "95 %"], *([f"{name}_exponent", *cells(e)] for name, e in laws.answer.exponents.items())]
     title = f"Answer: beyond the largest budget, by a mixture of forms ({parts})"
-    return [title, *columns(rows), f"  scatter of one run: {laws.answer.scatter:.2g}"]
+    shown = _titled(title, {f"{name}_exponent": e for name, e in laws.answer.exponents.items()}, "95 %")
+    return [*shown, f"  scatter of one run: {laws.answer.scatter:.2g}"]
 
 
 def _predictions(laws: Laws) -> list[str]:
@@ -284,10 +283,8 @@ def _predictions(laws: Laws) -> list[str]:
     for typed, by in laws.predictions.items():
         rows = [["", "N*", "95 %", "D*", "95 %", laws.metric, "95 %"]]
         for name, p in (("answer", by.answer), ("approach 2", by.approach2), ("approach 3", by.approach3)):
-            shown = ["refused"] + [""] * 5
-            if p is not None:
-                shown = cells(p.n_params, count) + cells(p.n_tokens, count) + cells(p.loss)
-            rows.append([name, *shown])
+            shown = p and [*cells(p.n_params, count), *cells(p.n_tokens, count), *cells(p.loss)]
+            rows.append([name, *(shown or ["refused", *[""] * 5])])
         out += [f"At {typed} FLOPs", *columns(rows)]
         if laws.answer and typed in laws.answer.one_run:
             out.append("  one new run at the optimum: {} ({})".format(*cells(laws.answer.one_run[typed])))

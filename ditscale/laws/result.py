@@ -120,14 +120,14 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         return None if value is None else _read(inner, value, where)
     if isinstance(hint, type) and issubclass(hint, Result):
         return hint.from_dict(value, where)
+    many = parts[-1:] == (...,)
     if origin is Literal:
         fits, what = isinstance(value, str) and value in parts, f"one of {', '.join(parts)}"
     elif origin is dict:
         fits, what = isinstance(value, dict), "an object of keys and values"
-    elif origin is tuple and parts[-1] is ...:
-        fits, what = isinstance(value, list), "a list"
     elif origin is tuple:
-        fits, what = isinstance(value, list) and len(value) == len(parts), f"a list of {len(parts)}"
+        fits = isinstance(value, list) and (many or len(value) == len(parts))
+        what = "a list" if many else f"a list of {len(parts)}"
     else:
         fits, what = _is_simple(hint, value), SIMPLE[hint]
     if not fits:
@@ -135,7 +135,7 @@ def _read(hint: Any, value: Any, where: str) -> Any:
     if origin is dict:
         return {k: _read(parts[1], v, f"{where}[{k!r}]") for k, v in value.items()}
     if origin is tuple:
-        hints = parts[:1] * len(value) if parts[-1] is ... else parts
+        hints = parts[:1] * len(value) if many else parts
         return tuple(_read(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
     return value
 

@@ -151,9 +151,9 @@ def _checks(paths: StudyPaths, laws: Laws) -> list[Check]:
     truth = Truth(law.E, law.A, law.B, law.alpha, law.beta, laws.kappa)
     n_params, _, loss = truth.optimum(study.probe_budget)
     at_probe = laws.predictions[units.compact(study.probe_budget)].approach3
-    exponent = _check("model exponent", truth.model_exponent, surface.model_exponent if surface else None)
     n, l = (at_probe.n_params, at_probe.loss) if at_probe else (None, None)
-    return [exponent, _check("N*", float(n_params), n), _check("L*", float(loss), l)]
+    fitted = surface.model_exponent if surface else None, n, l
+    return list(map(_check, TOLERANCE, (truth.model_exponent, float(n_params), float(loss)), fitted))
 
 
 def _check(name: str, truth: float, fitted: Estimate | None) -> Check:

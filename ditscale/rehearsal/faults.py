@@ -233,13 +233,11 @@ class Injector(threading.Thread):
 def lost_rows(at: RunPaths, images: int) -> int:
     """Rows of steps up to `images`, which a heartbeat reported, that the record does not hold."""
     steps = images // read_run(at.run).recipe.batch_size
-    if not steps:
-        return 0
-    try:
-        with open_record(at.metrics) as file:
-            return steps - int(np.count_nonzero(file["steps"][:steps]["images"]))
-    except Damaged:
-        return steps
+    with suppress(Damaged):
+        if steps:
+            with open_record(at.metrics) as file:
+                return steps - int(np.count_nonzero(file["steps"][:steps]["images"]))
+    return steps
 
 
 def _wait_until(condition: Callable[[], bool], seconds: float, poll_s: float):

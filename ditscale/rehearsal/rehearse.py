@@ -38,7 +38,6 @@ def rehearse(
     root: str, study: Study, *, seconds: float, noise: float, seed: int, faults: float, nodes: int | None
 ) -> Account:
     """Rehearse `study` in root/rehearsal and account for it. An interrupted rehearsal resumes where it stopped.
-
     seconds: duration of each run's steps. noise: log-normal scatter of a loss. faults: share of the runs that is hit.
     nodes: how many nodes are lost (None: as check_nodes). Raises UserError when it was done before, or cannot begin."""
     nodes = check_nodes(nodes, study.cluster.name)

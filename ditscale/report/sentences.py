@@ -16,6 +16,7 @@ FORMS = {
     MIXTURE: "the mixture of laws", "relaxed": "the relaxed form", "bent": "the bent form",
 }  # fmt: skip
 WHERE = {True: "inside", False: "outside"}
+SURFACE = "E + A N^-alpha + B D^-beta"
 
 
 def join(*parts: object) -> str:
@@ -70,7 +71,7 @@ def summary(results: StudyResults) -> list[str]:
 
 
 def _laws(laws: Laws) -> list[str]:
-    out = []
+    out, runs = [], plural(laws.n_runs, "run")
     if two := laws.approach2:
         minima = f"{sum(s.ok for s in laws.slices)} of {plural(len(laws.slices), 'slice')}"
         powers = f"N* grows as {power('C', two.model_exponent)}, D* as {power('C', two.data_exponent)}"
@@ -80,7 +81,6 @@ def _laws(laws: Laws) -> list[str]:
     else:
         why = [f.message for f in laws.findings if f.severity == "refused"] or ["no reason is recorded"]
         out.append(f"Power laws through the minima are refused: {'; '.join(why)}.")
-    runs = plural(laws.n_runs, "run")
     if three := laws.approach3:
         floor = f"an irreducible {laws.metric} E = {spelled(three.E, compact)}"
         out.append(f"The surface fitted to all {runs} gives N* as {power('C', three.model_exponent)} and {floor}.")

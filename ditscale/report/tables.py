@@ -11,7 +11,7 @@ from ..laws import Estimate, Laws, Trend
 from ..laws.text import ends, short
 from ..units import compact, count
 from .read import StudyResults
-from .sentences import digits, exponent, plural
+from .sentences import SURFACE, digits, exponent, plural
 from .trends import METRICS, gap_sentences, metric_trends, noise_trends
 
 # Numbers of laws.json as the page writes them.
@@ -67,13 +67,12 @@ def laws_table(laws: Laws) -> str:
         for law, symbol in (("model", "N*"), ("data", "D*"), ("loss", "L*"))
     }
     if floor := laws.loss_with_floor:
-        floored = {"floor E": floor.E, "coefficient k": floor.coefficient, "exponent a": floor.exponent}
-        sections["L* = E + k C^a"] = {**floored}
-    surface = "L = E + A N^-alpha + B D^-beta"
-    sections[surface] = {NAMES.get(name, name): e for name, e in three.items()}
+        e, k, a = floor.E, floor.coefficient, floor.exponent
+        sections["L* = E + k C^a"] = {"floor E": e, "coefficient k": k, "exponent a": a}
+    sections[f"L = {SURFACE}"] = {NAMES.get(name, name): e for name, e in three.items()}
     rows = []
     for law, numbers in sections.items():
-        points = plural(laws.n_runs, "run") if law == surface else minima
+        points = plural(laws.n_runs, "run") if law.startswith("L = ") else minima
         shown = [(name, digits(e.value), ends(e, compact, " to ") or "no interval") for name, e in numbers.items() if e]
         rows += [[superscripts("" if i else law), *map(escape, (*row, points))] for i, row in enumerate(shown)]
     return table(["law", "number", "value", "95 % interval", "based on"], rows, left=2)

@@ -50,8 +50,7 @@ def _draw_curves(curves: list[tuple[np.ndarray, np.ndarray, Label, bool]], figur
     for flops, loss, end, probe in curves:
         width, alpha, order = (1.6, 1, 4) if probe else (0.9, 0.9, 3)
         axes.plot(flops, loss, color=end.colour, lw=width, alpha=alpha, zorder=order)
-        if end.text not in longest or end.x > longest[end.text].x:
-            longest[end.text] = end
+        longest[end.text] = max(longest.get(end.text, end), end, key=lambda label: label.x)
     ends = sorted(longest.values())
     # Runs of one budget end at nearly one place, and share a column of labels.
     far = 1 + np.flatnonzero(np.diff(np.log([end.x for end in ends])) > 0.3)

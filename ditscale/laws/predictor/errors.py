@@ -3,15 +3,14 @@
     V = diag(s^2 e^(2 (sC x + sN z)) / w + se^2 + om^2 (f / f* - 1)^2) + s^2 (slice, size, trajectory, shared effects
         + a random walk of the level in ln C) + a random walk of ln N* in ln C
 
-se: what each run says of its own measurement. om: misfit that grows with the distance from the optimum. Both walks keep
-an extrapolation honest: a law that held on the grid drifts off it as far beyond as the runs on the grid let it.
-REML: Patterson & Thompson 1971; the form is kept linear at the fit, the floor one of its directions.
-"""
-
-from __future__ import annotations
+se: what each run says of its own measurement. om: misfit that grows with the distance from the optimum. The walks let a
+law that held on the grid drift off it beyond, as far as the runs let it. REML: Patterson & Thompson 1971; the form is
+kept linear at the fit, the floor one of its directions."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,11 +23,6 @@ START = {"s": math.log(5e-3), "level": -1.5, "place": -3.0, "om": -4.0, "sC": 0.
 ROUNDING = 1e-5  # of a loss as people write it down, relative; also what keeps noise-free tables solvable
 STEP = 0.05  # of a difference of gradients
 LEAST_CURVATURE = 0.05
-
-
-def indicator(labels: np.ndarray) -> np.ndarray:
-    """(n, k): which of k groups each run is of."""
-    return np.eye(labels.max() + 1)[labels]
 
 
 @dataclass(frozen=True)
@@ -45,20 +39,22 @@ class Parts:
     groups: dict[str, np.ndarray]
     walks: bool
     weights: np.ndarray
-    columns: dict[str, np.ndarray] = field(init=False)
-    alone: dict[str, np.ndarray] = field(init=False)
 
-    def __post_init__(self) -> None:
-        columns = {name: indicator(labels) for name, labels in self.groups.items()}
-        # A run alone in its group needs no column: what the group shares adds to the run's own variance.
-        alone = {name: column[:, column.sum(0) == 1].sum(1) for name, column in columns.items()}
+    @cached_property
+    def alone(self) -> dict[str, np.ndarray]:
+        """{part: 1 where a run is alone in its group}: it needs no column, as this part adds to its own variance."""
+        return {name: (np.bincount(labels)[labels] == 1) * 1.0 for name, labels in self.groups.items()}
+
+    @cached_property
+    def columns(self) -> dict[str, np.ndarray]:
+        """{part: (n, k)} of what several runs share."""
+        columns = {name: np.eye(labels.max() + 1)[labels] for name, labels in self.groups.items()}
         columns = {name: column[:, column.sum(0) > 1] for name, column in columns.items()}
         if self.walks:
             # RW(x, x') = min(x, x') - x_first: a step of variance x_k - x_(k-1) for every node passed.
             passed = self.nodes[:, None] >= np.arange(1, len(self.node_x))
             columns |= {name: passed * np.sqrt(np.diff(self.node_x)) for name in ("level", "place")}
-        object.__setattr__(self, "columns", columns)
-        object.__setattr__(self, "alone", alone)
+        return columns
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,23 +65,18 @@ class Parts:
 
     def walked(self, x: float) -> np.ndarray:
         """Covariance (n + 1,) of a unit walk at x with the runs', and last its variance."""
-        first = self.node_x[0]
-        at = np.append(np.minimum(self.node_x[self.nodes], x), x) - first
-        return np.maximum(at, 0.0)
+        return np.maximum(np.append(np.minimum(self.node_x[self.nodes], x), x) - self.node_x[0], 0.0)
 
 
 class Covariance:
-    """V = diag(delta) + sum of columns, at sizes phi {name: log} of its parts; inverses by Woodbury.
-
-    misfit (n,): (f / f* - 1)^2; by_place (n,): derivative of a run's value by ln N*; more (n, k): further columns.
-    """
+    """V = diag(delta) + sum of columns, at sizes phi {name: log} of its parts; inverses by Woodbury. misfit (n,): (f /
+    f* - 1)^2; by_place (n,): derivative of a run's value by ln N*; more (n, k): further columns."""
 
     def __init__(
         self, parts: Parts, phi: np.ndarray, misfit: np.ndarray, by_place: np.ndarray, more: np.ndarray | None = None
     ) -> None:
         self.parts = parts
-        self.sizes = dict(zip(parts.names, np.asarray(phi, dtype=float), strict=True))
-        at = self.sizes
+        self.sizes = at = dict(zip(parts.names, np.asarray(phi, dtype=float), strict=True))
         self.variance = math.exp(2 * at["s"])
         own = self.variance * np.exp(2 * (at["sC"] * parts.x + at["sN"] * parts.z)) / parts.weights
         off = math.exp(2 * at["om"]) * misfit
@@ -93,16 +84,15 @@ class Covariance:
         self.delta = own + parts.se**2 + off + ROUNDING**2 + sum(shared.values())
         self.d_delta = {"s": 2 * (own + sum(shared.values())), "sC": 2 * own * parts.x, "sN": 2 * own * parts.z}
         self.d_delta |= {"om": 2 * off} | {name: 2 * part for name, part in shared.items()}
-        columns, self.spans, roots, first = [], {}, [], 0
+        columns, roots, self.spans, first = [], [], {}, 0
         for name, column in parts.columns.items():
             columns.append(column * by_place[:, None] if name == "place" else column)
-            self.spans[name] = slice(first, first + column.shape[1])
-            first += column.shape[1]
             roots.append(np.full(column.shape[1], math.exp(at[name] + (0 if name == "place" else at["s"]))))
-        columns += [] if more is None else [more]
-        roots += [] if more is None else [np.ones(more.shape[1])]
-        self.columns = np.hstack(columns) if columns else np.zeros((len(parts.x), 0))
-        self.roots = np.concatenate(roots) if roots else np.zeros(0)
+            self.spans[name] = slice(first, first := first + column.shape[1])
+        if more is not None:
+            columns, roots = [*columns, more], [*roots, np.ones(more.shape[1])]
+        self.columns = np.hstack(columns or [np.zeros((len(parts.x), 0))])
+        self.roots = np.concatenate(roots or [np.zeros(0)])
         scaled = self.columns * self.roots
         inner = scaled / self.delta[:, None]
         from scipy import linalg  # 0.1 s to import, so only where it is needed
@@ -150,8 +140,7 @@ def log_prior(names: tuple[str, ...], phi: np.ndarray) -> tuple[float, np.ndarra
     return value, gradient
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """phi: the logs of the parts' sizes at their most probable; spread (q, q): their covariance there; evidence: log
     probability of the runs, phi integrated out by Laplace."""
 
@@ -175,14 +164,12 @@ def estimate_sizes(
         value = 0.5 * (covariance.log_determinant + float(residual @ weights)) - density
         return value, 0.5 * covariance.gradient(weights) - slope
 
-    bounds = [BOUNDS.get(name, (-9.0, 4.0)) for name in names]
-    low, high = np.array(bounds).T
-    options = {"maxiter": 60, "ftol": 1e-8} if last else {"maxiter": 15, "ftol": 1e-5}
     from scipy import optimize
 
-    found = optimize.minimize(
-        against, np.clip(start, low, high), jac=True, method="L-BFGS-B", bounds=bounds, options=options
-    )
+    bounds = [BOUNDS.get(name, (-9.0, 4.0)) for name in names]
+    options = {"maxiter": 60, "ftol": 1e-8} if last else {"maxiter": 15, "ftol": 1e-5}
+    start = np.clip(start, *np.array(bounds).T)
+    found = optimize.minimize(against, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     if not last:
         return Sizes(found.x, np.zeros((0, 0)), math.nan)
     steps = STEP * np.eye(len(names))

@@ -8,17 +8,9 @@ With x = ln C, z = ln N (both centred) and u = z - ln N*(C):
     L*(C)    = E + e^(k - g x)
 
 Left of the optimum a slice rises with the exponent p, right of it with q. With a = q / (p + q), g = d = p q / (p + q),
-c = k and b = 0 this is exactly the surface L = E + A N^-p + B D^-q (Approach 3). The members of the family let it off
-that surface, each a little further:
-
-    surface   as it stands
-    relaxed   a, g, c, d each off the surface's: the frontier, its slope and the slices' curvature are fitted for itself
-    bent      b too
-
-How far off they may be is a prior: where the runs are few or noisy, the surface is what remains.
-"""
-
-from __future__ import annotations
+c = k and b = 0 this is exactly the surface L = E + A N^-p + B D^-q (Approach 3), a member of the family. "relaxed" lets
+a, g, c and d off it: the frontier, its slope and the slices' curvature are each fitted for itself; "bent" b too.
+How far off they may be is a prior: where the runs are few or noisy, the surface is what remains."""
 
 from typing import NamedTuple
 
@@ -30,10 +22,8 @@ SURFACE = (N0, K, LOG_P, LOG_Q)
 # What is free; of a, g, c, d and b, how far off the surface.
 FREE = {"surface": SURFACE, "relaxed": (*SURFACE, A, G, C, D), "bent": (*SURFACE, A, G, C, D, B)}
 # Priors (mean, standard deviation); levels have none to speak of.
-PRIORS = {
-    LOG_P: (-1.2, 1.2), LOG_Q: (-1.2, 1.2), A: (0.0, 0.15), G: (0.0, 0.7), C: (0.0, 1.0), D: (0.0, 0.7),
-    B: (0.0, 0.02),
-}  # fmt: skip
+PRIORS = dict.fromkeys((LOG_P, LOG_Q), (-1.2, 1.2)) | dict.fromkeys((G, D), (0.0, 0.7))
+PRIORS |= {A: (0.0, 0.15), B: (0.0, 0.02), C: (0.0, 1.0)}
 LEVEL_SPREAD = 10.0
 FAR = 300.0  # exponents beyond this are no loss of anything
 
@@ -64,8 +54,7 @@ def expand(member: str, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total = p + q
     full[:, A] += q / total
     full[:, C] += full[:, K]
-    rates = np.exp(np.clip(full[:, [G, D]], -5, 5)) * (p * q / total)[:, None]
-    full[:, [G, D]] = rates
+    full[:, [G, D]] = np.exp(np.clip(full[:, [G, D]], -5, 5)) * (p * q / total)[:, None]
     at_k, at_p, at_q = (free.index(i) for i in (K, LOG_P, LOG_Q))
     jacobian[:, C, at_k] = 1
     jacobian[:, A, at_p], jacobian[:, A, at_q] = -p * q / total**2, p * q / total**2
@@ -93,8 +82,7 @@ def evaluate(full: np.ndarray, floor: np.ndarray, x: np.ndarray, z: np.ndarray, 
     jacobian[..., B] = x * jacobian[..., A]
     jacobian[..., K] = frontier
     jacobian[..., G] = -x * frontier
-    jacobian[..., C] = bowl
-    jacobian[..., D] = -x * bowl
+    jacobian[..., C], jacobian[..., D] = bowl, -x * bowl
     jacobian[..., LOG_P] = scale * (right - u * q * left - h) / total * p
     jacobian[..., LOG_Q] = scale * (left + u * p * right - h) / total * q
     return Values(optimum + bowl, optimum, jacobian)
@@ -135,10 +123,8 @@ def loss_slope(full: np.ndarray, floor: np.ndarray, x: float) -> tuple[np.ndarra
 def off_optimum(full: np.ndarray, floor: np.ndarray, x: float, z: float, last: float) -> tuple[np.ndarray, np.ndarray]:
     """(L (m,), its gradient (m, 9)) of a size z at x, wherever the optimum lies."""
     middle, by_place = place(full, x, last)
-    best, by_best = frontier(full, floor, x)
     fixed = full.copy()
-    fixed[:, [N0, A, B]] = np.stack([middle, np.zeros_like(middle), np.zeros_like(middle)], axis=1)
+    fixed[:, [N0, A, B]] = middle[:, None] * [1, 0, 0]
     values = evaluate(fixed, floor, np.array([x]), np.array([z]))
-    gradient = values.jacobian[:, 0].copy()
-    gradient[:, [N0, A, B]] = 0
+    gradient = values.jacobian[:, 0] * ~np.isin(range(len(PARAMETERS)), (N0, A, B))
     return values.f[:, 0], gradient + values.jacobian[:, 0, N0, None] * by_place

@@ -1,10 +1,8 @@
 """One member of the family, fitted at every floor of a grid, with the errors that its runs share."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Self
 
 import numpy as np
 
@@ -37,6 +35,17 @@ class Quantity(NamedTuple):
     z: float = 0.0
 
 
+def _vertex(z: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """(place, least, curvature) of the parabola through a slice; the lowest run, and nan, where none bends upwards."""
+    if len(np.unique(np.round(z, 6))) >= 4:
+        middle, reach = z.mean(), np.ptp(z)
+        curve = np.polyfit(z - middle, y, 2)
+        if curve[0] > 1e-6:
+            off = np.clip(-curve[1] / (2 * curve[0]), z.min() - middle - reach, z.max() - middle + reach)
+            return float(off + middle), float(np.polyval(curve, off)), float(curve[0])
+    return float(z[np.argmin(y)]), float(y.min()), math.nan
+
+
 class _Solved(NamedTuple):
     """A covariance and what it makes of the fit at floors `at`: V^-1 J, inverse of J' V^-1 J + prior, V^-1 r, and how
     far the parameters would move under it (nowhere under the one that they were fitted with)."""
@@ -51,11 +60,8 @@ class _Solved(NamedTuple):
 
 @dataclass
 class Member:
-    """name: of `form.FREE`; walks: whether the level and N* drift; the rest is filled by `fit`.
-
-    floors (m,), theta (m, P), chi2 (m,); log_weights (m,): of the floors; sizes: of the errors' parts; dofs: the most
-    that an interval has.
-    """
+    """name: of `form.FREE`; walks: whether the level and N* drift; the rest is filled by `fit`. floors (m,), theta (m,
+    P), chi2 (m,); log_weights (m,): of the floors; sizes: of the errors' parts; dofs: the most an interval has."""
 
     name: str
     runs: Runs
@@ -63,18 +69,15 @@ class Member:
 
     def __post_init__(self) -> None:
         runs = self.runs
-        self.mean, spread = form.prior(self.name)
-        self.precision = 1 / spread**2
-        self.spread = spread
-        self.dofs = float(max(len(runs) - len(spread) - 1, DOFS))
-        groups = dict(runs.groups)
-        self.parts = Parts(runs.x, runs.z, runs.se, runs.nodes, runs.node_x, groups, self.walks, runs.count.copy())
+        self.mean, self.spread = form.prior(self.name)
+        self.precision = 1 / self.spread**2
+        self.dofs = float(max(len(runs) - len(self.spread) - 1, DOFS))
+        count = runs.count.copy()
+        self.parts = Parts(runs.x, runs.z, runs.se, runs.nodes, runs.node_x, runs.groups, self.walks, count)
         self.lowest = float(np.exp(runs.y.min()) if runs.log else runs.y.min())
         self.unit = self.lowest if runs.log else 1.0
 
-    # ------------------------------------------------------------------------------------------------------- fitting
-
-    def fit(self) -> Member:
+    def fit(self) -> Self:
         if self.runs.log:
             self.floors = np.linspace(0, BEST * self.lowest, FLOORS)
         else:
@@ -88,8 +91,7 @@ class Member:
         self._descend(15)
         if self._heavy():
             for _ in range(3):
-                distances = self._deletion()
-                weight = np.clip((HEAVY + 1) / (HEAVY + distances**2), 0.02, None)
+                weight = np.clip((HEAVY + 1) / (HEAVY + self._deletion() ** 2), 0.02, None)
                 self.parts.weights[:] = self.runs.count * weight
                 self._resize()
                 self._descend(10)
@@ -104,23 +106,9 @@ class Member:
 
     def _start(self) -> np.ndarray:
         """theta (m, P): a parabola through every slice, and lines through their vertices."""
-        runs = self.runs
-        at = []
-        for node, x in enumerate(runs.node_x):
-            rows = runs.nodes == node
-            z, y = runs.z[rows], runs.y[rows]
-            spread = np.ptp(z)
-            bend, vertex, low = math.nan, float(z[np.argmin(y)]), float(y.min())
-            if len(np.unique(np.round(z, 6))) >= 4:
-                curve = np.polyfit(z - z.mean(), y, 2)
-                if curve[0] > 1e-6:
-                    bend = curve[0]
-                    off = float(
-                        np.clip(-curve[1] / (2 * bend), z.min() - z.mean() - spread, z.max() - z.mean() + spread)
-                    )
-                    vertex, low = off + z.mean(), float(np.polyval(curve, off))
-            at.append((x, vertex, low, bend))
-        x, vertex, low, bend = np.array(at).T
+        runs, x = self.runs, self.runs.node_x
+        slices = [runs.nodes == i for i in range(len(x))]
+        vertex, low, bend = np.array([_vertex(runs.z[rows], runs.y[rows]) for rows in slices]).T
         best = np.exp(low) if runs.log else low
         a, n0 = np.polyfit(x, vertex, 1) if len(x) > 1 else (0.5, vertex[0])
         a = float(np.clip(a, 0.1, 0.9))
@@ -138,29 +126,18 @@ class Member:
 
     def _values(self, theta: np.ndarray, floors: np.ndarray) -> tuple[np.ndarray, form.Values, np.ndarray]:
         """(fitted values on y's scale (m, n), the form, its derivatives on that scale by all nine (m, n, 9))."""
-        full, _ = form.expand(self.name, theta)
-        values = form.evaluate(full, floors, self.runs.x, self.runs.z)
+        values = form.evaluate(form.expand(self.name, theta)[0], floors, self.runs.x, self.runs.z)
         if not self.runs.log:
             return values.f, values, values.jacobian
         return np.log(values.f), values, values.jacobian / values.f[..., None]
-
-    def _derivatives(self) -> np.ndarray:
-        """(m, n, P) by the free parameters."""
-        _, expansion = form.expand(self.name, self.theta)
-        return self._values(self.theta, self.floors)[2] @ expansion
 
     def _local(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """At the best floor: residual (n,), derivatives (n, P), misfit (n,), derivative by ln N* (n,)."""
         i = slice(self.best, self.best + 1)
         fitted, values, jacobian = self._values(self.theta[i], self.floors[i])
-        _, expansion = form.expand(self.name, self.theta[i])
+        derivatives = jacobian[0] @ form.expand(self.name, self.theta[i])[1][0]
         off = values.f / values.optimum - 1 if self.runs.log else values.f - values.optimum
-        return (
-            self.runs.y - fitted[0],
-            jacobian[0] @ expansion[0],
-            np.clip(off[0], 0, 2) ** 2,
-            jacobian[0, :, form.N0],
-        )
+        return self.runs.y - fitted[0], derivatives, np.clip(off[0], 0, 2) ** 2, jacobian[0, :, form.N0]
 
     def _resize(self, last: bool = False) -> None:
         """The sizes of the errors' parts at the best floor."""
@@ -178,9 +155,7 @@ class Member:
         damping, eye = np.full(len(self.floors), 1e-3), np.eye(self.theta.shape[1])
         residual, chi2 = self._chi2(self.theta)
         for _ in range(steps):
-            derivatives = self._derivatives()
-            weighted = self._solve(self.covariance, derivatives)
-            normal = derivatives.transpose(0, 2, 1) @ weighted + np.diag(self.precision)
+            _, weighted, normal = self._normal(self.covariance)
             slope = (residual[:, None] @ weighted)[:, 0] - (self.theta - self.mean) * self.precision
             diagonal = np.einsum("mpp->mp", normal)[:, :, None] * eye
             waiting, before = np.ones(len(self.floors), dtype=bool), chi2.copy()
@@ -189,9 +164,8 @@ class Member:
                 trial = np.where(waiting[:, None], self.theta + np.clip(step, -3, 3), self.theta)
                 trial_residual, trial_chi2 = self._chi2(trial)
                 better = waiting & (trial_chi2 <= chi2)
-                self.theta[better], residual[better], chi2[better] = (
-                    trial[better], trial_residual[better], trial_chi2[better],
-                )  # fmt: skip
+                for old, new in ((self.theta, trial), (residual, trial_residual), (chi2, trial_chi2)):
+                    old[better] = new[better]
                 damping = np.where(better, np.maximum(0.2 * damping, 1e-9), np.where(waiting, 8 * damping, damping))
                 waiting &= ~better
                 if not waiting.any():
@@ -200,10 +174,8 @@ class Member:
                 break
         self.chi2, self.residual = chi2, residual
         self.best = int(np.argmin(chi2))
-        self._solved: dict[str, list[_Solved]] = {}
-        derivatives = self._derivatives()
-        self.derivatives = derivatives
-        normal = derivatives.transpose(0, 2, 1) @ self._solve(self.covariance, derivatives) + np.diag(self.precision)
+        self._solved: tuple[_Solved, ...] = ()
+        self.derivatives, _, normal = self._normal(self.covariance)
         # Student's t in place of the normal: the scale of the errors is only known to so many degrees of freedom.
         rise = (self.dofs + 1) / 2 * np.log1p((chi2 - chi2.min()) / self.dofs)
         log_weights = -rise - 0.5 * np.linalg.slogdet(normal)[1] + self._floor_prior()
@@ -211,7 +183,7 @@ class Member:
 
     def _chi2(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(over="ignore", invalid="ignore"):
-            full, _ = form.expand(self.name, theta)
+            full = form.expand(self.name, theta)[0]
             values = form.evaluate(full, self.floors, self.runs.x, self.runs.z, derivatives=False).f
             residual = self.runs.y - (np.log(values) if self.runs.log else values)
         pull = self.covariance.solve(np.nan_to_num(residual).T).T
@@ -219,12 +191,13 @@ class Member:
         chi2 = (residual * pull).sum(1) + penalty
         return residual, np.where(np.isfinite(chi2), chi2, np.inf)
 
-    @staticmethod
-    def _solve(covariance: Covariance, derivatives: np.ndarray) -> np.ndarray:
-        """V^-1 J (m, n, P)."""
-        m, n, p = derivatives.shape
-        flat = covariance.solve(derivatives.transpose(1, 0, 2).reshape(n, m * p))
-        return flat.reshape(n, m, p).transpose(1, 0, 2)
+    def _normal(self, covariance: Covariance, j: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """J (m, n, P), by the free parameters at all floors unless given, V^-1 J, and J' V^-1 J + prior."""
+        if j is None:
+            j = self._values(self.theta, self.floors)[2] @ form.expand(self.name, self.theta)[1]
+        m, n, p = j.shape
+        weighted = covariance.solve(j.transpose(1, 0, 2).reshape(n, m * p)).reshape(n, m, p).transpose(1, 0, 2)
+        return j, weighted, j.transpose(0, 2, 1) @ weighted + np.diag(self.precision)
 
     def _floor_prior(self) -> np.ndarray:
         """Log prior probability of each floor, by the part of the range it stands for."""
@@ -245,21 +218,18 @@ class Member:
             first, last = max(close[0] - 1, 0), min(close[-1] + 1, len(self.floors) - 1)
             new = np.linspace(self.floors[first], self.floors[last], 9)[1:-1]
             new = new[np.min(np.abs(new[:, None] - self.floors), axis=1) > 1e-9 * self.unit]
-            floors = np.concatenate([self.floors, new])
             theta = np.stack([np.interp(new, self.floors, column) for column in self.theta.T], axis=1)
+            floors = np.concatenate([self.floors, new])
             order = np.argsort(floors)
             self.floors, self.theta = floors[order], np.concatenate([self.theta, theta])[order]
-            self.best = int(np.argmin(np.abs(self.floors - self.floors[order][0]))) if not len(new) else self.best
             self._descend(12)
 
     def _deletion(self) -> np.ndarray:
         """Each run's residual from what the others say of it, in standard deviations (n,)."""
-        one = self._at(self.sizes.phi, np.array([self.best]))
-        weighted = one.weighted[0]
-        own = one.covariance.diagonal() - np.einsum("np,pq,nq->n", weighted, one.inverse[0], weighted)
-        return (one.pull[0] - weighted @ (one.inverse[0] @ (self.derivatives[self.best].T @ one.pull[0]))) / np.sqrt(
-            np.maximum(own, 1e-12)
-        )
+        covariance, _, (weighted,), (inverse,), (pull,), _ = self._at(self.sizes.phi, np.array([self.best]))
+        own = covariance.diagonal() - np.einsum("np,pq,nq->n", weighted, inverse, weighted)
+        off = pull - weighted @ (inverse @ (self.derivatives[self.best].T @ pull))
+        return off / np.sqrt(np.maximum(own, 1e-12))
 
     def _heavy(self) -> bool:
         """Whether the residuals are rather Student's t than normal."""
@@ -273,68 +243,55 @@ class Member:
         normal = -0.5 * r**2 - 0.5 * math.log(2 * math.pi)
         return float(t.sum(1).max()) > float(normal.sum()) + 6
 
-    # ---------------------------------------------------------------------------------------------------- predicting
-
     def _at(self, phi: np.ndarray, at: np.ndarray) -> _Solved:
         covariance = Covariance(self.parts, phi, self.misfit, self.by_place)
-        derivatives = self.derivatives[at]
-        weighted = self._solve(covariance, derivatives)
-        inverse = np.linalg.inv(derivatives.transpose(0, 2, 1) @ weighted + np.diag(self.precision))
+        _, weighted, normal = self._normal(covariance, self.derivatives[at])
+        inverse = np.linalg.inv(normal)
         slope = (self.residual[at][:, None] @ weighted)[:, 0] - (self.theta[at] - self.mean) * self.precision
         move = (inverse @ slope[..., None])[..., 0]
         return _Solved(covariance, at, weighted, inverse, covariance.solve(self.residual[at].T).T, move)
 
-    def _prepared(self) -> tuple[_Solved, list[tuple[_Solved, _Solved]]]:
-        """The likely floors under the sizes found, and the best one a step of each size up and down."""
+    def _prepared(self) -> tuple[_Solved, ...]:
+        """The likely floors under the sizes found; the best one there, then a step of each size up, and down."""
         if not self._solved:
-            likely = np.flatnonzero(self.log_weights > self.log_weights.max() - 12)
-            self._solved["likely"] = [self._at(self.sizes.phi, likely)]
-            steps = STEP * np.eye(len(self.sizes.phi))
+            phi, likely = self.sizes.phi, np.flatnonzero(self.log_weights > self.log_weights.max() - 12)
+            steps = STEP * np.eye(len(phi))
+            # Of the floors that are likely the nearest to the best one, which is nearly always likely itself.
+            i = int(np.argmin(np.abs(likely - self.best)))
+            at = self._at(phi, likely)
+            own = _Solved(at.covariance, *(part[i : i + 1] for part in at[1:]))
             best = np.array([self.best])
-            for side, name in ((1, "up"), (-1, "down")):
-                self._solved[name] = [self._at(self.sizes.phi + side * e, best) for e in steps]
-        return self._solved["likely"][0], list(zip(self._solved["up"], self._solved["down"], strict=True))
+            self._solved = (at, own, *(self._at(p, best) for p in (*(phi + steps), *(phi - steps))))
+        return self._solved
 
     def parameters(self) -> dict[str, float]:
         """At the best floor: of `form.PARAMETERS`, for x = ln C - x0 and z = ln N - z0. The form gives e^-shift times
         the metric or, where it has either sign, (metric - shift) / scale."""
-        full, _ = form.expand(self.name, self.theta[self.best : self.best + 1])
-        runs = self.runs
+        full, runs = form.expand(self.name, self.theta[self.best : self.best + 1])[0], self.runs
         at = {"x0": runs.x0, "z0": runs.z0, "shift": runs.shift, "scale": runs.scale}
         return {"E": float(self.floors[self.best])} | dict(zip(form.PARAMETERS, full[0].tolist(), strict=True)) | at
 
-    def likely(self) -> tuple[np.ndarray, np.ndarray]:
-        """(parameters (m, 9), floors (m,)) at the floors that `says` speaks for."""
-        at = self._prepared()[0].at
-        return form.expand(self.name, self.theta[at])[0], self.floors[at]
+    def likely(self) -> np.ndarray:
+        """Parameters (m, 9) at the floors that `says` speaks for."""
+        return form.expand(self.name, self.theta[self._prepared()[0].at])[0]
 
     def says(self, quantity: Quantity) -> Mixture:
         """What this member says of a quantity: a t for every likely floor."""
-        likely, steps = self._prepared()
+        likely, *others = self._prepared()
         full, expansion = form.expand(self.name, self.theta)
         values, gradients = quantity.of(full, self.floors)
         gradients = (gradients[:, None] @ expansion)[:, 0]
         means, variances = self._moments(quantity, likely, values, gradients)
-        (own,) = self._moments(quantity, self._one(likely), values, gradients)[1]
-        up, down = (
-            np.array([self._moments(quantity, at, values, gradients) for at in side])[..., 0]
-            for side in zip(*steps, strict=True)
-        )
+        own, *moved = (np.array(self._moments(quantity, at, values, gradients))[:, 0] for at in others)
+        up, down = np.reshape(moved, (2, -1, 2))
         by_size, of_variance = ((up - down) / (2 * STEP)).T
         # The sizes of the errors are not known either: what the answer moves with them adds to its variance, and by
         # Satterthwaite 1946 it has as many degrees of freedom as the variance itself is known to.
         variances = variances + float(by_size @ self.sizes.spread @ by_size)
         uncertainty = float(of_variance @ self.sizes.spread @ of_variance)
-        dofs = float(np.clip(2 * own**2 / max(uncertainty, 1e-300), DOFS, self.dofs))
+        dofs = float(np.clip(2 * own[1] ** 2 / max(uncertainty, 1e-300), DOFS, self.dofs))
         weights = np.exp(self.log_weights[likely.at])
         return Mixture(weights / weights.sum(), means, np.sqrt(variances), np.full(len(weights), dofs))
-
-    def _one(self, likely: _Solved) -> _Solved:
-        i = int(np.argmin(np.abs(likely.at - self.best)))
-        return likely._replace(
-            at=likely.at[i : i + 1], weighted=likely.weighted[i : i + 1], inverse=likely.inverse[i : i + 1],
-            pull=likely.pull[i : i + 1], move=likely.move[i : i + 1],
-        )  # fmt: skip
 
     def _moments(
         self, quantity: Quantity, solved: _Solved, values: np.ndarray, gradients: np.ndarray
@@ -351,8 +308,7 @@ class Member:
         pull = solved.covariance.solve(known)
         derivatives = self.derivatives[solved.at]
         toward = gradients[solved.at] - pull @ derivatives
-        spread = np.einsum("mp,mpq,mq->m", toward, solved.inverse, toward)
-        variances = spread + own - float(known @ pull)
+        variances = np.einsum("mp,mpq,mq->m", toward, solved.inverse, toward) + own - float(known @ pull)
         if quantity.scatter and "slice" in sizes:
             variances = variances + variance * math.exp(2 * sizes["slice"])
         if quantity.scatter > 1:

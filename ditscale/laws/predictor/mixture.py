@@ -1,8 +1,7 @@
 """Mixtures of Student's t: what a predictor says of one number."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -19,15 +18,11 @@ class Mixture:
     dofs: np.ndarray
 
     @classmethod
-    def of(cls, parts: list[tuple[float, Mixture]]) -> Mixture:
+    def of(cls, parts: list[tuple[float, Self]]) -> Self:
         """The mixture of mixtures (weight, mixture)."""
         total = sum(weight for weight, _ in parts)
-        return cls(
-            np.concatenate([weight / total * part.weights for weight, part in parts]),
-            np.concatenate([part.means for _, part in parts]),
-            np.concatenate([part.spreads for _, part in parts]),
-            np.concatenate([part.dofs for _, part in parts]),
-        )
+        each = [(weight / total * part.weights, part.means, part.spreads, part.dofs) for weight, part in parts]
+        return cls(*map(np.concatenate, zip(*each, strict=True)))
 
     def below(self, x: np.ndarray | float) -> np.ndarray:
         """P(number < x), of the shape of x."""
@@ -54,7 +49,6 @@ class Mixture:
         """As many equally likely values, from the distribution function at 300 places."""
         first, last = self.quantiles((0.2 / count, 1 - 0.2 / count))
         middle, low, high = self.quantiles()
-        places = np.sort(
-            np.concatenate([np.linspace(first, last, 60), np.linspace(2 * low - middle, 2 * high - middle, 240)])
-        )
+        ends = ((first, last, 60), (2 * low - middle, 2 * high - middle, 240))
+        places = np.sort(np.concatenate([np.linspace(*span) for span in ends]))
         return np.interp((np.arange(count) + 0.5) / count, self.below(places), places)

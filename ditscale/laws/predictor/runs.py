@@ -1,7 +1,5 @@
 """What the predictor takes from a table: which runs, on what scale, and what they may share."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 
@@ -22,13 +20,10 @@ GROUPING = ("trajectory", "shared")
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs a predictor is fitted to.
-
-    x, z (n,): ln C and ln N less their means x0, z0; y (n,): (the metric's ln, or itself where it may have either sign
-    (`log` False) and negated where higher is better, less shift) / scale; se (n,): its standard error; count (n,): runs
-    a row stands for; slices (n,): labels; nodes (n,), node_x (k,); groups {name: labels (n,)}; isoflop: whether budgets
-    are slices; rows: of the table, that take part; kappa: C / (N D).
-    """
+    """The runs a predictor is fitted to. x, z (n,): ln C and ln N less their means x0, z0; y (n,): (the metric's ln, or
+    itself where it may have either sign (`log` False) and negated where higher is better, less shift) / scale; se (n,):
+    its standard error; count (n,): runs a row stands for; slices (n,): labels; nodes (n,), node_x (k,); groups {name:
+    labels (n,)}; isoflop: whether budgets are slices; rows: of the table, that take part; kappa: C / (N D)."""
 
     x: np.ndarray
     z: np.ndarray
@@ -52,10 +47,10 @@ class Runs:
     def __len__(self) -> int:
         return len(self.x)
 
-    def metric(self, y: float | np.ndarray) -> np.ndarray:
+    def metric(self, y: float) -> float:
         """The metric itself from y."""
-        y = self.shift + self.scale * np.asarray(y)
-        return np.exp(y) if self.log else self.sign * y
+        y = self.shift + self.scale * y
+        return math.exp(y) if self.log else self.sign * y
 
     def inverse(self, metric: float) -> float:
         """y from the metric."""
@@ -65,13 +60,8 @@ class Runs:
 def runs_of(table: Table, *, log: bool = True, higher_is_better: bool = False) -> Runs:
     """The runs of `table`, grid runs alone. log: the metric is positive, and its errors are relative."""
     sign = -1.0 if higher_is_better else 1.0
-    x, z = np.log(table.budget_flops), np.log(table.n_params)
-    raw = sign * table.loss
-    y = np.log(raw) if log else raw
-    slices = np.zeros(len(x), dtype=int)
-    for i, (_, rows) in enumerate(table.slices()):
-        slices[rows] = i
-    isoflop = table.is_isoflop()
+    x, z, raw = np.log(table.budget_flops), np.log(table.n_params), sign * table.loss
+    y, slices, isoflop = np.log(raw) if log else raw, slice_labels(table), table.is_isoflop()
     se = np.zeros(len(x)) if table.loss_se is None else np.nan_to_num(table.loss_se, nan=0.0, posinf=0.0)
     se = np.maximum(se / raw if log else se, 0.0)
     groups = group_labels(table, slices) | ({"slice": slices} if isoflop else {})
@@ -87,32 +77,32 @@ def runs_of(table: Table, *, log: bool = True, higher_is_better: bool = False) -
         table.kappa(), np.arange(len(x)),
     )  # fmt: skip
     out = _averaged(_take(out, keep))
-    x0, z0 = float(out.x.mean()), float(out.z.mean())
-    node = _labels(out.nodes)
+    x0, z0, nodes = float(out.x.mean()), float(out.z.mean()), _labels(out.nodes)
     x = out.x - x0
-    node_x = np.bincount(node, x) / np.bincount(node)
-    return replace(out, x=x, z=out.z - z0, x0=x0, z0=z0, nodes=node, node_x=node_x, slices=_labels(out.slices))
+    node_x = np.bincount(nodes, x) / np.bincount(nodes)
+    return replace(out, x=x, z=out.z - z0, x0=x0, z0=z0, nodes=nodes, node_x=node_x, slices=_labels(out.slices))
+
+
+def slice_labels(table: Table) -> np.ndarray:
+    """Which slice each run is of, (n,)."""
+    labels = np.zeros(len(table), dtype=int)
+    for i, (_, rows) in enumerate(table.slices()):
+        labels[rows] = i
+    return labels
 
 
 def group_labels(table: Table, slices: np.ndarray) -> dict[str, np.ndarray]:
     """{part of `errors.SCALES`: labels (n,)} of what runs share beside their slice: as the table records it, or a size
     that most runs share with another slice."""
     groups = {name: _labels(table.columns[name]) for name in GROUPING if name in table.columns}
-    if _repeat(table.n_params, slices):
-        groups.setdefault("size", _labels(np.round(np.log(table.n_params), 6)))
-    return groups
+    size = _labels(np.round(np.log(table.n_params), 6))
+    budgets = np.bincount(np.unique(np.stack([size, slices]), axis=1)[0])
+    # Where most runs share their size with a run of another slice, what one size has in common is seen.
+    return groups | ({"size": size} if (budgets[size] > 1).mean() > 0.5 else {})
 
 
 def _labels(values: np.ndarray) -> np.ndarray:
     return np.unique(values, return_inverse=True)[1]
-
-
-def _repeat(n_params: np.ndarray, slices: np.ndarray) -> bool:
-    """Whether most runs share their size with a run of another slice: what one size has in common is then seen."""
-    size = _labels(np.round(np.log(n_params), 6))
-    pairs = np.unique(np.stack([size, slices]), axis=1)
-    budgets = np.bincount(pairs[0])
-    return float((budgets[size] > 1).mean()) > 0.5
 
 
 def _nodes(x: np.ndarray) -> np.ndarray:
@@ -124,8 +114,7 @@ def _nodes(x: np.ndarray) -> np.ndarray:
 
 def _near(x: np.ndarray, z: np.ndarray, y: np.ndarray, nodes: np.ndarray, log: bool) -> np.ndarray:
     """Which runs are near their slice's optimum: farther ones say more of the form's tails than of the frontier."""
-    keep = np.zeros(len(y), dtype=bool)
-    scatter = _scatter(z, y, nodes)
+    keep, scatter = np.zeros(len(y), dtype=bool), _scatter(z, y, nodes)
     for node in np.unique(nodes):
         rows = np.flatnonzero(nodes == node)
         best = rows[np.argsort(y[rows], kind="stable")]
@@ -142,11 +131,10 @@ def _scatter(z: np.ndarray, y: np.ndarray, nodes: np.ndarray) -> float:
     """A run's typical distance from the parabola through its slice, by the median; 0 where no slice has 5 runs."""
     off = []
     for node in np.unique(nodes):
-        rows = nodes == node
-        if len(np.unique(np.round(z[rows], 6))) >= 5 and np.ptp(z[rows]) > 0.1:
-            middle = z[rows] - z[rows].mean()
-            rest = y[rows] - np.polyval(np.polyfit(middle, y[rows], 2), middle)
-            off.append(np.median(np.abs(rest)) * math.sqrt(rows.sum() / (rows.sum() - 3)))
+        u, v = (part[nodes == node] for part in (z, y))
+        if len(np.unique(np.round(u, 6))) >= 5 and np.ptp(u) > 0.1:
+            rest = v - np.polyval(np.polyfit(u - u.mean(), v, 2), u - u.mean())
+            off.append(np.median(np.abs(rest)) * math.sqrt(len(u) / (len(u) - 3)))
     return 1.4826 * float(np.median(off)) if off else 0.0
 
 
@@ -162,15 +150,10 @@ def _averaged(runs: Runs) -> Runs:
         return runs
     bins = max(4, MOST_ROWS // (2 * len(np.unique(runs.nodes))))
     size = ((runs.z - runs.z.min()) / (np.ptp(runs.z) or 1.0) * bins).astype(int)
-    key = _labels(runs.nodes * (bins + 1) + size)
-    total = np.bincount(key)
-    first = np.unique(key, return_index=True)[1]
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.bincount(key, values) / total
-
+    _, first, key, total = np.unique(runs.nodes * (bins + 1) + size, True, True, True)
+    x, z, y, square = (np.bincount(key, values) / total for values in (runs.x, runs.z, runs.y, runs.se**2))
     groups = {name: labels[first] for name, labels in runs.groups.items() if name == "slice"}
     return replace(
-        runs, x=mean(runs.x), z=mean(runs.z), y=mean(runs.y), se=np.sqrt(mean(runs.se**2) / total),
-        count=total.astype(float), slices=runs.slices[first], nodes=runs.nodes[first], groups=groups,
+        runs, x=x, z=z, y=y, se=np.sqrt(square / total), count=total.astype(float), slices=runs.slices[first],
+        nodes=runs.nodes[first], groups=groups,
     )  # fmt: skip

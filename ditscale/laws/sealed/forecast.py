@@ -1,13 +1,17 @@
-"""`forecast`: what a new run at a larger budget will measure, said before it exists."""
+"""`forecast`: what a new run at a larger budget will measure, said before it exists. `seal` writes it to a file, once,
+and `load_forecast` reads it with suspicion."""
 
+import datetime
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import UserError
+from ...files import write_once
 from ...units import compact, count, number
 from ..checks.runs import check_rehearsal, check_units, refuse_units
 from ..estimates import LEVEL, Estimate
@@ -65,12 +69,11 @@ class Inputs(Result):
 
 @dataclass(frozen=True, repr=False)
 class Forecast(Shown):
-    """A forecast, as it is sealed by `seal`. Every `Estimate` is an interval at `level`; an open end is None. n_params,
-    n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured `metric`
-    there. law: "mixture"; why: its parts; forms: every form's own forecast; coefficients: {form: its weight and its
-    likeliest parameters, those of `predictor.form`}. run_scatter: rms scatter of one run, relative (of a metric of
-    either sign: in its units). inputs: what it was made from; inputs_sha256: of the rows (`inputs_hash`). created: UTC;
-    None until sealed."""
+    """A forecast. Every `Estimate` is an interval at `level`; an open end is None. n_params, n_tokens: the optimum at
+    target_budget_flops. loss: prediction interval of one new run's measured `metric` there. law: "mixture"; why: its
+    parts; forms: every form's own forecast; coefficients: {form: its weight and its likeliest parameters, those of
+    `predictor.form`}. run_scatter: rms of one run, relative (of a metric of either sign: in its units). inputs_sha256:
+    of the rows (`inputs_hash`). created: UTC; None until sealed."""
 
     LAYOUT = 2
 
@@ -106,15 +109,14 @@ class Forecast(Shown):
         def span(e: Estimate, form: Format = short) -> str:
             return f"{form(e.value)} ({ends(e, form) or '? .. ?'})"
 
-        rehearsed = any(f.code == "rehearsal" for f in self.findings)
+        made = "REHEARSAL: forecast" if any(f.code == "rehearsal" for f in self.findings) else "Forecast"
         lines = [
-            f"{'REHEARSAL: forecast' if rehearsed else 'Forecast'} for {compact(self.target_budget_flops)} FLOPs, "
-            f"{self.factor:.3g}x beyond the largest of {self.inputs.n_runs} runs' budgets",
-            f"  N*    {span(self.n_params, count)}",
-            f"  D*    {span(self.n_tokens, count)}",
+            f"{made} for {compact(self.target_budget_flops)} FLOPs, {self.factor:.3g}x beyond the largest of "
+            f"{self.inputs.n_runs} runs' budgets",
+            f"  N*    {span(self.n_params, count)}", f"  D*    {span(self.n_tokens, count)}",
             f"  {self.metric}  {span(self.loss)}   {100 * self.level:g} % for one new run",
             f"  law   {self.law}: {self.why}",
-        ]
+        ]  # fmt: skip
         for form in self.forms:
             said = "refused" if form.loss is None else span(form.loss)
             notes = f"   {'; '.join(form.reasons)}" if form.reasons else ""
@@ -126,9 +128,8 @@ class Forecast(Shown):
 def forecast(table: Source, budget_flops: float | str) -> Forecast:
     """Forecast one new run at `budget_flops` from the grid runs of `table`, whatever `read_table` reads.
 
-    Raises UserError when a grid run lies at or above the target budget, and (status 3) when the design of the runs does
-    not determine the optimum there. Probes take no part; when one near the target has been measured already, `inputs`
-    says so and `seal` refuses.
+    Raises UserError when a grid run lies at or above the target budget, and (status 3) when the runs do not determine
+    the optimum there. When a probe near the target has been measured already, `inputs` says so and `seal` refuses.
 
         ds.forecast("runs.csv", "1.5e21").loss
     """
@@ -136,40 +137,74 @@ def forecast(table: Source, budget_flops: float | str) -> Forecast:
     grid = _checked_grid(table, target)
     made, refused = ask(grid, target)
     if made is None:
-        why = refused.message if refused else ""
-        raise UserError(f"{grid.source or 'table'}: there is no forecast: {why}", status=3)
+        raise UserError(f"{grid.source or 'table'}: there is no forecast: {refused and refused.message}", status=3)
     best = made.optimum(target)
     findings = check_rehearsal(grid) + check_units(grid) + _check_optimum(grid, target, best.n_params.value)
     # A probe at another budget is history, one near this target gives the answer away.
     near = np.abs(np.log(table.budget_flops / target)) <= np.log(SAME_BUDGET)
     measured = (table.role == "probe") & np.isfinite(table.loss) & near
-    budgets = tuple(budget for budget, _ in grid.slices())
-    by_form = made.by_form(target)
+    budgets, by_form = tuple(budget for budget, _ in grid.slices()), made.by_form(target)
+    probes = tuple(sorted(map(str, table.run_id[measured])))
     return Forecast(
-        created=None,
-        metric=grid.metric,
-        level=LEVEL,
-        target_budget_flops=target,
-        factor=target / budgets[-1],
-        n_params=best.n_params,
-        n_tokens=best.n_tokens,
-        loss=made.one_run(target),
-        law=MIXTURE,
+        created=None, metric=grid.metric, level=LEVEL, target_budget_flops=target, factor=target / budgets[-1],
+        n_params=best.n_params, n_tokens=best.n_tokens, loss=made.one_run(target), law=MIXTURE,
         why="mixture of " + ", ".join(f"{name} {100 * part.weight:.0f} %" for name, part in by_form.items()),
-        rule=RULE,
-        forms=tuple(Form(name, part.one_run) for name, part in by_form.items()),
+        rule=RULE, forms=tuple(Form(name, part.one_run) for name, part in by_form.items()),
         coefficients={name: {"weight": part.weight, **part.parameters} for name, part in by_form.items()},
-        run_scatter=made.run_scatter,
-        inputs=Inputs(
-            n_runs=len(grid),
-            budgets=budgets,
-            rows=tuple(sorted(grid.points(), key=lambda point: point.run_id)),
-            exclusions=grid.exclusions,
-            measured_probes=tuple(sorted(str(r) for r in table.run_id[measured])),
-        ),
-        inputs_sha256=inputs_hash(grid),
-        findings=tuple(findings),
-    )
+        run_scatter=made.run_scatter, inputs=Inputs(len(grid), budgets, _rows(grid), grid.exclusions, probes),
+        inputs_sha256=inputs_hash(grid), findings=tuple(findings),
+    )  # fmt: skip
+
+
+def seal(path: Path | str, made: Forecast) -> Forecast:
+    """Write `made` (from `forecast`) to `path`, once, with the time and its own hash; returns what lies there.
+
+    The same inputs, metric and target again are a no-op, also after the probe has been measured. Raises UserError when
+    `path` holds another forecast, which is never overwritten, or when a probe was measured before anything was sealed.
+
+        ds.seal("forecast.json", ds.forecast("runs.csv", "1.5e21"))
+    """
+    path = Path(path)
+    if path.exists():
+        sealed = load_forecast(path)
+        if all(getattr(sealed, n) == getattr(made, n) for n in ("inputs_sha256", "metric", "target_budget_flops")):
+            return sealed
+        held = f"a forecast sealed {sealed.created} for {compact(sealed.target_budget_flops)} FLOPs from other inputs"
+        never = "it is never overwritten: give another file name"
+        raise UserError(f"{path} already holds {held} or for another target; {never}")
+    if made.inputs.measured_probes:
+        measured = f"the probe {made.inputs.measured_probes[0]} has been measured already"
+        raise UserError(f"{path}: {measured}; a forecast is sealed before its probe runs")
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    sealed = replace(made, created=now, sha256=None)
+    sealed = replace(sealed, sha256=own_hash(sealed.to_dict()))
+    try:
+        write_once(path, json.dumps(sealed.to_dict(), indent=1, allow_nan=False) + "\n", to_disk=True)
+    except FileExistsError:
+        raise UserError(f"{path} was written by someone else meanwhile; it is never overwritten") from None
+    return sealed
+
+
+def load_forecast(path: Path | str) -> Forecast:
+    """Read a sealed forecast and verify its hash. Raises UserError when it is missing, no forecast, or altered."""
+    path = Path(path)
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; seal a forecast first with `ditscale forecast`") from None
+    except (ValueError, RecursionError, OSError):
+        raise UserError(f"{path} is not a sealed forecast (not readable as JSON)") from None
+    if not isinstance(body, dict) or "sha256" not in body or "inputs_sha256" not in body:
+        raise UserError(f"{path} is not a sealed forecast (it has no sha256)")
+    if body.get("layout") != Forecast.LAYOUT:
+        reads = f"this version reads layout {Forecast.LAYOUT}; give the verdict with the ditscale that sealed it"
+        raise UserError(f"{path} has layout {body.get('layout')!r}; {reads}")
+    try:
+        if own_hash(body) == body["sha256"] and (sealed := Forecast.from_dict(body)).to_dict() == body:
+            return sealed
+    except (ValueError, UserError):
+        pass  # NaN, which JSON does not have, or parts of another shape: no forecast that was ever sealed
+    raise UserError(f"{path} was altered after it was sealed: its content does not match its sha256")
 
 
 def canonical(body: Any) -> bytes:
@@ -209,10 +244,8 @@ def _checked_grid(table: Table, target: float) -> Table:
 
 
 def _check_optimum(grid: Table, target: float, n_params: float) -> list[Finding]:
-    """`optimum_unseen`: an N* that no size of the grid speaks for.
-
-    N* grows with the budget, so below every size it is an artefact; above, it may grow as fast as the budget at most.
-    """
+    """`optimum_unseen`: an N* that no size of the grid speaks for. N* grows with the budget, so below every size it is
+    an artefact; above, it may grow as fast as the budget at most."""
     growth = target / float(grid.budget_flops.max())
     least, most = float(grid.n_params.min()), growth * float(grid.n_params.max())
     sizes = f"all of the grid's sizes ({count(least)} to {count(most / growth)})"
