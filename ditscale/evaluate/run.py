@@ -164,6 +164,7 @@ def _metric(name: str, how: Evaluation, finished: Finished, data: HeldOut, worke
         return Bound(finished.ema, data, recipe.precision, how.t_min)
     if name == "likelihood":
         return Likelihood(finished.ema, data, how.trace, how.probes, how.tolerance)
+    assert name == "fid", name
     return fid.FID(finished.ema, data, how, run.data, recipe.precision, workers)
 
 
