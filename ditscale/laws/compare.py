@@ -105,13 +105,9 @@ class Comparison(Shown):
         head = [f"{name} exponent" for name in EXPONENTS] + [self.metric]
         rows = [["", *itertools.chain.from_iterable((name, "95 %") for name in head)]]
         for name, exponents in self.exponents.items():
-            known = {} if exponents is None else exponents
-            none = "refused" if exponents is None else "-"
-            shown = [
-                c
-                for e in EXPONENTS
-                for c in (cells(known[f"{e}_exponent"]) if f"{e}_exponent" in known else (none, ""))
-            ]
+            known, none = exponents or {}, "refused" if exponents is None else "-"
+            each = [cells(known[key]) if (key := f"{e}_exponent") in known else [none, ""] for e in EXPONENTS]
+            shown = itertools.chain.from_iterable(each)
             loss = self.losses[name]
             rows.append([name, *shown, *(["refused", ""] if loss is None else cells(loss))])
         out = [f"Compared at {compact(self.target_budget_flops)} FLOPs", *columns(rows), ""]
