@@ -14,6 +14,7 @@ from ...units import compact
 from ..findings import Finding, finding, run_to_add
 from ..table import Table
 from . import form
+from .member import one_thread
 from .predictor import Predictor, predictor
 from .runs import group_labels, slice_labels
 
@@ -93,6 +94,7 @@ class Asked(NamedTuple):
     refused: Finding | None
 
 
+@one_thread()
 def ask(table: Table, target: float, kappa: float | None = None) -> Asked:
     """Fit the predictor to `table`, and see whether its runs determine N* and L* at `target`, a budget in FLOPs."""
     sizes, budgets = (len(np.unique(np.round(np.log(c), 6))) for c in (table.n_params, table.budget_flops))

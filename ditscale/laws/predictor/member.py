@@ -1,10 +1,13 @@
 """One member of the family, fitted at every floor of a grid, with the errors that its runs share."""
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, NamedTuple, Self
+from functools import cache
+from typing import Callable, Iterator, NamedTuple, Self
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from . import form
 from .errors import STEP, Covariance, Parts, Sizes, estimate_sizes
@@ -20,6 +23,21 @@ DOFS = 2.5  # the least that an interval has
 TAKEN = 3  # degrees of freedom that a form takes from what groups share
 BEST = 0.98  # of the least value: the highest floor
 SPANS = (-3.0, 6.0)  # ln of (best - floor) in units of `RANGE`, where a metric has either sign
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    import scipy.linalg  # noqa: F401  # It brings linear algebra of its own.
+
+    return ThreadpoolController()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Linear algebra by one thread: these matrices are small, and threads that wait for each other take five times as
+    long where other work goes on."""
+    with _libraries().limit(limits=1, user_api="blas"):
+        yield
 
 
 class Quantity(NamedTuple):
@@ -77,6 +95,7 @@ class Member:
         self.lowest = float(np.exp(runs.y.min()) if runs.log else runs.y.min())
         self.unit = self.lowest if runs.log else 1.0
 
+    @one_thread()
     def fit(self) -> Self:
         if self.runs.log:
             self.floors = np.linspace(0, BEST * self.lowest, FLOORS)
@@ -275,6 +294,7 @@ class Member:
         """Parameters (m, 9) at the floors that `says` speaks for."""
         return form.expand(self.name, self.theta[self._prepared()[0].at])[0]
 
+    @one_thread()
     def says(self, quantity: Quantity) -> Mixture:
         """What this member says of a quantity: a t for every likely floor."""
         likely, *others = self._prepared()
