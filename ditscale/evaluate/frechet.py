@@ -4,9 +4,9 @@ Heusel et al., arXiv 1706.08500, eq. 6, between Gaussians of the features' momen
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
 
-The trace of the root is computed from eigenvalues of a symmetric matrix, L' S2 L with S1 = L L'; with fewer images than
-features, from the singular values of A B' for S1 = A' A and S2 = B' B. A distance from n samples is too large by about
-b / n; Chong and Forsyth (arXiv 1911.07023) extrapolate to infinite n from all samples and from halves of them."""
+The trace of the root is of the eigenvalues of L' S2 L, S1 = L L'; with fewer images than features, of the singular
+values of A B', S1 = A' A and S2 = B' B. A distance from n samples is too large by about b / n, so Chong and Forsyth
+(arXiv 1911.07023) extrapolate to infinite n from all samples and from halves of them."""
 
 from typing import Iterable, NamedTuple, Sequence
 

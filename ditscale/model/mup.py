@@ -8,9 +8,8 @@ al. (arXiv 2505.15270). With m = width / base_width:
     hidden: time out, all matrices of the blocks               1 / inputs           1 / m
     output: final                                              0                    1 / m
 
-The initial variances are those of any DiT (model/dit.py). A final layer that starts at 0 needs no multiplier in the
-forward pass: Table 8, with a multiplier 1 / m and rate 1 there, trains the same function (Lemma J.1). Attention keeps
-1 / sqrt(head size), since heads have the same size at every width. There is no rule for depth."""
+The initial variances are those of any DiT (model/dit.py). A final layer that starts at 0 needs no multiplier (Table 8,
+Lemma J.1). Attention keeps 1 / sqrt(head size), the same at every width. There is no rule for depth."""
 
 from collections.abc import Iterable
 
