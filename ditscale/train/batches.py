@@ -20,8 +20,6 @@ T = TypeVar("T")
 
 
 class Batch(NamedTuple):
-    """n images of one step, or a micro-batch of them."""
-
     x0: Tensor  # images [n, C, H, W]
     text: Tensor  # [n, T] ids, or [n, T, text_dim] features
     eps: Tensor  # noise [n, C, H, W]
