@@ -53,8 +53,7 @@ class Rows:
 
 
 class Latents(Source):
-    """A file of n images. Position i holds image order(i): a new shuffle for each pass over the file. Raises UserError
-    when the file is missing, damaged, or lacks a dataset or attribute."""
+    """A file of images, shuffled anew in each pass. Raises UserError when it is missing, damaged or lacks something."""
 
     text_vocab = 0
     n_images: int

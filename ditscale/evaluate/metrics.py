@@ -123,10 +123,9 @@ class Bound:
 
 
 class Likelihood:
-    """Exact negative log-likelihood. Each image by itself, with probes of its own, in fp32 whatever the run's
-    precision: the rounding of bf16 exceeds the tolerance. Pictures get uniform noise of one level's width, and then
-    E[-log2 p(level + noise) - log2 width] bounds -log2 P(level) from above (Theis et al., arXiv 1511.01844, section
-    3.1). An evaluation is of the velocity and its divergence: a forward pass, and a backward pass for each probe."""
+    """Exact negative log-likelihood, in fp32: the rounding of bf16 exceeds the tolerance. Pictures get uniform noise of
+    one level's width; E[-log2 p(level + noise) - log2 width] bounds -log2 P(level) from above (Theis et al., arXiv
+    1511.01844, section 3.1). An evaluation is a forward pass, and a backward pass for each probe."""
 
     name, columns, dtype = "likelihood", ["nll", "evaluations"], torch.float64
 

@@ -37,8 +37,7 @@ def can_compile(device: torch.device) -> bool:
 
 def speed_up(model: DiT, compiled: bool, recompute: str = "none"):
     """Compile the model, and recompute activations in the backward pass (`recompute`: none, or those of the blocks). A
-    second call replaces the first. Methods are replaced, not modules, because FSDP hooks its gathering into a block and
-    that must stay outside of the compiled part."""
+    second call replaces the first. Methods are replaced, not modules: FSDP's hooks of a block must not be compiled."""
     if compiled:
         setattr(model, "embed", torch.compile(DiT.embed.__get__(model)))
         setattr(model, "head", torch.compile(DiT.head.__get__(model)))

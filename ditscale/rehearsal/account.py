@@ -60,9 +60,7 @@ class Account:
     too_late: int  # faults whose run finished before they took effect
     runs_hit: int
     rows: int
-    # Rows missing from a finished record, or reported in a heartbeat and missing after a fault; finished runs missing
-    # from study.h5.
-    lost: int
+    lost: int  # rows of finished records, rows that heartbeats reported, and finished runs, where they are missing
     duplicated: int  # steps or runs that appear twice, and runs finished by two attempts
     wrong: int  # rows that differ from what run.yaml determines
     wall_s: float

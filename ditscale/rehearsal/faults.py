@@ -36,9 +36,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "slurm" / "local"
 
 
 @dataclass(frozen=True)
-class Fault:
-    """A line of faults.jsonl."""
-
+class Fault:  # A line of faults.jsonl.
     kind: str  # Of KINDS, or of MACHINES; the controller has no runs.
     runs: tuple[str, ...]  # Those that were running on what was hit.
     attempts: tuple[int, ...]  # Their numbers.

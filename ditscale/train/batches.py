@@ -30,8 +30,7 @@ class Batch(NamedTuple):
 
 
 def stream(source: Source, run: Run, positions: range, ranks: Ranks) -> Iterator[Batch]:
-    """Yield this rank's share of each batch of the positions in the stream: the r-th of `world` equal parts, in order,
-    so that the union over ranks is the same for every world size."""
+    """This rank's share of each batch of the positions: the r-th of `world` parts, whose union is always the same."""
     recipe, share = run.recipe, run.recipe.batch_size // ranks.world
     chunk_size = max(1, CHUNK // share) * recipe.batch_size
     cuda = ranks.device.type == "cuda"

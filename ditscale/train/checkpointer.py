@@ -131,8 +131,7 @@ class Checkpointer:
         return facts
 
     def _load(self, path: Path) -> str:
-        """Read a checkpoint into the copies; returns why a rank could not, or "". Raises UserError on rank 0 where the
-        reason does not mean that the checkpoint is damaged."""
+        """Read into the copies; returns why a rank could not, or "". UserError on rank 0 where damage is not why."""
         from . import dcp_io
 
         failure = None

@@ -155,7 +155,6 @@ def _set_up(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag) -> TrainingSet
 def keep_freed_memory():
     """Memory that is freed stays with the process from now on; without glibc, this does nothing. glibc returns large
     blocks to the kernel, which clears them, page by page, for the next batches (docs/measured/speed-detours.md)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(MMAP_THRESHOLD, LARGE) or mallopt(MMAP_THRESHOLD, LARGE_ONCE)
         mallopt(TRIM_THRESHOLD, NEVER)

@@ -90,9 +90,8 @@ def _locked(at: RunPaths, ranks: Ranks) -> Iterator[bool]:
 
 @contextmanager
 def _branch(setup: TrainingSetup, parent: Run, at: RunPaths, run: Run) -> Iterator[None]:
-    """In here, state and checkpoints are those of the nested run `run`. Afterwards they are those of `parent` again, to
-    the bit, because it is saved first, also if `run` diverges. An interrupted attempt leaves checkpoints of `run`, from
-    which the next one resumes. Any exception but Diverged passes through, and the state is then still that of `run`."""
+    """In here, state and checkpoints are those of the nested run `run`. Afterwards they are again, to the bit, those of
+    `parent`, which is saved first. Any exception but Diverged passes through; the state is then still that of `run`."""
     state, checkpointer = setup.state, setup.checkpointer
     own_directory, images = checkpointer.directory, state.images
     checkpointer.save(state.facts(parent))

@@ -151,8 +151,8 @@ class Trainer:
 
 
 def record_rows(values: list, rates: list[float], first: int, batch_size: int, state: State) -> tuple[np.ndarray, str]:
-    """Rows of steps, given their [loss, gradient norm]; and why the run has diverged at one of them, or "". Advances
-    the loss's EMA and counts skipped steps, which have no part in it."""
+    """Rows of steps with these [loss, gradient norm]; and why the run has diverged at one of them, or "". Advances
+    loss_ema, in which skipped steps have no part, and counts these."""
     rows, reason = np.zeros(len(values), STEP), ""
     for i, (loss, norm) in enumerate(values):
         if math.isfinite(norm):
