@@ -44,7 +44,6 @@ class Minimum(NamedTuple):
 
 
 def minimum(s: Slice) -> Minimum | None:
-    """Of a slice; None where it was refused."""
     if not s.ok or s.n_params is None or s.n_tokens is None or s.loss is None or s.curvature is None:
         return None
     n, d, loss = Estimate(s.n_params), Estimate(s.n_tokens), Estimate(s.loss)
@@ -114,7 +113,6 @@ def _draw_slices(results: StudyResults, shown: list[Group], figure: FigureBase) 
 
 
 def _draw_group(results: StudyResults, g: Group, top: Axes, below: Axes | None) -> Label:
-    """Draw the runs, the parabola and the minimum of a group, and its residuals below; the label of its end."""
     n, loss = results.table.n_params[g.rows], results.points[results.metric][g.rows]
     se = Z * results.points["loss_se"][g.rows] if results.metric == "loss" else None
     refused = g.slice is not None and g.minimum is None
@@ -215,7 +213,6 @@ def _draw_law(results: StudyResults, laws: Laws, quantity: Quantity, figure: Fig
 
 
 def _draw_forecast(results: StudyResults, forecast: Forecast, figure: FigureBase) -> None:
-    """The forecasts of all forms, and the measured loss with its Monte-Carlo error, magnified."""
     axes, rows = figure.subplots(), [("sealed\nforecast", forecast.loss, ACCENT)]
     for form in forecast.forms:
         rows += [(form.law.replace("_with", "\nwith").replace("_", " "), form.loss, INK)] if form.loss else []

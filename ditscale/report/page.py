@@ -44,7 +44,6 @@ def write_report(root: Path | str) -> Path:
 
 
 def html(results: StudyResults, shown: list[tuple[Plot, list[str]]]) -> str:
-    """The whole page."""
     title = f"{'REHEARSAL of ' * bool(results.study.rehearsal)}{results.study.name}: {sentences.title(results)}"
     style = Path(__file__).with_name("style.css").read_text()
     light, dark = ("".join(f"--c{c[1:]}:{v};" for c, v in colours) for colours in (zip(DARK, DARK), DARK.items()))

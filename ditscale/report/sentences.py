@@ -43,7 +43,6 @@ def power(base: str, e: Estimate) -> str:
 
 
 def title(results: StudyResults) -> str:
-    """The result in a line."""
     laws, verdict = results.laws, results.verdict
     if not laws:
         return f"{plural(len(results.table), 'run')} collected, no law fitted yet"
@@ -60,7 +59,6 @@ def title(results: StudyResults) -> str:
 
 
 def summary(results: StudyResults) -> list[str]:
-    """The runs and the laws, in sentences."""
     laws, budgets = results.laws, results.budgets
     span = " to ".join(compact(b) for b in dict.fromkeys((budgets[0], budgets[-1])))
     runs = f"{plural(int((~results.probe).sum()), 'run')} of the grid finished, at {plural(len(budgets), 'budget')}"
@@ -90,7 +88,6 @@ def _laws(laws: Laws) -> list[str]:
 
 
 def growth(a: Estimate, b: Estimate) -> str:
-    """Whether the optimal model or the optimal data grows faster."""
     if a.low is not None and b.high is not None and a.low > b.high:
         return "With more compute the optimal model grows faster than its data: the intervals are apart."
     if b.low is not None and a.high is not None and b.low > a.high:
@@ -99,7 +96,6 @@ def growth(a: Estimate, b: Estimate) -> str:
 
 
 def forecast(results: StudyResults) -> str:
-    """The forecast, or that there is none."""
     f = results.forecast
     if not f:
         return "No forecast was sealed."
@@ -112,7 +108,6 @@ def forecast(results: StudyResults) -> str:
 
 
 def verdict(results: StudyResults) -> str:
-    """The verdict, or that there is none."""
     v, f = results.verdict, results.forecast
     if not v:
         return "The probe was not measured yet, so the extrapolation to its budget is untested." if f else ""
@@ -134,7 +129,6 @@ def verdict(results: StudyResults) -> str:
 
 
 def backtest(laws: Laws) -> str:
-    """How the laws predicted the largest budget of the grid from the others."""
     b, parts = laws.backtest, []
     if not b:
         return "No backtest was possible."
@@ -150,7 +144,6 @@ def backtest(laws: Laws) -> str:
 
 
 def counting(results: StudyResults) -> list[tuple[str, str]]:
-    """What N, D and C count in this study."""
     study, points = results.study, results.points
     per_image = ", ".join(f"{t:.0f}" for t in np.unique(points["tokens_per_image"]))
     ratio = 6 * points["n_params"] * points["n_tokens"] / points["achieved_flops"]
@@ -171,9 +164,12 @@ def missing(results: StudyResults) -> list[tuple[str, str]]:
     train_first = "" if results.probe.any() else "`ditscale launch DIR` (trains the probe), then "
     swept = "The learning-rate law" + " of these runs: rates.json was made from others" * (rates is not None)
     unfitted = sweep and sweep != {run for cell in (rates.cells if rates else ()) for run in cell.swept}
+    grid = zip(runs[~results.probe], results.points[results.metric][~results.probe], strict=True)
+    excluded = {e.run_id for e in laws.exclusions} if laws else set()
+    rows = {run: loss for run, loss in grid if run not in excluded}
     known = (
         (laws is None, "The laws (laws.json)", "`ditscale fit DIR`"),
-        (laws is not None and not _same_runs(results, laws), others, "`ditscale fit DIR`"),
+        (laws is not None and {p.run_id: p.loss for p in laws.points} != rows, others, "`ditscale fit DIR`"),
         (results.forecast is None, "The sealed forecast (forecast.json)", "`ditscale forecast DIR`"),
         (results.verdict is None, "The verdict on the forecast (verdict.json)", f"{train_first}`ditscale verdict DIR`"),
         (results.samples is None, f"Samples of the best run ({best})", f"`ditscale evaluate DIR/runs/{best}`"),
@@ -186,9 +182,3 @@ def missing(results: StudyResults) -> list[tuple[str, str]]:
             command = f"`ditscale evaluate DIR/runs/{lacking[0]}` and so on, then `ditscale collect DIR`"
             found.append((f"{metric.upper()} of {len(lacking)} of {len(runs)} runs", command))
     return found
-
-
-def _same_runs(results: StudyResults, laws: Laws) -> bool:
-    here = zip(results.table.run_id[~results.probe], results.points[laws.metric][~results.probe], strict=True)
-    excluded = {e.run_id for e in laws.exclusions}
-    return {p.run_id: p.loss for p in laws.points} == {run: loss for run, loss in here if run not in excluded}

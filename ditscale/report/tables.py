@@ -48,13 +48,11 @@ def table(head: Iterable[str], rows: list[list[str]], left: int = 1, kind: str =
     return f"{start}<tbody>{body}</tbody></table></div>" * bool(rows)
 
 
-def mark(word: str) -> str:
-    """A status or a severity, in the colour that style.css gives it."""
+def mark(word: str) -> str:  # A status or a severity, in the colour that style.css gives it.
     return f'<span class="{escape(word)}">{escape(word)}</span>'
 
 
-def run_link(run_id: str) -> str:
-    """A run's id, leading to its directory from report/index.html."""
+def run_link(run_id: str) -> str:  # To its directory, from report/index.html.
     return f'<a href="../runs/{escape(run_id)}/"><code>{escape(run_id)}</code></a>'
 
 
@@ -102,7 +100,6 @@ def metrics_section(results: StudyResults) -> str:
 
 
 def noise_section(results: StudyResults) -> str:
-    """The trends of the noise levels."""
     if not (found := noise_trends(results)):
         return ""
     at_probe, rows = results.table.budget_flops[results.probe], []
@@ -131,7 +128,6 @@ def slices_table(laws: Laws) -> str:
 
 
 def runs_table(results: StudyResults) -> str:
-    """All runs of study.h5."""
     others, parts = results.columns("loss", out_of_domain=True), np.where(results.fitted, "fit", results.table.role)
     rows = []
     for i, run_id in enumerate(results.table.run_id):
@@ -150,7 +146,6 @@ def runs_table(results: StudyResults) -> str:
 
 
 def excluded_table(results: StudyResults) -> str:
-    """Runs that are in no fit, with the reason."""
     laws = results.laws
     unfitted = [(e.run_id, f"excluded from the fit: {e.reason}") for e in laws.exclusions] if laws else []
     rows = [[run_link(run_id), escape(reason)] for run_id, reason in (*results.records.excluded, *unfitted)]
@@ -164,7 +159,6 @@ def findings_list(laws: Laws) -> str:
 
 
 def settings(results: StudyResults) -> str:
-    """Design, data, recipe and the rest of study.yaml, all of it."""
     study, out = plain(results.study), ""
     parts = {name: keys for name, keys in study.items() if isinstance(keys, dict)}
     for name, keys in {"study": {k: v for k, v in study.items() if k not in parts}, **parts}.items():
