@@ -149,6 +149,12 @@ class Laws(Shown):
         off = next((p for p in self.points if min(p.n_params, p.n_tokens, p.budget_flops) <= 0), None)
         return f"run {off.run_id} has a size or a budget that is not positive" if off else ""
 
+    def exponent(self, name: str) -> Estimate | None:
+        """Of N* ("model"), D* ("data") or L* ("loss") in C: the answer's or, where that was refused, of approach 2."""
+        if self.answer:
+            return self.answer.exponents.get(name)
+        return getattr(self.approach2, f"{name}_exponent", None)
+
     @property
     def given(self) -> bool:
         """Whether anything could be given at all; the command exits with 3 otherwise."""

@@ -70,7 +70,7 @@ def _head(results: StudyResults) -> str:
         mark = escape(str(results.study.rehearsal))
         out += f'<section class="verdict outside"><h2>REHEARSAL, not a measurement</h2><p>{mark}.</p></section>\n'
     for law, symbol, what in TILES:
-        e = getattr(laws.approach2, f"{law}_exponent") if laws and laws.approach2 else None
+        e = laws.exponent(law) if laws else None
         if e:
             span = ends(e, sentences.exponent, " to ") or "no interval"
             value = f"<p class=big>{symbol} ∝ {superscripts(f'C^{e.value:.3f}')}</p>"

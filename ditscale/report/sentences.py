@@ -46,8 +46,8 @@ def title(results: StudyResults) -> str:
     laws, verdict = results.laws, results.verdict
     if not laws:
         return f"{plural(len(results.table), 'run')} collected, no law fitted yet"
-    if laws.approach2 and laws.approach2.loss_exponent:
-        c = laws.approach2.loss_exponent.value
+    if e := laws.exponent("loss"):
+        c = e.value
         line = f"Loss {'falls as' if c < 0 else 'does not fall with compute:'} C^{c:.3f}"
     elif laws.approach3:
         line = f"Loss above its floor falls as C^{laws.approach3.loss_floor_exponent.value:.3f}"
@@ -70,12 +70,18 @@ def summary(results: StudyResults) -> list[str]:
 
 def _laws(laws: Laws) -> list[str]:
     out, runs = [], plural(laws.n_runs, "run")
+    if laws.answer and (model := laws.exponent("model")) and (data := laws.exponent("data")):
+        parts = ", ".join(f"{name} {100 * weight:.0f} %" for name, weight in laws.answer.weights.items())
+        loss = f", and the {laws.metric} L* changes as {power('C', e)}" if (e := laws.exponent("loss")) else ""
+        powers = f"N* grows as {power('C', model)}, D* as {power('C', data)}{loss}"
+        out += [f"The answer beyond the grid, a mixture of forms ({parts}): {powers}.", growth(model, data)]
     if two := laws.approach2:
         minima = f"{sum(s.ok for s in laws.slices)} of {plural(len(laws.slices), 'slice')}"
         powers = f"N* grows as {power('C', two.model_exponent)}, D* as {power('C', two.data_exponent)}"
         if two.loss_exponent:
             powers += f", and the {laws.metric} L* changes as {power('C', two.loss_exponent)}"
-        out += [f"Through the minima of {minima}: {powers}.", growth(two.model_exponent, two.data_exponent)]
+        out += [f"Through the minima of {minima}: {powers}."]
+        out += [] if laws.answer else [growth(two.model_exponent, two.data_exponent)]
     else:
         why = [f.message for f in laws.findings if f.severity == "refused"] or ["no reason is recorded"]
         out.append(f"Power laws through the minima are refused: {'; '.join(why)}.")
@@ -132,7 +138,7 @@ def backtest(laws: Laws) -> str:
     b, parts = laws.backtest, []
     if not b:
         return "No backtest was possible."
-    for name, p in (("the power laws", b.approach2), ("the surface", b.approach3)):
+    for name, p in (("the answer", b.answer), ("the power laws", b.approach2), ("the surface", b.approach3)):
         if p:
             covered = {True: ", inside its interval", False: ", OUTSIDE its interval", None: ""}[p.covered]
             missed = f"L* by {100 * p.loss_error:+.2g} %{covered} and N* by a factor of {p.n_params_ratio:.3g}"

@@ -56,11 +56,17 @@ def run_link(run_id: str) -> str:  # To its directory, from report/index.html.
     return f'<a href="../runs/{escape(run_id)}/"><code>{escape(run_id)}</code></a>'
 
 
+LAWS = (("model", "N"), ("data", "D"), ("loss", "L"))
+
+
 def laws_table(laws: Laws) -> str:
     """Coefficients and exponents of all laws, with the number of points behind each."""
     minima = plural(sum(s.ok for s in laws.slices), "minimum")
     two, three = (vars(part) if part else {} for part in (laws.approach2, laws.approach3))
-    sections: dict[str, dict[str, Estimate | None]] = {
+    answer: dict[str, Estimate | None] = (
+        {f"exponent of {n}*": laws.exponent(law) for law, n in LAWS} if laws.answer else {}
+    )
+    sections: dict[str, dict[str, Estimate | None]] = {"answer beyond the grid": answer} | {
         f"{symbol} = k C^a": {name: two.get(f"{law}_{name.split()[0]}") for name in ("exponent a", "coefficient k")}
         for law, symbol in (("model", "N*"), ("data", "D*"), ("loss", "L*"))
     }
@@ -70,7 +76,7 @@ def laws_table(laws: Laws) -> str:
     sections[f"L = {SURFACE}"] = {NAMES.get(name, name): e for name, e in three.items()}
     rows = []
     for law, numbers in sections.items():
-        points = plural(laws.n_runs, "run") if law.startswith("L = ") else minima
+        points = plural(laws.n_runs, "run") if law.startswith(("L = ", "answer")) else minima
         shown = [(name, digits(e.value), ends(e, compact, " to ") or "no interval") for name, e in numbers.items() if e]
         rows += [[superscripts("" if i else law), *map(escape, (*row, points))] for i, row in enumerate(shown)]
     return table(["law", "number", "value", "95 % interval", "based on"], rows, left=2)
