@@ -4,11 +4,9 @@ Slices of 8 runs or more are drawn again run by run ("stratified"); in smaller o
 distinct sizes, which a parabola passes through exactly, so noise of the pooled residual variance is added to the fitted
 losses instead ("residual"). Coverage: docs/laws.md."""
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
-from typing import Sequence
+from dataclasses import dataclass, replace
+from typing import Self, Sequence
 
 import numpy as np
 
@@ -31,10 +29,10 @@ class Estimate(Result):
         """Whether x lies inside; an end that is None bounds nothing on its side."""
         return (self.low is None or self.low <= x) and (self.high is None or x <= self.high)
 
-    def exp(self) -> Estimate:
+    def exp(self) -> Self:
         """Of exp(x), from this of x."""
         low, high = (None if end is None else math.exp(end) for end in (self.low, self.high))
-        return Estimate(math.exp(self.value), low, high)
+        return replace(self, value=math.exp(self.value), low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -58,11 +56,10 @@ def estimate(value: float, draws: np.ndarray | None = None) -> Estimate:
     draws = np.sort(np.asarray(draws)[~np.isnan(draws)])
     if len(draws) < 40:
         return Estimate(value)
-    tails = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     # Order statistics rather than an interpolated quantile, which has no meaning between a number and infinity.
     last = len(draws) - 1
-    low, high = float(draws[math.floor(tails[0] * last)]), float(draws[math.ceil(tails[1] * last)])
-    low, high = min(low, value), max(high, value)
+    low, high = draws[math.floor((1 - LEVEL) / 2 * last)], draws[math.ceil((1 + LEVEL) / 2 * last)]
+    low, high = min(float(low), value), max(float(high), value)
     return Estimate(value, low if math.isfinite(low) else None, high if math.isfinite(high) else None)
 
 
@@ -105,13 +102,6 @@ def t_quantile(p: float, dof: float) -> float:
     from scipy.special import stdtrit  # 0.2 s to import, so only where it is needed
 
     return float(stdtrit(dof, p))
-
-
-def t_tail(value: float, dof: float) -> float:
-    """P(T >= value) for Student's t."""
-    from scipy.special import stdtr
-
-    return float(stdtr(dof, -value))
 
 
 def f_tail(value: float, dof1: float, dof2: float) -> float:

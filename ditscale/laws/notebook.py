@@ -80,8 +80,6 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """A row whose estimates are three columns: x, x_low and x_high."""
     out: dict[str, Any] = {}
     for name, value in row.items():
-        if isinstance(value, dict) and value.keys() == {"value", "low", "high"}:
-            out |= {name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
-        else:
-            out[name] = value
+        is_estimate = isinstance(value, dict) and value.keys() == {"value", "low", "high"}
+        out |= {name + f"_{k}" * (k != "value"): v for k, v in value.items()} if is_estimate else {name: value}
     return out

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import UserError, nearest
 from ..quantities import METRICS, ColumnInfo, guess
 from ..units import compact, number
+from .result import short
 from .table import OPTIONAL, REQUIRED, Table, check
 
 TEXT = ("run_id", "role")
@@ -221,20 +222,15 @@ def _missing(missing: list[str], there: list[str], names: dict[str, str], comput
     return text
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
 def _listed(there: Collection[str]) -> str:
-    shown = ", ".join(map(_short, itertools.islice(there, 20)))
+    shown = ", ".join(map(short, itertools.islice(there, 20)))
     return f"the columns are: {shown or 'none'}{', ...' if len(there) > 20 else ''}"
 
 
 def _floats(
     cells: _Cells, name: str, keep: Sequence[int], blank: Sequence[bool] | np.ndarray, where: list[str]
 ) -> np.ndarray:
-    """The kept cells of a column as floats, at once; only when one is no number, cell by cell to say which. blank (n,):
-    where an empty cell is nan."""
+    """The kept cells of a column as floats; where one is no number, cell by cell. blank (n,): an empty cell is nan."""
     column = cells.columns[name]
     kept = ["nan" if blank[i] and column[i] in ("", None) else column[i] for i in keep]
     try:
@@ -252,7 +248,7 @@ def _cell(value: Any, what: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         pass
-    text = _short(str(value))
+    text = short(str(value))
     sized = re.fullmatch(r"\s*([\d.]+)\s*([kKmMgGbBtT])\s*", text)
     if sized and sized[1].count(".") < 2 and sized[1] != ".":
         raise UserError(f"{what}: {text!r} is not a number; write {compact(float(sized[1]) * SIZES[sized[2].lower()])}")

@@ -54,11 +54,6 @@ class Truth:
         return self.beta / (self.alpha + self.beta)
 
     @property
-    def data_exponent(self) -> float:
-        """b of D* ~ C^b; a + b = 1."""
-        return self.alpha / (self.alpha + self.beta)
-
-    @property
     def loss_floor_exponent(self) -> float:
         """c of L* - E ~ C^c, negative."""
         return -self.alpha * self.beta / (self.alpha + self.beta)

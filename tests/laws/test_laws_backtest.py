@@ -36,7 +36,7 @@ def test_errors_are_those_of_a_fit_to_the_rest():
     assert b.approach3.n_params_ratio == pytest.approx(n / own.n_params)
     assert b.approach3.loss_error == pytest.approx(loss / own.loss - 1)
     two = fit_approach2(rest, bootstrap=0)
-    assert b.approach2.n_params_ratio == pytest.approx(two.model.at(SIX[-1]) / own.n_params)
+    assert b.approach2.n_params_ratio == pytest.approx(two.predict(SIX[-1])["n_params"].value / own.n_params)
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """Backtest: forget the largest one, two, ... budgets, predict them from the others, and compare."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,10 +63,8 @@ def backtest(
     if len(budgets) < 3:
         text = f"{len(budgets)} budget{'s' * (len(budgets) > 1)}: holding one out leaves too few to predict it from"
         return [], [finding("backtest_not_possible", text, value=len(budgets))]
-    out, findings = [], []
-    if len(budgets) == 3:
-        text = "with 3 budgets the backtest predicts from 2: errors are shown, intervals are not"
-        findings.append(finding("backtest_without_interval", text))
+    text = "with 3 budgets the backtest predicts from 2: errors are shown, intervals are not"
+    out, findings = [], [finding("backtest_without_interval", text)] if len(budgets) == 3 else []
     for held_out in range(1, min(MAX_HELD_OUT, len(budgets) - 2) + 1):
         rest = table.without_largest(held_out)
         draws = min(bootstrap, REPLICATES) if len(budgets) - held_out > 2 else 0

@@ -35,9 +35,8 @@ RECORDED = (
 )
 PARTS = ("hypothesis", "setup", "counting", "data", "fit", "dropped points", "validation", "uncertainty")
 START = "non-negative least squares for every pair of exponents on a fixed grid; no random starts"
-DESCENT = (
-    "damped Gauss-Newton from the best of these until no step helps, Huber reached by narrowing from least squares"
-)
+DESCENT = "damped Gauss-Newton from the best of these until no step helps"
+HUBER = "Huber reached by narrowing from least squares"
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Boots
     yield "fit", "initialisation", START
     codes = ", ".join(sorted({f.code for f in three.surface.findings}))
     settled = "converged, no parameter on a bound" if three.ok else f"refused: {codes}"
-    yield "fit", "optimiser", f"{DESCENT}; {settled}"
+    yield "fit", "optimiser", f"{DESCENT}, {HUBER}; {settled}"
     yield "dropped points", "runs excluded by name", _listed(f"{r} ({why})" for r, why in table.exclusions)
     refused = [p for p in two.slices if not p.ok]
     yield "dropped points", "slices without a usable minimum", _listed(compact(p.budget_flops) for p in refused)

@@ -27,9 +27,8 @@ NOTICEABLE = 1e-4  # structure below 0.01 % of the loss misleads nobody
 
 
 def check_lines(laws: Approach2) -> list[Finding]:
-    """`lack_of_fit` of N*(C): do the vertices lie on a power law? The scatter of the vertices about the line is
-    compared with that of the replicates about theirs, less the former: that is what the noise of the runs alone would
-    give."""
+    """`lack_of_fit` of N*(C): do the vertices lie on a power law? Their scatter about the line is compared with that
+    of the replicates about theirs, less the former: what the noise of the runs alone would give."""
     log_c, log_n = np.log(laws.budgets), laws.vertices[..., 0]
     draws = log_n[1:][np.isfinite(log_n[1:]).all(axis=1)]
     if len(draws) < 40 or len(laws.accepted) < 3:
@@ -119,21 +118,16 @@ def parabola_bias(table: Table, laws: Approach2, fitted: Approach3) -> Bias | No
     Czech et al., "Problems with Chinchilla Approach 2", arXiv 2603.22339."""
     if not (fitted.ok and laws.ok):
         return None
-    level, slope = _bias_of(table, laws, fitted.parameters, fitted.surface.kappa)
-    return Bias(first(level), first(slope)) if np.isfinite([level[0], slope[0]]).all() else None
-
-
-def _bias_of(table: Table, laws: Approach2, parameters: np.ndarray, kappa: float) -> tuple[np.ndarray, np.ndarray]:
-    """Level and slope (R,) for each row of parameters (R, 5)."""
-    floor, log_a, log_b, alpha, beta = parameters.T[:, :, None]
+    floor, log_a, log_b, alpha, beta = fitted.parameters.T[:, :, None]
     parts = []
     for p in laws.accepted:
         log_n, log_d = np.log(table.n_params[p.rows]), np.log(table.n_tokens[p.rows])
         clean = floor + np.exp(log_a - alpha * log_n) + np.exp(log_b - beta * log_d)
         at, _, _ = vertex(refit(log_n - np.log(p.center), response_of(clean, p.response)), p.response)
-        parts.append(at + np.log(p.center) - optimum(parameters, kappa, p.budget_flops)[0])
-    off = np.stack(parts, axis=-1)
-    return off[:, -1], line(np.log(laws.budgets), off)[:, 1]
+        parts.append(at + np.log(p.center) - optimum(fitted.parameters, fitted.surface.kappa, p.budget_flops)[0])
+    off = np.stack(parts, axis=-1)  # (1 + R, K)
+    level, slope = off[:, -1], line(np.log(laws.budgets), off)[:, 1]
+    return Bias(first(level), first(slope)) if np.isfinite([level[0], slope[0]]).all() else None
 
 
 def check_bias(bias: Bias | None, fitted: Approach3, laws: Approach2) -> list[Finding]:
@@ -143,9 +137,7 @@ def check_bias(bias: Bias | None, fitted: Approach3, laws: Approach2) -> list[Fi
     if bias is None or not sure:
         return []
     s, at_largest = fitted.surface, np.expm1(bias.log_n_params.value)
-    text = (
-        f"the surface is asymmetric (alpha {s.alpha:.3g}, beta {s.beta:.3g}): on this grid parabolas misplace N* by "
-        f"{100 * at_largest:+.2g} % at the largest budget and its exponent by {bias.model_exponent.value:+.2g} even "
-        "without noise; narrow and centre the grid"
-    )
+    text = f"the surface is asymmetric (alpha {s.alpha:.3g}, beta {s.beta:.3g}): on this grid parabolas misplace N* by"
+    text += f" {100 * at_largest:+.2g} % at the largest budget and its exponent by {bias.model_exponent.value:+.2g}"
+    text += " even without noise; narrow and centre the grid"
     return [finding("asymmetric_surface", text, slices=laws.budgets, value=at_largest)]

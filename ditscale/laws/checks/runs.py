@@ -12,8 +12,7 @@ WRONG_UNIT = 300.0
 
 
 def refuse_units(table: Table, kappa: float | None = None) -> None:
-    """Raise UserError where a column, or some of its rows, cannot be in whole counts; not where kappa says it is
-    meant."""
+    """Raise UserError where a column, or some rows of it, cannot be in whole counts, unless kappa says it is meant."""
     where = table.source or "table"
     ratio = table.budget_flops / table.n_params / table.n_tokens  # N D of wrong units may be beyond any float
     middle = float(np.median(ratio))

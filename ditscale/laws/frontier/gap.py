@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...units import compact
-from ..estimates import Estimate, t_tail
+from ..estimates import Estimate
 from ..findings import Finding, listed
 from ..minima.parabola import design
 from ..minima.powerlaw import line
@@ -25,9 +25,8 @@ signed = "{:+.4g}".format
 
 @dataclass(frozen=True)
 class SliceGap(Result):
-    """One budget: `against` minus the metric, and divided by it, at the metric's optimum N*. ratio: None when not all
-    values are positive. The values are those at N* of a quadratic in log N through the runs' own differences (and log
-    ratios)."""
+    """One budget: `against` minus the metric, and divided by it (None when not all values are positive), at N* of the
+    metric, of a quadratic in log N through the runs' own differences (and log ratios)."""
 
     budget_flops: float
     n_runs: int
@@ -38,9 +37,8 @@ class SliceGap(Result):
 
 @dataclass(frozen=True)
 class SlopeTest(Result):
-    """Whether a quantity is the same at every budget. mean: its weighted mean over the slices; slope: its change per
-    factor of ten in C (for the ratio: of its natural log); p: two-sided, of no slope, by Student's t with dof degrees
-    of freedom pooled over the slices."""
+    """Whether a quantity is the same at every budget. mean: weighted, over the slices; slope: change per factor of ten
+    in C (for the ratio: of its natural log); p: two-sided, of no slope, by Student's t with dof degrees of freedom."""
 
     mean: Estimate
     slope: Estimate
@@ -115,29 +113,30 @@ def fit_gap(table: Table, against: str) -> Gap:
         ratio = replace(of_logs, mean=of_logs.mean.exp())
         ratios = [e.exp() for e in log_at.estimates()]
     both = zip(slices, at.estimates(), ratios, strict=True)
-    found = tuple(SliceGap(p.budget_flops, p.n_runs, p.n_params, gap, of) for p, gap, of in both)
+    found = tuple(SliceGap(p.budget_flops, p.n_runs, p.n_params, off, of) for p, off, of in both)
     difference = _slope_test(log_c, at)
     one_sign = (at.values > 0).all() or (at.values < 0).all()
     forms = ("power_law", "linear_log") if one_sign else ("linear_log",)
     growths = tuple(_growth(form, log_c, at) for form in forms)
     law = min(growths, key=lambda g: g.aicc).form if difference.p < 0.05 else None
-    sentence = _sentence(grid.metric, against, found, difference, ratio, growths, law)
-    return Gap(grid.metric, against, found, difference, ratio, growths, law, tuple(findings), sentence)
+    gap = Gap(grid.metric, against, found, difference, ratio, growths, law, tuple(findings), sentence="")
+    return replace(gap, sentence=_sentence(gap))
 
 
 def _slope_test(log_c: np.ndarray, at: AtOptimum) -> SlopeTest:
+    from scipy.special import stdtr  # 0.2 s to import, so only where it is needed
+
     weight = 1 / at.se**2
     middle = np.sum(weight * log_c) / np.sum(weight)
     mean, slope = line(log_c - middle, at.values, weight)
     slope_se = np.sum(weight * (log_c - middle) ** 2) ** -0.5
     at_middle = interval_of(mean, np.sum(weight) ** -0.5, at.dof)
     per_decade = interval_of(slope * DECADE, slope_se * DECADE, at.dof)
-    return SlopeTest(at_middle, per_decade, 2 * t_tail(abs(slope) / slope_se, at.dof), at.dof)
+    return SlopeTest(at_middle, per_decade, 2 * float(stdtr(at.dof, -abs(slope) / slope_se)), at.dof)
 
 
 def _growth(form: str, log_c: np.ndarray, at: AtOptimum) -> Growth:
-    """A law through the gaps (of one sign for the power law) by least squares weighted with 1 / se^2, its intervals by
-    the delta method."""
+    """Through the gaps (of one sign for the power law) by least squares with 1 / se^2; intervals: delta method."""
     from scipy.optimize import least_squares  # 0.2 s to import, so only where it is needed
 
     middle, power, n = log_c.mean(), form == "power_law", len(log_c)
@@ -169,12 +168,10 @@ def _growth(form: str, log_c: np.ndarray, at: AtOptimum) -> Growth:
     return Growth(form, coefficient, interval_of(best[1], math.sqrt(covariance[1, 1]), at.dof), misfit, aicc)
 
 
-def _sentence(
-    metric: str, against: str, slices: tuple[SliceGap, ...], difference: SlopeTest, ratio: SlopeTest | None,
-    laws: tuple[Growth, ...], law: str | None,
-) -> str:  # fmt: skip
+def _sentence(gap: Gap) -> str:
     """Generated from the numbers: 'constant' is never claimed, only that no change is seen and how large it may be."""
-    first, last, mean = slices[0], slices[-1], difference.mean
+    against, metric, law, difference, ratio = gap.against, gap.metric, gap.law, gap.difference, gap.ratio
+    first, last, mean = gap.slices[0], gap.slices[-1], difference.mean
     span = f"{compact(first.budget_flops)} to {compact(last.budget_flops)} FLOPs"
     if law is None:
         lies = f"{abs(mean.value):.3g} {'above' if mean.value > 0 else 'below'} {metric}"
@@ -182,12 +179,12 @@ def _sentence(
         text += f" with C is seen: {spelled(difference.slope, signed)} per factor of ten, p = {difference.p:.2g}"
     else:
         before, after = first.difference.value, last.difference.value
-        taken = next(g for g in laws if g.form == law)
+        taken = next(g for g in gap.laws if g.form == law)
         how = "C to the power" if law == "power_law" else "a line in ln C of slope"
         text = f"The gap of {against} from {metric} {'grows' if abs(after) > abs(before) else 'shrinks'} with C"
         text += f" (p = {difference.p:.2g}), from {before:.3g} to {after:.3g} over {span}; it follows {how}"
         text += f" {spelled(taken.exponent)}"
-        other = next((g for g in laws if g.form != law), None)
+        other = next((g for g in gap.laws if g.form != law), None)
         if other is None:
             text += ", the power law being excluded by its change of sign"
         else:

@@ -27,9 +27,8 @@ REPLICATES, SEED = 2000, 0
 
 @dataclass(frozen=True, repr=False)
 class Trend(Shown):
-    """A metric at the loss's optimum. at: its values at the budgets; exponent: of k C^a through them, None when a value
-    is not positive; law: that or another form, by the rule of metric_law. refits: of the law, one a replicate; None
-    when read from a file."""
+    """A metric at the loss's optimum. at: its values at the budgets; exponent: of k C^a through them, None when one is
+    not positive; law: that or another form, by the rule of metric_law. refits: of the law; None when read back."""
 
     COMPUTED = ("sentence",)
 
@@ -48,8 +47,7 @@ class Trend(Shown):
         return {f"at {compact(c)} FLOPs": e for c, e in zip(self.budgets, self.at, strict=True)}
 
     def predict(self, budget_flops: float) -> Estimate:
-        """The metric of the loss's optimal model at a budget: the law's value, 95 % of replicates with the choice of
-        form in each."""
+        """The metric at the loss's optimum at a budget; 95 % of replicates, with the choice of form in each."""
         value = float(self.law.at(budget_flops))
         if self.refits is None:
             return Estimate(value)
@@ -131,8 +129,7 @@ class AtOptimum(NamedTuple):
 
 
 def at_optimum(table: Table, slices: list[Parabola], values: np.ndarray, size: np.ndarray) -> AtOptimum:
-    """From a quadratic in log N per slice, noise pooled over slices. size (n,): the scatter of a run's value is taken
-    to be proportional to it."""
+    """From a quadratic in log N per slice, noise pooled over slices and taken to be proportional to size (n,)."""
     fits, squares, dof = [], 0.0, 0
     for p in slices:
         x, scale = np.log(table.n_params[p.rows] / p.n_params), float(np.median(size[p.rows]))

@@ -197,8 +197,8 @@ def fit_rates(
     for t in trials:
         cells.setdefault((t.budget_flops, t.n_params, t.n_tokens), []).append(t)
     if not cells:
-        where = source or "sweep"
-        raise UserError(f"{where}: no run of a learning-rate sweep has ended; `ditscale launch` trains them")
+        none = "no run of a learning-rate sweep has ended; `ditscale launch` trains them"
+        raise UserError(f"{source or 'sweep'}: {none}")
     groups = [sorted(cells[key], key=lambda t: t.lr) for key in sorted(cells)]
     noise = _noise(groups)
     law = _law(tuple(_best(group, *noise) for group in groups), bootstrap, seed)
@@ -206,8 +206,7 @@ def fit_rates(
 
 
 def _usable(group: list[Trial]) -> list[tuple[float, float]]:
-    """(rate, loss) of the runs below the lowest rate at which one diverged: from there on all that is known is that it
-    is too high."""
+    """(rate, loss) of the runs below the lowest rate at which one diverged: from there on it is only known too high."""
     limit = min((t.lr for t in group if t.loss is None), default=math.inf)
     return [(t.lr, t.loss) for t in group if t.loss is not None and t.lr < limit]
 
@@ -268,8 +267,7 @@ def _best(group: list[Trial], variance: float, dof: int) -> BestRate:
         covariance = variance * p.covariance
         if c2 < MIN_CURVATURE_T * math.sqrt(covariance[2, 2]):
             return refused("the loss changes with the rate by no more than its noise: more seeds, or extend rates")
-        se = math.sqrt(vertex_covariance_of(p.coefficients, covariance, "raw")[0, 0])
-        half = t_quantile(0.975, dof) * se
+        half = t_quantile(0.975, dof) * math.sqrt(vertex_covariance_of(p.coefficients, covariance, "raw")[0, 0])
         interval = Estimate(rate, rate * math.exp(-half), rate * math.exp(half))
     if own is not None:
         best = replace(best, factor=own / rate, excess=c2 * math.log(own / rate) ** 2 / height)

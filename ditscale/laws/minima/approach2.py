@@ -19,8 +19,7 @@ from .powerlaw import FORMS, POSITIVE_FORMS, PowerLaw, floor_law, floor_laws, la
 class Approach2:
     """Laws through the accepted vertices, none when refused. loss_law: all forms of L*(C) and the one chosen; floor:
     L*(C) with an irreducible E. vertices (1 + R, K, 4): log N*, log D*, L* and the half-width in log N of the range
-    within 0.1 % of L*, of the K accepted slices, first as fitted and then in each of R replicates. noise: scatter about
-    the parabolas."""
+    within 0.1 % of L*, of the K accepted slices, as fitted and in each of R replicates. noise: about the parabolas."""
 
     slices: tuple[Parabola, ...]
     findings: tuple[Finding, ...]
@@ -45,30 +44,10 @@ class Approach2:
 
     @cached_property
     def _lines(self) -> dict[str, np.ndarray]:
-        """(log coefficient, exponent) (1 + R, 2) of the power laws there are, the loss's where all minima are
-        positive."""
+        """(log coefficient, exponent) (1 + R, 2) of the power laws; of the loss's where all minima are positive."""
         log_c, (log_n, log_d, loss, _) = np.log(self.budgets), np.moveaxis(self.vertices, -1, 0)
         lines = {"model": line(log_c, log_n), "data": line(log_c, log_d)}
         return lines | ({"loss": FORMS["power_law"].fit(log_c, loss)} if (loss[0] > 0).all() else {})
-
-    @property
-    def model(self) -> PowerLaw:
-        """N*(C)."""
-        return self._power_law("model")
-
-    @property
-    def data(self) -> PowerLaw:
-        """D*(C)."""
-        return self._power_law("data")
-
-    @property
-    def loss(self) -> PowerLaw | None:
-        """L*(C), a pure power law; None for a metric that is not positive."""
-        return self._power_law("loss") if "loss" in self._lines else None
-
-    def _power_law(self, name: str) -> PowerLaw:
-        log_k, exponent = self._lines[name][0].tolist()
-        return PowerLaw(math.exp(log_k), exponent)
 
     @cached_property
     def _refits(self) -> Refits:
@@ -108,8 +87,7 @@ class Approach2:
 
 
 def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 1000, seed: int = 0) -> Approach2:
-    """Fit every slice, then the laws through the accepted ones. response: parabolas of the loss ("raw") or of its log
-    ("log")."""
+    """Fit every slice, by parabolas of the loss ("raw") or of its log, then the laws through the accepted ones."""
     groups = [rows for _, rows in table.slices()]
     if not table.is_isoflop():
         message = "the budgets form a continuum, not slices of equal compute, so there are no parabolas; use approach 3"
@@ -119,7 +97,13 @@ def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 100
     accepted = [p for p in slices if p.ok]
     findings = [f for p in slices for f in p.findings]
     if noise is None or len(accepted) < 2:
-        return Approach2(slices, (*findings, _too_few(slices, accepted)), noise=noise)
+        at, many = [p.budget_flops for p in slices], f"{len(slices)} budget{'s' * (len(slices) != 1)}"
+        have = f"{len(accepted)} of {many} {'has' if len(accepted) == 1 else 'have'}"
+        add = f"add a budget, for example {compact(3 * max(at))}"
+        remedy = "fix the refused slices" if len(accepted) < len(slices) else add
+        text = f"{have} a usable minimum; a law needs 2: {remedy}"
+        findings.append(finding("too_few_budgets", text, slices=at, value=len(accepted)))
+        return Approach2(slices, tuple(findings), noise=noise)
     budgets, values = (np.array([getattr(p, name) for p in accepted]) for name in ("budget_flops", "loss"))
     if len(accepted) == 2:
         both = ", ".join(map(compact, budgets))
@@ -132,7 +116,10 @@ def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 100
         findings.append(finding("metric_not_positive", text, slices=budgets[values <= 0], value=values.min()))
     how = scheme([p.n_runs for p in accepted])
     forms = POSITIVE_FORMS if table.info_of(table.metric).positive else tuple(FORMS)
-    fitted = [[math.log(p.n_params), math.log(p.n_tokens), p.loss, p.half_width] for p in accepted]
+    fitted = [
+        [math.log(p.n_params), math.log(p.n_tokens), p.loss, math.log(p.n_range[1] / p.n_range[0]) / 2]
+        for p in accepted
+    ]
     drawn = [draw_vertices(table, accepted, response, how, bootstrap, seed)] if bootstrap else []
     return Approach2(
         slices, tuple(findings), how,
@@ -141,15 +128,6 @@ def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 100
         loss_law=metric_law(budgets, values, forms, Errors(np.array([p.loss_se for p in accepted]), noise.dof)),
         noise=noise,
     )  # fmt: skip
-
-
-def _too_few(slices: tuple[Parabola, ...], accepted: list[Parabola]) -> Finding:
-    budgets, many = tuple(p.budget_flops for p in slices), f"{len(slices)} budget{'s' * (len(slices) != 1)}"
-    have = f"{len(accepted)} of {many} {'has' if len(accepted) == 1 else 'have'}"
-    add = f"add a budget, for example {compact(3 * max(budgets))}"
-    remedy = "fix the refused slices" if len(accepted) < len(slices) else add
-    text = f"{have} a usable minimum; a law needs 2: {remedy}"
-    return finding("too_few_budgets", text, slices=budgets, value=len(accepted))
 
 
 def vertices(p: Parabola, table: Table, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

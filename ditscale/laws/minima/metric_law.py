@@ -36,8 +36,7 @@ class Errors(NamedTuple):
 @dataclass(frozen=True)
 class FittedForm(Result):
     """One form through the points. parameters: as in `FORMS`, None where it could not be fitted; rms: relative misfit;
-    aicc, held_out_error: None where there are too few budgets; held_out_error is the relative error at the largest
-    budget when fitted without it."""
+    held_out_error: relative, at the largest budget when fitted without it; it and aicc are None with few budgets."""
 
     form: str
     parameters: dict[str, float | None]
@@ -139,8 +138,7 @@ def metric_law(
 
 
 def _relative(off: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Misfits off (R, k), of the last k of the values y (R, K), relative to them or, where one is not positive, to the
-    largest size."""
+    """Misfits off (R, k) of the last k of y (R, K), relative to y or, where one is not positive, the largest size."""
     size = np.where((y > 0).all(axis=-1, keepdims=True), y, np.abs(y).max(axis=-1, keepdims=True))
     return off / size[:, -off.shape[1] :]
 

@@ -3,8 +3,8 @@
 Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2; Liang et al. (arXiv 2410.08184) section 3."""
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ NEAR = 1e-3  # "as good as the optimum": a loss within 0.1 % of it
 @dataclass(frozen=True)
 class Slice(Result):
     """One budget of `Laws`: the numbers of its `Parabola`, None where a refused slice has none. log_n_se, loss_se:
-    standard errors of log N* and of L*; n_range: both ends of the N whose fitted loss is within 0.1 % of the optimum's,
-    and their intervals."""
+    standard errors of log N* and of L*; n_range: the ends of the N whose fitted loss is within 0.1 % of the optimum."""
 
     budget_flops: float
     n_runs: int
@@ -55,18 +54,13 @@ class Slice(Result):
         return "status is ok, but there is no minimum" if self.ok and lacking else ""
 
 
-def _nan(*shape: int) -> Any:
-    return field(default_factory=lambda: np.full(shape, np.nan))
-
-
 @dataclass(frozen=True)
 class Parabola:
     """The fit y = c0 + c1 x + c2 x^2 of one slice, x = log(N / center), y = loss (response "raw") or log loss ("log").
     n_params, loss: the vertex (N*, L*). n_tokens: D*, the vertex of a second parabola against log D (the runs of a
     slice need not lie on C = kappa N D exactly; where they do the two agree to rounding). curvature: c2, per unit of
-    (log N)^2. vertex_covariance (2, 2) of (log N*, L*) by the delta method, log_n_se and loss_se the roots of its
-    diagonal. n_range: N whose fitted loss is within 0.1 % of the optimum. residual_rms: relative to the loss.
-    What a refused slice does not have is nan."""
+    (log N)^2. log_n_se, loss_se: standard errors of log N* and L* by the delta method. n_range: N whose fitted loss is
+    within 0.1 % of the optimum. residual_rms: relative to the loss. What a refused slice does not have is nan."""
 
     budget_flops: float
     rows: np.ndarray
@@ -80,8 +74,9 @@ class Parabola:
     n_tokens: float = math.nan
     loss: float = math.nan
     n_range: tuple[float, float] = (math.nan, math.nan)
-    vertex_covariance: np.ndarray = _nan(2, 2)
-    coefficients: np.ndarray = _nan(3)
+    log_n_se: float = math.nan
+    loss_se: float = math.nan
+    curvature: float = math.nan
     curvature_t: float = math.nan
     residual_rms: float = math.nan
 
@@ -92,23 +87,6 @@ class Parabola:
     @property
     def n_runs(self) -> int:
         return len(self.rows)
-
-    @property
-    def curvature(self) -> float:
-        return float(self.coefficients[2])
-
-    @property
-    def log_n_se(self) -> float:
-        return math.sqrt(self.vertex_covariance[0, 0])
-
-    @property
-    def loss_se(self) -> float:
-        return math.sqrt(self.vertex_covariance[1, 1])
-
-    @property
-    def half_width(self) -> float:
-        """Of `n_range` in log N."""
-        return math.log(self.n_range[1] / self.n_range[0]) / 2
 
     def result(self, n_range_intervals: tuple[Estimate, Estimate] | None = None) -> Slice:
         """Its numbers as `Laws` holds them."""
@@ -152,8 +130,7 @@ def design(x: np.ndarray) -> np.ndarray:
 
 
 class Quadratic(NamedTuple):
-    """A parabola by least squares: coefficients (3,), residuals (n,), and the covariance (3, 3) of the former in units
-    of the variance."""
+    """By least squares: coefficients (3,), residuals (n,), covariance (3, 3) of the former in units of the variance."""
 
     coefficients: np.ndarray
     residuals: np.ndarray
@@ -210,10 +187,9 @@ def pooled_noise(table: Table, groups: list[np.ndarray], response: Response = "r
 def fit_parabola(table: Table, rows: np.ndarray, response: Response = "raw", noise: Noise | None = None) -> Parabola:
     """Fit the loss (response "raw") or log loss ("log") against log N over `rows` of `table`, by least squares.
 
-    `noise` is the scatter pooled over all slices (`pooled_noise`). Slices of 4-7 runs are tested against it, since
-    their own variance has 1-4 degrees of freedom; larger ones against their own, so that one bad slice does not condemn
-    all. A refused parabola still carries its numbers where they exist, for plots and for those who want to overrule
-    it."""
+    Slices of 4-7 runs are tested against `noise`, pooled over all slices, since their own variance has 1-4 degrees of
+    freedom; larger ones against their own, so that one bad slice does not condemn all. A refused parabola carries its
+    numbers where they exist, for plots and for those who overrule it."""
     log_n, log_d = np.log(table.n_params[rows]), np.log(table.n_tokens[rows])
     y = response_of(table.loss[rows], response)
     centers = math.exp(float(np.mean(log_n))), math.exp(float(np.mean(log_d)))
@@ -223,7 +199,12 @@ def fit_parabola(table: Table, rows: np.ndarray, response: Response = "raw", noi
     # Seeds of one size count once: a parabola needs distinct sizes.
     sizes = np.unique(np.round(log_n, 9))
     if len(sizes) < 4:
-        return _with_findings(made, table, [_too_few_sizes(sizes, float(log_n[np.argmin(y)]), budget, kappa)], " has ")
+        # The next size beyond the best one, on the side where fewer have been run.
+        best, many = float(log_n[np.argmin(y)]), f"{len(sizes)} distinct size{'s' * (len(sizes) != 1)}"
+        factor = 2.0 if np.sum(sizes > best) <= np.sum(sizes < best) else 0.5
+        add = run_to_add(factor * math.exp(best), budget, kappa)
+        text = f"{many}; a parabola needs 4: add sizes near the minimum, for example {add}"
+        return _with_findings(made, table, [("too_few_runs", text, len(sizes))], " has ")
     coefficients, residuals, unit = quadratic(log_n - math.log(made.center), y)
     at_d = np.linalg.lstsq(design(log_d - math.log(made.tokens_center)), y, rcond=None)[0]
     pooled = noise.variance if noise and len(y) < PAIRS_NEEDS else None
@@ -231,7 +212,7 @@ def fit_parabola(table: Table, rows: np.ndarray, response: Response = "raw", noi
     fitted, c2, c2_se = y - residuals, float(coefficients[2]), math.sqrt(covariance[2, 2])
     relative = residuals / (1.0 if response == "log" else fitted)
     made = replace(
-        made, coefficients=coefficients, residuals=residuals, fitted=fitted,
+        made, curvature=c2, residuals=residuals, fitted=fitted,
         curvature_t=c2 / c2_se if c2_se > 0 else math.inf * float(np.sign(c2)),
         residual_rms=float(np.sqrt(np.mean(relative**2))),
     )  # fmt: skip
@@ -245,9 +226,10 @@ def fit_parabola(table: Table, rows: np.ndarray, response: Response = "raw", noi
     x = float(np.clip(x, -100, 100))
     x_tokens = float(np.clip(np.nan_to_num(vertex(at_d, response)[0]), -100, 100))
     ends = [made.center * math.exp(float(np.clip(x + side * half, -200, 200))) for side in (-1, 1)]
+    errors = np.sqrt(np.diag(vertex_covariance_of(coefficients, covariance, response))).tolist()
     made = replace(
         made, n_params=made.center * math.exp(x), n_tokens=made.tokens_center * math.exp(x_tokens), loss=loss,
-        n_range=(ends[0], ends[1]), vertex_covariance=vertex_covariance_of(coefficients, covariance, response),
+        n_range=(ends[0], ends[1]), log_n_se=errors[0], loss_se=errors[1],
     )  # fmt: skip
     notes, t = _place(sizes, x + math.log(made.center), budget, kappa), made.curvature_t
     if t < MIN_CURVATURE_T:
@@ -263,14 +245,6 @@ def _with_findings(p: Parabola, table: Table, notes: list[Note], then: str = ": 
     runs, here = tuple(str(r) for r in table.run_id[p.rows]), f"slice {compact(p.budget_flops)}"
     found = (finding(code, f"{here}{then}{text}", runs, (p.budget_flops,), value=value) for code, text, value in notes)
     return replace(p, findings=tuple(found))
-
-
-def _too_few_sizes(sizes: np.ndarray, best: float, budget: float, kappa: float) -> Note:
-    # The next size beyond the best one, on the side where fewer have been run.
-    factor = 2.0 if np.sum(sizes > best) <= np.sum(sizes < best) else 0.5
-    add = run_to_add(factor * math.exp(best), budget, kappa)
-    many = f"{len(sizes)} distinct size{'s' * (len(sizes) != 1)}"
-    return "too_few_runs", f"{many}; a parabola needs 4: add sizes near the minimum, for example {add}", len(sizes)
 
 
 def _place(sizes: np.ndarray, at: float, budget: float, kappa: float) -> list[Note]:

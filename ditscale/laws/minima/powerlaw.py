@@ -14,8 +14,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Curve(NamedTuple):
-    """parameters: their names; fit: log C (K,) and values (R, K) to parameters (R, P); at: parameters (..., P) and
-    log C (k,) to values (..., k)."""
+    """fit: log C (K,) and values (R, K) to parameters (R, P); at: those (..., P) and log C (k,) to values (..., k)."""
 
     parameters: tuple[str, ...]
     fit: Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -37,8 +36,7 @@ def line(log_c: np.ndarray, y: np.ndarray, weights: ArrayLike = 1.0) -> np.ndarr
 
 
 def _fit_power(log_c: np.ndarray, y: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return line(log_c, np.log(np.where(y > 0, y, np.nan)))
+    return line(log_c, np.log(np.where(y > 0, y, np.nan)))
 
 
 def _fit_linear(log_c: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -47,10 +45,9 @@ def _fit_linear(log_c: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def floor_laws(log_c: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """(E, log k, exponent) of L = E + k C^exponent for each row of loss (R, K), by variable projection; shape (R, 3).
-    Residuals are relative, (fit - L) / L, which is the log residual to first order. For each exponent the pair (E, k)
-    >= 0 is the closed-form least squares; the exponent is found on a grid, then by golden section. Rows with NaN give
-    NaN."""
+    """(E, log k, exponent) (R, 3) of L = E + k C^exponent for each row of loss (R, K), by variable projection; NaN for
+    rows with NaN. Residuals are relative, (fit - L) / L, the log residual to first order. For each exponent the pair
+    (E, k) >= 0 is the closed-form least squares; the exponent is found on a grid, then by golden section."""
     # Scaling C by its geometric mean keeps k near L: k itself spans tens of decades with the exponent.
     mean = log_c.mean()
     good = (np.isfinite(loss) & (loss > 0)).all(axis=-1)  # a replicate's loss can underflow to 0
@@ -137,11 +134,10 @@ def floor_law(budget_flops: ArrayLike, loss: ArrayLike) -> PowerLaw:
     if len(log_c) < 3:
         return PowerLaw.refused(f"a law with a floor has 3 parameters; {len(log_c)} budgets cannot fix them")
     floor, log_k, exponent = floor_laws(log_c, loss[None])[0].tolist()
-    reasons: tuple[str, ...] = ()
-    if not math.isfinite(log_k):
-        reasons = ("the loss does not fall with compute",)
-    elif floor <= 1e-6 * loss.min():
-        reasons = ("the floor E sits on its bound 0: the minima show no floor",)
-    elif not 2e-3 <= -exponent <= 0.98 * MAX_EXPONENT:
-        reasons = (f"the exponent sits on its bound ({-exponent:.3g})",)
+    wrong = {
+        "the loss does not fall with compute": not math.isfinite(log_k),
+        "the floor E sits on its bound 0: the minima show no floor": floor <= 1e-6 * loss.min(),
+        f"the exponent sits on its bound ({-exponent:.3g})": not 2e-3 <= -exponent <= 0.98 * MAX_EXPONENT,
+    }
+    reasons = tuple(reason for reason, holds in wrong.items() if holds)[:1]
     return PowerLaw(math.exp(log_k) if math.isfinite(log_k) else 0.0, exponent, floor, reasons)

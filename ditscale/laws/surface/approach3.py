@@ -13,8 +13,7 @@ from .surface import BEYOND, N_PARAMETERS, Surface, optimum
 
 @dataclass(frozen=True)
 class Approach3:
-    """A surface, and its parameters (1 + R, 5) as fitted and in R refits (none without a bootstrap or when it is
-    refused)."""
+    """A surface, and its parameters (1 + R, 5) as fitted and in R refits; 0 without a bootstrap or when refused."""
 
     surface: Surface
     parameters: np.ndarray
@@ -47,8 +46,7 @@ class Approach3:
         bisection of the loss along C = kappa N D, which rises on either side of N*."""
         floor, log_a, log_b, alpha, beta = self.parameters.T
         log_n, log_d, loss = optimum(self.parameters, self.surface.kappa, budget_flops)
-        side = np.array([[-1.0], [1.0]])
-        near, far = np.zeros((2, len(log_n))), np.full((2, len(log_n)), 30.0)
+        side, near, far = np.array([[-1.0], [1.0]]), np.zeros((2, len(log_n))), np.full((2, len(log_n)), 30.0)
         with np.errstate(**BEYOND):
             for _ in range(50):
                 step = (near + far) / 2
@@ -62,8 +60,7 @@ class Approach3:
 def fit_approach3(
     table: Table, objective: str = "huber", bootstrap: int = 1000, seed: int = 0, kappa: float | None = None
 ) -> Approach3:
-    """Fit the surface to all runs and refit it `bootstrap` times. kappa: see `fit_surface`. A refused surface gets no
-    refits."""
+    """Fit the surface to all runs, and refit it `bootstrap` times unless it is refused. kappa: see `fit_surface`."""
     surface = fit_surface(table, objective, kappa)
     groups = [rows for _, rows in table.slices()]
     # Without slices worth the name (a continuum of budgets, or 1-3 runs at most of them) all runs are one stratum.
@@ -95,8 +92,7 @@ def _widening(surface: Surface, strata: list[np.ndarray]) -> float:
     if n <= p or m < 2:
         return 1.0
     quadratic = np.sqrt(n / (n - p) * m / (m - 1)) * t_quantile(0.975, n - p) / t_quantile(0.975, 1e9)
-    linear = 1 / (1 + 2 * p / n)
-    weight = 1.0
+    linear, weight = 1 / (1 + 2 * p / n), 1.0
     if surface.objective == "huber":
         weight = float(np.mean(np.minimum(1.0, HUBER_DELTA / np.maximum(np.abs(surface.residuals), 1e-300))))
     return float(weight * quadratic + (1 - weight) * linear)

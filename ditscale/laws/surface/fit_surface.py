@@ -24,9 +24,8 @@ BATCH_CELLS = 5e5  # replicates x runs that are refitted at once
 
 
 def center(parameters: np.ndarray, means: np.ndarray, sign: int) -> np.ndarray:
-    """Move the log coefficients to variables measured in units of their geometric means (sign -1) or back (sign +1).
-    parameters (..., 5), means (2,). In centered form the normal equations have a condition number of about 1e4; in the
-    usual one, about 1e11."""
+    """Parameters (..., 5) for variables in units of their geometric means, whose logs are `means` (2,) (sign -1), or
+    back (sign +1). In centered form the normal equations have a condition number of about 1e4, else of about 1e11."""
     out = np.array(parameters, dtype=float)
     out[..., 1:3] += sign * out[..., 3:] * means
     return out
@@ -48,10 +47,8 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     if refusal := _too_small(table):
         return no_surface(len(table), kappa, objective, refusal)
     logs = variables(table)
-    means = logs.mean(axis=1)
-    x = logs - means[:, None]
-    raw = objective == "ls"
-    y = table.loss if raw else np.log(table.loss)
+    means, raw = logs.mean(axis=1), objective == "ls"
+    x, y = logs - means[:, None], table.loss if raw else np.log(table.loss)
     starts = _seeds(x, table.loss, np.ones_like(y) if raw else 1 / table.loss)
     if objective == "huber":
         result = descend(starts, x, y, tolerance=1e-5)
@@ -65,9 +62,8 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
         result = descend(parameters, x, y, delta=HUBER_DELTA)
     else:
         result = descend(starts, x, y, raw=raw)
-    best = int(np.argmin(result.value))
+    best, typical = int(np.argmin(result.value)), float(np.median(table.loss))
     centered = result.parameters[best]
-    typical = float(np.median(table.loss))
     if centered[0] <= 1e-9 * typical:
         centered[0] = 0.0
     parameters = center(centered, means, +1)
@@ -115,9 +111,8 @@ def _against(centered: np.ndarray, converged: bool, typical_loss: float, add: st
 
 
 def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Parameters (R, 5) of many refits started from `surface`: log_loss (R, n) or (n,), weights (R, n). Refits use the
-    surface's objective and stop at a tolerance far below the spread of the replicates. They go in batches whose arrays
-    stay within about 200 MB."""
+    """Parameters (R, 5) of many refits, by its objective, started from `surface`: log_loss (R, n) or (n,), weights
+    (R, n). They stop far below the spread of the replicates, and go in batches with arrays of about 200 MB."""
     logs = variables(table)
     means = logs.mean(axis=1)
     start = center(surface.parameters, means, -1)
@@ -134,9 +129,8 @@ def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights
 
 
 def _seeds(x: np.ndarray, loss: np.ndarray, weights: np.ndarray, keep: int = 4) -> np.ndarray:
-    """Starting points (keep, 5) in centered form by variable projection on a grid of (alpha, beta): E, A, B >= 0 by
-    non-negative least squares at each. x (2, n): centered log N and log D; weights (n,) multiply residuals of the raw
-    loss."""
+    """Starting points (keep, 5) in centered form: on a grid of (alpha, beta), E, A, B >= 0 by non-negative least
+    squares. x (2, n): centered log N and log D; weights (n,) multiply residuals of the raw loss."""
     from scipy.optimize import nnls  # 0.2 s to import, so only where it is needed
 
     exponents = np.geomspace(0.03, 2.5, 24)

@@ -18,9 +18,8 @@ BEYOND: dict[str, Any] = {"over": "ignore", "divide": "ignore", "invalid": "igno
 
 
 def optimum(parameters: np.ndarray, kappa: float, budget_flops: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(log N*, log D*, L*) minimising L(N, D) under C = kappa N D. parameters (..., 5) = (E, log A, log B, alpha,
-    beta), broadcast with budget_flops. N* = G (C/kappa)^(beta/(alpha+beta)), G = (alpha A / (beta B))^(1/(alpha+beta)):
-    Hoffmann et al., equation 4."""
+    """(log N*, log D*, L*) minimising L(N, D) under C = kappa N D, by Hoffmann et al., equation 4: N* = G
+    (C/kappa)^(beta/(alpha+beta)), G = (alpha A / (beta B))^(1/(alpha+beta)). parameters (..., 5), as of `Surface`."""
     floor, log_a, log_b, alpha, beta = np.moveaxis(np.asarray(parameters), -1, 0)
     log_nd = np.log(np.asarray(budget_flops, dtype=float) / kappa)
     with np.errstate(**BEYOND):
@@ -34,8 +33,7 @@ def optimum(parameters: np.ndarray, kappa: float, budget_flops: ArrayLike) -> tu
 class Surface:
     """A fitted surface L = E + A N^-alpha + B D^-beta; kappa = C / (N D) of the table. parameters (5,): E, log A, log
     B, alpha, beta. objective_value: the minimum (sum of Huber losses of log residuals, or half the sum of squares);
-    residuals (n,) are log loss measured minus fitted. status "ok" or "refused"; a refused surface keeps its numbers for
-    those who overrule."""
+    residuals (n,): log loss measured minus fitted. status "ok" or "refused", with numbers for those who overrule."""
 
     parameters: np.ndarray
     kappa: float
