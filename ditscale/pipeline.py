@@ -3,7 +3,7 @@ repeated alone, and the whole resumes from wherever it stopped."""
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,9 @@ class Outcome:
             law = "the study is complete" if self.status == "complete" else "no law can be given, for the reasons above"
             lines.append(f"{law}; report: {self.report}")
         return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | None = None) -> tuple[StudyPaths, Plan]:

@@ -42,7 +42,7 @@ def launch(options: Options) -> Report:
         log.warning(lost)
     if study.cluster.name == "local":
         outcome = launch_study(options.dir, progress=progress(options))
-        return Report(outcome.summary(), asdict(outcome), outcome.exit_code)
+        return Report(outcome.summary(), outcome.to_dict(), outcome.exit_code)
     submitted = submit(paths, study.cluster)
     lines = [f"{command('status', options.dir, '--watch')} follows the runs"]
     if jobs := ":".join(s.job for s in submitted):

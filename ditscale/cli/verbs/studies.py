@@ -42,7 +42,7 @@ def study(options: Options) -> Report:
     from ...pipeline import whole_study
 
     outcome = whole_study(options.dir, options.settings, path(options.configs), progress(options))
-    return Report(outcome.summary(), asdict(outcome), outcome.exit_code)
+    return Report(outcome.summary(), outcome.to_dict(), outcome.exit_code)
 
 
 @verb(
