@@ -1,8 +1,6 @@
 """The steps of a study in their order. Each reads the study directory and leaves its result there, so any may be
 repeated alone, and the whole resumes from wherever it stopped."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -91,7 +89,7 @@ def launch_study(root: Path | str, role: str | None = None, progress: Progress |
     return Outcome("failed" if any(s.state != "diverged" for s in unfinished) else "complete", rows)
 
 
-def fit_sweep(root: Path | str, bootstrap: int = 1000, seed: int = 0) -> RateLaw:
+def fit_sweep(root: Path | str, bootstrap: int = 1000, seed: int = 0) -> "RateLaw":
     """The learning-rate law of a study's sweep; written to rates.json."""
     from .laws import fit_rates, read_trials
 
@@ -101,7 +99,7 @@ def fit_sweep(root: Path | str, bootstrap: int = 1000, seed: int = 0) -> RateLaw
     return law
 
 
-def seal_forecast(root: Path | str, budget: float | None = None) -> tuple[Forecast, Run]:
+def seal_forecast(root: Path | str, budget: float | None = None) -> tuple["Forecast", Run]:
     """Collect, seal the forecast at the probe's budget, and plan the probe at the size the law gives."""
     from .collect.table import collect
     from .laws import forecast, read_table, seal
@@ -118,7 +116,7 @@ def seal_forecast(root: Path | str, budget: float | None = None) -> tuple[Foreca
     return sealed, probe
 
 
-def give_verdict(root: Path | str) -> Verdict:
+def give_verdict(root: Path | str) -> "Verdict":
     """The verdict on the sealed forecast; written to verdict.json."""
     from .collect.table import collect
     from .laws import load_forecast, read_table, verdict
@@ -150,9 +148,8 @@ def whole_study(
     runs = f"{len(planned.runs)} runs, {units.compact(planned.flops)} FLOPs"
     log.info(f"study {study.name} in {root}: {runs}; then a probe of {units.compact(study.probe_budget)} FLOPs")
     for cell in planned.dropped:
-        log.info(f"dropped: budget {units.compact(cell.budget_flops)}, width {cell.width}: {cell.reason}")
-    results: dict[str, Any] = {}
-    diverged: tuple[dict[str, str], ...] = ()
+        log.info(cell)
+    results, diverged = dict[str, Any](), tuple[dict[str, str], ...]()
     for role in ("grid", "rate"):
         if any(run.role == role for run in planned.runs):
             launched = launch_study(root, role, progress)

@@ -1,8 +1,6 @@
 """What `import ditscale as ds` offers on studies and runs: the functions under the verbs plan, run and evaluate, and
 `Study`, a study directory. Results are tables that a notebook shows."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from . import units
 from .config import Evaluation, compose
@@ -197,7 +195,7 @@ class Study:
     settings: StudySettings  # the content of study.yaml
 
     @classmethod
-    def open(cls, root: Path | str) -> Study:
+    def open(cls, root: Path | str) -> Self:
         """The study in a directory. Raises UserError where there is none: `ds.Study.open("mystudy")`."""
         return cls(Path(root), read_study(root))
 
@@ -245,23 +243,21 @@ class Study:
         columns = ("run_id", "role", "budget_flops", "n_params", "n_tokens", "loss")
         return Rows(title, collection.rows, columns, tuple(notes), collection.summary())
 
-    def table(self, metric: str = "loss", **how: Any) -> Table:
-        """The table that laws are fitted to; collects first where there is no study.h5. Options as of `ds.read_table`:
-        `study.table("fid")`."""
+    def table(self, metric: str = "loss", **how: Any) -> "Table":
+        """The table that laws are fitted to, collected if need be; options of `ds.read_table`: `study.table("fid")`."""
         from .laws import read_table
 
         if not self.paths.table.exists():
             self.collect()
         return read_table(self.root, metric, **how)
 
-    def laws(self, metric: str = "loss", **how: Any) -> Laws:
-        """The laws fitted to the study, at the probe's budget too. Options as of `ds.fit`; writes nothing:
-        `study.laws(bootstrap=200)`."""
+    def laws(self, metric: str = "loss", **how: Any) -> "Laws":
+        """The study's laws, at the probe's budget too; writes nothing. Options as of `ds.fit`: `study.laws(seed=1)`."""
         from .laws import fit
 
         return fit(self.table(metric), **{"targets": (units.compact(self.settings.probe_budget),)} | how)
 
-    def forecast(self, budget: float | str | None = None) -> Forecast:
+    def forecast(self, budget: float | str | None = None) -> "Forecast":
         """The sealed forecast, or before there is one, or at another budget (FLOPs), a new one, which is not sealed:
         `study.forecast("1.5e21")`. `ditscale forecast DIR` seals."""
         from .laws import forecast, load_forecast
@@ -292,7 +288,7 @@ def _row(run: Run) -> dict[str, Any]:
     return {name: getattr(run, name) for name in names.split()}
 
 
-def status_row(status: RunStatus) -> dict[str, Any]:
+def status_row(status: "RunStatus") -> dict[str, Any]:
     """One run of `ditscale status --json`."""
     names = "state images loss images_per_s eta_s attempt job host reason"
     whole = {"run_id": status.run.run_id, "n_images": status.run.n_images}

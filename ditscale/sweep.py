@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,7 +25,7 @@ from .config import Study
 from .errors import UserError, command
 from .launch.backends.hydra import Launcher, read_launcher
 from .launch.backends.limits import array_limit
-from .launch.backends.submission import Submission, folder, new_token, write
+from .launch.backends.submission import Submission, write
 from .launch.monitor.progress import Progress
 from .launch.monitor.slurm_status import with_slurm
 from .launch.monitor.status import DONE, RunStatus, State, study_status
@@ -70,7 +71,7 @@ def sweep(overrides: list[str], configs: Path | None = None) -> int:
         raise UserError("wait=false: only Slurm jobs train without this process; add hydra/launcher=submitit_slurm")
     paths, study, planned = plan_points(words, configs)
     for cell in planned.dropped:
-        log.info(f"dropped: budget {units.compact(cell.budget_flops)}, width {cell.width}: {cell.reason}")
+        log.info(cell)
     if launcher.is_slurm:
         return _on_slurm(paths, study, planned.runs, launcher, words.wait)
     return _here(paths, {run.run_id for run in planned.runs}, launcher)
@@ -162,7 +163,7 @@ def _here(paths: StudyPaths, ids: set[str], launcher: Launcher) -> int:
     done = sum(s.state in DONE for s in statuses)
     log.info(f"{len(missing)} runs to train, {len(ids) - len(missing) - done} pending or running, {done} done")
     if missing:
-        launcher.run_here(paths, folder(paths, new_token()), missing)
+        launcher.run_here(paths, paths.jobs / token_hex(4), missing)
     return _report(paths, ids)
 
 
@@ -183,7 +184,7 @@ def _on_slurm(paths: StudyPaths, study: Study, points: tuple[Run, ...], launcher
             raise UserError(f"{len(runs)} runs, and an array of this cluster has at most {limit}; sweep in parts")
         settle(paths, missing, replace(study.cluster, threads=launcher.threads(study.cluster)), launcher.ranks)
         code = str(snapshot(paths.code).resolve())
-        submission = Submission(new_token(), "", tuple(run.run_id for run in missing), code, time.time())
+        submission = Submission(token_hex(4), "", tuple(run.run_id for run in missing), code, time.time())
         write(paths, submission)
         submission = replace(submission, job=launcher.submit(paths, submission, study.cluster))
         write(paths, submission)

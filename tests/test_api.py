@@ -275,7 +275,7 @@ def test_laws_of_a_table(tmp_path, capsys):
     made = ds.forecast(table, 1e23)
     sealed = ds.seal(tmp_path / "forecast.json", made)
     assert sealed.sha256 and json.loads((tmp_path / "forecast.json").read_text())["sha256"] == sealed.sha256
-    assert ds.compare({"a": table, "b": table}, 1e23, bootstrap=0).pairs
+    assert ds.compare({"a": table, "b": table}, 1e23).pairs
     with pytest.raises(ds.UserError, match="probe"):
         ds.verdict(sealed, table)
     assert capsys.readouterr().out == ""

@@ -89,8 +89,7 @@ def test_fit_of_a_table_that_supports_no_law(tmp_path, call):
 
 
 @pytest.mark.parametrize("flags", [
-    ["--objective", "ls"], ["--objective", "ls_log"], ["--interval", "bca"], ["--resample", "pairs"],
-    ["--resample", "residual"], ["--robust"], ["--kappa", "6"], ["--metric", "loss_ood"],
+    ["--objective", "ls"], ["--objective", "ls_log"], ["--kappa", "6"], ["--metric", "loss_ood"],
 ], ids=" ".join)  # fmt: skip
 def test_flags_of_fit(runs, call, flags):
     status, out = call("fit", runs, "--json", "--bootstrap", "60", "--target", "1e20", *flags)
@@ -212,13 +211,13 @@ def test_the_shell_sees_one_line_and_a_status(tmp_path, ditscale, one_line_error
 
 
 def test_compare_of_named_tables(runs, tmp_path, call):
-    (tmp_path / "good.csv").write_text(text(seed=1, scale=0.9))
-    words = ["compare", f"plain={runs}", f"good={tmp_path / 'good.csv'}", "--target", "1e20", "--bootstrap", "200"]
+    (tmp_path / "good.csv").write_text(text(seed=1, scale=0.6))
+    words = ["compare", f"plain={runs}", f"good={tmp_path / 'good.csv'}", "--target", "1e20"]
     status, out = call(*words, "--json")
     found = one_object(out)
     assert status == 0 and [found["pairs"][0][k] for k in "ab"] == ["plain", "good"] and found["metric"] == "loss"
-    # 0.9 in both terms is the same loss with 0.9^(1/exponent) of the FLOPs, exponent alpha beta / (alpha + beta).
-    times = 0.9 ** ((ALPHA + BETA) / (ALPHA * BETA))
+    # 0.6 in both terms is the same loss with 0.6^(1/exponent) of the FLOPs, exponent alpha beta / (alpha + beta).
+    times = 0.6 ** ((ALPHA + BETA) / (ALPHA * BETA))
     assert found["pairs"][0]["flop_multiplier"]["low"] < times < found["pairs"][0]["flop_multiplier"]["high"]
     assert "good is better than plain" in call(*words)[1]
     left = one_object(call(*words, "--json", "--exclude", "good:c1e17k0=spike", "--metric", "loss_ood")[1])
@@ -227,7 +226,7 @@ def test_compare_of_named_tables(runs, tmp_path, call):
     assert "there is no run 'x'" in call(*words, "--exclude", "good:x=y")[1]
     assert "given twice" in call("compare", f"a={runs}", f"a={tmp_path / 'good.csv'}")[1]
     assert "name at least two" in call("compare", runs)[1]
-    twice = one_object(call("compare", runs, runs, "--json", "--bootstrap", "50")[1])
+    twice = one_object(call("compare", runs, runs, "--json")[1])
     assert [twice["pairs"][0][k] for k in "ab"] == [str(runs), f"{runs} (2)"]
 
 
@@ -248,8 +247,6 @@ def test_one_experiment_of_a_table_of_many(runs, tmp_path, call):
         "a:experiment=old",
         "--only",
         "b:experiment=new",
-        "--bootstrap",
-        "50",
     ]
     assert one_object(call(*words, "--json")[1])["pairs"][0]["loss_ratio"]["value"] < 1
     assert "its values are: new, old" in call("fit", both, "--only", "experiment=first")[1]
@@ -259,7 +256,7 @@ def test_one_experiment_of_a_table_of_many(runs, tmp_path, call):
 def test_compare_without_any_law(runs, tmp_path, call):
     short = tmp_path / "short.csv"
     short.write_text(HEAD + "\n".join(text().splitlines()[1:4]))
-    status, out = call("compare", runs, short, "--bootstrap", "50", "--json")
+    status, out = call("compare", runs, short, "--json")
     assert status == 3 and one_object(out)["pairs"][0]["law"] is None
 
 
@@ -317,7 +314,6 @@ def test_forecast_of_another_metric_and_other_names(runs, tmp_path, call):
     runs.write_text(text().replace("n_params", "size") + row("big", best(3e19), 3e19, "probe"))
     found = one_object(call("verdict", runs, "--json", *words)[1])
     assert found["metric"] == "loss_ood" and found["inside"]
-    assert "loglik is not positive" in call("forecast", runs, "--budget", "9e19", "--metric", "loglik", *words)[1]
 
 
 def test_forecasts_that_cannot_be_made(runs, tmp_path, call):

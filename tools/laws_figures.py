@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ditscale.laws import fit
+from ditscale.laws.minima.powerlaw import power_law
 from ditscale.laws.synthetic import PAPER_TARGET, synthetic_study
 from ditscale.report.style import ACCENT, INK, MUTED, RC, sequence
 
@@ -60,7 +61,8 @@ def extrapolation(figure, table, truth) -> None:
             axes.plot(budgets, [e.value for e in at], color=colour, label=label)
             axes.fill_between(budgets, [e.low for e in at], [e.high for e in at], color=colour, alpha=0.2, lw=0)
         if name == "L*":
-            axes.plot(budgets, laws.fits.approach2.loss.at(budgets), ":", color=MUTED, label="pure power law")
+            pure = power_law(laws.fits.approach2.budgets, [p.loss for p in laws.fits.approach2.accepted])
+            axes.plot(budgets, pure.at(budgets), ":", color=MUTED, label="pure power law")
         axes.plot(budgets, truth.optimum(budgets)[0 if name == "N*" else 2], "--", color=INK, lw=1, label="truth")
         minima = [getattr(p, column) for p in laws.fits.approach2.accepted]
         axes.plot(laws.fits.approach2.budgets, minima, "D", ms=5, mfc="white", mec=INK)

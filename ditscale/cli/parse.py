@@ -65,10 +65,7 @@ def _set(values: dict, a: Argument, words: list[str]) -> None:
         if a.choices and word not in a.choices:
             hint = nearest(word, a.choices, str)
             raise UserError(f"{a.usage}: {word!r} is not known{hint}; choose one of: {', '.join(a.choices)}")
-    if a.count in ("+", "*"):
-        values[a.name] = values[a.name] + words
-    else:
-        values[a.name] = words[0]
+    values[a.name] = values[a.name] + words if a.count in ("+", "*") else words[0]
 
 
 def _see(verb: Verb) -> str:

@@ -74,7 +74,14 @@ class Study:
             yield "probe_budget", f"{below} ({compact(self.budgets[-1])}); a forecast is tested beyond the grid"
         if len(set(self.seeds)) < len(self.seeds):
             yield "seeds", f"{list(self.seeds)}: give each seed once"
-        yield from self._problems_of_widths()
+        rows = [row for row in self.widths if isinstance(row, tuple)]
+        if rows and not len(rows) == len(self.widths) == len(self.budgets):
+            yield "widths", f"give one list of widths, or {len(self.budgets)} lists, one for each budget"
+        for row in map(self.widths_of, self.budgets):
+            if not row or len(set(row)) < len(row):
+                yield "widths", f"{list(row)}: give each width of a budget once, and at least one"
+            for problem in filter(None, (width_problem(width, self.design.head_size) for width in row)):
+                yield "widths", problem
         yield from self._problems_of_rates()
         if self.data.source == "latents" and not self.validation.path:
             yield "validation.path", "missing; give the file of held-out images that runs are measured on"
@@ -89,16 +96,6 @@ class Study:
         if fid := self.evaluation.get("fid"):
             pixels = self.data.channels in (1, 3)
             fid.check_fid(self.data.name, pixels, fid.n or self.validation.n, "evaluation.fid")
-
-    def _problems_of_widths(self) -> Problems:
-        rows = [row for row in self.widths if isinstance(row, tuple)]
-        if rows and not len(rows) == len(self.widths) == len(self.budgets):
-            yield "widths", f"give one list of widths, or {len(self.budgets)} lists, one for each budget"
-        for row in map(self.widths_of, self.budgets):
-            if not row or len(set(row)) < len(row):
-                yield "widths", f"{list(row)}: give each width of a budget once, and at least one"
-            for problem in filter(None, (width_problem(width, self.design.head_size) for width in row)):
-                yield "widths", problem
 
     def _problems_of_rates(self) -> Problems:
         if list(self.rates) != sorted(set(self.rates)):

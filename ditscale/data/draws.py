@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # The odd integer nearest 2^64 / golden ratio, as a signed 64-bit number.
-MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-MIX_2 = 0x94D049BB133111EB - (1 << 64)
+MIX_1, MIX_2 = 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
 WORDS = 1 << 24  # Words that one position may use.
 
 

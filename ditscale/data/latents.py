@@ -1,14 +1,5 @@
-"""Your own images: latents of a frozen VAE with features of a frozen text encoder, from an HDF5 file.
-
-latents    float16 or float32 [n, C, R, R], as the VAE gives them
-text       float16 or float32 [n, T, D]
-captions   text [n], optional: for people
-pictures   uint8 [n, H, W, 3], optional: what the latents were made from. FID compares samples with these; without them,
-           with the decoded latents, which lack what the VAE loses
-attributes shift, scale: the images a model sees are (latents - shift) * scale
-           vae, text_encoder, optional: names of the models that made latents and text; a run is evaluated on no others
-           pixels, optional: 1 where the "latents" are pictures on [-1, 1], as 1 or 3 channels are taken to be; else 0
-"""
+"""Your own images: latents of a frozen VAE with features of a frozen text encoder, from an HDF5 file. It holds latents
+[n, C, R, R], text [n, T, D] and attributes shift, scale; the rest is optional. docs/data.md has the format."""
 
 import hashlib
 import math
@@ -33,8 +24,7 @@ FINGERPRINT_IMAGES = 16
 
 
 class Rows:
-    """The rows of one dataset of an open file, in any order, many at once. Threads read them in parallel: h5py's own
-    selection reads one after the other, and on a network file system each row costs a latency."""
+    """Rows of a dataset, in any order, read by threads: on a network file system each row costs h5py a latency."""
 
     def __init__(self, path: Path, dataset: h5py.Dataset):
         self.path, self.dataset = path, dataset
@@ -63,8 +53,7 @@ class Rows:
 
 
 class Latents(Source):
-    """A file of n images. Position i holds image order(i): a new shuffle for each pass over the file. Raises UserError
-    when the file is missing, damaged, or lacks a dataset or attribute."""
+    """A file of images, shuffled anew in each pass. Raises UserError when it is missing, damaged or lacks something."""
 
     text_vocab = 0
     n_images: int

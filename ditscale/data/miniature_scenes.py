@@ -1,10 +1,9 @@
 """Scenes: endless little pictures with captions, like "a red star upper left and a white cup right on blue".
 
-Two icons, each of one colour, stand on a ground of another colour, under uneven light. The caption names shape, colour
-and place of each, and the ground; not an icon's fill, shade, scale and exact place, nor the light. Telling 256 icons of
-unequal frequency (Zipf's law) apart takes size, and having seen the rare ones takes training: a scaling law needs both
-("The quantization model of neural scaling", Michaud et al., 2023). docs/measured/miniature.md has the choices.
-`scenes-ood` has the same words and grammar with another distribution of icons, shades, light, scales and places."""
+Two icons, each of one colour, stand on a ground of another, under uneven light. The caption names their shapes, colours
+and places, and the ground; nothing else. Telling 256 icons of unequal frequency (Zipf's law) apart takes size, and
+having seen the rare ones training: a scaling law needs both ("The quantization model of neural scaling", Michaud et
+al., 2023; docs/measured/miniature.md). `scenes-ood` has the same words with another distribution of all the rest."""
 
 import math
 from dataclasses import dataclass
@@ -80,7 +79,7 @@ class Style:
 
 IN_DOMAIN = Style(icons="scenes", zipf=0.5, shade=0.15, light=0.2, stray=0.1, scale=(0.6, 0.8))
 OUT_OF_DOMAIN = Style(icons="scenes-ood", zipf=0.4, shade=0.2, light=0.25, stray=0.15, scale=(0.7, 0.9))
-STYLES = {style.icons: style for style in (IN_DOMAIN, OUT_OF_DOMAIN)}
+STYLES = {"scenes": IN_DOMAIN, "scenes-ood": OUT_OF_DOMAIN}
 
 
 class Scenes(Source):
@@ -94,8 +93,7 @@ class Scenes(Source):
         if size < 4 or objects < 1:
             raise UserError(f"scenes: size {size} and objects {objects}; at least 4 pixels and 1 object")
         self.name, self.resolution, self.objects = style, size, objects
-        self.text_length = 3 * objects + 1
-        self.encoders = {}
+        self.text_length, self.encoders = 3 * objects + 1, {}
         self._key = draws.key(seed, style)
         self._palette = torch.tensor(list(COLOURS.values()))
         self._masks = icon_masks()

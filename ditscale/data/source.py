@@ -52,18 +52,14 @@ class Source:
 
 def open_source(data: Data) -> Source:
     """The Source that a Data describes. Raises UserError when its shapes are not the described ones."""
-    source: Source
-    if data.source == "latents":
-        from .latents import Latents
+    from .latents import Latents  # Here, because both are Sources.
+    from .miniature_scenes import Scenes
 
-        source = Latents(data.path)
-    else:
-        from .miniature_scenes import Scenes
-
-        source = Scenes(data.resolution, max(1, (data.text_length - 1) // 3), data.seed, data.source)
+    objects = max(1, (data.text_length - 1) // 3)
+    is_file = data.source == "latents"
+    source = Latents(data.path) if is_file else Scenes(data.resolution, objects, data.seed, data.source)
     for name in SHAPE:
-        described, actual = getattr(data, name), getattr(source, name)
-        if described != actual:
+        if (described := getattr(data, name)) != (actual := getattr(source, name)):
             unlike = f"{name} is {described} in the configuration but {actual} in the data"
             raise UserError(f"data {data.name}: {unlike}; set data.{name}={actual}")
     return source

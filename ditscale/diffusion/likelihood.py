@@ -1,14 +1,12 @@
 """Exact log-likelihood of a flow by the change of variables along its probability-flow equation.
 
     dx/dt = v(x, t)  from data (t = 0) to noise (t = 1),      log p(x_0) = log N(x_1; 0, 1) + int_0^1 div v(x_t, t) dt
-
 (Chen et al., "Neural ordinary differential equations", arXiv 1806.07366, theorem 1; Song et al., arXiv 2011.13456, eq.
-39.) The divergence is the trace of the Jacobian: exactly, one backward pass for each dimension; or by Hutchinson's
-estimate E[z . J z] with z of independent signs, one backward pass for each probe z (Grathwohl et al., FFJORD, arXiv
-1810.01367). A probe is fixed for the whole solve, so the estimate of log p is unbiased and its integrand smooth.
-The pair (x, l) of images and log-densities is integrated by Dormand and Prince's method of order 5(4) (Hairer, Norsett,
-Wanner, "Solving ordinary differential equations I", 1993, table II.5.2 and section II.4). Every image has its own time
-and step, so its result does not depend on which images share its batch."""
+39.) The divergence is the trace of the Jacobian: exact, or Hutchinson's estimate E[z . J z] with z of independent signs
+(Grathwohl et al., FFJORD, arXiv 1810.01367). A probe z is fixed for the whole solve, so the estimate of log p is
+unbiased and its integrand smooth. The pair (x, l) of images and log-densities is integrated by Dormand and Prince's
+method of order 5(4) (Hairer, Norsett, Wanner, "Solving ordinary differential equations I", 1993, table II.5.2 and
+section II.4), each image with its own time and step: its result does not depend on which images share its batch."""
 
 import math
 from typing import Callable, NamedTuple
@@ -32,12 +30,10 @@ ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 
 FIRST_STEP, LARGEST_STEP = 0.01, 0.25
 
 
-class Path(NamedTuple):
-    """The end of each image's path: x as given, l float64 [B], and the field evaluations it took, int64 [B]."""
-
-    x: Tensor
-    l: Tensor
-    evaluations: Tensor
+class Path(NamedTuple):  # The end of each image's path.
+    x: Tensor  # shaped as it was given
+    l: Tensor  # float64 [B]
+    evaluations: Tensor  # of the field that it took, int64 [B]
 
 
 class Stiff(Exception):
@@ -46,9 +42,8 @@ class Stiff(Exception):
 
 def solve(field: Callable, x: Tensor, tolerance: float, most: int = 10_000) -> Path:
     """Integrate x [B, ...] from t = 0 to t = 1, and l from 0. field(x, t, rows) returns v shaped as x, and dl/dt [B],
-    for images x at times t [B]; `rows` [B] are their numbers in the batch that `solve` was given. tolerance: of a
-    step's error, relative to 1 + |x| (root mean square over an image) and to 1 + |l| for l. Raises Stiff when an image
-    takes more than `most` evaluations."""
+    for images number `rows` [B] at times t [B]. tolerance: of a step's error, relative to 1 + |x| (root mean square
+    over an image) and to 1 + |l|. Raises Stiff when an image takes more than `most` evaluations."""
     rows = torch.arange(len(x), device=x.device)
     t = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     l, h = t.clone(), torch.full_like(t, FIRST_STEP)
@@ -67,9 +62,8 @@ def solve(field: Callable, x: Tensor, tolerance: float, most: int = 10_000) -> P
         l_new = l + h * sum(w * r for w, r in zip(A[-1], rates) if w)
         relative = sum(w * k for w, k in zip(ERROR, slopes) if w) / (1 + torch.maximum(x.abs(), at.abs()))
         error = h * relative.flatten(1).square().mean(1).sqrt().double() / tolerance
-        error = torch.maximum(
-            error, (h * sum(w * r for w, r in zip(ERROR, rates))).abs() / tolerance / (1 + l_new.abs())
-        )
+        error_of_l = (h * sum(w * r for w, r in zip(ERROR, rates))).abs() / tolerance / (1 + l_new.abs())
+        error = torch.maximum(error, error_of_l)
         good = error <= 1
         x, v = torch.where(expand(good, x), at, x), torch.where(expand(good, x), slopes[-1], v)
         l, dl, t = torch.where(good, l_new, l), torch.where(good, rates[-1], dl.double()), torch.where(good, t + h, t)

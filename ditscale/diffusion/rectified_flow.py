@@ -68,9 +68,8 @@ def sample(
 ) -> Tensor:
     """Images [B, C, R, R] at t = 0, unclamped, from `noise`, which is x at t = 1, in `steps` steps on a uniform grid.
     sampler: "heun", of second order, with 2 steps - 1 model evaluations, the last step being Euler's (Karras et al.,
-    arXiv 2206.00364, algorithm 1); or "euler", of first order, with `steps`. guidance: scale g of classifier-free
-    guidance (Ho and Salimans, arXiv 2207.12598, eq. 6, with g = 1 + w): unless it is 1, the velocity is v(no caption) +
-    g (v(text) - v(no caption)), for twice the evaluations."""
+    arXiv 2206.00364, algorithm 1); or "euler". guidance: g of classifier-free guidance, v(no caption) + g (v(text) -
+    v(no caption)), for twice the evaluations unless it is 1 (Ho and Salimans, arXiv 2207.12598, eq. 6, g = 1 + w)."""
     if guidance != 1:
         model = guided(model, guidance)
     velocity = lambda x, t: model(x, torch.full((len(x),), t, device=x.device), text).float()

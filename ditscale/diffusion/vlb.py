@@ -1,22 +1,17 @@
 """The variational bound on -log p(x) of a rectified flow, in continuous time.
 
 Kingma et al., "Variational diffusion models" (arXiv 2107.00630), eq. 11 and 18, bound -log p(x) by
-
     E[-log p(x | z_0)]  +  KL(q(z_1 | x) || p(z_1))  +  1/2 int E ||x - x^||^2 dSNR
-
 for a Gaussian path z_t = alpha_t x + sigma_t eps with SNR = alpha^2 / sigma^2, where x^ is the estimate of x. Here
 alpha = 1 - t and sigma = t, so |dSNR / dt| = 2 (1 - t) / t^3; and from x_t = (1 - t) x + t eps and v = eps - x follows
 ||x - x^||^2 = t^2 ||v - v^||^2. The integral is then
-
     int (1 - t) / t  E ||v - v^||^2 dt  =  int (1 - t)^2  E ||v - v^||^2 du,   u = logit t,  dt = t (1 - t) du.
-
 The second form is bounded, so u is drawn uniformly (stratified) between two ends, where the other two terms are taken.
 The sum is a bound for any ends, and hardly depends on them while they are far out.
 
     t = T_MIN: p(x | z) for latents is N(z / (1 - t), s^2), s = t / (1 - t). For pixels x is one of the levels of width
                `bin`, and p(x | z) is that Gaussian on the levels, normalised (VDM, section 3.1, on an endless ladder).
-    t = T_MAX: KL(N((1 - t) x, t^2) || N(0, 1)) = 1/2 ((1 - t)^2 x^2 + t^2 - 1 - 2 log t) for each value.
-"""
+    t = T_MAX: KL(N((1 - t) x, t^2) || N(0, 1)) = 1/2 ((1 - t)^2 x^2 + t^2 - 1 - 2 log t) for each value."""
 
 import math
 
@@ -27,8 +22,7 @@ from .rectified_flow import Velocity, losses
 
 # Logit-normal training draws one timestep in half a million below 0.01, and what a model has not learned there loosens
 # the bound: on a trained miniature it is 5.74 bits per dimension from 0.01, 5.97 from 0.003 and 7.17 from 0.001.
-T_MIN = 0.01
-T_MAX = 1 - 1e-3
+T_MIN, T_MAX = 0.01, 1 - 1e-3
 
 
 def logit_timestep(u_B: Tensor, t_min: float = T_MIN, t_max: float = T_MAX) -> tuple[Tensor, float]:

@@ -6,6 +6,7 @@ import os
 import selectors
 import socket
 import threading
+from contextlib import suppress
 from typing import Any, Callable
 
 from ..logs import log
@@ -51,12 +52,10 @@ class Liveness:
 
     def _hang_up(self, word: bytes = b""):
         for peer in self.peers:
-            try:
+            with suppress(OSError):  # The peer has closed it already.
                 if word:
                     peer.sendall(word)
                 peer.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # The peer has closed it already.
 
     def _watch(self):
         with selectors.DefaultSelector() as selector:
@@ -64,17 +63,15 @@ class Liveness:
                 selector.register(peer, selectors.EVENT_READ, peer)
             while selector.get_map():
                 for key, _ in selector.select():
-                    try:
+                    word = b""
+                    with suppress(OSError):
                         word = key.data.recv(1)
-                    except OSError:
-                        word = b""
                     selector.unregister(key.fileobj)
-                    if word != BYE and not self._over.is_set():
-                        return self._end()
-
-    def _end(self):
-        self._lost.set()
-        self._hang_up()  # Rank 0 passes it on to the others.
-        if not self._over.wait(GRACE_S):
-            log.error("ditscale: error: another rank of this run has died; this one ends too")
-            os._exit(1)
+                    if word == BYE or self._over.is_set():
+                        continue
+                    self._lost.set()
+                    self._hang_up()  # Rank 0 passes it on to the others.
+                    if self._over.wait(GRACE_S):
+                        return
+                    log.error("ditscale: error: another rank of this run has died; this one ends too")
+                    os._exit(1)

@@ -1,6 +1,5 @@
-"""Pictures from latents: the decoder of a VAE, read from the files that its authors' tools write. These are config.json
-and diffusion_pytorch_model.safetensors, as diffusers' AutoencoderKL writes them: Stable Diffusion 1 to 3, SDXL, FLUX.
-The network is that of Rombach et al. (arXiv 2112.10752, appendix G.1)."""
+"""Pictures from latents: the decoder of a VAE, read from files of diffusers' AutoencoderKL: Stable Diffusion 1 to 3,
+SDXL, FLUX. The network is that of Rombach et al. (arXiv 2112.10752, appendix G.1)."""
 
 import hashlib
 import json

@@ -1,7 +1,6 @@
 """Feature extractors by name: torch-fidelity's, from a local file of weights; and ours, a small convolutional network
-that learns to read captions off pictures: its last hidden layer is the features. It is trained on the study's own
-training images, once: the weights stay in the cache (DITSCALE_CACHE, else ~/.cache/ditscale), and results name their
-hash. Scores from different extractors are not comparable, nor are they comparable with Inception FID."""
+that learns to read captions off the study's own pictures, once: the weights stay in the cache (DITSCALE_CACHE, else
+~/.cache/ditscale), and results name their hash. Scores from different extractors are not comparable."""
 
 import fcntl
 import hashlib
@@ -9,7 +8,6 @@ import io
 import sys
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from typing import Callable
 
@@ -68,8 +66,8 @@ def torch_fidelity() -> ModuleType:
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         for operator in ("nms", "qnms"):
+            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             torch.library.define(f"torchvision::{operator}", schema)
         import torchvision  # noqa: F401
     import torch_fidelity
@@ -110,7 +108,9 @@ def caption_reader(data: Data, ranks: Ranks) -> tuple[CaptionReader, str]:
         with open(path.with_suffix(".lock"), "a") as lock:
             with suppress(OSError):  # Without locks, several processes train it, with equal results.
                 fcntl.flock(lock, fcntl.LOCK_EX)  # Of runs that end at once, one trains it and the others wait.
-            if not _load(reader, path):
+            try:
+                reader.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            except Exception:  # The file is missing or cut short, which raises any of half a dozen types.
                 log.info(f"training the feature extractor {NAME} (half a minute, once): {path}")
                 train(reader, data)
                 buffer = io.BytesIO()
@@ -140,11 +140,3 @@ def train(reader: CaptionReader, data: Data):
         optimizer.step()
         optimizer.zero_grad()
         decay.step()
-
-
-def _load(reader: CaptionReader, path: Path) -> bool:
-    try:
-        reader.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception:  # The file is missing or cut short, which raises any of half a dozen types.
-        return False
-    return True

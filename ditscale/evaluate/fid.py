@@ -1,7 +1,6 @@
-"""FID, KID, precision and recall of a run's samples against the held-out images of the same captions, at positions 0 ..
-n - 1 for every run of a study. Decoded latents are compared with the pictures they were made from, where the file has
-these, else with the decoded latents. FID is ours (frechet.py), equal to torch-fidelity's to 1e-6; KID (Binkowski et
-al., arXiv 1801.01401), precision and recall (Kynkaanniemi et al., arXiv 1904.06991) are torch-fidelity's."""
+"""FID, KID, precision and recall of a run's samples against the held-out images of the same captions (of latents: the
+pictures they were made from, where the file has these, else decoded latents). FID is ours (frechet.py), equal to
+torch-fidelity's to 1e-6, which has KID (arXiv 1801.01401), precision and recall (arXiv 1904.06991)."""
 
 from pathlib import Path
 
@@ -51,11 +50,10 @@ class FID:
         # All that decides the features of the held-out images.
         self.reference_key = {"data": plain(data.config), "n": data.n, "extractor": extractor, **data.settings}
         if self.pictures.vae is not None:
-            decoder = self.pictures.vae.full_name
-            originals = data.source.pictures(torch.zeros(1, dtype=torch.int64)) is not None
-            reference = "pictures of the file" if originals else "decoded latents"
-            self.settings |= {"decoder": decoder, "reference": reference}
-            self.reference_key["reference"] = "pictures" if originals else decoder
+            decoder, originals = self.pictures.vae.full_name, data.source.pictures(torch.zeros(1, dtype=torch.int64))
+            by = ("decoded latents", decoder) if originals is None else ("pictures of the file", "pictures")
+            self.settings |= {"decoder": decoder, "reference": by[0]}
+            self.reference_key["reference"] = by[1]
 
     def rows(self, index: Tensor) -> tuple[np.ndarray, int]:
         images = samples.generate(self.model, self.data, index, self.how, self.precision)

@@ -77,9 +77,8 @@ def combine(window: float, windows: Sequence[float]) -> tuple[np.ndarray, float]
 
     Over t in [0, 1] of the run the profile of a window is p_g(t) = (g + 1) t^g, g = 1/window - 1, and <p_a, p_b> =
     (a + 1)(b + 1) / (a + b + 1). The coefficients x minimise |p - sum_i x_i p_i|; the error is that minimum over |p|.
-    Unlike the authors', they sum to 1, so that a weight that no longer changes keeps its value. Only averages at the
-    end of the run are kept, so the error has a floor (docs/recipe.md). Raises UserError at a window outside of those.
-    """
+    Unlike the authors', they sum to 1, so that a weight that no longer changes keeps its value (docs/recipe.md has the
+    error's floor). Raises UserError at a window outside of those."""
     if window in windows:
         return np.array([float(w == window) for w in windows]), 0.0
     used = np.array([w > 0 for w in windows])  # A plain copy, window 0, has no profile.

@@ -1,12 +1,10 @@
 """The Frechet distance of two sets of features: its value, its bias from finite n, its standard error.
 
 Heusel et al., arXiv 1706.08500, eq. 6, between Gaussians of the features' moments:
-
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
-
-The trace of the root is computed from eigenvalues of a symmetric matrix, L' S2 L with S1 = L L'; with fewer images than
-features, from the singular values of A B' for S1 = A' A and S2 = B' B. A distance from n samples is too large by about
-b / n; Chong and Forsyth (arXiv 1911.07023) extrapolate to infinite n from all samples and from halves of them."""
+The trace of the root is of the eigenvalues of L' S2 L, S1 = L L'; with fewer images than features, of the singular
+values of A B', S1 = A' A and S2 = B' B. A distance from n samples is too large by about b / n, so Chong and Forsyth
+(arXiv 1911.07023) extrapolate to infinite n from all samples and from halves of them."""
 
 from typing import Iterable, NamedTuple, Sequence
 
@@ -15,16 +13,13 @@ import numpy as np
 CHUNK = 4096  # Images whose features are in float64 at a time.
 
 
-class Moments(NamedTuple):
-    """Moments of features [n, F]: their mean [F], and sum of squares about it [F, F]."""
-
+class Moments(NamedTuple):  # of features [n, F]
     n: int
-    mean: np.ndarray
-    squares: np.ndarray
+    mean: np.ndarray  # [F]
+    squares: np.ndarray  # the sum of those about the mean [F, F]
 
 
 def distance(generated: np.ndarray, reference: np.ndarray) -> float:
-    """The distance between features [n, F] and [m, F]."""
     if min(len(generated), len(reference)) > generated.shape[1]:
         return _of_moments(*(_moments(rows, np.arange(len(rows))) for rows in (generated, reference)))
     x, y = (rows.astype(np.float64) for rows in (generated, reference))

@@ -57,8 +57,7 @@ def check_makers(run: Source, other: Source, name: str):
 
 
 class HeldOut:
-    """n held-out images of a data set, read by position. seed: of all noise. Raises UserError when the data set holds
-    fewer than n images, or has other shapes than `data` says."""
+    """n held-out images, by position. seed: of all noise. Raises UserError when there are fewer, or of other shapes."""
 
     def __init__(self, data: Data, validation: Validation, n: int, seed: int, device: torch.device):
         self.name, self.n, self.seed, self.device = data.name, n, seed, device
@@ -72,8 +71,7 @@ class HeldOut:
         self.unit = "bits per dimension" if self.pixels else "nats per dimension"
 
     @property
-    def settings(self) -> dict[str, str]:
-        """What identifies the images of a file, besides the data set's name."""
+    def settings(self) -> dict[str, str]:  # What identifies the images of a file, besides the data set's name.
         return {"file": self.source.fingerprint} if self.source.fingerprint else {}
 
     def in_unit(self, nats: np.ndarray) -> np.ndarray:

@@ -113,7 +113,6 @@ def clear(parts: Path):
 
 
 def save_arrays(path: Path, to_disk: bool = True, **arrays: Any):
-    """Write arrays to an npz file, whole or not at all."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     write_bytes(path, buffer.getvalue(), to_disk)

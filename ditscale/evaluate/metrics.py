@@ -7,7 +7,7 @@ dimension for pictures, whose pixels are 8-bit levels; in nats per dimension, of
 
 import math
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Mapping
 
 import numpy as np
@@ -61,10 +61,9 @@ def triple_losses(
 
 
 class ValidationLoss:
-    """The loss under both weightings of the timestep, by noise level, of EMA and of raw weights. Two designs on the
-    same images and noise: t at the quantiles of the logit-normal, and of the uniform distribution (the unweighted
-    loss). One design with importance weights would need fewer evaluations, but its weights, and so the error of the
-    mean, are unbounded at t = 0 and 1. The noise levels are BINS slices of the uniform design."""
+    """The loss under both weightings of the timestep, by noise level, of EMA and of raw weights: on the same images and
+    noise, t is at the quantiles of the logit-normal, and of the uniform distribution, in BINS noise levels. With one
+    design the importance weights, and so the error of the mean, would be unbounded at t = 0 and 1."""
 
     name, dtype = "val_loss", torch.float64
 
@@ -83,19 +82,14 @@ class ValidationLoss:
 
     def result(self, rows: np.ndarray) -> Value:
         """The loss of the EMA weights under the training's weighting; all others, and `samples` [n], by name."""
-        arrays = {"samples": rows[:, 0]}
+        arrays, t = {"samples": rows[:, 0]}, (np.arange(len(rows)) + 0.5) / len(rows)
         for (weights, of), column in zip(self.columns, rows.T):
             arrays[f"{weights} {of}"] = np.array([column.mean(), standard_error(column)])
-            if of == "uniform":
-                arrays[f"{weights} bins"] = _by_noise_level(column)
+            if of == "uniform":  # Mean and standard error by noise level [BINS, 2].
+                parts = [column[np.minimum((t * BINS).astype(int), BINS - 1) == k] for k in range(BINS)]
+                by_level = [(part.mean(), standard_error(part)) if len(part) > 1 else (np.nan,) * 2 for part in parts]
+                arrays[f"{weights} bins"] = np.array(by_level)
         return Value(float(rows[:, 0].mean()), standard_error(rows[:, 0]), "squared velocity", arrays)
-
-
-def _by_noise_level(losses: np.ndarray) -> np.ndarray:
-    """Mean and standard error [BINS, 2] of stratified losses [n] with uniform t, in slices of equal width of t."""
-    t = (np.arange(len(losses)) + 0.5) / len(losses)
-    parts = [losses[np.minimum((t * BINS).astype(int), BINS - 1) == k] for k in range(BINS)]
-    return np.array([(part.mean(), standard_error(part)) if len(part) > 1 else (np.nan, np.nan) for part in parts])
 
 
 class Bound:
@@ -129,10 +123,9 @@ class Bound:
 
 
 class Likelihood:
-    """Exact negative log-likelihood. Each image by itself, with probes of its own, in fp32 whatever the run's
-    precision: the rounding of bf16 exceeds the tolerance. Pictures get uniform noise of one level's width, and then
-    E[-log2 p(level + noise) - log2 width] bounds -log2 P(level) from above (Theis et al., arXiv 1511.01844, section
-    3.1). An evaluation is of the velocity and its divergence: a forward pass, and a backward pass for each probe."""
+    """Exact negative log-likelihood, in fp32: the rounding of bf16 exceeds the tolerance. Pictures get uniform noise of
+    one level's width; E[-log2 p(level + noise) - log2 width] bounds -log2 P(level) from above (Theis et al., arXiv
+    1511.01844, section 3.1). An evaluation is a forward pass, and a backward pass for each probe."""
 
     name, columns, dtype = "likelihood", ["nll", "evaluations"], torch.float64
 
@@ -155,8 +148,11 @@ class Likelihood:
         probes = None
         if self.trace == "hutchinson":
             probes = torch.stack([self.data.signs(f"probe {k}", index, x0) for k in range(self.probes)])
+        # Compiled code allows no several backward passes through one forward pass. Loading the compiler takes two
+        # seconds, and a process that has not loaded it has compiled nothing.
+        compiler_loaded = "torch._dynamo" in sys.modules
         try:
-            with _eager():
+            with torch.compiler.set_stance("force_eager") if compiler_loaded else nullcontext():
                 log_p, path = log_likelihood(self.model, x0, text, probes, self.tolerance)
         except Stiff:
             stiff = f"the flow is too stiff for a tolerance of {self.tolerance:g}"
@@ -169,9 +165,3 @@ class Likelihood:
         samples = self.data.in_unit(rows[:, 0])
         se = float(samples.std(ddof=1) / len(samples) ** 0.5) if len(samples) > 1 else math.nan
         return Value(float(samples.mean()), se, self.data.unit, {"samples": samples, "evaluations": rows[:, 1]})
-
-
-def _eager() -> AbstractContextManager:
-    """A context in which compiled models run uncompiled, since compiled code allows no several backward passes through
-    one forward pass. A process that has not loaded the compiler, which takes two seconds, has compiled nothing."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

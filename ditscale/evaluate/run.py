@@ -27,8 +27,7 @@ from .metrics import Bound, Likelihood, ValidationLoss
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure on a finished run, and how: a study's `evaluation`, or the options of `ditscale evaluate`. Raises
-    UserError, naming the option, at a value beyond its limits."""
+    """What to measure on a finished run, and how. Raises UserError, naming the option, at a value beyond its limits."""
 
     metrics: dict[str, Evaluation] = field(default_factory=dict)
     datasets: tuple[str, ...] = ()  # Names or labels. Empty: the run's own and all of its study's validation.also.
@@ -164,6 +163,7 @@ def _metric(name: str, how: Evaluation, finished: Finished, data: HeldOut, worke
         return Bound(finished.ema, data, recipe.precision, how.t_min)
     if name == "likelihood":
         return Likelihood(finished.ema, data, how.trace, how.probes, how.tolerance)
+    assert name == "fid", name
     return fid.FID(finished.ema, data, how, run.data, recipe.precision, workers)
 
 

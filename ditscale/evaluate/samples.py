@@ -10,9 +10,11 @@ from torch import Tensor
 from ..config import Evaluation
 from ..diffusion.rectified_flow import Velocity, sample
 from ..rundir.evaluation import has_samples, write_samples
-from .decoder import VAEDecoder, as_bytes, load_decoder
+from .decoder import as_bytes, load_decoder
 from .finished import Finished
 from .held_out import HeldOut
+
+load_once = cache(load_decoder)
 
 
 def generate(model: Velocity, data: HeldOut, index: Tensor, how: Evaluation, precision: str) -> Tensor:
@@ -41,7 +43,7 @@ class Pictures:
 
     def __init__(self, data: HeldOut, decoder: str):
         self.data = data
-        self.vae = _load_once(decoder, data.device) if decoder and not data.pixels else None
+        self.vae = load_once(decoder, data.device) if decoder and not data.pixels else None
 
     def of(self, images: Tensor) -> Tensor:
         """Pictures of images [B, C, R, R] as a model sees or makes them."""
@@ -53,8 +55,3 @@ class Pictures:
         """The held-out pictures at positions index [B]: what latents were made from, where the file has them."""
         originals = self.data.source.pictures(index)
         return self.of(self.data.images(index)[0]) if originals is None else originals.to(self.data.device)
-
-
-@cache
-def _load_once(directory: str, device: torch.device) -> VAEDecoder:
-    return load_decoder(Path(directory), device)

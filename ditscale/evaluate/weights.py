@@ -23,14 +23,12 @@ class Weights(NamedTuple):
 
 
 _FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+_INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+_OPENAI = "https://openaipublic.azureedge.net/clip/models/"
 _CLIP = "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
 WEIGHTS = {  # By torch-fidelity's names of extractors.
-    "inception-v3-compat": Weights(
-        "weights-inception-2015-12-05-6726825d.pth", f"{_FIDELITY}weights-inception-2015-12-05-6726825d.pth", "6726825d"
-    ),
-    "clip-vit-l-14": Weights(
-        f"ViT-L-14-{_CLIP[:8]}.pt", f"https://openaipublic.azureedge.net/clip/models/{_CLIP}/ViT-L-14.pt", _CLIP
-    ),
+    "inception-v3-compat": Weights(_INCEPTION, f"{_FIDELITY}{_INCEPTION}", "6726825d"),
+    "clip-vit-l-14": Weights(f"ViT-L-14-{_CLIP[:8]}.pt", f"{_OPENAI}{_CLIP}/ViT-L-14.pt", _CLIP),
     "vgg16": Weights("vgg16-397923af.pth", "https://download.pytorch.org/models/vgg16-397923af.pth", "397923af"),
 }
 

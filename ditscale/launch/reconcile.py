@@ -14,7 +14,7 @@ from ..naming import StudyPaths
 from ..plan.run import Run
 from ..rundir.lock import LockHeld, RunLock
 from ..slurm_client import Job
-from .backends.submission import Submission, folder, read_all, write
+from .backends.submission import Submission, read_all, write
 from .job.execute import execute
 from .job.packed import run_packed
 from .monitor.job_index import jobs_of
@@ -73,7 +73,7 @@ def _recover(paths: StudyPaths):
             continue
         time.sleep(max(0.0, min(SETTLE_S, submission.unix + SETTLE_S - time.time())))
         found = slurm_client.answered(slurm_client.jobs(submission.name), "what an interrupted launch has submitted")
-        at = folder(paths, submission.token)
+        at = paths.jobs / submission.token
         if not found:
             shutil.rmtree(at, ignore_errors=True)
             continue

@@ -44,23 +44,14 @@ def snapshot(code: Path) -> Path:
             (staging / name).write_bytes(text)
             (staging / name).chmod(0o444)
         (staging / MARK).write_text(f"{len(content)} files\n")
-        _put(staging, target)
+        if target.exists() and not (target / MARK).is_file():  # One without a mark gives way.
+            shutil.rmtree(target, ignore_errors=True)
+        os.rename(staging, target)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         if not (target / MARK).is_file():  # Another launcher may have finished the same copy first.
             raise unwritable(target, error, "launch again") from None
     return target
-
-
-def _put(staging: Path, target: Path):
-    """Give the copy its name, in place of one without a mark. Raises OSError where another launcher was faster."""
-    try:
-        os.rename(staging, target)
-    except OSError:
-        if (target / MARK).is_file():
-            raise
-        shutil.rmtree(target, ignore_errors=True)
-        os.rename(staging, target)
 
 
 def _content() -> dict[str, bytes]:

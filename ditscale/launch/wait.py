@@ -59,7 +59,9 @@ def follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
             else:
                 quiet_since = quiet_since or looked
                 done = {s.run.run_id for s in statuses if s.state in DONE}
-                if _is_running(paths, done if looked - quiet_since > ENDING_S else set()) is False:
+                ending, live = done if looked - quiet_since > ENDING_S else set(), jobs_of(paths)
+                jobs = [job for run, jobs in (live or {}).items() if run not in ending for job in jobs]
+                if live is not None and all(job.state == "PENDING" for job in jobs):
                     cancel_needless(paths, done)
                     return statuses
             time.sleep(min(max(LOOK_S, 5 * took, (looked - began) / 60), LONGEST_S))
@@ -67,14 +69,6 @@ def follow(paths: StudyPaths, show: Show) -> list[RunStatus]:
         ends = f"{command('cancel', paths.root)} ends them"
         text = f"interrupted; the study's jobs keep running ({ends}), and the same command waits for them again"
         raise Interrupted(text) from None
-
-
-def _is_running(paths: StudyPaths, done: set[str]) -> bool | None:
-    """Whether a job is running or ending, other than of runs that are `done`; None when squeue gives no answer."""
-    live = jobs_of(paths)
-    if live is None:
-        return None
-    return any(job.state != "PENDING" for run, jobs in live.items() if run not in done for job in jobs)
 
 
 def cancel(paths: StudyPaths) -> str:

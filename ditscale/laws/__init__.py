@@ -6,8 +6,9 @@
 
 Needs numpy and scipy (h5py to read HDF5), no torch; importing it costs little more than importing numpy.
 
-minima/ is Approach 2, surface/ Approach 3; checks/ says what stands against a fit; sealed/ forecasts and gives
-verdicts; frontier/ reads other metrics at the optimum; learning_rate/ fits a sweep."""
+predictor/ is the answer to what lies beyond the grid; minima/ is Approach 2, surface/ Approach 3; checks/ says what
+stands against a fit; sealed/ forecasts and gives verdicts; frontier/ reads other metrics at the optimum; learning_rate/
+fits a sweep."""
 
 from .checks.backtest import Backtest
 from .compare import Comparison, Criterion, Pair, compare
@@ -22,10 +23,10 @@ from .learning_rate.trials import Trial, read_trials
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.metric_law import MetricLaw, metric_law
 from .minima.parabola import Parabola, fit_parabola
-from .minima.powerlaw import FloorLaw, PowerLaw, floor_law, power_law
+from .minima.powerlaw import PowerLaw, floor_law, power_law
+from .predictor.predictor import Predictor, predictor
 from .read import read_table
-from .sealed.forecast import Forecast, forecast
-from .sealed.seal import load_forecast, seal
+from .sealed.forecast import Forecast, forecast, load_forecast, seal
 from .sealed.verdict import Verdict, read_verdict, verdict
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.fit_surface import fit_surface
@@ -33,9 +34,9 @@ from .surface.surface import Surface
 from .table import Table
 
 __all__ = [
-    "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate",
-    "Finding", "FloorLaw", "Forecast", "Gap", "Laws", "MetricLaw", "Pair", "Parabola", "PowerLaw", "RateLaw",
-    "Surface", "Table", "Trend", "Trial", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap",
-    "fit_parabola", "fit_rates", "fit_surface", "fit_trend", "floor_law", "forecast", "load_forecast", "metric_law",
-    "power_law", "read_laws", "read_rates", "read_table", "read_trials", "read_verdict", "seal", "verdict",
+    "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate", "Finding",
+    "Forecast", "Gap", "Laws", "MetricLaw", "Pair", "Parabola", "PowerLaw", "Predictor", "RateLaw", "Surface", "Table",
+    "Trend", "Trial", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap", "fit_parabola",
+    "fit_rates", "fit_surface", "fit_trend", "floor_law", "forecast", "load_forecast", "metric_law", "power_law",
+    "predictor", "read_laws", "read_rates", "read_table", "read_trials", "read_verdict", "seal", "verdict",
 ]  # fmt: skip

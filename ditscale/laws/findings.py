@@ -9,21 +9,15 @@ from .result import Result
 
 Severity = Literal["refused", "warning", "info"]
 # "refused": a number is withheld; "warning": it is given and may mislead; "info": context.
-BY_SEVERITY: dict[Severity, tuple[str, ...]] = {
-    "refused": (
-        "parabola_downward", "minimum_outside", "too_few_runs", "too_few_budgets", "not_isoflop",
-        "metric_not_positive", "parameter_on_bound", "not_converged",
-    ),
-    "warning": (
-        "rehearsal", "parabola_flat", "minimum_at_edge", "one_sided_grid", "drifting_centring", "wide_grid",
-        "saturated_fit", "budget_mismatch", "units_mixed", "outlier_run", "lack_of_fit", "optimum_unseen",
-        "asymmetric_surface",
-    ),
-    "info": (
-        "extrapolation", "probe_left_out", "excluded_runs", "backtest_without_interval", "backtest_not_possible",
-    ),
-}  # fmt: skip
-CODES: dict[str, Severity] = {code: severity for severity, codes in BY_SEVERITY.items() for code in codes}
+BY_SEVERITY: dict[Severity, str] = {
+    "refused": "not_identified parabola_downward minimum_outside too_few_runs too_few_budgets not_isoflop "
+    "metric_not_positive parameter_on_bound not_converged",
+    "warning": "rehearsal unlike_losses parabola_flat minimum_at_edge one_sided_grid drifting_centring wide_grid "
+    "saturated_fit budget_mismatch units_mixed outlier_run lack_of_fit optimum_unseen asymmetric_surface "
+    "approaches_disagree backtest_failed",
+    "info": "extrapolation probe_left_out excluded_runs backtest_without_interval backtest_not_possible",
+}
+CODES: dict[str, Severity] = {code: severity for severity, codes in BY_SEVERITY.items() for code in codes.split()}
 
 
 @dataclass(frozen=True)

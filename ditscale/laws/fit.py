@@ -11,12 +11,13 @@ from .checks.backtest import Backtest, backtest
 from .checks.checklist import Item, checklist
 from .checks.form import Bias, check_bias, check_drift, check_lines, check_surface, parabola_bias
 from .checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
-from .delta import slice_intervals, surface_intervals
-from .estimates import INTERVALS, RESAMPLE, Bootstrap
+from .estimates import Bootstrap, Estimate
 from .findings import Finding, finding
-from .laws import Bands, Delta, Fits, Laws, LossWithFloor, Optima, Optimum, PowerLaws, SurfaceLaw
+from .laws import Answer, Bands, Fits, Laws, LossWithFloor, Optima, PowerLaws, SurfaceLaw
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.parabola import Response, Slice
+from .predictor.identify import ask
+from .predictor.predictor import Optimum, Predictor
 from .read import Source, read_table
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.surface import N_PARAMETERS, Surface, no_surface
@@ -28,24 +29,19 @@ RESPONSE: dict[str, Response] = {"huber": "raw", "ls": "raw", "ls_log": "log"}
 
 def fit(
     table: Source, *, objective: str = "huber", bootstrap: int = 1000, seed: int = 0,
-    targets: float | str | Iterable[float | str] = (), interval: str = "percentile", resample: str = "auto",
-    robust: bool = False, kappa: float | None = None,
+    targets: float | str | Iterable[float | str] = (), kappa: float | None = None,
 ) -> Laws:  # fmt: skip
-    """Fit Approach 2 and Approach 3 to the grid runs of `table`, whatever `read_table` reads.
+    """Fit the predictor, and Approach 2 and 3 beside it, to the grid runs of `table`, whatever `read_table` reads.
 
     objective: of the surface, "huber" (summed, 1e-3, log residuals), "ls" (squares of the loss) or "ls_log" (of log
-    residuals, parabolas too). bootstrap: replicates behind the 95 % intervals, 0 for none; interval: "percentile" or
-    "bca"; resample: "auto", "pairs", "stratified" or "residual" (see `estimates`). targets: one budget in FLOPs or
-    several, numbers or their text ("1.5e21"), at which predictions are wanted. robust: parabolas and laws of Approach 2
-    by bisquare regression. kappa: C / (N D), estimated when None. Nothing is dropped silently: see `Laws.findings` and
-    `exclusions`. Raises UserError on bad arguments and on a table without grid runs; a fit that cannot be trusted is
-    refused, not raised.
+    residuals, parabolas too). bootstrap: replicates behind the 95 % intervals of Approach 2 and 3, 0 for none. targets:
+    one budget in FLOPs or several, numbers or their text ("1.5e21"), at which predictions are wanted. kappa: C / (N D),
+    estimated when None. Nothing is dropped silently: see `Laws.findings` and `exclusions`. Raises UserError on bad
+    arguments and on a table without grid runs; a fit that cannot be trusted is refused, not raised.
 
         ds.fit("runs.csv", targets="1.5e21").summary()
     """
     one_of(objective, tuple(RESPONSE), "objective")
-    one_of(interval, INTERVALS, "interval")
-    one_of(resample, RESAMPLE, "resample")
     budgets = _budgets(targets)
     kappa = None if kappa is None else number(kappa, "kappa", above=0)
     table = read_table(table)
@@ -53,22 +49,26 @@ def fit(
     if not len(grid):
         raise UserError(f"{table.source or 'table'}: every run is a probe; a fit needs grid runs")
     refuse_units(grid, kappa)
-    two = fit_approach2(grid, RESPONSE[objective], bootstrap, seed, robust=robust, resample=resample, interval=interval)
+    two = fit_approach2(grid, RESPONSE[objective], bootstrap, seed)
     if (grid.loss > 0).all():
-        three = fit_approach3(grid, objective, bootstrap, seed, kappa=kappa, resample=resample, interval=interval)
+        three = fit_approach3(grid, objective, bootstrap, seed, kappa)
     else:
-        three = Approach3(_no_surface(grid, objective, kappa), None, None, "none")
+        nothing = _no_surface(grid, objective, kappa)
+        three = Approach3(nothing, nothing.parameters[None], "none")
     surface = three.surface
     findings = check_rehearsal(table) + _left_out(grid, held) + check_units(grid) + [*two.findings, *surface.findings]
     if np.isfinite(surface.residuals).all():
         findings += find_outliers(grid, surface.residuals, N_PARAMETERS)
     bias = parabola_bias(grid, two, three)
     findings += check_lines(two) + check_surface(grid, surface) + check_drift(grid, two) + check_bias(bias, three, two)
-    tests, more = backtest(grid, two, objective, bootstrap, seed, resample, kappa)
+    tests, more = backtest(grid, two, objective, bootstrap, seed, kappa)
     findings += more + _far(grid, budgets)
-    settings = Bootstrap(bootstrap, seed, interval, two.scheme, three.scheme)
+    made, refused = ask(grid, max(budgets.values(), default=2 * float(grid.budget_flops.max())), kappa)
+    findings = [refused, *findings] if refused else findings
+    findings += _disagreement(two, three, budgets)
+    settings = Bootstrap(bootstrap, seed, two.scheme, three.scheme)
     items = checklist(grid, two, three, settings, tests, held)
-    return _result(Fits(grid, two, three), budgets, settings, tests, bias, findings, items)
+    return _result(Fits(grid, two, three, made), budgets, settings, tests, bias, findings, items)
 
 
 def _budgets(targets: Any) -> dict[str, float]:
@@ -102,19 +102,20 @@ def _result(
     findings: list[Finding], items: tuple[Item, ...],
 ) -> Laws:  # fmt: skip
     """The numbers of both fits; targets {as typed: FLOPs}."""
-    table, two, three = fits
+    table, two, three, made = fits
     budgets, floor = tuple(budget for budget, _ in table.slices()), two.floor_coefficients()
-    predicted = {
-        typed: Optima(*(Optimum(**fitted.predict(budget)) if fitted.ok else None for fitted in (two, three)))
-        for typed, budget in targets.items()
-    }
+    predicted = {}
+    for typed, budget in targets.items():
+        both = [Optimum(**fitted.predict(budget)) if fitted.ok else None for fitted in (two, three)]
+        predicted[typed] = Optima(both[0], both[1], made.optimum(budget) if made else None)
     return Laws(
         n_runs=len(table), budgets=budgets, points=table.points(), metric=table.metric, fits=fits, bootstrap=settings,
         approach2=PowerLaws(**two.coefficients()) if two.ok else None,
         approach3=SurfaceLaw(**three.coefficients()) if three.ok else None,
         objective=three.surface.objective, kappa=three.surface.kappa, predictions=predicted, loss_law=two.loss_law,
         loss_with_floor=None if floor is None else LossWithFloor(**floor), slices=_slices(two),
-        bands=_bands(two, [*budgets, *targets.values()]) if two.ok else None, delta=_delta(fits, targets),
+        bands=_bands(two, [*budgets, *targets.values()]) if two.ok else None, 
+        answer=_answer(made, budgets[-1], targets) if made else None,
         n_ranges={typed: three.n_range(budget) for typed, budget in targets.items()} if three.ok else {},
         exclusions=tuple(Exclusion(*pair) for pair in table.exclusions), findings=tuple(findings), bias=bias,
         backtests=tuple(tests), checklist=items,
@@ -132,14 +133,33 @@ def _bands(two: Approach2, ends: list[float]) -> Bands:
     return Bands(tuple(grid.tolist()), *(tuple(p[n] for p in at) for n in ("n_params", "n_tokens", "loss")))
 
 
-def _delta(fits: Fits, targets: dict[str, float]) -> Delta:
-    table, two, three = fits
-    budgets = tuple(targets.values())
-    of_two, at_two = slice_intervals(two, budgets) if two.ok else (None, {})
-    of_three, at_three = surface_intervals(three, table, budgets) if three.ok else (None, {})
-    by_budget = {c: Optima(*(Optimum(**at[c]) if at else None for at in (at_two, at_three))) for c in budgets}
-    predicted = {typed: by_budget[budget] for typed, budget in targets.items()}
-    return Delta(PowerLaws(**of_two) if of_two else None, SurfaceLaw(**of_three) if of_three else None, predicted)
+def _answer(made: Predictor, largest: float, targets: dict[str, float]) -> Answer:
+    weights = {name: part.weight for name, part in made.by_form(largest).items()}
+    exponents = {name: made.exponent(name, largest) for name in made.exponents}
+    return Answer(weights, exponents, made.run_scatter, {typed: made.one_run(c) for typed, c in targets.items()})
+
+
+def _disagreement(two: Approach2, three: Approach3, targets: dict[str, float]) -> list[Finding]:
+    """`approaches_disagree`: at a target, the intervals of Approach 2 and 3 exclude each other."""
+    if not (two.ok and three.ok):
+        return []
+    findings = []
+    for typed, budget in targets.items():
+        one, other = two.predict(budget), three.predict(budget)
+        apart = [name for name in ("n_params", "loss") if _exclude(one[name], other[name])]
+        if apart:
+            named = {"n_params": "N*", "loss": "L*"}
+            each = "; ".join(f"{named[n]} {compact(one[n].value)} and {compact(other[n].value)}" for n in apart)
+            text = f"at {typed} FLOPs approach 2 and 3 exclude each other ({each}): at least one form is wrong"
+            findings.append(finding("approaches_disagree", f"{text}; go by the answer, which doubts both"))
+    return findings
+
+
+def _exclude(a: Estimate, b: Estimate) -> bool:
+    """Whether two intervals with all their ends have no number in common."""
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return False
+    return a.high < b.low or b.high < a.low
 
 
 def _no_surface(table: Table, objective: str, kappa: float | None) -> Surface:

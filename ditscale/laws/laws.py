@@ -1,7 +1,5 @@
 """`Laws`: all that one table supports, as laws.json holds it and as text."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..units import compact, count
-from .checks.backtest import Backtest
+from .checks.backtest import MOST_ASKED, Backtest
 from .checks.checklist import Item
 from .checks.checklist import lines as lines_of
 from .checks.form import Bias
@@ -20,6 +18,7 @@ from .minima.approach2 import Approach2
 from .minima.metric_law import MetricLaw
 from .minima.parabola import Slice
 from .notebook import Shown
+from .predictor.predictor import Optimum, Predictor
 from .result import Result, extra, key
 from .surface.approach3 import Approach3
 from .table import SAME_BUDGET, Exclusion, Point, Table, describe
@@ -66,29 +65,24 @@ class LossWithFloor(Result):
 
 
 @dataclass(frozen=True)
-class Optimum(Result):
-    """The optimum at one budget: N*, D* and L*."""
-
-    n_params: Estimate
-    n_tokens: Estimate
-    loss: Estimate
-
-
-@dataclass(frozen=True)
 class Optima(Result):
-    """What both approaches say of one budget; None where one was refused."""
+    """What is said of one budget: the answer, and both approaches beside it; None where one was refused."""
 
     approach2: Optimum | None
     approach3: Optimum | None
+    answer: Optimum | None = None
 
 
 @dataclass(frozen=True)
-class Delta(Result):
-    """Delta-method intervals, beside the bootstrap's: of the coefficients, and of the predictions by target."""
+class Answer(Result):
+    """What lies beyond the grid. weights {form of the mixture: its share}; exponents {"model", "data", "loss": there};
+    scatter: rms of one run, relative (of a metric of either sign: in its units); one_run {target: what one new run at
+    the optimum there will measure}."""
 
-    approach2: PowerLaws | None
-    approach3: SurfaceLaw | None
-    predictions: dict[str, Optima]
+    weights: dict[str, float]
+    exponents: dict[str, Estimate]
+    scatter: float
+    one_run: dict[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,21 +101,22 @@ class Bands(Result):
 
 
 class Fits(NamedTuple):
-    """What `fit` worked with: the rows that were fitted, and both fits with their draws."""
+    """What `fit` worked with: the rows that were fitted, both fits with their draws, and the predictor."""
 
     table: Table
     approach2: Approach2
     approach3: Approach3
+    predictor: Predictor | None
 
 
 @dataclass(frozen=True, repr=False)
 class Laws(Shown):
-    """All that one table supports; every field is one of laws.json, and every `Estimate` a 95 % interval. approach2,
-    approach3: coefficients, None when refused. predictions: by target, as it was typed. loss_law: every form of L*(C)
-    and the one taken. n_ranges {target: both ends of the N whose loss there is within 0.1 % of the optimum's by the
-    surface}. bias: of parabolas on this grid, None where it could not be computed. backtests: every held-out budget,
-    the largest first held out alone, then with its neighbours. points: the rows that were fitted (probes and exclusions
-    left out). fits: the fits themselves; None when the laws were read from a file."""
+    """All that one table supports; every field is one of laws.json, and every `Estimate` a 95 % interval. answer: what
+    to go by, None when the runs do not determine it; approach2, approach3: coefficients, as the literature has them,
+    None when refused. predictions: by target, as it was typed. loss_law: every form of L*(C) and the one taken.
+    n_ranges {target: both ends of the N whose loss there is within 0.1 % of the optimum's by the surface}. bias: of
+    parabolas on this grid. backtests: the largest budget held out alone, then with its neighbours. points: the rows
+    that were fitted. fits: the fits themselves; None when the laws were read from a file."""
 
     LAYOUT = 1
 
@@ -143,7 +138,7 @@ class Laws(Shown):
     predictions: dict[str, Optima] = field(default_factory=dict)
     bands: Bands | None = None
     n_ranges: dict[str, tuple[Estimate, Estimate]] = key("n_params_within_0.1_percent", default_factory=dict)
-    delta: Delta | None = None
+    answer: Answer | None = None
     bias: Bias | None = None
     checklist: tuple[Item, ...] = ()
     fits: Fits | None = extra()
@@ -154,10 +149,16 @@ class Laws(Shown):
         off = next((p for p in self.points if min(p.n_params, p.n_tokens, p.budget_flops) <= 0), None)
         return f"run {off.run_id} has a size or a budget that is not positive" if off else ""
 
+    def exponent(self, name: str) -> Estimate | None:
+        """Of N* ("model"), D* ("data") or L* ("loss") in C: the answer's or, where that was refused, of approach 2."""
+        if self.answer:
+            return self.answer.exponents.get(name)
+        return getattr(self.approach2, f"{name}_exponent", None)
+
     @property
     def given(self) -> bool:
         """Whether anything could be given at all; the command exits with 3 otherwise."""
-        return not (self.approach2 is None and self.approach3 is None)
+        return not (self.answer is None and self.approach2 is None and self.approach3 is None)
 
     @property
     def backtest(self) -> Backtest | None:
@@ -171,14 +172,16 @@ class Laws(Shown):
 
     def main(self) -> dict[str, Estimate]:
         out = {}
+        if self.answer:
+            symbols = {"model": "N*", "data": "D*", "loss": "L*"}
+            out = {f"{symbols[name]} exponent": e for name, e in self.answer.exponents.items()}
         if two := self.approach2:
-            out = {"N* exponent": two.model_exponent, "D* exponent": two.data_exponent}
-            out |= {"L* exponent": two.loss_exponent} if two.loss_exponent else {}
+            out |= {"N* exponent, approach 2": two.model_exponent}
         if three := self.approach3:
-            out |= {"N* exponent, surface": three.model_exponent, "floor E, surface": three.E}
+            out |= {"N* exponent, approach 3": three.model_exponent, "floor E, approach 3": three.E}
         for typed, by in self.predictions.items():
-            for which, at in (("", by.approach2), (", surface", by.approach3)):
-                out |= {f"{self.metric} at {typed}{which}": at.loss, f"N* at {typed}{which}": at.n_params} if at else {}
+            if at := by.answer:
+                out |= {f"{self.metric} at {typed}": at.loss, f"N* at {typed}": at.n_params}
         return out
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
@@ -188,7 +191,7 @@ class Laws(Shown):
             "coefficients": [{"law": law, "name": name, **e.to_dict()} for law, name, e in named]
         }
 
-    def plot(self) -> Figure:
+    def plot(self) -> "Figure":
         """A matplotlib figure: the slices with their parabolas, and the minima with the power laws through them."""
         from matplotlib.figure import Figure
 
@@ -221,7 +224,10 @@ class Laws(Shown):
         """The same as readable text."""
         lines = [f.message for f in self.findings if f.code == "rehearsal"]
         lines += [f"{describe(self.n_runs, self.budgets)}, metric {self.metric}"]
-        parts = [make(self) for make in (_slices, _approach2, _approach3, _predictions, _backtests)]
+        form = "L(N, D) = E + A N^-alpha + B D^-beta"
+        three = f"Approach 3: {form} on {self.n_runs} runs, objective {self.objective}"
+        parts = [_slices(self), _answer(self), _approach2(self), _coefficients(three, self, "approach3")]
+        parts += [_predictions(self), _backtests(self)]
         parts += [["Findings" if self.findings else "Findings: none", *listed(self.findings)]]
         parts += [lines_of(self.checklist)] if self.checklist else []
         return "\n".join([*lines, *(line for part in parts if part for line in ("", *part))])
@@ -235,7 +241,7 @@ def read_laws(path: Path | str) -> Laws:
 def _slices(laws: Laws) -> list[str]:
     rows = [["budget", "runs", "N*", "D*", "L*", "N within 0.1 %", "residual", "status"]]
     for s in laws.slices:
-        near = "-" if s.n_range is None else f"{count(s.n_range[0])} .. {count(s.n_range[1])}"
+        near = " .. ".join(map(count, s.n_range or ())) or "-"
         shown = ["-"] * 3
         if s.n_params is not None and s.n_tokens is not None and s.loss is not None:
             shown = [count(s.n_params), count(s.n_tokens), f"{s.loss:.4g}"]
@@ -244,15 +250,17 @@ def _slices(laws: Laws) -> list[str]:
     return ["Slices", *columns(rows)] if len(rows) > 1 else []
 
 
-def _coefficients(title: str, laws: Laws, approach: str) -> list[str]:
-    found, delta, settings = getattr(laws, approach), getattr(laws.delta, approach, None), laws.bootstrap
+def _titled(title: str, found: dict[str, Estimate | None] | None, interval: str) -> list[str]:
+    """A table of numbers by name, or that they were refused."""
     if found is None:
         return [title, "  refused (see the findings)"]
-    rows = [["", "value", f"95 % ({getattr(settings, approach)}, {settings.interval})", "95 % (delta)"]]
-    for name, e in vars(found).items():
-        beside = getattr(delta, name, None)
-        rows.append([name, "-", "", ""] if e is None else [name, *cells(e), cells(beside)[1] if beside else ""])
-    return [title, *columns(rows)]
+    rows = [[name, "-", ""] if e is None else [name, *cells(e)] for name, e in found.items()]
+    return [title, *columns([["", "value", interval], *rows])]
+
+
+def _coefficients(title: str, laws: Laws, approach: str) -> list[str]:
+    found = getattr(laws, approach)
+    return _titled(title, found and vars(found), f"95 % ({getattr(laws.bootstrap, approach)} bootstrap)")
 
 
 def _approach2(laws: Laws) -> list[str]:
@@ -267,21 +275,25 @@ def _approach2(laws: Laws) -> list[str]:
     return lines + [f"  form of L*(C), by AICc and a held-out budget: {laws.loss_law.why}"]
 
 
-def _approach3(laws: Laws) -> list[str]:
-    title = f"Approach 3: L(N, D) = E + A N^-alpha + B D^-beta on {laws.n_runs} runs, objective {laws.objective}"
-    return _coefficients(title, laws, "approach3")
+def _answer(laws: Laws) -> list[str]:
+    if not laws.answer:
+        return _titled("Answer", None, "")
+    parts = ", ".join(f"{name} {100 * weight:.0f} %" for name, weight in laws.answer.weights.items())
+    title = f"Answer: beyond the largest budget, by a mixture of forms ({parts})"
+    shown = _titled(title, {f"{name}_exponent": e for name, e in laws.answer.exponents.items()}, "95 %")
+    return [*shown, f"  scatter of one run: {laws.answer.scatter:.2g}"]
 
 
 def _predictions(laws: Laws) -> list[str]:
     out = []
     for typed, by in laws.predictions.items():
         rows = [["", "N*", "95 %", "D*", "95 %", laws.metric, "95 %"]]
-        for name, p in (("approach 2", by.approach2), ("approach 3", by.approach3)):
-            shown = ["refused"] + [""] * 5
-            if p is not None:
-                shown = cells(p.n_params, count) + cells(p.n_tokens, count) + cells(p.loss)
-            rows.append([name, *shown])
+        for name, p in (("answer", by.answer), ("approach 2", by.approach2), ("approach 3", by.approach3)):
+            shown = p and [*cells(p.n_params, count), *cells(p.n_tokens, count), *cells(p.loss)]
+            rows.append([name, *(shown or ["refused", *[""] * 5])])
         out += [f"At {typed} FLOPs", *columns(rows)]
+        if laws.answer and typed in laws.answer.one_run:
+            out.append("  one new run at the optimum: {} ({})".format(*cells(laws.answer.one_run[typed])))
         if typed in laws.n_ranges:
             low, high = ("{} ({})".format(*cells(e, count)) for e in laws.n_ranges[typed])
             out.append(f"  N within 0.1 % of the optimum, by the surface: {low} to {high}")
@@ -294,7 +306,9 @@ def _backtests(laws: Laws) -> list[str]:
     rows = [["predicted", "without", "beyond", "law", "N* / measured", "L* error", "interval", "held it"]]
     largest = max(b.budget_flops for b in laws.backtests)
     for b in (b for b in laws.backtests if b.budget_flops == largest):
-        for name, said in (("approach 2", b.approach2), ("approach 3", b.approach3)):
+        for name, said in (("answer", b.answer), ("approach 2", b.approach2), ("approach 3", b.approach3)):
+            if said is None and name == "answer" and b.held_out > MOST_ASKED:
+                continue
             shown = ["refused", "", "", ""]
             if said is not None:
                 held = {None: "-", True: "yes", False: "NO"}[said.covered]

@@ -1,7 +1,5 @@
 """Results as a notebook shows them: a few lines, a small table, a DataFrame, a figure."""
 
-from __future__ import annotations
-
 import dataclasses
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -30,8 +28,9 @@ class Shown(Result):
     def __repr__(self) -> str:
         rows = [[name, *cells(e)] for name, e in self.main().items()]
         lines = columns(rows) if rows else []
-        more = [f"  ... and {len(lines) - LINES + 2} more; summary() has all"] if len(lines) >= LINES else []
-        return "\n".join([self.heading(), *(lines[: LINES - 2] if more else lines), *more])
+        if len(lines) >= LINES:
+            lines[LINES - 2 :] = [f"  ... and {len(lines) - LINES + 2} more; summary() has all"]
+        return "\n".join([self.heading(), *lines])
 
     def _repr_html_(self) -> str:
         numbers = [[escape(cell) for cell in (name, *cells(e))] for name, e in self.main().items()]
@@ -53,7 +52,7 @@ class Shown(Result):
         one_of(part, tuple(tables), "to_frame")
         return frame(tables[part])
 
-    def plot(self) -> Figure:
+    def plot(self) -> "Figure":
         """A matplotlib figure of the main numbers and their intervals."""
         from matplotlib.figure import Figure
 
@@ -81,8 +80,6 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """A row whose estimates are three columns: x, x_low and x_high."""
     out: dict[str, Any] = {}
     for name, value in row.items():
-        if isinstance(value, dict) and value.keys() == {"value", "low", "high"}:
-            out |= {name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
-        else:
-            out[name] = value
+        is_estimate = isinstance(value, dict) and value.keys() == {"value", "low", "high"}
+        out |= {name + f"_{k}" * (k != "value"): v for k, v in value.items()} if is_estimate else {name: value}
     return out

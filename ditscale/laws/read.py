@@ -5,25 +5,25 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import IO, Any, Iterable, NamedTuple, Protocol, Sequence
+from typing import Any, Iterable, NamedTuple, Protocol, Sequence
 
 import numpy as np
 
 from ..errors import UserError, nearest
 from ..quantities import METRICS, ColumnInfo, guess
 from ..units import compact, number
+from .result import short
 from .table import OPTIONAL, REQUIRED, Table, check
 
 TEXT = ("run_id", "role")
-# What people call the columns elsewhere. Only suggested, never taken: `N` in millions or `C` in petaFLOP-days is
-# common.
+# What people call the columns elsewhere. Only suggested, never taken: `N` is often in millions.
 SYNONYMS = {
-    "n_params": ("params", "parameters", "n", "num_params", "model_size", "size", "n_parameters", "model_params"),
-    "n_tokens": ("tokens", "d", "num_tokens", "data", "n_data", "train_tokens", "training_tokens", "total_tokens"),
-    "budget_flops": ("c", "flops", "budget", "compute", "training_flops", "training_flop", "flop", "total_flops"),
-    "loss": ("l", "final_loss", "val_loss", "validation_loss", "train_loss", "eval_loss"),
+    "n_params": "params parameters n num_params model_size size n_parameters model_params",
+    "n_tokens": "tokens d num_tokens data n_data train_tokens training_tokens total_tokens",
+    "budget_flops": "c flops budget compute training_flops training_flop flop total_flops",
+    "loss": "l final_loss val_loss validation_loss train_loss eval_loss",
 }
 SIZES = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 
@@ -52,8 +52,8 @@ class _Cells(NamedTuple):
 
     def column(self, name: str) -> list:
         if name not in self.columns:
-            there = tuple(self.columns)
-            raise UserError(f"{self.name}: there is no column {name!r}{nearest(name, there)}; {_listed(there)}")
+            near = nearest(name, self.columns)
+            raise UserError(f"{self.name}: there is no column {name!r}{near}; {_listed(self.columns)}")
         return self.columns[name]
 
     def n_rows(self, names: Iterable[str]) -> int:
@@ -80,8 +80,7 @@ def read_table(
     `Table.exclusions`. columns {our name: the source's name}, such as {"n_params": "Model Size"}. kappa: where one of
     n_params (N), n_tokens (D) and budget_flops (C) is lacking, compute it from C = kappa N D. also: further numeric
     columns, kept in `Table.columns`; their cells may be nan or empty. only {the source's name: value}: read the rows
-    with that value alone. Rows of role "rate", a learning-rate sweep, are never read: a slice holds each size at the
-    recipe's rate alone.
+    with that value alone. Rows of role "rate", a learning-rate sweep, are never read.
 
     A CSV is UTF-8 text separated by commas, semicolons or tabs, with a header line; lines `# key: value` above it are
     kept in `Table.recorded`, and so are the attributes of an HDF5 file. Raises UserError naming the source, the row
@@ -99,7 +98,7 @@ def read_table(
     names = _names(cells, (*REQUIRED, metric, *also), (*TEXT, *OPTIONAL), columns, kappa)
     count = cells.n_rows(names.values())
     ids = cells.columns[names["run_id"]] if "run_id" in names else [f"row-{i + 1}" for i in range(count)]
-    run_id = np.array([str(name) for name in ids], dtype=object)
+    run_id = np.array(list(map(str, ids)), dtype=object)
     role = np.array(cells.columns[names["role"]] if "role" in names else ["grid"] * count, dtype=object)
     where = [f"row {line}" for line in cells.lines] or [f"run {name}" for name in run_id]
     keep, said = _kept(cells, run_id, role, exclude, only)
@@ -107,11 +106,8 @@ def read_table(
         _refuse_same_rows(cells, where, keep)
     # A probe that has not been run has no metric yet, and further columns may lack a value.
     may_lack = {metric: role == "probe"} | dict.fromkeys(REQUIRED, np.zeros(count, dtype=bool))
-    numeric = {
-        ours: _floats(cells, theirs, keep, may_lack.get(ours, np.ones(count, dtype=bool)), where)
-        for ours, theirs in names.items()
-        if ours not in TEXT
-    }
+    blank, numbers = np.ones(count, dtype=bool), {o: t for o, t in names.items() if o not in TEXT}
+    numeric = {o: _floats(cells, t, keep, may_lack.get(o, blank), where) for o, t in numbers.items()}
     renamed = [(f"column {ours}", f"{theirs!r} in the file") for ours, theirs in names.items() if ours != theirs]
     computed = _complete(numeric, kappa)
     table = Table(
@@ -135,12 +131,10 @@ def read_columns(
     names = _names(cells, needed, optional, dict(columns or {}), None, computable=False)
     count = cells.n_rows(names.values())
     where = [f"row {line}" for line in cells.lines or range(1, count + 1)]
-    values = {
-        ours: [str(v) for v in cells.columns[theirs]]
-        if ours in TEXT
-        else _floats(cells, theirs, range(count), [ours == "loss"] * count, where).tolist()
-        for ours, theirs in names.items()
-    }
+    values = {}
+    for ours, theirs in names.items():
+        numbers = ours not in TEXT and _floats(cells, theirs, range(count), [ours == "loss"] * count, where).tolist()
+        values[ours] = numbers or list(map(str, cells.columns[theirs]))
     return cells.name, values, where
 
 
@@ -151,13 +145,12 @@ def _kept(
     with the values there are when none has that of `only`."""
     chosen = list(range(len(run_id)))
     for name, value in only.items():
-        column = cells.column(name)
-        chosen = [i for i in chosen if str(column[i]) == str(value)]
+        column = list(map(str, cells.column(name)))
+        chosen = [i for i in chosen if column[i] == str(value)]
         if not chosen:
-            values = sorted({str(v) for v in column})
-            shown = f"{', '.join(values[:8])}{', ...' if len(values) > 8 else ''}"
-            missing = f"no row has {name} = {value!r}{nearest(value, values)}"
-            raise UserError(f"{cells.name}: {missing}; its values are: {shown}")
+            values = sorted(set(column))
+            missing = f"no row has {name} = {value!r}{nearest(value, values)}; its values are: {', '.join(values[:8])}"
+            raise UserError(f"{cells.name}: {missing}{', ...' if len(values) > 8 else ''}")
     listed = {run_id[i] for i in chosen}
     for name in exclude:
         if name not in listed:
@@ -193,8 +186,8 @@ def _names(
         able = [name for name in missing if name in REQUIRED]
         missing = [name for name in missing if able != [name]]
     if missing:
-        there = tuple(cells.columns)
-        raise UserError(f"{cells.name}: {_missing(missing, there, names, computable)}; {_listed(there)}")
+        lost = _missing(missing, [*cells.columns], names, computable)
+        raise UserError(f"{cells.name}: {lost}; {_listed(cells.columns)}")
     return names
 
 
@@ -202,22 +195,21 @@ def _column(metric: str, cells: _Cells, columns: dict[str, str]) -> str:
     """The metric's column, where the table has none of its name: `evaluate --metrics likelihood` fills nll."""
     if metric in cells.columns or metric in columns:
         return metric
-    for name in cells.columns:
-        short = (cells.info.get(name) or guess(name)).metric
-        if any(column == short and metric == f"{long}{name.removeprefix(short)}" for long, column in METRICS.items()):
-            return name
-    return metric
+    of = {name: (cells.info.get(name) or guess(name)).metric for name in cells.columns}
+    pairs = itertools.product(of, METRICS.items())
+    long = ((name, of[name], word) for name, (word, column) in pairs if column == of[name])
+    return next((name for name, short, word in long if metric == word + name.removeprefix(short)), metric)
 
 
-def _missing(missing: list[str], there: tuple[str, ...], names: dict[str, str], computable: bool) -> str:
+def _missing(missing: list[str], there: list[str], names: dict[str, str], computable: bool) -> str:
     """What is missing, the columns that were probably meant, and how to say so."""
     text = f"there is no column {', '.join(map(repr, missing))}"
-    free = [name for name in there if name not in names.values()]
-    plain = {re.sub(r"[\s\-]+", "_", name.strip().lower()): name for name in reversed(free)}
+    free = [name for name in reversed(there) if name not in names.values()]
+    plain = {re.sub(r"[\s\-]+", "_", name.strip().lower()): name for name in free}
     meant: dict[str, str] = {}
     for name in missing:
         close = nearest(name, plain).split("'")[1:2]
-        choices = [plain[n] for n in (name, *SYNONYMS.get(name, ()), *close) if n in plain]
+        choices = [plain[n] for n in (name, *SYNONYMS.get(name, "").split(), *close) if n in plain]
         meant |= {name: choices[0]} if choices else {}
     if meant:
         mapping = ",".join(f"{ours}={theirs}" for ours, theirs in meant.items())
@@ -230,16 +222,15 @@ def _missing(missing: list[str], there: tuple[str, ...], names: dict[str, str], 
     return text
 
 
-def _listed(there: tuple[str, ...]) -> str:
-    shown = [name if len(name) <= 40 else f"{name[:37]}..." for name in there[:20]]
-    return f"the columns are: {', '.join(shown) or 'none'}{', ...' if len(there) > 20 else ''}"
+def _listed(there: Collection[str]) -> str:
+    shown = ", ".join(map(short, itertools.islice(there, 20)))
+    return f"the columns are: {shown or 'none'}{', ...' if len(there) > 20 else ''}"
 
 
 def _floats(
     cells: _Cells, name: str, keep: Sequence[int], blank: Sequence[bool] | np.ndarray, where: list[str]
 ) -> np.ndarray:
-    """The kept cells of a column as floats, at once; only when one is no number, cell by cell to say which. blank (n,):
-    where an empty cell is nan."""
+    """The kept cells of a column as floats; where one is no number, cell by cell. blank (n,): an empty cell is nan."""
     column = cells.columns[name]
     kept = ["nan" if blank[i] and column[i] in ("", None) else column[i] for i in keep]
     try:
@@ -257,7 +248,7 @@ def _cell(value: Any, what: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         pass
-    text = str(value) if len(str(value)) <= 40 else f"{str(value)[:37]}..."
+    text = short(str(value))
     sized = re.fullmatch(r"\s*([\d.]+)\s*([kKmMgGbBtT])\s*", text)
     if sized and sized[1].count(".") < 2 and sized[1] != ".":
         raise UserError(f"{what}: {text!r} is not a number; write {compact(float(sized[1]) * SIZES[sized[2].lower()])}")
@@ -272,21 +263,20 @@ def _complete(numeric: dict[str, np.ndarray], kappa: Any) -> list[tuple[str, str
     if lacking is None:
         return []
     kappa, other = float(kappa), "n_tokens" if lacking == "n_params" else "n_params"
+    how = f"{kappa:g} n_params n_tokens" if lacking == "budget_flops" else f"budget_flops / ({kappa:g} {other})"
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if lacking == "budget_flops":
-            numeric[lacking], how = kappa * numeric["n_params"] * numeric["n_tokens"], f"{kappa:g} n_params n_tokens"
+            numeric[lacking] = kappa * numeric["n_params"] * numeric["n_tokens"]
         else:
             numeric[lacking] = numeric["budget_flops"] / kappa / numeric[other]
-            how = f"budget_flops / ({kappa:g} {other})"
     return [(lacking, f"computed as {how}")]
 
 
 def _refuse_same_rows(cells: _Cells, where: list[str], keep: list[int]) -> None:
     """Without run ids, two rows may share (N, D, C): seeds do. The same row twice would count one run double."""
     seen: dict[tuple, str] = {}
-    kept = zip(*([column[i] for i in keep] for column in cells.columns.values()), strict=True)
-    for i, row in zip(keep, kept, strict=True):
-        if row in seen:
+    for i in keep:
+        if (row := tuple(column[i] for column in cells.columns.values())) in seen:
             raise UserError(f"{cells.name}: the same row appears twice ({seen[row]} and {where[i]}); keep one of them")
         seen[row] = where[i]
 
@@ -301,9 +291,12 @@ def _opened(source: Source) -> _Cells:
     path = path / "study.h5" if path.is_dir() else path
     if not path.exists():
         raise UserError(f"{path}: no such file; give a CSV, an HDF5 file or a study directory")
-    with _file(path, "rb") as handle:
-        head = handle.read(8)
-    return _read_hdf5(path) if head == b"\x89HDF\r\n\x1a\n" else _read_csv(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+            return _read_hdf5(path) if head == b"\x89HDF\r\n\x1a\n" else _read_csv(path, head + file.read())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _in_memory(source: Any) -> _Cells:
@@ -324,18 +317,10 @@ def _in_memory(source: Any) -> _Cells:
     return _Cells("table", columns, [], [], {})
 
 
-def _file(path: Path, mode: str, **how: Any) -> IO[Any]:
-    try:
-        return open(path, mode, **how)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _read_csv(path: Path) -> _Cells:
+def _read_csv(path: Path, content: bytes) -> _Cells:
     """The cells of a CSV as text; lines count from 1 as in an editor."""
     try:
-        with _file(path, "r", newline="", encoding="utf-8-sig") as handle:
-            text = handle.read()
+        text = content.decode("utf-8-sig")
         if "\0" in text:
             raise UnicodeError
         lines = list(io.StringIO(text, newline=""))

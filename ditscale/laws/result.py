@@ -35,13 +35,12 @@ class Result:
 
     @classmethod
     def from_dict(cls, body: object, where: str = "") -> Self:
-        """The inverse of `to_dict`; keys it does not know are left alone. Raises UserError, naming the key, on anything
-        that `to_dict` does not write."""
+        """The inverse of `to_dict`; skips unknown keys. Raises UserError, naming the key, on what that never writes."""
         here = where or cls.__name__.lower()
         if not isinstance(body, dict):
-            raise UserError(f"{here}: {_short(body)} is not an object of keys and values")
-        if cls.LAYOUT is not None and body.get("layout", cls.LAYOUT) != cls.LAYOUT:
-            raise UserError(f"{here}: layout {_short(body['layout'])} is not {cls.LAYOUT}, which this version reads")
+            raise UserError(f"{here}: {short(repr(body))} is not an object of keys and values")
+        if cls.LAYOUT is not None and (layout := body.get("layout", cls.LAYOUT)) != cls.LAYOUT:
+            raise UserError(f"{here}: layout {short(repr(layout))} is not {cls.LAYOUT}, which this version reads")
         given = {}
         for e in _entries(cls):
             if e.key in body:
@@ -84,8 +83,7 @@ def _plain(part: Any) -> Any:
     return None if isinstance(part, float) and not math.isfinite(part) else part  # JSON has no NaN
 
 
-def _short(value: object) -> str:
-    text = repr(value)
+def short(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
@@ -120,22 +118,22 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         return None if value is None else _read(inner, value, where)
     if isinstance(hint, type) and issubclass(hint, Result):
         return hint.from_dict(value, where)
+    many = parts[-1:] == (...,)
     if origin is Literal:
         fits, what = isinstance(value, str) and value in parts, f"one of {', '.join(parts)}"
     elif origin is dict:
         fits, what = isinstance(value, dict), "an object of keys and values"
-    elif origin is tuple and parts[-1] is ...:
-        fits, what = isinstance(value, list), "a list"
     elif origin is tuple:
-        fits, what = isinstance(value, list) and len(value) == len(parts), f"a list of {len(parts)}"
+        fits = isinstance(value, list) and (many or len(value) == len(parts))
+        what = "a list" if many else f"a list of {len(parts)}"
     else:
         fits, what = _is_simple(hint, value), SIMPLE[hint]
     if not fits:
-        raise UserError(f"{where}: {_short(value)} is not {what}")
+        raise UserError(f"{where}: {short(repr(value))} is not {what}")
     if origin is dict:
         return {k: _read(parts[1], v, f"{where}[{k!r}]") for k, v in value.items()}
     if origin is tuple:
-        hints = parts[:1] * len(value) if parts[-1] is ... else parts
+        hints = parts[:1] * len(value) if many else parts
         return tuple(_read(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
     return value
 

@@ -5,13 +5,11 @@
 
 The truth is written here from the equations alone and shares nothing with the fitter, so it can test the fitter."""
 
-from __future__ import annotations
-
 import csv
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Self, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -44,7 +42,7 @@ class Truth:
     def anchored(
         cls, E: float, alpha: float, beta: float, n_params: float, loss: float, budget_flops: float = PAPER_TARGET,
         kappa: float = 6.0,
-    ) -> Truth:  # fmt: skip
+    ) -> Self:  # fmt: skip
         """The surface whose optimum at `budget_flops` is a model of `n_params` with that `loss`. At an optimum the two
         terms are as beta to alpha, because alpha A N^-alpha = beta B D^-beta there."""
         rest, n_tokens = (loss - E) / (alpha + beta), budget_flops / (kappa * n_params)
@@ -54,11 +52,6 @@ class Truth:
     def model_exponent(self) -> float:
         """a of N* ~ C^a."""
         return self.beta / (self.alpha + self.beta)
-
-    @property
-    def data_exponent(self) -> float:
-        """b of D* ~ C^b; a + b = 1."""
-        return self.alpha / (self.alpha + self.beta)
 
     @property
     def loss_floor_exponent(self) -> float:
@@ -134,10 +127,9 @@ def synthetic_study(
     case: str | Case = "symmetric", noise: float = 0.003, seed: int = 0, metric: str = "loss",
     probe: float | None = None,
 ) -> tuple[Table, Truth]:  # fmt: skip
-    """A table of runs and the truth behind it. case: a name of CASES or a Case; noise: standard deviation of the
-    log-normal scatter from run to run; metric: the column that becomes the table's loss, one of METRICS; probe: a
-    budget in FLOPs at which one run at the true optimum is added with the role "probe". Raises UserError on an unknown
-    case or metric."""
+    """A table of runs and the truth behind it. case: a name of CASES or a Case; noise: log-normal scatter from run to
+    run; metric: the column that becomes the table's loss, one of METRICS; probe: a budget in FLOPs at which one run at
+    the true optimum is added as a probe. Raises UserError on an unknown case or metric."""
     columns, truth = synthetic_columns(case, noise, seed, probe)
     if metric not in METRICS:
         raise UserError(f"metric: there is no {metric!r}{nearest(metric, METRICS)}; choose from {', '.join(METRICS)}")
@@ -150,7 +142,10 @@ def synthetic_columns(
     case: str | Case = "symmetric", noise: float = 0.003, seed: int = 0, probe: float | None = None
 ) -> tuple[dict[str, np.ndarray], Truth]:
     """({column: (n_runs,)}, truth): all that `write_csv` writes; the metrics scatter independently of each other."""
-    case = named(case) if isinstance(case, str) else case
+    if isinstance(case, str):
+        if case not in CASES:
+            raise UserError(f"there is no case {case!r}{nearest(case, CASES)}; choose from {', '.join(CASES)}")
+        case = CASES[case]
     rng = np.random.default_rng(seed)
     truth, budgets = case.truth, np.array(case.budgets, dtype=float)
     centre = truth.optimum(budgets)[0] * case.shift * case.drift ** np.linspace(-0.5, 0.5, len(budgets))
@@ -186,13 +181,6 @@ def fid(truth: Truth, budget_flops: np.ndarray, loss: np.ndarray) -> np.ndarray:
     optimum, a run has the FID of the smaller budget whose optimum has its loss."""
     excess = (loss - truth.E) / (truth.optimum(budget_flops)[2] - truth.E)
     return FID_COEFFICIENT * np.power(budget_flops, FID_EXPONENT) * excess ** (FID_EXPONENT / truth.loss_floor_exponent)
-
-
-def named(case: str) -> Case:
-    """The case of that name. Raises UserError with the nearest name."""
-    if case not in CASES:
-        raise UserError(f"there is no case {case!r}{nearest(case, CASES)}; choose from {', '.join(CASES)}")
-    return CASES[case]
 
 
 def write_csv(

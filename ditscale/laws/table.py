@@ -1,10 +1,8 @@
 """A table of runs: what every fit starts from. `read.py` reads one from a file."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Iterable, Sequence
+from typing import Any, Iterable, Self, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -75,7 +73,7 @@ class Table:
     def of(
         cls, n_params: ArrayLike, n_tokens: ArrayLike, budget_flops: ArrayLike, loss: ArrayLike,
         run_id: ArrayLike | None = None, role: ArrayLike | None = None, **more: Any,
-    ) -> Table:  # fmt: skip
+    ) -> Self:  # fmt: skip
         """A table from arrays or lists; run_id is made up (row-1, row-2, ...) and role is "grid" when not given. Raises
         UserError when a column is not one number a run, or columns differ in length."""
         n, d, c = map(_floats, REQUIRED, (n_params, n_tokens, budget_flops))
@@ -91,12 +89,12 @@ class Table:
     def __len__(self) -> int:
         return len(self.run_id)
 
-    def take(self, rows: Any) -> Table:
+    def take(self, rows: Any) -> Self:
         """The rows picked by an index or mask array, in that order."""
         picked = {name: part[rows] for name, part in vars(self).items() if isinstance(part, np.ndarray)}
         return dataclasses.replace(self, **picked, columns={n: c[rows] for n, c in self.columns.items()})
 
-    def without(self, run_ids: str | Iterable[str], reason: str) -> Table:
+    def without(self, run_ids: str | Iterable[str], reason: str) -> Self:
         """The table less the named runs; each is listed, with the reason, in `exclusions` and in every result."""
         run_ids = [run_ids] if isinstance(run_ids, str) else list(run_ids)
         for name in run_ids:
@@ -106,7 +104,7 @@ class Table:
         kept = self.take(~np.isin(self.run_id, run_ids))
         return dataclasses.replace(kept, exclusions=self.exclusions + tuple((name, reason) for name in run_ids))
 
-    def without_largest(self, n: int) -> Table:
+    def without_largest(self, n: int) -> Self:
         """The rows below the n largest budgets."""
         return self.take(np.concatenate([rows for _, rows in self.slices()[:-n]]))
 
@@ -115,15 +113,14 @@ class Table:
         """Where the losses come from, if they were rehearsed (`ditscale rehearse`); "" for runs that were trained."""
         return dict(self.recorded).get("rehearsal", "")
 
-    def grid(self) -> Table:
+    def grid(self) -> Self:
         """The rows that may enter a fit: everything but held-out probes."""
         return self.take(self.role != "probe")
 
     def slices(self) -> list[tuple[float, np.ndarray]]:
         """[(budget_flops, row indices)], rising. Budgets within 15 % of the slice's smallest are one slice."""
-        order = np.argsort(self.budget_flops, kind="stable")
         groups: list[list[int]] = []
-        for i in order:
+        for i in np.argsort(self.budget_flops, kind="stable"):
             if not groups or self.budget_flops[i] > SAME_BUDGET * self.budget_flops[groups[-1][0]]:
                 groups.append([])
             groups[-1].append(int(i))

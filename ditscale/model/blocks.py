@@ -19,8 +19,7 @@ class Norm(nn.LayerNorm):
 
 
 def attend(q_BSHD: Tensor, k_BCHD: Tensor, v_BCHD: Tensor) -> Tensor:
-    """Softmax attention of each head: [B, S, H, D]. The layout in memory stays that of the projections: on a GPU,
-    copying to [B, H, S, D] and back took longer than the attention."""
+    """Softmax attention of each head: [B, S, H, D]. In memory the layout of the projections stays: copying is slow."""
     q, k, v = (part.transpose(1, 2) for part in (q_BSHD, k_BCHD, v_BCHD))
     # In bf16 on a CPU, torch's fused backward pass takes five times as long as plain products.
     if v.dtype == torch.bfloat16 and v.device.type == "cpu":

@@ -2,10 +2,8 @@
 (docs/measured/training.md). Small models train for less time than they compile."""
 
 from functools import cache, partial
-from typing import Callable
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..logs import log
@@ -39,18 +37,13 @@ def can_compile(device: torch.device) -> bool:
 
 def speed_up(model: DiT, compiled: bool, recompute: str = "none"):
     """Compile the model, and recompute activations in the backward pass (`recompute`: none, or those of the blocks). A
-    second call replaces the first. Methods are replaced, not modules, because FSDP hooks its gathering into a block and
-    that must stay outside of the compiled part."""
+    second call replaces the first. Methods are replaced, not modules: FSDP's hooks of a block must not be compiled."""
     if compiled:
-        for name in ("embed", "head"):
-            setattr(model, name, torch.compile(_method(model, name)))
+        setattr(model, "embed", torch.compile(DiT.embed.__get__(model)))
+        setattr(model, "head", torch.compile(DiT.head.__get__(model)))
     for block in model.blocks:
-        forward = torch.compile(_method(block, "forward")) if compiled else _method(block, "forward")
+        forward = type(block).forward.__get__(block)  # As its class defines it, whatever has replaced it since.
+        forward = torch.compile(forward) if compiled else forward
         if recompute == "blocks":
             forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
         setattr(block, "forward", forward)
-
-
-def _method(module: nn.Module, name: str) -> Callable:
-    """A module's method as its class defines it, whatever has replaced it since."""
-    return getattr(type(module), name).__get__(module)

@@ -1,8 +1,7 @@
 """The two Diffusion Transformers of Liang et al., "Scaling Laws for Diffusion Transformers" (arXiv 2410.08184).
 
-In-Context: patch tokens, text tokens and the time token form one sequence under one self-attention. Cross-Attention:
-patch tokens form the sequence; time and text tokens are the context of a cross-attention in each block. Neither has
-adaptive norms: time reaches the image through its token alone.
+In-Context: patch, text and time tokens form one sequence under one self-attention. Cross-Attention: patch tokens form
+the sequence; time and text tokens are the context of a cross-attention in each block. Neither has adaptive norms.
 Shape letters: B batch, I image tokens, T text tokens, P values of a patch, W width, C channels, R resolution."""
 
 import math

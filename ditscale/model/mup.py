@@ -2,15 +2,12 @@
 
 Yang et al., "Tensor Programs V" (arXiv 2203.03466), Table 3, its column for Adam; for diffusion transformers Zheng et
 al. (arXiv 2505.15270). With m = width / base_width:
-
     weight                                                     initial variance     rate
     input: patch, text, time in, positions; norms; biases      as at the base       1
     hidden: time out, all matrices of the blocks               1 / inputs           1 / m
     output: final                                              0                    1 / m
-
-The initial variances are those of any DiT (model/dit.py). A final layer that starts at 0 needs no multiplier in the
-forward pass: Table 8, with a multiplier 1 / m and rate 1 there, trains the same function (Lemma J.1). Attention keeps
-1 / sqrt(head size), since heads have the same size at every width. There is no rule for depth."""
+The initial variances are those of any DiT (model/dit.py). A final layer that starts at 0 needs no multiplier (Table 8,
+Lemma J.1). Attention keeps 1 / sqrt(head size), the same at every width. There is no rule for depth."""
 
 from collections.abc import Iterable
 
@@ -30,9 +27,8 @@ def rate_factor(name: str, parameter: nn.Parameter, recipe: Recipe, width: int) 
 
 
 def grouped(tensors: Iterable[tuple[float, Tensor]], weight_decay: float) -> list[dict]:
-    """Parameter groups for AdamW (train/optimizer.py), one for each factor of the rate. tensors: (factor, parameter). A
-    group's rate is `rate_factor` times the run's. AdamW shrinks a weight by rate times decay in a step, so the decay is
-    divided by the factor: the shrinkage is then the same at every width."""
+    """Parameter groups for AdamW (train/optimizer.py), one for each factor of the rate. tensors: (factor, parameter).
+    The decay is divided by the factor, so that a step's shrinkage, rate times decay, is the same at every width."""
     groups: dict[float, list[Tensor]] = {}
     for factor, tensor in tensors:
         groups.setdefault(factor, []).append(tensor)

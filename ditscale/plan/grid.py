@@ -1,6 +1,7 @@
 """The grid of an isoFLOP study: budgets x widths x seeds to runs, its learning-rate sweep, and the probe's size."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ..config import Study
@@ -17,6 +18,9 @@ class Dropped:
     budget_flops: float
     width: int
     reason: str
+
+    def __str__(self) -> str:
+        return f"dropped: budget {compact(self.budget_flops)}, width {self.width}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -61,15 +65,12 @@ def plan_runs(study: Study) -> Plan:
 
 def plan_probe(study: Study, n_params: float) -> Run:
     """The probe: the recipe's size nearest (in log N) to the forecast's optimum `n_params`, at the probe's budget."""
-    head = study.design.head_size
-    best: Run | None = None
-    run: Run | None
+    head, best = study.design.head_size, None
     distance = lambda run: abs(math.log(run.n_params / n_params))
     for width in range(head, 1024 * head, head):
-        try:
+        run = None
+        with suppress(UserError):
             run = make_run(study, "probe", study.probe_budget, width, study.seeds[0])
-        except UserError:
-            run = None
         if best and not (run and distance(run) <= distance(best)):
             break
         best = run
@@ -88,7 +89,7 @@ def table(plan: Plan) -> str:
         for r in plan.runs
     ]  # fmt: skip
     lines = [" ".join(map(str.rjust, row, (9, 9, 7, 8, 9, 8, 10, 7, 6, 9))) for row in rows]
-    lines += [f"dropped: budget {compact(d.budget_flops)}, width {d.width}: {d.reason}" for d in plan.dropped]
+    lines += map(str, plan.dropped)
     if nested := [r for r in plan.runs if r.within]:
         saved = float(sum(r.flops_per_image * r.stable_images for r in nested))
         cooling = sum(r.flops_per_image * r.n_images for r in nested) - saved

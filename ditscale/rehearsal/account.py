@@ -10,7 +10,6 @@ import numpy as np
 
 from .. import units
 from ..laws import Laws
-from ..laws.estimates import Estimate
 from ..laws.synthetic import Truth
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import read_run
@@ -61,9 +60,7 @@ class Account:
     too_late: int  # faults whose run finished before they took effect
     runs_hit: int
     rows: int
-    # Rows missing from a finished record, or reported in a heartbeat and missing after a fault; finished runs missing
-    # from study.h5.
-    lost: int
+    lost: int  # rows of finished records, rows that heartbeats reported, and finished runs, where they are missing
     duplicated: int  # steps or runs that appear twice, and runs finished by two attempts
     wrong: int  # rows that differ from what run.yaml determines
     wall_s: float
@@ -84,7 +81,6 @@ class Account:
         return asdict(self) | {"checks": checks, "runs_per_minute": self.runs_per_minute, "good": self.good}
 
     def summary(self) -> str:
-        """A Markdown table."""
         faults = ", ".join(f"{n} {kind}" for kind, n in self.faults.items() if n) or "none"
         rows: dict[str, object] = {
             "runs": self.runs, "attempts": self.attempts, "launches": self.launches,
@@ -104,15 +100,19 @@ def account(paths: StudyPaths, laws: Laws, launches: int, wall_s: float, status_
     by_kind = Counter(fault.kind for fault in faults if hit[fault] or fault.kind == "controller")
     counts = {at.name: _examine(at) for at in paths.run_dirs()}
     total = sum(counts.values(), Counter[str]())
-    in_table, twice, wrong = _examine_table(paths)
+    expected = {at.name: expected_loss(read_run(at.run)) for at in paths.run_dirs()}
+    with h5py.File(paths.table, "r") as file:
+        names, losses = [name.decode() for name in file["points/run_id"][:]], file["points/loss"][:].tolist()
+    wrong = sum(expected.get(name) != loss for name, loss in zip(names, losses))
+    in_table = len(set(names))
     return Account(
         runs=len(counts), finished=total["finished"], attempts=total["attempts"], launches=launches,
         unaccounted=tuple(run_id for run_id, of_run in counts.items() if not of_run["finished"]),
         faults={kind: by_kind[kind] for kind in (*KINDS["slurm"], *MACHINES)}, too_late=len(faults) - by_kind.total(),
         runs_hit=len({run for runs in hit.values() for run in runs}), rows=total["rows"],
         lost=sum(fault.lost for fault in faults) + total["lost"] + max(0, total["finished"] - in_table),
-        duplicated=twice + total["duplicated"], wrong=wrong + total["wrong"], wall_s=wall_s, status_s=status_s,
-        checks=tuple(_checks(paths, laws)),
+        duplicated=len(names) - in_table + total["duplicated"], wrong=wrong + total["wrong"], wall_s=wall_s,
+        status_s=status_s, checks=tuple(_checks(paths, laws)),
     )  # fmt: skip
 
 
@@ -134,15 +134,6 @@ def _examine(at: RunPaths) -> Counter[str]:
     return counts
 
 
-def _examine_table(paths: StudyPaths) -> tuple[int, int, int]:
-    """Runs in study.h5, those that appear twice, and losses that are not the run's."""
-    expected = {at.name: expected_loss(read_run(at.run)) for at in paths.run_dirs()}
-    with h5py.File(paths.table, "r") as file:
-        names, losses = [name.decode() for name in file["points/run_id"][:]], file["points/loss"][:].tolist()
-    wrong = sum(expected.get(name) != loss for name, loss in zip(names, losses))
-    return len(set(names)), len(names) - len(set(names)), wrong
-
-
 def _checks(paths: StudyPaths, laws: Laws) -> list[Check]:
     """The surface's model exponent, and N* and L* at the probe's budget, with C = kappa N D for truth and fit alike."""
     study, surface = read_study(paths.root), laws.approach3
@@ -151,15 +142,11 @@ def _checks(paths: StudyPaths, laws: Laws) -> list[Check]:
     truth = Truth(law.E, law.A, law.B, law.alpha, law.beta, laws.kappa)
     n_params, _, loss = truth.optimum(study.probe_budget)
     at_probe = laws.predictions[units.compact(study.probe_budget)].approach3
-    exponent = _check("model exponent", truth.model_exponent, surface.model_exponent if surface else None)
     n, l = (at_probe.n_params, at_probe.loss) if at_probe else (None, None)
-    return [exponent, _check("N*", float(n_params), n), _check("L*", float(loss), l)]
-
-
-def _check(name: str, truth: float, fitted: Estimate | None) -> Check:
-    """A check with the fit's 95 % interval, on a log scale WIDER times as wide."""
-    if fitted is None:
-        return Check(name, truth, None, None, None)
-    value = fitted.value
-    low, high = (end and value * math.exp(WIDER * math.log(end / value)) for end in (fitted.low, fitted.high))
-    return Check(name, truth, value, low, high)
+    fitted, checks = (surface.model_exponent if surface else None, n, l), []
+    for name, true, e in zip(TOLERANCE, (truth.model_exponent, float(n_params), float(loss)), fitted):
+        value, ends = (e.value, (e.low, e.high)) if e else (math.nan, (None, None))
+        # The fit's 95 % interval, on a log scale WIDER times as wide.
+        low, high = (end and value * math.exp(WIDER * math.log(end / value)) for end in ends)
+        checks.append(Check(name, true, value if e else None, low, high))
+    return checks

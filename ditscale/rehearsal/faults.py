@@ -36,9 +36,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "slurm" / "local"
 
 
 @dataclass(frozen=True)
-class Fault:
-    """A line of faults.jsonl."""
-
+class Fault:  # A line of faults.jsonl.
     kind: str  # Of KINDS, or of MACHINES; the controller has no runs.
     runs: tuple[str, ...]  # Those that were running on what was hit.
     attempts: tuple[int, ...]  # Their numbers.
@@ -163,10 +161,9 @@ class Injector(threading.Thread):
     def _inject(self, at: RunPaths, kind: str, images: int, attempt: Attempt):
         if kind == "requeue":
             slurm_client.requeue(attempt.job)
-        elif kind == "stop":
-            self._signal(attempt, self.random.choice((signal.SIGTERM, signal.SIGUSR2)))
         else:
-            self._signal(attempt, signal.SIGKILL)
+            warnings = (signal.SIGTERM, signal.SIGUSR2)
+            self._signal(attempt, self.random.choice(warnings) if kind == "stop" else signal.SIGKILL)
         if kind == "truncate":
             _wait_until(lambda: not is_locked(at.lock), LOCK_S, 0.01)
             for newest in resumable(at.checkpoint)[-1:]:
@@ -183,7 +180,6 @@ class Injector(threading.Thread):
             os.kill(attempt.pid, number)
 
     def _record(self, kind: str, runs: dict[str, int], images: int = 0, lost: int = 0):
-        """Append a fault to faults.jsonl. runs: {run_id: number of the attempt}."""
         fault = Fault(kind, tuple(runs), tuple(runs.values()), time.time(), images, lost)
         with open(self.path, "a") as file:
             file.write(json.dumps(fault.__dict__) + "\n")
@@ -199,15 +195,12 @@ class Injector(threading.Thread):
                     return
             if kind == "node":
                 self._lose_node(cluster, *max(running.items(), key=lambda item: len(item[1])))
-            else:
-                self._lose_controller(cluster)
-
-    def _lose_controller(self, cluster: Path):
-        """Kill the controller, which forgets what it has not saved. Jobs keep running until it is started again."""
-        os.kill(int((cluster / "pid" / "slurmctld.pid").read_text()), signal.SIGKILL)
-        self._record("controller", {})
-        time.sleep(DOWN_S)
-        subprocess.run([SCRIPTS / "up", cluster], capture_output=True)
+                continue
+            # The controller forgets what it has not saved. Jobs keep running until it is started again.
+            os.kill(int((cluster / "pid" / "slurmctld.pid").read_text()), signal.SIGKILL)
+            self._record("controller", {})
+            time.sleep(DOWN_S)
+            subprocess.run([SCRIPTS / "up", cluster], capture_output=True)
 
     def _lose_node(self, cluster: Path, node: str, runs: dict[str, int]):
         reported = {name: read_mapping(self.paths.run(name).heartbeat)["images"] for name in runs}
@@ -233,13 +226,11 @@ class Injector(threading.Thread):
 def lost_rows(at: RunPaths, images: int) -> int:
     """Rows of steps up to `images`, which a heartbeat reported, that the record does not hold."""
     steps = images // read_run(at.run).recipe.batch_size
-    if not steps:
-        return 0
-    try:
-        with open_record(at.metrics) as file:
-            return steps - int(np.count_nonzero(file["steps"][:steps]["images"]))
-    except Damaged:
-        return steps
+    with suppress(Damaged):
+        if steps:
+            with open_record(at.metrics) as file:
+                return steps - int(np.count_nonzero(file["steps"][:steps]["images"]))
+    return steps
 
 
 def _wait_until(condition: Callable[[], bool], seconds: float, poll_s: float):

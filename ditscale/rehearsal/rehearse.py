@@ -29,8 +29,7 @@ from .faults import Injector, check_nodes
 
 MAX_LAUNCHES = 20  # Launches after which the rehearsal makes no progress.
 PROGRESS_S = 10.0  # Seconds between messages about progress.
-E, ALPHA, BETA = 0.2, 0.35, 0.35
-LOSS = 0.65  # The loss at the optimum of the middle budget.
+E, ALPHA, BETA, LOSS = 0.2, 0.35, 0.35, 0.65  # LOSS: at the optimum of the middle budget.
 CHECKPOINTS = 4  # Checkpoints of a run.
 
 
@@ -38,7 +37,6 @@ def rehearse(
     root: str, study: Study, *, seconds: float, noise: float, seed: int, faults: float, nodes: int | None
 ) -> Account:
     """Rehearse `study` in root/rehearsal and account for it. An interrupted rehearsal resumes where it stopped.
-
     seconds: duration of each run's steps. noise: log-normal scatter of a loss. faults: share of the runs that is hit.
     nodes: how many nodes are lost (None: as check_nodes). Raises UserError when it was done before, or cannot begin."""
     nodes = check_nodes(nodes, study.cluster.name)
@@ -97,7 +95,6 @@ class Watcher:
         self.began, self.done, self.slowest_s, self.reported = began, False, 0.0, -PROGRESS_S
 
     def show(self, statuses: list[RunStatus], took_s: float):
-        """Take note of a study's status, and the seconds it took to read."""
         self.done = all(s.state in DONE for s in statuses)
         self.slowest_s = max(self.slowest_s, took_s)
         if self.done or time.monotonic() - self.reported > PROGRESS_S:

@@ -14,7 +14,7 @@ from ..laws.surface.surface import optimum
 from ..laws.text import Format
 from ..units import compact, count
 from .read import StudyResults
-from .sentences import digits, join, plural
+from .sentences import SURFACE, digits, join, plural
 from .style import ACCENT, INK, MUTED, PAPER, Label, Panel, Plot, bars, label_ends, limits, log_axis, sequence, two_rows
 
 Z = 1.96  # Standard errors on either side of a value to its 95 % interval.
@@ -44,7 +44,6 @@ class Minimum(NamedTuple):
 
 
 def minimum(s: Slice) -> Minimum | None:
-    """Of a slice; None where it was refused."""
     if not s.ok or s.n_params is None or s.n_tokens is None or s.loss is None or s.curvature is None:
         return None
     n, d, loss = Estimate(s.n_params), Estimate(s.n_tokens), Estimate(s.loss)
@@ -69,10 +68,10 @@ class Group(NamedTuple):
 
 def groups(results: StudyResults) -> list[Group]:
     """A group for each slice, of the fitted runs whose budgets are nearest; without slices one for each budget."""
-    slices: tuple[Slice, ...] | list[None] = results.laws.slices if results.laws else ()
+    slices: tuple[Slice | None, ...] = results.laws.slices if results.laws else ()
     budgets, runs = [s.budget_flops for s in slices if s], results.fitted
     if not slices:
-        budgets, runs, slices = results.budgets, ~results.probe, [None] * len(results.budgets)
+        budgets, runs, slices = results.budgets, ~results.probe, (None,) * len(results.budgets)
     nearest = np.argmin(np.abs(np.log(results.table.budget_flops)[:, None] - np.log(budgets)), axis=1)
     rows = [np.flatnonzero(runs & (nearest == i)) for i in range(len(budgets))]
     zipped = zip(budgets, rows, slices, sequence(len(budgets)), strict=True)
@@ -90,7 +89,7 @@ def slices_plot(results: StudyResults) -> Plot:
 
 def _curve(n_params: np.ndarray) -> np.ndarray:
     """Where a slice's curve is drawn: a little beyond its runs, for a parabola says nothing far from them."""
-    low, high = np.log(n_params).min(), np.log(n_params).max()
+    low, high = np.log([n_params.min(), n_params.max()])
     return np.exp(np.linspace(low - 0.03 * (high - low), high + 0.03 * (high - low), 200))
 
 
@@ -114,7 +113,6 @@ def _draw_slices(results: StudyResults, shown: list[Group], figure: FigureBase) 
 
 
 def _draw_group(results: StudyResults, g: Group, top: Axes, below: Axes | None) -> Label:
-    """Draw the runs, the parabola and the minimum of a group, and its residuals below; the label of its end."""
     n, loss = results.table.n_params[g.rows], results.points[results.metric][g.rows]
     se = Z * results.points["loss_se"][g.rows] if results.metric == "loss" else None
     refused = g.slice is not None and g.minimum is None
@@ -200,9 +198,8 @@ def _draw_law(results: StudyResults, laws: Laws, quantity: Quantity, figure: Fig
     label = f"{laws.metric} {symbol}" if is_loss else symbol
     log_axis(axes, "y", limits(values, probed, *(y for _, y, *_ in lines), margin=0.1), label, form, 6)
     if laws.bands:
-        band = [(np.nan if e.low is None else e.low, e.high or np.nan) for e in getattr(laws.bands, column)]
-        lows, highs = np.array(band).reshape(-1, 2).T
-        axes.fill_between(laws.bands.budget_flops, lows, highs, color=MUTED, alpha=0.18, lw=0, zorder=1)
+        ends = np.array([(e.low, e.high) for e in getattr(laws.bands, column)], dtype=float).reshape(-1, 2)
+        axes.fill_between(laws.bands.budget_flops, *ends.T, color=MUTED, alpha=0.18, lw=0, zorder=1)
     for _, y, dashes, colour in lines:
         axes.plot(grid, y, ls=dashes, color=colour, lw=1.4, zorder=2)
     for g, e in minima:
@@ -216,7 +213,6 @@ def _draw_law(results: StudyResults, laws: Laws, quantity: Quantity, figure: Fig
 
 
 def _draw_forecast(results: StudyResults, forecast: Forecast, figure: FigureBase) -> None:
-    """The forecasts of all forms, and the measured loss with its Monte-Carlo error, magnified."""
     axes, rows = figure.subplots(), [("sealed\nforecast", forecast.loss, ACCENT)]
     for form in forecast.forms:
         rows += [(form.law.replace("_with", "\nwith").replace("_", " "), form.loss, INK)] if form.loss else []
@@ -244,7 +240,6 @@ def _draw_forecast(results: StudyResults, forecast: Forecast, figure: FigureBase
 def _laws_caption(results: StudyResults, laws: Laws) -> str:
     f, accepted, probe = results.forecast, [s for s in laws.slices if s.ok], results.probe.any()
     minima, runs = plural(len(accepted), "minimum"), plural(sum(s.n_runs for s in accepted), "run")
-    form = "E + A N^-alpha + B D^-beta"
     intervals = ", with 95 % intervals" * any(s.log_n_se for s in accepted)
     floor = ", for L* with a floor" * bool(laws.loss_law and laws.loss_law.chosen == "power_law_with_floor")
     sealed = f and f"Orange bar: the sealed forecast with its {100 * f.level:g} % interval"
@@ -253,7 +248,7 @@ def _laws_caption(results: StudyResults, laws: Laws) -> str:
         laws.approach2 and f"Solid: power laws through these {minima}, k C^a{floor}.",
         laws.bands and f"Grey: their 95 % bands ({laws.bootstrap.replicates} bootstrap replicates).",
         laws.loss_with_floor and f"Dashed: L* by the form that was not chosen, through the same {minima}.",
-        laws.approach3 and f"Dotted: the optimum of the surface {form} fitted to all {laws.n_runs} runs.",
+        laws.approach3 and f"Dotted: the optimum of the surface {SURFACE} fitted to all {laws.n_runs} runs.",
         f and (f"{sealed}." if probe else f"{sealed}; its probe is not measured yet."),
         f and probe and "In N and D the open circle is the probe's size, chosen from the forecast, so only its loss",
         f and probe and "tests anything.",

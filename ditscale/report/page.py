@@ -44,7 +44,6 @@ def write_report(root: Path | str) -> Path:
 
 
 def html(results: StudyResults, shown: list[tuple[Plot, list[str]]]) -> str:
-    """The whole page."""
     title = f"{'REHEARSAL of ' * bool(results.study.rehearsal)}{results.study.name}: {sentences.title(results)}"
     style = Path(__file__).with_name("style.css").read_text()
     light, dark = ("".join(f"--c{c[1:]}:{v};" for c, v in colours) for colours in (zip(DARK, DARK), DARK.items()))
@@ -71,7 +70,7 @@ def _head(results: StudyResults) -> str:
         mark = escape(str(results.study.rehearsal))
         out += f'<section class="verdict outside"><h2>REHEARSAL, not a measurement</h2><p>{mark}.</p></section>\n'
     for law, symbol, what in TILES:
-        e = getattr(laws.approach2, f"{law}_exponent") if laws and laws.approach2 else None
+        e = laws.exponent(law) if laws else None
         if e:
             span = ends(e, sentences.exponent, " to ") or "no interval"
             value = f"<p class=big>{symbol} ∝ {superscripts(f'C^{e.value:.3f}')}</p>"

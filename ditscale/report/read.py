@@ -17,10 +17,7 @@ from ..naming import StudyPaths
 from ..plan.study import read_study
 
 # Columns of study.h5 that the report needs besides those of every table of runs; the first may be 0, no other.
-NEEDED = (
-    "loss_se", "train_s", "achieved_flops", "n_images", "tokens_per_image", "width", "depth", "lr", "batch_size",
-    "attempts",
-)  # fmt: skip
+NEEDED = "loss_se train_s achieved_flops n_images tokens_per_image width depth lr batch_size attempts".split()
 LARGEST = 1e40  # Beyond any size, budget or loss of a run; fits overflow far above it.
 CURVE = ("images", "loss_ema")  # Fields of a training curve that the report draws.
 T = TypeVar("T")
@@ -140,7 +137,6 @@ def read_study_results(root: Path | str) -> StudyResults:
 
 
 def best_run(table: Table) -> str:
-    """The run with the lowest validation loss."""
     return str(table.run_id[int(np.argmin(table.loss))])
 
 
@@ -194,7 +190,6 @@ def _records(file: h5py.File) -> tuple[dict[str, str], Records]:
 
 
 def _read_samples(paths: StudyPaths, run_id: str) -> Samples | None:
-    """The samples in a run's evaluation.h5; None where it has none."""
     at = paths.run(run_id)
     remedy = f"move it away, then `ditscale evaluate {at.root}`"
     return _read_h5(at.evaluation, partial(_samples, run_id), remedy) if at.evaluation.is_file() else None

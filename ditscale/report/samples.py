@@ -65,8 +65,8 @@ def samples_plot(results: StudyResults) -> Plot | None:
     text += " validation set. Enlarged without smoothing."
     if s.generated.dtype != np.uint8:
         text += " These are latents, not pixels: their first three channels, in the range of the held-out ones."
-    size = (2.1 * columns, 1.35 * rows + 0.2)
-    panel = Panel(partial(_draw_pairs, shown, rows, columns), *size, "Generated and held-out pictures")
+    draw = partial(_draw_pairs, shown, rows, columns)
+    panel = Panel(draw, 2.1 * columns, 1.35 * rows + 0.2, "Generated and held-out pictures")
     return Plot("samples", "Samples of the best run", text, (panel,))
 
 

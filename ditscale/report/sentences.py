@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..laws import Estimate, Laws
-from ..laws.sealed.forecast import MIXTURE
+from ..laws.sealed.forecast import MIXTURE, OLD_MIXTURE
 from ..laws.text import ends, spelled
 from ..quantities import FLOPS, METRICS, PARAMS, TOKENS
 from ..units import compact, count
@@ -12,9 +12,11 @@ from .read import StudyResults, best_run
 # A form of law, in words.
 FORMS = {
     "surface": "the surface", "power_law_with_floor": "the power law with a floor",
-    "power_law": "the pure power law", MIXTURE: "the equal mixture of the admissible laws",
+    "power_law": "the pure power law", OLD_MIXTURE: "the equal mixture of the admissible laws",
+    MIXTURE: "the mixture of laws", "relaxed": "the relaxed form", "bent": "the bent form",
 }  # fmt: skip
 WHERE = {True: "inside", False: "outside"}
+SURFACE = "E + A N^-alpha + B D^-beta"
 
 
 def join(*parts: object) -> str:
@@ -41,12 +43,11 @@ def power(base: str, e: Estimate) -> str:
 
 
 def title(results: StudyResults) -> str:
-    """The result in a line."""
     laws, verdict = results.laws, results.verdict
     if not laws:
         return f"{plural(len(results.table), 'run')} collected, no law fitted yet"
-    if laws.approach2 and laws.approach2.loss_exponent:
-        c = laws.approach2.loss_exponent.value
+    if e := laws.exponent("loss"):
+        c = e.value
         line = f"Loss {'falls as' if c < 0 else 'does not fall with compute:'} C^{c:.3f}"
     elif laws.approach3:
         line = f"Loss above its floor falls as C^{laws.approach3.loss_floor_exponent.value:.3f}"
@@ -58,7 +59,6 @@ def title(results: StudyResults) -> str:
 
 
 def summary(results: StudyResults) -> list[str]:
-    """The runs and the laws, in sentences."""
     laws, budgets = results.laws, results.budgets
     span = " to ".join(compact(b) for b in dict.fromkeys((budgets[0], budgets[-1])))
     runs = f"{plural(int((~results.probe).sum()), 'run')} of the grid finished, at {plural(len(budgets), 'budget')}"
@@ -69,17 +69,22 @@ def summary(results: StudyResults) -> list[str]:
 
 
 def _laws(laws: Laws) -> list[str]:
-    out = []
+    out, runs = [], plural(laws.n_runs, "run")
+    if laws.answer and (model := laws.exponent("model")) and (data := laws.exponent("data")):
+        parts = ", ".join(f"{name} {100 * weight:.0f} %" for name, weight in laws.answer.weights.items())
+        loss = f", and the {laws.metric} L* changes as {power('C', e)}" if (e := laws.exponent("loss")) else ""
+        powers = f"N* grows as {power('C', model)}, D* as {power('C', data)}{loss}"
+        out += [f"The answer beyond the grid, a mixture of forms ({parts}): {powers}.", growth(model, data)]
     if two := laws.approach2:
         minima = f"{sum(s.ok for s in laws.slices)} of {plural(len(laws.slices), 'slice')}"
         powers = f"N* grows as {power('C', two.model_exponent)}, D* as {power('C', two.data_exponent)}"
         if two.loss_exponent:
             powers += f", and the {laws.metric} L* changes as {power('C', two.loss_exponent)}"
-        out += [f"Through the minima of {minima}: {powers}.", growth(two.model_exponent, two.data_exponent)]
+        out += [f"Through the minima of {minima}: {powers}."]
+        out += [] if laws.answer else [growth(two.model_exponent, two.data_exponent)]
     else:
         why = [f.message for f in laws.findings if f.severity == "refused"] or ["no reason is recorded"]
         out.append(f"Power laws through the minima are refused: {'; '.join(why)}.")
-    runs = plural(laws.n_runs, "run")
     if three := laws.approach3:
         floor = f"an irreducible {laws.metric} E = {spelled(three.E, compact)}"
         out.append(f"The surface fitted to all {runs} gives N* as {power('C', three.model_exponent)} and {floor}.")
@@ -89,7 +94,6 @@ def _laws(laws: Laws) -> list[str]:
 
 
 def growth(a: Estimate, b: Estimate) -> str:
-    """Whether the optimal model or the optimal data grows faster."""
     if a.low is not None and b.high is not None and a.low > b.high:
         return "With more compute the optimal model grows faster than its data: the intervals are apart."
     if b.low is not None and a.high is not None and b.low > a.high:
@@ -98,7 +102,6 @@ def growth(a: Estimate, b: Estimate) -> str:
 
 
 def forecast(results: StudyResults) -> str:
-    """The forecast, or that there is none."""
     f = results.forecast
     if not f:
         return "No forecast was sealed."
@@ -111,7 +114,6 @@ def forecast(results: StudyResults) -> str:
 
 
 def verdict(results: StudyResults) -> str:
-    """The verdict, or that there is none."""
     v, f = results.verdict, results.forecast
     if not v:
         return "The probe was not measured yet, so the extrapolation to its budget is untested." if f else ""
@@ -133,11 +135,10 @@ def verdict(results: StudyResults) -> str:
 
 
 def backtest(laws: Laws) -> str:
-    """How the laws predicted the largest budget of the grid from the others."""
     b, parts = laws.backtest, []
     if not b:
         return "No backtest was possible."
-    for name, p in (("the power laws", b.approach2), ("the surface", b.approach3)):
+    for name, p in (("the answer", b.answer), ("the power laws", b.approach2), ("the surface", b.approach3)):
         if p:
             covered = {True: ", inside its interval", False: ", OUTSIDE its interval", None: ""}[p.covered]
             missed = f"L* by {100 * p.loss_error:+.2g} %{covered} and N* by a factor of {p.n_params_ratio:.3g}"
@@ -149,7 +150,6 @@ def backtest(laws: Laws) -> str:
 
 
 def counting(results: StudyResults) -> list[tuple[str, str]]:
-    """What N, D and C count in this study."""
     study, points = results.study, results.points
     per_image = ", ".join(f"{t:.0f}" for t in np.unique(points["tokens_per_image"]))
     ratio = 6 * points["n_params"] * points["n_tokens"] / points["achieved_flops"]
@@ -170,9 +170,12 @@ def missing(results: StudyResults) -> list[tuple[str, str]]:
     train_first = "" if results.probe.any() else "`ditscale launch DIR` (trains the probe), then "
     swept = "The learning-rate law" + " of these runs: rates.json was made from others" * (rates is not None)
     unfitted = sweep and sweep != {run for cell in (rates.cells if rates else ()) for run in cell.swept}
+    grid = zip(runs[~results.probe], results.points[results.metric][~results.probe], strict=True)
+    excluded = {e.run_id for e in laws.exclusions} if laws else set()
+    rows = {run: loss for run, loss in grid if run not in excluded}
     known = (
         (laws is None, "The laws (laws.json)", "`ditscale fit DIR`"),
-        (laws is not None and not _same_runs(results, laws), others, "`ditscale fit DIR`"),
+        (laws is not None and {p.run_id: p.loss for p in laws.points} != rows, others, "`ditscale fit DIR`"),
         (results.forecast is None, "The sealed forecast (forecast.json)", "`ditscale forecast DIR`"),
         (results.verdict is None, "The verdict on the forecast (verdict.json)", f"{train_first}`ditscale verdict DIR`"),
         (results.samples is None, f"Samples of the best run ({best})", f"`ditscale evaluate DIR/runs/{best}`"),
@@ -185,9 +188,3 @@ def missing(results: StudyResults) -> list[tuple[str, str]]:
             command = f"`ditscale evaluate DIR/runs/{lacking[0]}` and so on, then `ditscale collect DIR`"
             found.append((f"{metric.upper()} of {len(lacking)} of {len(runs)} runs", command))
     return found
-
-
-def _same_runs(results: StudyResults, laws: Laws) -> bool:
-    here = zip(results.table.run_id[~results.probe], results.points[laws.metric][~results.probe], strict=True)
-    excluded = {e.run_id for e in laws.exclusions}
-    return {p.run_id: p.loss for p in laws.points} == {run: loss for run, loss in here if run not in excluded}

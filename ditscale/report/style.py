@@ -67,9 +67,7 @@ class Plot(NamedTuple):
     columns: int = 1
 
 
-class Label(NamedTuple):
-    """Text beside the end of a line, which is at (x, y)."""
-
+class Label(NamedTuple):  # Text beside the end of a line, which is at (x, y).
     x: float
     y: float
     text: str
@@ -82,7 +80,6 @@ def sequence(n: int) -> list[str]:
 
 
 def colours(values: Iterable[float]) -> dict[float, str]:
-    """A colour for each distinct value, in their order."""
     distinct = sorted({float(v) for v in values})
     return dict(zip(distinct, sequence(len(distinct)), strict=True))
 
@@ -148,8 +145,7 @@ def label_ends(axes: Axes, labels: Iterable[Label], gap: float = 0.055, x: float
 
 
 def spread(ys: list[float], gap: float) -> list[float]:
-    """Rising positions moved as little as needed to lie at least `gap` apart: neighbours that collide share a centre.
-    All stay within LABELS, clear of what is written outside the axes."""
+    """Rising positions within LABELS, moved to lie at least `gap` apart: neighbours that collide share a centre."""
     blocks: list[tuple[float, int]] = []  # (mean of wanted first positions, members)
     for y in ys:
         blocks.append((y, 1))

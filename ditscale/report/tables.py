@@ -11,7 +11,7 @@ from ..laws import Estimate, Laws, Trend
 from ..laws.text import ends, short
 from ..units import compact, count
 from .read import StudyResults
-from .sentences import digits, exponent, plural
+from .sentences import SURFACE, digits, exponent, plural
 from .trends import METRICS, gap_sentences, metric_trends, noise_trends
 
 # Numbers of laws.json as the page writes them.
@@ -48,32 +48,35 @@ def table(head: Iterable[str], rows: list[list[str]], left: int = 1, kind: str =
     return f"{start}<tbody>{body}</tbody></table></div>" * bool(rows)
 
 
-def mark(word: str) -> str:
-    """A status or a severity, in the colour that style.css gives it."""
+def mark(word: str) -> str:  # A status or a severity, in the colour that style.css gives it.
     return f'<span class="{escape(word)}">{escape(word)}</span>'
 
 
-def run_link(run_id: str) -> str:
-    """A run's id, leading to its directory from report/index.html."""
+def run_link(run_id: str) -> str:  # To its directory, from report/index.html.
     return f'<a href="../runs/{escape(run_id)}/"><code>{escape(run_id)}</code></a>'
+
+
+LAWS = (("model", "N"), ("data", "D"), ("loss", "L"))
 
 
 def laws_table(laws: Laws) -> str:
     """Coefficients and exponents of all laws, with the number of points behind each."""
     minima = plural(sum(s.ok for s in laws.slices), "minimum")
     two, three = (vars(part) if part else {} for part in (laws.approach2, laws.approach3))
-    sections: dict[str, dict[str, Estimate | None]] = {
+    answer: dict[str, Estimate | None] = (
+        {f"exponent of {n}*": laws.exponent(law) for law, n in LAWS} if laws.answer else {}
+    )
+    sections: dict[str, dict[str, Estimate | None]] = {"answer beyond the grid": answer} | {
         f"{symbol} = k C^a": {name: two.get(f"{law}_{name.split()[0]}") for name in ("exponent a", "coefficient k")}
         for law, symbol in (("model", "N*"), ("data", "D*"), ("loss", "L*"))
     }
     if floor := laws.loss_with_floor:
-        floored = {"floor E": floor.E, "coefficient k": floor.coefficient, "exponent a": floor.exponent}
-        sections["L* = E + k C^a"] = {**floored}
-    surface = "L = E + A N^-alpha + B D^-beta"
-    sections[surface] = {NAMES.get(name, name): e for name, e in three.items()}
+        e, k, a = floor.E, floor.coefficient, floor.exponent
+        sections["L* = E + k C^a"] = {"floor E": e, "coefficient k": k, "exponent a": a}
+    sections[f"L = {SURFACE}"] = {NAMES.get(name, name): e for name, e in three.items()}
     rows = []
     for law, numbers in sections.items():
-        points = plural(laws.n_runs, "run") if law == surface else minima
+        points = plural(laws.n_runs, "run") if law.startswith(("L = ", "answer")) else minima
         shown = [(name, digits(e.value), ends(e, compact, " to ") or "no interval") for name, e in numbers.items() if e]
         rows += [[superscripts("" if i else law), *map(escape, (*row, points))] for i, row in enumerate(shown)]
     return table(["law", "number", "value", "95 % interval", "based on"], rows, left=2)
@@ -103,7 +106,6 @@ def metrics_section(results: StudyResults) -> str:
 
 
 def noise_section(results: StudyResults) -> str:
-    """The trends of the noise levels."""
     if not (found := noise_trends(results)):
         return ""
     at_probe, rows = results.table.budget_flops[results.probe], []
@@ -132,7 +134,6 @@ def slices_table(laws: Laws) -> str:
 
 
 def runs_table(results: StudyResults) -> str:
-    """All runs of study.h5."""
     others, parts = results.columns("loss", out_of_domain=True), np.where(results.fitted, "fit", results.table.role)
     rows = []
     for i, run_id in enumerate(results.table.run_id):
@@ -151,7 +152,6 @@ def runs_table(results: StudyResults) -> str:
 
 
 def excluded_table(results: StudyResults) -> str:
-    """Runs that are in no fit, with the reason."""
     laws = results.laws
     unfitted = [(e.run_id, f"excluded from the fit: {e.reason}") for e in laws.exclusions] if laws else []
     rows = [[run_link(run_id), escape(reason)] for run_id, reason in (*results.records.excluded, *unfitted)]
@@ -165,7 +165,6 @@ def findings_list(laws: Laws) -> str:
 
 
 def settings(results: StudyResults) -> str:
-    """Design, data, recipe and the rest of study.yaml, all of it."""
     study, out = plain(results.study), ""
     parts = {name: keys for name, keys in study.items() if isinstance(keys, dict)}
     for name, keys in {"study": {k: v for k, v in study.items() if k not in parts}, **parts}.items():

@@ -41,8 +41,8 @@ def training_plot(results: StudyResults) -> Plot | None:
 
 def _draw_curves(curves: list[tuple[np.ndarray, np.ndarray, Label, bool]], figure: FigureBase) -> None:
     """curves: (FLOPs, smoothed loss, label of the size at its end, whether it is the probe's) of each run."""
-    axes = figure.subplots()
-    losses, x_limits = np.concatenate([c[1] for c in curves]), limits(*(c[0] for c in curves), margin=0.02, right=0.02)
+    axes, losses = figure.subplots(), np.concatenate([c[1] for c in curves])
+    x_limits = limits(*(c[0] for c in curves), margin=0.02, right=0.02)
     log_axis(axes, "x", x_limits, "training FLOPs")
     # Extremes of a noisy curve would set the range; leave the top half per cent out.
     log_axis(axes, "y", limits(losses.min(), np.quantile(losses, 0.995)), "training loss, smoothed")
@@ -50,8 +50,7 @@ def _draw_curves(curves: list[tuple[np.ndarray, np.ndarray, Label, bool]], figur
     for flops, loss, end, probe in curves:
         width, alpha, order = (1.6, 1, 4) if probe else (0.9, 0.9, 3)
         axes.plot(flops, loss, color=end.colour, lw=width, alpha=alpha, zorder=order)
-        if end.text not in longest or end.x > longest[end.text].x:
-            longest[end.text] = end
+        longest[end.text] = max(longest.get(end.text, end), end, key=lambda label: label.x)
     ends = sorted(longest.values())
     # Runs of one budget end at nearly one place, and share a column of labels.
     far = 1 + np.flatnonzero(np.diff(np.log([end.x for end in ends])) > 0.3)
@@ -100,7 +99,6 @@ def rate_sentences(rates: RateLaw) -> list[str]:
 
 
 def _draw_sweep(rates: RateLaw, figure: FigureBase) -> None:
-    """The losses of each cell above the lowest of them, and its parabola."""
     axes, by_size = figure.subplots(), colours(c.n_params for c in rates.cells)
     for cell in rates.cells:
         colour, base = by_size[cell.n_params], cell.loss if cell.ok else cell.lowest and cell.lowest.loss
@@ -119,7 +117,6 @@ def _draw_sweep(rates: RateLaw, figure: FigureBase) -> None:
 
 
 def _draw_best(rates: RateLaw, figure: FigureBase) -> None:
-    """The best rate of each size with its interval, the recipe's, and the law along each budget."""
     axes, by_size = figure.subplots(), colours(c.n_params for c in rates.cells)
     shown = [c.recipe_rate for c in rates.cells]
     for c in rates.cells:

@@ -90,7 +90,6 @@ def metric_trends(results: StudyResults) -> tuple[MetricTrends, ...]:
 
 
 def gap_sentences(results: StudyResults) -> list[str]:
-    """How each metric out of domain lies from that in domain."""
     pairs = [(column, m.metric) for m in metric_trends(results) for column in list(m.columns.values())[1:]]
     return [gap.sentence for pair in pairs if (gap := _fitted(fit_gap, results, *pair))]
 

@@ -121,10 +121,9 @@ def _read(path: Path) -> Attempt:
 
 def _newest_checkpoint(at: RunPaths) -> str:
     """Where an attempt begins: the newest checkpoint of the run and of its nested runs, which it waits for."""
-    try:
+    nested: tuple[str, ...] = ()
+    with suppress(UserError):  # The file is damaged; the run itself will say so.
         nested = read_run(at.run).readings
-    except UserError:  # The file is damaged; the run itself will say so.
-        nested = ()
     return " ".join(filter(None, map(_reached, [at, *(RunPaths(at.root.parent / run_id) for run_id in nested)])))
 
 

@@ -30,12 +30,9 @@ from ..errors import UserError, command
 from ..files import remove, unwritable
 
 LAYOUT, LAYOUTS = 2, (1, 2)  # what is written, and what is read
-STEP = np.dtype(
-    [("images", "i8"), ("loss", "f4"), ("loss_ema", "f4"), ("grad_norm", "f4"), ("lr", "f4"), ("elapsed_s", "f4")]
-)
-VALIDATION = np.dtype(
-    [("dataset", "S64"), ("images", "i8"), ("loss", "f8"), ("loss_se", "f8"), ("raw_loss", "f8"), ("elapsed_s", "f8")]
-)
+STEP = np.dtype([("images", "i8"), *((name, "f4") for name in ("loss", "loss_ema", "grad_norm", "lr", "elapsed_s"))])
+LOSSES = [(name, "f8") for name in ("loss", "loss_se", "raw_loss", "elapsed_s")]
+VALIDATION = np.dtype([("dataset", "S64"), ("images", "i8"), *LOSSES])
 MEASURED = np.dtype(  # of the training steps of one attempt on all its ranks; 0 or "" is unknown
     [
         ("device", "S48"),

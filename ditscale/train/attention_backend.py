@@ -83,7 +83,6 @@ def nearly_equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _seconds(step: Callable[[], object], times: int = 10) -> float:
-    """Of `times` calls: the best of three rounds."""
     rounds = []
     for _ in range(3):
         torch.cuda.synchronize()

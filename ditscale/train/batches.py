@@ -20,8 +20,6 @@ T = TypeVar("T")
 
 
 class Batch(NamedTuple):
-    """n images of one step, or a micro-batch of them."""
-
     x0: Tensor  # images [n, C, H, W]
     text: Tensor  # [n, T] ids, or [n, T, text_dim] features
     eps: Tensor  # noise [n, C, H, W]
@@ -32,8 +30,7 @@ class Batch(NamedTuple):
 
 
 def stream(source: Source, run: Run, positions: range, ranks: Ranks) -> Iterator[Batch]:
-    """Yield this rank's share of each batch of the positions in the stream: the r-th of `world` equal parts, in order,
-    so that the union over ranks is the same for every world size."""
+    """This rank's share of each batch of the positions: the r-th of `world` parts, whose union is always the same."""
     recipe, share = run.recipe, run.recipe.batch_size // ranks.world
     chunk_size = max(1, CHUNK // share) * recipe.batch_size
     cuda = ranks.device.type == "cuda"

@@ -1,9 +1,6 @@
-"""The tensors of a run's checkpoints, written and read by all ranks together.
-
-    <part>.<parameter>      part: model, ema, exp_avg, exp_avg_sq (AdamW's), and ema.1, ema.2, ... of recipe.ema_also;
-                            whole tensors, in pieces wherever they were saved
-Saved on n ranks they load on m, sharded in any way. A save copies the tensors to the CPU, in the order of the device's
-own stream; a thread does the rest while training continues."""
+"""The tensors of a run's checkpoints, written and read by all ranks together. They are named <part>.<parameter>; parts
+are model, ema, exp_avg, exp_avg_sq (AdamW's), and ema.1, ema.2, ... of recipe.ema_also. Saved on n ranks they load on
+m, sharded in any way. A save copies them to the CPU; a thread does the rest while training continues."""
 
 import os
 import threading
@@ -134,8 +131,7 @@ class Checkpointer:
         return facts
 
     def _load(self, path: Path) -> str:
-        """Read a checkpoint into the copies; returns why a rank could not, or "". Raises UserError on rank 0 where the
-        reason does not mean that the checkpoint is damaged."""
+        """Read into the copies; returns why a rank could not, or "". UserError on rank 0 where damage is not why."""
         from . import dcp_io
 
         failure = None

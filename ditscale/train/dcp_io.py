@@ -77,7 +77,6 @@ class Reader(dcp.FileSystemReader):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return METADATA[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of a checkpoint's metadata") from None
+        if (module, name) not in METADATA:
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of a checkpoint's metadata")
+        return METADATA[module, name]

@@ -71,7 +71,6 @@ def train(run_dir: Path | str, lock: RunLock | None = None) -> str:
 
 
 def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
-    """Train, validate and evaluate the run, as far as earlier attempts have not done so."""
     batch_size = run.recipe.batch_size
     if batch_size % ranks.world:
         raise UserError(f"{at.root}: a batch of {batch_size} images does not divide over {ranks.world} ranks")
@@ -112,7 +111,6 @@ def _attempt(at: RunPaths, run: Run, ranks: Ranks) -> str:
 
 
 def _train(setup: TrainingSetup, at: RunPaths, run: Run, writer: Writer | None):
-    """Train from where the state is to the run's last image, and measure nested runs where they are due."""
     state, trainer = setup.state, Trainer(setup, at, run, writer)
     due = nested.find_due(at, run, setup.ranks)
     for boundary in sorted(images for images in {*due, run.n_images} if images >= state.images):
@@ -157,7 +155,6 @@ def _set_up(at: RunPaths, run: Run, ranks: Ranks, stop: StopFlag) -> TrainingSet
 def keep_freed_memory():
     """Memory that is freed stays with the process from now on; without glibc, this does nothing. glibc returns large
     blocks to the kernel, which clears them, page by page, for the next batches (docs/measured/speed-detours.md)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(MMAP_THRESHOLD, LARGE) or mallopt(MMAP_THRESHOLD, LARGE_ONCE)
         mallopt(TRIM_THRESHOLD, NEVER)

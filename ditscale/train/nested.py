@@ -30,9 +30,8 @@ def find_due(at: RunPaths, parent: Run, ranks: Ranks) -> dict[int, list[tuple[Ru
 
 
 def _is_to_be_measured(at: RunPaths) -> bool:
-    if not at.run.is_file() or (at.attempts.is_dir() and any(os.scandir(at.attempts))):
-        return False
-    return read_state(at.metrics) not in ("finished", "diverged")
+    begun = at.attempts.is_dir() and any(os.scandir(at.attempts))
+    return at.run.is_file() and not begun and read_state(at.metrics) not in ("finished", "diverged")
 
 
 class NestedWriter(Writer):
@@ -72,7 +71,6 @@ def measure(setup: TrainingSetup, parent: Run, at: RunPaths, run: Run, parent_wr
 
 
 def has_cooldown(run: Run) -> bool:
-    """Whether a run has training of its own to do after what it has in common with its parent."""
     return run.stable_images < run.n_images
 
 
@@ -92,9 +90,8 @@ def _locked(at: RunPaths, ranks: Ranks) -> Iterator[bool]:
 
 @contextmanager
 def _branch(setup: TrainingSetup, parent: Run, at: RunPaths, run: Run) -> Iterator[None]:
-    """In here, state and checkpoints are those of the nested run `run`. Afterwards they are those of `parent` again, to
-    the bit, because it is saved first, also if `run` diverges. An interrupted attempt leaves checkpoints of `run`, from
-    which the next one resumes. Any exception but Diverged passes through, and the state is then still that of `run`."""
+    """In here, state and checkpoints are those of the nested run `run`. Afterwards they are again, to the bit, those of
+    `parent`, which is saved first. Any exception but Diverged passes through; the state is then still that of `run`."""
     state, checkpointer = setup.state, setup.checkpointer
     own_directory, images = checkpointer.directory, state.images
     checkpointer.save(state.facts(parent))

@@ -1,11 +1,7 @@
-"""What a step does to the weights: AdamW, and averages of them over the run.
-
-AdamW (Loshchilov and Hutter, arXiv 1711.05101) is torch's fused kernel, called directly: torch.optim.AdamW computes the
-same, to the bit, but imports torch's compiler and takes longer (docs/measured/speed-detours.md).
-
-The EMA's window grows with the run (the power function of Karras et al., arXiv 2312.02696, eq. 5). With weights w_k
-after step k, the average is a_k = beta_k a_{k-1} + (1 - beta_k) w_k, beta_k = (1 - 1/k)^(1 / window): a weight of age s
-counts as (1 - s/k)^(1/window - 1). At every moment of a run it is the right average for a run that ends there."""
+"""What a step does to the weights: AdamW (Loshchilov and Hutter, arXiv 1711.05101), torch's fused kernel without
+torch.optim, which is slower (docs/measured/speed-detours.md); and averages of the weights, whose window grows with the
+run (the power function of Karras et al., arXiv 2312.02696, eq. 5). With w_k after step k, the average is a_k = beta_k
+a_{k-1} + (1 - beta_k) w_k, beta_k = (1 - 1/k)^(1 / window): a weight of age s counts as (1 - s/k)^(1/window - 1)."""
 
 from collections.abc import Sequence
 
@@ -55,10 +51,8 @@ class EMA:
         # One update reads each weight for all windows in a row.
         self._live = [w for w in self.live for _ in self.windows]
         self._averages = [a for of_one_weight in zip(*self.averages) for a in of_one_weight]
-        device = self.live[0].device
-        self._shares: list[Tensor | float] = [
-            torch.zeros((), device=device) if device.type == "cuda" else 0.0 for _ in self.windows
-        ]
+        on_gpu, zero = self.live[0].is_cuda, torch.zeros((), device=self.live[0].device)
+        self._shares: list[Tensor | float] = [zero.clone() if on_gpu else 0.0 for _ in self.windows]
 
     def set_step(self, step: int):
         """Set what the weights after optimiser step number `step`, counted from 1, count: 1 - beta of each window. On a

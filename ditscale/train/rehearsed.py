@@ -62,7 +62,6 @@ def expected_steps(run: Run) -> np.ndarray:
 
 
 def expected_loss(run: Run) -> float:
-    """The validation loss of the run: the surface at its N and D, with noise."""
     return float(_rehearsal(run).loss_at(run.n_params, run.n_tokens) * _noise(run, 1)[0])
 
 

@@ -102,12 +102,17 @@ class Trainer:
     def _sync(self):
         """Wait for the device and the other ranks, record what was done since the last sync, then save or stop."""
         setup, state, run, writer = self.setup, self.setup.state, self.run, self.writer
-        done = state.images == run.n_images
+        done, batch_size = state.images == run.n_images, run.recipe.batch_size
         agreed = self._report(done).reduced(setup.ranks)
-        rows, reason = self._take_rows()
+        self.values[:, 0] /= batch_size  # A rank's loss is the sum over its share of the batch.
+        self.values[:, 1] /= setup.ranks.world  # The norm is equal on all ranks.
+        setup.ranks.all_reduce(self.values)
+        values, rates, self.rates = self.values[: len(self.rates)].tolist(), self.rates, []
+        first = state.images // batch_size - len(rates)
+        rows, reason = record_rows(values, rates, first, batch_size, state)
         if writer:
             rows["elapsed_s"] = writer.elapsed_before + self.meter.seconds()
-            writer.write_steps(state.images // run.recipe.batch_size - len(rows), rows)
+            writer.write_steps(first, rows)
         speed = self.meter.speed(state.images)
         if writer and (agreed.stop_asked or agreed.save_due or done or reason):
             measured = {name: value for name, value in agreed._asdict().items() if name in (MEASURED.names or ())}
@@ -140,23 +145,14 @@ class Trainer:
             peak_memory_bytes=self.meter.peak_memory_bytes(), energy_j=self.meter.energy_so_far(),
         )  # fmt: skip
 
-    def _take_rows(self) -> tuple[np.ndarray, str]:
-        """Record rows of the steps since the last sync, and why the run has diverged at one of them, or ""."""
-        state, batch_size = self.setup.state, self.run.recipe.batch_size
-        self.values[:, 0] /= batch_size  # A rank's loss is the sum over its share of the batch.
-        self.values[:, 1] /= self.setup.ranks.world  # The norm is equal on all ranks.
-        self.setup.ranks.all_reduce(self.values)
-        values, rates, self.rates = self.values[: len(self.rates)].tolist(), self.rates, []
-        return record_rows(values, rates, state.images // batch_size - len(rates), batch_size, state)
-
     def _save(self):
         self.setup.checkpointer.save(self.setup.state.facts(self.run))
         self.last_save_s = self.meter.seconds()
 
 
 def record_rows(values: list, rates: list[float], first: int, batch_size: int, state: State) -> tuple[np.ndarray, str]:
-    """Rows of steps, given their [loss, gradient norm]; and why the run has diverged at one of them, or "". Advances
-    the loss's EMA and counts skipped steps, which have no part in it."""
+    """Rows of steps with these [loss, gradient norm]; and why the run has diverged at one of them, or "". Advances
+    loss_ema, in which skipped steps have no part, and counts these."""
     rows, reason = np.zeros(len(values), STEP), ""
     for i, (loss, norm) in enumerate(values):
         if math.isfinite(norm):
@@ -165,12 +161,10 @@ def record_rows(values: list, rates: list[float], first: int, batch_size: int, s
             state.skipped, state.skipped_in_row = state.skipped + 1, state.skipped_in_row + 1
         images = (first + i + 1) * batch_size
         rows[i] = (images, loss, state.loss_ema, norm, rates[i], 0)
-        reason = reason or _diverged(state, images)  # At any step: where a sync falls depends on stops and nested runs.
+        if reason:
+            continue  # The first step counts: where a sync falls depends on stops and nested runs.
+        if state.skipped_in_row >= MAX_NONFINITE_STEPS:
+            reason = f"the gradient was not finite in {state.skipped_in_row} steps in a row, at {images} images"
+        elif state.loss_ema >= EXPLODED:
+            reason = f"the loss reached {state.loss_ema:.3g} at {images} images"
     return rows, reason
-
-
-def _diverged(state: State, images: int) -> str:
-    """Why the run has diverged, or "" while it has not."""
-    if state.skipped_in_row >= MAX_NONFINITE_STEPS:
-        return f"the gradient was not finite in {state.skipped_in_row} steps in a row, at {images} images"
-    return f"the loss reached {state.loss_ema:.3g} at {images} images" if state.loss_ema >= EXPLODED else ""

@@ -43,7 +43,6 @@ class State:
         return {"run_id": run.run_id} | {name: getattr(self, name) for name in FACTS}
 
     def restore(self, facts: dict, batch_size: int):
-        """Resume from the facts of a checkpoint, once its tensors are loaded."""
         for name in FACTS:
             setattr(self, name, facts[name])
         self.optimizer.steps.fill_(self.images // batch_size - self.skipped)

@@ -113,9 +113,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in messages)
 
 
-class Result(NamedTuple):
-    """Of one step, on the device, valid until the next step."""
-
+class Result(NamedTuple):  # Of one step, on the device, valid until the next step.
     loss: Tensor  # the sum over this rank's share of the batch
     grad_norm: Tensor  # of the whole gradient, before clipping
 

@@ -22,10 +22,8 @@ class ThroughputMeter:
     def __init__(self, run: Run, images: int, ranks: Ranks):
         self.run, self.ranks = run, ranks
         self.data_wait_s, self.energy_j = 0.0, 0.0
-        self._start = time.monotonic()
-        self._first_images, self._first_s = images, 0.0
-        self._is_steady = False
-        self._last_power_s = 0.0
+        self._start, self._last_power_s = time.monotonic(), 0.0
+        self._first_images, self._first_s, self._is_steady = images, 0.0, False
 
     def seconds(self) -> float:
         """Seconds of training so far in this attempt: those of nested runs do not count."""
@@ -47,7 +45,6 @@ class ThroughputMeter:
         self.data_wait_s += time.perf_counter() - began
 
     def peak_memory_bytes(self) -> int:
-        """Of this rank: its GPU's, or the process's where there is none."""
         if self.ranks.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.ranks.device)
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -64,13 +61,12 @@ class ThroughputMeter:
 
     def speed(self, images: int) -> dict[str, float]:
         """Speed until now, at `images` of the run; from the second call on since the first: compilation takes time."""
-        now = self.seconds()
+        now, run = self.seconds(), self.run
         images_per_s = (images - self._first_images) / max(now - self._first_s, 1e-9)
         if not self._is_steady:
             self._is_steady, self._first_s, self._first_images = True, now, images
-        flops_per_s = images_per_s * self.run.flops_per_image
-        peak = self.run.execution.peak_flops_per_s * self.ranks.world
-        speed = {"images_per_s": images_per_s, "tokens_per_s": images_per_s * self.run.tokens_per_image}
+        flops_per_s, peak = images_per_s * run.flops_per_image, run.execution.peak_flops_per_s * self.ranks.world
+        speed = {"images_per_s": images_per_s, "tokens_per_s": images_per_s * run.tokens_per_image}
         return speed | {"flops_per_s": flops_per_s, "mfu": flops_per_s / peak if peak else 0.0}
 
 

@@ -27,7 +27,7 @@ def test_layout_is_the_agreed_one():
     assert set(found["approach3"]) == {"E", "A", "B", "alpha", "beta", "model_exponent", "loss_floor_exponent"}
     assert set(found["predictions"]) == {"1.5e21", "3e21"}
     for by in found["predictions"].values():
-        assert set(by) == {"approach2", "approach3"}
+        assert set(by) == {"answer", "approach2", "approach3"}
         assert all(set(p) == {"n_params", "n_tokens", "loss"} for p in by.values())
     for number in (found["approach3"]["E"], found["predictions"]["1.5e21"]["approach2"]["loss"]):
         assert set(number) == {"value", "low", "high"} and number["low"] <= number["value"] <= number["high"]
@@ -40,7 +40,7 @@ def test_layout_is_the_agreed_one():
         "points",
         "backtests",
         "loss_law",
-        "delta",
+        "answer",
         "kappa",
         "bootstrap",
     )
@@ -155,7 +155,7 @@ def test_refused_parts_are_null_and_say_why():
     laws = fit(study(CHINCHILLA, (1e18,), sizes=5), targets=["1e21"])
     found = laws.to_dict()
     assert not laws.given and found["approach2"] is None and found["approach3"] is None
-    assert found["predictions"]["1e21"] == {"approach2": None, "approach3": None}
+    assert found["predictions"]["1e21"] == {"answer": None, "approach2": None, "approach3": None}
     assert {"too_few_budgets", "too_few_runs", "backtest_not_possible"} <= codes(laws)
     assert "refused" in laws.summary()
 

@@ -101,7 +101,7 @@ def test_verbs_take_what_read_table_takes(table, tmp_path):
     wanted = fit(table, bootstrap=50).approach3
     for source in (path, str(path), columns_of(table), Frame(columns_of(table))):
         assert fit(source, bootstrap=50).approach3 == wanted
-    made = forecast(columns_of(table), "1.5e21", bootstrap=40)
+    made = forecast(columns_of(table), "1.5e21")
     sealed = seal(tmp_path / "forecast.json", made)
     n, d, loss = best(CHINCHILLA, 1.5e21)
     probed = {
@@ -109,7 +109,7 @@ def test_verbs_take_what_read_table_takes(table, tmp_path):
         for (name, values), x in zip(columns_of(table).items(), ("p", n, d, 1.5e21, loss), strict=True)
     }
     assert verdict(sealed, probed | {"role": ["grid"] * 54 + ["probe"]}).inside
-    assert compare({"a": path, "b": Frame(columns_of(table))}, 1.5e21, bootstrap=0).pairs[0].loss_ratio.value == 1
+    assert compare({"a": path, "b": Frame(columns_of(table))}, 1.5e21).pairs[0].loss_ratio.value == 1
     with pytest.raises(UserError, match="two or more tables"):
         compare([path, path], 1.5e21)
 
@@ -144,7 +144,7 @@ def test_bad_targets_are_one_line(table, target):
 def results(tmp_path_factory):
     table = study(CHINCHILLA, SIX, sizes=9, noise=0.003)
     other = Table.of(table.n_params, table.n_tokens, table.budget_flops, table.loss, columns={"<b>": table.loss + 0.1})
-    sealed = seal(tmp_path_factory.mktemp("f") / "f.json", forecast(table, 1.5e21, bootstrap=40))
+    sealed = seal(tmp_path_factory.mktemp("f") / "f.json", forecast(table, 1.5e21))
     n, d, loss = best(CHINCHILLA, 1.5e21)
     grown = Table.of(
         *(np.append(getattr(table, name), x) for name, x in zip(NAMES[1:], (n, d, 1.5e21, loss), strict=True))
@@ -154,7 +154,7 @@ def results(tmp_path_factory):
         "refused": fit(study(MINIATURE, (1e11,), sizes=3), bootstrap=0),
         "forecast": sealed,
         "verdict": verdict(sealed, grown),
-        "compare": compare({"a<i>": table, "b": table}, 1e21, bootstrap=0),
+        "compare": compare({"a<i>": table, "b": table}, 1e21),
         "rates": fit_rates(sweep(), 50),
         "gap": fit_gap(other, "<b>"),
         "trend": fit_trend(other, "<b>"),

@@ -53,11 +53,22 @@ def with_keys(new, old):
     return [with_keys(n, o) for n, o in zip(new, old, strict=True)] if isinstance(old, list) else new
 
 
+# What older files said beside: delta-method intervals, and which end of a bootstrap's draws was taken.
+GONE = ("delta", "interval")
+
+
+def without(part, keys):
+    if isinstance(part, dict):
+        return {k: without(v, keys) for k, v in part.items() if k not in keys}
+    return [without(v, keys) for v in part] if isinstance(part, list) else part
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_files_of_before_are_read_with_every_number_and_key(name):
     kind, read = READERS[name]
-    result = read(OLD / name)
-    assert isinstance(result, kind) and with_keys(result.to_dict(), body_of(name)) == body_of(name)
+    result, body = read(OLD / name), body_of(name)
+    body = without(body, GONE) if kind is Laws else body
+    assert isinstance(result, kind) and with_keys(result.to_dict(), body) == body
     assert result.summary()
 
 
@@ -85,7 +96,7 @@ def test_a_fresh_result_equals_what_is_read_back():
     laws = fit(table, targets=["1.5e21", 3e20], bootstrap=60)
     assert Laws.from_dict(through_json(laws)) == laws
     assert Laws.from_dict(through_json(laws)).summary() == laws.summary()
-    found = compare({"a": table, "b": study(CHINCHILLA, SIX, sizes=9, noise=0.003, seed=1)}, 1e21, bootstrap=60)
+    found = compare({"a": table, "b": study(CHINCHILLA, SIX, sizes=9, noise=0.003, seed=1)}, 1e21)
     assert Comparison.from_dict(through_json(found)) == found
     other = loss_of(CHINCHILLA, table.n_params, table.n_tokens) + 0.1
     columns = (table.n_params, table.n_tokens, table.budget_flops, table.loss)

@@ -139,8 +139,9 @@ def test_the_laws_are_those_of_laws_json(whole, held):
     text = whole[1].text
     laws = json.loads(held.laws.read_text())
     for name, symbol in (("model", "N*"), ("data", "D*"), ("loss", "L*")):
-        value = laws["approach2"][f"{name}_exponent"]["value"]
+        value = laws["answer"]["exponents"][name]["value"]
         assert f"{symbol} ∝ C{value:.3f}".replace("-", "−") in text
+    assert "The answer beyond the grid, a mixture of forms (surface " in text
     assert "Through the minima of 3 of 3 slices" in text
     assert "the two intervals overlap" in text  # the surface is symmetric: both exponents are one half
     for rms in (s["residual_rms"] for s in laws["slices"]):
@@ -211,7 +212,7 @@ def test_refusals_and_exclusions_are_listed(held, tmp_path):
     assert "Not in this report yet" not in page.text
 
     laws = json.loads(paths.laws.read_text())
-    laws |= {"approach2": None, "approach3": None, "loss_with_floor": None}
+    laws |= {"answer": None, "approach2": None, "approach3": None, "loss_with_floor": None}
     laws["findings"].append(
         {"code": "too_few_budgets", "severity": "refused", "message": "nothing <fits>", "runs": [], "slices": []}
     )

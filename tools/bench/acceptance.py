@@ -18,7 +18,6 @@ from dataclasses import replace
 import numpy as np
 
 from ditscale.laws import Table, compare, fit, fit_approach2, fit_approach3
-from ditscale.laws.estimates import estimate
 from ditscale.laws.synthetic import (
     ASYMMETRIC,
     CASES,
@@ -116,7 +115,7 @@ def coverage_table(title: str, studies: dict[str, dict], noises, replicates: int
                 hits["L3"].append(at["loss"].covers(loss))
                 errors.append(at["loss"].value / loss - 1)
             if two.ok:
-                hits["a2"].append(estimate(two.model.exponent, two.draws("model")[:, 1]).covers(truth.model_exponent))
+                hits["a2"].append(two.coefficients()["model_exponent"].covers(truth.model_exponent))
                 hits["N2"].append(two.predict(PAPER_TARGET)["n_params"].covers(n_params))
         tested, shown = [share(hits[k], *COVERAGE) for k in ("a3", "N3", "L3")], [share(hits[k]) for k in ("a2", "N2")]
         row(surface, name, percent(noise), *tested, *error_cells(errors, noise), given(errors, replicates), *shown,

@@ -1,18 +1,20 @@
 """Verbs that fit laws to studies and tables, forecast by them, and compare them."""
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import units
 from ...errors import UserError, command
 from ...naming import StudyPaths
-from ..tables import columns_of, is_table, named_tables, of_tables_only, read
-from ..verb import Argument, Options, Report, flag, option, positional, verb
+from ..verb import Argument, Options, Report, option, positional, verb
+
+if TYPE_CHECKING:
+    from ...laws import Table
 
 TABLE = positional("table", "DIR|TABLE", "study directory, or a CSV or HDF5 table of runs", complete="file")
 METRIC = option("--metric", "COLUMN", "column to fit, or a metric of `evaluate`: vlb, likelihood, fid", default="loss")
 COLUMNS = option("--columns", "OURS=THEIRS,...", "rename columns, as in n_params=size; may be repeated", count="*")
-RESAMPLES = ("auto", "pairs", "stratified", "residual")
 RESAMPLING = (
     option("--bootstrap", "N", "bootstrap replicates for the intervals; 0 for none", default="1000"),
     option("--seed", "N", "random seed for the bootstrap", default="0"),
@@ -23,43 +25,30 @@ OBJECTIVE = option("--objective", "NAME", "loss function for the surface fit", "
 
 def _reading(of: str = "") -> tuple[Argument, ...]:
     """Options on how tables are read. of: how an argument names the table that it concerns."""
-    return (
-        COLUMNS,
-        option("--only", f"{of}COLUMN=VALUE", "rows to read: those with this value; may be repeated", count="*"),
-        option("--exclude", f"{of}RUN=REASON", "run to leave out, listed with the reason; may be repeated", count="*"),
-        option("--kappa", "NUMBER", "C / (N D): computes a missing one of N, D and C; `fit` also fixes it"),
-    )
+    only = option("--only", f"{of}COLUMN=VALUE", "rows to read: those with this value; may be repeated", count="*")
+    why = "run to leave out, listed with the reason; may be repeated"
+    kappa = option("--kappa", "NUMBER", "C / (N D): computes a missing one of N, D and C; `fit` also fixes it")
+    return COLUMNS, only, option("--exclude", f"{of}RUN=REASON", why, count="*"), kappa
 
 
 @verb(
     "Fit scaling laws to a study or a table. A table has columns n_params, n_tokens, budget_flops and loss.",
     TABLE,
     option("--target", "FLOPS", "budget to predict at; may be repeated", count="*"),
-    option("--interval", "KIND", "kind of 95 % interval", default="percentile", choices=("percentile", "bca")),
-    option("--resample", "WHAT", "what the bootstrap resamples", "auto", choices=RESAMPLES),
-    flag("--robust", "robust parabola fits (resist outlier runs)"),
-    OBJECTIVE,
-    *RESAMPLING,
-    METRIC,
-    *_reading(),
+    OBJECTIVE, *RESAMPLING, METRIC, *_reading(),
     examples=[
-        "python -m ditscale.laws.synthetic chinchilla --out runs.csv",
-        "ditscale fit runs.csv --target 1.5e21",
+        "python -m ditscale.laws.synthetic chinchilla --out runs.csv", "ditscale fit runs.csv --target 1.5e21",
         "ditscale fit mystudy",
     ],
-)
+)  # fmt: skip
 def fit(options: Options) -> Report:
     from ...laws import fit
     from ...pipeline import write_json
 
     for target in options.target:
         units.number(target, "--target", above=0)
-    laws = fit(
-        read(options.table, options),
-        targets=tuple(options.target),
-        **{name: getattr(options, name) for name in ("objective", "interval", "resample", "robust", "kappa")},
-        **_bootstrap(options),
-    )
+    how = {name: getattr(options, name) for name in ("objective", "kappa")} | _bootstrap(options)
+    laws = fit(read(options.table, options), targets=tuple(options.target), **how)
     value = laws.to_dict()
     if Path(options.table).is_dir():
         write_json(StudyPaths(options.table).laws_of(laws.metric), value)
@@ -71,10 +60,9 @@ def fit(options: Options) -> Report:
     TABLE,
     option("--budget", "FLOPS", "budget of the run to forecast (default: a study's probe_budget)"),
     option("--out", "FILE", "file for a table's forecast (default: forecast.json beside the table)", complete="file"),
-    METRIC,
-    *_reading(),
+    METRIC, *_reading(),
     examples=["ditscale forecast runs.csv --budget 1.5e21", "ditscale forecast mystudy"],
-)
+)  # fmt: skip
 def forecast(options: Options) -> Report:
     from ...laws import forecast, seal
     from ...pipeline import seal_forecast
@@ -104,9 +92,8 @@ def forecast(options: Options) -> Report:
     TABLE,
     option("--forecast", "FILE", "forecast of a table (default: forecast.json beside the table)", complete="file"),
     option("--run", "RUN", "run_id of the probe, where the table does not tell it by role or budget"),
-    *_reading(),
-    examples=["ditscale verdict mystudy"],
-)
+    *_reading(), examples=["ditscale verdict mystudy"],
+)  # fmt: skip
 def verdict(options: Options) -> Report:
     from ...laws import load_forecast, verdict
     from ...pipeline import give_verdict
@@ -125,12 +112,9 @@ def verdict(options: Options) -> Report:
     positional("tables", "[NAME=]DIR|TABLE", "studies or tables, with names of yours", count="+", complete="file"),
     option("--against", "COLUMN", "second metric, of one table: its gap to the first, as of loss_coco from loss"),
     option("--target", "FLOPS", "budget to compare losses at (default: twice the largest budget)"),
-    OBJECTIVE,
-    *RESAMPLING,
-    METRIC,
-    *_reading("[NAME:]"),
-    examples=["ditscale compare runs.csv same=runs.csv --bootstrap 200", "ditscale compare a=study-a b=study-b"],
-)
+    METRIC, *_reading("[NAME:]"),
+    examples=["ditscale compare runs.csv same=runs.csv", "ditscale compare a=study-a b=study-b"],
+)  # fmt: skip
 def compare(options: Options) -> Report:
     from ...laws import compare, fit_gap
 
@@ -149,7 +133,7 @@ def compare(options: Options) -> Report:
         target = units.number(options.target, "--target", above=0)
     else:
         target = 2 * max(float(t.budget_flops.max()) for t in tables.values())
-    comparison = compare(tables, target, objective=options.objective, **_bootstrap(options))
+    comparison = compare(tables, target)
     return Report(comparison.summary(), comparison.to_dict(), 0 if any(pair.law for pair in comparison.pairs) else 3)
 
 
@@ -159,9 +143,7 @@ def compare(options: Options) -> Report:
         "table", "DIR|TABLE", "study with rates, or a table of n_params, n_tokens, lr and loss (empty: diverged)",
         complete="file",
     ),
-    COLUMNS,
-    *RESAMPLING,
-    examples=["ditscale rates mystudy"],
+    COLUMNS, *RESAMPLING, examples=["ditscale rates mystudy"],
 )  # fmt: skip
 def rates(options: Options) -> Report:
     from ...laws import fit_rates, read_trials
@@ -182,3 +164,72 @@ def _bootstrap(options: Options) -> dict[str, Any]:
     if 0 < replicates < 40:  # A 95 % interval takes 40 replicates or more.
         raise UserError(f"--bootstrap: {replicates} is too small for 95 % intervals; at least 40, or 0 for none")
     return {"bootstrap": replicates, "seed": units.whole(options.seed, "--seed", low=0)}
+
+
+def read(
+    path: str, options: Options, metric: str = "", also: tuple[str, ...] = (), name: str = "",
+    named: Collection[str] = (),
+) -> "Table":  # fmt: skip
+    """The table of a path, read as the options say. name: which of several tables `named` it is."""
+    from ...laws import read_table
+
+    exclude = _pairs("--exclude", options.exclude, "run-17=diverged", name, named)
+    if len(named) > 1 and any(_table_of(text, named) is None for text in options.exclude):
+        raise UserError(f"--exclude: say of which table each run is, as in {name}:run-17=diverged")
+    how = {"only": _pairs("--only", options.only, "experiment=second", name, named), "kappa": options.kappa}
+    return read_table(path, metric or options.metric, exclude, columns=columns_of(options), also=also, **how)
+
+
+def columns_of(options: Options) -> dict[str, str]:
+    """{our name: the table's name} of --columns."""
+    parts = ",".join(options.columns).split(",") if options.columns else []
+    return _pairs("--columns", parts, "n_params=size,n_tokens=tokens (our name, then the table's)")
+
+
+def _table_of(text: str, named: Collection[str]) -> str | None:
+    """The table that TABLE:KEY=VALUE concerns; None when it names none."""
+    return next((name for name in named if text.startswith(f"{name}:")), None)
+
+
+def _pairs(option: str, texts: list[str], example: str, name: str = "", named: Collection[str] = ()) -> dict[str, str]:
+    """{KEY: VALUE} of [TABLE:]KEY=VALUE, without those that concern other tables."""
+    pairs = {}
+    for text in texts:
+        table = _table_of(text, named)
+        key, _, value = text[len(table) + 1 if table else 0 :].partition("=")
+        if not (key.strip() and value.strip()):
+            raise UserError(f"{option} {text}: write it as in {option} {example}")
+        if table in (None, name):
+            pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def named_tables(words: list[str]) -> dict[str, str]:
+    """{name: path} of words PATH or NAME=PATH; a path that is given twice gets a number."""
+    named: dict[str, str] = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not equals or Path(word).exists():
+            name = path = word
+        if not name or not path:
+            raise UserError(f"compare: {word!r}: write a table, or a name, = and a table, as in cross=cross.csv")
+        if name in named and name != path:
+            raise UserError(f"compare: the name {name!r} is given twice")
+        while name in named:
+            name = f"{path} ({len(named) + 1})"
+        named[name] = path
+    return named
+
+
+def is_table(path: str) -> bool:
+    """Whether a path is a table rather than a study directory; the ending decides where nothing is there."""
+    at = Path(path)
+    return at.is_file() or not at.is_dir() and at.suffix in (".csv", ".tsv", ".txt", ".h5", ".hdf5")
+
+
+def of_tables_only(options: Options, *names: str) -> None:
+    """Raise UserError for an option that has no meaning for a study, since the study's settings say it."""
+    usual = {"metric": "loss", "columns": [], "exclude": [], "only": []}
+    for name in (*names, "columns", "kappa", "exclude", "only"):
+        if getattr(options, name) != usual.get(name):
+            raise UserError(f"--{name} is for tables; {options.table} is a study directory, or is not there")

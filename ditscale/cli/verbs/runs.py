@@ -23,10 +23,8 @@ MOST = {"n": 10**8, "samples": 10**4, "batch_size": 10**6, "probes": 10**4, "ste
 
 @verb(
     "Train the runs that are missing. Trains on this machine, several at once, or as Slurm arrays (cluster=slurm).",
-    DIR,
-    *SETTINGS,
-    examples=["ditscale launch mystudy", "ditscale launch mystudy cluster=slurm cluster.partition=gpu"],
-)
+    DIR, *SETTINGS, examples=["ditscale launch mystudy", "ditscale launch mystudy cluster=slurm cluster.partition=gpu"],
+)  # fmt: skip
 def launch(options: Options) -> Report:
     from ...config import about_cluster, changed
     from ...launch.backends.slurm_array import launch as submit
@@ -85,9 +83,8 @@ def status(options: Options) -> Iterator[Report]:
 
 @verb(
     "Cancel the study's Slurm jobs, and no others. Runs save a checkpoint first.",
-    DIR,
-    examples=["ditscale cancel mystudy"],
-)
+    DIR, examples=["ditscale cancel mystudy"],
+)  # fmt: skip
 def cancel(options: Options) -> Report:
     from ...launch.wait import cancel
     from ...plan.study import read_study
@@ -101,9 +98,8 @@ def cancel(options: Options) -> Report:
     "Check this cluster for common problems and suggest fixes.",
     positional("dir", "DIR", "study directory, or where a study will be planned", complete="directory"),
     flag("--job", "also check a compute node with a one-minute job"),
-    *SETTINGS,
-    examples=["ditscale doctor mystudy", "ditscale doctor mystudy --job cluster.partition=gpu"],
-)
+    *SETTINGS, examples=["ditscale doctor mystudy", "ditscale doctor mystudy --job cluster.partition=gpu"],
+)  # fmt: skip
 def doctor(options: Options) -> Report:
     from ...config import Cluster, changed, compose
     from ...launch.doctor.examine import examine, files_of
@@ -124,9 +120,8 @@ def doctor(options: Options) -> Report:
 
 @verb(
     "Train one run. This is all that a job executes; the same command resumes.",
-    RUN_DIR,
-    examples=[f"ditscale run {RUN}"],
-)
+    RUN_DIR, examples=[f"ditscale run {RUN}"],
+)  # fmt: skip
 def run(options: Options) -> Report:
     from ...launch.job.execute import run as train
     from ...rundir.outcomes import RankLost, Stopped

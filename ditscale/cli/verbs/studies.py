@@ -36,10 +36,8 @@ def plan(options: Options) -> Report:
 @verb(
     "Do a whole study, from plan to report. Plans, launches, collects, fits, seals the forecast, trains the probe and "
     "gives the verdict. The same command resumes.",
-    DIR,
-    *SETTINGS,
-    examples=["ditscale study mystudy study=mini", "ditscale study mystudy study=mini cluster=slurm"],
-)
+    DIR, *SETTINGS, examples=["ditscale study mystudy study=mini", "ditscale study mystudy study=mini cluster=slurm"],
+)  # fmt: skip
 def study(options: Options) -> Report:
     from ...pipeline import whole_study
 
@@ -49,9 +47,8 @@ def study(options: Options) -> Report:
 
 @verb(
     "Collect all finished runs into study.h5 and study.csv. Lists the runs left out, with reasons.",
-    DIR,
-    examples=["ditscale collect mystudy"],
-)
+    DIR, examples=["ditscale collect mystudy"],
+)  # fmt: skip
 def collect(options: Options) -> Report:
     from ...collect.table import collect
 
@@ -62,9 +59,8 @@ def collect(options: Options) -> Report:
 
 @verb(
     "Write the report, report/index.html. The page needs no other file; its figures are also PNG and PDF.",
-    DIR,
-    examples=["ditscale report mystudy"],
-)
+    DIR, examples=["ditscale report mystudy"],
+)  # fmt: skip
 def report(options: Options) -> Report:
     from ...report.page import write_report
 
@@ -81,9 +77,8 @@ def report(options: Options) -> Report:
     option("--seconds", "S", "seconds that the steps of one run take", default="1"),
     option("--noise", "X", "log-normal scatter of a loss", default="0.002"),
     option("--seed", "N", "random seed for noise and faults", default="0"),
-    *SETTINGS,
-    examples=["ditscale rehearse mystudy study=mini"],
-)
+    *SETTINGS, examples=["ditscale rehearse mystudy study=mini"],
+)  # fmt: skip
 def rehearse(options: Options) -> Report:
     from ...config import about_cluster, changed
     from ...pipeline import plan_study

@@ -92,9 +92,8 @@ def _plain(text: str) -> str:
 @verb(
     "Explain a verb or a topic; without one, list them.",
     positional("verb", "VERB", "a verb, or a topic: settings, exit-codes", count="?"),
-    examples=["ditscale help fit", "ditscale help settings"],
-    reports=False,
-)
+    examples=["ditscale help fit", "ditscale help settings"], reports=False,
+)  # fmt: skip
 def help(options: Options) -> Report:
     from .. import help
 

@@ -25,7 +25,7 @@ from ...process import this_process
 from ..job.execute import execute
 from .preamble import clean_environment, preamble
 from .slurm_array import refused
-from .submission import Submission, folder
+from .submission import Submission
 
 SUBMITIT = "hydra_plugins.hydra_submitit_launcher.submitit_launcher."
 
@@ -71,7 +71,7 @@ class Launcher:
 
     def submit(self, paths: StudyPaths, submission: Submission, cluster: Cluster) -> str:
         """Submit the runs as one array; returns its number. Hydra's launcher, which would wait, is left then."""
-        at = folder(paths, submission.token)
+        at = paths.jobs / submission.token
 
         def look(*_):
             if len(list(at.glob("*_submitted.pkl"))) == len(submission.runs):

@@ -6,6 +6,7 @@ import time
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from ...config import Cluster
@@ -20,7 +21,7 @@ from ..resources import Resources, classes, settle, shares
 from ..snapshot import snapshot
 from .limits import array_limit, check_time, partitions, within_queue_limit
 from .preamble import clean_environment, preamble
-from .submission import Submission, folder, new_token, write
+from .submission import Submission, write
 
 
 def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list[Submission]:
@@ -58,9 +59,9 @@ def _submit(paths: StudyPaths, cluster: Cluster, what: Resources, runs: list[Run
     from submitit import SlurmExecutor
 
     run_ids = tuple(run.run_id for run in runs)
-    submission = Submission(new_token(), "", run_ids, str(code.resolve()), time.time(), what.size.pack)
+    submission = Submission(token_hex(4), "", run_ids, str(code.resolve()), time.time(), what.size.pack)
     write(paths, submission)
-    at = folder(paths, submission.token)
+    at = paths.jobs / submission.token
     try:
         with clean_environment(), redirect_stderr(io.StringIO()):  # submitit prints once more what sbatch says.
             executor = SlurmExecutor(folder=at.resolve(), max_num_timeout=10**6)

@@ -2,7 +2,6 @@
 in the job's name, so a submission cut short is found again in squeue."""
 
 import json
-import secrets
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,17 +31,9 @@ class Submission:
         return [self.runs[i : i + self.pack] for i in range(0, len(self.runs), self.pack)]
 
 
-def new_token() -> str:
-    return secrets.token_hex(4)
-
-
-def folder(paths: StudyPaths, token: str) -> Path:
-    return paths.jobs / token
-
-
 def write(paths: StudyPaths, submission: Submission, first: bool = False):
     """Write or replace a submission's record. `first`: write it unless another process has."""
-    at = folder(paths, submission.token)
+    at = paths.jobs / submission.token
     make_directory(at)
     with suppress(FileExistsError):
         (write_once if first else write_text)(at / "submission.json", json.dumps(asdict(submission), indent=1) + "\n")

@@ -10,7 +10,6 @@ from ...config import Cluster
 from .directory import Finding, bad, note, ok
 
 COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "srun")
-TEST_ONLY_S = 60.0
 
 
 def slurm(cluster: Cluster) -> list[Finding]:
@@ -57,7 +56,7 @@ def _partition(cluster: Cluster) -> Finding:
     if cluster.name != "slurm":
         return note("this study's cluster is local", "`ditscale launch DIR cluster=slurm ...` changes it")
     words = options(cluster)
-    done = slurm_client.run("sbatch", "--test-only", *words, "--wrap=true", timeout_s=TEST_ONLY_S)
+    done = slurm_client.run("sbatch", "--test-only", *words, "--wrap=true", timeout_s=60)
     if done is None or done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines() if done else []
         reason = (lines or ["sbatch gives no answer"])[-1].split("error:")[-1].strip()

@@ -16,7 +16,7 @@ from ...naming import RunPaths, StudyPaths
 from ...plan.study import read_study
 from ...process import this_process
 from ..backends.preamble import preamble
-from ..backends.submission import Submission, folder, read_all, write
+from ..backends.submission import Submission, read_all, write
 from ..snapshot import snapshot
 
 
@@ -27,7 +27,7 @@ def array_task(root: Path | str, index: int) -> tuple[RunPaths, str]:
     number = this_process().job.split("_")[0]
     if not number:
         raise UserError(f"{root}: this is no Slurm job; submit it: sbatch --array=0-N slurm/train_array.sbatch DIR")
-    if not (folder(paths, number) / "submission.json").exists():
+    if not (paths.jobs / number / "submission.json").exists():
         runs = tuple(at.name for at in paths.run_dirs())
         write(paths, Submission(number, number, runs, str(snapshot(paths.code)), time.time()), first=True)
     mine = next(s for s in read_all(paths) if s.token == number)

@@ -87,7 +87,11 @@ def run(at: RunPaths) -> str:
     planned = read_run(at.run)
     if read_state(at.metrics) == "finished":
         return "finished"
-    _set_environment()
+    # Compiled kernels stay on the node's own disk, and libraries that a user adds away from the network.
+    cache = os.path.join(tempfile.gettempdir(), f"ditscale-{os.getuid()}")
+    kernels = {"TRITON_CACHE_DIR": f"{cache}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
+    for name, value in (OFFLINE | kernels).items():
+        os.environ.setdefault(name, value)
     if not this_process().first:
         return "rehearsed by rank 0" if planned.rehearsal else _loop(planned)(at.root)
     mine, lock = attempts.claim(at)
@@ -148,11 +152,3 @@ def requeue():
     log.info(f"requeueing job {job}")
     if problem := slurm_client.requeue(job):
         log.error(f"ditscale: error: job {job} cannot be requeued ({problem}); launch again to resume")
-
-
-def _set_environment():
-    """Keep compiled kernels on the node's own disk, and the libraries that a user adds from the network."""
-    cache = os.path.join(tempfile.gettempdir(), f"ditscale-{os.getuid()}")
-    kernels = {"TRITON_CACHE_DIR": f"{cache}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
-    for name, value in (OFFLINE | kernels).items():
-        os.environ.setdefault(name, value)

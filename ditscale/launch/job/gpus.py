@@ -40,8 +40,7 @@ def visible() -> list[str]:
 
 def least_used(names: list[str], n: int, used: Iterable[str]) -> list[str]:
     """n of the GPUs, those that appear least often in `used`."""
-    counts = Counter(used)
-    return sorted(names, key=lambda name: counts[name])[:n]
+    return sorted(names, key=Counter(used).__getitem__)[:n]
 
 
 def take():

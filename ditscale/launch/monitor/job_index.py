@@ -7,7 +7,7 @@ from typing import Iterator
 from ... import slurm_client
 from ...naming import StudyPaths
 from ...slurm_client import Job
-from ..backends.submission import folder, read_all
+from ..backends.submission import read_all
 
 TEMPLATE, DRIVER = "train_array.sbatch", "study.sbatch"
 
@@ -45,7 +45,7 @@ def last_jobs(paths: StudyPaths) -> dict[str, tuple[str, Path]]:
             name = s.job if single else f"{s.job}_{index}"
             for run_id in task:
                 own = paths.run(run_id).log / f"job-{name}.0.log"
-                found[run_id] = (name, own if plain else folder(paths, s.token) / f"{name}_0_log.out")
+                found[run_id] = (name, own if plain else paths.jobs / s.token / f"{name}_0_log.out")
     return found
 
 

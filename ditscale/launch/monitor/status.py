@@ -126,7 +126,7 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
         raise UserError(f"{at.root}: cannot be read ({error.strerror})") from None
     if not BEGUN.intersection(names):
         reason = _no_sign(at) if at.log.name in names else ""
-        reason = reason or (f"trained as part of {run.within}" if run.within else "")
+        reason = reason or f"trained as part of {run.within}" * bool(run.within)
         return RunStatus(run, State.PLANNED, 0, None, None, "", reason)
     beat = read_mapping(at.heartbeat, HEARTBEAT)
     images, loss, reason = beat.get("images", 0), beat.get("loss"), ""
@@ -178,10 +178,8 @@ def _no_sign(at: RunPaths) -> str:
 def _is_alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
-    except PermissionError:
-        return True
-    except (OSError, ValueError, OverflowError):
-        return False
+    except (OSError, ValueError, OverflowError) as error:
+        return isinstance(error, PermissionError)
     return True
 
 

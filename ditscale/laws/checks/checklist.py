@@ -34,10 +34,9 @@ RECORDED = (
     ("evaluation", "data", "what the metric was measured on"),
 )
 PARTS = ("hypothesis", "setup", "counting", "data", "fit", "dropped points", "validation", "uncertainty")
-START = "least squares in closed form for every pair of exponents on a fixed grid; no random starts"
-DESCENT = (
-    "damped Gauss-Newton from the best of these until no step helps, Huber reached by narrowing from least squares"
-)
+START = "non-negative least squares for every pair of exponents on a fixed grid; no random starts"
+DESCENT = "damped Gauss-Newton from the best of these until no step helps"
+HUBER = "Huber reached by narrowing from least squares"
 
 
 @dataclass(frozen=True)
@@ -106,16 +105,16 @@ def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Boots
     free = f"{N_PARAMETERS} parameters of the surface, 3 of each parabola"
     yield "hypothesis", "runs and free parameters", f"{len(table)} runs, {free}"
     yield "fit", "objective of approach 3", OBJECTIVES[three.surface.objective]
-    yield "fit", "objective of approach 2", "bisquare regression" if two.robust else "least squares"
+    yield "fit", "objective of approach 2", "least squares"
     yield "fit", "initialisation", START
     codes = ", ".join(sorted({f.code for f in three.surface.findings}))
     settled = "converged, no parameter on a bound" if three.ok else f"refused: {codes}"
-    yield "fit", "optimiser", f"{DESCENT}; {settled}"
+    yield "fit", "optimiser", f"{DESCENT}, {HUBER}; {settled}"
     yield "dropped points", "runs excluded by name", _listed(f"{r} ({why})" for r, why in table.exclusions)
     refused = [p for p in two.slices if not p.ok]
     yield "dropped points", "slices without a usable minimum", _listed(compact(p.budget_flops) for p in refused)
     drawn = bootstrap.replicates > 0
-    yield "uncertainty", "intervals", f"95 % {bootstrap.interval}" if drawn else "none"
+    yield "uncertainty", "intervals", "95 % percentile" if drawn else "none"
     yield "uncertainty", "bootstrap", f"{bootstrap.replicates} replicates, seed {bootstrap.seed}" if drawn else "none"
     if drawn:
         yield "uncertainty", "resampling", f"approach 2: {two.scheme}; approach 3: {three.scheme}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..estimates import Drawn, Estimate, estimate, f_tail, t_quantile
+from ..estimates import Estimate, f_tail, first, t_quantile
 from ..findings import Finding, finding, some
 from ..minima.approach2 import Approach2
 from ..minima.parabola import refit, response_of, vertex
@@ -27,16 +27,13 @@ NOTICEABLE = 1e-4  # structure below 0.01 % of the loss misleads nobody
 
 
 def check_lines(laws: Approach2) -> list[Finding]:
-    """`lack_of_fit` of N*(C): do the vertices lie on a power law? The scatter of the vertices about the line is
-    compared with that of the replicates about theirs, less the former: that is what the noise of the runs alone would
-    give."""
-    if laws.vertex_draws is None or len(laws.accepted) < 3:
+    """`lack_of_fit` of N*(C): do the vertices lie on a power law? Their scatter about the line is compared with that
+    of the replicates about theirs, less the former: what the noise of the runs alone would give."""
+    log_c, log_n = np.log(laws.budgets), laws.vertices[..., 0]
+    draws = log_n[1:][np.isfinite(log_n[1:]).all(axis=1)]
+    if len(draws) < 40 or len(laws.accepted) < 3:
         return []
-    log_c, draws = np.log(laws.budgets), laws.vertex_draws[..., 0]
-    draws = draws[np.isfinite(draws).all(axis=1)]
-    if len(draws) < 40:
-        return []
-    off = _about_line(log_c, np.log([p.n_params for p in laws.accepted]))
+    off = _about_line(log_c, log_n[0])
     noise = _about_line(log_c, draws) - off
     # Half the central 68 %: one replicate with an almost flat slice would blow up a standard deviation.
     spread = np.maximum(np.diff(np.quantile(noise, [0.16, 0.84], axis=0), axis=0)[0] / 2, 1e-9)
@@ -66,25 +63,19 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
     # A few runs off the surface went wrong; many are structure.
     rest = table.take(np.delete(np.arange(len(table)), far)) if len(far) <= max(2, 0.03 * len(table)) else table
     dof = len(rest) - N_PARAMETERS - 3
-    if dof < 3:
-        return []
-    square = fit_surface(rest, "ls_log")
-    if not square.usable:
+    if dof < 3 or not (square := fit_surface(rest, "ls_log")).usable:
         return []
     logs = variables(rest)
     x = logs - logs.mean(axis=1, keepdims=True)
-    own = jacobian_of(*powers_of(square.parameters[None], logs), x, False)[0]
+    own, _ = np.linalg.qr(jacobian_of(*powers_of(square.parameters[None], logs), x, False)[0])
     added = np.stack([x[0] ** 2, x[0] * x[1], x[1] ** 2], axis=-1)
-    basis, _ = np.linalg.qr(own)
-    added = added - basis @ (basis.T @ added)
     # Second-order terms that the surface's own directions already contain say nothing.
-    left, sizes, _ = np.linalg.svd(added, full_matrices=False)
+    left, sizes, _ = np.linalg.svd(added - own @ (own.T @ added), full_matrices=False)
     left = left[:, sizes > 1e-6 * sizes.max()]
-    structure = left @ (left.T @ square.residuals)
-    explained, total = float(structure @ structure), float(square.residuals @ square.residuals)
+    structure, rank = left @ (left.T @ square.residuals), left.shape[1]
+    explained = float(structure @ structure)
     rms = float(np.sqrt(explained / len(rest)))
-    rank = left.shape[1]
-    noise = max(total - explained, 1e-300) / dof
+    noise = max(float(square.residuals @ square.residuals) - explained, 1e-300) / dof
     if rms < NOTICEABLE or f_tail(explained / rank / noise, rank, dof) > SIGNIFICANT:
         return []
     runs = rest.run_id[np.argsort(-np.abs(structure))[: max(3, len(rest) // 10)]]
@@ -99,13 +90,11 @@ def check_drift(table: Table, laws: Approach2) -> list[Finding]:
     is shifted by its own centring, so a drift leans on the exponent (arXiv 2603.22339, section 4)."""
     if len(laws.accepted) < 3:
         return []
-    log_c = np.log(laws.budgets)
+    log_c, dof = np.log(laws.budgets), len(laws.accepted) - 2
     middles = [np.log(table.n_params[p.rows]) for p in laws.accepted]
-    off = np.array([(m.min() + m.max()) / 2 for m in middles]) - np.log([p.n_params for p in laws.accepted])
+    off = np.array([(m.min() + m.max()) / 2 for m in middles]) - laws.vertices[0, :, 0]
     height, slope = line(log_c, off)
-    dof = len(off) - 2
-    rest = off - height - slope * log_c
-    se = np.sqrt(float(rest @ rest) / dof / np.sum((log_c - log_c.mean()) ** 2))
+    se = np.sqrt(np.sum((off - height - slope * log_c) ** 2) / dof / np.sum((log_c - log_c.mean()) ** 2))
     drift = float(np.exp(abs(slope) * np.ptp(log_c)))
     if drift < DRIFT or abs(slope) < t_quantile(0.995, dof) * se:
         return []
@@ -129,25 +118,16 @@ def parabola_bias(table: Table, laws: Approach2, fitted: Approach3) -> Bias | No
     Czech et al., "Problems with Chinchilla Approach 2", arXiv 2603.22339."""
     if not (fitted.ok and laws.ok):
         return None
-    surface = fitted.surface
-    point = _bias_of(table, laws, surface.parameters[None], surface.kappa)
-    drawn = Drawn(fitted.draws).of(lambda parameters: _bias_of(table, laws, parameters, surface.kappa))
-    if not np.isfinite(point).all():
-        return None
-    return Bias(*(estimate(point[0, i], *drawn.of(lambda draws: draws[:, i])) for i in (0, 1)))
-
-
-def _bias_of(table: Table, laws: Approach2, parameters: np.ndarray, kappa: float) -> np.ndarray:
-    """(R, 2) of (level, slope) for each row of parameters (R, 5)."""
-    floor, log_a, log_b, alpha, beta = parameters.T[:, :, None]
+    floor, log_a, log_b, alpha, beta = fitted.parameters.T[:, :, None]
     parts = []
     for p in laws.accepted:
         log_n, log_d = np.log(table.n_params[p.rows]), np.log(table.n_tokens[p.rows])
         clean = floor + np.exp(log_a - alpha * log_n) + np.exp(log_b - beta * log_d)
         at, _, _ = vertex(refit(log_n - np.log(p.center), response_of(clean, p.response)), p.response)
-        parts.append(at + np.log(p.center) - optimum(parameters, kappa, p.budget_flops)[0])
-    off = np.stack(parts, axis=-1)
-    return np.stack([off[:, -1], line(np.log(laws.budgets), off)[:, 1]], axis=-1)
+        parts.append(at + np.log(p.center) - optimum(fitted.parameters, fitted.surface.kappa, p.budget_flops)[0])
+    off = np.stack(parts, axis=-1)  # (1 + R, K)
+    level, slope = off[:, -1], line(np.log(laws.budgets), off)[:, 1]
+    return Bias(first(level), first(slope)) if np.isfinite([level[0], slope[0]]).all() else None
 
 
 def check_bias(bias: Bias | None, fitted: Approach3, laws: Approach2) -> list[Finding]:
@@ -157,9 +137,7 @@ def check_bias(bias: Bias | None, fitted: Approach3, laws: Approach2) -> list[Fi
     if bias is None or not sure:
         return []
     s, at_largest = fitted.surface, np.expm1(bias.log_n_params.value)
-    text = (
-        f"the surface is asymmetric (alpha {s.alpha:.3g}, beta {s.beta:.3g}): on this grid parabolas misplace N* by "
-        f"{100 * at_largest:+.2g} % at the largest budget and its exponent by {bias.model_exponent.value:+.2g} even "
-        "without noise; trust approach 3, or narrow and centre the grid"
-    )
+    text = f"the surface is asymmetric (alpha {s.alpha:.3g}, beta {s.beta:.3g}): on this grid parabolas misplace N* by"
+    text += f" {100 * at_largest:+.2g} % at the largest budget and its exponent by {bias.model_exponent.value:+.2g}"
+    text += " even without noise; narrow and centre the grid"
     return [finding("asymmetric_surface", text, slices=laws.budgets, value=at_largest)]

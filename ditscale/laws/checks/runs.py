@@ -5,7 +5,6 @@ import numpy as np
 from ...errors import UserError
 from ...units import compact
 from ..findings import Finding, finding, some
-from ..minima.robust import scale_of
 from ..table import Table
 
 # C / (N D) this far from 6, or of one run from the others, is a unit; nearer than that it may be a way of counting.
@@ -13,8 +12,7 @@ WRONG_UNIT = 300.0
 
 
 def refuse_units(table: Table, kappa: float | None = None) -> None:
-    """Raise UserError where a column, or some of its rows, cannot be in whole counts; not where kappa says it is
-    meant."""
+    """Raise UserError where a column, or some rows of it, cannot be in whole counts, unless kappa says it is meant."""
     where = table.source or "table"
     ratio = table.budget_flops / table.n_params / table.n_tokens  # N D of wrong units may be beyond any float
     middle = float(np.median(ratio))
@@ -73,12 +71,11 @@ def check_units(table: Table) -> list[Finding]:
 def find_outliers(table: Table, residuals: np.ndarray, n_parameters: int) -> list[Finding]:
     """`outlier_run`: log residuals (n,) beyond 6 robust standard deviations and 0.5 %. They stay in the fit."""
     # A fit with p parameters passes near p runs, so the median residual of few runs is too small.
-    scale = scale_of(residuals, n_parameters)
-    findings = []
+    scale, findings = _scale(residuals, n_parameters), []
     for i in outliers(residuals, n_parameters):
         run, off = str(table.run_id[i]), np.expm1(residuals[i])
         text = f"run {run} lies {100 * off:+.2g} % off the fit, where {100 * scale:.2g} % is usual; look at its curve"
-        text += "; if it diverged, exclude it by name, or fit approach 2 with `robust` too"
+        text += "; if it diverged, exclude it by name"
         budget = next(b for b, rows in table.slices() if i in rows)
         findings.append(finding("outlier_run", text, (run,), (budget,), value=off))
     return findings
@@ -86,4 +83,10 @@ def find_outliers(table: Table, residuals: np.ndarray, n_parameters: int) -> lis
 
 def outliers(residuals: np.ndarray, n_parameters: int) -> np.ndarray:
     """Indices of the runs that `find_outliers` names."""
-    return np.flatnonzero(np.abs(residuals) > max(6 * scale_of(residuals, n_parameters), 0.005))
+    return np.flatnonzero(np.abs(residuals) > max(6 * _scale(residuals, n_parameters), 0.005))
+
+
+def _scale(residuals: np.ndarray, n_parameters: int) -> float:
+    """Standard deviation from the median absolute residual, corrected for n_parameters fitted ones."""
+    n = len(residuals)
+    return float(1.4826 * np.median(np.abs(residuals)) * np.sqrt(n / max(n - n_parameters, 1)))

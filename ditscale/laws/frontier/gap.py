@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...units import compact
-from ..estimates import Estimate, t_tail
+from ..estimates import Estimate
 from ..findings import Finding, listed
+from ..minima.parabola import design
+from ..minima.powerlaw import line
 from ..notebook import Shown
 from ..result import Result
 from ..table import Table
@@ -23,9 +25,8 @@ signed = "{:+.4g}".format
 
 @dataclass(frozen=True)
 class SliceGap(Result):
-    """One budget: `against` minus the metric, and divided by it, at the metric's optimum N*. ratio: None when not all
-    values are positive. The values are those at N* of a quadratic in log N through the runs' own differences (and log
-    ratios)."""
+    """One budget: `against` minus the metric, and divided by it (None when not all values are positive), at N* of the
+    metric, of a quadratic in log N through the runs' own differences (and log ratios)."""
 
     budget_flops: float
     n_runs: int
@@ -36,9 +37,8 @@ class SliceGap(Result):
 
 @dataclass(frozen=True)
 class SlopeTest(Result):
-    """Whether a quantity is the same at every budget. mean: its weighted mean over the slices; slope: its change per
-    factor of ten in C (for the ratio: of its natural log); p: two-sided, of no slope, by Student's t with dof degrees
-    of freedom pooled over the slices."""
+    """Whether a quantity is the same at every budget. mean: weighted, over the slices; slope: change per factor of ten
+    in C (for the ratio: of its natural log); p: two-sided, of no slope, by Student's t with dof degrees of freedom."""
 
     mean: Estimate
     slope: Estimate
@@ -113,94 +113,65 @@ def fit_gap(table: Table, against: str) -> Gap:
         ratio = replace(of_logs, mean=of_logs.mean.exp())
         ratios = [e.exp() for e in log_at.estimates()]
     both = zip(slices, at.estimates(), ratios, strict=True)
-    found = tuple(SliceGap(p.budget_flops, p.n_runs, p.n_params, gap, of) for p, gap, of in both)
+    found = tuple(SliceGap(p.budget_flops, p.n_runs, p.n_params, off, of) for p, off, of in both)
     difference = _slope_test(log_c, at)
     one_sign = (at.values > 0).all() or (at.values < 0).all()
-    growths = (*([_power_law(log_c, at)] if one_sign else []), _linear_law(log_c, at))
+    forms = ("power_law", "linear_log") if one_sign else ("linear_log",)
+    growths = tuple(_growth(form, log_c, at) for form in forms)
     law = min(growths, key=lambda g: g.aicc).form if difference.p < 0.05 else None
-    sentence = _sentence(grid.metric, against, found, difference, ratio, growths, law)
-    return Gap(grid.metric, against, found, difference, ratio, growths, law, tuple(findings), sentence)
+    gap = Gap(grid.metric, against, found, difference, ratio, growths, law, tuple(findings), sentence="")
+    return replace(gap, sentence=_sentence(gap))
 
 
 def _slope_test(log_c: np.ndarray, at: AtOptimum) -> SlopeTest:
+    from scipy.special import stdtr  # 0.2 s to import, so only where it is needed
+
     weight = 1 / at.se**2
-    x = log_c - np.sum(weight * log_c) / np.sum(weight)
-    mean = np.sum(weight * at.values) / np.sum(weight)
-    slope = np.sum(weight * x * at.values) / np.sum(weight * x * x)
-    slope_se = 1 / math.sqrt(np.sum(weight * x * x))
+    middle = np.sum(weight * log_c) / np.sum(weight)
+    mean, slope = line(log_c - middle, at.values, weight)
+    slope_se = np.sum(weight * (log_c - middle) ** 2) ** -0.5
     at_middle = interval_of(mean, np.sum(weight) ** -0.5, at.dof)
     per_decade = interval_of(slope * DECADE, slope_se * DECADE, at.dof)
-    return SlopeTest(at_middle, per_decade, 2 * t_tail(abs(slope) / slope_se, at.dof), at.dof)
+    return SlopeTest(at_middle, per_decade, 2 * float(stdtr(at.dof, -abs(slope) / slope_se)), at.dof)
 
 
-def _power_law(log_c: np.ndarray, at: AtOptimum) -> Growth:
-    """coefficient C^exponent through gaps of one sign, by least squares weighted with 1 / se^2."""
-    middle = log_c.mean()
-    x = log_c - middle
-    level, rate = _fit_power(x, at)
-    curve = np.exp(rate * x)
-    gradient = np.array([1 / level, -middle])
-    log_level, jacobian = math.log(abs(level)) - rate * middle, np.stack([curve, level * x * curve], axis=1)
-    law = _growth("power_law", at, at.values - level * curve, jacobian, log_level, gradient, rate)
-    log_k = law.coefficient
-    # The log of the coefficient is what the slices fix, so its interval stays on one side of zero; far from C = 1 it
-    # may be as good as open.
-    ends = [None if e is None or abs(e) > 700 else math.copysign(math.exp(e), level) for e in (log_k.low, log_k.high)]
-    value = math.copysign(math.exp(np.clip(log_k.value, -700, 700)), level)
-    return replace(law, coefficient=Estimate(value, *(ends if level > 0 else reversed(ends))))
+def _growth(form: str, log_c: np.ndarray, at: AtOptimum) -> Growth:
+    """Through the gaps (of one sign for the power law) by least squares with 1 / se^2; intervals: delta method."""
+    from scipy.optimize import least_squares  # 0.2 s to import, so only where it is needed
 
+    middle, power, n = log_c.mean(), form == "power_law", len(log_c)
+    x, sign = log_c - middle, math.copysign(1.0, at.values[0])
+    basis = design(x)[:, :2]
 
-def _linear_law(log_c: np.ndarray, at: AtOptimum) -> Growth:
-    """coefficient + slope ln C, likewise."""
-    middle = log_c.mean()
-    x = log_c - middle
-    basis = np.stack([np.ones_like(x), x], axis=1)
-    level, rate = np.linalg.lstsq(basis / at.se[:, None], at.values / at.se, rcond=None)[0]
-    left, value = at.values - level - rate * x, level - rate * middle
-    return _growth("linear_log", at, left, basis, value, np.array([1.0, -middle]), rate)
-
-
-def _fit_power(x: np.ndarray, at: AtOptimum) -> tuple[float, float]:
-    """(level, rate) of level exp(rate x): Gauss-Newton from the line through the logs, steps halved until they help."""
-    log_at = np.log(np.abs(at.values))
-    best = np.array([np.sign(at.values[0]) * np.exp(log_at.mean()), np.polyfit(x, log_at, 1)[0]])
+    def curve(p: np.ndarray) -> np.ndarray:
+        return sign * np.exp(basis @ p) if power else basis @ p
 
     def residuals(p: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            return (at.values - p[0] * np.exp(p[1] * x)) / at.se
+        return (curve(p) - at.values) / at.se
 
-    for _ in range(50):
-        curve = np.exp(best[1] * x)
-        jacobian = np.stack([curve, best[0] * x * curve], axis=1) / at.se[:, None]
-        step = np.linalg.lstsq(jacobian, residuals(best), rcond=None)[0]
-        tried = [best + step / 2**k for k in range(30)]
-        better = next((p for p in tried if np.sum(residuals(p) ** 2) < np.sum(residuals(best) ** 2)), None)
-        if better is None:
-            break
-        best = better
-    return float(best[0]), float(best[1])
+    def jacobian(p: np.ndarray) -> np.ndarray:
+        return basis * (curve(p) if power else np.ones(n))[:, None] / at.se[:, None]
 
-
-def _growth(
-    form: str, at: AtOptimum, residuals: np.ndarray, jacobian: np.ndarray, value: float, gradient: np.ndarray,
-    rate: float,
-) -> Growth:  # fmt: skip
-    """The coefficient `value` and the exponent `rate` with delta-method intervals; gradient (2,) is of value."""
-    weighted, n = jacobian / at.se[:, None], len(residuals)
-    covariance = np.linalg.inv(weighted.T @ weighted)
-    coefficient = interval_of(value, math.sqrt(gradient @ covariance @ gradient), at.dof)
-    misfit = float(np.sum((residuals / at.se) ** 2))
+    start = line(x, np.log(np.abs(at.values)) if power else at.values)
+    best = least_squares(residuals, start, jacobian, method="lm", ftol=1e-14, xtol=1e-14, gtol=1e-14).x
+    weighted, gradient = jacobian(best), np.array([1.0, -middle])
+    covariance, misfit = np.linalg.inv(weighted.T @ weighted), float(np.sum(residuals(best) ** 2))
+    coefficient = interval_of(best @ gradient, math.sqrt(gradient @ covariance @ gradient), at.dof)
     # AICc of 2 parameters with known errors (Burnham and Anderson 2002); the plain AIC where n leaves none.
     aicc = misfit + 4 + (12 / (n - 3) if n > 3 else 0.0)
-    return Growth(form, coefficient, interval_of(rate, math.sqrt(covariance[1, 1]), at.dof), misfit, aicc)
+    if power:
+        # The log of the coefficient is what the slices fix, so its interval stays on one side of zero; far from C = 1
+        # it may be as good as open.
+        ends = [None if e is None or abs(e) > 700 else sign * math.exp(e) for e in (coefficient.low, coefficient.high)]
+        value = sign * math.exp(np.clip(coefficient.value, -700, 700))
+        coefficient = Estimate(value, *(ends if sign > 0 else reversed(ends)))
+    return Growth(form, coefficient, interval_of(best[1], math.sqrt(covariance[1, 1]), at.dof), misfit, aicc)
 
 
-def _sentence(
-    metric: str, against: str, slices: tuple[SliceGap, ...], difference: SlopeTest, ratio: SlopeTest | None,
-    laws: tuple[Growth, ...], law: str | None,
-) -> str:  # fmt: skip
+def _sentence(gap: Gap) -> str:
     """Generated from the numbers: 'constant' is never claimed, only that no change is seen and how large it may be."""
-    first, last, mean = slices[0], slices[-1], difference.mean
+    against, metric, law, difference, ratio = gap.against, gap.metric, gap.law, gap.difference, gap.ratio
+    first, last, mean = gap.slices[0], gap.slices[-1], difference.mean
     span = f"{compact(first.budget_flops)} to {compact(last.budget_flops)} FLOPs"
     if law is None:
         lies = f"{abs(mean.value):.3g} {'above' if mean.value > 0 else 'below'} {metric}"
@@ -208,12 +179,12 @@ def _sentence(
         text += f" with C is seen: {spelled(difference.slope, signed)} per factor of ten, p = {difference.p:.2g}"
     else:
         before, after = first.difference.value, last.difference.value
-        taken = next(g for g in laws if g.form == law)
+        taken = next(g for g in gap.laws if g.form == law)
         how = "C to the power" if law == "power_law" else "a line in ln C of slope"
         text = f"The gap of {against} from {metric} {'grows' if abs(after) > abs(before) else 'shrinks'} with C"
         text += f" (p = {difference.p:.2g}), from {before:.3g} to {after:.3g} over {span}; it follows {how}"
         text += f" {spelled(taken.exponent)}"
-        other = next((g for g in laws if g.form != law), None)
+        other = next((g for g in gap.laws if g.form != law), None)
         if other is None:
             text += ", the power law being excluded by its change of sign"
         else:

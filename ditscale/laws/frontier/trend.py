@@ -15,8 +15,8 @@ from ..estimates import Estimate, t_quantile
 from ..findings import Finding, finding, some
 from ..minima.approach2 import fit_approach2
 from ..minima.metric_law import Errors, MetricLaw, Refits, metric_law
-from ..minima.parabola import Parabola, design
-from ..minima.powerlaw import FORMS, POSITIVE_FORMS
+from ..minima.parabola import Parabola, quadratic
+from ..minima.powerlaw import FORMS, POSITIVE_FORMS, line
 from ..notebook import Shown
 from ..result import extra
 from ..table import Table
@@ -27,9 +27,8 @@ REPLICATES, SEED = 2000, 0
 
 @dataclass(frozen=True, repr=False)
 class Trend(Shown):
-    """A metric at the loss's optimum. at: its values at the budgets; exponent: of k C^a through them, None when a value
-    is not positive; law: that or another form, by the rule of metric_law. refits: of the law, one a replicate; None
-    when read from a file."""
+    """A metric at the loss's optimum. at: its values at the budgets; exponent: of k C^a through them, None when one is
+    not positive; law: that or another form, by the rule of metric_law. refits: of the law; None when read back."""
 
     COMPUTED = ("sentence",)
 
@@ -48,8 +47,7 @@ class Trend(Shown):
         return {f"at {compact(c)} FLOPs": e for c, e in zip(self.budgets, self.at, strict=True)}
 
     def predict(self, budget_flops: float) -> Estimate:
-        """The metric of the loss's optimal model at a budget: the law's value, 95 % of replicates with the choice of
-        form in each."""
+        """The metric at the loss's optimum at a budget; 95 % of replicates, with the choice of form in each."""
         value = float(self.law.at(budget_flops))
         if self.refits is None:
             return Estimate(value)
@@ -84,12 +82,9 @@ def fit_trend(table: Table, column: str) -> Trend:
     law = metric_law(budgets, at, POSITIVE_FORMS if positive else tuple(FORMS), Errors(se, dof))
     exponent = None
     if (at > 0).all():
-        x = np.log(budgets) - np.log(budgets).mean()
-        slope = lambda y: np.log(y) @ x / (x @ x)
-        possible = draws[(draws > 0).all(axis=1)]
-        enough = len(possible) > REPLICATES / 2
-        low, high = np.quantile(slope(possible), [0.025, 0.975]).tolist() if enough else (None, None)
-        exponent = Estimate(float(slope(at)), low, high)
+        slope = line(np.log(budgets), np.log(np.vstack([at, draws[(draws > 0).all(axis=1)]])))[:, 1]
+        low, high = np.quantile(slope[1:], [0.025, 0.975]).tolist() if len(slope) > REPLICATES / 2 + 1 else (None, None)
+        exponent = Estimate(float(slope[0]), low, high)
     return Trend(column, tuple(budgets.tolist()), tuple(estimates), exponent, law, tuple(findings), law.refit(draws))
 
 
@@ -134,16 +129,13 @@ class AtOptimum(NamedTuple):
 
 
 def at_optimum(table: Table, slices: list[Parabola], values: np.ndarray, size: np.ndarray) -> AtOptimum:
-    """From a quadratic in log N per slice, noise pooled over slices. size (n,): the scatter of a run's value is taken
-    to be proportional to it."""
+    """From a quadratic in log N per slice, noise pooled over slices and taken to be proportional to size (n,)."""
     fits, squares, dof = [], 0.0, 0
     for p in slices:
         x, scale = np.log(table.n_params[p.rows] / p.n_params), float(np.median(size[p.rows]))
-        basis = design(x)
-        c = np.linalg.lstsq(basis, values[p.rows], rcond=None)[0]
-        squares += float(np.sum((values[p.rows] - basis @ c) ** 2)) / scale**2
-        dof += len(x) - 3
-        fits.append((c, scale, math.sqrt(np.linalg.inv(basis.T @ basis)[0, 0]), p.log_n_se))
+        c, residuals, unit = quadratic(x, values[p.rows])
+        squares, dof = squares + float(residuals @ residuals) / scale**2, dof + len(x) - 3
+        fits.append((c, scale, math.sqrt(unit[0, 0]), p.log_n_se))
     noise = max(math.sqrt(squares / dof), 1e-9)  # a noise-free table has no intervals of width zero to weigh by
     # The place of the optimum is uncertain too; that matters where the values are steep in N.
     se = [math.hypot(noise * scale * unit, c[1] * log_n_se) for c, scale, unit, log_n_se in fits]

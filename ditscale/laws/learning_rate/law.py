@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Iterable, Literal, NamedTuple
+from typing import Any, Iterable, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from ...errors import UserError
 from ...units import compact, count
 from ..estimates import Estimate, estimate, resample_counts, residual_draws, t_quantile
-from ..minima.parabola import MIN_CURVATURE_T, design, vertex, vertex_covariance_of
+from ..minima.parabola import MIN_CURVATURE_T, Quadratic, quadratic, vertex, vertex_covariance_of, weighted
 from ..notebook import Shown
 from ..result import Result
 from ..table import SAME_BUDGET, Exclusion
@@ -197,37 +197,24 @@ def fit_rates(
     for t in trials:
         cells.setdefault((t.budget_flops, t.n_params, t.n_tokens), []).append(t)
     if not cells:
-        where = source or "sweep"
-        raise UserError(f"{where}: no run of a learning-rate sweep has ended; `ditscale launch` trains them")
+        none = "no run of a learning-rate sweep has ended; `ditscale launch` trains them"
+        raise UserError(f"{source or 'sweep'}: {none}")
     groups = [sorted(cells[key], key=lambda t: t.lr) for key in sorted(cells)]
     noise = _noise(groups)
     law = _law(tuple(_best(group, *noise) for group in groups), bootstrap, seed)
     return replace(law, source=source, exclusions=tuple(Exclusion(*pair) for pair in exclusions))
 
 
-class _Parabola(NamedTuple):
-    """center: mean log rate; mean: of the losses; basis (n, 3); coefficients (3,) of the losses over their mean, and
-    residuals (n,) of these."""
-
-    center: float
-    mean: float
-    basis: np.ndarray
-    coefficients: np.ndarray
-    residuals: np.ndarray
-
-
 def _usable(group: list[Trial]) -> list[tuple[float, float]]:
-    """(rate, loss) of the runs below the lowest rate at which one diverged: from there on all that is known is that it
-    is too high."""
+    """(rate, loss) of the runs below the lowest rate at which one diverged: from there on it is only known too high."""
     limit = min((t.lr for t in group if t.loss is None), default=math.inf)
     return [(t.lr, t.loss) for t in group if t.loss is not None and t.lr < limit]
 
 
-def _parabola(runs: list[tuple[float, float]]) -> _Parabola:
+def _parabola(runs: list[tuple[float, float]]) -> tuple[float, float, Quadratic]:
+    """Mean log rate, mean loss, and the parabola of the losses over their mean in log rate about its mean."""
     x, y = np.log([rate for rate, _ in runs]), np.array([loss for _, loss in runs])
-    basis, scaled = design(x - x.mean()), y / y.mean()
-    coefficients = np.linalg.lstsq(basis, scaled, rcond=None)[0]
-    return _Parabola(x.mean(), y.mean(), basis, coefficients, scaled - basis @ coefficients)
+    return x.mean(), y.mean(), quadratic(x - x.mean(), y / y.mean())
 
 
 def _noise(groups: list[list[Trial]]) -> tuple[float, int]:
@@ -235,7 +222,7 @@ def _noise(groups: list[list[Trial]]) -> tuple[float, int]:
     total, dof = 0.0, 0
     for runs in map(_usable, groups):
         if len({rate for rate, _ in runs}) >= 3:
-            total += float(np.sum(_parabola(runs).residuals ** 2))
+            total += float(np.sum(_parabola(runs)[2].residuals ** 2))
             dof += len(runs) - 3
     return total / dof if dof else math.nan, dof
 
@@ -264,29 +251,28 @@ def _best(group: list[Trial], variance: float, dof: int) -> BestRate:
         which, way = ("highest", "up") if lowest else ("lowest", "down")
         tried = f"the loss is lowest at the {which} rate tried ({rates[lowest or 0]:.3g})"
         return refused(f"{tried}, so a better one may lie beyond: extend rates {way}ward")
-    p = _parabola(runs)
+    center, mean, p = _parabola(runs)
     c2 = float(p.coefficients[2])
     best = replace(best, curvature=c2, residual_rms=float(np.sqrt(np.mean(p.residuals**2))))
     if c2 <= 0:
         text = "the loss is not convex in log rate, so the parabola has no minimum"
         return refused(f"{text}: more seeds, or extend rates")
     x, height, _ = (float(v) for v in vertex(p.coefficients, "raw"))
-    rate = math.exp(min(p.center + x, 700.0))
+    rate = math.exp(min(center + x, 700.0))
     if not rates[0] < rate < min(limit, math.inf if diverged else rates[-1]):
         tried = f"the parabola's minimum ({rate:.3g}) lies outside the rates tried ({rates[0]:.3g} to {rates[-1]:.3g})"
         return refused(f"{tried}{below}: extend rates {'down' if rate <= rates[0] else 'up'}ward")
     interval = Estimate(rate)
     if dof:
-        covariance = variance * np.linalg.inv(p.basis.T @ p.basis)
+        covariance = variance * p.covariance
         if c2 < MIN_CURVATURE_T * math.sqrt(covariance[2, 2]):
             return refused("the loss changes with the rate by no more than its noise: more seeds, or extend rates")
-        se = math.sqrt(vertex_covariance_of(p.coefficients, covariance, "raw")[0, 0])
-        half = t_quantile(0.975, dof) * se
+        half = t_quantile(0.975, dof) * math.sqrt(vertex_covariance_of(p.coefficients, covariance, "raw")[0, 0])
         interval = Estimate(rate, rate * math.exp(-half), rate * math.exp(half))
     if own is not None:
         best = replace(best, factor=own / rate, excess=c2 * math.log(own / rate) ** 2 / height)
     note = f"rates from {limit:.3g} on diverge; they bound the best rate from above and are in no parabola"
-    return replace(best, status="ok", reasons=(note,) * bool(diverged), rate=interval, loss=height * p.mean)
+    return replace(best, status="ok", reasons=(note,) * bool(diverged), rate=interval, loss=height * mean)
 
 
 def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int) -> RateLaw:
@@ -319,22 +305,12 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int) -> RateLaw:
     if how == "residual":
         draws = residual_draws(fitted, y - fitted, basis.shape[1], bootstrap, seed) @ np.linalg.pinv(basis).T
     else:
-        draws = _by_pairs(basis, y, resample_counts([np.arange(len(y))], len(y), bootstrap, seed))
+        draws = weighted(basis, y, resample_counts([np.arange(len(y))], len(y), bootstrap, seed))
     exponents = [estimate(v, d) for v, d in zip(solved[1:], draws[:, 1:].T, strict=True)]
     middle, scatter = x.mean(axis=0), float(np.sqrt(np.mean((y - fitted) ** 2)))
     scale = estimate(math.exp(solved[0] - solved[1:] @ middle), np.exp(draws[:, 0] - draws[:, 1:] @ middle))
     of_n, of_d = exponents[0] if with_n else None, exponents[-1] if with_d else None
     return RateLaw("ok", tuple(reasons), cells, scale, of_n, of_d, scatter, how)
-
-
-def _by_pairs(basis: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Least squares (R, p) of each resample; counts (R, n). Resamples that do not span the basis give NaN."""
-    normal = np.einsum("rn,np,nq->rpq", counts, basis, basis)
-    poor = np.linalg.cond(normal) > 1e10
-    normal[poor] = np.eye(basis.shape[1])
-    solved = np.linalg.solve(normal, ((counts * y) @ basis)[..., None])[..., 0]
-    solved[poor] = np.nan
-    return solved
 
 
 def _distinct(values: list[float], ratio: float) -> int:

@@ -69,7 +69,7 @@ def _of_table(source: Source, columns: Mapping[str, str] | None) -> list[Trial]:
     for i, place in enumerate(where):
         row = {name: found[name][i] for name in found}
         for name in ("n_params", "n_tokens", "lr"):
-            if not (math.isfinite(row[name]) and row[name] > 0):
+            if not 0 < row[name] < math.inf:
                 raise UserError(f"{table}, {place}, column {name}: {row[name]:g} is not a positive number")
         n, d, loss, budget = row["n_params"], row["n_tokens"], row["loss"], row.get("budget_flops", math.nan)
         if loss <= 0:

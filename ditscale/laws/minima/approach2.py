@@ -1,43 +1,32 @@
 """Approach 2: the laws N*(C), D*(C), L*(C) through the vertices of the slices' parabolas, with intervals."""
 
-from dataclasses import dataclass
-from functools import cached_property, partial
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from ...units import compact
-from ..estimates import Drawn, Estimate, estimate, resample_counts, residual_draws, scheme
+from ..estimates import Estimate, first, resample_counts, residual_draws, scheme
 from ..findings import Finding, finding
 from ..table import Table
-from .metric_law import Errors, MetricLaw, metric_law
-from .parabola import Noise, Parabola, Response, fit_parabola, pooled_noise, refit, response_of, vertex
-from .powerlaw import FORMS, POSITIVE_FORMS, FloorLaw, PowerLaw, floor_law, floor_laws, law_at, lines, power_law
-
-# Name of a law, and what of a parabola it goes through; in this order they are the columns of the vertices.
-LAWS = {"model": "n_params", "data": "n_tokens", "loss": "loss"}
-NO_LAW = PowerLaw(np.nan, np.nan)
+from .metric_law import Errors, MetricLaw, Refits, metric_law
+from .parabola import Noise, Parabola, Response, fit_parabola, pooled_noise, refit, vertex
+from .powerlaw import FORMS, POSITIVE_FORMS, PowerLaw, floor_law, floor_laws, law_at, line
 
 
 @dataclass(frozen=True)
 class Approach2:
-    """Laws through the accepted vertices. model: N*(C); data: D*(C); loss: L*(C), a pure power law (None for a metric
-    that is not positive); floor: L*(C) with an irreducible E; loss_law: all forms of L*(C) and the one chosen, None
-    when refused, as then the laws are nan. vertex_draws (R, K, 4): log N*, log D*, L* and the half-width in log N of
-    the range within 0.1 % of L*, of the K accepted slices in each of R replicates (None: no bootstrap); vertex_left_out
-    (n, K, 4): the same without each run in turn (None unless BCa intervals are wanted). noise: scatter about the
-    parabolas."""
+    """Laws through the accepted vertices, none when refused. loss_law: all forms of L*(C) and the one chosen; floor:
+    L*(C) with an irreducible E. vertices (1 + R, K, 4): log N*, log D*, L* and the half-width in log N of the range
+    within 0.1 % of L*, of the K accepted slices, as fitted and in each of R replicates. noise: about the parabolas."""
 
     slices: tuple[Parabola, ...]
     findings: tuple[Finding, ...]
-    robust: bool
     scheme: str = "none"
-    model: PowerLaw = NO_LAW
-    data: PowerLaw = NO_LAW
-    loss: PowerLaw | None = None
-    floor: FloorLaw = FloorLaw.refused("there are no minima")
+    vertices: np.ndarray = field(default_factory=lambda: np.full((1, 0, 4), np.nan))
+    floor: PowerLaw = PowerLaw.refused("there are no minima")
     loss_law: MetricLaw | None = None
-    vertex_draws: np.ndarray | None = None
-    vertex_left_out: np.ndarray | None = None
     noise: Noise | None = None
 
     @property
@@ -53,114 +42,68 @@ class Approach2:
         """(K,) budgets of the accepted slices."""
         return np.array([p.budget_flops for p in self.accepted])
 
-    @property
-    def laws(self) -> dict[str, PowerLaw]:
-        """The power laws there are, by name."""
-        return {"model": self.model, "data": self.data} | ({"loss": self.loss} if self.loss else {})
-
-    def lines(self, law: str, vertices: np.ndarray) -> np.ndarray:
-        """(log coefficient, exponent) (R, 2) of a law through each set of vertices (R, K, 4)."""
-        y = vertices[..., list(LAWS).index(law)]
-        if law == "loss":
-            with np.errstate(invalid="ignore", divide="ignore"):
-                y = np.log(np.where(y > 0, y, np.nan))
-        like = np.log([getattr(p, LAWS[law]) for p in self.accepted]) if self.robust else None
-        return lines(np.log(self.budgets), y, like)
-
-    @property
-    def _vertices(self) -> Drawn:
-        return Drawn(self.vertex_draws, self.vertex_left_out)
+    @cached_property
+    def _lines(self) -> dict[str, np.ndarray]:
+        """(log coefficient, exponent) (1 + R, 2) of the power laws; of the loss's where all minima are positive."""
+        log_c, (log_n, log_d, loss, _) = np.log(self.budgets), np.moveaxis(self.vertices, -1, 0)
+        lines = {"model": line(log_c, log_n), "data": line(log_c, log_d)}
+        return lines | ({"loss": FORMS["power_law"].fit(log_c, loss)} if (loss[0] > 0).all() else {})
 
     @cached_property
-    def _drawn(self) -> dict[str, Drawn]:
-        """Parameters of each law in `vertex_draws` and in `vertex_left_out`."""
-        return {law: self._vertices.of(partial(self.lines, law)) for law in self.laws}
-
-    @cached_property
-    def _drawn_floor(self) -> Drawn:
-        """(E, log k, exponent) of L* = E + k C^exponent, likewise."""
-        return self._vertices.of(lambda v: floor_laws(np.log(self.budgets), v[..., 2]))
-
-    @cached_property
-    def _refits(self) -> Drawn:
-        """`loss_law` refitted, likewise."""
-        law = self.loss_law
-        return self._vertices.of(lambda v: law.refit(v[..., 2])) if law else Drawn()
-
-    def draws(self, law: str) -> np.ndarray | None:
-        """(R, 2) of (log coefficient, exponent) of the law "model", "data" or "loss"; None without a bootstrap."""
-        return self._drawn[law].draws
+    def _refits(self) -> Refits:
+        assert self.loss_law is not None
+        return self.loss_law.refit(self.vertices[..., 2])
 
     def floor_coefficients(self) -> dict[str, Estimate] | None:
         """E, coefficient, exponent of L* = E + k C^a through the minima, or None when refused."""
         if not self.floor.ok:
             return None
-        floor, drawn = self.floor, self._drawn_floor
-        return {
-            "E": estimate(floor.floor, *drawn.of(lambda p: p[:, 0])),
-            "coefficient": estimate(floor.coefficient, *drawn.of(lambda p: np.exp(p[:, 1]))),
-            "exponent": estimate(floor.exponent, *drawn.of(lambda p: p[:, 2])),
-        }
+        floor, log_k, exponent = floor_laws(np.log(self.budgets), self.vertices[..., 2]).T
+        return {"E": first(floor), "coefficient": first(np.exp(log_k)), "exponent": first(exponent)}
 
     def coefficients(self) -> dict[str, Estimate]:
         """The six numbers of N* = k C^a, D* = k C^b, L* = k C^c; four without a loss law."""
-        out = {}
-        for law, fitted in self.laws.items():
-            drawn = self._drawn[law]
-            out[f"{law}_exponent"] = estimate(fitted.exponent, *drawn.of(lambda p: p[:, 1]))
-            out[f"{law}_coefficient"] = estimate(fitted.coefficient, *drawn.of(lambda p: np.exp(p[:, 0])))
+        out: dict[str, Estimate] = {}
+        for law, of_law in self._lines.items():
+            with np.errstate(over="ignore"):
+                out |= {f"{law}_exponent": first(of_law[:, 1]), f"{law}_coefficient": first(np.exp(of_law[:, 0]))}
         return out
 
+    def at(self, budget_flops: float) -> dict[str, np.ndarray]:
+        """{n_params, n_tokens, loss} (1 + R,) at a budget, as fitted and in each replicate; the loss by the chosen form
+        of `loss_law`, chosen again in each."""
+        n_params, n_tokens = (law_at("power_law", self._lines[name], budget_flops) for name in ("model", "data"))
+        return {"n_params": n_params, "n_tokens": n_tokens, "loss": self._refits.at(budget_flops)}
+
     def predict(self, budget_flops: float) -> dict[str, Estimate]:
-        """{n_params, n_tokens, loss} at a budget; the loss by the chosen form of `loss_law`."""
-        loss = self._refits.of(lambda refits: refits.at(budget_flops))
-        sizes = {law: self._drawn[law].of(lambda p: law_at("power_law", p, budget_flops)) for law in ("model", "data")}
-        out = {LAWS[law]: estimate(float(self.laws[law].at(budget_flops)), *drawn) for law, drawn in sizes.items()}
-        return out | {"loss": estimate(self.loss_at(budget_flops), *loss)}
-
-    def loss_at(self, budget_flops: float) -> float:
-        """L* at a budget by the chosen form; nan when refused."""
-        return float(self.loss_law.at(budget_flops)) if self.loss_law else np.nan
-
-    def loss_draws_at(self, budget_flops: float) -> np.ndarray | None:
-        """Draws (R,) of the same, or None without a bootstrap."""
-        return self._refits.of(lambda refits: refits.at(budget_flops)).draws
-
-    def pure_loss(self, form: str, budget_flops: float) -> tuple[float, np.ndarray | None]:
-        """L* at a budget, and its draws (R,), by the form "power_law" or "power_law_with_floor"; the value is nan where
-        that was refused."""
-        law = self.loss if form == "power_law" else self.floor if self.floor.ok else None
-        if law is None:
-            return np.nan, None
-        drawn = self._drawn["loss"] if form == "power_law" else self._drawn_floor
-        return float(law.at(budget_flops)), drawn.of(lambda p: law_at(form, p, budget_flops)).draws
+        """{n_params, n_tokens, loss} at a budget."""
+        return {name: first(values) for name, values in self.at(budget_flops).items()}
 
     def n_range(self, k: int) -> tuple[Estimate, Estimate]:
         """The ends of the range of N within 0.1 % of the optimum of accepted slice k, each with its interval."""
-        low, high = self.accepted[k].n_range
-        below = self._vertices.of(lambda v: np.exp(v[:, k, 0] - v[:, k, 3]))
-        return estimate(low, *below), estimate(high, *self._vertices.of(lambda v: np.exp(v[:, k, 0] + v[:, k, 3])))
+        with np.errstate(over="ignore"):
+            low, high = (np.exp(self.vertices[:, k, 0] + side * self.vertices[:, k, 3]) for side in (-1, 1))
+        return first(low), first(high)
 
 
-def fit_approach2(
-    table: Table, response: Response = "raw", bootstrap: int = 1000, seed: int = 0, *, robust: bool = False,
-    resample: str = "auto", interval: str = "percentile",
-) -> Approach2:  # fmt: skip
-    """Fit every slice, then the laws through the accepted ones.
-
-    response: parabolas of the loss ("raw") or of its log ("log"). robust: bisquare regressions in place of least
-    squares, for the parabolas and, with 5 slices or more, the laws. resample: see `estimates`. interval: "bca" also
-    refits without each run in turn."""
+def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 1000, seed: int = 0) -> Approach2:
+    """Fit every slice, by parabolas of the loss ("raw") or of its log, then the laws through the accepted ones."""
     groups = [rows for _, rows in table.slices()]
     if not table.is_isoflop():
         message = "the budgets form a continuum, not slices of equal compute, so there are no parabolas; use approach 3"
-        return Approach2((), (finding("not_isoflop", message),), robust)
+        return Approach2((), (finding("not_isoflop", message),))
     noise = pooled_noise(table, groups, response)
-    slices = tuple(fit_parabola(table, rows, response, noise, robust) for rows in groups)
+    slices = tuple(fit_parabola(table, rows, response, noise) for rows in groups)
     accepted = [p for p in slices if p.ok]
     findings = [f for p in slices for f in p.findings]
     if noise is None or len(accepted) < 2:
-        return Approach2(slices, (*findings, _too_few(slices, accepted)), robust, noise=noise)
+        at, many = [p.budget_flops for p in slices], f"{len(slices)} budget{'s' * (len(slices) != 1)}"
+        have = f"{len(accepted)} of {many} {'has' if len(accepted) == 1 else 'have'}"
+        add = f"add a budget, for example {compact(3 * max(at))}"
+        remedy = "fix the refused slices" if len(accepted) < len(slices) else add
+        text = f"{have} a usable minimum; a law needs 2: {remedy}"
+        findings.append(finding("too_few_budgets", text, slices=at, value=len(accepted)))
+        return Approach2(slices, tuple(findings), noise=noise)
     budgets, values = (np.array([getattr(p, name) for p in accepted]) for name in ("budget_flops", "loss"))
     if len(accepted) == 2:
         both = ", ".join(map(compact, budgets))
@@ -171,38 +114,29 @@ def fit_approach2(
         text = f"the minima of {table.metric} are not all positive, so no power law of it exists; a line in log C is"
         text = f"{text} given (where higher is better, fit the negative of the metric)"
         findings.append(finding("metric_not_positive", text, slices=budgets[values <= 0], value=values.min()))
-    how = scheme([p.n_runs for p in accepted], resample)
+    how = scheme([p.n_runs for p in accepted])
     forms = POSITIVE_FORMS if table.info_of(table.metric).positive else tuple(FORMS)
+    fitted = [
+        [math.log(p.n_params), math.log(p.n_tokens), p.loss, math.log(p.n_range[1] / p.n_range[0]) / 2]
+        for p in accepted
+    ]
+    drawn = [draw_vertices(table, accepted, response, how, bootstrap, seed)] if bootstrap else []
     return Approach2(
-        slices, tuple(findings), robust, how,
-        model=power_law(budgets, [p.n_params for p in accepted], robust),
-        data=power_law(budgets, [p.n_tokens for p in accepted], robust),
-        loss=power_law(budgets, values, robust) if positive else None,
-        floor=floor_law(budgets, values) if positive else FloorLaw.refused("the metric is not positive"),
+        slices, tuple(findings), how,
+        vertices=np.concatenate([np.array(fitted)[None], *drawn]),
+        floor=floor_law(budgets, values) if positive else PowerLaw.refused("the metric is not positive"),
         loss_law=metric_law(budgets, values, forms, Errors(np.array([p.loss_se for p in accepted]), noise.dof)),
-        vertex_draws=draw_vertices(table, accepted, response, how, bootstrap, seed) if bootstrap else None,
-        vertex_left_out=leave_one_out(table, accepted, response) if bootstrap and interval == "bca" else None,
         noise=noise,
     )  # fmt: skip
-
-
-def _too_few(slices: tuple[Parabola, ...], accepted: list[Parabola]) -> Finding:
-    budgets, many = tuple(p.budget_flops for p in slices), f"{len(slices)} budget{'s' * (len(slices) != 1)}"
-    have = f"{len(accepted)} of {many} {'has' if len(accepted) == 1 else 'have'}"
-    add = f"add a budget, for example {compact(3 * max(budgets))}"
-    remedy = "fix the refused slices" if len(accepted) < len(slices) else add
-    text = f"{have} a usable minimum; a law needs 2: {remedy}"
-    return finding("too_few_budgets", text, slices=budgets, value=len(accepted))
 
 
 def vertices(p: Parabola, table: Table, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """(log N*, log D*, L*, half-width) (R, 4) of refits of one slice; y (R, n) or (n,), weights (R, n) or None. A
     vertex more than the width of the grid away from it is none: that replicate has lost its curvature."""
     parts = []
-    of_d = table.n_tokens, p.tokens_center, p.token_coefficients
-    for column, center, start in ((table.n_params, p.center, p.coefficients), of_d):
+    for column, center in ((table.n_params, p.center), (table.n_tokens, p.tokens_center)):
         x = np.log(column[p.rows]) - np.log(center)
-        at = vertex(refit(x, y, weights, p.robust_scale, start), p.response)
+        at = vertex(refit(x, y, weights), p.response)
         lost = ~(np.abs(at[0] - (x.min() + x.max()) / 2) <= 1.5 * np.ptp(x))
         parts.append([np.where(lost, np.nan, part) for part in at])
     (x, loss, half), (z, _, _) = parts
@@ -213,27 +147,15 @@ def draw_vertices(
     table: Table, accepted: list[Parabola], response: Response, how: str, replicates: int, seed: int
 ) -> np.ndarray:
     """`vertices` of each accepted slice in each replicate, (R, K, 4); NaN where there is no minimum."""
-    edges = np.cumsum([p.n_runs for p in accepted])
+    cuts = np.cumsum([p.n_runs for p in accepted])[:-1]
+    fitted, residuals = (np.concatenate([getattr(p, name) for p in accepted]) for name in ("fitted", "residuals"))
     if how == "residual":
-        fitted = np.concatenate([p.fitted for p in accepted])
-        residuals = np.concatenate([p.residuals for p in accepted])
         # Noise goes with the loss, which differs from slice to slice.
         size = fitted if response == "raw" and (fitted > 0).all() else np.ones_like(fitted)
         noisy = size * residual_draws(fitted / size, residuals / size, 3 * len(accepted), replicates, seed)
-        drawn = zip(accepted, np.split(noisy, edges[:-1], axis=1), strict=True)
-        return np.stack([vertices(p, table, y) for p, y in drawn], axis=1)
-    every = np.arange(edges[-1])
-    counts = resample_counts([every] if how == "pairs" else np.split(every, edges[:-1]), len(every), replicates, seed)
-    drawn = zip(accepted, np.split(counts, edges[:-1], axis=1), strict=True)
-    of = [vertices(p, table, response_of(table.loss[p.rows], response), weights) for p, weights in drawn]
+        of = [vertices(p, table, y) for p, y in zip(accepted, np.split(noisy, cuts, axis=1), strict=True)]
+    else:
+        counts = resample_counts(np.split(np.arange(len(fitted)), cuts), len(fitted), replicates, seed)
+        drawn = zip(accepted, np.split(counts, cuts, axis=1), strict=True)
+        of = [vertices(p, table, p.fitted + p.residuals, weights) for p, weights in drawn]
     return np.stack(of, axis=1)
-
-
-def leave_one_out(table: Table, accepted: list[Parabola], response: Response) -> np.ndarray:
-    """`vertices` without each run of the accepted slices in turn, (n, K, 4)."""
-    y = [response_of(table.loss[p.rows], response) for p in accepted]
-    whole = np.stack([vertices(p, table, y[k], np.ones((1, p.n_runs)))[0] for k, p in enumerate(accepted)])
-    out = [np.repeat(whole[None], p.n_runs, axis=0) for p in accepted]
-    for k, p in enumerate(accepted):
-        out[k][:, k] = vertices(p, table, y[k], 1.0 - np.eye(p.n_runs))
-    return np.concatenate(out)

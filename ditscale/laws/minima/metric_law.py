@@ -5,6 +5,7 @@ every form's parameters, AICc and held-out error are kept beside the choice."""
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Sequence
 
 import numpy as np
@@ -32,19 +33,10 @@ class Errors(NamedTuple):
     dof: int
 
 
-class Points(NamedTuple):
-    """What a law in C is fitted to: values (K,) at budgets (K,), and what is known of their noise."""
-
-    budgets: np.ndarray
-    values: np.ndarray
-    errors: Errors | None
-
-
 @dataclass(frozen=True)
 class FittedForm(Result):
     """One form through the points. parameters: as in `FORMS`, None where it could not be fitted; rms: relative misfit;
-    aicc, held_out_error: None where there are too few budgets; held_out_error is the relative error at the largest
-    budget when fitted without it."""
+    held_out_error: relative, at the largest budget when fitted without it; it and aicc are None with few budgets."""
 
     form: str
     parameters: dict[str, float | None]
@@ -55,9 +47,8 @@ class FittedForm(Result):
 
     def at(self, budget_flops: ArrayLike) -> np.ndarray:
         """Values at budgets, same shape as budget_flops."""
-        log_c = np.log(np.asarray(budget_flops, dtype=float))
-        parameters = np.array([self.parameters[name] for name in FORMS[self.form].parameters], dtype=float)
-        return FORMS[self.form].at(parameters, np.atleast_1d(log_c)).reshape(log_c.shape)
+        parameters = [self.parameters[name] for name in FORMS[self.form].parameters]
+        return law_at(self.form, np.array(parameters, dtype=float), budget_flops)
 
     def contradiction(self) -> str:
         known = self.form in FORMS and set(self.parameters) == set(FORMS[self.form].parameters)
@@ -66,11 +57,22 @@ class FittedForm(Result):
 
 @dataclass(frozen=True)
 class Refits:
-    """Parameters (R, P) of each form in each replicate, and the index (R,) of the form taken there."""
+    """Each of F forms in each of R replicates: parameters (R, P), AICc (R, F) and relative held-out errors (R, F),
+    infinite where a form does not take part."""
 
     names: tuple[str, ...]
     fits: tuple[np.ndarray, ...]
-    pick: np.ndarray
+    aicc: np.ndarray
+    held_out: np.ndarray
+
+    @cached_property
+    def pick(self) -> np.ndarray:
+        """Index (R,) of the form that `RULE` takes."""
+        close = self.aicc <= self.aicc.min(axis=-1, keepdims=True) + CLOSE
+        # Held-out errors first, the AICc between equals (all infinite with 2 budgets).
+        error = np.where(close, np.abs(self.held_out), np.inf)
+        none = ~np.isfinite(error).any(axis=-1)
+        return np.where(none, np.argmin(np.where(close, self.aicc, np.inf), axis=-1), np.argmin(error, axis=-1))
 
     def at(self, budget_flops: float) -> np.ndarray:
         """(R,) values at a budget, each by the form taken in that replicate."""
@@ -80,15 +82,15 @@ class Refits:
 
 @dataclass(frozen=True)
 class MetricLaw(Result):
-    """The forms fitted to a metric's values at the budgets, and the one that `RULE` takes. points: what they were
-    fitted to; None when the law was read back."""
+    """The forms fitted to a metric's values at the budgets, and the one that `RULE` takes. points: log C (K,), and what
+    is known of the noise, of what they were fitted to; None when the law was read back."""
 
     COMPUTED = ("rule",)
 
     chosen: str
     why: str
     forms: tuple[FittedForm, ...]
-    points: Points | None = extra()
+    points: tuple[np.ndarray, Errors | None] | None = extra()
 
     rule = RULE
 
@@ -102,19 +104,10 @@ class MetricLaw(Result):
     def refit(self, values: np.ndarray) -> Refits:
         """Replicates of the values (R, K), each with the form that `RULE` takes for it. Choosing again in every
         replicate keeps the uncertainty of the choice in the interval."""
-        names, points = tuple(f.form for f in self.forms), self._fitted()
-        scored = _score(np.log(points.budgets), values, names, points.errors)
-        return Refits(names, tuple(scored.fits), _choose(scored))
-
-    def form_at(self, values: np.ndarray, budget_flops: float) -> np.ndarray:
-        """(R,) predictions from values (R, K) at the budgets, all with the chosen form."""
-        fitted = FORMS[self.chosen].fit(np.log(self._fitted().budgets), values)
-        return law_at(self.chosen, fitted, budget_flops)
-
-    def _fitted(self) -> Points:
         if self.points is None:
             raise UserError("a law that was read back from a file cannot be refitted; fit the table again")
-        return self.points
+        log_c, errors = self.points
+        return _refits(log_c, values, tuple(f.form for f in self.forms), errors)
 
 
 def metric_law(
@@ -132,90 +125,62 @@ def metric_law(
     if errors is not None:
         # Noise-free values: an error of 0 would turn rounding into evidence.
         errors = Errors(np.maximum(errors.se, 1e-9 * np.abs(y)), errors.dof)
-    names = list(forms) if (y > 0).all() else ["linear_in_log_c"]
-    scored = _score(np.log(budgets), y[None], names, errors)
-    chosen = names[int(_choose(scored)[0])]
-    fitted = []
-    for k, (name, fits) in enumerate(zip(names, scored.fits, strict=True)):
-        off = FORMS[name].at(fits, np.log(budgets)) - y[None]
-        rms = float(np.sqrt(np.mean(_relative(off, y[None]) ** 2)))
-        aicc, error = (float(v) if math.isfinite(v) else None for v in (scored.aicc[0, k], scored.held_out[0, k]))
+    names, log_c = tuple(forms) if (y > 0).all() else ("linear_in_log_c",), np.log(budgets)
+    refits = _refits(log_c, y[None], names, errors)
+    chosen, fitted = names[int(refits.pick[0])], []
+    for name, fits, *scores in zip(names, refits.fits, refits.aicc[0], refits.held_out[0], strict=True):
+        rms = float(np.sqrt(np.mean(_relative(FORMS[name].at(fits, log_c) - y[None], y[None]) ** 2)))
+        aicc, error = (float(v) if math.isfinite(v) else None for v in scores)
         parameters = dict(zip(FORMS[name].parameters, fits[0].tolist(), strict=True))
         reason = "" if aicc is not None else _reason(name, fits[0], len(budgets), 4 if errors else 6)
         fitted.append(FittedForm(name, parameters, rms, aicc, error, reason))
-    return MetricLaw(chosen, _why(fitted, chosen, budgets), tuple(fitted), Points(budgets, y, errors))
+    return MetricLaw(chosen, _why(fitted, chosen, budgets), tuple(fitted), (log_c, errors))
 
 
 def _relative(off: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Misfits off (R, k), of the last k of the values y (R, K), relative to them or, where one is not positive, to the
-    largest size."""
+    """Misfits off (R, k) of the last k of y (R, K), relative to y or, where one is not positive, the largest size."""
     size = np.where((y > 0).all(axis=-1, keepdims=True), y, np.abs(y).max(axis=-1, keepdims=True))
     return off / size[:, -off.shape[1] :]
 
 
-class _Scored(NamedTuple):
-    """fits (R, P) of each of F forms, AICc (R, F) and relative held-out errors (R, F); infinite where a form does not
-    take part."""
-
-    fits: list[np.ndarray]
-    aicc: np.ndarray
-    held_out: np.ndarray
-
-
-def _score(log_c: np.ndarray, y: np.ndarray, names: Sequence[str], errors: Errors | None) -> _Scored:
+def _refits(log_c: np.ndarray, y: np.ndarray, names: tuple[str, ...], errors: Errors | None) -> Refits:
     """Of values y (R, K), budgets rising."""
-    n = len(log_c)
-    fits, misfits, held = [], [], []
+    n, fits, misfits, held = len(log_c), [], [], []
     for name in names:
         parameters, fit, at = FORMS[name]
-        p = len(parameters)
-        enough = n >= min(p, 3) if p < 3 else n > p
-        found = fit(log_c, y) if enough else np.full((len(y), p), np.nan)
-        fits.append(found)
+        least = 2 if len(parameters) == 2 else 4  # budgets
+        nothing = np.full((len(y), len(parameters)), np.nan)
+        fits.append(found := fit(log_c, y) if n >= least else nothing)
         off = at(found, log_c) - y
         misfit = ((off / errors.se) ** 2).sum(-1) if errors else (_relative(off, y) ** 2).mean(-1)
         if name == "power_law_with_floor":
             # With E = 0 it is the pure law over again.
             misfit = np.where(found[:, 0] > 1e-6 * np.abs(y).min(axis=-1), misfit, np.inf)
-        misfits.append(np.where(np.isfinite(misfit), misfit, np.inf))
-        error = np.full(len(y), np.inf)
-        if n > 2 and n - 1 >= p + (p == 3):
-            error = _relative(at(fit(log_c[:-1], y[:, :-1]), log_c[-1:]) - y[:, -1:], y)[:, 0]
-        held.append(np.where(np.isfinite(error), error, np.inf))
-    misfit, counts = np.stack(misfits, axis=-1), np.array([len(FORMS[name].parameters) for name in names])
-    score = _aicc_known(misfit, counts, n, errors.dof) if errors else _aicc(misfit, counts, n)
-    return _Scored(fits, score, np.stack(held, axis=-1))
+        misfits.append(misfit)
+        before = fit(log_c[:-1], y[:, :-1]) if n > least else nothing
+        held.append(_relative(at(before, log_c[-1:]) - y[:, -1:], y)[:, 0])
+    misfit, held_out = (
+        np.where(np.isfinite(part), part, np.inf) for part in (np.stack(misfits, -1), np.stack(held, -1))
+    )
+    counts = np.array([len(FORMS[name].parameters) for name in names])
+    return Refits(names, tuple(fits), _aicc(misfit, counts, n, errors.dof if errors else 0), held_out)
 
 
-def _aicc(misfit: np.ndarray, counts: np.ndarray, n: int) -> np.ndarray:
-    """AICc (R, F) from mean squared relative misfits, whose scale is unknown and counts as a parameter."""
+def _aicc(misfit: np.ndarray, counts: np.ndarray, n: int, dof: int) -> np.ndarray:
+    """AICc (R, F): from chi-squares whose scale is known from `dof` further degrees of freedom (QAICc) or, with dof 0,
+    from mean squared relative misfits, whose unknown scale counts as a parameter."""
     k = counts + 1
-    # Misfit below rounding is no evidence: on noise-free values the simpler form must not lose by 1e-30.
-    with np.errstate(divide="ignore"):
-        score = n * np.log(np.maximum(misfit, 1e-20)) + 2 * k
-    correction = np.where(n - k - 1 > 0, 2 * k * (k + 1) / np.maximum(n - k - 1, 1), np.where(counts > 2, np.inf, 0.0))
-    return score + correction
-
-
-def _aicc_known(chi2: np.ndarray, counts: np.ndarray, n: int, dof: int) -> np.ndarray:
-    """AICc (R, F) from chi-squares, whose scale is known from `dof` further degrees of freedom (QAICc)."""
+    spare = n + dof - k - 1
+    without = np.where(counts > 2, np.inf, 0.0)
+    correction = np.where(spare + dof > 0, 2 * k * (k + 1) / np.maximum(spare, 1), without)
+    if not dof:
+        # Misfit below rounding is no evidence: on noise-free values the simpler form must not lose by 1e-30.
+        return n * np.log(np.maximum(misfit, 1e-20)) + 2 * k + correction
     # What even the richest form leaves over is not noise of the runs; it must not decide between the forms.
-    left = np.where(np.isfinite(chi2), chi2 / np.maximum(n - counts, 1), np.inf)
+    left = misfit / np.maximum(n - counts, 1)
     richest = np.min(np.where(counts == counts.max(), left, np.inf), axis=-1, keepdims=True)
     richest = np.where(np.isfinite(richest), richest, left.min(axis=-1, keepdims=True))
-    k, total = counts + 1, n + dof
-    correction = 2 * k * (k + 1) / np.maximum(total - k - 1, 1)
-    return chi2 / np.maximum(np.where(np.isfinite(richest), richest, 1.0), 1.0) + 2 * k + correction
-
-
-def _choose(scored: _Scored) -> np.ndarray:
-    """Index (R,) of the form that `RULE` takes."""
-    close = scored.aicc <= scored.aicc.min(axis=-1, keepdims=True) + CLOSE
-    # Held-out errors first, the AICc between equals (all infinite with 2 budgets).
-    error = np.where(close, np.abs(scored.held_out), np.nan)
-    error = np.where(np.isnan(error), np.inf, np.minimum(error, 1e300))
-    none = ~(error < 1e300).any(axis=-1)
-    return np.where(none, np.argmin(np.where(close, scored.aicc, np.inf), axis=-1), np.argmin(error, axis=-1))
+    return misfit / np.maximum(np.where(np.isfinite(richest), richest, 1.0), 1.0) + 2 * k + correction
 
 
 def _reason(name: str, parameters: np.ndarray, n: int, enough: int) -> str:
@@ -232,9 +197,6 @@ def _why(fitted: list[FittedForm], chosen: str, budgets: np.ndarray) -> str:
     shown = []
     for f in fitted:
         held = "" if f.held_out_error is None else f", held-out error {100 * f.held_out_error:+.2g} %"
-        shown.append(f"{_name(f.form)}: {f.reason or f'AICc {f.aicc:.4g}{held}'}")
-    return f"{_name(chosen)} on {len(budgets)} budgets to {compact(budgets[-1])} ({'; '.join(shown)})"
-
-
-def _name(form: str) -> str:
-    return form.replace("_", " ").replace("log c", "log C")
+        shown.append(f"{f.form}: {f.reason or f'AICc {f.aicc:.4g}{held}'}")
+    text = f"{chosen} on {len(budgets)} budgets to {compact(budgets[-1])} ({'; '.join(shown)})"
+    return text.replace("_", " ").replace("log c", "log C")

@@ -3,8 +3,8 @@
 Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2; Liang et al. (arXiv 2410.08184) section 3."""
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from ..estimates import PAIRS_NEEDS, Estimate
 from ..findings import Finding, finding, run_to_add
 from ..result import Result, key
 from ..table import Table
-from .robust import bisquare, scale_of, trimmed
 
 Response = Literal["raw", "log"]
 # Below this t value the data hardly say that there is a minimum at all.
@@ -25,8 +24,7 @@ NEAR = 1e-3  # "as good as the optimum": a loss within 0.1 % of it
 @dataclass(frozen=True)
 class Slice(Result):
     """One budget of `Laws`: the numbers of its `Parabola`, None where a refused slice has none. log_n_se, loss_se:
-    standard errors of log N* and of L*; n_range: both ends of the N whose fitted loss is within 0.1 % of the optimum's,
-    and their intervals."""
+    standard errors of log N* and of L*; n_range: the ends of the N whose fitted loss is within 0.1 % of the optimum."""
 
     budget_flops: float
     n_runs: int
@@ -56,18 +54,13 @@ class Slice(Result):
         return "status is ok, but there is no minimum" if self.ok and lacking else ""
 
 
-def _nan(*shape: int) -> Any:
-    return field(default_factory=lambda: np.full(shape, np.nan))
-
-
 @dataclass(frozen=True)
 class Parabola:
     """The fit y = c0 + c1 x + c2 x^2 of one slice, x = log(N / center), y = loss (response "raw") or log loss ("log").
     n_params, loss: the vertex (N*, L*). n_tokens: D*, the vertex of a second parabola against log D (the runs of a
     slice need not lie on C = kappa N D exactly; where they do the two agree to rounding). curvature: c2, per unit of
-    (log N)^2. vertex_covariance (2, 2) of (log N*, L*) by the delta method, log_n_se and loss_se the roots of its
-    diagonal. n_range: N whose fitted loss is within 0.1 % of the optimum. residual_rms: relative to the loss.
-    robust_scale: noise scale of the bisquare, None for least squares. What a refused slice does not have is nan."""
+    (log N)^2. log_n_se, loss_se: standard errors of log N* and L* by the delta method. n_range: N whose fitted loss is
+    within 0.1 % of the optimum. residual_rms: relative to the loss. What a refused slice does not have is nan."""
 
     budget_flops: float
     rows: np.ndarray
@@ -81,43 +74,27 @@ class Parabola:
     n_tokens: float = math.nan
     loss: float = math.nan
     n_range: tuple[float, float] = (math.nan, math.nan)
-    vertex_covariance: np.ndarray = _nan(2, 2)
-    coefficients: np.ndarray = _nan(3)
-    token_coefficients: np.ndarray = _nan(3)
+    log_n_se: float = math.nan
+    loss_se: float = math.nan
+    curvature: float = math.nan
     curvature_t: float = math.nan
     residual_rms: float = math.nan
-    robust_scale: float | None = None
 
     @property
     def ok(self) -> bool:
-        return self.status == "ok"
-
-    @property
-    def status(self) -> Literal["ok", "refused"]:
-        return "refused" if any(f.severity == "refused" for f in self.findings) else "ok"
+        return all(f.severity != "refused" for f in self.findings)
 
     @property
     def n_runs(self) -> int:
         return len(self.rows)
 
-    @property
-    def curvature(self) -> float:
-        return float(self.coefficients[2])
-
-    @property
-    def log_n_se(self) -> float:
-        return math.sqrt(self.vertex_covariance[0, 0])
-
-    @property
-    def loss_se(self) -> float:
-        return math.sqrt(self.vertex_covariance[1, 1])
-
     def result(self, n_range_intervals: tuple[Estimate, Estimate] | None = None) -> Slice:
         """Its numbers as `Laws` holds them."""
         names = ("n_params", "n_tokens", "loss", "curvature", "curvature_t", "residual_rms", "log_n_se", "loss_se")
         return Slice(
-            budget_flops=self.budget_flops, n_runs=self.n_runs, status=self.status, response=self.response,
-            reasons=tuple(f.message for f in self.findings), n_range_intervals=n_range_intervals,
+            budget_flops=self.budget_flops, n_runs=self.n_runs, status="ok" if self.ok else "refused",
+            response=self.response, reasons=tuple(f.message for f in self.findings),
+            n_range_intervals=n_range_intervals,
             n_range=None if math.isnan(self.n_range[0]) else self.n_range,
             **{n: v if math.isfinite(v := getattr(self, n)) else None for n in names},
         )  # fmt: skip
@@ -140,10 +117,10 @@ def vertex(coefficients: np.ndarray, response: Response) -> tuple[np.ndarray, np
 
 def vertex_covariance_of(coefficients: np.ndarray, covariance: np.ndarray, response: Response) -> np.ndarray:
     """Covariance (2, 2) of (x*, L*) from that of (c0, c1, c2), by the delta method."""
-    _, c1, c2 = coefficients
-    x, loss, _ = vertex(coefficients, response)
-    slope = float(loss) if response == "log" else 1.0
-    gradient = np.array([[0.0, -1 / (2 * c2), c1 / (2 * c2 * c2)], [slope, slope * float(x), slope * float(x) ** 2]])
+    c2 = coefficients[2]
+    x, loss, _ = map(float, vertex(coefficients, response))
+    slope = loss if response == "log" else 1.0
+    gradient = np.array([[0.0, -1 / (2 * c2), -x / c2], [slope, slope * x, slope * x**2]])
     return gradient @ covariance @ gradient.T
 
 
@@ -152,62 +129,67 @@ def design(x: np.ndarray) -> np.ndarray:
     return np.stack([np.ones_like(x), x, x * x], axis=-1)
 
 
-def refit(
-    x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None, robust_scale: float | None = None,
-    start: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
+class Quadratic(NamedTuple):
+    """By least squares: coefficients (3,), residuals (n,), covariance (3, 3) of the former in units of the variance."""
+
+    coefficients: np.ndarray
+    residuals: np.ndarray
+    covariance: np.ndarray
+
+
+def quadratic(x: np.ndarray, y: np.ndarray) -> Quadratic:
+    """Of y (n,) in x (n,), which has 3 distinct values or more."""
+    basis = design(x)
+    coefficients = np.linalg.lstsq(basis, y, rcond=None)[0]
+    return Quadratic(coefficients, y - basis @ coefficients, np.linalg.inv(basis.T @ basis))
+
+
+def refit(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Coefficients (R, 3) of many refits of one slice: y is (R, n) or (n,), weights (R, n) of run counts or None. x
-    (n,) is the centered abscissa. With robust_scale, bisquare regressions reweighted from `start` (3,). Refits with
-    fewer than 3 distinct sizes give NaN."""
-    basis, solved = design(x), None
-    if robust_scale is not None and start is not None:
-        solved = bisquare(basis, y, robust_scale, start, weights)[0]
+    (n,) is the centered abscissa. Refits with fewer than 3 distinct sizes give NaN."""
     if weights is None:
-        return y @ np.linalg.pinv(basis).T if solved is None else solved
+        return y @ np.linalg.pinv(design(x)).T
     distinct = np.unique(np.round(x, 9), return_inverse=True)[1]
     seen = np.stack([weights[:, distinct == k].sum(axis=1) > 0 for k in range(distinct.max() + 1)], axis=-1)
-    poor = seen.sum(axis=-1) < 3
-    if solved is None:
-        moments = weights @ np.stack([x**k for k in range(5)], axis=-1)
-        normal = moments[:, [[0, 1, 2], [1, 2, 3], [2, 3, 4]]]
-        normal[poor] = np.eye(3)
-        solved = np.linalg.solve(normal, ((weights * y) @ basis)[..., None])[..., 0]
+    return weighted(design(x), y, weights, seen.sum(axis=-1) < 3)
+
+
+def weighted(basis: np.ndarray, y: np.ndarray, weights: np.ndarray, poor: np.ndarray | None = None) -> np.ndarray:
+    """Least squares (R, p) of y (R, n) or (n,) on basis (n, p) with weights (R, n). NaN in the rows of `poor` (R,),
+    else in those whose weights leave the basis without full rank."""
+    n, p = basis.shape
+    normal = (weights @ (basis[:, :, None] * basis[:, None, :]).reshape(n, p * p)).reshape(-1, p, p)
+    poor = np.linalg.cond(normal) > 1e10 if poor is None else poor
+    normal[poor] = np.eye(p)
+    solved = np.linalg.solve(normal, ((weights * y) @ basis)[..., None])[..., 0]
     solved[poor] = np.nan
     return solved
 
 
 class Noise(NamedTuple):
-    """Scatter of the runs about their slices' parabolas, pooled: variance, degrees of freedom, and the robust scale."""
+    """Scatter of the runs about their slices' parabolas, pooled: variance and degrees of freedom."""
 
     variance: float
     dof: int
-    robust_scale: float
 
 
 def pooled_noise(table: Table, groups: list[np.ndarray], response: Response = "raw") -> Noise | None:
     """Over all slices that can carry a parabola (4 distinct sizes); None when none can."""
-    total, dof, trimmings = 0.0, 0, []
+    total, dof = 0.0, 0
     for rows in groups:
         x = np.log(table.n_params[rows])
-        if len(np.unique(np.round(x, 9))) < 4:
-            continue
-        basis, y = design(x - x.mean()), response_of(table.loss[rows], response)
-        residuals = y - basis @ np.linalg.lstsq(basis, y, rcond=None)[0]
-        total += float(residuals @ residuals)
-        dof += len(rows) - 3
-        trimmings.append(y - basis @ trimmed(basis, y))
-    return Noise(total / dof, dof, scale_of(np.concatenate(trimmings), 3 * len(trimmings))) if dof else None
+        if len(np.unique(np.round(x, 9))) >= 4:
+            left = quadratic(x - x.mean(), response_of(table.loss[rows], response)).residuals
+            total, dof = total + float(left @ left), dof + len(rows) - 3
+    return Noise(total / dof, dof) if dof else None
 
 
-def fit_parabola(
-    table: Table, rows: np.ndarray, response: Response = "raw", noise: Noise | None = None, robust: bool = False
-) -> Parabola:
-    """Fit the loss (response "raw") or log loss ("log") against log N over `rows` of `table`.
+def fit_parabola(table: Table, rows: np.ndarray, response: Response = "raw", noise: Noise | None = None) -> Parabola:
+    """Fit the loss (response "raw") or log loss ("log") against log N over `rows` of `table`, by least squares.
 
-    Least squares, or with `robust` a bisquare regression that a diverged run cannot pull (see `robust`). `noise` is the
-    scatter pooled over all slices (`pooled_noise`). Slices of 4-7 runs are tested against it, since their own variance
-    has 1-4 degrees of freedom; larger ones against their own, so that one bad slice does not condemn all. A refused
-    parabola still carries its numbers where they exist, for plots and for those who want to overrule it."""
+    Slices of 4-7 runs are tested against `noise`, pooled over all slices, since their own variance has 1-4 degrees of
+    freedom; larger ones against their own, so that one bad slice does not condemn all. A refused parabola carries its
+    numbers where they exist, for plots and for those who overrule it."""
     log_n, log_d = np.log(table.n_params[rows]), np.log(table.n_tokens[rows])
     y = response_of(table.loss[rows], response)
     centers = math.exp(float(np.mean(log_n))), math.exp(float(np.mean(log_d)))
@@ -217,15 +199,22 @@ def fit_parabola(
     # Seeds of one size count once: a parabola needs distinct sizes.
     sizes = np.unique(np.round(log_n, 9))
     if len(sizes) < 4:
-        return _with_findings(made, table, [_too_few_sizes(sizes, float(log_n[np.argmin(y)]), budget, kappa)], " has ")
-    basis, token_basis = design(log_n - math.log(made.center)), design(log_d - math.log(made.tokens_center))
-    coefficients, at_d, covariance, scale = _solve(basis, token_basis, y, noise, robust)
-    fitted, c2, c2_se = basis @ coefficients, float(coefficients[2]), math.sqrt(covariance[2, 2])
-    relative = (y - fitted) / (1.0 if response == "log" else fitted)
+        # The next size beyond the best one, on the side where fewer have been run.
+        best, many = float(log_n[np.argmin(y)]), f"{len(sizes)} distinct size{'s' * (len(sizes) != 1)}"
+        factor = 2.0 if np.sum(sizes > best) <= np.sum(sizes < best) else 0.5
+        add = run_to_add(factor * math.exp(best), budget, kappa)
+        text = f"{many}; a parabola needs 4: add sizes near the minimum, for example {add}"
+        return _with_findings(made, table, [("too_few_runs", text, len(sizes))], " has ")
+    coefficients, residuals, unit = quadratic(log_n - math.log(made.center), y)
+    at_d = np.linalg.lstsq(design(log_d - math.log(made.tokens_center)), y, rcond=None)[0]
+    pooled = noise.variance if noise and len(y) < PAIRS_NEEDS else None
+    covariance = (float(residuals @ residuals) / (len(y) - 3) if pooled is None else pooled) * unit
+    fitted, c2, c2_se = y - residuals, float(coefficients[2]), math.sqrt(covariance[2, 2])
+    relative = residuals / (1.0 if response == "log" else fitted)
     made = replace(
-        made, coefficients=coefficients, token_coefficients=at_d, residuals=y - fitted, fitted=fitted,
+        made, curvature=c2, residuals=residuals, fitted=fitted,
         curvature_t=c2 / c2_se if c2_se > 0 else math.inf * float(np.sign(c2)),
-        residual_rms=float(np.sqrt(np.mean(relative**2))), robust_scale=scale,
+        residual_rms=float(np.sqrt(np.mean(relative**2))),
     )  # fmt: skip
     if c2 <= 0:
         side = math.exp(log_n[np.argmin(y)])
@@ -237,31 +226,16 @@ def fit_parabola(
     x = float(np.clip(x, -100, 100))
     x_tokens = float(np.clip(np.nan_to_num(vertex(at_d, response)[0]), -100, 100))
     ends = [made.center * math.exp(float(np.clip(x + side * half, -200, 200))) for side in (-1, 1)]
+    errors = np.sqrt(np.diag(vertex_covariance_of(coefficients, covariance, response))).tolist()
     made = replace(
         made, n_params=made.center * math.exp(x), n_tokens=made.tokens_center * math.exp(x_tokens), loss=loss,
-        n_range=(ends[0], ends[1]), vertex_covariance=vertex_covariance_of(coefficients, covariance, response),
+        n_range=(ends[0], ends[1]), log_n_se=errors[0], loss_se=errors[1],
     )  # fmt: skip
     notes, t = _place(sizes, x + math.log(made.center), budget, kappa), made.curvature_t
     if t < MIN_CURVATURE_T:
         text = f"the curvature is not distinguishable from zero (t = {t:.2g}, at least {MIN_CURVATURE_T:g} wanted)"
         notes.append(("parabola_flat", f"{text}; widen the grid or add seeds", t))
     return _with_findings(made, table, notes)
-
-
-def _solve(
-    basis: np.ndarray, token_basis: np.ndarray, y: np.ndarray, noise: Noise | None, robust: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float | None]:
-    """(coefficients against log N, those against log D, covariance (3, 3) of the former, scale of the bisquare)."""
-    if robust:
-        scale = noise.robust_scale if noise else scale_of(y - basis @ trimmed(basis, y), 3)
-        coefficients, weights = (a[0] for a in bisquare(basis, y, scale, trimmed(basis, y)))
-        at_d = bisquare(token_basis, y, scale, trimmed(token_basis, y))[0][0]
-        return coefficients, at_d, scale**2 * np.linalg.inv(basis.T @ (weights[:, None] * basis)), scale
-    coefficients, at_d = (np.linalg.lstsq(b, y, rcond=None)[0] for b in (basis, token_basis))
-    left = y - basis @ coefficients
-    alone = float(left @ left) / (len(y) - 3)
-    variance = alone if noise is None or len(y) >= PAIRS_NEEDS else noise.variance
-    return coefficients, at_d, variance * np.linalg.inv(basis.T @ basis), None
 
 
 Note = tuple[str, str, float | None]  # code, text and value of a finding
@@ -271,14 +245,6 @@ def _with_findings(p: Parabola, table: Table, notes: list[Note], then: str = ": 
     runs, here = tuple(str(r) for r in table.run_id[p.rows]), f"slice {compact(p.budget_flops)}"
     found = (finding(code, f"{here}{then}{text}", runs, (p.budget_flops,), value=value) for code, text, value in notes)
     return replace(p, findings=tuple(found))
-
-
-def _too_few_sizes(sizes: np.ndarray, best: float, budget: float, kappa: float) -> Note:
-    # The next size beyond the best one, on the side where fewer have been run.
-    factor = 2.0 if np.sum(sizes > best) <= np.sum(sizes < best) else 0.5
-    add = run_to_add(factor * math.exp(best), budget, kappa)
-    many = f"{len(sizes)} distinct size{'s' * (len(sizes) != 1)}"
-    return "too_few_runs", f"{many}; a parabola needs 4: add sizes near the minimum, for example {add}", len(sizes)
 
 
 def _place(sizes: np.ndarray, at: float, budget: float, kappa: float) -> list[Note]:

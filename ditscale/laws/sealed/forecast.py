@@ -1,40 +1,58 @@
-"""`forecast`: what a new run at a larger budget will measure, said before it exists."""
+"""`forecast`: what a new run at a larger budget will measure, said before it exists. `seal` writes it to a file, once,
+and `load_forecast` reads it with suspicion."""
 
+import datetime
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import UserError
-from ...units import compact, count, number, whole
-from ..checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
+from ...files import write_once
+from ...units import compact, count, number
+from ..checks.runs import check_rehearsal, check_units, refuse_units
 from ..estimates import LEVEL, Estimate
 from ..findings import Finding, finding, listed
-from ..minima.approach2 import Approach2, fit_approach2
 from ..notebook import Shown
+from ..predictor.identify import ask
 from ..read import Source, read_table
 from ..result import Result
-from ..surface.approach3 import fit_approach3
-from ..surface.surface import N_PARAMETERS, Surface
 from ..table import SAME_BUDGET, Point, Table
 from ..text import Format, ends, short
-from .forms import ORDER, Form, admissible, law_forms, mixture, widened
 
-MIXTURE = "average"  # the law of a forecast that mixes several forms, as its JSON names it
+# The law of a forecast by the predictor, as its JSON names it, and of one by the older rule.
+MIXTURE, OLD_MIXTURE = "mixture", "average"
 # A probe, or a run that gives the forecast away, is one whose budget is this near to the target.
 AT_TARGET = 0.01
 RULE = (
-    "Three forms are fitted: the surface E + A N^-alpha + B D^-beta on all runs (least squares of log loss), and "
-    "through the minima of the slices a power law with and one without a floor. Each is also fitted without the "
-    "largest budget and predicts it. A form is left out when it was refused, or when its held-out error is over two "
-    "standard errors larger than the smallest; the pure power law also when an F test rejects E = 0, unless it "
-    "predicted the held-out budget better than the surface did. Each remaining form's 95 % prediction interval for one "
-    "new run (uncertainty of the law and scatter of a run) is widened in quadrature by its own error on the held-out "
-    "budget, on the side where the measurement lay. The forecast is the median, and its interval the central 95 %, of "
-    "the equal mixture of these."
+    "One family of laws is fitted to the runs near the optimum of their slices: the surface E + A N^-alpha + B "
+    "D^-beta; the same with the frontier, its slope and the slices' curvature each off the surface's (relaxed); and "
+    "with a bend of N*(C) (bent). A slice, a size and a trajectory may share errors, and the level and N* may drift "
+    "beyond the grid, each as far as the runs say. Floors and forms are averaged by their posterior weight. The "
+    "forecast is the median, and its interval the central 95 %, of that mixture for one new run at the optimum, its "
+    "scatter included."
 )
+
+
+@dataclass(frozen=True)
+class Form(Result):
+    """One form's forecast of one new run. loss: with its 95 % interval, None when it was refused; its share of the
+    mixture is among `Forecast.coefficients`. Only forecasts by the older rule say the rest: held_out_error: relative
+    error of L* at the largest budget when fitted without it, and its standard error; admissible; reasons."""
+
+    law: str
+    loss: Estimate | None
+    held_out_error: float | None = None
+    held_out_se: float | None = None
+    admissible: bool = True
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.law.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -51,12 +69,11 @@ class Inputs(Result):
 
 @dataclass(frozen=True, repr=False)
 class Forecast(Shown):
-    """A forecast, as it is sealed by `seal`. Every `Estimate` is an interval at `level`; an open end is None. n_params,
-    n_tokens: the optimum (N*, D*) at target_budget_flops. loss: prediction interval of one new run's measured `metric`
-    there. law: "average", or the form used where only one was left; why: the rule's outcome; forms: every form (see
-    `forms.Form`), its interval as it came; coefficients: {form: its numbers}, and under "model" those of N*(C) =
-    coefficient C^exponent where the minima give one. run_scatter: rms log-loss scatter of one run. inputs: what it was
-    made from; inputs_sha256: of the rows (`inputs_hash`). created: UTC; None until sealed."""
+    """A forecast. Every `Estimate` is an interval at `level`; an open end is None. n_params, n_tokens: the optimum at
+    target_budget_flops. loss: prediction interval of one new run's measured `metric` there. law: "mixture"; why: its
+    parts; forms: every form's own forecast; coefficients: {form: its weight and its likeliest parameters, those of
+    `predictor.form`}. run_scatter: rms of one run, relative (of a metric of either sign: in its units). inputs_sha256:
+    of the rows (`inputs_hash`). created: UTC; None until sealed."""
 
     LAYOUT = 2
 
@@ -92,15 +109,14 @@ class Forecast(Shown):
         def span(e: Estimate, form: Format = short) -> str:
             return f"{form(e.value)} ({ends(e, form) or '? .. ?'})"
 
-        rehearsed = any(f.code == "rehearsal" for f in self.findings)
+        made = "REHEARSAL: forecast" if any(f.code == "rehearsal" for f in self.findings) else "Forecast"
         lines = [
-            f"{'REHEARSAL: forecast' if rehearsed else 'Forecast'} for {compact(self.target_budget_flops)} FLOPs, "
-            f"{self.factor:.3g}x beyond the largest of {self.inputs.n_runs} runs' budgets",
-            f"  N*    {span(self.n_params, count)}",
-            f"  D*    {span(self.n_tokens, count)}",
+            f"{made} for {compact(self.target_budget_flops)} FLOPs, {self.factor:.3g}x beyond the largest of "
+            f"{self.inputs.n_runs} runs' budgets",
+            f"  N*    {span(self.n_params, count)}", f"  D*    {span(self.n_tokens, count)}",
             f"  {self.metric}  {span(self.loss)}   {100 * self.level:g} % for one new run",
             f"  law   {self.law}: {self.why}",
-        ]
+        ]  # fmt: skip
         for form in self.forms:
             said = "refused" if form.loss is None else span(form.loss)
             notes = f"   {'; '.join(form.reasons)}" if form.reasons else ""
@@ -109,46 +125,86 @@ class Forecast(Shown):
         return "\n".join([*lines, *listed(self.findings), *sealed])
 
 
-def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 1000, seed: int = 0) -> Forecast:
+def forecast(table: Source, budget_flops: float | str) -> Forecast:
     """Forecast one new run at `budget_flops` from the grid runs of `table`, whatever `read_table` reads.
 
-    bootstrap: replicates, 40 or more. Raises UserError when a grid run lies at or above the target budget, when the
-    metric is not positive, or when no form of law can be fitted (status 3). Probes take no part; when one near the
-    target has been measured already, `inputs` says so and `seal` refuses.
+    Raises UserError when a grid run lies at or above the target budget, and (status 3) when the runs do not determine
+    the optimum there. When a probe near the target has been measured already, `inputs` says so and `seal` refuses.
 
         ds.forecast("runs.csv", "1.5e21").loss
     """
-    whole(bootstrap, "bootstrap", low=40)
     target, table = number(budget_flops, "target budget", above=0), read_table(table)
-    grid, source = _checked_grid(table, target), table.source or "table"
-    laws = fit_approach2(grid, "log", bootstrap, seed)
-    fitted = fit_approach3(grid, "ls_log", 0, seed)
-    forms, scatter = law_forms(grid, target, laws, fitted.surface, seed)
-    if all(form.loss is None for form in forms.values()):
-        reasons = "; ".join(dict.fromkeys(r for form in forms.values() for r in form.reasons))
-        raise UserError(f"{source}: no law can be fitted, so there is no forecast: {reasons}", status=3)
-    kept, why = admissible(forms)
-    place = laws.predict(target) if laws.ok else {}
-    findings = check_rehearsal(grid) + check_units(grid)
-    outliers = []
-    if fitted.surface.usable:
-        place = fit_approach3(grid, "ls_log", bootstrap, seed, keep_without_floor=True).predict(target)
-        outliers = find_outliers(grid, fitted.surface.residuals, N_PARAMETERS)
-    findings += _check_optimum(grid, target, place["n_params"].value, laws) + outliers
+    grid = _checked_grid(table, target)
+    made, refused = ask(grid, target)
+    if made is None:
+        raise UserError(f"{grid.source or 'table'}: there is no forecast: {refused and refused.message}", status=3)
+    best = made.optimum(target)
+    findings = check_rehearsal(grid) + check_units(grid) + _check_optimum(grid, target, best.n_params.value)
     # A probe at another budget is history, one near this target gives the answer away.
     near = np.abs(np.log(table.budget_flops / target)) <= np.log(SAME_BUDGET)
     measured = (table.role == "probe") & np.isfinite(table.loss) & near
-    budgets = tuple(budget for budget, _ in grid.slices())
-    probes = tuple(sorted(str(r) for r in table.run_id[measured]))
+    budgets, by_form = tuple(budget for budget, _ in grid.slices()), made.by_form(target)
+    probes = tuple(sorted(map(str, table.run_id[measured])))
     return Forecast(
         created=None, metric=grid.metric, level=LEVEL, target_budget_flops=target, factor=target / budgets[-1],
-        n_params=place["n_params"], n_tokens=place["n_tokens"],
-        loss=mixture([widened(form.loss, form.held_out_error) for form in kept if form.loss is not None]),
-        law=kept[0].law if len(kept) == 1 else MIXTURE, why=why, rule=RULE,
-        forms=tuple(forms[name] for name in ORDER), coefficients=_coefficients(laws, fitted.surface),
-        run_scatter=scatter, inputs=Inputs(len(grid), budgets, _rows(grid), grid.exclusions, probes),
+        n_params=best.n_params, n_tokens=best.n_tokens, loss=made.one_run(target), law=MIXTURE,
+        why="mixture of " + ", ".join(f"{name} {100 * part.weight:.0f} %" for name, part in by_form.items()),
+        rule=RULE, forms=tuple(Form(name, part.one_run) for name, part in by_form.items()),
+        coefficients={name: {"weight": part.weight, **part.parameters} for name, part in by_form.items()},
+        run_scatter=made.run_scatter, inputs=Inputs(len(grid), budgets, _rows(grid), grid.exclusions, probes),
         inputs_sha256=inputs_hash(grid), findings=tuple(findings),
     )  # fmt: skip
+
+
+def seal(path: Path | str, made: Forecast) -> Forecast:
+    """Write `made` (from `forecast`) to `path`, once, with the time and its own hash; returns what lies there.
+
+    The same inputs, metric and target again are a no-op, also after the probe has been measured. Raises UserError when
+    `path` holds another forecast, which is never overwritten, or when a probe was measured before anything was sealed.
+
+        ds.seal("forecast.json", ds.forecast("runs.csv", "1.5e21"))
+    """
+    path = Path(path)
+    if path.exists():
+        sealed = load_forecast(path)
+        if all(getattr(sealed, n) == getattr(made, n) for n in ("inputs_sha256", "metric", "target_budget_flops")):
+            return sealed
+        held = f"a forecast sealed {sealed.created} for {compact(sealed.target_budget_flops)} FLOPs from other inputs"
+        never = "it is never overwritten: give another file name"
+        raise UserError(f"{path} already holds {held} or for another target; {never}")
+    if made.inputs.measured_probes:
+        measured = f"the probe {made.inputs.measured_probes[0]} has been measured already"
+        raise UserError(f"{path}: {measured}; a forecast is sealed before its probe runs")
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    sealed = replace(made, created=now, sha256=None)
+    sealed = replace(sealed, sha256=own_hash(sealed.to_dict()))
+    try:
+        write_once(path, json.dumps(sealed.to_dict(), indent=1, allow_nan=False) + "\n", to_disk=True)
+    except FileExistsError:
+        raise UserError(f"{path} was written by someone else meanwhile; it is never overwritten") from None
+    return sealed
+
+
+def load_forecast(path: Path | str) -> Forecast:
+    """Read a sealed forecast and verify its hash. Raises UserError when it is missing, no forecast, or altered."""
+    path = Path(path)
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; seal a forecast first with `ditscale forecast`") from None
+    except (ValueError, RecursionError, OSError):
+        raise UserError(f"{path} is not a sealed forecast (not readable as JSON)") from None
+    if not isinstance(body, dict) or "sha256" not in body or "inputs_sha256" not in body:
+        raise UserError(f"{path} is not a sealed forecast (it has no sha256)")
+    if body.get("layout") != Forecast.LAYOUT:
+        reads = f"this version reads layout {Forecast.LAYOUT}; give the verdict with the ditscale that sealed it"
+        raise UserError(f"{path} has layout {body.get('layout')!r}; {reads}")
+    try:
+        if own_hash(body) == body["sha256"] and (sealed := Forecast.from_dict(body)).to_dict() == body:
+            return sealed
+    except (ValueError, UserError):
+        pass  # NaN, which JSON does not have, or parts of another shape: no forecast that was ever sealed
+    raise UserError(f"{path} was altered after it was sealed: its content does not match its sha256")
 
 
 def canonical(body: Any) -> bytes:
@@ -183,43 +239,22 @@ def _checked_grid(table: Table, target: float) -> Table:
     if target <= largest:
         below = f"the target budget {compact(target)} is not above the largest budget of its runs, {compact(largest)}"
         raise UserError(f"{source}: {below}; forecast a larger one, for example {compact(8 * largest)}")
-    if not (grid.loss > 0).all():
-        text = f"{grid.metric} is not positive everywhere, and the laws of a forecast are power laws"
-        raise UserError(f"{source}: {text}; where higher is better, fit the negative of the metric")
     refuse_units(grid)
     return grid
 
 
-def _check_optimum(grid: Table, target: float, n_params: float, laws: Approach2) -> list[Finding]:
-    """`optimum_unseen`: an N* where no size of the grid speaks for it, or slices of which none has a minimum. N* grows
-    with the budget, so below every size it is an artefact; above, it may grow as fast as the budget at most."""
+def _check_optimum(grid: Table, target: float, n_params: float) -> list[Finding]:
+    """`optimum_unseen`: an N* that no size of the grid speaks for. N* grows with the budget, so below every size it is
+    an artefact; above, it may grow as fast as the budget at most."""
     growth = target / float(grid.budget_flops.max())
     least, most = float(grid.n_params.min()), growth * float(grid.n_params.max())
-    sizes = f"the grid's sizes ({count(least)} to {count(most / growth)})"
-    findings, until = [], "until the slices have their minima inside"
+    sizes = f"all of the grid's sizes ({count(least)} to {count(most / growth)})"
     if n_params < least:
-        text = f"lies below all of {sizes}, though the budget is above all of theirs; add smaller sizes, {until}"
-        findings.append(finding("optimum_unseen", f"N* = {count(n_params)} {text}", value=n_params / least))
-    if n_params > most:
-        text = f"lies {n_params / most * growth:.3g}x above all of {sizes}, for a budget only {growth:.3g}x their"
-        text = f"N* = {count(n_params)} {text} largest; add larger sizes, {until}"
-        findings.append(finding("optimum_unseen", text, value=n_params / most))
-    if laws.slices and not laws.accepted:
-        text = f"none of the {len(laws.slices)} slices has a usable minimum, so N* and D* rest on the surface alone"
-        text = f"{text}; `ditscale fit` says what each slice lacks"
-        findings.append(finding("optimum_unseen", text, slices=[p.budget_flops for p in laws.slices]))
-    return findings
-
-
-def _coefficients(laws: Approach2, surface: Surface) -> dict[str, dict[str, float]]:
-    """The numbers of every form that could be fitted, so that a second reader can compute the forecast again."""
-    out = {}
-    if surface.usable:
-        out["surface"] = {name: float(getattr(surface, name)) for name in ("E", "A", "B", "alpha", "beta", "kappa")}
-    if laws.ok:
-        named = {"model": laws.model, "power_law": laws.loss}
-        out |= {n: {"coefficient": law.coefficient, "exponent": law.exponent} for n, law in named.items() if law}
-    if laws.floor.ok:
-        floor = laws.floor
-        out["power_law_with_floor"] = {"E": floor.floor, "coefficient": floor.coefficient, "exponent": floor.exponent}
-    return out
+        text = f"below {sizes}, though the budget is above all of theirs; add smaller sizes"
+    elif n_params > most:
+        beyond = f"{n_params / most * growth:.3g}x above {sizes}, for a budget only {growth:.3g}x their largest"
+        text = f"{beyond}; add larger sizes"
+    else:
+        return []
+    text = f"N* = {count(n_params)} lies {text}, until the slices have their minima inside"
+    return [finding("optimum_unseen", text, value=min(n_params / least, n_params / most))]

@@ -14,7 +14,7 @@ from ..read import Source, read_table
 from ..result import Result
 from ..table import Point, Table
 from ..text import ends, short
-from .forecast import AT_TARGET, MIXTURE, Forecast, inputs_hash, own_hash
+from .forecast import AT_TARGET, MIXTURE, OLD_MIXTURE, Forecast, inputs_hash, own_hash
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,19 @@ class LawVerdict(Result):
         alone = self.predicted is not None and None in (self.relative_error, self.inside)
         return "predicted stands alone" if alone else ""
 
+    @property
+    def said(self) -> str:
+        if self.predicted is None or self.relative_error is None:
+            return "refused"
+        where = f"{100 * self.relative_error:+.2g} % from it, {'inside' if self.inside else 'outside'}"
+        return f"{self.predicted:.4g}   measured is {where} its interval"
+
 
 @dataclass(frozen=True, repr=False)
 class Verdict(Shown):
-    """measured and predicted loss, relative_error = measured / predicted - 1, whether the interval held. interval:
-    [low, high] as sealed (None is open). n_params, n_params_forecast: the probe's N and the forecast N*. by_law: the
-    same of each form of law. inputs_unchanged: whether the grid runs of the table given now are the very rows the
-    forecast was made from. sentence: what all this says."""
+    """relative_error: measured / predicted - 1; interval: [low, high] as sealed (None: open); inside: whether it held.
+    n_params, n_params_forecast: the probe's N and the forecast N*. by_law: the same of each form of law.
+    inputs_unchanged: whether the table's grid runs are the very rows the forecast was made from."""
 
     LAYOUT = 1
 
@@ -64,17 +70,10 @@ class Verdict(Shown):
         return said | {law.law: Estimate(law.predicted) for law in self.by_law if law.predicted is not None}
 
     def summary(self) -> str:
-        lines = [self.sentence]
-        for law in self.by_law:
-            said = "refused"
-            if law.predicted is not None and law.relative_error is not None:
-                where = f"{100 * law.relative_error:+.2g} % from it, {'inside' if law.inside else 'outside'}"
-                said = f"{law.predicted:.4g}   measured is {where} its interval"
-            lines.append(f"  {law.law:<21} {said}")
+        lines = [self.sentence, *(f"  {law.law:<21} {law.said}" for law in self.by_law)]
         if not self.inputs_unchanged:
             lines.append("  The grid runs of this table are not the rows the forecast was made from.")
-        lines.append(f"  forecast sealed {self.forecast_created}, sha256 {self.forecast_sha256[:16]}")
-        return "\n".join(lines)
+        return "\n".join([*lines, f"  forecast sealed {self.forecast_created}, sha256 {self.forecast_sha256[:16]}"])
 
 
 def read_verdict(path: Path | str) -> Verdict:
@@ -85,10 +84,9 @@ def read_verdict(path: Path | str) -> Verdict:
 def verdict(forecast: Forecast, table: Source, run_id: str | None = None) -> Verdict:
     """The verdict on `forecast` (from `load_forecast`) by the probe in `table`, whatever `read_table` reads.
 
-    The probe is the run named `run_id`, else the one with role probe at the target budget, else (a table without roles)
-    the only run there. Raises UserError when the forecast was altered or never sealed, when its inputs held the probe
-    (under whatever name) or any run at the target budget, when there is no measured probe, when the probe is more than
-    1 % off the target budget, or when the table was read for another metric.
+    The probe is the run named `run_id`, else the one with role probe at the target budget, else the only run there.
+    Raises UserError when the forecast was altered or never sealed, when its inputs held the probe (under whatever name)
+    or any run at the target, without a measured probe within 1 % of the target, or on a table of another metric.
 
         ds.verdict(sealed, "runs.csv").inside
     """
@@ -100,8 +98,7 @@ def verdict(forecast: Forecast, table: Source, run_id: str | None = None) -> Ver
     if table.metric != forecast.metric:
         unlike = f"the forecast is of {forecast.metric!r}, the table was read for {table.metric!r}"
         raise UserError(f"{unlike}; read the same metric")
-    i = _find_probe(table, forecast.target_budget_flops, run_id)
-    (probe,) = table.take([i]).points()
+    probe = table.points()[_find_probe(table, forecast.target_budget_flops, run_id)]
     _check_probe(forecast, probe)
     error, inside = _against(forecast.loss, probe.loss)
     said = [(f.loss.value, *_against(f.loss, probe.loss)) if f.loss else (None, None, None) for f in forecast.forms]
@@ -114,8 +111,7 @@ def verdict(forecast: Forecast, table: Source, run_id: str | None = None) -> Ver
         n_params_forecast=forecast.n_params.value, measured=probe.loss, predicted=forecast.loss.value,
         interval=(forecast.loss.low, forecast.loss.high), relative_error=error, inside=inside, by_law=tuple(laws),
         inputs_unchanged=inputs_hash(inputs) == forecast.inputs_sha256, forecast_sha256=forecast.sha256,
-        forecast_created=forecast.created,
-        sentence=_sentence(forecast, bool(table.rehearsal), probe, error, inside),
+        forecast_created=forecast.created, sentence=_sentence(forecast, bool(table.rehearsal), probe, error, inside),
     )  # fmt: skip
 
 
@@ -168,7 +164,7 @@ def _sentence(forecast: Forecast, rehearsed: bool, probe: Point, error: float, i
     held, where = ("held", "inside") if inside else ("FAILED", "outside")
     ratio = probe.n_params / forecast.n_params.value
     side = "above" if error > 0 else "below"
-    law = "mixture of laws" if forecast.law == MIXTURE else forecast.law.replace("_", " ")
+    law = "mixture of laws" if forecast.law in (MIXTURE, OLD_MIXTURE) else forecast.law.replace("_", " ")
     return (
         f"{'REHEARSAL: at' if rehearsed else 'At'} {compact(forecast.target_budget_flops)} FLOPs, "
         f"{forecast.factor:.3g}x beyond the largest budget, {forecast.metric} = {probe.loss:.4g} was measured and "

@@ -1,114 +1,83 @@
 """Approach 3 with intervals: the surface, its refits, and what follows from them in closed form."""
 
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 
-from ..estimates import Drawn, Estimate, estimate, left_out_weights, resample_counts, residual_draws, scheme, t_quantile
+from ..estimates import Estimate, first, resample_counts, residual_draws, scheme, t_quantile
 from ..minima.parabola import NEAR
 from ..table import Table
 from .fit_surface import HUBER_DELTA, fit_surface, refit_surfaces
-from .surface import BEYOND, N_PARAMETERS, Surface, law_with_floor, optimum
-
-POSITIVE = ("A", "B", "n_params", "n_tokens", "loss")  # for which the delta method works on the log
-Quantities = Callable[[np.ndarray], dict[str, np.ndarray]]  # of parameters (..., 5)
+from .surface import BEYOND, N_PARAMETERS, Surface, optimum
 
 
 @dataclass(frozen=True)
 class Approach3:
-    """A surface, refits (R, 5) of its parameters (None without a bootstrap or when it is refused), and refits (G, 5)
-    without each run in turn (`left_out_weights`; None unless BCa intervals are wanted)."""
+    """A surface, and its parameters (1 + R, 5) as fitted and in R refits; 0 without a bootstrap or when refused."""
 
     surface: Surface
-    draws: np.ndarray | None
-    left_out: np.ndarray | None
+    parameters: np.ndarray
     scheme: str
 
     @property
     def ok(self) -> bool:
         return self.surface.ok
 
-    def estimates(self, quantities: Quantities) -> dict[str, Estimate]:
-        """{name: Estimate} of quantities(parameters) -> {name: (...)}."""
-        drawn = Drawn(self.draws, self.left_out).of(quantities)
-        return {
-            n: estimate(float(v), *drawn.of(lambda q: q[n])) for n, v in quantities(self.surface.parameters).items()
-        }
-
     def coefficients(self) -> dict[str, Estimate]:
         """E, A, B, alpha, beta; model_exponent = beta/(alpha+beta); loss_floor_exponent of L* - E (negative)."""
-        return self.estimates(self.coefficients_of)
-
-    def predict(self, budget_flops: float) -> dict[str, Estimate]:
-        """{n_params, n_tokens, loss} of the optimum at a budget."""
-        return self.estimates(lambda parameters: self.prediction_of(parameters, budget_flops))
-
-    def n_range(self, budget_flops: float) -> tuple[Estimate, Estimate]:
-        """The ends of the range of N whose loss at this budget is within 0.1 % of the optimum's, with intervals."""
-        ends = self.estimates(lambda p: dict(zip(("low", "high"), self._n_range_of(p, budget_flops), strict=True)))
-        return ends["low"], ends["high"]
-
-    def coefficients_of(self, parameters: np.ndarray) -> dict[str, np.ndarray]:
-        floor, log_a, log_b, alpha, beta = np.moveaxis(parameters, -1, 0)
+        floor, log_a, log_b, alpha, beta = self.parameters.T
         with np.errstate(over="ignore"):
             named = {"E": floor, "A": np.exp(log_a), "B": np.exp(log_b), "alpha": alpha, "beta": beta}
-        exponents = beta / (alpha + beta), law_with_floor(parameters, self.surface.kappa)[2]
-        return named | dict(zip(("model_exponent", "loss_floor_exponent"), exponents, strict=True))
+        named |= {"model_exponent": beta / (alpha + beta), "loss_floor_exponent": -alpha * beta / (alpha + beta)}
+        return {name: first(values) for name, values in named.items()}
 
-    def prediction_of(self, parameters: np.ndarray, budget_flops: float) -> dict[str, np.ndarray]:
-        log_n, log_d, loss = optimum(parameters, self.surface.kappa, budget_flops)
+    def at(self, budget_flops: float) -> dict[str, np.ndarray]:
+        """{n_params, n_tokens, loss} (1 + R,) of the optimum at a budget, as fitted and in each refit."""
+        log_n, log_d, loss = optimum(self.parameters, self.surface.kappa, budget_flops)
         with np.errstate(over="ignore"):
             return {"n_params": np.exp(log_n), "n_tokens": np.exp(log_d), "loss": loss}
 
-    def _n_range_of(self, parameters: np.ndarray, budget_flops: float) -> list[np.ndarray]:
-        """Both ends, by bisection of the loss along C = kappa N D; it rises on either side of N*."""
-        floor, log_a, log_b, alpha, beta = np.moveaxis(parameters, -1, 0)
-        log_n, log_d, loss = optimum(parameters, self.surface.kappa, budget_flops)
-        out = []
-        for side in (-1.0, 1.0):
-            near, far = np.zeros_like(log_n), np.full_like(log_n, 30.0)
+    def predict(self, budget_flops: float) -> dict[str, Estimate]:
+        """{n_params, n_tokens, loss} of the optimum at a budget."""
+        return {name: first(values) for name, values in self.at(budget_flops).items()}
+
+    def n_range(self, budget_flops: float) -> tuple[Estimate, Estimate]:
+        """The ends of the range of N whose loss at this budget is within 0.1 % of the optimum's, with intervals: by
+        bisection of the loss along C = kappa N D, which rises on either side of N*."""
+        floor, log_a, log_b, alpha, beta = self.parameters.T
+        log_n, log_d, loss = optimum(self.parameters, self.surface.kappa, budget_flops)
+        side, near, far = np.array([[-1.0], [1.0]]), np.zeros((2, len(log_n))), np.full((2, len(log_n)), 30.0)
+        with np.errstate(**BEYOND):
             for _ in range(50):
                 step = (near + far) / 2
-                with np.errstate(**BEYOND):
-                    of_n, of_d = log_a - alpha * (log_n + side * step), log_b - beta * (log_d - side * step)
-                    at = floor + np.exp(of_n) + np.exp(of_d)
-                inside = at < (1 + NEAR) * loss
+                of_n, of_d = log_a - alpha * (log_n + side * step), log_b - beta * (log_d - side * step)
+                inside = floor + np.exp(of_n) + np.exp(of_d) < (1 + NEAR) * loss
                 near, far = np.where(inside, step, near), np.where(inside, far, step)
-            with np.errstate(over="ignore"):
-                out.append(np.exp(log_n + side * near))
-        return out
+            low, high = np.exp(log_n + side * near)
+        return first(low), first(high)
 
 
 def fit_approach3(
-    table: Table, objective: str = "huber", bootstrap: int = 1000, seed: int = 0, keep_without_floor: bool = False, *,
-    resample: str = "auto", interval: str = "percentile", kappa: float | None = None,
-) -> Approach3:  # fmt: skip
-    """Fit the surface to all runs and refit it `bootstrap` times.
-
-    resample: see `estimates`; interval: "bca" also refits without each run in turn; kappa: see `fit_surface`. A refused
-    surface gets no draws; `keep_without_floor` makes an exception for one refused because E = 0."""
+    table: Table, objective: str = "huber", bootstrap: int = 1000, seed: int = 0, kappa: float | None = None
+) -> Approach3:
+    """Fit the surface to all runs, and refit it `bootstrap` times unless it is refused. kappa: see `fit_surface`."""
     surface = fit_surface(table, objective, kappa)
     groups = [rows for _, rows in table.slices()]
     # Without slices worth the name (a continuum of budgets, or 1-3 runs at most of them) all runs are one stratum.
     if not table.is_isoflop() or np.median([len(rows) for rows in groups]) < 4:
         groups = [np.arange(len(table))]
-    how = scheme([len(rows) for rows in groups], resample)
-    if not bootstrap or not (surface.ok or keep_without_floor and surface.without_floor):
-        return Approach3(surface, None, None, how)
+    how = scheme([len(rows) for rows in groups])
+    if not (bootstrap and surface.ok):
+        return Approach3(surface, surface.parameters[None], how)
     log_loss = np.log(table.loss)
     if how == "residual":
         noisy = residual_draws(log_loss - surface.residuals, surface.residuals, N_PARAMETERS, bootstrap, seed)
         draws = refit_surfaces(surface, table, noisy, None)
     else:
-        strata = groups if how == "stratified" else [np.arange(len(table))]
-        counts = resample_counts(strata, len(table), bootstrap, seed)
-        widened = log_loss + (_widening(surface, strata) - 1) * surface.residuals
+        counts = resample_counts(groups, len(table), bootstrap, seed)
+        widened = log_loss + (_widening(surface, groups) - 1) * surface.residuals
         draws = refit_surfaces(surface, table, widened, counts)
-    left_out = None
-    if interval == "bca":
-        left_out = refit_surfaces(surface, table, log_loss, left_out_weights(len(table)))
-    return Approach3(surface, draws, left_out, how)
+    return Approach3(surface, np.concatenate([surface.parameters[None], draws]), how)
 
 
 def _widening(surface: Surface, strata: list[np.ndarray]) -> float:
@@ -123,8 +92,7 @@ def _widening(surface: Surface, strata: list[np.ndarray]) -> float:
     if n <= p or m < 2:
         return 1.0
     quadratic = np.sqrt(n / (n - p) * m / (m - 1)) * t_quantile(0.975, n - p) / t_quantile(0.975, 1e9)
-    linear = 1 / (1 + 2 * p / n)
-    weight = 1.0
+    linear, weight = 1 / (1 + 2 * p / n), 1.0
     if surface.objective == "huber":
         weight = float(np.mean(np.minimum(1.0, HUBER_DELTA / np.maximum(np.abs(surface.residuals), 1e-300))))
     return float(weight * quadratic + (1 - weight) * linear)

@@ -16,11 +16,9 @@ LARGEST_STEP = np.array([np.inf, 3.0, 3.0, 0.5, 0.5])
 
 
 class Descent(NamedTuple):
-    """parameters (R, 5), value (R,) of the objective, converged (R,)."""
-
-    parameters: np.ndarray
-    value: np.ndarray
-    converged: np.ndarray
+    parameters: np.ndarray  # (R, 5)
+    value: np.ndarray  # (R,) of the objective
+    converged: np.ndarray  # (R,)
 
 
 class _At(NamedTuple):
@@ -40,13 +38,10 @@ def powers_of(parameters: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, np.
 
 def _evaluate(p: np.ndarray, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, delta: float, raw: bool) -> _At:
     powers, predicted = powers_of(p, x)
-    residuals = predicted - y if raw else np.log(predicted) - y
-    if math.isinf(delta):
-        loss = 0.5 * residuals * residuals
-    else:
-        size = np.abs(residuals)
-        inner = np.minimum(size, delta)
-        loss = inner * (size - 0.5 * inner)
+    residuals = (predicted if raw else np.log(predicted)) - y
+    size = np.abs(residuals)
+    inner = np.minimum(size, delta)
+    loss = inner * (size - 0.5 * inner)
     value = loss.sum(-1) if weights is None else (weights * loss).sum(-1)
     return _At(np.where(np.isfinite(value), value, np.inf), residuals, powers, predicted)
 
@@ -65,38 +60,28 @@ def jacobian_of(powers: np.ndarray, predicted: np.ndarray, x: np.ndarray, raw: b
 def descend(
     start: np.ndarray, x: np.ndarray, y: np.ndarray, *, weights: np.ndarray | None = None, delta: float = math.inf,
     raw: bool = False, limits: tuple[float, float] = EXPONENT_LIMITS, tolerance: float = 1e-11,
-    max_steps: int = 200, no_floor: bool = False,
+    max_steps: int = 200,
 ) -> Descent:  # fmt: skip
     """Minimise sum w huber(log(E + A exp(-alpha x_0) + B exp(-beta x_1)) - y) from each row of `start`. start (R, 5) =
     (E, log A, log B, alpha, beta); x (2, n) centered log N and log D; y (n,) or (R, n) log loss (the loss itself when
-    `raw`); weights (R, n) or None. E >= 0 (E = 0 with `no_floor`) and the exponents are kept within `limits` by
-    projection. A row has converged when its step, measured by the change of the fitted values, is below `tolerance`
-    (root mean square)."""
-    p = np.array(start, dtype=float)
-    total, n = len(p), x.shape[1]
-    y = np.broadcast_to(y, (total, n))
-    value = np.full(total, np.inf)
-    converged = np.zeros(total, dtype=bool)
-    damping = np.full(total, 1e-3)
-    active = np.arange(total)
-    value[:], residuals, powers, predicted = _evaluate(p, x, y, weights, delta, raw)
+    `raw`); weights (R, n) or None. E >= 0 and the exponents are kept within `limits` by projection. A row has converged
+    when its step, measured by the change of the fitted values, is below `tolerance` (root mean square)."""
+    p, n = np.array(start, dtype=float), x.shape[1]
+    y = np.broadcast_to(y, (len(p), n))
+    converged, damping, active = np.zeros(len(p), dtype=bool), np.full(len(p), 1e-3), np.arange(len(p))
+    value, residuals, powers, predicted = _evaluate(p, x, y, weights, delta, raw)
     for _ in range(max_steps):
         w = None if weights is None else weights[active]
         jacobian = jacobian_of(powers, predicted, x, raw)
         size = np.abs(residuals)
         # Reweighting weights (the majoriser) and the Newton ones (only the quadratic zone has curvature).
-        major = np.ones_like(size) if math.isinf(delta) else delta / np.maximum(size, delta)
-        if w is not None:
-            major = major * w
+        major = np.minimum(1.0, delta / np.maximum(size, 1e-300)) * (1.0 if w is None else w)
         transposed = jacobian.transpose(0, 2, 1)
         gradient = (transposed @ (major * residuals)[..., None])[..., 0]
         majoriser = transposed @ (major[..., None] * jacobian)
-        if math.isinf(delta):
-            newton = majoriser
-        else:
-            zone = (size <= delta) * 1.0 if w is None else (size <= delta) * w
-            newton = transposed @ (zone[..., None] * jacobian)
-        step = _step(p[active], gradient, newton, majoriser, damping[active], limits, no_floor)
+        zone = (size <= delta) * (1.0 if w is None else w)
+        newton = majoriser if math.isinf(delta) else transposed @ (zone[..., None] * jacobian)
+        step = _step(p[active], gradient, newton, majoriser, damping[active], limits)
         trial = p[active] + step
         trial[:, 0] = np.maximum(trial[:, 0], 0.0)
         trial[:, 3:] = np.clip(trial[:, 3:], *limits)
@@ -122,12 +107,12 @@ def descend(
 
 def _step(
     p: np.ndarray, gradient: np.ndarray, newton: np.ndarray, majoriser: np.ndarray, damping: np.ndarray,
-    limits: tuple[float, float], no_floor: bool,
+    limits: tuple[float, float],
 ) -> np.ndarray:  # fmt: skip
     """The damped step, with parameters that push against a bound held fixed."""
     exponents = p[:, 3:]
     free = np.ones(p.shape, dtype=bool)
-    free[:, 0] = ~((p[:, 0] <= 0) & (gradient[:, 0] > 0)) & (not no_floor)
+    free[:, 0] = ~((p[:, 0] <= 0) & (gradient[:, 0] > 0))
     low = (exponents <= limits[0]) & (gradient[:, 3:] > 0)
     free[:, 3:] = ~(low | (exponents >= limits[1]) & (gradient[:, 3:] < 0))
     matrix = newton + damping[:, None, None] * majoriser

@@ -1,7 +1,7 @@
 """Fitting the surface: variable projection to start, damped Gauss-Newton to finish, thousands of refits in batches.
 
-For given (alpha, beta) the problem is linear, E, A, B >= 0 are known in closed form, and only two of five parameters
-need a search (Golub and Pereyra 1973)."""
+For given (alpha, beta) the problem is linear in E, A, B >= 0, and only two of five parameters need a search (Golub and
+Pereyra 1973)."""
 
 import math
 
@@ -24,9 +24,8 @@ BATCH_CELLS = 5e5  # replicates x runs that are refitted at once
 
 
 def center(parameters: np.ndarray, means: np.ndarray, sign: int) -> np.ndarray:
-    """Move the log coefficients to variables measured in units of their geometric means (sign -1) or back (sign +1).
-    parameters (..., 5), means (2,). In centered form the normal equations have a condition number of about 1e4; in the
-    usual one, about 1e11."""
+    """Parameters (..., 5) for variables in units of their geometric means, whose logs are `means` (2,) (sign -1), or
+    back (sign +1). In centered form the normal equations have a condition number of about 1e4, else of about 1e11."""
     out = np.array(parameters, dtype=float)
     out[..., 1:3] += sign * out[..., 3:] * means
     return out
@@ -48,11 +47,9 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     if refusal := _too_small(table):
         return no_surface(len(table), kappa, objective, refusal)
     logs = variables(table)
-    means = logs.mean(axis=1)
-    x = logs - means[:, None]
-    raw = objective == "ls"
-    y = table.loss if raw else np.log(table.loss)
-    starts = _seeds(x[0], x[1], table.loss, np.ones_like(y) if raw else 1 / table.loss**2)
+    means, raw = logs.mean(axis=1), objective == "ls"
+    x, y = logs - means[:, None], table.loss if raw else np.log(table.loss)
+    starts = _seeds(x, table.loss, np.ones_like(y) if raw else 1 / table.loss)
     if objective == "huber":
         result = descend(starts, x, y, tolerance=1e-5)
         # Starts that have reached the same minimum continue as one.
@@ -65,9 +62,8 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
         result = descend(parameters, x, y, delta=HUBER_DELTA)
     else:
         result = descend(starts, x, y, raw=raw)
-    best = int(np.argmin(result.value))
+    best, typical = int(np.argmin(result.value)), float(np.median(table.loss))
     centered = result.parameters[best]
-    typical = float(np.median(table.loss))
     if centered[0] <= 1e-9 * typical:
         centered[0] = 0.0
     parameters = center(centered, means, +1)
@@ -115,71 +111,36 @@ def _against(centered: np.ndarray, converged: bool, typical_loss: float, add: st
 
 
 def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Parameters (R, 5) of many refits started from `surface`: log_loss (R, n) or (n,), weights (R, n). Refits use the
-    surface's objective and stop at a tolerance far below the spread of the replicates. They go in batches whose arrays
-    stay within about 200 MB."""
+    """Parameters (R, 5) of many refits, by its objective, started from `surface`: log_loss (R, n) or (n,), weights
+    (R, n). They stop far below the spread of the replicates, and go in batches with arrays of about 200 MB."""
     logs = variables(table)
     means = logs.mean(axis=1)
     start = center(surface.parameters, means, -1)
-    raw = surface.objective == "ls"
-    y = np.atleast_2d(np.exp(log_loss) if raw else log_loss)
-    replicates = len(y) if weights is None else len(weights)
-    batch = max(1, int(BATCH_CELLS // len(table)))
+    raw, delta = surface.objective == "ls", HUBER_DELTA if surface.objective == "huber" else math.inf
+    y, x = np.exp(log_loss) if raw else log_loss, logs - means[:, None]
+    replicates, batch = len(np.atleast_2d(y) if weights is None else weights), max(1, int(BATCH_CELLS // len(table)))
     parts = []
-    delta, x = HUBER_DELTA if surface.objective == "huber" else math.inf, logs - means[:, None]
     for first in range(0, replicates, batch):
         rows = slice(first, min(first + batch, replicates))
         starts = np.broadcast_to(start, (rows.stop - first, len(start)))
-        of, w = y if len(y) == 1 else y[rows], None if weights is None else weights[rows]
-        result = descend(starts, x, of, weights=w, delta=delta, raw=raw, tolerance=1e-6, max_steps=100)
-        parts.append(center(result.parameters, means, +1))
-    return np.concatenate(parts)
+        of, w = y[rows] if y.ndim == 2 and len(y) > 1 else y, None if weights is None else weights[rows]
+        parts.append(descend(starts, x, of, weights=w, delta=delta, raw=raw, tolerance=1e-6, max_steps=100).parameters)
+    return center(np.concatenate(parts), means, +1)
 
 
-def _linear_part(gram: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Non-negative least squares in 3 unknowns for a stack of problems: gram (..., 3, 3), moment (..., 3); returns
-    (solution, decrease of half the sum of squares). All 7 supports are tried, also those without A or B, so that the
-    grid sees how poor they are; the largest decrease of the feasible ones is the constrained optimum."""
-    best = np.zeros_like(moment)
-    gain = np.zeros(moment.shape[:-1])
-    for support in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]):
-        sub = gram[..., support, :][..., :, support]
-        # A ridge at rounding level: with alpha near 0 a column is nearly the constant one.
-        sub = sub + 1e-14 * np.trace(sub, axis1=-2, axis2=-1)[..., None, None] * np.eye(len(support))
-        solution = np.linalg.solve(sub, moment[..., support][..., None])[..., 0]
-        better = (solution >= 0).all(-1) & ((solution * moment[..., support]).sum(-1) > gain)
-        gain = np.where(better, (solution * moment[..., support]).sum(-1), gain)
-        full = np.zeros_like(moment)
-        full[..., support] = solution
-        best = np.where(better[..., None], full, best)
-    return best, gain
+def _seeds(x: np.ndarray, loss: np.ndarray, weights: np.ndarray, keep: int = 4) -> np.ndarray:
+    """Starting points (keep, 5) in centered form: on a grid of (alpha, beta), E, A, B >= 0 by non-negative least
+    squares. x (2, n): centered log N and log D; weights (n,) multiply residuals of the raw loss."""
+    from scipy.optimize import nnls  # 0.2 s to import, so only where it is needed
 
-
-def _seeds(x: np.ndarray, z: np.ndarray, loss: np.ndarray, weights: np.ndarray, keep: int = 4) -> np.ndarray:
-    """Starting points (keep, 5) in centered form by variable projection on a grid of (alpha, beta). x, z: centered log
-    N, log D (n,). weights (n,) multiply squared residuals of the raw loss; 1 / loss^2 makes them relative. All Gram
-    matrices of the grid come from a few matrix products."""
     exponents = np.geomspace(0.03, 2.5, 24)
-    u, v = np.exp(-exponents[:, None] * x), np.exp(-exponents[:, None] * z)
-    gram = np.empty((len(u), len(v), 3, 3))
-    gram[..., 0, 0] = weights.sum()
-    gram[..., 0, 1] = gram[..., 1, 0] = (u @ weights)[:, None]
-    gram[..., 0, 2] = gram[..., 2, 0] = (v @ weights)[None, :]
-    gram[..., 1, 1] = ((u * u) @ weights)[:, None]
-    gram[..., 2, 2] = ((v * v) @ weights)[None, :]
-    gram[..., 1, 2] = gram[..., 2, 1] = (u * weights) @ v.T
-    wy = weights * loss
-    moment = np.stack(np.broadcast_arrays(wy.sum(), (u @ wy)[:, None], (v @ wy)[None, :]), axis=-1)
-    linear, gain = _linear_part(gram, moment)
+    u, v = np.exp(-exponents[:, None, None] * x).transpose(1, 0, 2) * weights
+    linear, misfit = np.empty((24, 24, 3)), np.empty((24, 24))
+    for i, j in np.ndindex(misfit.shape):
+        linear[i, j], misfit[i, j] = nnls(np.stack([weights, u[i], v[j]], axis=-1), weights * loss)
     # Local minima of the grid only: the neighbours of the best are the same valley.
-    padded = np.pad(gain, 1, constant_values=-np.inf)
-    around = [padded[1 + i : 1 + i + gain.shape[0], 1 + j : 1 + j + gain.shape[1]]
-              for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]  # fmt: skip
-    peak = (gain >= np.max(around, axis=0)) & (linear[..., 1] > 0) & (linear[..., 2] > 0)
-    score = np.where(peak, gain, gain - 1e3 * abs(gain).max(initial=0, where=np.isfinite(gain)))
-    picks = np.argsort(-score, axis=None)[: min(keep, int(np.isfinite(score).sum()))]
-    i, j = np.unravel_index(picks, gain.shape)
-    floor, a, b = np.moveaxis(linear[i, j], -1, 0)
-    tiny = 1e-3 * float(np.median(loss))
-    logs = np.log(np.maximum(a, tiny)), np.log(np.maximum(b, tiny))
-    return np.stack([floor, *logs, exponents[i], exponents[j]], axis=-1)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(misfit, 1, constant_values=np.inf), (3, 3))
+    peak = (misfit <= around.min(axis=(-1, -2))) & (linear[..., 1:] > 0).all(axis=-1)
+    i, j = np.unravel_index(np.argsort(np.where(peak, misfit, misfit + 1e9), axis=None)[:keep], misfit.shape)
+    logs = np.log(np.maximum(linear[i, j, 1:], 1e-3 * float(np.median(loss))))
+    return np.column_stack([linear[i, j, 0], logs, exponents[i], exponents[j]])

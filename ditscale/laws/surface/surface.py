@@ -13,17 +13,13 @@ from numpy.typing import ArrayLike
 from ..findings import Finding
 
 N_PARAMETERS = 5
-
-
-# Replicates, and the steps of the delta method, may have exponents that no surface has: infinity and NaN are the right
-# words for their optimum, and whoever takes an interval reads them so.
+# Refits may have exponents that no surface has: infinity and NaN are the right words for their optimum.
 BEYOND: dict[str, Any] = {"over": "ignore", "divide": "ignore", "invalid": "ignore"}
 
 
 def optimum(parameters: np.ndarray, kappa: float, budget_flops: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(log N*, log D*, L*) minimising L(N, D) under C = kappa N D. parameters (..., 5) = (E, log A, log B, alpha,
-    beta), broadcast with budget_flops. N* = G (C/kappa)^(beta/(alpha+beta)), G = (alpha A / (beta B))^(1/(alpha+beta)):
-    Hoffmann et al., equation 4."""
+    """(log N*, log D*, L*) minimising L(N, D) under C = kappa N D, by Hoffmann et al., equation 4: N* = G
+    (C/kappa)^(beta/(alpha+beta)), G = (alpha A / (beta B))^(1/(alpha+beta)). parameters (..., 5), as of `Surface`."""
     floor, log_a, log_b, alpha, beta = np.moveaxis(np.asarray(parameters), -1, 0)
     log_nd = np.log(np.asarray(budget_flops, dtype=float) / kappa)
     with np.errstate(**BEYOND):
@@ -33,22 +29,11 @@ def optimum(parameters: np.ndarray, kappa: float, budget_flops: ArrayLike) -> tu
         return log_n, log_d, floor + np.exp(log_a - alpha * log_n) + np.exp(log_b - beta * log_d)
 
 
-def law_with_floor(parameters: np.ndarray, kappa: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(E, log k, exponent) of L*(C) = E + k C^exponent, exactly; exponent = -alpha beta / (alpha + beta)."""
-    floor, log_a, log_b, alpha, beta = np.moveaxis(np.asarray(parameters), -1, 0)
-    log_n, log_d, _ = optimum(parameters, kappa, kappa)
-    exponent = -alpha * beta / (alpha + beta)
-    with np.errstate(**BEYOND):
-        log_k = np.logaddexp(log_a - alpha * log_n, log_b - beta * log_d) - exponent * math.log(kappa)
-    return floor, log_k, exponent
-
-
 @dataclass(frozen=True)
 class Surface:
     """A fitted surface L = E + A N^-alpha + B D^-beta; kappa = C / (N D) of the table. parameters (5,): E, log A, log
     B, alpha, beta. objective_value: the minimum (sum of Huber losses of log residuals, or half the sum of squares);
-    residuals (n,) are log loss measured minus fitted. status "ok" or "refused"; a refused surface keeps its numbers for
-    those who overrule."""
+    residuals (n,): log loss measured minus fitted. status "ok" or "refused", with numbers for those who overrule."""
 
     parameters: np.ndarray
     kappa: float
@@ -63,18 +48,9 @@ class Surface:
         return self.status == "ok"
 
     @property
-    def reasons(self) -> tuple[str, ...]:
-        return tuple(f.message for f in self.findings)
-
-    @property
     def usable(self) -> bool:
-        """Whether it can carry a forecast: unlike in `ok`, E = 0 is allowed (a surface without a floor)."""
-        return self.ok or self.without_floor
-
-    @property
-    def without_floor(self) -> bool:
-        """Refused for nothing but E = 0: a sound fit that shows no irreducible loss."""
-        return self.E == 0 and len(self.findings) == 1
+        """Whether it is a sound fit: unlike in `ok`, E = 0 is allowed (a surface without a floor)."""
+        return self.ok or self.E == 0 and len(self.findings) == 1
 
     @property
     def E(self) -> float:

@@ -1,8 +1,5 @@
-"""The layout of a model's weights over the ranks of a run: whole on each (replicated.py), or in shards (fsdp.py).
-
-replicate   fastest for small models: one reduction a step
-full        a shard on each rank
-hybrid      a shard on each rank of a node, the same on every node: only gradients cross the network between nodes"""
+"""The layout of a model's weights over the ranks of a run: whole on each (replicated.py: replicate, fastest for small
+models), or in shards (fsdp.py): full, on all ranks; hybrid, on each node's, so that only gradients leave a node."""
 
 import os
 
@@ -33,8 +30,7 @@ def lay_out(model: DiT, sharding: str, precision: str, factor: Factor, ranks: Ra
 
 
 def choose(sharding: str, n_params: int, ranks: Ranks, averages: int = 1) -> str:
-    """Choose replicate, full or hybrid. One rank has nothing to shard; "auto" shards what is not small, or not quick to
-    reduce between GPUs, inside nodes if it fits there."""
+    """replicate, full or hybrid. "auto" shards what is not small, or not quick to reduce, inside nodes if it fits."""
     if ranks.world == 1:
         return "replicate"
     nodes = ranks.world // ranks.per_node

@@ -52,22 +52,18 @@ class FSDPLayout(Layout):
         root.set_is_last_backward(is_last)
 
     def reduce_gradients(self) -> Tensor:
-        if not self._checked:
-            self._check_weights()
+        if not self._checked:  # Once, after FSDP's own preparations: what is trained here must be what it gathers.
+            pairs = zip(self._parameters.values(), self.weights)
+            if any(_local(p).data_ptr() != weight.data_ptr() for p, weight in pairs):
+                moved = "keeps shards elsewhere than this version of ditscale expects"
+                raise RuntimeError(f"torch {torch.__version__} {moved}; use cluster.sharding=replicate")
+            self._checked = True
         gradients = [_local(p.grad) for p in self._parameters.values()]
         for weight, gradient in zip(self.weights, gradients):
             weight.grad = gradient
         square = nn.utils.get_total_norm(gradients).square()
         torch.distributed.all_reduce(square, group=self.mesh.get_group("shards"))
         return square.sqrt()
-
-    def _check_weights(self):
-        """Once, after FSDP's own preparations: the tensors that are trained here must be those that it gathers."""
-        pairs = zip(self._parameters.values(), self.weights)
-        if any(_local(p).data_ptr() != weight.data_ptr() for p, weight in pairs):
-            moved = "keeps shards elsewhere than this version of ditscale expects"
-            raise RuntimeError(f"torch {torch.__version__} {moved}; use cluster.sharding=replicate")
-        self._checked = True
 
     def zero_grad(self):
         for p, weight in zip(self._parameters.values(), self.weights):

@@ -50,8 +50,6 @@ class Layout(Protocol):
 
 
 class ReplicatedLayout(Layout):
-    """A model's weights, whole on every rank."""
-
     kind = "replicate"
     scale = 1.0
 
@@ -90,8 +88,8 @@ class ReplicatedLayout(Layout):
 
 
 class LoneLayout(ReplicatedLayout):
-    """A large model's weights on the only rank of a run. Gradients stay as the backward pass makes them: one buffer of
-    them takes a tenth of the peak memory, and 3 % of a step (docs/measured/speed-detours.md)."""
+    """A large model's weights on a run's only rank. Gradients stay where the backward pass makes them, since a buffer
+    takes a tenth of the peak memory, and 3 % of a step (docs/measured/speed-detours.md)."""
 
     def __init__(self, model: nn.Module, factor: Factor, ranks: Ranks):
         self.ranks, self._parameters = ranks, dict(model.named_parameters())

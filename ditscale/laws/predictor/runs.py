@@ -1,0 +1,159 @@
+"""What the predictor takes from a table: which runs, on what scale, and what they may share."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..table import Table
+
+NEAR = 0.3  # runs this far (in log loss) above their slice's best, and nearer, take part
+SCATTERS = 6.0  # ... or this many times one run's scatter, where that is more
+NEAR_SIZES = math.log(8)  # of a metric of either sign: runs within this of their slice's vertex in ln N
+LEAST = 4  # of runs that a slice keeps, where it has them
+NODE = 0.7  # least distance in ln C of the walks' nodes where budgets are a continuum
+MOST_NODES = 16
+MOST_ROWS = 1500  # more runs than these are averaged in cells of equal budget and nearly equal size
+RANGE = 0.25  # a metric of either sign is scaled so that its best values span this over the budgets
+GROUPING = ("trajectory", "shared")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs a predictor is fitted to. x, z (n,): ln C and ln N less their means x0, z0; y (n,): (the metric's ln, or
+    itself where it may have either sign (`log` False) and negated where higher is better, less shift) / scale; se (n,):
+    its standard error; count (n,): runs a row stands for; slices (n,): labels; nodes (n,), node_x (k,); groups {name:
+    labels (n,)}; isoflop: whether budgets are slices; rows: of the table, that take part; kappa: C / (N D)."""
+
+    x: np.ndarray
+    z: np.ndarray
+    y: np.ndarray
+    se: np.ndarray
+    count: np.ndarray
+    slices: np.ndarray
+    nodes: np.ndarray
+    node_x: np.ndarray
+    groups: dict[str, np.ndarray]
+    isoflop: bool
+    log: bool
+    sign: float
+    shift: float
+    scale: float
+    x0: float
+    z0: float
+    kappa: float
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def metric(self, y: float) -> float:
+        """The metric itself from y."""
+        y = self.shift + self.scale * y
+        return math.exp(y) if self.log else self.sign * y
+
+    def inverse(self, metric: float) -> float:
+        """y from the metric."""
+        return ((math.log(metric) if self.log else self.sign * metric) - self.shift) / self.scale
+
+
+def runs_of(table: Table, *, log: bool = True, higher_is_better: bool = False) -> Runs:
+    """The runs of `table`, grid runs alone. log: the metric is positive, and its errors are relative."""
+    sign = -1.0 if higher_is_better else 1.0
+    x, z, raw = np.log(table.budget_flops), np.log(table.n_params), sign * table.loss
+    y, slices, isoflop = np.log(raw) if log else raw, slice_labels(table), table.is_isoflop()
+    se = np.zeros(len(x)) if table.loss_se is None else np.nan_to_num(table.loss_se, nan=0.0, posinf=0.0)
+    se = np.maximum(se / raw if log else se, 0.0)
+    groups = group_labels(table, slices) | ({"slice": slices} if isoflop else {})
+    nodes = slices if isoflop else _nodes(x)
+    keep = _near(x, z, y, nodes, log)
+    shift, scale = float(np.median(y[keep])), 1.0
+    if not log:
+        best = np.array([y[keep & (nodes == node)].min() for node in np.unique(nodes[keep])])
+        shift, scale = float(y[keep].min()), float(np.ptp(best) or np.ptp(y[keep]) or 1.0) / RANGE
+    y, se = (y - shift) / scale, se / scale
+    out = Runs(
+        x, z, y, se, np.ones(len(x)), slices, nodes, np.zeros(0), groups, isoflop, log, sign, shift, scale, 0.0, 0.0,
+        table.kappa(), np.arange(len(x)),
+    )  # fmt: skip
+    out = _averaged(_take(out, keep))
+    x0, z0, nodes = float(out.x.mean()), float(out.z.mean()), _labels(out.nodes)
+    x = out.x - x0
+    node_x = np.bincount(nodes, x) / np.bincount(nodes)
+    return replace(out, x=x, z=out.z - z0, x0=x0, z0=z0, nodes=nodes, node_x=node_x, slices=_labels(out.slices))
+
+
+def slice_labels(table: Table) -> np.ndarray:
+    """Which slice each run is of, (n,)."""
+    labels = np.zeros(len(table), dtype=int)
+    for i, (_, rows) in enumerate(table.slices()):
+        labels[rows] = i
+    return labels
+
+
+def group_labels(table: Table, slices: np.ndarray) -> dict[str, np.ndarray]:
+    """{part of `errors.SCALES`: labels (n,)} of what runs share beside their slice: as the table records it, or a size
+    that most runs share with another slice."""
+    groups = {name: _labels(table.columns[name]) for name in GROUPING if name in table.columns}
+    size = _labels(np.round(np.log(table.n_params), 6))
+    budgets = np.bincount(np.unique(np.stack([size, slices]), axis=1)[0])
+    # Where most runs share their size with a run of another slice, what one size has in common is seen.
+    return groups | ({"size": size} if (budgets[size] > 1).mean() > 0.5 else {})
+
+
+def _labels(values: np.ndarray) -> np.ndarray:
+    return np.unique(values, return_inverse=True)[1]
+
+
+def _nodes(x: np.ndarray) -> np.ndarray:
+    """Pieces of a continuum of budgets, at least NODE wide."""
+    span = float(np.ptp(x))
+    pieces = int(np.clip(span / NODE, 1, MOST_NODES))
+    return np.minimum(((x - x.min()) / (span or 1.0) * pieces).astype(int), pieces - 1)
+
+
+def _near(x: np.ndarray, z: np.ndarray, y: np.ndarray, nodes: np.ndarray, log: bool) -> np.ndarray:
+    """Which runs are near their slice's optimum: farther ones say more of the form's tails than of the frontier."""
+    keep, scatter = np.zeros(len(y), dtype=bool), _scatter(z, y, nodes)
+    for node in np.unique(nodes):
+        rows = np.flatnonzero(nodes == node)
+        best = rows[np.argsort(y[rows], kind="stable")]
+        if log:
+            near = y[rows] <= y[best[0]] + max(math.log1p(NEAR), SCATTERS * scatter)
+        else:
+            near = np.abs(z[rows] - np.median(z[best[: max(3, len(rows) // 4)]])) <= NEAR_SIZES
+        keep[rows[near]] = True
+        keep[[i for i in best[:LEAST] if not log or y[i] <= y[best[0]] + 3 * math.log1p(NEAR)]] = True
+    return keep
+
+
+def _scatter(z: np.ndarray, y: np.ndarray, nodes: np.ndarray) -> float:
+    """A run's typical distance from the parabola through its slice, by the median; 0 where no slice has 5 runs."""
+    off = []
+    for node in np.unique(nodes):
+        u, v = (part[nodes == node] for part in (z, y))
+        if len(np.unique(np.round(u, 6))) >= 5 and np.ptp(u) > 0.1:
+            rest = v - np.polyval(np.polyfit(u - u.mean(), v, 2), u - u.mean())
+            off.append(np.median(np.abs(rest)) * math.sqrt(len(u) / (len(u) - 3)))
+    return 1.4826 * float(np.median(off)) if off else 0.0
+
+
+def _take(runs: Runs, rows: np.ndarray) -> Runs:
+    per_run = ("x", "z", "y", "se", "count", "slices", "nodes", "rows")
+    picked = {name: getattr(runs, name)[rows] for name in per_run}
+    return replace(runs, **picked, groups={name: _labels(labels[rows]) for name, labels in runs.groups.items()})
+
+
+def _averaged(runs: Runs) -> Runs:
+    """At most about MOST_ROWS rows: runs of one node, one group and nearly one size become their mean."""
+    if len(runs) <= MOST_ROWS:
+        return runs
+    bins = max(4, MOST_ROWS // (2 * len(np.unique(runs.nodes))))
+    size = ((runs.z - runs.z.min()) / (np.ptp(runs.z) or 1.0) * bins).astype(int)
+    _, first, key, total = np.unique(runs.nodes * (bins + 1) + size, True, True, True)
+    x, z, y, square = (np.bincount(key, values) / total for values in (runs.x, runs.z, runs.y, runs.se**2))
+    groups = {name: labels[first] for name, labels in runs.groups.items() if name == "slice"}
+    return replace(
+        runs, x=x, z=z, y=y, se=np.sqrt(square / total), count=total.astype(float), slices=runs.slices[first],
+        nodes=runs.nodes[first], groups=groups,
+    )  # fmt: skip
