@@ -217,6 +217,7 @@ def test_a_stop_is_a_result(tmp_path):
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == blocked
 
 
+@pytest.mark.slow
 def test_a_study_in_a_notebook(trained, capsys):
     root, _ = trained
     study = ds.Study.open(root)

@@ -94,6 +94,7 @@ def test_examples_parse(name, line):
     assert not options.help
 
 
+@pytest.mark.slow
 def test_cheap_examples_work_as_pasted(tmp_path):
     """In the order of the help, by a shell, in an empty directory."""
     heavy = ("launch", "study", "run", "evaluate", "rehearse", "fetch-weights", "forecast my", "verdict", "cancel")
@@ -221,6 +222,7 @@ def test_interrupts_and_closed_pipes(call, with_verb, tmp_path):
     assert done.stdout in ("141\n", "0\n") and done.stderr == ""
 
 
+@pytest.mark.slow
 def test_json_of_cheap_verbs(tmp_path, ditscale):
     (tmp_path / "t.csv").write_text(TABLE)
     tiny = ["study=mini", "~evaluation", "nested=false", "budgets=[2.5e9]", "widths=[16,24,32]", "recipe.min_steps=20"]
@@ -279,6 +281,7 @@ def test_dry_run_writes_nothing(tmp_path, ditscale):
     assert done.returncode == 0 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_plan_twice_is_one_study(tmp_path, ditscale, one_line_error):
     assert ditscale("plan", "s", "study=mini", cwd=tmp_path).returncode == 0
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.yaml")}
@@ -289,6 +292,7 @@ def test_plan_twice_is_one_study(tmp_path, ditscale, one_line_error):
     assert "holds another study" in one_line_error(ditscale("study", "s", "study=paper", cwd=tmp_path))
 
 
+@pytest.mark.slow
 def test_planned_again_a_study_stays_where_it_is_launched(tmp_path, ditscale, one_line_error):
     """What is said of its cluster is remembered, until something else is said of it."""
     cluster = lambda: yaml.safe_load((tmp_path / "s" / "study.yaml").read_text())["cluster"]

@@ -14,6 +14,7 @@ from ditscale.distributed import liveness, ranks
 from ditscale.process import this_process
 
 
+@pytest.mark.slow
 def test_an_address_that_was_left_behind_is_passed_over(tmp_path, monkeypatch):
     """Job numbers return: the file may be of another attempt, at a port where nobody is, or somebody else."""
     monkeypatch.setattr(ranks, "KNOCK_S", 1)

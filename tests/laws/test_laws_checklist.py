@@ -74,6 +74,7 @@ def test_columns_that_were_renamed_or_computed_are_said(tmp_path):
     assert found["counting", "what D counts"] == "computed as budget_flops / (6 n_params)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [["study=mini"], ["study=mini", "flops=6nd", "params=total", "design=crossattention"]]
 )

@@ -75,6 +75,7 @@ def test_null_comparisons_are_rarely_rejected():
     assert wrong <= 6
 
 
+@pytest.mark.slow
 def test_three_are_ranked():
     floor, a, b, alpha, beta = CHINCHILLA
     tables = {"worst": design((floor, a * 1.4, b * 1.4, alpha, beta), 0), "plain": design(CHINCHILLA, 1)}
@@ -104,6 +105,7 @@ def test_exponents_of_the_surface_where_there_are_no_slices():
     assert pair.model_exponent_difference.covers(0) and pair.loss_ratio.covers(1)
 
 
+@pytest.mark.slow
 def test_tables_that_are_hard_to_compare_are_flagged():
     short = study(CHINCHILLA, SIX[:4], sizes=9, noise=0.003, seed=1)
     found = compare({"long": design(CHINCHILLA, 0), "short": short}, 1.5e21)

@@ -94,6 +94,7 @@ def test_options_and_errors_are_those_of_a_file(table):
         assert str(caught.value).startswith("table: ") or "table, run" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_verbs_take_what_read_table_takes(table, tmp_path):
     path = tmp_path / "runs.csv"
     rows = zip(*columns_of(table, np.ndarray.tolist).values(), strict=True)

@@ -151,6 +151,7 @@ def test_without_noise_the_surface_is_recovered_to_1e_8(name, sizes, budgets):
     assert at.n_params.value == pytest.approx(n_params, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("name", CLEAN)
 def test_clean_studies_raise_nothing(name, noise):
@@ -158,6 +159,7 @@ def test_clean_studies_raise_nothing(name, noise):
         assert serious(fit(synthetic_study(name, noise, seed)[0], bootstrap=200, seed=seed)) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.raises])
 def test_each_case_raises_what_it_is_made_to_raise(name):
     for seed in range(3):

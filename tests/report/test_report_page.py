@@ -173,6 +173,7 @@ def test_a_forecast_that_failed_is_said_as_plainly(failed):
     assert f"{100 * verdict['relative_error']:.2g} % above the forecast" in page.text
 
 
+@pytest.mark.slow
 def test_missing_parts_are_named_with_their_commands(study):
     paths = study("+evaluation.vlb.n=64", fit=False, samples=False, unfinished=2)
     page = Page(write_report(paths.root).read_text())  # also draws the slices without laws
@@ -266,6 +267,7 @@ def test_an_altered_forecast_is_not_published(held, tmp_path):
     assert not (root / "report").exists()
 
 
+@pytest.mark.slow
 def test_samples_with_any_caption_or_none(held, tmp_path):
     """An evaluation without samples is no damage, and a caption is never read as a formula."""
     root = tmp_path / "copy"

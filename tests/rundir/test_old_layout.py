@@ -28,7 +28,7 @@ RESUMED, LAST = 1.0312346797436476, [1.0035411, 1.0981169, 1.0307845]
 @pytest.fixture
 def paths(tmp_path):
     with tarfile.open(Path(__file__).parent / "old_layout" / "study.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # not in 3.11.2
     return StudyPaths(tmp_path / "study")
 
 
