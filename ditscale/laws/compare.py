@@ -123,10 +123,11 @@ class _Test(NamedTuple):
     p: float
 
 
-def compare(tables: Mapping[str, Source], target: float | str) -> Comparison:
+def compare(tables: Mapping[str, Source], target: float | str, *, bootstrap: int = 0, seed: int = 0) -> Comparison:
     """Compare tables {name: whatever `read_table` reads} at a target budget in FLOPs.
 
-    Raises UserError on fewer than 2 tables, and on tables read for different metrics.
+    bootstrap and seed have no effect: older scripts pass them, and the predictor draws nothing. Raises UserError on
+    fewer than 2 tables, and on tables read for different metrics.
 
         ds.compare({"cross": "cross.csv", "in-context": "in.csv"}, "1e21").summary()
     """

@@ -150,6 +150,11 @@ def test_the_paper_s_multiplier_is_covered():
     assert pair.flop_multiplier.covers(truth) and pair.loss_ratio.covers(laws["cross"][1](target) / goal)
 
 
+def test_keywords_of_older_scripts_are_taken():
+    tables = {"a": design(CHINCHILLA, 0), "b": design(CHINCHILLA, 1)}
+    assert compare(tables, 1e21, bootstrap=200, seed=3) == compare(tables, 1e21)
+
+
 def test_losses_that_do_not_compare_are_said():
     tables = {"a": design(CHINCHILLA, 0), "b": design(CHINCHILLA, 1)}
     own = {

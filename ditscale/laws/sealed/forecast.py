@@ -125,11 +125,12 @@ class Forecast(Shown):
         return "\n".join([*lines, *listed(self.findings), *sealed])
 
 
-def forecast(table: Source, budget_flops: float | str) -> Forecast:
+def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 0, seed: int = 0) -> Forecast:
     """Forecast one new run at `budget_flops` from the grid runs of `table`, whatever `read_table` reads.
 
-    Raises UserError when a grid run lies at or above the target budget, and (status 3) when the runs do not determine
-    the optimum there. When a probe near the target has been measured already, `inputs` says so and `seal` refuses.
+    bootstrap and seed have no effect: older scripts pass them. Raises UserError when a grid run lies at or above the
+    target budget, and (status 3) when the runs do not determine the optimum there. When a probe near the target has
+    been measured already, `inputs` says so and `seal` refuses.
 
         ds.forecast("runs.csv", "1.5e21").loss
     """
