@@ -25,6 +25,7 @@ from .minima.metric_law import MetricLaw, metric_law
 from .minima.parabola import Parabola, fit_parabola
 from .minima.powerlaw import PowerLaw, floor_law, power_law
 from .predictor.predictor import Predictor, predictor
+from .questions import Answers, predict
 from .read import read_table
 from .sealed.forecast import Forecast, forecast, load_forecast, seal
 from .sealed.verdict import Verdict, read_verdict, verdict
@@ -34,9 +35,10 @@ from .surface.surface import Surface
 from .table import Table
 
 __all__ = [
-    "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate", "Finding",
-    "Forecast", "Gap", "Laws", "MetricLaw", "Pair", "Parabola", "PowerLaw", "Predictor", "RateLaw", "Surface", "Table",
-    "Trend", "Trial", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap", "fit_parabola",
-    "fit_rates", "fit_surface", "fit_trend", "floor_law", "forecast", "load_forecast", "metric_law", "power_law",
-    "predictor", "read_laws", "read_rates", "read_table", "read_trials", "read_verdict", "seal", "verdict",
+    "Answers", "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate",
+    "Finding", "Forecast", "Gap", "Laws", "MetricLaw", "Pair", "Parabola", "PowerLaw", "Predictor", "RateLaw",
+    "Surface", "Table", "Trend", "Trial", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap",
+    "fit_parabola", "fit_rates", "fit_surface", "fit_trend", "floor_law", "forecast", "load_forecast", "metric_law",
+    "power_law", "predict", "predictor", "read_laws", "read_rates", "read_table", "read_trials", "read_verdict", "seal",
+    "verdict",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ... import units
 from ...errors import UserError, command
 from ...naming import StudyPaths
-from ..verb import Argument, Options, Report, option, positional, verb
+from ..verb import Argument, Options, Report, flag, option, positional, verb
 
 if TYPE_CHECKING:
     from ...laws import Table
@@ -28,7 +28,8 @@ def _reading(of: str = "") -> tuple[Argument, ...]:
     only = option("--only", f"{of}COLUMN=VALUE", "rows to read: those with this value; may be repeated", count="*")
     why = "run to leave out, listed with the reason; may be repeated"
     kappa = option("--kappa", "NUMBER", "C / (N D): computes a missing one of N, D and C; `fit` also fixes it")
-    return COLUMNS, only, option("--exclude", f"{of}RUN=REASON", why, count="*"), kappa
+    higher = flag("--higher-is-better", "higher values of the metric are better (known of some metrics by their name)")
+    return COLUMNS, only, option("--exclude", f"{of}RUN=REASON", why, count="*"), kappa, higher
 
 
 @verb(
@@ -53,6 +54,37 @@ def fit(options: Options) -> Report:
     if Path(options.table).is_dir():
         write_json(StudyPaths(options.table).laws_of(laws.metric), value)
     return Report(laws.summary(), value, 0 if laws.given else 3)
+
+
+@verb(
+    "Answer what-if questions by the law of a study or a table.",
+    TABLE,
+    option("--budget", "FLOPS", "budget to ask at"),
+    option("--reach", "VALUE", "value of the metric; the budget that reaches it"),
+    option("--n-params", "N", "given size: the best rest, and what it costs beside the optimum"),
+    option("--n-tokens", "D", "given number of tokens, likewise"),
+    option("--ratio", "D/N", "given ratio of tokens to parameters, likewise"),
+    option("--images", "N", "given number of unique images, likewise"),
+    option("--tokens-per-image", "N", "tokens of an image, where the table has no n_images"),
+    option("--repeats", "PASSES", "passes after which a repeated image is worth 1/e of a new one", default="100"),
+    option("--also", "COLUMN", "another metric to predict at N*; may be repeated", count="*"),
+    option("--counting", "COLUMN", "column that counts N or D otherwise, to compare laws; may be repeated", count="*"),
+    flag("--spread", "also show N* and L* under 64 ways to analyse the table"),
+    METRIC, *_reading(),
+    examples=[
+        "ditscale predict runs.csv --budget 1.5e21", "ditscale predict runs.csv --reach 2.0",
+        "ditscale predict runs.csv --budget 1.5e21 --n-params 5e9 --spread",
+    ],
+)  # fmt: skip
+def predict(options: Options) -> Report:
+    from ...laws import predict
+
+    asked = ("reach", "n_params", "n_tokens", "ratio", "images", "tokens_per_image", "repeats", "spread")
+    how = {name: getattr(options, name) for name in asked}
+    kappa = None if options.kappa is None else units.number(options.kappa, "--kappa", above=0)
+    table = read(options.table, options, also=tuple(dict.fromkeys((*options.also, *options.counting))))
+    found = predict(table, options.budget, metrics=options.also, countings=options.counting, kappa=kappa, **how)
+    return Report(found.summary(), found.to_dict(), 0 if found.given else 3)
 
 
 @verb(
@@ -176,8 +208,10 @@ def read(
     exclude = _pairs("--exclude", options.exclude, "run-17=diverged", name, named)
     if len(named) > 1 and any(_table_of(text, named) is None for text in options.exclude):
         raise UserError(f"--exclude: say of which table each run is, as in {name}:run-17=diverged")
-    how = {"only": _pairs("--only", options.only, "experiment=second", name, named), "kappa": options.kappa}
-    return read_table(path, metric or options.metric, exclude, columns=columns_of(options), also=also, **how)
+    only = _pairs("--only", options.only, "experiment=second", name, named)
+    better = "higher" if options.higher_is_better else ""
+    how = {"only": only, "kappa": options.kappa, "better": better, "also": also}
+    return read_table(path, metric or options.metric, exclude, columns=columns_of(options), **how)
 
 
 def columns_of(options: Options) -> dict[str, str]:
@@ -229,7 +263,9 @@ def is_table(path: str) -> bool:
 
 def of_tables_only(options: Options, *names: str) -> None:
     """Raise UserError for an option that has no meaning for a study, since the study's settings say it."""
-    usual = {"metric": "loss", "columns": [], "exclude": [], "only": []}
-    for name in (*names, "columns", "kappa", "exclude", "only"):
+    usual = {"metric": "loss", "columns": [], "exclude": [], "only": [], "higher_is_better": False}
+    for name in (*names, "columns", "kappa", "exclude", "only", "higher_is_better"):
         if getattr(options, name) != usual.get(name):
-            raise UserError(f"--{name} is for tables; {options.table} is a study directory, or is not there")
+            raise UserError(
+                f"--{name.replace('_', '-')} is for tables; {options.table} is a study directory, or is not there"
+            )

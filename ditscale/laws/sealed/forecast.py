@@ -136,9 +136,10 @@ def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 0, se
     """
     target, table = number(budget_flops, "target budget", above=0), read_table(table)
     grid = _checked_grid(table, target)
-    made, refused = ask(grid, target)
-    if made is None:
-        raise UserError(f"{grid.source or 'table'}: there is no forecast: {refused and refused.message}", status=3)
+    asked = ask(grid, target)
+    if (made := asked.whole) is None:
+        why = asked.refused.message if asked.refused else ""
+        raise UserError(f"{grid.source or 'table'}: there is no forecast: {why}", status=3)
     best = made.optimum(target)
     findings = check_rehearsal(grid) + check_units(grid) + _check_optimum(grid, target, best.n_params.value)
     # A probe at another budget is history, one near this target gives the answer away.
