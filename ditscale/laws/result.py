@@ -33,6 +33,12 @@ class Result:
         out |= {e.key: _plain(getattr(self, e.name)) for e in _entries(type(self))}
         return out | {name: _plain(getattr(self, name)) for name in self.COMPUTED}
 
+    def __getitem__(self, name: str) -> Any:
+        """A value by its key in JSON, as of the dicts that results were before. Raises KeyError with the keys."""
+        if name not in (body := self.to_dict()):
+            raise KeyError(f"{name!r} is none of {', '.join(body)}")
+        return body[name]
+
     @classmethod
     def from_dict(cls, body: object, where: str = "") -> Self:
         """The inverse of `to_dict`; skips unknown keys. Raises UserError, naming the key, on what that never writes."""

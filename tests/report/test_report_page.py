@@ -1,5 +1,6 @@
 """The page says the true numbers, names what is missing, and needs nothing but itself."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -14,13 +15,15 @@ import pytest
 from ditscale import pipeline, units
 from ditscale.cli import main
 from ditscale.errors import UserError
-from ditscale.laws import Estimate
+from ditscale.laws import Estimate, ledger
 from ditscale.naming import StudyPaths
 from ditscale.pipeline import give_verdict, write_json
 from ditscale.plan.grid import plan_probe
 from ditscale.report import sentences
+from ditscale.report.ledger import ledger_plot
 from ditscale.report.page import html, write_report
 from ditscale.report.read import best_run, read_study_results
+from ditscale.report.style import render
 from ditscale.report.tables import superscripts
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -332,3 +335,45 @@ def test_numbers_as_text():
     assert np.isfinite(float(sentences.digits(12345.6)))
     assert sentences.power("C", Estimate(-0.2, -0.3, -0.1)) == "C^\u22120.200 (95 % \u22120.300 to \u22120.100)"
     assert superscripts("C^\u22120.2 N^-alpha C^a") == "C<sup>\u22120.2</sup> N<sup>\u2212\u03b1</sup> C<sup>a</sup>"
+
+
+def test_the_ledger_is_shown_where_it_is_given(held, failed, tmp_path, capsys):
+    """Two studies, one renamed to what would be markup: table, sum and figure say what the file says."""
+    file, name = tmp_path / "ledger.jsonl", "a <b>bold</b> $name"
+    record = ledger(file, held.root, **{name: failed.root})
+    page, figures = Page(write_report(held.root, file).read_text()), held.report / "figures"
+    for entry in record.entries:
+        assert entry.cells() in page.rows
+    assert record.scores[0].sentence.startswith("held 1 of 2;") and "Held 1 of 2;" in page.text
+    assert {cells[-1] for cells in page.rows if name in cells} == {"missed"} and "ledger" in page.ids
+    assert {p.name for p in figures.iterdir()} >= {"ledger.png", "ledger.pdf"}
+    assert main(["report", str(held.root), "--ledger", str(file)]) == 0 and "ledger" in Page(held_page(held)).ids
+    file.write_text(file.read_text().replace("held", "hold", 1).replace("0.", "1.", 1))
+    before = held_page(held)
+    capsys.readouterr()
+    assert main(["report", str(held.root), "--ledger", str(file)]) == 2
+    assert re.search(r"ledger.jsonl, line \d: damaged", capsys.readouterr().err) and held_page(held) == before
+    write_report(held.root)
+    assert "ledger" not in Page(held_page(held)).ids and not (figures / "ledger.png").exists()
+
+
+def held_page(paths):
+    return (paths.report / "index.html").read_text()
+
+
+def test_forecasts_that_wait_or_are_open_or_rehearsed_are_drawn(held, tmp_path):
+    record = ledger(tmp_path / "l.jsonl", held.forecast)
+    (entry,) = record.entries
+    shapes = [
+        dataclasses.replace(entry, forecast=Estimate(-1.0, None, -0.5)), dataclasses.replace(entry, measured=0.1),
+        dataclasses.replace(entry, rehearsal=True, name="practice"),
+        *(dataclasses.replace(entry, name=f"n{i}") for i in range(20)),
+    ]  # fmt: skip
+    for entries in ([], shapes[:1], shapes[2:3], shapes):
+        given = dataclasses.replace(record, entries=tuple(entries))
+        results = dataclasses.replace(read_study_results(held.root), ledger=given)
+        plot = ledger_plot(results)
+        assert (plot is None) == all(e.rehearsal for e in entries)
+        assert not plot or render(plot)[1]["png"].startswith(b"\x89PNG")
+        page = Page(html(results, []))
+        assert ("Rehearsals, never counted" in page.text) == any(e.rehearsal for e in entries)
