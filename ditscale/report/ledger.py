@@ -40,8 +40,8 @@ def ledger_plot(results: StudyResults) -> Plot | None:
     shown = [e for e in results.ledger.entries if not e.rehearsal] if results.ledger else []
     if not shown:
         return None
-    waiting = f"{sum(e.measured is None for e in shown)} of which still wait for their probe"
-    text = f"{plural(len(shown), 'sealed forecast')}, {waiting}. Bars: the interval of one new run, relative to the "
+    waiting = f"{sum(e.measured is None for e in shown)} without a verdict yet, in grey"
+    text = f"{plural(len(shown), 'sealed forecast')}; {waiting}. Bars: the interval of one new run, relative to the "
     text += "forecast; an end that is open has none. Marks: what was measured, hollow where it lies outside. The axis "
     text += "is logarithmic, since the distance beyond a grid is a ratio."
     panel = Panel(partial(_draw, shown), 7.5, 4.2, f"Intervals and measured values of {plural(len(shown), 'forecast')}")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from ditscale.laws import Entry, Estimate, Ledger, Table, forecast, ledger, load
 from ditscale.laws.sealed.entry import at_most, score
 from ditscale.laws.synthetic import CHINCHILLA, synthetic_study
 
+OLD = Path(__file__).parent / "old_layout"
 LARGEST = 6e18  # FLOPs of the grid of laws/synthetic.py
 # (times beyond the grid, the probe's loss beside the true one; None: not measured), by name.
 STUDIES = {"near": (2, 1.002), "edge": (3, 1.3), "far": (100, 1.0), "farther": (400, 0.999), "waits": (8, None)}
@@ -226,7 +228,17 @@ def test_wide_intervals_are_marked(said, wide):
     assert ("says little" in score([e]).sentence) == wide
 
 
-def test_rehearsals_are_listed_and_not_counted():
+def test_forecasts_of_the_older_rule_enter(file):
+    (e,) = ledger(file, OLD).entries
+    body = json.loads((OLD / "verdict.json").read_text())
+    assert e.law == "average" and (e.measured, e.inside) == (body["measured"], body["inside"])
+
+
+def test_rehearsals_are_listed_and_not_counted(file, tmp_path):
+    rehearsed = dataclasses.replace(grid("near")[0], recorded=(("rehearsal", "losses drawn from a surface"),))
+    seal(tmp_path / "first.json", forecast(rehearsed, 2 * LARGEST))
+    (e,) = ledger(file, tmp_path / "first.json").entries
+    assert e.rehearsal and e.name == "first" and read_ledger(file).scores[0].verdicts == 0
     record = Ledger((entry(key="a"), entry(key="b", held=False, error=0.5, rehearsal=True, name="practice")))
     assert record.scores[0].verdicts == record.scores[0].held == 1
     text = record.summary()

@@ -263,9 +263,14 @@ def test_an_altered_forecast_is_not_published(held, tmp_path):
     path = StudyPaths(root).forecast
     sealed = path.read_text()
     altered = re.sub(r'"value": [\d.e+-]+', '"value": 1e9', sealed, count=1)
-    for content, says in ((altered, "altered"), ("{}", "no sha256"), ("[]", "no sha256"), ("{", "not readable")):
+    for content, says in (
+        (altered, "altered"),
+        ("{}", "'created' is missing"),
+        ("[]", "no.* object"),
+        ("{", "not JSON"),
+    ):
         path.write_text(content)
-        with pytest.raises(UserError, match=f"{re.escape(str(path))} .*{says}"):
+        with pytest.raises(UserError, match=f"{re.escape(str(path))}.*{says}.*`ditscale forecast"):
             write_report(root)
     assert not (root / "report").exists()
 
@@ -337,28 +342,31 @@ def test_numbers_as_text():
     assert superscripts("C^\u22120.2 N^-alpha C^a") == "C<sup>\u22120.2</sup> N<sup>\u2212\u03b1</sup> C<sup>a</sup>"
 
 
-def test_the_ledger_is_shown_where_it_is_given(held, failed, tmp_path, capsys):
-    """Two studies, one renamed to what would be markup: table, sum and figure say what the file says."""
-    file, name = tmp_path / "ledger.jsonl", "a <b>bold</b> $name"
-    record = ledger(file, held.root, **{name: failed.root})
-    page, figures = Page(write_report(held.root, file).read_text()), held.report / "figures"
+def test_the_ledger_is_shown_where_it_is_given(held, failed, tmp_path):
+    """Two studies, one renamed to what would be markup: table and sum say what the file says."""
+    name = "a <b>bold</b> $name"
+    record = ledger(tmp_path / "ledger.jsonl", held.root, **{name: failed.root})
+    page = Page(html(dataclasses.replace(read_study_results(held.root), ledger=record), []))
     for entry in record.entries:
         assert entry.cells() in page.rows
     assert record.scores[0].sentence.startswith("held 1 of 2;") and "Held 1 of 2;" in page.text
-    assert {cells[-1] for cells in page.rows if name in cells} == {"missed"} and "ledger" in page.ids
-    assert {p.name for p in figures.iterdir()} >= {"ledger.png", "ledger.pdf"}
-    assert main(["report", str(held.root), "--ledger", str(file)]) == 0 and "ledger" in Page(held_page(held)).ids
-    file.write_text(file.read_text().replace("held", "hold", 1).replace("0.", "1.", 1))
-    before = held_page(held)
+    assert {cells[-1] for cells in page.rows if name in cells} == {"missed"}
+
+
+@pytest.mark.slow
+def test_a_report_with_a_ledger_and_without_it_again(held, failed, tmp_path, capsys):
+    file, page = tmp_path / "ledger.jsonl", held.report / "index.html"
+    ledger(file, held.root, **{"$a <b>": failed.root})
+    assert main(["report", str(held.root), "--ledger", str(file)]) == 0 and "ledger" in Page(page.read_text()).ids
+    assert {p.name for p in (held.report / "figures").iterdir()} >= {"ledger.png", "ledger.pdf"}
+    before, text = page.read_text(), file.read_text()
+    file.write_text(text.replace('"inside": true', '"inside": false'))
     capsys.readouterr()
     assert main(["report", str(held.root), "--ledger", str(file)]) == 2
-    assert re.search(r"ledger.jsonl, line \d: damaged", capsys.readouterr().err) and held_page(held) == before
+    assert re.search(r"ledger.jsonl, line \d: damaged", capsys.readouterr().err) and page.read_text() == before
     write_report(held.root)
-    assert "ledger" not in Page(held_page(held)).ids and not (figures / "ledger.png").exists()
-
-
-def held_page(paths):
-    return (paths.report / "index.html").read_text()
+    assert "ledger" not in Page(page.read_text()).ids
+    assert not (held.report / "figures" / "ledger.png").exists()
 
 
 def test_forecasts_that_wait_or_are_open_or_rehearsed_are_drawn(held, tmp_path):

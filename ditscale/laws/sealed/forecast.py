@@ -3,7 +3,6 @@ and `load_forecast` reads it with suspicion."""
 
 import datetime
 import json
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -181,26 +180,15 @@ def seal(path: Path | str, made: Forecast) -> Forecast:
 def load_forecast(path: Path | str) -> Forecast:
     """Read a sealed forecast and verify its hash. Raises UserError when it is missing, no forecast, or altered."""
     path = Path(path)
-    study = StudyPaths(path.parent)
-    words = (study.root,) if study.study.is_file() else ("TABLE", "--budget", "FLOPS", "--out", path)
-    seals = f"{command('forecast', *words)} seals one"
-    away = f"move it away, then {seals}"
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {seals}") from None
-    except (ValueError, RecursionError, OSError):
-        raise UserError(f"{path} is not a sealed forecast (not readable as JSON); {away}") from None
-    if not isinstance(body, dict) or not {"sha256", "inputs_sha256"} <= body.keys():
-        raise UserError(f"{path} is not a sealed forecast (it has no sha256); {away}")
-    if body.get("layout") != Forecast.LAYOUT:
-        reads = f"this version reads layout {Forecast.LAYOUT}; give the verdict with the ditscale that sealed it"
-        raise UserError(f"{path} has layout {body.get('layout')!r}; {reads}")
-    with suppress(UserError):  # Parts of another shape, or NaN: no forecast that was ever sealed.
-        if own_hash(body) == body["sha256"] and (sealed := Forecast.from_dict(body)).to_dict() == body:
-            return sealed
-    altered = "was altered after it was sealed: its content does not match its sha256"
-    raise UserError(f"{path} {altered}; restore it from a copy, or {away.removesuffix('one')}another")
+    of_study = StudyPaths(path.parent).study.is_file()
+    seals = command("forecast", *((path.parent,) if of_study else ("TABLE", "--budget", "FLOPS", "--out", path)))
+    if not path.exists():
+        raise UserError(f"{path}: no such file; {seals} seals it")
+    again = f"restore it from a copy, or move it away and {seals} seals another"
+    sealed, body = Forecast.from_file(path, "forecast", again), json.loads(path.read_text(encoding="utf-8"))
+    if sealed.created is None or own_hash(body) != sealed.sha256 or sealed.to_dict() != body:
+        raise UserError(f"{path} was altered after it was sealed: its content does not match its sha256; {again}")
+    return sealed
 
 
 def inputs_hash(table: Table) -> str:

@@ -120,13 +120,14 @@ def _check_probe(forecast: Forecast, probe: Point) -> None:
     target, name = forecast.target_budget_flops, probe.run_id
     for row in forecast.inputs.rows:
         if row.run_id == name:
-            raise UserError(f"the forecast saw the probe: run {name} is among its inputs; it cannot be tested by it")
-        if replace(row, run_id=name, role=probe.role) == probe:
-            same = f"its input {row.run_id} has the very numbers of run {name}"
-            raise UserError(f"the forecast saw the probe: {same}; it cannot be tested by it")
-        if abs(row.budget_flops / target - 1) <= AT_TARGET:
-            at = f"run {row.run_id} at its target budget {compact(target)}"
-            raise UserError(f"the forecast saw {at}; it cannot be tested there")
+            seen = f"the probe: run {name} is among its inputs"
+        elif replace(row, run_id=name, role=probe.role) == probe:
+            seen = f"the probe: its input {row.run_id} has the very numbers of run {name}"
+        elif abs(row.budget_flops / target - 1) <= AT_TARGET:
+            seen = f"run {row.run_id} at its target budget {compact(target)}"
+        else:
+            continue
+        raise UserError(f"the forecast saw {seen}; it cannot be tested there")
     if abs(probe.budget_flops / target - 1) > AT_TARGET:
         off = f"{compact(probe.budget_flops)}, more than 1 % off the forecast's {compact(target)}"
         raise UserError(f"probe {name} has budget {off}; give the probe that was run at the target")
