@@ -363,7 +363,7 @@ def test_a_report_with_a_ledger_and_without_it_again(held, failed, tmp_path, cap
     file.write_text(text.replace('"inside": true', '"inside": false'))
     capsys.readouterr()
     assert main(["report", str(held.root), "--ledger", str(file)]) == 2
-    assert re.search(r"ledger.jsonl, line \d: damaged", capsys.readouterr().err) and page.read_text() == before
+    assert re.search(r"ledger.jsonl, line \d: no entry", capsys.readouterr().err) and page.read_text() == before
     write_report(held.root)
     assert "ledger" not in Page(page.read_text()).ids
     assert not (held.report / "figures" / "ledger.png").exists()

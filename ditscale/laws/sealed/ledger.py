@@ -62,10 +62,10 @@ class Ledger(Shown):
         forecast lies beside it or is here. name: of the entry (default: of the directory). Raises UserError where there
         is no forecast, where it was altered, or at a verdict that contradicts it or the ledger."""
         at, held = Path(source), {e.forecast_sha256: e for e in self.entries}
-        if not at.exists():
-            raise UserError(f"{at}: there is no such study, forecast or verdict; {command('forecast', at)} seals one")
-        study = StudyPaths(at if at.is_dir() else at.parent)
-        alone = at.name == study.verdict.name or "forecast_sha256" in read_mapping(at)
+        study, body = StudyPaths(at if at.is_dir() else at.parent), read_mapping(at)
+        if not at.is_dir() and not body:
+            raise UserError(f"{at}: there is no study, forecast or verdict; {command('forecast', at)} seals a forecast")
+        alone = "forecast_sha256" in body
         file = at if alone else study.verdict
         verdict = read_verdict(file) if alone or at.is_dir() and file.exists() else None
         entry = held.get(verdict.forecast_sha256) if verdict else None
@@ -96,7 +96,7 @@ def ledger(path: Path | str, /, *sources: Path | str, **named: Path | str) -> Le
         bodies = sorted((e.to_dict() for e in after.entries), key=lambda body: body["forecast_sha256"])
         lines = [json.dumps(body | {"sha256": own_hash(body)}, sort_keys=True) + "\n" for body in bodies]
         write_text(path, "".join(lines))
-        log.info(f"{path}: holds {len(after.entries)} forecasts now, {len(before.entries)} before")
+        log.info(f"{path} written: {len(before.entries)} forecasts before, {len(after.entries)} now")
     return after
 
 
@@ -121,7 +121,9 @@ def read_ledger(path: Path | str) -> Ledger:
                 raise ValueError
         except (ValueError, RecursionError):
             again = f"take the file from git, or delete the line and {command('ledger', path, 'STUDY')} adds it again"
-            raise UserError(f"{where}: damaged or edited, its content does not match its sha256; {again}") from None
+            raise UserError(
+                f"{where}: no entry of a ledger, or edited since: it does not match its sha256; {again}"
+            ) from None
         entry = Entry.from_dict(body, where)
         entries[entry.forecast_sha256] = _merged(entries.get(entry.forecast_sha256, entry), entry, where)
     return Ledger(_by_time(entries.values()))
