@@ -114,7 +114,10 @@ def verdict(options: Options) -> Report:
         "sources", "[NAME=]SOURCE", "study, forecast.json or verdict.json to add; adding one again changes nothing",
         count="*", complete="file",
     ),
-    examples=["ditscale ledger ledger.jsonl mystudy second=other/forecast.json", "ditscale ledger ledger.jsonl"],
+    examples=[
+        "ditscale ledger ledger.jsonl mystudy", "ditscale ledger ledger.jsonl mine=forecast.json",
+        "ditscale ledger ledger.jsonl",
+    ],
 )  # fmt: skip
 def ledger(options: Options) -> Report:
     from ...laws import ledger
