@@ -113,7 +113,7 @@ def test_a_later_verdict_completes_its_forecast_and_one_line_of_the_file(made, f
 
 
 def test_names(made, file):
-    assert [e.name for e in ledger(file, cross=made / "near").entries] == ["cross"]
+    assert [e.name for e in ledger(file, cross=made / "near" / "forecast.json").entries] == ["cross"]
     assert [e.name for e in ledger(file, made / "near").entries] == ["cross"]  # a name once given stays ...
     assert [e.name for e in ledger(file, other=made / "near").entries] == ["other"]  # ... until another is given
     with pytest.raises(UserError, match="is no name"):
