@@ -140,6 +140,30 @@ def verdict(options: Options) -> Report:
 
 
 @verb(
+    "Keep and show the record of forecasts and verdicts. Says how many held against what their intervals promise.",
+    positional("file", "FILE", "file of the record, one JSON object a line, made to be committed", complete="file"),
+    positional(
+        "sources", "[NAME=]SOURCE", "study, forecast.json or verdict.json to add; adding one again changes nothing",
+        count="*", complete="file",
+    ),
+    examples=[
+        "ditscale ledger ledger.jsonl mystudy", "ditscale ledger ledger.jsonl mine=forecast.json",
+        "ditscale ledger ledger.jsonl",
+    ],
+)  # fmt: skip
+def ledger(options: Options) -> Report:
+    from ...laws import ledger
+
+    named = named_paths(list(dict.fromkeys(options.sources)), "ledger", "a study, as in cross=mystudy")
+    record = ledger(
+        options.file,
+        *(path for name, path in named.items() if name == path),
+        **{name: path for name, path in named.items() if name != path},
+    )
+    return Report(record.summary(), record.to_dict())
+
+
+@verb(
     "Compare two or more studies or tables, or two metrics. Compares their laws, as of designs or data sets.",
     positional("tables", "[NAME=]DIR|TABLE", "studies or tables, with names of yours", count="+", complete="file"),
     option("--against", "COLUMN", "second metric, of one table: its gap to the first, as of loss_coco from loss"),
@@ -150,7 +174,7 @@ def verdict(options: Options) -> Report:
 def compare(options: Options) -> Report:
     from ...laws import compare, fit_gap
 
-    named = named_tables(options.tables)
+    named = named_paths(options.tables, "compare", "a table, as in cross=cross.csv")
     if options.against:
         if len(named) > 1:
             raise UserError("compare: --against compares two metrics of one table; name one table")
@@ -238,7 +262,7 @@ def _pairs(option: str, texts: list[str], example: str, name: str = "", named: C
     return pairs
 
 
-def named_tables(words: list[str]) -> dict[str, str]:
+def named_paths(words: list[str], verb: str, example: str) -> dict[str, str]:
     """{name: path} of words PATH or NAME=PATH; a path that is given twice gets a number."""
     named: dict[str, str] = {}
     for word in words:
@@ -246,9 +270,9 @@ def named_tables(words: list[str]) -> dict[str, str]:
         if not equals or Path(word).exists():
             name = path = word
         if not name or not path:
-            raise UserError(f"compare: {word!r}: write a table, or a name, = and a table, as in cross=cross.csv")
+            raise UserError(f"{verb}: {word!r}: write a path, or a name, = and {example}")
         if name in named and name != path:
-            raise UserError(f"compare: the name {name!r} is given twice")
+            raise UserError(f"{verb}: the name {name!r} is given twice")
         while name in named:
             name = f"{path} ({len(named) + 1})"
         named[name] = path
