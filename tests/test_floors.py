@@ -21,7 +21,7 @@ ROOMS = [
 ]  # fmt: skip
 # The folders of laws/ likewise; its own files are read as folders of one file.
 LAWS = [
-    "result", "table", "read", "findings", "estimates", "text", "notebook", "synthetic", "minima", "surface",
+    "result", "tables", "table", "read", "findings", "estimates", "text", "notebook", "synthetic", "minima", "surface",
     "predictor", "checks", "learning_rate", "frontier", "sealed", "laws", "fit", "compare", "__init__",
 ]  # fmt: skip
 WITHOUT_TORCH = ROOMS[: ROOMS.index("data")]
