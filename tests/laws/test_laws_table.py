@@ -275,6 +275,7 @@ READABLE = {
     "markdown": MARKDOWN,
     "sep": "sep=;\n" + "".join([HEAD, *ROWS]).replace(",", ";"),
     "mac": "".join([HEAD, *ROWS]).replace("\n", "\r"),
+    "notes of two lines": HEAD.replace("loss", "note,loss") + "".join(ROWS).replace("e14,", 'e14,"it\n""ran""",'),
     "dos": "".join([HEAD, *ROWS]) + "\x1a",
     "json": json.dumps(RECORDS),
     "json with nan": json.dumps([{**row, "x": math.nan} for row in RECORDS]),

@@ -30,6 +30,9 @@ def guess_columns(missing: Sequence[str], free: Mapping[str, Sequence[Any]]) -> 
     """({our name: the column that is probably meant, with a factor where its name has a unit}, [what else could be])
     of the numeric columns that are free; none is named for two of ours."""
     numeric = {name: first for name, values in free.items() if (first := _first(values)) is not None}
+    letters = [name for name in numeric if name.strip().lower() in ("n", "d", "c")]
+    if len(letters) == 1:  # A letter means N, D or C beside another of them alone.
+        del numeric[letters[0]]
     meant: dict[str, str] = {}
     doubts, taken = [], set()
     for ours in missing:

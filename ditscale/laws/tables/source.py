@@ -21,24 +21,23 @@ from ..result import short
 from .numerals import parse
 
 AS_CSV = "save the table as CSV"
+NO_TABLE = f"is neither CSV text (UTF-8) nor HDF5, JSON or Parquet; {AS_CSV}"
+CONTROL = bytes({*range(32)} - {*b"\t\n\v\f\r"})
 HDF5 = b"\x89HDF\r\n\x1a\n"
 # How files begin that are no table to read, and what they are.
 BEGINNINGS = {
     b"\xd0\xcf\x11\xe0": f"is a workbook of Excel; {AS_CSV} there",
     b"ARROW1": f"is an Arrow (Feather) file; {AS_CSV}",
-    b"FEA1": f"is a Feather file; {AS_CSV}",
     b"\x93NUMPY": f"is a numpy array, whose columns have no names; {AS_CSV}",
-    b"SQLite format 3": f"is an SQLite database; {AS_CSV}",
-    b"%PDF": f"is a PDF; {AS_CSV}",
     b"BZh": "is packed by bzip2; unpack it first (bunzip2)",
     b"\xfd7zXZ": "is packed by xz; unpack it first (unxz)",
     b"\x28\xb5\x2f\xfd": "is packed by zstd; unpack it first (unzstd)",
     b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; run `git lfs pull`",
+    b"<": f"is a web page or XML; download the file itself, or {AS_CSV}",
+    HDF5: "is a packed HDF5 file; unpack it first",
 }
-BEGINNINGS |= {
-    b"\x80" + bytes([n]): f"is a pickle of Python, which is never opened since it can run code; {AS_CSV}"
-    for n in range(2, 6)
-}
+PICKLE = f"is a pickle of Python, which is never opened since it can run code; {AS_CSV}"
+BEGINNINGS |= {b"\x80" + bytes([protocol]): PICKLE for protocol in range(2, 6)}
 UNPACKED = 2**31  # Bytes of a gzip file that are read at most.
 CELLS = 50_000_000  # Rows times columns of a JSON file at most: each object may have keys of its own.
 ONE_RUN = "which is the curve of a run; a table of runs has a row per run: n_params, n_tokens, budget_flops, loss"
@@ -121,23 +120,18 @@ def _unpacked(path: Path, content: bytes) -> bytes:
 
 def _read(path: Path, content: bytes) -> Cells:
     """The cells of a file's content, whatever its form."""
-    for begins, what in {**BEGINNINGS, HDF5: "is a packed HDF5 file; unpack it first"}.items():
-        if content.startswith(begins):
-            raise UserError(f"{path} {what}")
-    if content.startswith(b"PK\x03\x04"):
-        raise UserError(f"{path} {_archive(content)}")
+    what = next((what for begins, what in BEGINNINGS.items() if content.startswith(begins)), "")
+    if what or content.startswith(b"PK\x03\x04"):
+        raise UserError(f"{path} {what or _archive(content)}")
     if content.startswith(b"PAR1"):
         return _read_parquet(path, content)
     try:
         text, encoding = _decoded(content)
     except UnicodeError:
         text, encoding = "\0", ""
-    if re.search(r"[\0-\x08\x0e-\x1f]", text):
-        raise UserError(f"{path} is neither CSV text (UTF-8) nor HDF5, JSON or Parquet; {AS_CSV}")
-    first = text.lstrip()[:1]
-    if first == "<":
-        raise UserError(f"{path} is a web page or XML; download the file itself, or {AS_CSV}")
-    cells = _read_json(path, text) if first and first in "[{" else _read_csv(path, text)
+    if len(text.encode().translate(None, CONTROL)) < len(text.encode()):
+        raise UserError(f"{path} {NO_TABLE}")
+    cells = _read_json(path, text) if text.lstrip().startswith(("[", "{")) else _read_csv(path, text)
     if {"Wall time", "Step", "Value"} <= cells.columns.keys():
         raise UserError(f"{path} is a scalar of TensorBoard, {ONE_RUN}")
     if any(name.endswith("__MIN") for name in cells.columns):
@@ -208,26 +202,40 @@ def _read_csv(path: Path, text: str) -> Cells:
         lines = [line.strip().removeprefix("|").removesuffix("|") + "\n" for line in lines]
     if re.fullmatch(r"[\s|:+-]*--[\s|:+-]*", "".join(lines[skipped + 1 : skipped + 2])):
         lines[skipped + 1] = "\n"  # The rule below a header.
-    try:
-        reader = csv.reader(lines[skipped:], delimiter=separator, skipinitialspace=True)
-        rows = list(reader)
-    except csv.Error:
-        raise UserError(f"{path} is neither CSV text (UTF-8) nor HDF5, JSON or Parquet; {AS_CSV}") from None
-    if reader.line_num > len(rows):
-        # A quote that is never closed would make one run of many rows, silently.
-        reader = csv.reader(lines[skipped:], delimiter=separator, skipinitialspace=True)
-        line = skipped + next(i for i, _ in enumerate(reader, 1) if reader.line_num > i)
-        raise UserError(f"{path}, row {line}: a quoted cell continues on the next line; close the quote")
+    rows, starts = _rows(path, lines, skipped, separator)
     filled = [i for i, row in enumerate(rows) if i and "".join(row).strip()]
-    numbers, rows = [skipped + i + 1 for i in filled], [rows[0] if rows else [], *(rows[i] for i in filled)]
+    numbers, rows = [starts[i] for i in filled], [rows[0] if rows else [], *(rows[i] for i in filled)]
     if separator in " \t" and set(map(len, rows[1:])) == {len(rows[0]) + 1} and all(row[-1] for row in rows):
         rows[0] = ["", *rows[0]]  # R and pandas print names of rows, and none above them.
     header = _header(path, rows, skipped + 1)
-    _refuse_ragged(path, rows, numbers, len(header), separator)
     columns = [list(map(str.strip, column)) for column in itertools.islice(zip(*rows[1:]), len(header))]
+    if {*map(len, rows[1:])} != {len(header)} or any(map(str.startswith, columns[0], itertools.repeat("#"))):
+        _refuse_ragged(path, rows, numbers, len(header), separator)
     pairs = (line.strip().lstrip("# ").partition(":") for line in said)
     recorded = [(key.strip(), value.strip()) for key, _, value in pairs if value.strip()]
     return Cells(str(path), dict(zip(header, columns or [[] for _ in header], strict=True)), numbers, recorded)
+
+
+def _rows(path: Path, lines: Sequence[str], skipped: int, separator: str) -> tuple[list[list[str]], Sequence[int]]:
+    """(the cells of each row, its line); skipped: lines above the header. Notes may have several lines, but a quote
+    that is never closed would make one run of many rows, silently."""
+    how: dict[str, Any] = {"delimiter": separator, "skipinitialspace": True}
+    try:
+        reader = csv.reader(lines[skipped:], **how)
+        rows = list(reader)
+    except csv.Error:
+        raise UserError(f"{path} {NO_TABLE}") from None
+    if reader.line_num == len(rows):
+        return rows, range(skipped + 1, skipped + 1 + len(rows))
+    rows, starts, reader = [], [skipped + 1], csv.reader(lines[skipped:], strict=True, **how)
+    try:
+        for row in reader:
+            rows.append(row)
+            starts.append(skipped + 1 + reader.line_num)
+    except csv.Error:
+        here = f"{path}, row {starts[-1]}"
+        raise UserError(f"{here}: a quoted cell continues on the next line; close the quote") from None
+    return rows, starts
 
 
 def _header(path: Path, rows: Sequence[Sequence[str]], line: int) -> list[str]:
@@ -250,13 +258,10 @@ def _refuse_ragged(
     path: Path, rows: Sequence[Sequence[str]], numbers: Sequence[int], width: int, separator: str
 ) -> None:
     """Raise UserError for a comment between rows, and for a row of another number of cells than the header's."""
-    wide = set(map(len, rows[1:])) != {width}
-    if not wide and not any(row[0].startswith("#") for row in rows[1:]):
-        return
     for line, row in zip(numbers, rows[1:], strict=True):
         if row[0].startswith("#"):
             raise UserError(f"{path}, row {line}: comments stand above the header only; delete the row or the #")
-        if wide and (len(row) < width or any(map(str.strip, row[width:]))):
+        if len(row) < width or any(map(str.strip, row[width:])):
             hint = "; numbers take no thousands separators" if len(row) > width and separator == "," else ""
             raise UserError(f"{path}, row {line}: {len(row)} cells, but the header has {width} columns{hint}")
 
