@@ -55,26 +55,19 @@ def read_table(
     count = cells.n_rows(names.values())
     ids = cells.columns[names["run_id"]] if "run_id" in names else [f"row-{i + 1}" for i in range(count)]
     run_id = np.array(list(map(str, ids)), dtype=object)
-    roles = map(str, cells.columns[names["role"]]) if "role" in names else ["grid"] * count
-    role = np.array(list(roles), dtype=object)
+    roles = cells.columns[names["role"]] if "role" in names else ["grid"] * count
+    role = np.array(list(map(str, roles)), dtype=object)
     keep, said = _kept(cells, run_id, role, exclude, only)
-    rows = {
-        name: v if len(keep) == count else [v[i] for i in keep] for name, v in cells.columns.items() if len(v) == count
-    }
-    raw = {ours: rows[theirs] for ours, theirs in names.items() if ours not in TEXT}
+    rows = {name: [values[i] for i in keep] for name, values in cells.columns.items() if len(values) == count}
 
     def where(i: int) -> str:
         return f"row {cells.lines[keep[i]]}" if cells.lines else f"run {run_id[keep[i]]}"
 
     if "run_id" not in names:
         _refuse_same_rows(cells.name, [*rows.values()], where)
-    numeric = {}
-    for ours, values in raw.items():
-        numeric[ours], sized = floats(values)
-        numeric[ours] = numeric[ours] * factors.get(ours, 1.0)
-        said += [(f"cells of {ours}", sized)] if sized else []
     said += [(f"column {ours}", f"{columns[ours]!r} in the file") for ours in names if columns.get(ours, ours) != ours]
-    said += _complete(numeric, kappa)
+    raw = {ours: rows[theirs] for ours, theirs in names.items() if ours not in TEXT}
+    numeric = _numbers(raw, factors, kappa, said)
     table = Table(
         run_id[keep], numeric["n_params"], numeric["n_tokens"], numeric["budget_flops"], numeric[metric], role[keep],
         numeric.get("loss_se"), numeric.get("n_images"), numeric.get("achieved_flops"), metric, cells.name,
@@ -210,11 +203,18 @@ def _missing(missing: list[str], cells: Cells, names: dict[str, str], computable
     return text
 
 
-def _complete(numeric: dict[str, np.ndarray], kappa: Any) -> list[tuple[str, str]]:
-    """Add the missing one of N, D and C to `numeric`; what was done, to be recorded."""
+def _numbers(
+    raw: Mapping[str, Sequence[Any]], factors: Mapping[str, float], kappa: Any, said: list[tuple[str, str]]
+) -> dict[str, np.ndarray]:
+    """The columns as floats, and the missing one of N, D and C; what was done is added to `said`, to be recorded."""
+    numeric = {}
+    for ours, values in raw.items():
+        numbers, sized = floats(values)
+        numeric[ours] = numbers * factors.get(ours, 1.0)
+        said += [(f"cells of {ours}", sized)] if sized else []
     lacking = next((name for name in REQUIRED if name not in numeric), None)
     if lacking is None:
-        return []
+        return numeric
     kappa, other = float(kappa), "n_tokens" if lacking == "n_params" else "n_params"
     how = f"{kappa:g} n_params n_tokens" if lacking == "budget_flops" else f"budget_flops / ({kappa:g} {other})"
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -222,7 +222,8 @@ def _complete(numeric: dict[str, np.ndarray], kappa: Any) -> list[tuple[str, str
             numeric[lacking] = kappa * numeric["n_params"] * numeric["n_tokens"]
         else:
             numeric[lacking] = numeric["budget_flops"] / kappa / numeric[other]
-    return [(lacking, f"computed as {how}")]
+    said.append((lacking, f"computed as {how}"))
+    return numeric
 
 
 def _refuse_same_rows(source: str, columns: Sequence[Sequence[Any]], where: Callable[[int], str]) -> None:

@@ -228,7 +228,7 @@ def test_all_bad_cells_are_one_message(tmp_path):
     path = write(tmp_path, HEAD + "".join(rows))
     refused(path, "5 cells cannot be used", "row 4, column n_params: the cell is empty", "row 7, column n_tokens",
             "(write 1234, or 1.234)", "row 7, column loss: '-'", "and 1 more", "correct them, or leave the runs out",
-            "--exclude r2=empty --exclude r5=empty --exclude r9=")  # fmt: skip
+            "--exclude r2=unusable --exclude r5=empty --exclude r9=")  # fmt: skip
     # No run is left: nothing is proposed that would leave an empty table.
     with pytest.raises(UserError, match="2 cells cannot be used.*no run is left") as caught:
         read_table(write(tmp_path, HEAD + "a,1e6,1e8,6e14,-\nb,1e6,1e8,6e14,-\n"))
@@ -320,8 +320,8 @@ def archive(*names):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (archive("xl/workbook.xml"), "workbook of a spreadsheet; save the table as CSV"),
-        (archive("mimetype", "content.xml"), "workbook of a spreadsheet; save the table as CSV"),
+        (archive("xl/workbook.xml"), "workbook of a spreadsheet, which is not opened; save"),
+        (archive("mimetype", "content.xml"), "workbook of a spreadsheet, which is not opened; save"),
         (archive("n_params.npy"), "npz file"), (archive("archive/data.pkl"), "checkpoint of PyTorch"),
         (archive("runs.csv"), "unpack it"), (b"PK\x03\x04", "damaged zip"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "Excel"), (pickle.dumps([1]), "never opened"),

@@ -57,16 +57,14 @@ def parse(value: Any) -> float | None:
 
 
 def floats(values: Sequence[Any]) -> tuple[np.ndarray, str]:
-    """(a column as floats, nan where a cell says none; the first of its cells that has a suffix, and what it says)."""
+    """(a column as floats, nan where a cell says none; how many cells have suffixes, with the first)."""
     try:
         if {*map(type, values)} <= {str, int, float, NoneType}:  # Not true, nor lists, which JSON can hold.
             return np.array(values, dtype=float), ""
     except (TypeError, ValueError, OverflowError):
         pass
-    parsed = [parse(value) for value in values]
-    sized = [i for i, v in enumerate(values) if isinstance(v, str) and v.strip()[-1:].isalpha() and parsed[i]]
-    numbers = np.array(parsed, dtype=float)
-    sized = [i for i in sized if np.isfinite(numbers[i])]  # inf ends on a letter too
+    numbers = np.array([parse(value) for value in values], dtype=float)
+    sized = [i for i in map(int, np.flatnonzero(np.isfinite(numbers))) if str(values[i]).strip()[-1].isalpha()]
     said = f"{len(sized)} with suffixes, as {values[sized[0]]} = {numbers[sized[0]]:.17g}" if sized else ""
     return numbers, said
 
@@ -132,31 +130,25 @@ def complaint(
     if len(ordered) == 1:
         return UserError(f"{source}, {said[0]}; {ordered[0].cure or ', or '.join(ways)}")
     said = [text + f" ({f.cure})" * bool(f.cure) for text, f in zip(said, ordered, strict=False)]
-    said += [f"and {len(ordered) - SHOWN} more"] if len(ordered) > SHOWN else []
-    return UserError(
-        "; ".join(
-            [
-                f"{source}: {len(ordered)} cells cannot be used: {said[0]}",
-                *said[1:],
-                *([", or ".join(ways)] if ways else []),
-            ]
-        )
-    )
+    more = [f"and {len(ordered) - SHOWN} more"] if len(ordered) > SHOWN else []
+    head = f"{source}: {len(ordered)} cells cannot be used: {said[0]}"
+    return UserError("; ".join([head, *said[1:], *more, *filter(None, [", or ".join(ways)])]))
 
 
 def _options(lost: Mapping[int, Fault], run_id: Any, beside: Mapping[str, Sequence[Any]]) -> str:
     """--only, where all runs but the lost ones share a word of a column; else --exclude for each of these."""
     good = [i for i in range(len(run_id)) if i not in lost]
     for name, values in beside.items():
-        shared = {str(values[i]) for i in good}
-        if len(good) > 1 == len(shared) and not shared & {str(values[i]) for i in lost} and parse(*shared) is None:
-            if all(isinstance(values[i], str) and values[i].strip() for i in good):
-                return f"--only {shlex.quote(f'{name}={values[good[0]]}')}"
+        words = {str(values[i]) for i in good}
+        if len(good) > 1 == len(words) and not words & {str(values[i]) for i in lost}:
+            (word,) = words
+            if parse(word) is None and not lacks(word):
+                return f"--only {shlex.quote(f'{name}={word}')}"
     if len(lost) > PASTED:
         return f"--exclude RUN=REASON for each of these {len(lost)}, or delete their rows"
     return " ".join(f"--exclude {shlex.quote(f'{run_id[i]}={_reason(f)}')}" for i, f in sorted(lost.items()))
 
 
 def _reason(lost: Fault) -> str:
-    word = re.match(r"'([^\W\d]{2,})'|(-?inf|nan)", lost.text)
-    return (word[1] or word[2]) if word else "empty" if "is not" not in lost.text or "'" in lost.text else "unusable"
+    word = re.match(r"'?([^\W\d]{2,}|-?inf)'? is not", lost.text)
+    return word[1] if word else "empty" if lost.cure is None else "unusable"

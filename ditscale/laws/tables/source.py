@@ -146,13 +146,10 @@ def _archive(content: bytes) -> str:
         names = zipfile.ZipFile(io.BytesIO(content)).namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return "is neither CSV nor HDF5 but a damaged zip archive"
-    if any(name.endswith(".npy") for name in names):
-        return f"is an npz file of numpy, which is not opened; {AS_CSV}"
-    if any(name.endswith("data.pkl") for name in names):
-        return f"is a checkpoint of PyTorch, which is not opened; {AS_CSV}"
-    if {"xl/workbook.xml", "content.xml"} & {*names}:
-        return f"is a workbook of a spreadsheet; {AS_CSV} there"
-    return "is a zip archive; unpack it first"
+    kinds = {".npy": "an npz file of numpy", "data.pkl": "a checkpoint of PyTorch"}
+    kinds |= dict.fromkeys(("xl/workbook.xml", "content.xml"), "a workbook of a spreadsheet")
+    kind = next((kind for end, kind in kinds.items() for name in names if name.endswith(end)), "")
+    return f"is {kind}, which is not opened; {AS_CSV}" if kind else "is a zip archive; unpack it first"
 
 
 def _decoded(content: bytes) -> tuple[str, str]:
@@ -268,30 +265,29 @@ def _refuse_ragged(
 
 def _read_json(path: Path, text: str) -> Cells:
     """A list of objects, objects line by line, or an object of columns, each a list or as pandas writes it."""
+    lines: list[int] = []
     try:
-        lines: list[int] = []
         try:
             body = json.loads(text)
         except ValueError as error:
-            lines, body = _json_lines(path, text, error)
+            body, lines = _json_lines(path, text, error)
         columns = _columns_of(path, body)
     except RecursionError:
         raise UserError(f"{path}: its JSON is nested too deeply for a table; write one flat object per run") from None
-    longest = max(map(len, columns.values()), default=0)
-    return Cells(str(path), columns, lines or range(1, longest + 1))
+    return Cells(str(path), columns, lines or range(1, max(map(len, columns.values()), default=0) + 1))
 
 
-def _json_lines(path: Path, text: str, error: ValueError) -> tuple[list[int], list[Any]]:
-    """([line], [value]) of JSON lines. error: why the text as a whole is no JSON."""
-    lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
-    values = []
-    for i, line in lines:
+def _json_lines(path: Path, text: str, error: ValueError) -> tuple[list[Any], list[int]]:
+    """([value], [line]) of JSON lines. error: why the text as a whole is no JSON."""
+    values: list[Any] = []
+    lines = [i for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    for i, line in zip(lines, filter(str.strip, text.splitlines()), strict=True):
         try:
             values.append(json.loads(line))
         except ValueError as wrong:
             at, why = (f", row {i}", wrong) if values else ("", error)
             raise UserError(f"{path}{at}: looks like JSON and is not ({why}); correct it") from None
-    return [i for i, _ in lines], values
+    return values, lines
 
 
 def _columns_of(path: Path, body: Any) -> Mapping[str, Sequence[Any]]:
