@@ -105,6 +105,8 @@ def _row(c: Choice) -> list[str]:
     at = "-" if c.budget_flops is None else compact(c.budget_flops.value)
     if c.budget_flops and (span := ends(c.budget_flops, compact)):
         at += f" ({span})"
+    elif c.what.startswith("reach"):
+        at += " (no bound)" if c.budget_flops else " (never)"
     regret = "-" if c.regret is None else f"{100 * c.regret:.2g} %"
     needed = "-" if share is None else f"{100 * share.value:.3g} %"
     sizes = [*shown(c.n_params, count), *shown(c.n_tokens, count), *shown(c.loss)]

@@ -35,9 +35,10 @@ class Result:
 
     def __getitem__(self, name: str) -> Any:
         """A value by its key in JSON, as of the dicts that results were before. Raises KeyError with the keys."""
-        if name not in (body := self.to_dict()):
-            raise KeyError(f"{name!r} is none of {', '.join(body)}")
-        return body[name]
+        fields = {entry.key: entry.name for entry in _entries(type(self))} | {n: n for n in self.COMPUTED}
+        if name not in fields:
+            raise KeyError(f"{name!r} is none of {', '.join(fields)}")
+        return getattr(self, fields[name])
 
     @classmethod
     def from_dict(cls, body: object, where: str = "") -> Self:

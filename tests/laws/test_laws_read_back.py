@@ -83,7 +83,10 @@ def test_numbers_of_a_file_of_before_are_attributes():
     assert laws.predictions["8e18"].approach3.loss.value == body["predictions"]["8e18"]["approach3"]["loss"]["value"]
     assert laws.loss_law.at(1e18) == pytest.approx(laws.bands.loss[10].value, rel=0.2) and laws.fits is None
     assert [p.run_id for p in laws.points] == [p["run_id"] for p in body["points"]] and laws.given
-    assert laws.predictions["8e18"]["approach3"]["loss"] == body["predictions"]["8e18"]["approach3"]["loss"]
+    assert (
+        laws.predictions["8e18"]["approach3"]["loss"]["value"]
+        == body["predictions"]["8e18"]["approach3"]["loss"]["value"]
+    )
     with pytest.raises(KeyError, match="'answr' is none of approach2, approach3, answer"):
         laws.predictions["8e18"]["answr"]
     assert not read_laws(OLD / "laws_refused.json").given
