@@ -21,9 +21,7 @@ from .laws import Laws, read_laws
 from .learning_rate.law import BestRate, RateLaw, fit_rates, read_rates
 from .learning_rate.trials import Trial, read_trials
 from .minima.approach2 import Approach2, fit_approach2
-from .minima.metric_law import MetricLaw, metric_law
 from .minima.parabola import Parabola, fit_parabola
-from .minima.powerlaw import PowerLaw, floor_law, power_law
 from .predictor.predictor import Predictor, predictor
 from .read import read_table
 from .sealed.forecast import Forecast, forecast, load_forecast, seal
@@ -35,8 +33,8 @@ from .table import Table
 
 __all__ = [
     "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate", "Finding",
-    "Forecast", "Gap", "Laws", "MetricLaw", "Pair", "Parabola", "PowerLaw", "Predictor", "RateLaw", "Surface", "Table",
-    "Trend", "Trial", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap", "fit_parabola",
-    "fit_rates", "fit_surface", "fit_trend", "floor_law", "forecast", "load_forecast", "metric_law", "power_law",
-    "predictor", "read_laws", "read_rates", "read_table", "read_trials", "read_verdict", "seal", "verdict",
+    "Forecast", "Gap", "Laws", "Pair", "Parabola", "Predictor", "RateLaw", "Surface", "Table", "Trend", "Trial",
+    "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap", "fit_parabola", "fit_rates",
+    "fit_surface", "fit_trend", "forecast", "load_forecast", "predictor", "read_laws", "read_rates", "read_table",
+    "read_trials", "read_verdict", "seal", "verdict",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from .checks.form import Bias, check_bias, check_drift, check_lines, check_surfa
 from .checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
 from .estimates import Bootstrap, Estimate
 from .findings import Finding, finding
-from .laws import Answer, Bands, Fits, Laws, LossWithFloor, Optima, PowerLaws, SurfaceLaw
+from .laws import Answer, Bands, Fits, Laws, Optima, PowerLaws, SurfaceLaw
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.parabola import Response, Slice
 from .predictor.identify import ask
@@ -103,7 +103,7 @@ def _result(
 ) -> Laws:  # fmt: skip
     """The numbers of both fits; targets {as typed: FLOPs}."""
     table, two, three, made = fits
-    budgets, floor = tuple(budget for budget, _ in table.slices()), two.floor_coefficients()
+    budgets = tuple(budget for budget, _ in table.slices())
     predicted = {}
     for typed, budget in targets.items():
         both = [Optimum(**fitted.predict(budget)) if fitted.ok else None for fitted in (two, three)]
@@ -112,8 +112,7 @@ def _result(
         n_runs=len(table), budgets=budgets, points=table.points(), metric=table.metric, fits=fits, bootstrap=settings,
         approach2=PowerLaws(**two.coefficients()) if two.ok else None,
         approach3=SurfaceLaw(**three.coefficients()) if three.ok else None,
-        objective=three.surface.objective, kappa=three.surface.kappa, predictions=predicted, loss_law=two.loss_law,
-        loss_with_floor=None if floor is None else LossWithFloor(**floor), slices=_slices(two),
+        objective=three.surface.objective, kappa=three.surface.kappa, predictions=predicted, slices=_slices(two),
         bands=_bands(two, [*budgets, *targets.values()]) if two.ok else None, 
         answer=_answer(made, budgets[-1], targets) if made else None,
         n_ranges={typed: three.n_range(budget) for typed, budget in targets.items()} if three.ok else {},
@@ -140,16 +139,15 @@ def _answer(made: Predictor, largest: float, targets: dict[str, float]) -> Answe
 
 
 def _disagreement(two: Approach2, three: Approach3, targets: dict[str, float]) -> list[Finding]:
-    """`approaches_disagree`: at a target, the intervals of Approach 2 and 3 exclude each other."""
+    """`approaches_disagree`: at a target, the intervals of N* of Approach 2 and 3 exclude each other. Their L* do so
+    wherever there is a floor, which Approach 2 has none of."""
     if not (two.ok and three.ok):
         return []
     findings = []
     for typed, budget in targets.items():
-        one, other = two.predict(budget), three.predict(budget)
-        apart = [name for name in ("n_params", "loss") if _exclude(one[name], other[name])]
-        if apart:
-            named = {"n_params": "N*", "loss": "L*"}
-            each = "; ".join(f"{named[n]} {compact(one[n].value)} and {compact(other[n].value)}" for n in apart)
+        one, other = (fitted.predict(budget)["n_params"] for fitted in (two, three))
+        if _exclude(one, other):
+            each = f"N* {compact(one.value)} and {compact(other.value)}"
             text = f"at {typed} FLOPs approach 2 and 3 exclude each other ({each}): at least one form is wrong"
             findings.append(finding("approaches_disagree", f"{text}; go by the answer, which doubts both"))
     return findings

@@ -33,13 +33,11 @@ def test_layout_is_the_agreed_one():
         assert set(number) == {"value", "low", "high"} and number["low"] <= number["value"] <= number["high"]
     extra = (
         "slices",
-        "loss_with_floor",
         "exclusions",
         "metric",
         "objective",
         "points",
         "backtests",
-        "loss_law",
         "answer",
         "kappa",
         "bootstrap",
@@ -59,7 +57,6 @@ def test_noise_free_truth_and_no_warnings_on_a_clean_study():
     assert laws.approach3.model_exponent.value == pytest.approx(beta / (alpha + beta), abs=1e-8)
     # Equal relative grids bias every slice's vertex alike, so the exponents of Approach 2 are exact too.
     assert laws.approach2.model_exponent.value == pytest.approx(beta / (alpha + beta), abs=1e-4)
-    assert laws.loss_with_floor.E.value == pytest.approx(CHINCHILLA[0], rel=2e-3)
 
 
 @pytest.mark.parametrize("seed", range(6))

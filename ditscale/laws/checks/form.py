@@ -10,8 +10,8 @@ import numpy as np
 from ..estimates import Estimate, f_tail, first, t_quantile
 from ..findings import Finding, finding, some
 from ..minima.approach2 import Approach2
+from ..minima.line import line
 from ..minima.parabola import refit, response_of, vertex
-from ..minima.powerlaw import line
 from ..result import Result
 from ..surface.approach3 import Approach3
 from ..surface.descent import jacobian_of, powers_of
