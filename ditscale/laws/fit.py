@@ -1,5 +1,6 @@
 """`fit`: both approaches, their intervals, backtests and every finding, in one frozen result."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,6 +26,7 @@ from .table import Exclusion, Table
 
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
 RESPONSE: dict[str, Response] = {"huber": "raw", "ls": "raw", "ls_log": "log"}
+NOTICEABLE = 0.05  # of ln N*: parabolas are off by less on any grid that is not warned of
 
 
 def fit(
@@ -54,7 +56,7 @@ def fit(
         three = fit_approach3(grid, objective, bootstrap, seed, kappa)
     else:
         nothing = _no_surface(grid, objective, kappa)
-        three = Approach3(nothing, nothing.parameters[None], "none")
+        three = Approach3(nothing, nothing.parameters[None])
     surface = three.surface
     findings = check_rehearsal(table) + _left_out(grid, held) + check_units(grid) + [*two.findings, *surface.findings]
     if np.isfinite(surface.residuals).all():
@@ -66,7 +68,7 @@ def fit(
     made, refused = ask(grid, max(budgets.values(), default=2 * float(grid.budget_flops.max())), kappa)
     findings = [refused, *findings] if refused else findings
     findings += _disagreement(two, three, budgets)
-    settings = Bootstrap(bootstrap, seed, two.scheme, three.scheme)
+    settings = Bootstrap(bootstrap, seed)
     items = checklist(grid, two, three, settings, tests, held)
     return _result(Fits(grid, two, three, made), budgets, settings, tests, bias, findings, items)
 
@@ -146,7 +148,7 @@ def _disagreement(two: Approach2, three: Approach3, targets: dict[str, float]) -
     findings = []
     for typed, budget in targets.items():
         one, other = (fitted.predict(budget)["n_params"] for fitted in (two, three))
-        if _exclude(one, other):
+        if _exclude(one, other) and abs(math.log(one.value / other.value)) > NOTICEABLE:
             each = f"N* {compact(one.value)} and {compact(other.value)}"
             text = f"at {typed} FLOPs approach 2 and 3 exclude each other ({each}): at least one form is wrong"
             findings.append(finding("approaches_disagree", f"{text}; go by the answer, which doubts both"))

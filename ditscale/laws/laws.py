@@ -248,7 +248,7 @@ def _titled(title: str, found: dict[str, Estimate | None] | None, interval: str)
 
 def _coefficients(title: str, laws: Laws, approach: str) -> list[str]:
     found = getattr(laws, approach)
-    return _titled(title, found and vars(found), f"95 % ({getattr(laws.bootstrap, approach)} bootstrap)")
+    return _titled(title, found and vars(found), "95 %")
 
 
 def _approach2(laws: Laws) -> list[str]:

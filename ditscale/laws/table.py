@@ -134,6 +134,11 @@ class Table:
         spans = [np.ptp(np.log(self.budget_flops[rows])) for _, rows in self.slices() if len(rows) > 1]
         return not spans or float(np.median(spans)) <= np.log(1.06)
 
+    @property
+    def unit(self) -> float:
+        """The median size of the metric, in which fits work: the square of a loss may be beyond any float."""
+        return float(np.median(np.abs(self.loss))) or 1.0
+
     def kappa(self) -> float:
         """C / (N D), the median over runs; 6 where the budget counts 6 N D. C is what was spent, where known."""
         spent = self.budget_flops if self.achieved_flops is None else self.achieved_flops

@@ -14,16 +14,14 @@ from numpy.typing import ArrayLike
 
 from ...errors import UserError
 from ...units import compact, count
-from ..estimates import Estimate, estimate, resample_counts, residual_draws, t_quantile
-from ..minima.parabola import MIN_CURVATURE_T, Quadratic, quadratic, vertex, vertex_covariance_of, weighted
+from ..estimates import Estimate, estimate, residual_draws, t_quantile
+from ..minima.parabola import MIN_CURVATURE_T, Quadratic, quadratic, vertex, vertex_covariance_of
 from ..notebook import Shown
 from ..result import Result
 from ..table import SAME_BUDGET, Exclusion
 from ..text import columns, ends
 from .trials import Trial, read_trials
 
-# With fewer best rates the law's intervals come from its residuals: drawing pairs of 12 covers 0.91 of a nominal 0.95.
-PAIRS_FROM = 20
 ONE_BUDGET = (
     "at one budget D = C / (kappa N), so the exponents of N and D cannot be told apart: the one of N stands for both, "
     "and holds at this budget alone; sweep a second budget (rate_budgets) to have both"
@@ -101,8 +99,8 @@ class BestRate(Result):
 @dataclass(frozen=True, repr=False)
 class RateLaw(Shown):
     """lr* = scale N^params D^tokens through the best rates of `cells`. scale, params, tokens: None when refused; tokens
-    alone is None where one budget ties D to N (`reasons` says so). scatter: rms of log lr* about the law. resample: how
-    the intervals were drawn. status: "ok" or "refused"."""
+    alone is None where one budget ties D to N (`reasons` says so). scatter: rms of log lr* about the law.
+    status: "ok" or "refused"."""
 
     COMPUTED = ("overrides",)
 
@@ -113,7 +111,6 @@ class RateLaw(Shown):
     params: Estimate | None = None
     tokens: Estimate | None = None
     scatter: float | None = None
-    resample: str = ""
     source: str = ""
     exclusions: tuple[Exclusion, ...] = ()
 
@@ -159,7 +156,7 @@ class RateLaw(Shown):
             lines.append(f"  best rate = {self.formula()}, scatter about it {math.expm1(self.scatter or 0.0):.1%}")
             for symbol, e in (("N", self.params), ("D", self.tokens)):
                 span = f" ({spread})" if e and (spread := ends(e, "{:.3g}".format)) else ""
-                lines += [f"  exponent of {symbol}: {e.value:.3f}{span}, by {self.resample} bootstrap"] if e else []
+                lines += [f"  exponent of {symbol}: {e.value:.3f}{span}"] if e else []
         lines += [f"  {'' if self.ok else 'refused: '}{reason}" for reason in self.reasons]
         head = ("N", "D", "budget", "best rate", "95 %", "recipe", "recipe/best", "loss above", "measured")
         lines += columns([[*head], *(c.row() for c in self.cells)], "")
@@ -185,8 +182,7 @@ def fit_rates(
 
     trials: a list of `Trial`, or whatever `read_trials` reads. Runs with equal N, D and budget are one cell; their
     scatter about the parabolas, relative to the loss, is pooled over cells. A diverged run bounds its cell's best rate
-    from above, and rates from there on enter no parabola. Intervals of the law: by drawing pairs, that is cells, where
-    there are PAIRS_FROM, else by its residuals (estimates.py). Raises UserError when there is nothing to fit.
+    from above, and rates from there on enter no parabola. Raises UserError when there is nothing to fit.
 
         ds.fit_rates("sweep.csv").summary()
     """
@@ -301,16 +297,12 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int) -> RateLaw:
         return refused(f"{text}: sweep more sizes")
     solved = np.linalg.lstsq(basis, y, rcond=None)[0]
     fitted = basis @ solved
-    how = "pairs" if len(good) >= PAIRS_FROM else "residual"
-    if how == "residual":
-        draws = residual_draws(fitted, y - fitted, basis.shape[1], bootstrap, seed) @ np.linalg.pinv(basis).T
-    else:
-        draws = weighted(basis, y, resample_counts([np.arange(len(y))], len(y), bootstrap, seed))
+    draws = residual_draws(fitted, y - fitted, basis.shape[1], bootstrap, seed) @ np.linalg.pinv(basis).T
     exponents = [estimate(v, d) for v, d in zip(solved[1:], draws[:, 1:].T, strict=True)]
     middle, scatter = x.mean(axis=0), float(np.sqrt(np.mean((y - fitted) ** 2)))
     scale = estimate(math.exp(solved[0] - solved[1:] @ middle), np.exp(draws[:, 0] - draws[:, 1:] @ middle))
     of_n, of_d = exponents[0] if with_n else None, exponents[-1] if with_d else None
-    return RateLaw("ok", tuple(reasons), cells, scale, of_n, of_d, scatter, how)
+    return RateLaw("ok", tuple(reasons), cells, scale, of_n, of_d, scatter)
 
 
 def _distinct(values: list[float], ratio: float) -> int:

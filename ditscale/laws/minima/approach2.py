@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from ...units import compact
-from ..estimates import Estimate, first, resample_counts, residual_draws, scheme
+from ..estimates import Estimate, first, residual_draws
 from ..findings import Finding, finding
 from ..table import Table
 from .line import line
@@ -21,7 +21,6 @@ class Approach2:
 
     slices: tuple[Parabola, ...]
     findings: tuple[Finding, ...]
-    scheme: str = "none"
     vertices: np.ndarray = field(default_factory=lambda: np.full((1, 0, 4), np.nan))
 
     @property
@@ -105,41 +104,30 @@ def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 100
         text = f"the minima of {table.metric} are not all positive, so no power law of it exists; a line in log C is"
         text = f"{text} given (where higher is better, fit the negative of the metric)"
         findings.append(finding("metric_not_positive", text, slices=budgets[values <= 0], value=values.min()))
-    how = scheme([p.n_runs for p in accepted])
     fitted = [
         [math.log(p.n_params), math.log(p.n_tokens), p.loss, math.log(p.n_range[1] / p.n_range[0]) / 2]
         for p in accepted
     ]
-    drawn = [draw_vertices(table, accepted, response, how, bootstrap, seed)] if bootstrap else []
-    return Approach2(slices, tuple(findings), how, np.concatenate([np.array(fitted)[None], *drawn]))
+    drawn = [_drawn(table, accepted, response, bootstrap, seed)] if bootstrap else []
+    return Approach2(slices, tuple(findings), np.concatenate([np.array(fitted)[None], *drawn]))
 
 
-def vertices(p: Parabola, table: Table, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """(log N*, log D*, L*, half-width) (R, 4) of refits of one slice; y (R, n) or (n,), weights (R, n) or None. A
-    vertex more than the width of the grid away from it is none: that replicate has lost its curvature."""
-    parts = []
-    for column, center in ((table.n_params, p.center), (table.n_tokens, p.tokens_center)):
-        x = np.log(column[p.rows]) - np.log(center)
-        at = vertex(refit(x, y, weights), p.response)
-        lost = ~(np.abs(at[0] - (x.min() + x.max()) / 2) <= 1.5 * np.ptp(x))
-        parts.append([np.where(lost, np.nan, part) for part in at])
-    (x, loss, half), (z, _, _) = parts
-    return np.stack([x + np.log(p.center), z + np.log(p.tokens_center), loss, half], axis=-1)
-
-
-def draw_vertices(
-    table: Table, accepted: list[Parabola], response: Response, how: str, replicates: int, seed: int
-) -> np.ndarray:
-    """`vertices` of each accepted slice in each replicate, (R, K, 4); NaN where there is no minimum."""
-    cuts = np.cumsum([p.n_runs for p in accepted])[:-1]
+def _drawn(table: Table, accepted: list[Parabola], response: Response, replicates: int, seed: int) -> np.ndarray:
+    """Vertices (R, K, 4) of refits of each accepted slice; NaN where one has lost its curvature: its vertex is more
+    than the width of the grid away from it."""
     fitted, residuals = (np.concatenate([getattr(p, name) for p in accepted]) for name in ("fitted", "residuals"))
-    if how == "residual":
-        # Noise goes with the loss, which differs from slice to slice.
-        size = fitted if response == "raw" and (fitted > 0).all() else np.ones_like(fitted)
-        noisy = size * residual_draws(fitted / size, residuals / size, 3 * len(accepted), replicates, seed)
-        of = [vertices(p, table, y) for p, y in zip(accepted, np.split(noisy, cuts, axis=1), strict=True)]
-    else:
-        counts = resample_counts(np.split(np.arange(len(fitted)), cuts), len(fitted), replicates, seed)
-        drawn = zip(accepted, np.split(counts, cuts, axis=1), strict=True)
-        of = [vertices(p, table, p.fitted + p.residuals, weights) for p, weights in drawn]
-    return np.stack(of, axis=1)
+    # Noise goes with the loss, which differs from slice to slice.
+    alike = np.full_like(fitted, 1.0 if response == "log" else table.unit)
+    size = fitted if response == "raw" and (fitted > 0).all() else alike
+    noisy = size * residual_draws(fitted / size, residuals / size, 3 * len(accepted), replicates, seed)
+    out, cuts = [], np.cumsum([p.n_runs for p in accepted])[:-1]
+    for p, y in zip(accepted, np.split(noisy, cuts, axis=1), strict=True):
+        parts = []
+        for column, center in ((table.n_params, p.center), (table.n_tokens, p.tokens_center)):
+            x = np.log(column[p.rows]) - np.log(center)
+            at, loss, half = vertex(refit(x, y), p.response)
+            lost = ~(np.abs(at - (x.min() + x.max()) / 2) <= 1.5 * np.ptp(x))
+            parts.append([np.where(lost, np.nan, part) for part in (at + np.log(center), loss, half)])
+        (log_n, loss, half), (log_d, _, _) = parts
+        out.append(np.stack([log_n, log_d, loss, half], axis=-1))
+    return np.stack(out, axis=1)
