@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from .predictor.predictor import Optimum, Predictor
 from .read import Source, read_table
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.surface import N_PARAMETERS, Surface, no_surface
-from .table import Exclusion, Table
+from .table import Exclusion, Table, condensed
 
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
 RESPONSE: dict[str, Response] = {"huber": "raw", "ls": "raw", "ls_log": "log"}
@@ -51,26 +52,28 @@ def fit(
     if not len(grid):
         raise UserError(f"{table.source or 'table'}: every run is a probe; a fit needs grid runs")
     refuse_units(grid, kappa)
-    two = fit_approach2(grid, RESPONSE[objective], bootstrap, seed)
+    rows = condensed(grid)
+    two = fit_approach2(rows, RESPONSE[objective], bootstrap, seed)
     if (grid.loss > 0).all():
-        three = fit_approach3(grid, objective, bootstrap, seed, kappa)
+        three = fit_approach3(rows, objective, bootstrap, seed, kappa)
     else:
         nothing = _no_surface(grid, objective, kappa)
         three = Approach3(nothing, nothing.parameters[None])
     surface = three.surface
     findings = check_rehearsal(table) + _left_out(grid, held) + check_units(grid) + [*two.findings, *surface.findings]
     if np.isfinite(surface.residuals).all():
-        findings += find_outliers(grid, surface.residuals, N_PARAMETERS)
-    bias = parabola_bias(grid, two, three)
-    findings += check_lines(two) + check_surface(grid, surface) + check_drift(grid, two) + check_bias(bias, three, two)
-    tests, more = backtest(grid, two, objective, bootstrap, seed, kappa)
+        off = np.log(grid.loss) - np.log(surface.loss_at(grid.n_params, grid.n_tokens))
+        findings += find_outliers(grid, off, N_PARAMETERS)
+    bias = parabola_bias(rows, two, three)
+    findings += check_lines(two) + check_surface(rows, surface) + check_drift(rows, two) + check_bias(bias, three, two)
+    tests, more = backtest(rows, two, objective, bootstrap, seed, kappa)
     findings += more + _far(grid, budgets)
     made, refused = ask(grid, max(budgets.values(), default=2 * float(grid.budget_flops.max())), kappa)
     findings = [refused, *findings] if refused else findings
     findings += _disagreement(two, three, budgets)
     settings = Bootstrap(bootstrap, seed)
     items = checklist(grid, two, three, settings, tests, held)
-    return _result(Fits(grid, two, three, made), budgets, settings, tests, bias, findings, items)
+    return _result(grid, Fits(rows, two, three, made), budgets, settings, tests, bias, findings, items)
 
 
 def _budgets(targets: Any) -> dict[str, float]:
@@ -100,11 +103,11 @@ def _far(grid: Table, budgets: dict[str, float]) -> list[Finding]:
 
 
 def _result(
-    fits: Fits, targets: dict[str, float], settings: Bootstrap, tests: list[Backtest], bias: Bias | None,
+    table: Table, fits: Fits, targets: dict[str, float], settings: Bootstrap, tests: list[Backtest], bias: Bias | None,
     findings: list[Finding], items: tuple[Item, ...],
 ) -> Laws:  # fmt: skip
     """The numbers of both fits; targets {as typed: FLOPs}."""
-    table, two, three, made = fits
+    _, two, three, made = fits
     budgets = tuple(budget for budget, _ in table.slices())
     predicted = {}
     for typed, budget in targets.items():
@@ -114,7 +117,7 @@ def _result(
         n_runs=len(table), budgets=budgets, points=table.points(), metric=table.metric, fits=fits, bootstrap=settings,
         approach2=PowerLaws(**two.coefficients()) if two.ok else None,
         approach3=SurfaceLaw(**three.coefficients()) if three.ok else None,
-        objective=three.surface.objective, kappa=three.surface.kappa, predictions=predicted, slices=_slices(two),
+        objective=three.surface.objective, kappa=three.surface.kappa, predictions=predicted, slices=_slices(table, two),
         bands=_bands(two, [*budgets, *targets.values()]) if two.ok else None, 
         answer=_answer(made, budgets[-1], targets) if made else None,
         n_ranges={typed: three.n_range(budget) for typed, budget in targets.items()} if three.ok else {},
@@ -123,9 +126,12 @@ def _result(
     )  # fmt: skip
 
 
-def _slices(two: Approach2) -> tuple[Slice, ...]:
+def _slices(table: Table, two: Approach2) -> tuple[Slice, ...]:
     ranges = iter(map(two.n_range, range(len(two.accepted))))
-    return tuple(p.result(next(ranges) if p.ok and two.ok else None) for p in two.slices)
+    made = [p.result(next(ranges) if p.ok and two.ok else None) for p in two.slices]
+    # The rows of a fit may be means of the table's.
+    counts = [len(rows) for _, rows in table.slices()]
+    return tuple(replace(s, n_runs=n) for s, n in zip(made, counts, strict=False))
 
 
 def _bands(two: Approach2, ends: list[float]) -> Bands:

@@ -17,6 +17,7 @@ OPTIONAL = ("loss_se", "n_images", "achieved_flops")
 # Budgets within this ratio are one slice: integer step counts make the achieved FLOPs of a slice differ by a few per
 # cent.
 SAME_BUDGET = 1.15
+MOST_RUNS, CELLS = 3000, 1000  # of a table that the approaches see as it is; else of the rows they see
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,13 @@ class Table:
 
     def slices(self) -> list[tuple[float, np.ndarray]]:
         """[(budget_flops, row indices)], rising. Budgets within 15 % of the slice's smallest are one slice."""
-        groups: list[list[int]] = []
-        for i in np.argsort(self.budget_flops, kind="stable"):
-            if not groups or self.budget_flops[i] > SAME_BUDGET * self.budget_flops[groups[-1][0]]:
-                groups.append([])
-            groups[-1].append(int(i))
-        # The rows of a group rise, so the median is in the middle; np.median takes 40 us, a continuum has many groups.
-        budgets = [(self.budget_flops[g[(len(g) - 1) // 2]] + self.budget_flops[g[len(g) // 2]]) / 2 for g in groups]
-        return [(float(budget), np.array(g)) for budget, g in zip(budgets, groups, strict=True)]
+        order, starts = np.argsort(self.budget_flops, kind="stable"), [0]
+        rising = self.budget_flops[order]
+        while (after := int(np.searchsorted(rising, SAME_BUDGET * rising[starts[-1]], side="right"))) < len(rising):
+            starts.append(after)
+        # The median is in the middle of what rises; np.median takes 40 us, and a continuum has many groups.
+        groups = np.split(order, starts[1:])
+        return [(float(self.budget_flops[g[[(len(g) - 1) // 2, len(g) // 2]]].mean()), g) for g in groups]
 
     def is_isoflop(self) -> bool:
         """Whether the budgets come in slices, rather than as a continuum that `slices` merely cuts into pieces. A piece
@@ -149,6 +149,42 @@ class Table:
         """The rows one by one, in the table's order."""
         numbers = [getattr(self, name).tolist() for name in (*REQUIRED, "loss")]
         return tuple(map(Point, map(str, self.run_id), map(str, self.role), *numbers))
+
+
+def alike(groups: np.ndarray, x: np.ndarray, most: int, least: int = 8) -> np.ndarray:
+    """Labels (n,) of about `most` cells of neighbouring runs: within each of `groups` (n,), labels, as many runs in the
+    order of x (n,) in every cell. A group has at least `least` cells, or a cell for each of its runs."""
+    order, sizes = np.lexsort((x, groups)), np.bincount(groups)
+    rank = np.empty(len(x), dtype=int)
+    rank[order] = np.arange(len(x)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    cells = np.minimum(np.maximum(sizes * most // len(x), least), sizes)
+    return (np.cumsum(cells) - cells)[groups] + rank * cells[groups] // sizes[groups]
+
+
+def condensed(table: Table) -> Table:
+    """The table itself or, of more than MOST_RUNS runs, about CELLS rows: neighbours in a slice become their mean (of
+    the logs of what is positive), under the name of one of them. What is fitted to them is smooth over a cell."""
+    if len(table) <= MOST_RUNS:
+        return table
+    groups = np.zeros(len(table), dtype=int)
+    for i, (_, rows) in enumerate(table.slices()):
+        groups[rows] = i
+    cells = CELLS
+    if not table.is_isoflop():
+        # Means over a whole piece of a continuum would look like a slice, so each is cut in three.
+        groups, cells = alike(groups, table.budget_flops, 0, 3), 3 * CELLS
+    labels = alike(groups, table.n_params, cells)
+    _, first, total = np.unique(labels, return_index=True, return_counts=True)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        if (values > 0).all():
+            return np.exp(np.bincount(labels, np.log(values)) / total)
+        return np.bincount(labels, values) / total
+
+    names = (*REQUIRED, "loss", *(("achieved_flops",) if table.achieved_flops is not None else ()))
+    small = dataclasses.replace(table.take(first), loss_se=None, columns={})
+    means: dict[str, Any] = {name: mean(getattr(table, name)) for name in names}
+    return dataclasses.replace(small, **means)
 
 
 def check(table: Table, where: list[str] | None = None) -> None:

@@ -49,8 +49,9 @@ def fit(options: Options) -> Report:
         units.number(target, "--target", above=0)
     how = {name: getattr(options, name) for name in ("objective", "kappa")} | _bootstrap(options)
     laws = fit(read(options.table, options), targets=tuple(options.target), **how)
-    value = laws.to_dict()
-    if Path(options.table).is_dir():
+    study = Path(options.table).is_dir()
+    value = laws.to_dict() if study or options.json else {}  # Of 100,000 runs this takes seconds.
+    if study:
         write_json(StudyPaths(options.table).laws_of(laws.metric), value)
     return Report(laws.summary(), value, 0 if laws.given else 3)
 

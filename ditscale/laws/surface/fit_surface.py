@@ -130,19 +130,29 @@ def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray) -> np.n
 
 
 def _seeds(x: np.ndarray, loss: np.ndarray, weights: np.ndarray, keep: int = 4) -> np.ndarray:
-    """Starting points (keep, 5) in centered form: on a grid of (alpha, beta), E, A, B >= 0 by non-negative least
-    squares. x (2, n): centered log N and log D; weights (n,) multiply residuals of the raw loss, whose median
-    is 1."""
-    from scipy.optimize import nnls  # 0.2 s to import, so only where it is needed
-
+    """Starting points (keep, 5) in centered form: on a grid of (alpha, beta), E, A, B >= 0 by least squares. x (2, n):
+    centered log N and log D; weights (n,) multiply residuals of the raw loss, whose median is 1."""
     exponents = np.geomspace(0.03, 2.5, 24)
+    n = len(exponents)
     u, v = np.exp(-exponents[:, None, None] * x).transpose(1, 0, 2) * weights
-    linear, misfit = np.empty((24, 24, 3)), np.empty((24, 24))
-    for i, j in np.ndindex(misfit.shape):
-        linear[i, j], misfit[i, j] = nnls(np.stack([weights, u[i], v[j]], axis=-1), weights * loss)
+    columns, y = np.concatenate([weights[None], u, v]), weights * loss
+    products, by_y = columns @ columns.T, columns @ y
+    i, j = (part.ravel() for part in np.indices((n, n)))
+    picked = np.stack([np.zeros_like(i), 1 + i, 1 + n + j], axis=-1)
+    gram, right = products[picked[:, :, None], picked[:, None, :]], by_y[picked]
+    # Of the normal equations of every subset of E, A, B, the best whose solution is not negative.
+    linear, gain = np.zeros((n * n, 3)), np.zeros(n * n)
+    for subset in ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2]):
+        part = gram[:, subset][:, :, subset] * (1 + 1e-12 * np.eye(len(subset)))
+        found = np.linalg.solve(part, right[:, subset, None])[..., 0]
+        gained = (found * right[:, subset]).sum(-1)
+        better = (found >= 0).all(-1) & (gained > gain)
+        linear[better], gain[better] = 0.0, gained[better]
+        linear[np.ix_(better, subset)] = found[better]
+    misfit, of = (float(y @ y) - gain).reshape(n, n), linear.reshape(n, n, 3)
     # Local minima of the grid only: the neighbours of the best are the same valley.
     around = np.lib.stride_tricks.sliding_window_view(np.pad(misfit, 1, constant_values=np.inf), (3, 3))
-    peak = (misfit <= around.min(axis=(-1, -2))) & (linear[..., 1:] > 0).all(axis=-1)
+    peak = (misfit <= around.min(axis=(-1, -2))) & (of[..., 1:] > 0).all(axis=-1)
     i, j = np.unravel_index(np.argsort(np.where(peak, misfit, misfit + 1e9), axis=None)[:keep], misfit.shape)
-    logs = np.log(np.maximum(linear[i, j, 1:], 1e-3))
-    return np.column_stack([linear[i, j, 0], logs, exponents[i], exponents[j]])
+    logs = np.log(np.maximum(of[i, j, 1:], 1e-3))
+    return np.column_stack([of[i, j, 0], logs, exponents[i], exponents[j]])
