@@ -12,6 +12,7 @@ import numpy as np
 from .result import Result
 
 LEVEL = 0.95
+LARGEST = 709.0  # e to the power of it is a float
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Estimate(Result):
         return (self.low is None or self.low <= x) and (self.high is None or x <= self.high)
 
     def exp(self) -> Self:
-        """Of exp(x), from this of x."""
-        low, high = (None if end is None else math.exp(end) for end in (self.low, self.high))
-        return replace(self, value=math.exp(self.value), low=low, high=high)
+        """Of exp(x), from this of x; an end beyond any float is open."""
+        low, high = (None if end is None or end > LARGEST else math.exp(end) for end in (self.low, self.high))
+        return replace(self, value=math.exp(min(self.value, LARGEST)), low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,14 @@ def residual_draws(
     scale = math.sqrt(float(np.sum(residuals**2)) / dof)
     spread = scale * np.sqrt(dof / rng.chisquare(dof, size=(replicates, 1)))
     return fitted + spread * rng.standard_normal((replicates, len(fitted)))
+
+
+def student(value: float, se: float, dof: int) -> Estimate:
+    """95 % by Student's t, of a value with a standard error; without degrees of freedom the value alone."""
+    if dof < 1:
+        return Estimate(float(value))
+    half = t_quantile((1 + LEVEL) / 2, dof) * float(se)
+    return Estimate(float(value), float(value) - half, float(value) + half)
 
 
 def t_quantile(p: float, dof: float) -> float:

@@ -206,7 +206,6 @@ def test_other_mistakes(tmp_path, capsys):
         (["nowhere.csv"], "no such file"),
         ([str(tmp_path)], "plans no sweep"),
         ([str(tmp_path), "--columns", "lr=eta"], "--columns is for tables"),
-        (["nowhere.csv", "--bootstrap", "x"], "is not a number"),
     ):
         assert main(["rates", *words]) == 2
         err = capsys.readouterr().err

@@ -11,11 +11,11 @@ import numpy as np
 
 from ...errors import UserError
 from ...units import compact
-from ..estimates import Estimate, t_quantile
+from ..estimates import Estimate, student
 from ..findings import Finding, listed
 from ..minima.approach2 import fit_approach2
 from ..minima.line import line
-from ..minima.parabola import Parabola, quadratic
+from ..minima.parabola import Parabola, pooled, quadratic
 from ..notebook import Shown
 from ..result import Result
 from ..table import Table
@@ -87,7 +87,7 @@ class AtOptimum(NamedTuple):
     dof: int
 
     def estimates(self) -> list[Estimate]:
-        return [_interval(v, s, self.dof) for v, s in zip(self.values, self.se, strict=True)]
+        return [student(v, s, self.dof) for v, s in zip(self.values, self.se, strict=True)]
 
 
 def fit_gap(table: Table, against: str) -> Gap:
@@ -124,8 +124,8 @@ def _slope_test(log_c: np.ndarray, at: AtOptimum) -> SlopeTest:
     middle = np.sum(weight * log_c) / np.sum(weight)
     mean, slope = line(log_c - middle, at.values, weight)
     slope_se = np.sum(weight * (log_c - middle) ** 2) ** -0.5
-    at_middle = _interval(mean, np.sum(weight) ** -0.5, at.dof)
-    per_decade = _interval(slope * DECADE, slope_se * DECADE, at.dof)
+    at_middle = student(mean, np.sum(weight) ** -0.5, at.dof)
+    per_decade = student(slope * DECADE, slope_se * DECADE, at.dof)
     return SlopeTest(at_middle, per_decade, 2 * float(stdtr(at.dof, -abs(slope) / slope_se)), at.dof)
 
 
@@ -166,19 +166,13 @@ def _slices(grid: Table, against: str) -> tuple[list[Parabola], list[Finding]]:
 
 def _at_optimum(table: Table, slices: list[Parabola], values: np.ndarray, size: np.ndarray) -> AtOptimum:
     """From a quadratic in log N per slice, noise pooled over slices and taken to be proportional to size (n,)."""
-    fits, squares, dof = [], 0.0, 0
-    for p in slices:
-        x, scale = np.log(table.n_params[p.rows] / p.n_params), float(np.median(size[p.rows]))
-        c, residuals, unit = quadratic(x, values[p.rows])
-        squares, dof = squares + float(residuals @ residuals) / scale**2, dof + len(x) - 3
-        fits.append((c, scale, math.sqrt(unit[0, 0]), p.log_n_se))
-    noise = max(math.sqrt(squares / dof), 1e-9)  # a noise-free table has no intervals of width zero to weigh by
+    scales = [float(np.median(size[p.rows])) for p in slices]
+    fits = [quadratic(np.log(table.n_params[p.rows] / p.n_params), values[p.rows]) for p in slices]
+    variance, dof = pooled(fit.residuals / scale for fit, scale in zip(fits, scales, strict=True))
+    noise = max(math.sqrt(variance), 1e-9)  # a noise-free table has no intervals of width zero to weigh by
     # The place of the optimum is uncertain too; that matters where the values are steep in N.
-    se = [math.hypot(noise * scale * unit, c[1] * log_n_se) for c, scale, unit, log_n_se in fits]
-    return AtOptimum(np.array([c[0] for c, *_ in fits]), np.array(se), dof)
-
-
-def _interval(value: float, se: float, dof: int) -> Estimate:
-    """95 %, by Student's t."""
-    half = t_quantile(0.975, dof) * float(se)
-    return Estimate(float(value), float(value) - half, float(value) + half)
+    se = [
+        math.hypot(noise * scale * math.sqrt(fit.covariance[0, 0]), fit.coefficients[1] * p.log_n_se)
+        for fit, scale, p in zip(fits, scales, slices, strict=True)
+    ]
+    return AtOptimum(np.array([fit.coefficients[0] for fit in fits]), np.array(se), dof)

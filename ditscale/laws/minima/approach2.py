@@ -87,7 +87,7 @@ def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 100
     slices = tuple(fit_parabola(table, rows, response, noise) for rows in groups)
     accepted = [p for p in slices if p.ok]
     findings = [f for p in slices for f in p.findings]
-    if noise is None or len(accepted) < 2:
+    if len(accepted) < 2:
         at, many = [p.budget_flops for p in slices], f"{len(slices)} budget{'s' * (len(slices) != 1)}"
         have = f"{len(accepted)} of {many} {'has' if len(accepted) == 1 else 'have'}"
         add = f"add a budget, for example {compact(3 * max(at))}"

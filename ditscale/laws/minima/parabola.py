@@ -4,7 +4,7 @@ Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2; Liang et al. (arXiv 2410.08
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Iterable, Literal, NamedTuple
 
 import numpy as np
 
@@ -153,22 +153,24 @@ def refit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 class Noise(NamedTuple):
-    """Scatter of the runs about their slices' parabolas, pooled: variance (of the raw loss: in units of `Table.unit`)
-    and degrees of freedom."""
+    """Scatter of runs about their parabolas, pooled: variance (nan without degrees of freedom) and these."""
 
     variance: float
     dof: int
 
 
-def pooled_noise(table: Table, groups: list[np.ndarray], response: Response = "raw") -> Noise | None:
-    """Over all slices that can carry a parabola (4 distinct sizes); None when none can."""
-    total, dof = 0.0, 0
-    for rows in groups:
-        x = np.log(table.n_params[rows])
-        if len(np.unique(np.round(x, 9))) >= 4:
-            left = quadratic(x - x.mean(), response_of(table.loss[rows] / table.unit, response)).residuals
-            total, dof = total + float(left @ left), dof + len(rows) - 3
-    return Noise(total / dof, dof) if dof else None
+def pooled(residuals: Iterable[np.ndarray]) -> Noise:
+    """Over the residuals of several parabolas."""
+    parts = [(float(left @ left), len(left) - 3) for left in residuals]
+    total, dof = (sum(part) for part in zip((0.0, 0), *parts, strict=True))
+    return Noise(total / dof if dof else math.nan, int(dof))
+
+
+def pooled_noise(table: Table, groups: list[np.ndarray], response: Response = "raw") -> Noise:
+    """Over all slices that can carry a parabola (4 distinct sizes); of the raw loss in units of `Table.unit`."""
+    log_n, y = np.log(table.n_params), response_of(table.loss / table.unit, response)
+    able = (rows for rows in groups if len(np.unique(np.round(log_n[rows], 9))) >= 4)
+    return pooled(quadratic(log_n[rows] - log_n[rows].mean(), y[rows]).residuals for rows in able)
 
 
 def fit_parabola(table: Table, rows: np.ndarray, response: Response = "raw", noise: Noise | None = None) -> Parabola:
@@ -195,8 +197,8 @@ def fit_parabola(table: Table, rows: np.ndarray, response: Response = "raw", noi
         return _with_findings(made, table, [("too_few_runs", text, len(sizes))], " has ")
     coefficients, residuals, by_variance = quadratic(log_n - math.log(made.center), y)
     at_d = np.linalg.lstsq(design(log_d - math.log(made.tokens_center)), y, rcond=None)[0]
-    pooled = noise.variance if noise and len(y) < ENOUGH_RUNS else None
-    covariance = (float(residuals @ residuals) / (len(y) - 3) if pooled is None else pooled) * by_variance
+    scatter = noise if noise and len(y) < ENOUGH_RUNS else pooled([residuals])
+    covariance = scatter.variance * by_variance
     fitted, c2, c2_se = y - residuals, float(coefficients[2]), math.sqrt(covariance[2, 2])
     relative = residuals / (1.0 if response == "log" else fitted)
     made = replace(
