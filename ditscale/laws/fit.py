@@ -22,7 +22,7 @@ from .predictor.identify import ask
 from .predictor.predictor import Optimum, Predictor
 from .read import Source, read_table
 from .surface.approach3 import Approach3, fit_approach3
-from .surface.surface import N_PARAMETERS, Surface, no_surface
+from .surface.surface import N_PARAMETERS
 from .table import Exclusion, Table, condensed
 
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
@@ -54,11 +54,7 @@ def fit(
     refuse_units(grid, kappa)
     rows = condensed(grid)
     two = fit_approach2(rows, RESPONSE[objective], bootstrap, seed)
-    if (grid.loss > 0).all():
-        three = fit_approach3(rows, objective, bootstrap, seed, kappa)
-    else:
-        nothing = _no_surface(grid, objective, kappa)
-        three = Approach3(nothing, nothing.parameters[None])
+    three = fit_approach3(rows, objective, bootstrap, seed, kappa)
     surface = three.surface
     findings = check_rehearsal(table) + _left_out(grid, held) + check_units(grid) + [*two.findings, *surface.findings]
     if np.isfinite(surface.residuals).all():
@@ -166,11 +162,3 @@ def _exclude(a: Estimate, b: Estimate) -> bool:
     if a.low is None or a.high is None or b.low is None or b.high is None:
         return False
     return a.high < b.low or b.high < a.low
-
-
-def _no_surface(table: Table, objective: str, kappa: float | None) -> Surface:
-    """The refused surface of a metric that is not positive, which has no log residuals."""
-    text = f"{table.metric} is not positive in every run, so no surface E + A N^-alpha + B D^-beta is fitted to it"
-    runs = map(str, table.run_id[table.loss <= 0])
-    refused = finding("metric_not_positive", text, runs, value=float(table.loss.min()))
-    return no_surface(len(table), table.kappa() if kappa is None else kappa, objective, refused)

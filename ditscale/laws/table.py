@@ -151,7 +151,15 @@ class Table:
         return tuple(map(Point, map(str, self.run_id), map(str, self.role), *numbers))
 
 
-def alike(groups: np.ndarray, x: np.ndarray, most: int, least: int = 8) -> np.ndarray:
+def slice_labels(table: Table) -> np.ndarray:
+    """Which slice each run is of, (n,)."""
+    labels = np.zeros(len(table), dtype=int)
+    for i, (_, rows) in enumerate(table.slices()):
+        labels[rows] = i
+    return labels
+
+
+def neighbours(groups: np.ndarray, x: np.ndarray, most: int, least: int = 8) -> np.ndarray:
     """Labels (n,) of about `most` cells of neighbouring runs: within each of `groups` (n,), labels, as many runs in the
     order of x (n,) in every cell. A group has at least `least` cells, or a cell for each of its runs."""
     order, sizes = np.lexsort((x, groups)), np.bincount(groups)
@@ -166,14 +174,11 @@ def condensed(table: Table) -> Table:
     the logs of what is positive), under the name of one of them. What is fitted to them is smooth over a cell."""
     if len(table) <= MOST_RUNS:
         return table
-    groups = np.zeros(len(table), dtype=int)
-    for i, (_, rows) in enumerate(table.slices()):
-        groups[rows] = i
-    cells = CELLS
+    groups, cells = slice_labels(table), CELLS
     if not table.is_isoflop():
         # Means over a whole piece of a continuum would look like a slice, so each is cut in three.
-        groups, cells = alike(groups, table.budget_flops, 0, 3), 3 * CELLS
-    labels = alike(groups, table.n_params, cells)
+        groups, cells = neighbours(groups, table.budget_flops, 0, 3), 3 * CELLS
+    labels = neighbours(groups, table.n_params, cells)
     _, first, total = np.unique(labels, return_index=True, return_counts=True)
 
     def mean(values: np.ndarray) -> np.ndarray:

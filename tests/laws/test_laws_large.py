@@ -9,14 +9,14 @@ from laws_synthetic import CHINCHILLA, best, loss_of
 
 from ditscale.laws import Table, fit
 from ditscale.laws.synthetic import Case, synthetic_columns
-from ditscale.laws.table import alike, condensed
+from ditscale.laws.table import condensed, neighbours
 
 
 def test_cells_hold_neighbours_as_many_in_each():
     rng = np.random.default_rng(0)
     groups, x = rng.integers(3, size=1000), rng.standard_normal(1000)
     groups[:5], x[:5] = 3, np.arange(5)  # a small group keeps its runs
-    labels = alike(groups, x, 60)
+    labels = neighbours(groups, x, 60)
     assert len(set(labels[groups == 3])) == 5 and 60 <= len(set(labels)) <= 68
     for group in range(3):
         own, at = labels[groups == group], x[groups == group]

@@ -69,7 +69,7 @@ def backtest(
         rest = table.without_largest(held_out)
         draws = min(bootstrap, REPLICATES) if len(budgets) - held_out > 2 else 0
         two = fit_approach2(rest, laws.slices[0].response, draws, seed)
-        three = fit_approach3(rest, objective, draws, seed, kappa) if (table.loss > 0).all() else None
+        three = fit_approach3(rest, objective, draws, seed, kappa)
         made = ask(rest, budgets[-held_out], kappa).predictor if held_out <= MOST_ASKED else None
         # A slice without a usable minimum has nothing to compare a prediction with.
         for measured in (p for p in laws.slices[-held_out:] if p.ok):
@@ -77,7 +77,7 @@ def backtest(
             noise = np.random.default_rng([seed, 3]).standard_normal(draws) * measured.loss_se
             said = (
                 _by_law(two, measured, noise) if two.ok else None,
-                _by_surface(three, measured, noise, table) if three and three.ok else None,
+                _by_surface(three, measured, noise, table) if three.ok else None,
                 _by_answer(made, measured) if made else None,
             )
             factor = budget / budgets[-held_out - 1]

@@ -21,7 +21,7 @@ from ..table import Table, check
 from ..text import spelled
 
 
-class Both(NamedTuple):
+class Predictors(NamedTuple):
     """The predictors of the loss and of the metric."""
 
     loss: Predictor
@@ -30,22 +30,22 @@ class Both(NamedTuple):
     def at(self, budget_flops: float) -> Estimate:
         """The metric at the loss's optimum, of which the place is uncertain too."""
         n = self.loss.optimum(budget_flops).n_params
-        return _with_place([self.metric.at_size(budget_flops, size).loss for size in _three(n)])
+        return _with_place([self.metric.at_size(budget_flops, size).loss for size in _value_and_ends(n)])
 
     def exponent(self, first: float, last: float) -> Estimate:
         """d ln metric / d ln C along the loss's optimum, between two budgets."""
         start, end = (self.loss.optimum(budget).n_params for budget in (first, last))
-        return _with_place([self.metric.between((first, start.value), (last, size)) for size in _three(end)])
+        return _with_place([self.metric.between((first, start.value), (last, size)) for size in _value_and_ends(end)])
 
 
-def _three(n: Estimate) -> list[float]:
+def _value_and_ends(n: Estimate) -> list[float]:
     return [n.value, *(n.value if end is None else end for end in (n.low, n.high))]
 
 
 def _with_place(said: list[Estimate]) -> Estimate:
     """The first of three, its ends moved out by how far the others lie from it, which its own interval leaves out. In
     logs where all are positive, so that no end of a positive metric is below 0."""
-    value, *ends = _three(said[0])
+    value, *ends = _value_and_ends(said[0])
     log = min(ends[0], *(e.value for e in said)) > 0
     of, back = (math.log, math.exp) if log else (float, float)
     reach = max(abs(of(e.value) - of(value)) for e in said)
@@ -65,7 +65,7 @@ class Trend(Shown):
     at: tuple[Estimate, ...]
     exponent: Estimate | None
     findings: tuple[Finding, ...]
-    fits: Both | None = extra()
+    fits: Predictors | None = extra()
 
     def heading(self) -> str:
         return self.sentence
@@ -106,7 +106,7 @@ def fit_trend(table: Table, column: str, loss: Predictor | None = None) -> Trend
     positive = own.info_of(column).positive
     # A metric of either sign may be one of which more is better, as a likelihood: it falls where the loss rises.
     rising = bool(not positive and np.corrcoef(grid.loss, values)[0, 1] < 0)
-    fits = Both(loss, predictor(own, higher_is_better=rising))
+    fits = Predictors(loss, predictor(own, higher_is_better=rising))
     budgets = np.exp(fits.metric.runs.node_x + fits.metric.runs.x0).tolist()
     exponent = fits.exponent(budgets[0], budgets[-1]) if positive else None
     return Trend(column, tuple(budgets), tuple(map(fits.at, budgets)), exponent, tuple(findings), fits)

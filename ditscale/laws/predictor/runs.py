@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..table import Table, alike
+from ..table import Table, neighbours, slice_labels
 
 NEAR = 0.3  # runs this far (in log loss) above their slice's best, and nearer, take part
 SCATTERS = 6.0  # ... or this many times one run's scatter, where that is more
@@ -83,14 +83,6 @@ def runs_of(table: Table, *, log: bool = True, higher_is_better: bool = False) -
     return replace(out, x=x, z=out.z - z0, x0=x0, z0=z0, nodes=nodes, node_x=node_x, slices=_labels(out.slices))
 
 
-def slice_labels(table: Table) -> np.ndarray:
-    """Which slice each run is of, (n,)."""
-    labels = np.zeros(len(table), dtype=int)
-    for i, (_, rows) in enumerate(table.slices()):
-        labels[rows] = i
-    return labels
-
-
 def group_labels(table: Table, slices: np.ndarray) -> dict[str, np.ndarray]:
     """{part of `errors.SCALES`: labels (n,)} of what runs share beside their slice: as the table records it, or a size
     that most runs share with another slice."""
@@ -149,8 +141,8 @@ def _averaged(runs: Runs) -> Runs:
     become their mean."""
     if len(runs) <= MOST_ROWS:
         return runs
-    pieces = runs.nodes if runs.isoflop else alike(runs.nodes, runs.x, 4 * (runs.nodes.max() + 1), 4)
-    key = alike(pieces, runs.z, CELLS)
+    pieces = runs.nodes if runs.isoflop else neighbours(runs.nodes, runs.x, 4 * (runs.nodes.max() + 1), 4)
+    key = neighbours(pieces, runs.z, CELLS)
     _, first, total = np.unique(key, return_index=True, return_counts=True)
     x, z, y, square = (np.bincount(key, values) / total for values in (runs.x, runs.z, runs.y, runs.se**2))
     groups = {name: labels[first] for name, labels in runs.groups.items() if name == "slice"}

@@ -42,11 +42,11 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     """Fit all runs of `table`.
 
     objective: "huber" (summed, of log residuals), "ls" (squares of the loss itself) or "ls_log" (squares of log
-    residuals). kappa: C / (N D); estimated as the median over runs when None. Refused: too few runs, budgets or sizes,
-    a parameter on its bound, no convergence. Raises UserError on an unknown objective."""
+    residuals). kappa: C / (N D); estimated as the median over runs when None. Refused: losses that are not positive,
+    too few runs, budgets or sizes, a parameter on its bound, no convergence. Raises UserError on another objective."""
     one_of(objective, tuple(OBJECTIVES), "objective")
     kappa = table.kappa() if kappa is None else kappa
-    if refusal := _too_small(table):
+    if refusal := _unfit(table):
         return no_surface(len(table), kappa, objective, refusal)
     logs = variables(table)
     means, raw, unit = logs.mean(axis=1), objective == "ls", table.unit
@@ -79,8 +79,12 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     return Surface(parameters, kappa, objective, value, residuals, status, tuple(findings))
 
 
-def _too_small(table: Table) -> Finding | None:
+def _unfit(table: Table) -> Finding | None:
     """The finding on a table that cannot carry the surface, saying what to add; None when it can."""
+    if not (table.loss > 0).all():
+        text = f"{table.metric} is not positive in every run, so no surface E + A N^-alpha + B D^-beta is fitted to it"
+        runs = map(str, table.run_id[table.loss <= 0])
+        return finding("metric_not_positive", text, runs, value=float(table.loss.min()))
     budgets = [budget for budget, _ in table.slices()]
     distinct = min(len(np.unique(np.round(np.log(column), 6))) for column in (table.n_params, table.n_tokens))
     if len(table) > N_PARAMETERS and len(budgets) >= 2 and distinct >= 3:
