@@ -129,7 +129,7 @@ def metrics_plot(results: StudyResults) -> Plot | None:
 def _draw_metric(results: StudyResults, m: MetricTrends, figure: FigureBase) -> None:
     axes, at_probe = figure.subplots(), results.table.budget_flops[results.probe]
     budgets = np.concatenate([at_probe, *(trend.budgets for trend in m.trends.values())])
-    grid = np.geomspace(budgets.min(), budgets.max(), 20)
+    grid = np.geomspace(budgets.min(), budgets.max(), 12)
     values: list[float] = []
     for (dataset, trend), colour in zip(m.trends.items(), sequence(max(2, len(m.trends))), strict=False):
         at, probed = [e.value for e in trend.at], results.points[m.columns[dataset]][results.probe]
