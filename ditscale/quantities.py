@@ -11,6 +11,11 @@ PARAMS |= {"matmul": "weights of all matrix products (no biases, no embedding ta
 TOKENS = "tokens that pass the blocks, all images seen (a repeated image counts each time)"
 FLOPS = {"exact": "every matrix product of forward and backward, attention included", "6nd": "6 N D"}
 
+# Words in the name of a metric of which higher is better.
+HIGHER = frozenset(
+    "accuracy acc score clip clipscore precision recall f1 auc psnr ssim reward elo winrate likelihood".split()
+)
+
 
 @dataclass(frozen=True)
 class ColumnInfo:
@@ -26,6 +31,12 @@ class ColumnInfo:
     def positive(self) -> bool:
         """Whether the metric is above zero by what it is: a loss or a FID."""
         return not {"loss", "fid"}.isdisjoint(self.metric.lower().split("_"))
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether the metric's name is one of which higher is better."""
+        words = self.metric.lower().replace("-", "_").split("_")
+        return not HIGHER.isdisjoint(words) and "error" not in words and "loss" not in words
 
     def name(self, own: str) -> str:
         """The column's name where a study's own data set is `own`: fid, fid_se, fid_se_coco, fid:guidance=2."""

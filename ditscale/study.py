@@ -23,7 +23,7 @@ from .plan.study import read_study
 
 if TYPE_CHECKING:
     from .launch.monitor.status import RunStatus
-    from .laws import Forecast, Laws, Table
+    from .laws import Forecast, Laws, Ledger, Table
 
 SHOWN_ROWS = 7  # of a table in `repr`, which is ten lines at most
 PROGRESS_S = 2.0  # between two calls of a progress function
@@ -267,11 +267,12 @@ class Study:
         budget = self.settings.probe_budget if budget is None else units.number(budget, "budget", above=0)
         return forecast(self.table(), budget)
 
-    def report(self) -> Path:
-        """Write report/index.html and its figures; returns the page: `study.report()`."""
+    def report(self, ledger: "Ledger | Path | str | None" = None) -> Path:
+        """Write report/index.html and its figures; returns the page: `study.report()`. ledger: a record of several
+        studies' forecasts (`ds.ledger`), or its file, to show as well."""
         from .report.page import write_report
 
-        return write_report(self.root)
+        return write_report(self.root, ledger)
 
 
 def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:

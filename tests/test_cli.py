@@ -18,8 +18,8 @@ from ditscale.cli.verb import VERBS, Report
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_NAMES = (
-    "plan study collect report rehearse launch status cancel doctor run evaluate fit forecast verdict compare rates "
-    "sbatch fetch-weights completion help"
+    "plan study collect report rehearse launch status cancel doctor run evaluate fit predict forecast verdict "
+    "ledger compare rates sbatch fetch-weights completion help"
 ).split()
 TABLE = "n_params,n_tokens,budget_flops,loss\n" + "".join(
     f"{n},{c / 6 / n},{c},{1 + (n / 1e6) ** -0.3 + (c / 6 / n / 1e8) ** -0.3}\n"
@@ -98,7 +98,15 @@ def test_examples_parse(name, line):
 def test_cheap_examples_work_as_pasted(tmp_path):
     """In the order of the help, by a shell, in an empty directory."""
     heavy = ("launch", "study", "run", "evaluate", "rehearse", "fetch-weights", "forecast my", "verdict", "cancel")
-    late = ("fit my", "compare a=", "rates", "report", "doctor", "collect")  # they need trained runs, or a cluster
+    late = (
+        "fit my",
+        "ledger ledger.jsonl mystudy",
+        "compare a=",
+        "rates",
+        "report",
+        "doctor",
+        "collect",
+    )  # they need trained runs, or a cluster
     for name, words in (("ditscale", "-m ditscale"), ("python", "")):
         (tmp_path / name).write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
         (tmp_path / name).chmod(0o755)

@@ -319,7 +319,7 @@ def test_forecasts_that_cannot_be_made(runs, tmp_path, call):
     assert "name the budget" in call("forecast", runs)[1]
     assert "'much' is not a number" in call("forecast", runs, "--budget", "much")[1]
     assert "no such file" in call("forecast", tmp_path / "absent.csv", "--budget", "1e20")[1]
-    assert "no such file; seal a forecast first" in call("verdict", runs)[1]
+    assert "no such file; `ditscale forecast TABLE" in call("verdict", runs)[1]
     assert "cannot be written" in call("forecast", runs, "--budget", "1e20", "--out", tmp_path / "no" / "f.json")[1]
     assert "--metric is for tables" in call("forecast", tmp_path / "study", "--metric", "fid")[1]
     assert f"{tmp_path / 'study'}: holds no study.yaml" in call("verdict", tmp_path / "study")[1]

@@ -30,8 +30,8 @@ from .columns import evaluated
 # Columns of every study, in the table's order.
 COLUMNS = (
     "run_id", "role", "budget_flops", "achieved_flops", "n_params", "n_params_matmul", "n_params_total", "n_tokens",
-    "n_images", "tokens_per_image", "width", "depth", "seed", "lr", "batch_size", "loss", "loss_se", "raw_loss",
-    "train_loss", "train_s", "attempts",
+    "n_images", "tokens_per_image", "width", "depth", "seed", "data_seed", "trajectory",
+    "lr", "batch_size", "loss", "loss_se", "raw_loss", "train_loss", "train_s", "attempts",
 )  # fmt: skip
 CURVE_ROWS = 500
 LOSSES = ("loss", "raw_loss", "train_loss")  # Those of them that are metrics, beside the standard error of `loss`.
@@ -143,7 +143,8 @@ def _read(at: RunPaths, run: Run, mark: str) -> _Record:
     row = {name: getattr(run, name) for name in COLUMNS if hasattr(run, name)}
     row |= {name: float(validation[name][0]) for name in ("loss", "loss_se", "raw_loss")}
     row |= {"train_loss": float(last["loss_ema"]), "train_s": float(last["elapsed_s"])}
-    row |= {"batch_size": run.recipe.batch_size, "attempts": len(attempts)}
+    row |= {"batch_size": run.recipe.batch_size, "attempts": len(attempts), "data_seed": run.data.seed}
+    row |= {"trajectory": run.within or run.run_id}  # Nested runs are readings of one training.
     info = {name: ColumnInfo(name, own) for name in LOSSES} | {"loss_se": ColumnInfo("loss", own, quantity="se")}
     for other in validation[1:]:
         column = ColumnInfo("loss", other["dataset"].decode())
@@ -168,7 +169,9 @@ def _h5(
         points = file.create_group("points")
         for name in _columns(rows):
             values = [row.get(name, np.nan) for row in rows]
-            column = points.create_dataset(name, data=values, dtype=text if name in ("run_id", "role") else None)
+            column = points.create_dataset(
+                name, data=values, dtype=text if name in ("run_id", "role", "trajectory") else None
+            )
             column.attrs.update(asdict(info[name]) if name in info else {})
         for i, name in enumerate(("run_id", "reason")):
             file.create_dataset(f"excluded/{name}", data=[pair[i] for pair in excluded], dtype=text)

@@ -7,8 +7,8 @@
 Needs numpy and scipy (h5py to read HDF5), no torch; importing it costs little more than importing numpy.
 
 predictor/ is the answer to what lies beyond the grid; minima/ is Approach 2, surface/ Approach 3; checks/ says what
-stands against a fit; sealed/ forecasts and gives verdicts; frontier/ reads other metrics at the optimum; learning_rate/
-fits a sweep."""
+stands against a fit; sealed/ forecasts, gives verdicts and keeps their record; frontier/ reads other metrics at the
+optimum; learning_rate/ fits a sweep."""
 
 from .checks.backtest import Backtest
 from .compare import Comparison, Criterion, Pair, compare
@@ -23,8 +23,11 @@ from .learning_rate.trials import Trial, read_trials
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.parabola import Parabola, fit_parabola
 from .predictor.predictor import Predictor, predictor
+from .questions import Answers, predict
 from .read import read_table
+from .sealed.entry import Entry, Score
 from .sealed.forecast import Forecast, forecast, load_forecast, seal
+from .sealed.ledger import Ledger, ledger, read_ledger
 from .sealed.verdict import Verdict, read_verdict, verdict
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.fit_surface import fit_surface
@@ -32,9 +35,10 @@ from .surface.surface import Surface
 from .table import Table
 
 __all__ = [
-    "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Estimate", "Finding",
-    "Forecast", "Gap", "Laws", "Pair", "Parabola", "Predictor", "RateLaw", "Surface", "Table", "Trend", "Trial",
-    "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap", "fit_parabola", "fit_rates",
-    "fit_surface", "fit_trend", "forecast", "load_forecast", "predictor", "read_laws", "read_rates", "read_table",
-    "read_trials", "read_verdict", "seal", "verdict",
+    "Answers", "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Entry",
+    "Estimate", "Finding", "Forecast", "Gap", "Laws", "Ledger", "Pair", "Parabola", "Predictor", "RateLaw", "Score",
+    "Surface", "Table", "Trend", "Trial", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap",
+    "fit_parabola", "fit_rates", "fit_surface", "fit_trend", "forecast", "ledger", "load_forecast", "predict",
+    "predictor", "read_laws", "read_ledger", "read_rates", "read_table", "read_trials", "read_verdict", "seal",
+    "verdict",
 ]  # fmt: skip

@@ -14,11 +14,12 @@ import numpy as np
 
 from ..errors import UserError
 from ..units import compact, number
-from .checks.runs import check_rehearsal, check_units, refuse_units
+from .checks.runs import check_rehearsal
 from .estimates import Estimate
 from .findings import Finding, finding, listed
+from .fit import fit
+from .laws import Laws
 from .notebook import Shown
-from .predictor.identify import ask
 from .predictor.predictor import Predictor, difference, multiplier
 from .read import Source, read_table
 from .result import Result
@@ -123,11 +124,12 @@ class _Test(NamedTuple):
     p: float
 
 
-def compare(tables: Mapping[str, Source], target: float | str, *, bootstrap: int = 0, seed: int = 0) -> Comparison:
-    """Compare tables {name: whatever `read_table` reads} at a target budget in FLOPs.
+def compare(tables: Mapping[str, Source], target: float | str, *, bootstrap: int = 200, seed: int = 0) -> Comparison:
+    """Compare tables {name: whatever `read_table` reads} at a target budget in FLOPs. Its findings are those of `fit`
+    on each table, and of what the tables do not have in common.
 
-    bootstrap and seed have no effect: older scripts pass them, and the predictor draws nothing. Raises UserError on
-    fewer than 2 tables, and on tables read for different metrics.
+    bootstrap, seed: of `fit`, whose findings they serve; the comparison draws nothing. Raises UserError on fewer than 2
+    tables, and on tables read for different metrics.
 
         ds.compare({"cross": "cross.csv", "in-context": "in.csv"}, "1e21").summary()
     """
@@ -143,16 +145,13 @@ def compare(tables: Mapping[str, Source], target: float | str, *, bootstrap: int
         names = ", ".join(rehearsed)
         raise UserError(f"compare: {names} was rehearsed, not trained, so it compares with nothing trained")
     budget = number(target, "target", above=0)
-    fits: dict[str, Predictor | None] = {}
-    grids, findings = {name: table.grid() for name, table in read.items()}, []
-    for name, grid in grids.items():
-        if not len(grid):
-            raise UserError(f"{name}: every run is a probe; a comparison needs grid runs")
-        refuse_units(grid)
-        fits[name], refused = ask(grid, budget)
-        own = [refused] if refused else []
-        findings += [replace(f, message=f"{name}: {f.message}") for f in (*own, *check_units(grid))]
-    metric = next(iter(metrics.values()))
+    laws = {name: fit(table, bootstrap=bootstrap, seed=seed, targets=budget) for name, table in read.items()}
+    fits = {name: _whole(made, budget) for name, made in laws.items()}
+    own = (
+        (name, f) for name, made in laws.items() for f in made.findings if f.code not in ("extrapolation", "rehearsal")
+    )
+    findings = [replace(f, message=f"{name}: {f.message}") for name, f in own]
+    metric, grids = next(iter(metrics.values())), {name: table.grid() for name, table in read.items()}
     findings += check_rehearsal(next(iter(read.values()))) + _unlike(read, metric) + _uneven(grids, budget)
     pairs = tuple(_pair(a, b, fits, budget, metric) for a, b in itertools.combinations(read, 2))
     ranking, sentence = _rank(fits, pairs, budget) if len(read) > 2 else (None, "")
@@ -162,6 +161,12 @@ def compare(tables: Mapping[str, Source], target: float | str, *, bootstrap: int
     }
     losses = {name: made.optimum(budget).loss if made else None for name, made in fits.items()}
     return Comparison(budget, metric, exponents, losses, pairs, ranking, sentence, tuple(findings))
+
+
+def _whole(laws: Laws, budget: float) -> Predictor | None:
+    """The predictor of a fit, where the runs determine both N* and L* at the budget."""
+    said = next(iter(laws.predictions.values())).answer
+    return laws.fits.predictor if laws.fits and said and said.loss and said.n_params else None
 
 
 def _pair(a: str, b: str, fits: dict[str, Predictor | None], budget: float, metric: str) -> Pair:
@@ -174,6 +179,7 @@ def _pair(a: str, b: str, fits: dict[str, Predictor | None], budget: float, metr
     apart, log = _Test(*difference(one.comparable(budget), other.comparable(budget))), one.runs.log
     apart = apart._replace(estimate=apart.estimate.exp()) if log else apart
     better = b if apart.estimate.value < (1 if log else 0) else a
+    apart = apart._replace(estimate=apart.estimate.negative()) if one.runs.sign < 0 else apart
     found, criteria = multiplier(one, other, budget), _criteria(a, b, tests)
     sentence = _loss_sentence(a, b, f"at {compact(budget)} FLOPs", metric, apart, better, log, found)
     differences: dict[str, Any] = {f"{name}_exponent_difference": test.estimate for name, test in tests.items()}

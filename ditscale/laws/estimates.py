@@ -27,6 +27,11 @@ class Estimate(Result):
         """Whether x lies inside; an end that is None bounds nothing on its side."""
         return (self.low is None or self.low <= x) and (self.high is None or x <= self.high)
 
+    def negative(self) -> Self:
+        """Of -x, from this of x."""
+        low, high = (None if end is None else -end for end in (self.high, self.low))
+        return replace(self, value=-self.value, low=low, high=high)
+
     def exp(self) -> Self:
         """Of exp(x), from this of x; an end beyond any float is open."""
         low, high = (None if end is None or end > LARGEST else math.exp(end) for end in (self.low, self.high))

@@ -12,14 +12,14 @@ from ..units import compact, number
 from .checks.backtest import Backtest, backtest
 from .checks.checklist import Item, checklist
 from .checks.form import Bias, check_bias, check_drift, check_lines, check_surface, parabola_bias
-from .checks.runs import check_rehearsal, check_units, find_outliers, refuse_units
+from .checks.runs import check_rehearsal, check_sharing, check_units, find_outliers, refuse_units
 from .estimates import Bootstrap, Estimate
 from .findings import Finding, finding
-from .laws import Answer, Bands, Fits, Laws, Optima, PowerLaws, SurfaceLaw
+from .laws import Answer, Bands, Fits, Laws, Optima, PowerLaws, Predicted, SurfaceLaw
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.parabola import Response, Slice
-from .predictor.identify import ask
-from .predictor.predictor import Optimum, Predictor
+from .predictor.identify import EXACT, Asked, ask
+from .predictor.predictor import Predictor
 from .read import Source, read_table
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.surface import N_PARAMETERS
@@ -28,6 +28,8 @@ from .table import Exclusion, Table, condensed
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
 RESPONSE: dict[str, Response] = {"huber": "raw", "ls": "raw", "ls_log": "log"}
 NOTICEABLE = 0.05  # of ln N*: parabolas are off by less on any grid that is not warned of
+BEYOND = 10.0  # x the largest budget: where the runs must determine a law for it to be given at all
+OF = {"n_params": "N*", "n_tokens": "N*", "loss": "L*"}  # what must be determined for a number to be given
 
 
 def fit(
@@ -52,24 +54,32 @@ def fit(
     if not len(grid):
         raise UserError(f"{table.source or 'table'}: every run is a probe; a fit needs grid runs")
     refuse_units(grid, kappa)
-    rows = condensed(grid)
+    low = grid.falling()
+    rows = condensed(low)
     two = fit_approach2(rows, RESPONSE[objective], bootstrap, seed)
     three = fit_approach3(rows, objective, bootstrap, seed, kappa)
     surface = three.surface
     findings = check_rehearsal(table) + _left_out(grid, held) + check_units(grid) + [*two.findings, *surface.findings]
     if np.isfinite(surface.residuals).all():
-        off = np.log(grid.loss) - np.log(surface.loss_at(grid.n_params, grid.n_tokens))
+        off = np.log(low.loss) - np.log(surface.loss_at(grid.n_params, grid.n_tokens))
         findings += find_outliers(grid, off, N_PARAMETERS)
     bias = parabola_bias(rows, two, three)
     findings += check_lines(two) + check_surface(rows, surface) + check_drift(rows, two) + check_bias(bias, three, two)
     tests, more = backtest(rows, two, objective, bootstrap, seed, kappa)
     findings += more + _far(grid, budgets)
-    made, refused = ask(grid, max(budgets.values(), default=2 * float(grid.budget_flops.max())), kappa)
-    findings = [refused, *findings] if refused else findings
-    findings += _disagreement(two, three, budgets)
+    asked = ask(grid, BEYOND * float(grid.budget_flops.max()), kappa)
+    at = {typed: asked.at(grid, budget) for typed, budget in budgets.items()}
+    farthest = max(
+        (found for found in (asked, *at.values()) if found.refused), key=lambda a: len(a.lacks), default=None
+    )
+    findings = [f for f in (farthest and farthest.refused,) if f] + findings
+    if asked.predictor:
+        findings += check_sharing(grid, asked.predictor)
+    findings += _disagreement(two, three, {typed: budgets[typed] for typed in at if not at[typed].lacks})
     settings = Bootstrap(bootstrap, seed)
     items = checklist(grid, two, three, settings, tests, held)
-    return _result(grid, Fits(rows, two, three, made), budgets, settings, tests, bias, findings, items)
+    fits = Fits(rows, two, three, asked.predictor)
+    return _result(grid, fits, asked.lacks, at, settings, tests, bias, findings, items)
 
 
 def _budgets(targets: Any) -> dict[str, float]:
@@ -99,47 +109,66 @@ def _far(grid: Table, budgets: dict[str, float]) -> list[Finding]:
 
 
 def _result(
-    table: Table, fits: Fits, targets: dict[str, float], settings: Bootstrap, tests: list[Backtest], bias: Bias | None,
-    findings: list[Finding], items: tuple[Item, ...],
+    table: Table, fits: Fits, lacks: tuple[str, ...], at: dict[str, Asked], settings: Bootstrap,
+    tests: list[Backtest], bias: Bias | None, findings: list[Finding], items: tuple[Item, ...],
 ) -> Laws:  # fmt: skip
-    """The numbers of both fits; targets {as typed: FLOPs}."""
+    """The numbers of both fits, less what the runs do not determine. lacks: of the laws; at: of each target."""
     _, two, three, made = fits
-    budgets = tuple(budget for budget, _ in table.slices())
-    predicted = {}
-    for typed, budget in targets.items():
-        both = [Optimum(**fitted.predict(budget)) if fitted.ok else None for fitted in (two, three)]
-        predicted[typed] = Optima(both[0], both[1], made.optimum(budget) if made else None)
+    budgets, turned = tuple(budget for budget, _ in table.slices()), table.higher_is_better
+    law = PowerLaws(**two.coefficients()) if two.ok and "N*" not in lacks else None
+    if law and (turned or "L*" in lacks):
+        law = replace(law, loss_exponent=None, loss_coefficient=None)
+    targets = {typed: asked.target for typed, asked in at.items()}
     return Laws(
         n_runs=len(table), budgets=budgets, points=table.points(), metric=table.metric, fits=fits, bootstrap=settings,
-        approach2=PowerLaws(**two.coefficients()) if two.ok else None,
-        approach3=SurfaceLaw(**three.coefficients()) if three.ok else None,
-        objective=three.surface.objective, kappa=three.surface.kappa, predictions=predicted, slices=_slices(table, two),
-        bands=_bands(two, [*budgets, *targets.values()]) if two.ok else None, 
-        answer=_answer(made, budgets[-1], targets) if made else None,
-        n_ranges={typed: three.n_range(budget) for typed, budget in targets.items()} if three.ok else {},
+        approach2=law, approach3=SurfaceLaw(**three.coefficients()) if three.ok and "N*" not in lacks else None,
+        objective=three.surface.objective, kappa=three.surface.kappa,
+        predictions={typed: _optima(fits, asked, turned) for typed, asked in at.items()},
+        slices=_slices(table, two, turned), bands=_bands(two, [*budgets, *targets.values()], turned) if law else None,
+        answer=_answer(made, lacks, budgets[-1], at) if made else None,
+        n_ranges={t: three.n_range(asked.target) for t, asked in at.items() if three.ok and "N*" not in asked.lacks},
         exclusions=tuple(Exclusion(*pair) for pair in table.exclusions), findings=tuple(findings), bias=bias,
         backtests=tuple(tests), checklist=items,
     )  # fmt: skip
 
 
-def _slices(table: Table, two: Approach2) -> tuple[Slice, ...]:
+def _optima(fits: Fits, asked: Asked, turned: bool) -> Optima:
+    """What the answer and both approaches say of a target, as far as the runs determine it."""
+    _, two, three, made = fits
+    both = [fitted.predict(asked.target) if fitted.ok else None for fitted in (two, three)]
+    if turned:
+        both = [said and said | {"loss": said["loss"].negative()} for said in both]
+    # Runs that lie on the surface to rounding leave no doubt of its form.
+    exact = three.ok and float(np.abs(three.surface.residuals).max()) < EXACT
+    hidden = {name for name, what in OF.items() if what in asked.lacks}
+    said = [(both[0], hidden), (both[1], set() if exact else hidden)]
+    said.append((vars(made.optimum(asked.target)) if made else None, hidden))
+    left = [numbers and {name: e for name, e in numbers.items() if name not in less} for numbers, less in said]
+    return Optima(*(Predicted(**numbers) if numbers else None for numbers in left))
+
+
+def _slices(table: Table, two: Approach2, turned: bool) -> tuple[Slice, ...]:
     ranges = iter(map(two.n_range, range(len(two.accepted))))
-    made = [p.result(next(ranges) if p.ok and two.ok else None) for p in two.slices]
+    found = [p.result(next(ranges) if p.ok and two.ok else None) for p in two.slices]
     # The rows of a fit may be means of the table's.
     counts = [len(rows) for _, rows in table.slices()]
-    return tuple(replace(s, n_runs=n) for s, n in zip(made, counts, strict=False))
+    both = zip(found, counts, strict=False)
+    return tuple(replace(s.turned() if turned else s, n_runs=n) for s, n in both)
 
 
-def _bands(two: Approach2, ends: list[float]) -> Bands:
+def _bands(two: Approach2, ends: list[float], turned: bool) -> Bands:
     grid = np.geomspace(min(ends) / 2, 2 * max(ends), 41)
     at = [two.predict(budget) for budget in grid]
-    return Bands(tuple(grid.tolist()), *(tuple(p[n] for p in at) for n in ("n_params", "n_tokens", "loss")))
+    bands = Bands(tuple(grid.tolist()), *(tuple(p[n] for p in at) for n in ("n_params", "n_tokens", "loss")))
+    return replace(bands, loss=tuple(e.negative() for e in bands.loss)) if turned else bands
 
 
-def _answer(made: Predictor, largest: float, targets: dict[str, float]) -> Answer:
+def _answer(made: Predictor, lacks: tuple[str, ...], largest: float, at: dict[str, Asked]) -> Answer:
     weights = {name: part.weight for name, part in made.by_form(largest).items()}
-    exponents = {name: made.exponent(name, largest) for name in made.exponents}
-    return Answer(weights, exponents, made.run_scatter, {typed: made.one_run(c) for typed, c in targets.items()})
+    of = {"model": "N*", "data": "N*", "loss": "L*"}
+    exponents = {name: made.exponent(name, largest) for name in made.exponents if of[name] not in lacks}
+    one_run = {typed: made.one_run(asked.target) for typed, asked in at.items() if "L*" not in asked.lacks}
+    return Answer(weights, exponents, made.run_scatter, one_run)
 
 
 def _disagreement(two: Approach2, three: Approach3, targets: dict[str, float]) -> list[Finding]:

@@ -17,11 +17,11 @@ from .findings import Finding, listed
 from .minima.approach2 import Approach2
 from .minima.parabola import Slice
 from .notebook import Shown
-from .predictor.predictor import Optimum, Predictor
+from .predictor.predictor import Predictor
 from .result import Result, extra, key
 from .surface.approach3 import Approach3
 from .table import SAME_BUDGET, Exclusion, Point, Table, describe
-from .text import cells, columns
+from .text import cells, columns, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,12 +55,21 @@ class SurfaceLaw(Result):
 
 
 @dataclass(frozen=True)
+class Predicted(Result):
+    """The optimum at one budget. None: the runs do not determine it, or there is no law of it."""
+
+    n_params: Estimate | None = None
+    n_tokens: Estimate | None = None
+    loss: Estimate | None = None
+
+
+@dataclass(frozen=True)
 class Optima(Result):
     """What is said of one budget: the answer, and both approaches beside it; None where one was refused."""
 
-    approach2: Optimum | None
-    approach3: Optimum | None
-    answer: Optimum | None = None
+    approach2: Predicted | None
+    approach3: Predicted | None
+    answer: Predicted | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,8 @@ class Laws(Shown):
             out |= {"N* exponent, approach 3": three.model_exponent, "floor E, approach 3": three.E}
         for typed, by in self.predictions.items():
             if at := by.answer:
-                out |= {f"{self.metric} at {typed}": at.loss, f"N* at {typed}": at.n_params}
+                pairs = {f"{self.metric} at {typed}": at.loss, f"N* at {typed}": at.n_params}
+                out |= {name: e for name, e in pairs.items() if e}
         return out
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
@@ -271,8 +281,9 @@ def _predictions(laws: Laws) -> list[str]:
     for typed, by in laws.predictions.items():
         rows = [["", "N*", "95 %", "D*", "95 %", laws.metric, "95 %"]]
         for name, p in (("answer", by.answer), ("approach 2", by.approach2), ("approach 3", by.approach3)):
-            shown = p and [*cells(p.n_params, count), *cells(p.n_tokens, count), *cells(p.loss)]
-            rows.append([name, *(shown or ["refused", *[""] * 5])])
+            each = p and [(p.n_params, count), (p.n_tokens, count), (p.loss, short)]
+            shown = [cells(e, form) if e else ["refused", ""] for e, form in each] if each else [["refused", ""]] * 3
+            rows.append([name, *(cell for pair in shown for cell in pair)])
         out += [f"At {typed} FLOPs", *columns(rows)]
         if laws.answer and typed in laws.answer.one_run:
             out.append("  one new run at the optimum: {} ({})".format(*cells(laws.answer.one_run[typed])))

@@ -15,7 +15,7 @@ from ..errors import UserError, nearest
 from ..quantities import METRICS, ColumnInfo, guess
 from ..units import compact, number
 from .result import short
-from .table import OPTIONAL, REQUIRED, Table, check
+from .table import OPTIONAL, REQUIRED, SHARED, Table, check
 
 TEXT = ("run_id", "role")
 # What people call the columns elsewhere. Only suggested, never taken: `N` is often in millions.
@@ -70,7 +70,7 @@ class _Cells(NamedTuple):
 def read_table(
     source: Source, metric: str = "loss", exclude: Mapping[str, str] | None = None, *,
     columns: Mapping[str, str] | None = None, kappa: float | str | None = None, also: Iterable[str] = (),
-    only: Mapping[str, str] | None = None,
+    only: Mapping[str, str] | None = None, better: str = "",
 ) -> Table:  # fmt: skip
     """Read a table of runs from a CSV or HDF5 file, a study directory (its study.h5), a mapping of columns or a
     DataFrame. A `Table` is returned as it is.
@@ -80,7 +80,8 @@ def read_table(
     `Table.exclusions`. columns {our name: the source's name}, such as {"n_params": "Model Size"}. kappa: where one of
     n_params (N), n_tokens (D) and budget_flops (C) is lacking, compute it from C = kappa N D. also: further numeric
     columns, kept in `Table.columns`; their cells may be nan or empty. only {the source's name: value}: read the rows
-    with that value alone. Rows of role "rate", a learning-rate sweep, are never read.
+    with that value alone. better: "higher" where a higher metric is better, if its name does not say so. Columns of
+    `table.SHARED` are kept in `Table.shared`. Rows of role "rate", a learning-rate sweep, are never read.
 
     A CSV is UTF-8 text separated by commas, semicolons or tabs, with a header line; lines `# key: value` above it are
     kept in `Table.recorded`, and so are the attributes of an HDF5 file. Raises UserError naming the source, the row
@@ -115,7 +116,8 @@ def read_table(
         numeric.get("loss_se"), numeric.get("n_images"), numeric.get("achieved_flops"), metric, cells.name,
         exclusions=tuple(exclude.items()), columns={name: numeric[name] for name in also},
         recorded=(*cells.recorded, *renamed, *computed, *said),
-        info={name: cells.info[names[name]] for name in (metric, *also) if names[name] in cells.info},
+        info={name: cells.info[names[name]] for name in (metric, *also) if names[name] in cells.info}, better=better,
+        shared={name: np.array(cells.columns[name])[keep] for name in SHARED if name in cells.columns},
     )  # fmt: skip
     check(table, [where[i] for i in keep])
     return table

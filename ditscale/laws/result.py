@@ -33,6 +33,12 @@ class Result:
         out |= {e.key: _plain(getattr(self, e.name)) for e in _entries(type(self))}
         return out | {name: _plain(getattr(self, name)) for name in self.COMPUTED}
 
+    def __getitem__(self, name: str) -> Any:
+        """A value by its key in JSON, as of the dicts that results were before. Raises KeyError with the keys."""
+        if name not in (body := self.to_dict()):
+            raise KeyError(f"{name!r} is none of {', '.join(body)}")
+        return body[name]
+
     @classmethod
     def from_dict(cls, body: object, where: str = "") -> Self:
         """The inverse of `to_dict`; skips unknown keys. Raises UserError, naming the key, on what that never writes."""
@@ -57,14 +63,15 @@ class Result:
         return ""
 
     @classmethod
-    def from_file(cls, path: Path | str, verb: str) -> Self:
-        """What `ditscale VERB` wrote to a JSON file. Raises UserError, in one line, at anything else."""
+    def from_file(cls, path: Path | str, verb: str, again: str = "") -> Self:
+        """What `ditscale VERB` wrote to a JSON file. Raises UserError, in one line, at anything else. again: what to do
+        about a damaged file (default: to type the verb)."""
         path = Path(path)
-        again = f"`ditscale {verb} {path.parent}` makes it again"
+        again = again or f"`ditscale {verb} {path.parent}` makes it again"
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            raise UserError(f"{path}: no such file; {again.removesuffix(' again')}") from None
+            raise UserError(f"{path}: no such file; `ditscale {verb} {path.parent}` makes it") from None
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         except (ValueError, RecursionError):

@@ -14,6 +14,8 @@ from .result import Result
 
 REQUIRED = ("n_params", "n_tokens", "budget_flops")
 OPTIONAL = ("loss_se", "n_images", "achieved_flops")
+# What runs may share, by label: one training that is read several times, the seed of a run, that of its data.
+SHARED = ("trajectory", "seed", "data_seed")
 # Budgets within this ratio are one slice: integer step counts make the achieved FLOPs of a slice differ by a few per
 # cent.
 SAME_BUDGET = 1.15
@@ -48,7 +50,8 @@ class Table:
     is fitted (its name is `metric`); role: "grid" or "probe". Optional columns are None when the source lacks them;
     `columns` holds further ones by name. `source` is where the rows came from, `exclusions` the (run_id, reason) pairs
     taken out by `without`, `recorded` the (key, value) texts that came with the rows: how they were made, and `info`
-    what columns hold, as far as the source says it."""
+    what columns hold, as far as the source says it. `shared` {name of SHARED: labels}: runs of one label share it.
+    `better`: "higher" or "lower" where the source or the user says it."""
 
     run_id: np.ndarray
     n_params: np.ndarray
@@ -65,6 +68,20 @@ class Table:
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     recorded: tuple[tuple[str, str], ...] = ()
     info: dict[str, ColumnInfo] = field(default_factory=dict)
+    shared: dict[str, np.ndarray] = field(default_factory=dict)
+    better: str = ""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """As it was said or, where nothing was, as the metric's name lets one guess."""
+        return self.better == "higher" if self.better else self.info_of(self.metric).higher_is_better
+
+    def falling(self) -> Self:
+        """The table itself or, where higher is better, that of the metric's negative."""
+        if not self.higher_is_better:
+            return self
+        info = self.info | {self.metric: ColumnInfo(f"negative {self.metric.replace('_', ' ')}")}
+        return dataclasses.replace(self, loss=-self.loss, better="lower", info=info)
 
     def info_of(self, column: str) -> ColumnInfo:
         """What a column holds, as its source says it; where it does not, as its name lets one guess."""
@@ -83,6 +100,7 @@ class Table:
         roles = np.array(["grid"] * len(n) if role is None else role, dtype=object)
         more |= {name: _floats(name, more[name]) for name in OPTIONAL if more.get(name) is not None}
         more["columns"] = {name: _floats(name, values) for name, values in more.get("columns", {}).items()}
+        more["shared"] = {name: np.asarray(labels) for name, labels in more.get("shared", {}).items()}
         table = cls(ids, n, d, c, measured, roles, **more)
         check(table)
         return table
@@ -93,7 +111,8 @@ class Table:
     def take(self, rows: Any) -> Self:
         """The rows picked by an index or mask array, in that order."""
         picked = {name: part[rows] for name, part in vars(self).items() if isinstance(part, np.ndarray)}
-        return dataclasses.replace(self, **picked, columns={n: c[rows] for n, c in self.columns.items()})
+        columns, shared = ({n: c[rows] for n, c in part.items()} for part in (self.columns, self.shared))
+        return dataclasses.replace(self, **picked, columns=columns, shared=shared)
 
     def without(self, run_ids: str | Iterable[str], reason: str) -> Self:
         """The table less the named runs; each is listed, with the reason, in `exclusions` and in every result."""
@@ -187,7 +206,7 @@ def condensed(table: Table) -> Table:
         return np.bincount(labels, values) / total
 
     names = (*REQUIRED, "loss", *(("achieved_flops",) if table.achieved_flops is not None else ()))
-    small = dataclasses.replace(table.take(first), loss_se=None, columns={})
+    small = dataclasses.replace(table.take(first), loss_se=None, columns={}, shared={})
     means: dict[str, Any] = {name: mean(getattr(table, name)) for name in names}
     return dataclasses.replace(small, **means)
 
@@ -201,7 +220,7 @@ def check(table: Table, where: list[str] | None = None) -> None:
         raise UserError(f"{source}: no rows; a table needs one row per run")
     columns = {name: getattr(table, name) for name in REQUIRED} | {table.metric: table.loss}
     optional = {name: getattr(table, name) for name in OPTIONAL if getattr(table, name) is not None}
-    for name, column in {"role": table.role, **columns, **optional, **table.columns}.items():
+    for name, column in {"role": table.role, **columns, **optional, **table.columns, **table.shared}.items():
         if len(column) != count:
             raise UserError(f"{source}: column {name} has {len(column)} values, run_id has {count}")
     for i, role in enumerate(table.role):

@@ -1,17 +1,19 @@
 """`write_report`: the study as one HTML page that needs nothing else, and its figures as PNG and PDF."""
 
 import datetime
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
 from .. import __version__
 from ..files import make_directory, write_bytes, write_text
-from ..laws import Laws
+from ..laws import Laws, Ledger, read_ledger
 from ..laws.text import ends
 from ..naming import StudyPaths
 from ..units import compact, duration
 from . import sentences, tables
 from .isoflop import powerlaws_plot, slices_plot
+from .ledger import ledger_plot, ledger_section
 from .read import StudyResults, read_study_results
 from .samples import grids_plot, page_list, samples_plot
 from .style import DARK, Plot, render
@@ -21,15 +23,17 @@ from .trends import metrics_plot, noise_plot, out_of_domain_plot
 
 PLOTS = (
     slices_plot, powerlaws_plot, training_plot, out_of_domain_plot, metrics_plot, noise_plot, rates_plot, samples_plot,
-    grids_plot,
+    grids_plot, ledger_plot,
 )  # fmt: skip
 TILES = (("model", "N*", "optimal model size"), ("data", "D*", "optimal data"), ("loss", "L*", "loss at the optimum"))
 
 
-def write_report(root: Path | str) -> Path:
+def write_report(root: Path | str, ledger: Ledger | Path | str | None = None) -> Path:
     """Write report/index.html and report/figures/ of a study, each file whole or not at all; returns the page's path.
-    The page names what the study does not have yet. Raises UserError without study.h5 or a finished run."""
-    results, page = read_study_results(root), StudyPaths(root).report / "index.html"
+    The page names what the study does not have yet. ledger: a record of several studies' forecasts, or its file, to
+    show as well. Raises UserError without study.h5 or a finished run, and at a damaged ledger."""
+    record = ledger if isinstance(ledger, Ledger | None) else read_ledger(ledger)
+    results, page = replace(read_study_results(root), ledger=record), StudyPaths(root).report / "index.html"
     figures = page.parent / "figures"
     make_directory(figures)
     shown = [(plot, *render(plot)) for plot in filter(None, (make(results) for make in PLOTS))]
@@ -51,6 +55,7 @@ def html(results: StudyResults, shown: list[tuple[Plot, list[str]]]) -> str:
     head = '<section class="missing"><h2>Not in this report yet</h2><p>DIR is the directory of this study.</p>'
     body = [_head(results), f"{head}<ul>{missing}</ul></section>" * bool(missing)]
     body += [_figure(i, results, plot, svgs) for i, (plot, svgs) in enumerate(shown, 1)]
+    body += [ledger_section(results.ledger) if results.ledger else ""]
     body += [_laws(results, results.laws) if results.laws else "", _runs(results)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -12,6 +12,7 @@ import numpy as np
 from ..config import Study
 from ..errors import UserError
 from ..laws import Forecast, Laws, RateLaw, Verdict, load_forecast, read_laws, read_rates, read_table, read_verdict
+from ..laws.sealed.ledger import Ledger
 from ..laws.table import REQUIRED, Table, check
 from ..naming import StudyPaths
 from ..plan.study import read_study
@@ -46,7 +47,8 @@ class Records(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class StudyResults:
     """All that a report shows; None where the study does not have it yet. samples: of the run with the lowest loss;
-    grids: budget to the samples of its best run, where these have the same captions and sampler settings."""
+    grids: budget to the samples of its best run, where these have the same captions and sampler settings; ledger: the
+    record of several studies that `write_report` was given."""
 
     study: Study
     table: Table
@@ -57,6 +59,7 @@ class StudyResults:
     rates: RateLaw | None
     samples: Samples | None
     grids: dict[float, Samples]
+    ledger: Ledger | None = None
 
     @property
     def points(self) -> dict[str, np.ndarray]:  # Columns of study.h5 that are numbers.

@@ -69,6 +69,19 @@ def test_seal_is_written_once(table, sealed, tmp_path):
         seal(tmp_path / "absent" / "f.json", forecast(table, TARGET))
 
 
+@pytest.mark.parametrize("change", [{"note": 1}, {"created": None}, {"sha256": None}, {"level": 0.9}])
+def test_what_was_added_or_taken_is_altered_too(sealed, tmp_path, change):
+    path = tmp_path / "forecast.json"
+    path.write_text(json.dumps(sealed.to_dict() | change))
+    with pytest.raises(
+        UserError, match=r"was altered after .*`ditscale forecast TABLE .*forecast.json` seals another$"
+    ):
+        load_forecast(path)
+    (tmp_path / "study.yaml").touch()
+    with pytest.raises(UserError, match=r"`ditscale forecast [^ ]*` seals another$"):
+        load_forecast(path)
+
+
 def test_altered_forecasts_are_refused(sealed, table, tmp_path):
     path = tmp_path / "forecast.json"
     body = json.loads(path.read_text())
@@ -79,16 +92,16 @@ def test_altered_forecasts_are_refused(sealed, table, tmp_path):
     with pytest.raises(UserError, match="altered"):
         verdict(dataclasses.replace(sealed, target_budget_flops=8e12), with_probe(table, MINIATURE, TARGET))
     path.write_text(json.dumps(body | {"loss": {"value": float("nan"), "low": None, "high": None}}))
-    with pytest.raises(UserError, match="altered"):
+    with pytest.raises(UserError, match="nan is not a finite number"):
         load_forecast(path)
     path.write_text(json.dumps(body | {"layout": 1}))
     with pytest.raises(UserError, match="layout 1"):
         load_forecast(path)
     path.write_text("{}")
-    with pytest.raises(UserError, match="not a sealed forecast"):
+    with pytest.raises(UserError, match="not what `ditscale forecast` writes"):
         load_forecast(path)
     path.write_text("no json")
-    with pytest.raises(UserError, match="not readable"):
+    with pytest.raises(UserError, match="is not JSON"):
         load_forecast(path)
     with pytest.raises(UserError, match="no such file"):
         load_forecast(tmp_path / "other.json")

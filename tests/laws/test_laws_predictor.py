@@ -173,7 +173,7 @@ def test_a_metric_of_either_sign_may_be_shifted_and_scaled(table):
     assert (one.loss.value + 3) == pytest.approx((other.loss.value - 100) / 2, rel=1e-4)
     assert one.n_params.value == pytest.approx(other.n_params.value, rel=1e-3)
     assert one.loss.low < best(CHINCHILLA, TARGET)[2] - 3 < one.loss.high
-    up = predictor(dataclasses.replace(table, loss=3 - table.loss, metric="score"), higher_is_better=True)
+    up = predictor(dataclasses.replace(table, loss=3 - table.loss, metric="score"))
     assert up.optimum(TARGET).loss.value == pytest.approx(-one.loss.value, rel=1e-4)
     assert up.optimum(TARGET).loss.low == pytest.approx(-one.loss.high, rel=1e-3)
 
@@ -242,14 +242,15 @@ def test_designs_that_cannot_tell_are_refused_by_name(runs, word):
     if word.startswith("readings"):  # Each training has its own error, and its readings next to none.
         error = error[np.unique(n, return_inverse=True)[1]] + 0.1 * error
     table = Table.of(n, d, 6 * n * d, loss_of(CHINCHILLA, n, d) * np.exp(error))
-    found = undetermined(table, predictor(table), 100 * float(table.budget_flops.max()))
+    made = predictor(table)
+    found = undetermined(table, 100 * float(table.budget_flops.max()), made.frontier_line(), made.share_sizes).finding
     assert found is not None and found.code == "not_identified" and word in found.message
 
 
 def test_designs_that_can_tell_are_not_refused(table, made):
-    assert undetermined(table, made, TARGET) is None
+    assert not undetermined(table, TARGET, made.frontier_line()).lacks
     small = study(CHINCHILLA, (1e18, 1e19, 1e20), sizes=4, noise=0.003, seed=1, width=4)
-    assert undetermined(small, predictor(small), 10e20) is None
+    assert not undetermined(small, 10e20).lacks
 
 
 def test_what_runs_share_is_seen(table):

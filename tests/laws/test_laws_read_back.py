@@ -84,6 +84,9 @@ def test_numbers_of_a_file_of_before_are_attributes():
     assert laws.predictions["8e18"].approach3.loss.value == body["predictions"]["8e18"]["approach3"]["loss"]["value"]
     assert laws.fits is None
     assert [p.run_id for p in laws.points] == [p["run_id"] for p in body["points"]] and laws.given
+    assert laws.predictions["8e18"]["approach3"]["loss"] == body["predictions"]["8e18"]["approach3"]["loss"]
+    with pytest.raises(KeyError, match="'answr' is none of approach2, approach3, answer"):
+        laws.predictions["8e18"]["answr"]
     assert not read_laws(OLD / "laws_refused.json").given
     rates = read_rates(OLD / "rates.json")
     assert rates.rate_at(4e6, 1e9) == pytest.approx(

@@ -1,5 +1,6 @@
 """The page says the true numbers, names what is missing, and needs nothing but itself."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -14,13 +15,15 @@ import pytest
 from ditscale import pipeline, units
 from ditscale.cli import main
 from ditscale.errors import UserError
-from ditscale.laws import Estimate
+from ditscale.laws import Estimate, ledger
 from ditscale.naming import StudyPaths
 from ditscale.pipeline import give_verdict, write_json
 from ditscale.plan.grid import plan_probe
 from ditscale.report import sentences
+from ditscale.report.ledger import ledger_plot
 from ditscale.report.page import html, write_report
 from ditscale.report.read import best_run, read_study_results
+from ditscale.report.style import render
 from ditscale.report.tables import superscripts
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -260,9 +263,14 @@ def test_an_altered_forecast_is_not_published(held, tmp_path):
     path = StudyPaths(root).forecast
     sealed = path.read_text()
     altered = re.sub(r'"value": [\d.e+-]+', '"value": 1e9', sealed, count=1)
-    for content, says in ((altered, "altered"), ("{}", "no sha256"), ("[]", "no sha256"), ("{", "not readable")):
+    for content, says in (
+        (altered, "altered"),
+        ("{}", "'created' is missing"),
+        ("[]", "no.* object"),
+        ("{", "not JSON"),
+    ):
         path.write_text(content)
-        with pytest.raises(UserError, match=f"{re.escape(str(path))} .*{says}"):
+        with pytest.raises(UserError, match=f"{re.escape(str(path))}.*{says}.*`ditscale forecast"):
             write_report(root)
     assert not (root / "report").exists()
 
@@ -332,3 +340,48 @@ def test_numbers_as_text():
     assert np.isfinite(float(sentences.digits(12345.6)))
     assert sentences.power("C", Estimate(-0.2, -0.3, -0.1)) == "C^\u22120.200 (95 % \u22120.300 to \u22120.100)"
     assert superscripts("C^\u22120.2 N^-alpha C^a") == "C<sup>\u22120.2</sup> N<sup>\u2212\u03b1</sup> C<sup>a</sup>"
+
+
+def test_the_ledger_is_shown_where_it_is_given(held, failed, tmp_path):
+    """Two studies, one renamed to what would be markup: table and sum say what the file says."""
+    name = "a <b>bold</b> $name"
+    record = ledger(tmp_path / "ledger.jsonl", held.root, **{name: failed.root})
+    page = Page(html(dataclasses.replace(read_study_results(held.root), ledger=record), []))
+    for entry in record.entries:
+        assert entry.cells() in page.rows
+    assert record.scores[0].sentence.startswith("held 1 of 2;") and "Held 1 of 2;" in page.text
+    assert {cells[-1] for cells in page.rows if name in cells} == {"missed"}
+
+
+@pytest.mark.slow
+def test_a_report_with_a_ledger_and_without_it_again(held, failed, tmp_path, capsys):
+    file, page = tmp_path / "ledger.jsonl", held.report / "index.html"
+    ledger(file, held.root, **{"$a <b>": failed.root})
+    assert main(["report", str(held.root), "--ledger", str(file)]) == 0 and "ledger" in Page(page.read_text()).ids
+    assert {p.name for p in (held.report / "figures").iterdir()} >= {"ledger.png", "ledger.pdf"}
+    before, text = page.read_text(), file.read_text()
+    file.write_text(text.replace('"inside": true', '"inside": false'))
+    capsys.readouterr()
+    assert main(["report", str(held.root), "--ledger", str(file)]) == 2
+    assert re.search(r"ledger.jsonl, line \d: no entry", capsys.readouterr().err) and page.read_text() == before
+    write_report(held.root)
+    assert "ledger" not in Page(page.read_text()).ids
+    assert not (held.report / "figures" / "ledger.png").exists()
+
+
+def test_forecasts_that_wait_or_are_open_or_rehearsed_are_drawn(held, tmp_path):
+    record = ledger(tmp_path / "l.jsonl", held.forecast)
+    (entry,) = record.entries
+    shapes = [
+        dataclasses.replace(entry, forecast=Estimate(-1.0, None, -0.5)), dataclasses.replace(entry, measured=0.1),
+        dataclasses.replace(entry, rehearsal=True, name="practice"),
+        *(dataclasses.replace(entry, name=f"n{i}") for i in range(20)),
+    ]  # fmt: skip
+    for entries in ([], shapes[:1], shapes[2:3], shapes):
+        given = dataclasses.replace(record, entries=tuple(entries))
+        results = dataclasses.replace(read_study_results(held.root), ledger=given)
+        plot = ledger_plot(results)
+        assert (plot is None) == all(e.rehearsal for e in entries)
+        assert not plot or render(plot)[1]["png"].startswith(b"\x89PNG")
+        page = Page(html(results, []))
+        assert ("Rehearsals, never counted" in page.text) == any(e.rehearsal for e in entries)

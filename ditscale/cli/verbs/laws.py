@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ... import units
 from ...errors import UserError, command
 from ...naming import StudyPaths
-from ..verb import Argument, Options, Report, option, positional, verb
+from ..verb import Argument, Options, Report, flag, option, positional, verb
 
 if TYPE_CHECKING:
     from ...laws import Table
@@ -28,7 +28,8 @@ def _reading(of: str = "") -> tuple[Argument, ...]:
     only = option("--only", f"{of}COLUMN=VALUE", "rows to read: those with this value; may be repeated", count="*")
     why = "run to leave out, listed with the reason; may be repeated"
     kappa = option("--kappa", "NUMBER", "C / (N D): computes a missing one of N, D and C; `fit` also fixes it")
-    return COLUMNS, only, option("--exclude", f"{of}RUN=REASON", why, count="*"), kappa
+    higher = flag("--higher-is-better", "higher values of the metric are better (known of some metrics by their name)")
+    return COLUMNS, only, option("--exclude", f"{of}RUN=REASON", why, count="*"), kappa, higher
 
 
 @verb(
@@ -54,6 +55,37 @@ def fit(options: Options) -> Report:
     if study:
         write_json(StudyPaths(options.table).laws_of(laws.metric), value)
     return Report(laws.summary(), value, 0 if laws.given else 3)
+
+
+@verb(
+    "Answer what-if questions by the law of a study or a table.",
+    TABLE,
+    option("--budget", "FLOPS", "budget to ask at"),
+    option("--reach", "VALUE", "value of the metric; the budget that reaches it"),
+    option("--n-params", "N", "given size: the best rest, and what it costs beside the optimum"),
+    option("--n-tokens", "D", "given number of tokens, likewise"),
+    option("--ratio", "D/N", "given ratio of tokens to parameters, likewise"),
+    option("--images", "N", "given number of unique images, likewise"),
+    option("--tokens-per-image", "N", "tokens of an image, where the table has no n_images"),
+    option("--repeats", "PASSES", "passes after which a repeated image is worth 1/e of a new one", default="100"),
+    option("--also", "COLUMN", "another metric to predict at N*; may be repeated", count="*"),
+    option("--counting", "COLUMN", "column that counts N or D otherwise, to compare laws; may be repeated", count="*"),
+    flag("--spread", "also show N* and L* under 64 ways to analyse the table"),
+    METRIC, *_reading(),
+    examples=[
+        "ditscale predict runs.csv --budget 1.5e21", "ditscale predict runs.csv --reach 2.0",
+        "ditscale predict runs.csv --budget 1.5e21 --n-params 5e9 --spread",
+    ],
+)  # fmt: skip
+def predict(options: Options) -> Report:
+    from ...laws import predict
+
+    asked = ("reach", "n_params", "n_tokens", "ratio", "images", "tokens_per_image", "repeats", "spread")
+    how = {name: getattr(options, name) for name in asked}
+    kappa = None if options.kappa is None else units.number(options.kappa, "--kappa", above=0)
+    table = read(options.table, options, also=tuple(dict.fromkeys((*options.also, *options.counting))))
+    found = predict(table, options.budget, metrics=options.also, countings=options.counting, kappa=kappa, **how)
+    return Report(found.summary(), found.to_dict(), 0 if found.given else 3)
 
 
 @verb(
@@ -109,6 +141,30 @@ def verdict(options: Options) -> Report:
 
 
 @verb(
+    "Keep and show the record of forecasts and verdicts. Says how many held against what their intervals promise.",
+    positional("file", "FILE", "file of the record, one JSON object a line, made to be committed", complete="file"),
+    positional(
+        "sources", "[NAME=]SOURCE", "study, forecast.json or verdict.json to add; adding one again changes nothing",
+        count="*", complete="file",
+    ),
+    examples=[
+        "ditscale ledger ledger.jsonl mystudy", "ditscale ledger ledger.jsonl mine=forecast.json",
+        "ditscale ledger ledger.jsonl",
+    ],
+)  # fmt: skip
+def ledger(options: Options) -> Report:
+    from ...laws import ledger
+
+    named = named_paths(list(dict.fromkeys(options.sources)), "ledger", "a study, as in cross=mystudy")
+    record = ledger(
+        options.file,
+        *(path for name, path in named.items() if name == path),
+        **{name: path for name, path in named.items() if name != path},
+    )
+    return Report(record.summary(), record.to_dict())
+
+
+@verb(
     "Compare two or more studies or tables, or two metrics. Compares their laws, as of designs or data sets.",
     positional("tables", "[NAME=]DIR|TABLE", "studies or tables, with names of yours", count="+", complete="file"),
     option("--against", "COLUMN", "second metric, of one table: its gap to the first, as of loss_coco from loss"),
@@ -119,7 +175,7 @@ def verdict(options: Options) -> Report:
 def compare(options: Options) -> Report:
     from ...laws import compare, fit_gap
 
-    named = named_tables(options.tables)
+    named = named_paths(options.tables, "compare", "a table, as in cross=cross.csv")
     if options.against:
         if len(named) > 1:
             raise UserError("compare: --against compares two metrics of one table; name one table")
@@ -176,8 +232,10 @@ def read(
     exclude = _pairs("--exclude", options.exclude, "run-17=diverged", name, named)
     if len(named) > 1 and any(_table_of(text, named) is None for text in options.exclude):
         raise UserError(f"--exclude: say of which table each run is, as in {name}:run-17=diverged")
-    how = {"only": _pairs("--only", options.only, "experiment=second", name, named), "kappa": options.kappa}
-    return read_table(path, metric or options.metric, exclude, columns=columns_of(options), also=also, **how)
+    only = _pairs("--only", options.only, "experiment=second", name, named)
+    better = "higher" if options.higher_is_better else ""
+    how = {"only": only, "kappa": options.kappa, "better": better, "also": also}
+    return read_table(path, metric or options.metric, exclude, columns=columns_of(options), **how)
 
 
 def columns_of(options: Options) -> dict[str, str]:
@@ -204,7 +262,7 @@ def _pairs(option: str, texts: list[str], example: str, name: str = "", named: C
     return pairs
 
 
-def named_tables(words: list[str]) -> dict[str, str]:
+def named_paths(words: list[str], verb: str, example: str) -> dict[str, str]:
     """{name: path} of words PATH or NAME=PATH; a path that is given twice gets a number."""
     named: dict[str, str] = {}
     for word in words:
@@ -212,9 +270,9 @@ def named_tables(words: list[str]) -> dict[str, str]:
         if not equals or Path(word).exists():
             name = path = word
         if not name or not path:
-            raise UserError(f"compare: {word!r}: write a table, or a name, = and a table, as in cross=cross.csv")
+            raise UserError(f"{verb}: {word!r}: write a path, or a name, = and {example}")
         if name in named and name != path:
-            raise UserError(f"compare: the name {name!r} is given twice")
+            raise UserError(f"{verb}: the name {name!r} is given twice")
         while name in named:
             name = f"{path} ({len(named) + 1})"
         named[name] = path
@@ -229,7 +287,9 @@ def is_table(path: str) -> bool:
 
 def of_tables_only(options: Options, *names: str) -> None:
     """Raise UserError for an option that has no meaning for a study, since the study's settings say it."""
-    usual = {"metric": "loss", "columns": [], "exclude": [], "only": []}
-    for name in (*names, "columns", "kappa", "exclude", "only"):
+    usual = {"metric": "loss", "columns": [], "exclude": [], "only": [], "higher_is_better": False}
+    for name in (*names, "columns", "kappa", "exclude", "only", "higher_is_better"):
         if getattr(options, name) != usual.get(name):
-            raise UserError(f"--{name} is for tables; {options.table} is a study directory, or is not there")
+            raise UserError(
+                f"--{name.replace('_', '-')} is for tables; {options.table} is a study directory, or is not there"
+            )

@@ -59,12 +59,14 @@ def collect(options: Options) -> Report:
 
 @verb(
     "Write the report, report/index.html. The page needs no other file; its figures are also PNG and PDF.",
-    DIR, examples=["ditscale report mystudy"],
-)  # fmt: skip
+    DIR,
+    option("--ledger", "FILE", "record of several studies' forecasts to show as well", complete="file"),
+    examples=["ditscale report mystudy", "ditscale report mystudy --ledger ledger.jsonl"],
+)
 def report(options: Options) -> Report:
     from ...report.page import write_report
 
-    page = write_report(options.dir)
+    page = write_report(options.dir, options.ledger)
     return Report(str(page), {"report": str(page)})
 
 

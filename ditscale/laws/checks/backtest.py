@@ -70,7 +70,7 @@ def backtest(
         draws = min(bootstrap, REPLICATES) if len(budgets) - held_out > 2 else 0
         two = fit_approach2(rest, laws.slices[0].response, draws, seed)
         three = fit_approach3(rest, objective, draws, seed, kappa)
-        made = ask(rest, budgets[-held_out], kappa).predictor if held_out <= MOST_ASKED else None
+        made = ask(rest, budgets[-held_out], kappa).whole if held_out <= MOST_ASKED else None
         # A slice without a usable minimum has nothing to compare a prediction with.
         for measured in (p for p in laws.slices[-held_out:] if p.ok):
             budget = measured.budget_flops

@@ -4,11 +4,14 @@ import numpy as np
 
 from ...errors import UserError
 from ...units import compact
-from ..findings import Finding, finding, some
+from ..findings import Finding, Severity, finding, some
+from ..predictor.predictor import Predictor
 from ..table import Table
 
 # C / (N D) this far from 6, or of one run from the others, is a unit; nearer than that it may be a way of counting.
 WRONG_UNIT = 300.0
+SURE = 4.0  # ln of the odds from which runs are said to share errors
+WORDS = {"slice": "budget", "size": "size", "trajectory": "training", "shared": "data seed"}
 
 
 def refuse_units(table: Table, kappa: float | None = None) -> None:
@@ -65,6 +68,26 @@ def check_units(table: Table) -> list[Finding]:
         if spread > 1.02 and len(rows) > 1:
             text = f"slice {compact(budget)} mixes budgets that differ by up to {100 * (spread - 1):.2g} %"
             findings.append(finding("budget_mismatch", text, map(str, table.run_id[rows]), (budget,), value=spread - 1))
+    return findings
+
+
+def check_sharing(table: Table, made: Predictor) -> list[Finding]:
+    """`shared_errors`: what the runs of one slice, size or training share of their scatter; a warning where the table
+    does not say what sizes share."""
+    findings = []
+    for name, share in made.sharing(SURE).items():
+        text = (
+            f"runs of one {WORDS[name]} share {100 * share:.0f} % of the variance of a run's error; the answer knows it"
+        )
+        text += ", the intervals of approach 2 and 3 do not"
+        if name == "size" and not table.shared.keys() & {"trajectory", "seed"}:
+            text += "; a column `trajectory` (what was trained as one run) or `seed` would say why"
+        severity: Severity = "warning" if text.endswith("why") else "info"
+        findings.append(finding("shared_errors", text, severity=severity, value=share))
+    seeds = table.shared.get("seed", np.zeros(1)), table.shared.get("data_seed")
+    if seeds[1] is not None and len(np.unique(seeds[0])) > 1 and len(np.unique(seeds[1])) == 1:
+        text = "all seeds saw the same data in the same order, so what another order would do is in no interval"
+        findings.append(finding("shared_errors", text, severity="info"))
     return findings
 
 

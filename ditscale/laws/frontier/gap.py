@@ -154,7 +154,7 @@ def _sentence(gap: Gap) -> str:
 
 def _slices(grid: Table, against: str) -> tuple[list[Parabola], list[Finding]]:
     """The slices with an optimum, and the findings on the others. Raises UserError with fewer than 2."""
-    laws = fit_approach2(grid, bootstrap=0) if len(grid) else None
+    laws = fit_approach2(grid.falling(), bootstrap=0) if len(grid) else None
     slices = laws.accepted if laws else []
     refused = [f for f in laws.findings if f.severity == "refused"] if laws else []
     if len(slices) < 2:

@@ -97,18 +97,18 @@ def fit_trend(table: Table, column: str, loss: Predictor | None = None) -> Trend
         raise UserError(f"{source}: no trend of {column} can be given: {text}", status=3)
     if loss is None:
         asked = ask(table.grid(), float(grid.budget_flops.max()))
-        if asked.predictor is None:
+        if asked.whole is None:
             why = asked.refused and asked.refused.message
             raise UserError(f"{source}: no trend of {column} can be given: {why}", status=3)
-        loss = asked.predictor
-    own = replace(grid, metric=column, loss=values, loss_se=None)
+        loss = asked.whole
+    # Of a metric of either sign more may be better, as of a likelihood: it falls where the loss rises.
+    off = grid.falling().loss - grid.falling().loss.mean()
+    higher = not grid.info_of(column).positive and float(off @ (values - values.mean())) < 0
+    own = replace(grid, metric=column, loss=values, loss_se=None, better="higher" if higher else "lower")
     check(own)
-    positive = own.info_of(column).positive
-    # A metric of either sign may be one of which more is better, as a likelihood: it falls where the loss rises.
-    rising = bool(not positive and np.corrcoef(grid.loss, values)[0, 1] < 0)
-    fits = Predictors(loss, predictor(own, higher_is_better=rising))
+    fits = Predictors(loss, predictor(own))
     budgets = np.exp(fits.metric.runs.node_x + fits.metric.runs.x0).tolist()
-    exponent = fits.exponent(budgets[0], budgets[-1]) if positive else None
+    exponent = fits.exponent(budgets[0], budgets[-1]) if fits.metric.runs.log else None
     return Trend(column, tuple(budgets), tuple(map(fits.at, budgets)), exponent, tuple(findings), fits)
 
 

@@ -47,6 +47,11 @@ class Slice(Result):
     def ok(self) -> bool:
         return self.status == "ok"
 
+    def turned(self) -> "Slice":
+        """Of the metric, from this of its negative."""
+        negative = {n: -v for n in ("loss", "curvature") if (v := getattr(self, n)) is not None}
+        return replace(self, **negative)
+
     def contradiction(self) -> str:
         if self.budget_flops <= 0:
             return f"budget_flops {self.budget_flops:g} is not positive"

@@ -22,6 +22,7 @@ ONE_RATIO, TWO_RATIOS = 1.3, 1.15  # of D / N: runs within this factor of one, o
 LADDER = 8.0  # readings of one training within this factor in D / N
 LEAST_RUNS, LEAST_SIZES = 6, 3
 MOST_RUNS = 400  # a design of more is thinned
+RISES = 4.0  # t of a slope that is no chance
 # What trained models typically have: the scatter of a run, of what a slice shares, and of a single reading. Readings
 # of one trajectory share the part COMMON of a run's variance, the rest dies off over DISTANCE in ln C, and each
 # trajectory bends by itself: by BEND for every factor e in C (docs/measured/nested.md).
@@ -35,6 +36,8 @@ FLOOR, ABOVE = 0.6, 0.1
 LOOSE = {
     form.N0: 30.0, form.A: 0.3, form.K: 30.0, form.G: 0.5, form.C: 30.0, form.D: 0.5, form.LOG_P: 1.2, form.LOG_Q: 1.2,
 }  # fmt: skip
+BOTH = ("N*", "L*")
+EXACT = 1e-4  # scatter of runs that have next to none
 # A law that no design of trained runs should be asked for: ln(high / low) of N* and L*.
 WIDEST_PLACE, WIDEST_LOSS = math.log(10), 0.12
 
@@ -53,11 +56,11 @@ class Widths(NamedTuple):
 
 def widths(
     log_c: np.ndarray, log_n: np.ndarray, target: float, optimum: tuple[float, float], slope: float,
-    trajectory: np.ndarray | None = None, slices: np.ndarray | None = None,
+    trajectory: np.ndarray | None = None, slices: np.ndarray | None = None, noise: float = 1.0,
 ) -> Widths:  # fmt: skip
     """Of runs at ln C and ln N (n,), asked at `target` (ln C). optimum (ln C, ln N*): a point of the frontier, and its
     slope; trajectory (n,): labels of readings of one training, None where every run is its own; slices (n,): labels of
-    runs of one budget."""
+    runs of one budget; noise: of the runs, in units of what trained models typically have."""
     from scipy import linalg
 
     middle = float(np.mean(log_c))
@@ -70,7 +73,7 @@ def widths(
         covariance += (NOISE**2 * along + BEND**2 * np.outer(off, off)) * (trajectory[:, None] == trajectory)
     if slices is not None:
         covariance += SHARED**2 * (slices[:, None] == slices)
-    factor = linalg.cho_factor(covariance)
+    factor = linalg.cho_factor(noise**2 * covariance)
     free, floor, each = list(LOOSE), np.array([FLOOR]), []
     # The floor may lie anywhere between nothing and the lowest loss.
     prior = np.diag(1 / np.append(list(LOOSE.values()), FLOOR) ** 2)
@@ -88,10 +91,47 @@ def widths(
 
 
 class Asked(NamedTuple):
-    """The predictor of a table; None, and `not_identified` or `too_few_runs`, where its answer is to be refused."""
+    """The predictor of a table; lacks: what its runs do not determine at the target, of "N*" and "L*"; refused: the
+    finding that says so. The predictor is None where there are too few runs, or where neither is determined."""
 
+    target: float
     predictor: Predictor | None
-    refused: Finding | None
+    lacks: tuple[str, ...] = ()
+    refused: Finding | None = None
+
+    def at(self, table: Table, target: float) -> "Asked":
+        """The same predictor, of the same table, asked at another target."""
+        made = self.predictor
+        if made is None:
+            return self._replace(target=target)
+        return Asked(target, made, *_asked(table, target, made))
+
+    @property
+    def whole(self) -> Predictor | None:
+        """The predictor where both N* and L* are determined."""
+        return None if self.lacks else self.predictor
+
+
+def backwards(table: Table) -> Finding | None:
+    """`wrong_direction` where a metric rises with compute, or with size and not the other way with compute: a plane
+    through it in (ln C, ln N), each slope tested by t."""
+    sign = -1.0 if table.higher_is_better else 1.0
+    basis = np.column_stack([np.ones(len(table)), np.log(table.budget_flops), np.log(table.n_params)])
+    basis[:, 1:] -= basis[:, 1:].mean(axis=0)
+    y = sign * table.loss / (np.abs(table.loss).max() or 1.0)
+    plane, _, rank, _ = np.linalg.lstsq(basis, y, rcond=None)
+    if rank < 3 or len(table) < LEAST_RUNS:
+        return None
+    rest = y - basis @ plane
+    unit = float(rest @ rest) / (len(y) - 3) * np.diag(np.linalg.inv(basis.T @ basis))
+    _, by_c, by_n = plane / np.sqrt(np.maximum(unit, 1e-24))
+    if not (by_c > RISES or by_n > RISES and by_c > -RISES / 2):
+        return None
+    if sign < 0:
+        text = f"{table.metric} falls as compute grows, and higher was said to be better: leave out --higher-is-better"
+    else:
+        text = f"{table.metric} rises as compute or size grows, so higher seems to be better: add --higher-is-better"
+    return finding("wrong_direction", f"{text} if that is so", value=float(max(by_c, by_n)))
 
 
 @one_thread()
@@ -100,29 +140,59 @@ def ask(table: Table, target: float, kappa: float | None = None) -> Asked:
     sizes, budgets = (len(np.unique(np.round(np.log(c), 6))) for c in (table.n_params, table.budget_flops))
     if len(table) < LEAST_RUNS or sizes < LEAST_SIZES:
         text = f"{len(table)} runs of {sizes} sizes at {budgets} budgets determine no law; 4 sizes at 3 budgets each do"
-        return Asked(None, finding("too_few_runs", text, map(str, table.run_id), value=len(table)))
+        return Asked(target, None, BOTH, finding("too_few_runs", text, map(str, table.run_id), value=len(table)))
+    if wrong := backwards(table):
+        return Asked(target, None, BOTH, wrong)
     made = predictor(table, kappa=kappa)
-    refused = undetermined(table, made, target)
-    return Asked(None if refused else made, refused)
+    lacks, refused = _asked(table, target, made)
+    return Asked(target, None if lacks == BOTH else made, lacks, refused)
 
 
-def undetermined(table: Table, made: Predictor, target: float) -> Finding | None:
-    """`not_identified` where the runs' design does not determine N* or L* at `target`, whatever their losses are."""
-    design = _Design(table, made.frontier_line(), made.share_sizes)
+def _asked(table: Table, target: float, made: Predictor) -> "Lacking":
+    return undetermined(table, target, made.frontier_line(), made.share_sizes, made.misfit)
+
+
+class Lacking(NamedTuple):
+    """What a design does not determine, of "N*" and "L*", and the finding that says why, and what mends it."""
+
+    lacks: tuple[str, ...] = ()
+    finding: Finding | None = None
+
+
+def undetermined(
+    table: Table, target: float, frontier: tuple[float, float, float] | None = None, share_sizes: bool = False,
+    scatter: float = NOISE,
+) -> Lacking:  # fmt: skip
+    """Whether the design of `table`, whose losses may be nan, determines N* and L* at `target`, a budget in FLOPs:
+    `not_identified` where it does not, whatever the losses are. frontier (ln C, ln N*, d ln N* / d ln C): where the
+    optimum is thought to be; without it, in the middle of each slice's sizes. share_sizes: whether runs of one size are
+    to be taken for readings of one training where the table does not say; scatter: of one run, relative, which counts
+    where it is next to none."""
+    design = _Design(table, frontier or middle_of(table), share_sizes, scatter / NOISE if scatter < EXACT else 1.0)
     found = design.widths(target)
     lacks = ("N*", *found.lacks) if design.ladder and "N*" not in found.lacks else found.lacks
     if not lacks:
-        return None
+        return Lacking()
     cure = " and ".join(design.mended(target)) or "two more budgets, each 3x the one before, with sizes as these"
     lost = f"the runs do not determine {' and '.join(lacks)} at {compact(target)} FLOPs"
-    return finding("not_identified", f"{lost}: {design.why(lacks)}; add {cure}", value=found.place)
+    return Lacking(lacks, finding("not_identified", f"{lost}: {design.why(lacks)}; add {cure}", value=found.place))
+
+
+def middle_of(table: Table) -> tuple[float, float, float]:
+    """(ln C, ln N, slope) of the line through the middles of the slices' sizes; slope 1/2 of a single slice."""
+    at = np.array([(math.log(c), np.log(table.n_params[rows]).mean()) for c, rows in table.slices()])
+    x, z = at.mean(axis=0)
+    spread = float(((at[:, 0] - x) ** 2).sum())
+    slope = float(((at[:, 0] - x) * (at[:, 1] - z)).sum()) / spread if spread > 0 else 0.5
+    return float(x), float(z), slope
 
 
 class _Design:
     """The runs of a table as a design. frontier: (ln C, ln N*, slope); readings: whether runs of one size are taken as
     readings of one training where the table does not say."""
 
-    def __init__(self, table: Table, frontier: tuple[float, float, float], readings: bool) -> None:
+    def __init__(self, table: Table, frontier: tuple[float, float, float], readings: bool, noise: float) -> None:
+        self.noise = max(noise, 1e-3)
         rows = np.linspace(0, len(table) - 1, min(len(table), MOST_RUNS)).astype(int)
         self.log_c, self.log_n = np.log(table.budget_flops)[rows], np.log(table.n_params)[rows]
         self.ratio = np.log(table.n_tokens / table.n_params)
@@ -130,14 +200,18 @@ class _Design:
         self.kappa, self.isoflop = table.kappa(), table.is_isoflop()
         slices, labels = table.slices(), slice_labels(table)
         self.budgets = len(slices)
-        # In how many slices the smallest, or the largest, size is the best.
-        sizes = [(table.n_params[members], np.argmin(table.loss[members])) for _, members in slices]
+        # In how many slices the smallest, or the largest, size is the best or, without losses, the nearest to it.
+        lows = np.abs(np.log(table.n_params) - self.at[1] - self.slope * (np.log(table.budget_flops) - self.at[0]))
+        lows = (-table.loss if table.higher_is_better else table.loss) if np.isfinite(table.loss).all() else lows
+        sizes = [(table.n_params[members], np.argmin(lows[members])) for _, members in slices]
         ends = {side: sum(n[i] == pick(n) for n, i in sizes) for side, pick in (("above", np.min), ("below", np.max))}
         self.side = next((side for side, count in ends.items() if self.isoflop and count > len(slices) / 2), "")
         self.slices = labels[rows] if self.isoflop else None
         groups = group_labels(table, labels)
-        shared = groups.get("trajectory", groups.get("size") if readings else None)
-        self.trajectory = None if shared is None else shared[rows]
+        shared = np.unique(table.shared.get("trajectory", np.arange(len(table))), return_inverse=True)[1]
+        if shared.max() + 1 == len(table) and readings and "size" in groups:
+            shared = groups["size"]
+        self.trajectory = None if shared.max() + 1 == len(table) else shared[rows]
 
     def widths(self, target: float, more: tuple[tuple[float, float], ...] = ()) -> Widths:
         """With further runs (ln C, ln N), each a training and a slice of its own."""
@@ -146,7 +220,7 @@ class _Design:
         known = {"trajectory": self.trajectory, "slices": self.slices}
         new = np.arange(1, len(more) + 1)
         labels = {name: np.append(own, own.max() + new) for name, own in known.items() if own is not None}
-        return widths(log_c, log_n, math.log(target), self.at, self.slope, **labels)
+        return widths(log_c, log_n, math.log(target), self.at, self.slope, **labels, noise=self.noise)
 
     @property
     def ladder(self) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Callable, Iterator, NamedTuple, Self
 
@@ -96,6 +96,15 @@ class Member:
         self.unit = self.lowest if runs.log else 1.0
 
     @one_thread()
+    def evidence_for(self, name: str) -> float:
+        """ln of the odds, by the runs alone, that those of one group `name` share an error: the probability of the runs
+        with it over that without it."""
+        groups = {n: labels for n, labels in self.parts.groups.items() if n != name}
+        fewer = replace(self.parts, groups=groups)
+        kept = [part != name for part in self.parts.names]
+        return self.sizes.evidence - self._sized(fewer, self.sizes.phi[kept], last=True).evidence
+
+    @one_thread()
     def fit(self) -> Self:
         if self.runs.log:
             self.floors = np.linspace(0, BEST * self.lowest, FLOORS)
@@ -159,13 +168,16 @@ class Member:
         return self.runs.y - fitted[0], derivatives, np.clip(off[0], 0, 2) ** 2, jacobian[0, :, form.N0]
 
     def _resize(self, last: bool = False) -> None:
+        self.sizes = self._sized(self.parts, self.sizes.phi, last=last)
+
+    def _sized(self, parts: Parts, start: np.ndarray, *, last: bool) -> Sizes:
         """The sizes of the errors' parts at the best floor."""
         residual, derivatives, misfit, by_place = self._local()
         fitted = self.runs.y - residual
         by_floor = self.unit * np.exp(-fitted) if self.runs.log else np.ones_like(fitted)
         residual = residual + derivatives @ (self.theta[self.best] - self.mean)
         directions = np.column_stack([derivatives * self.spread, by_floor])
-        self.sizes = estimate_sizes(self.parts, residual, directions, misfit, by_place, self.sizes.phi, last=last)
+        return estimate_sizes(parts, residual, directions, misfit, by_place, start, last=last)
 
     def _descend(self, steps: int) -> None:
         """Damped Gauss-Newton at all floors at once, the covariance held as the best floor has it."""

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Self
 
 import numpy as np
 
@@ -99,12 +99,14 @@ class Predictor:
         goal, log_c = self.runs.inverse(metric), self._budgets(self.last + self.runs.x0)
         return _crossing(log_c, lambda c: float(self.loss(math.exp(c)).below(goal)))
 
-    def at_size(self, budget_flops: float, n_params: float) -> AtSize:
-        """A model of n_params trained with a budget: its loss, and what it costs beside the optimum."""
+    def at_size(self, budget_flops: float, n_params: float, worth: float | None = None) -> AtSize:
+        """A model of n_params trained with a budget: its loss, and what it costs beside the optimum. worth: the budget
+        that its tokens are worth, where some are repeats; None for all of it."""
         x, z, log = self._x(budget_flops), math.log(n_params) - self.runs.z0, self.runs.log
+        there = x if worth is None else self._x(worth)
 
         def own(full: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return self._on_scale(*form.off_optimum(full, floor, x, z, self.last))
+            return self._on_scale(*form.off_optimum(full, floor, there, z, self.last))
 
         def over(full: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             value, gradient = own(full, floor)
@@ -112,7 +114,7 @@ class Predictor:
             return value - best, gradient - by_best
 
         full, floor = self._typical
-        step = np.array([form.off_optimum(full, floor, x, z + h, self.last)[0][0] for h in (-1e-4, 1e-4)])
+        step = np.array([form.off_optimum(full, floor, there, z + h, self.last)[0][0] for h in (-1e-4, 1e-4)])
         by_place = -float(np.diff(np.log(step) if log else step)[0]) / 2e-4
         loss = self._ask(Quantity(own, x, level=1.0, place=by_place))
         penalty = self._ask(Quantity(over, x, place=by_place))
@@ -137,6 +139,31 @@ class Predictor:
 
         scale = 1.0 if self.runs.log else self.runs.sign * self.runs.scale
         return _estimate(self._ask(Quantity(slope, to)), lambda v: scale * v)
+
+    def budget_of(self, *, n_params: float | None = None, n_tokens: float | None = None) -> Estimate | None:
+        """FLOPs at which n_params, or n_tokens, is the optimum; ends as of `budget_for`."""
+
+        def reached(log_c: float) -> float:
+            if n_params is not None:
+                return 1 - float(self.place(math.exp(log_c)).below(math.log(n_params) - self.runs.z0))
+            size = log_c - math.log(self.runs.kappa * (n_tokens or 1.0)) - self.runs.z0
+            return float(self.place(math.exp(log_c)).below(size))
+
+        return _crossing(self._budgets(self.last + self.runs.x0), reached)
+
+    def best_with(self, budget_flops: float, worth: Callable[[np.ndarray], np.ndarray]) -> float:
+        """The size of the least loss at a budget whose tokens are worth less: worth(N (k,)) -> FLOPs (k,)."""
+        full, floor = self._typical
+        z = float(form.place(full, self._x(budget_flops), self.last)[0][0]) + np.linspace(-4, 7, 400)
+        at = np.log(worth(np.exp(z + self.runs.z0))) - self.runs.x0
+        loss = [form.off_optimum(full, floor, float(x), float(s), self.last)[0][0] for x, s in zip(at, z, strict=True)]
+        return math.exp(float(z[int(np.argmin(loss))]) + self.runs.z0)
+
+    def only(self, name: str) -> Self:
+        """The predictor of one form of the family alone."""
+        pairs = [(w, m) for w, m in zip(self.weights.tolist(), self.members, strict=True) if m.name == name]
+        weights = np.array([w for w, _ in pairs]) + 1e-300
+        return replace(self, members=tuple(m for _, m in pairs), weights=weights / weights.sum())
 
     def regret(self, budget_flops: float, n_params: float) -> float:
         """Expected share of the budget that is lost by training n_params rather than N*, which nobody knows: the mean
@@ -172,10 +199,25 @@ class Predictor:
         return math.exp(self._likeliest.sizes.phi[0]) * (1.0 if self.runs.log else self.runs.scale)
 
     @property
+    def misfit(self) -> float:
+        """Rms distance of the runs from the likeliest member's form, on the scale of y."""
+        return float(np.sqrt(np.mean(self._likeliest.residual[self._likeliest.best] ** 2)))
+
+    @property
     def share_sizes(self) -> bool:
         """Whether runs of one size share more of their error than each has alone."""
+        return self._ratios.get("size", 0.0) > 1
+
+    @cached_property
+    def _ratios(self) -> dict[str, float]:
+        """{group: the variance that its runs share, in units of what each has alone}."""
         sizes = dict(zip(self._likeliest.parts.names, self._likeliest.sizes.phi, strict=True))
-        return bool(sizes.get("size", -1.0) > 0)
+        return {name: math.exp(2 * sizes[name]) for name in self._likeliest.parts.groups}
+
+    def sharing(self, least: float) -> dict[str, float]:
+        """{group: its share of the variance of one run}, of those that the runs show at odds of e^least or more."""
+        total = 1 + sum(self._ratios.values())
+        return {n: r / total for n, r in self._ratios.items() if self._likeliest.evidence_for(n) > least}
 
     def frontier_line(self) -> tuple[float, float, float]:
         """(ln C, ln N*, d ln N* / d ln C) at the middle of the budgets, by the likeliest member."""
@@ -242,10 +284,9 @@ class Predictor:
         return log_c + np.linspace(-math.log(SPAN), math.log(SPAN), GRID)
 
 
-def predictor(table: Table, *, kappa: float | None = None, higher_is_better: bool = False) -> Predictor:
-    """Fit the family to the runs of `table`. The errors of a loss or a FID are relative, those of any other metric
-    absolute: it may have either sign. kappa: C / (N D), estimated when None."""
-    runs = runs_of(table, log=table.info_of(table.metric).positive, higher_is_better=higher_is_better)
+def predictor(table: Table, *, kappa: float | None = None) -> Predictor:
+    """Fit the family to the runs of `table`. kappa: C / (N D), estimated when None."""
+    runs = runs_of(table)
     runs = runs if kappa is None else replace(runs, kappa=kappa)
     budgets = len(runs.node_x)
     asked = MEMBERS if budgets >= LEAST_FOR_BEND else MEMBERS[:-1]

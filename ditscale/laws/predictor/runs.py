@@ -15,7 +15,6 @@ NODE = 0.7  # least distance in ln C of the walks' nodes where budgets are a con
 MOST_NODES = 16
 MOST_ROWS, CELLS = 1500, 600  # more runs than these are averaged, in about so many cells
 RANGE = 0.25  # a metric of either sign is scaled so that its best values span this over the budgets
-GROUPING = ("trajectory", "shared")
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,11 @@ class Runs:
         return ((math.log(metric) if self.log else self.sign * metric) - self.shift) / self.scale
 
 
-def runs_of(table: Table, *, log: bool = True, higher_is_better: bool = False) -> Runs:
-    """The runs of `table`, grid runs alone. log: the metric is positive, and its errors are relative."""
-    sign = -1.0 if higher_is_better else 1.0
+def runs_of(table: Table) -> Runs:
+    """The runs of `table`, grid runs alone. The errors of a loss or a FID are relative, those of any other metric
+    absolute: it may have either sign."""
+    sign = -1.0 if table.higher_is_better else 1.0
+    log = sign > 0 and table.info_of(table.metric).positive
     x, z, raw = np.log(table.budget_flops), np.log(table.n_params), sign * table.loss
     y, slices, isoflop = np.log(raw) if log else raw, slice_labels(table), table.is_isoflop()
     se = np.zeros(len(x)) if table.loss_se is None else np.nan_to_num(table.loss_se, nan=0.0, posinf=0.0)
@@ -84,13 +85,31 @@ def runs_of(table: Table, *, log: bool = True, higher_is_better: bool = False) -
 
 
 def group_labels(table: Table, slices: np.ndarray) -> dict[str, np.ndarray]:
-    """{part of `errors.SCALES`: labels (n,)} of what runs share beside their slice: as the table records it, or a size
-    that most runs share with another slice."""
-    groups = {name: _labels(table.columns[name]) for name in GROUPING if name in table.columns}
-    size = _labels(np.round(np.log(table.n_params), 6))
-    budgets = np.bincount(np.unique(np.stack([size, slices]), axis=1)[0])
-    # Where most runs share their size with a run of another slice, what one size has in common is seen.
-    return groups | ({"size": size} if (budgets[size] > 1).mean() > 0.5 else {})
+    """{part of `errors.SCALES`: labels (n,)} of what runs share beside their slice: a training, as the table records
+    it or as size and seed tell it; the seed of their data; and a size that most runs share with another slice."""
+    size, known = _labels(np.round(np.log(table.n_params), 6)), {n: _labels(v) for n, v in table.shared.items()}
+    groups = {"size": size}
+    if "seed" in known:  # Runs of one size and seed begin alike, whether or not one training went through them all.
+        groups["trajectory"] = _labels(size * (1 + len(table)) + known["seed"])
+    if "trajectory" in known and _across(known["trajectory"], slices):
+        groups["trajectory"] = known["trajectory"]
+    groups = {name: labels for name, labels in groups.items() if _across(labels, slices)}
+    if "trajectory" in groups and _same(groups["trajectory"], size):
+        groups.pop("trajectory")  # One seed: what a size and what a training has in common are one.
+    if "data_seed" in known and known["data_seed"].max() > 0:
+        groups["shared"] = known["data_seed"]
+    return groups
+
+
+def _across(labels: np.ndarray, slices: np.ndarray) -> bool:
+    """Whether most runs share their label with a run of another slice: then what one label has in common is seen."""
+    budgets = np.bincount(np.unique(np.stack([labels, slices]), axis=1)[0])
+    return bool((budgets[labels] > 1).mean() > 0.5)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two labellings part the runs alike."""
+    return len(np.unique(np.stack([a, b]), axis=1).T) == a.max() + 1 == b.max() + 1
 
 
 def _labels(values: np.ndarray) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Forecasts that are sealed before the probe runs, and their verdict."""
+"""Forecasts that are sealed before the probe runs, their verdict, and the record of several."""

@@ -2,16 +2,15 @@
 and `load_forecast` reads it with suspicion."""
 
 import datetime
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ...errors import UserError
+from ...errors import UserError, command
 from ...files import write_once
+from ...naming import StudyPaths, digest
 from ...units import compact, count, number
 from ..checks.runs import check_rehearsal, check_units, refuse_units
 from ..estimates import LEVEL, Estimate
@@ -21,7 +20,7 @@ from ..predictor.identify import ask
 from ..read import Source, read_table
 from ..result import Result
 from ..table import SAME_BUDGET, Point, Table
-from ..text import Format, ends, short
+from ..text import spelled
 
 # The law of a forecast by the predictor, as its JSON names it, and of one by the older rule.
 MIXTURE, OLD_MIXTURE = "mixture", "average"
@@ -49,10 +48,6 @@ class Form(Result):
     held_out_se: float | None = None
     admissible: bool = True
     reasons: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return self.law.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -101,26 +96,22 @@ class Forecast(Shown):
         return f"forecast of {self.metric} at {compact(self.target_budget_flops)} FLOPs, {sealed}, by {self.law}"
 
     def main(self) -> dict[str, Estimate]:
-        return {self.metric: self.loss} | {form.name: form.loss for form in self.forms if form.loss}
+        return {self.metric: self.loss} | {form.law.replace("_", " "): form.loss for form in self.forms if form.loss}
 
     def summary(self) -> str:
         """Readable text: the forecast, the law it rests on and why, and what the other forms say."""
-
-        def span(e: Estimate, form: Format = short) -> str:
-            return f"{form(e.value)} ({ends(e, form) or '? .. ?'})"
-
         made = "REHEARSAL: forecast" if any(f.code == "rehearsal" for f in self.findings) else "Forecast"
         lines = [
             f"{made} for {compact(self.target_budget_flops)} FLOPs, {self.factor:.3g}x beyond the largest of "
             f"{self.inputs.n_runs} runs' budgets",
-            f"  N*    {span(self.n_params, count)}", f"  D*    {span(self.n_tokens, count)}",
-            f"  {self.metric}  {span(self.loss)}   {100 * self.level:g} % for one new run",
+            f"  N*    {spelled(self.n_params, count)}",
+            f"  D*    {spelled(self.n_tokens, count)}",
+            f"  {self.metric}  {spelled(self.loss)}, for one new run",
             f"  law   {self.law}: {self.why}",
-        ]  # fmt: skip
+        ]
         for form in self.forms:
-            said = "refused" if form.loss is None else span(form.loss)
-            notes = f"   {'; '.join(form.reasons)}" if form.reasons else ""
-            lines.append(f"    {form.law:<21} {said}{notes}")
+            said = spelled(form.loss) if form.loss else "refused"
+            lines.append(f"    {form.law:<21} {'   '.join([said, *form.reasons])}")
         sealed = [f"  sealed {self.created}, sha256 {self.sha256[:16]}"] if self.sha256 else []
         return "\n".join([*lines, *listed(self.findings), *sealed])
 
@@ -136,9 +127,10 @@ def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 0, se
     """
     target, table = number(budget_flops, "target budget", above=0), read_table(table)
     grid = _checked_grid(table, target)
-    made, refused = ask(grid, target)
-    if made is None:
-        raise UserError(f"{grid.source or 'table'}: there is no forecast: {refused and refused.message}", status=3)
+    asked = ask(grid, target)
+    if (made := asked.whole) is None:
+        why = asked.refused.message if asked.refused else ""
+        raise UserError(f"{grid.source or 'table'}: there is no forecast: {why}", status=3)
     best = made.optimum(target)
     findings = check_rehearsal(grid) + check_units(grid) + _check_optimum(grid, target, best.n_params.value)
     # A probe at another budget is history, one near this target gives the answer away.
@@ -189,43 +181,29 @@ def seal(path: Path | str, made: Forecast) -> Forecast:
 def load_forecast(path: Path | str) -> Forecast:
     """Read a sealed forecast and verify its hash. Raises UserError when it is missing, no forecast, or altered."""
     path = Path(path)
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; seal a forecast first with `ditscale forecast`") from None
-    except (ValueError, RecursionError, OSError):
-        raise UserError(f"{path} is not a sealed forecast (not readable as JSON)") from None
-    if not isinstance(body, dict) or "sha256" not in body or "inputs_sha256" not in body:
-        raise UserError(f"{path} is not a sealed forecast (it has no sha256)")
-    if body.get("layout") != Forecast.LAYOUT:
-        reads = f"this version reads layout {Forecast.LAYOUT}; give the verdict with the ditscale that sealed it"
-        raise UserError(f"{path} has layout {body.get('layout')!r}; {reads}")
-    try:
-        if own_hash(body) == body["sha256"] and (sealed := Forecast.from_dict(body)).to_dict() == body:
-            return sealed
-    except (ValueError, UserError):
-        pass  # NaN, which JSON does not have, or parts of another shape: no forecast that was ever sealed
-    raise UserError(f"{path} was altered after it was sealed: its content does not match its sha256")
+    of_study = StudyPaths(path.parent).study.is_file()
+    seals = command("forecast", *((path.parent,) if of_study else ("TABLE", "--budget", "FLOPS", "--out", path)))
+    if not path.exists():
+        raise UserError(f"{path}: no such file; {seals} seals it")
+    again = f"restore it from a copy, or move it away and {seals} seals another"
+    sealed, body = Forecast.from_file(path, "forecast", again), json.loads(path.read_text(encoding="utf-8"))
+    if sealed.created is None or own_hash(body) != sealed.sha256 or sealed.to_dict() != body:
+        raise UserError(f"{path} was altered after it was sealed: its content does not match its sha256; {again}")
+    return sealed
 
 
-def canonical(body: Any) -> bytes:
-    """The one byte string of a JSON value: sorted keys, no spaces, floats as their shortest round-trip text."""
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+def inputs_hash(table: Table) -> str:
+    """sha256 over the rows (run_id, role, N, D, C, loss), sorted by run_id, and the metric; their order is no input."""
+    return digest({"metric": table.metric, "rows": [point.to_dict() for point in _rows(table)]})
 
 
 def _rows(table: Table) -> tuple[Point, ...]:
     return tuple(sorted(table.points(), key=lambda point: point.run_id))
 
 
-def inputs_hash(table: Table) -> str:
-    """sha256 over the rows (run_id, role, N, D, C, loss), sorted by run_id, and the metric; their order is no input."""
-    rows = [point.to_dict() for point in _rows(table)]
-    return hashlib.sha256(canonical({"metric": table.metric, "rows": rows})).hexdigest()
-
-
 def own_hash(body: dict) -> str:
-    """sha256 of a forecast's canonical JSON without its `sha256` field."""
-    return hashlib.sha256(canonical({k: v for k, v in body.items() if k != "sha256"})).hexdigest()
+    """sha256 of a JSON object without its own `sha256`."""
+    return digest({k: v for k, v in body.items() if k != "sha256"})
 
 
 def _checked_grid(table: Table, target: float) -> Table:
@@ -247,15 +225,10 @@ def _checked_grid(table: Table, target: float) -> Table:
 def _check_optimum(grid: Table, target: float, n_params: float) -> list[Finding]:
     """`optimum_unseen`: an N* that no size of the grid speaks for. N* grows with the budget, so below every size it is
     an artefact; above, it may grow as fast as the budget at most."""
-    growth = target / float(grid.budget_flops.max())
-    least, most = float(grid.n_params.min()), growth * float(grid.n_params.max())
-    sizes = f"all of the grid's sizes ({count(least)} to {count(most / growth)})"
-    if n_params < least:
-        text = f"below {sizes}, though the budget is above all of theirs; add smaller sizes"
-    elif n_params > most:
-        beyond = f"{n_params / most * growth:.3g}x above {sizes}, for a budget only {growth:.3g}x their largest"
-        text = f"{beyond}; add larger sizes"
-    else:
+    growth, least, largest = target / float(grid.budget_flops.max()), grid.n_params.min(), grid.n_params.max()
+    if least <= n_params <= growth * largest:
         return []
-    text = f"N* = {count(n_params)} lies {text}, until the slices have their minima inside"
-    return [finding("optimum_unseen", text, value=min(n_params / least, n_params / most))]
+    side, add = ("below", "smaller") if n_params < least else ("too far above", "larger")
+    text = f"N* = {count(n_params)} lies {side} the grid's sizes ({count(least)} to {count(largest)}), for a budget"
+    text += f" {growth:.3g}x their largest; add {add} sizes, until the slices have their minima inside"
+    return [finding("optimum_unseen", text, value=min(n_params / least, n_params / (growth * largest)))]

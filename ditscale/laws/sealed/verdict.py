@@ -22,9 +22,9 @@ class LawVerdict(Result):
     """What one form of law predicted, None when it was refused; `inside`: whether its own interval held."""
 
     law: str
-    predicted: float | None
-    relative_error: float | None
-    inside: bool | None
+    predicted: float | None = None
+    relative_error: float | None = None
+    inside: bool | None = None
 
     def contradiction(self) -> str:
         alone = self.predicted is not None and None in (self.relative_error, self.inside)
@@ -93,23 +93,23 @@ def verdict(forecast: Forecast, table: Source, run_id: str | None = None) -> Ver
     if forecast.sha256 is None or forecast.created is None:
         raise UserError("this forecast was never sealed; seal it to a file before the probe runs")
     if own_hash(forecast.to_dict()) != forecast.sha256:
-        raise UserError("this forecast was altered after it was sealed: its content does not match its sha256")
+        altered = "this forecast was altered after it was sealed: its content does not match its sha256"
+        raise UserError(f"{altered}; read it from its file again, by load_forecast")
     table = read_table(table, forecast.metric)
     if table.metric != forecast.metric:
         unlike = f"the forecast is of {forecast.metric!r}, the table was read for {table.metric!r}"
         raise UserError(f"{unlike}; read the same metric")
     probe = table.points()[_find_probe(table, forecast.target_budget_flops, run_id)]
     _check_probe(forecast, probe)
-    error, inside = _against(forecast.loss, probe.loss)
-    said = [(f.loss.value, *_against(f.loss, probe.loss)) if f.loss else (None, None, None) for f in forecast.forms]
-    laws = [LawVerdict(form.law, *about) for form, about in zip(forecast.forms, said, strict=True)]
+    error, inside = probe.loss / forecast.loss.value - 1, forecast.loss.covers(probe.loss)
+    by_law = tuple(_of_law(form.law, form.loss, probe.loss) for form in forecast.forms)
     # The rows that the forecast should have been made from: all but probes and what it left out by name.
     left_out = [probe.run_id, *(run for run, _ in forecast.inputs.exclusions)]
     inputs = table.take(~np.isin(table.run_id, left_out)).grid()
     return Verdict(
         run_id=probe.run_id, metric=forecast.metric, budget_flops=probe.budget_flops, n_params=probe.n_params,
         n_params_forecast=forecast.n_params.value, measured=probe.loss, predicted=forecast.loss.value,
-        interval=(forecast.loss.low, forecast.loss.high), relative_error=error, inside=inside, by_law=tuple(laws),
+        interval=(forecast.loss.low, forecast.loss.high), relative_error=error, inside=inside, by_law=by_law,
         inputs_unchanged=inputs_hash(inputs) == forecast.inputs_sha256, forecast_sha256=forecast.sha256,
         forecast_created=forecast.created, sentence=_sentence(forecast, bool(table.rehearsal), probe, error, inside),
     )  # fmt: skip
@@ -120,13 +120,14 @@ def _check_probe(forecast: Forecast, probe: Point) -> None:
     target, name = forecast.target_budget_flops, probe.run_id
     for row in forecast.inputs.rows:
         if row.run_id == name:
-            raise UserError(f"the forecast saw the probe: run {name} is among its inputs; it cannot be tested by it")
-        if replace(row, run_id=name, role=probe.role) == probe:
-            same = f"its input {row.run_id} has the very numbers of run {name}"
-            raise UserError(f"the forecast saw the probe: {same}; it cannot be tested by it")
-        if abs(row.budget_flops / target - 1) <= AT_TARGET:
-            at = f"run {row.run_id} at its target budget {compact(target)}"
-            raise UserError(f"the forecast saw {at}; it cannot be tested there")
+            seen = f"the probe: run {name} is among its inputs"
+        elif replace(row, run_id=name, role=probe.role) == probe:
+            seen = f"the probe: its input {row.run_id} has the very numbers of run {name}"
+        elif abs(row.budget_flops / target - 1) <= AT_TARGET:
+            seen = f"run {row.run_id} at its target budget {compact(target)}"
+        else:
+            continue
+        raise UserError(f"the forecast saw {seen}; it cannot be tested there")
     if abs(probe.budget_flops / target - 1) > AT_TARGET:
         off = f"{compact(probe.budget_flops)}, more than 1 % off the forecast's {compact(target)}"
         raise UserError(f"probe {name} has budget {off}; give the probe that was run at the target")
@@ -143,20 +144,21 @@ def _find_probe(table: Table, target: float, run_id: str | None) -> int:
         if not len(named):
             raise UserError(f"{source}: there is no run {run_id!r}{nearest(run_id, table.run_id)}")
         return int(named[0])
-    probes = np.flatnonzero(table.role == "probe")
-    near = np.flatnonzero(np.abs(table.budget_flops / target - 1) <= AT_TARGET)
-    at_target = np.intersect1d(near, probes) if len(probes) else near
-    if not len(probes) and not len(near):
+    is_probe, near = table.role == "probe", np.abs(table.budget_flops / target - 1) <= AT_TARGET
+    rows = np.flatnonzero(near & is_probe if is_probe.any() else near)
+    if len(rows) > 1:
+        names = ", ".join(map(str, table.run_id[rows]))
+        raise UserError(f"{source}: {len(rows)} runs lie at the target; name one by --run: {names}")
+    if not len(rows) and not is_probe.any():
         missing = f"no run has role probe or lies at the target budget {compact(target)}"
         raise UserError(f"{source}: {missing}; add the probe's row, with `probe` in a column role")
-    if len(at_target) > 1:
-        names = ", ".join(map(str, table.run_id[at_target]))
-        raise UserError(f"{source}: {len(at_target)} runs lie at the target; name one by --run: {names}")
-    return int((at_target if len(at_target) else probes)[0])
+    return int(rows[0] if len(rows) else np.argmax(is_probe))
 
 
-def _against(said: Estimate, measured: float) -> tuple[float, bool]:
-    return measured / said.value - 1, said.covers(measured)
+def _of_law(law: str, said: Estimate | None, measured: float) -> LawVerdict:
+    if said is None:
+        return LawVerdict(law)
+    return LawVerdict(law, said.value, measured / said.value - 1, said.covers(measured))
 
 
 def _sentence(forecast: Forecast, rehearsed: bool, probe: Point, error: float, inside: bool) -> str:

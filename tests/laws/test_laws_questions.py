@@ -1,0 +1,175 @@
+"""What-if questions against the closed forms of a surface, directions of a metric, and what runs share."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from laws_synthetic import CHINCHILLA, best, loss_of, study
+
+from ditscale.errors import UserError
+from ditscale.laws import Table, compare, fit, forecast, predict
+from ditscale.laws.predictor.runs import group_labels, slice_labels
+from ditscale.laws.questions import _worth
+
+BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20, 3e20)
+TARGET = 1.5e22
+
+
+@pytest.fixture(scope="module")
+def table():
+    made = study(CHINCHILLA, BUDGETS, sizes=9, noise=0.002, seed=1)
+    more = {"n_params_total": 1.5 * made.n_params, "nll": made.loss - 5}
+    return dataclasses.replace(made, columns=more, n_images=made.n_tokens / 256)
+
+
+def by_what(answers):
+    return {choice.what.split(" (")[0]: choice for choice in answers.choices}
+
+
+def test_what_is_given_beside_a_budget(table):
+    """Every answer against the surface's own value there."""
+    n_star, d_star, loss = best(CHINCHILLA, TARGET)
+    found = by_what(predict(table, TARGET, n_params="5e9", n_tokens=1e12, ratio=100, images=1e8))
+    assert found["optimum"].n_params.covers(n_star) and found["optimum"].n_tokens.covers(d_star)
+    assert found["optimum"].loss.covers(loss) and 0 <= found["optimum"].regret < 0.02
+    for what, n in (("N = 5G", 5e9), ("D = 1T", TARGET / 6e12), ("D / N = 100", math.sqrt(TARGET / 600))):
+        d = TARGET / 6 / n
+        truth = loss_of(CHINCHILLA, n, d)
+        assert (found[what].n_params.value, found[what].n_tokens.value) == pytest.approx((n, d), rel=1e-3)
+        assert found[what].loss.covers(truth) and found[what].penalty.value == pytest.approx(truth / loss - 1, rel=0.2)
+        needed = budget_of_loss(truth) / TARGET
+        assert found[what].flops_share.value == pytest.approx(needed, rel=0.1)
+        assert found[what].regret == pytest.approx(1 - needed, abs=0.03)
+    once = found["each image once"]
+    assert once.n_tokens.value == pytest.approx(2.56e10) and once.penalty.value > 0.02
+
+
+def budget_of_loss(loss):
+    grid = np.geomspace(TARGET / 100, TARGET, 2000)
+    return float(np.interp(-loss, [-best(CHINCHILLA, c)[2] for c in grid], grid))
+
+
+def test_repeats_cost_what_their_worth_says(table):
+    """The best size with few images, against a search on the surface itself."""
+    unique, repeats = 1e8 * 256, 4.0
+    n = np.geomspace(3e9, 3e11, 4000)
+    truth = loss_of(CHINCHILLA, n, _worth(TARGET / 6 / n, unique, repeats))
+    (found,) = [c for c in predict(table, TARGET, images=1e8, repeats=repeats).choices if "passes" in c.what]
+    assert found.n_params.value == pytest.approx(n[np.argmin(truth)], rel=0.15)
+    assert found.loss.value == pytest.approx(truth.min(), rel=0.01)
+
+
+def test_worth_of_repeats():
+    """Muennighoff et al., equation 5: D = U + U R (1 - e^(-(passes - 1) / R)); new images are worth themselves."""
+    assert _worth(np.array([5.0, 10.0]), 10.0, 15.0) == pytest.approx([5, 10])
+    assert _worth(np.array([40.0]), 10.0, 15.0) == pytest.approx([10 + 150 * (1 - math.exp(-3 / 15))])
+    assert _worth(np.array([1e9]), 10.0, 15.0) == pytest.approx([160])
+
+
+def test_budgets_that_a_value_or_a_size_needs(table):
+    n_star, d_star, loss = best(CHINCHILLA, 1e21)
+    found = predict(table, reach=loss, n_params=n_star, n_tokens=d_star).choices
+    for choice in found:
+        assert choice.budget_flops.covers(1e21) and choice.budget_flops.value == pytest.approx(1e21, rel=0.15)
+    never = predict(table, reach=1.0).choices[0]
+    assert never.budget_flops is None
+
+
+def test_metrics_and_countings(table):
+    found = predict(table, TARGET, metrics=["nll"], countings=["n_params_total"])
+    n_star, d_star, loss = best(CHINCHILLA, TARGET)
+    assert found.metrics["nll"].covers(loss - 5)
+    (counted,) = found.countings
+    assert counted.n_params.value == pytest.approx(1.5 * found.choices[0].n_params.value, rel=0.02)
+    assert counted.n_tokens.value == pytest.approx(found.choices[0].n_tokens.value, rel=0.02)
+    again = type(found).from_dict(found.to_dict())
+    assert again == found and "Metrics at N*" in found.summary()
+
+
+def test_spread_over_analyses(table):
+    found = predict(table, TARGET, spread=True)
+    assert len(found.analyses) == 64 == len({(a.table, a.form) for a in found.analyses})
+    n_star, _, loss = best(CHINCHILLA, TARGET)
+    surfaces = [a for a in found.analyses if a.form.startswith("approach 3")]
+    assert len(surfaces) == 24 and all(abs(math.log(a.n_params / n_star)) < 0.3 for a in surfaces)
+    assert all(abs(a.loss / loss - 1) < 0.03 for a in found.analyses) and "64 analyses" in found.summary()
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({}, "ask something"), ({"reach": 2, "spread": True}, "asked at a budget"), ({"ratio": 20}, "at a budget"),
+        ({"budget": "1e21", "images": 1e6, "table": "bare"}, "tokens_per_image"), ({"budget": -1}, "budget"),
+        ({"budget": 1e21, "countings": ["width"]}, "without 'width'"), ({"budget": "x"}, "'x' is not a number"),
+    ],
+)  # fmt: skip
+def test_questions_that_cannot_be_asked(table, how, says):
+    source = table if how.pop("table", "") != "bare" else dataclasses.replace(table, n_images=None)
+    with pytest.raises(UserError, match=says):
+        predict(source, **how)
+
+
+def test_higher_is_better(table):
+    """accuracy = 1 - loss / 10: everything of the loss, turned."""
+    up = dataclasses.replace(table, loss=1 - table.loss / 10, metric="accuracy")
+    n_star, _, loss = best(CHINCHILLA, TARGET)
+    laws = fit(up, targets=[TARGET], bootstrap=100)
+    at = laws.predictions["1.5e22"]
+    assert at.answer.n_params.covers(n_star) and at.answer.loss.covers(1 - loss / 10)
+    assert at.approach2.n_params.value == pytest.approx(n_star, rel=0.3) and laws.approach2.loss_exponent is None
+    assert at.approach2.loss.value > 0.5 and all(s.loss > 0.5 for s in laws.slices if s.ok) and laws.approach3 is None
+    assert forecast(up, TARGET).loss.covers(1 - loss / 10)
+    assert {b.answer.covered for b in laws.backtests if b.answer} == {True}
+    worse = dataclasses.replace(up, loss=up.loss - 0.02)
+    (pair,) = compare({"good": up, "worse": worse}, TARGET).pairs
+    assert pair.metric_difference.high < 0 and "worse than good" in pair.sentence
+
+
+@pytest.mark.parametrize(("metric", "better", "says"), [("metric", "", "add"), ("loss", "higher", "leave out")])
+def test_a_metric_of_the_wrong_direction_is_named(table, metric, better, says):
+    values = 1 - table.loss / 10 if metric == "metric" else table.loss
+    laws = fit(dataclasses.replace(table, loss=values, metric=metric, better=better), targets=[TARGET], bootstrap=0)
+    (found,) = [f for f in laws.findings if f.code == "wrong_direction"]
+    assert f"{says} --higher-is-better" in found.message or says in found.message and not laws.given
+    with pytest.raises(UserError, match="higher-is-better"):
+        forecast(dataclasses.replace(table, loss=values, metric=metric, better=better), TARGET)
+
+
+def test_two_budgets_give_a_size_and_no_loss(table):
+    laws = fit(table.take(table.budget_flops < 5e18), targets=[1e20], bootstrap=0)
+    at = laws.predictions["1e20"]
+    assert at.answer.n_params and at.answer.loss is None and at.approach2.loss is None and at.approach3.loss is None
+    (found,) = [f for f in laws.findings if f.code == "not_identified"]
+    assert "two budgets" in found.message and "add N = " in found.message
+
+
+def nested(rng, share):
+    ladder = best(CHINCHILLA, 1.7e19)[0] * 2.0 ** (np.arange(-10, 11) / 2)
+    cells = [(c, n) for c in BUDGETS for n in ladder if abs(math.log(n / best(CHINCHILLA, c)[0])) < math.log(8)]
+    c, n = np.array(cells).T
+    own = rng.standard_normal(len(ladder))[np.searchsorted(ladder, n)]
+    error = 0.003 * (math.sqrt(share) * own + math.sqrt(1 - share) * rng.standard_normal(len(n)))
+    return n, c, loss_of(CHINCHILLA, n, c / 6 / n) * np.exp(error)
+
+
+@pytest.mark.parametrize(
+    ("share", "recorded", "said"), [(0.9, False, "warning"), (0.9, True, "info"), (0, False, None)]
+)
+def test_what_sizes_share_is_said(share, recorded, said):
+    n, c, loss = nested(np.random.default_rng(3), share)
+    shared = {"trajectory": [f"{v:.3g}" for v in n]} if recorded else {}
+    laws = fit(Table.of(n, c / 6 / n, c, loss, shared=shared), bootstrap=0)
+    found = [f.severity for f in laws.findings if f.code == "shared_errors"]
+    assert found == ([said] if said else [])
+
+
+def test_labels_that_a_table_records():
+    n, c = np.tile([1e8, 2e8, 4e8], 4), np.repeat([1e18, 1e18, 3e18, 3e18], 3)
+    seed = np.repeat([0, 1, 0, 1], 3)
+    made = Table.of(n, c / 6 / n, c, 3 + 0 * n, shared={"seed": seed, "data_seed": seed})
+    groups = group_labels(made, slice_labels(made))
+    assert len(np.unique(groups["trajectory"])) == 6 and len(np.unique(groups["size"])) == 3
+    assert groups["shared"].tolist() == seed.tolist()
+    alone = dataclasses.replace(made, shared={"trajectory": np.arange(12)})  # Each run its own training.
+    assert set(group_labels(alone, slice_labels(alone))) == {"size"}
