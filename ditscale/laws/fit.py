@@ -28,7 +28,7 @@ from .table import Exclusion, Table, condensed
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
 RESPONSE: dict[str, Response] = {"huber": "raw", "ls": "raw", "ls_log": "log"}
 NOTICEABLE = 0.05  # of ln N*: parabolas are off by less on any grid that is not warned of
-BEYOND = 10.0  # x the largest budget: where the runs must determine a law for it to be given at all
+BEYOND = 100.0  # x the largest budget: where the runs must determine a law that is asked at no target
 OF = {"n_params": "N*", "n_tokens": "N*", "loss": "L*"}  # what must be determined for a number to be given
 
 
@@ -67,7 +67,7 @@ def fit(
     findings += check_lines(two) + check_surface(rows, surface) + check_drift(rows, two) + check_bias(bias, three, two)
     tests, more = backtest(rows, two, objective, bootstrap, seed, kappa)
     findings += more + _far(grid, budgets)
-    asked = ask(grid, BEYOND * float(grid.budget_flops.max()), kappa)
+    asked = ask(grid, max(budgets.values(), default=BEYOND * float(grid.budget_flops.max())), kappa)
     at = {typed: asked.at(grid, budget) for typed, budget in budgets.items()}
     farthest = max(
         (found for found in (asked, *at.values()) if found.refused), key=lambda a: len(a.lacks), default=None

@@ -39,7 +39,7 @@ LOOSE = {
 BOTH = ("N*", "L*")
 EXACT = 1e-4  # scatter of runs that have next to none
 # A law that no design of trained runs should be asked for: ln(high / low) of N* and L*.
-WIDEST_PLACE, WIDEST_LOSS = math.log(10), 0.12
+WIDEST_PLACE, WIDEST_LOSS = math.log(12), 0.12
 
 
 class Widths(NamedTuple):
@@ -50,8 +50,8 @@ class Widths(NamedTuple):
 
     @property
     def lacks(self) -> tuple[str, ...]:
-        """What the design does not determine: of "N*" and "L*"."""
-        return ("N*",) * (self.place > WIDEST_PLACE) + ("L*",) * (self.loss > WIDEST_LOSS)
+        """What the design does not determine: of "N*" and "L*". Who knows no N* knows no loss there."""
+        return BOTH if self.place > WIDEST_PLACE else ("L*",) * (self.loss > WIDEST_LOSS)
 
 
 def widths(
@@ -170,7 +170,7 @@ def undetermined(
     where it is next to none."""
     design = _Design(table, frontier or middle_of(table), share_sizes, scatter / NOISE if scatter < EXACT else 1.0)
     found = design.widths(target)
-    lacks = ("N*", *found.lacks) if design.ladder and "N*" not in found.lacks else found.lacks
+    lacks = BOTH if design.ladder else found.lacks
     if not lacks:
         return Lacking()
     cure = " and ".join(design.mended(target)) or "two more budgets, each 3x the one before, with sizes as these"
