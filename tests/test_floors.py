@@ -21,9 +21,9 @@ ROOMS = [
 ]  # fmt: skip
 # The folders of laws/ likewise; its own files are read as folders of one file.
 LAWS = [
-    "result", "table", "read", "findings", "estimates", "text", "notebook", "synthetic", "minima", "surface",
-    "predictor", "checks", "learning_rate", "frontier", "sealed", "laws", "fit", "compare", "spread",
-    "questions", "__init__",
+    "result", "tables", "table", "read", "findings", "estimates", "text", "notebook", "synthetic", "minima", "surface",
+    "predictor", "checks", "learning_rate", "frontier", "sealed", "laws", "fit", "compare", "spread", "questions",
+    "__init__",
 ]  # fmt: skip
 WITHOUT_TORCH = ROOMS[: ROOMS.index("data")]
 WITHOUT_LAUNCHERS = ROOMS[: ROOMS.index("launch")]

@@ -13,7 +13,7 @@ BY_SEVERITY: dict[Severity, str] = {
     "refused": "not_identified wrong_direction parabola_downward minimum_outside too_few_runs too_few_budgets "
     "not_isoflop metric_not_positive parameter_on_bound not_converged",
     "warning": "rehearsal unlike_losses parabola_flat minimum_at_edge one_sided_grid drifting_centring wide_grid "
-    "saturated_fit budget_mismatch units_mixed outlier_run lack_of_fit optimum_unseen asymmetric_surface "
+    "saturated_fit budget_mismatch units_mixed repeated_rows outlier_run lack_of_fit optimum_unseen asymmetric_surface "
     "approaches_disagree backtest_failed shared_errors",
     "info": "extrapolation probe_left_out excluded_runs backtest_without_interval backtest_not_possible",
 }

@@ -1,8 +1,9 @@
 """A table of runs: what every fit starts from. `read.py` reads one from a file."""
 
 import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Iterable, Self, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,6 +12,7 @@ from ..errors import UserError, nearest
 from ..quantities import ColumnInfo, guess
 from ..units import compact
 from .result import Result
+from .tables.numerals import Fault, complaint, fault, lacks
 
 REQUIRED = ("n_params", "n_tokens", "budget_flops")
 OPTIONAL = ("loss_se", "n_images", "achieved_flops")
@@ -139,13 +141,11 @@ class Table:
 
     def slices(self) -> list[tuple[float, np.ndarray]]:
         """[(budget_flops, row indices)], rising. Budgets within 15 % of the slice's smallest are one slice."""
-        order, starts = np.argsort(self.budget_flops, kind="stable"), [0]
-        rising = self.budget_flops[order]
-        while (after := int(np.searchsorted(rising, SAME_BUDGET * rising[starts[-1]], side="right"))) < len(rising):
-            starts.append(after)
-        # The median is in the middle of what rises; np.median takes 40 us, and a continuum has many groups.
-        groups = np.split(order, starts[1:])
-        return [(float(self.budget_flops[g[[(len(g) - 1) // 2, len(g) // 2]]].mean()), g) for g in groups]
+        order = np.argsort(self.budget_flops, kind="stable")
+        budgets, starts = self.budget_flops[order], [0]
+        while (end := int(np.searchsorted(budgets, SAME_BUDGET * budgets[starts[-1]], "right"))) < len(order):
+            starts.append(end)
+        return [(float(np.median(self.budget_flops[rows])), rows) for rows in np.split(order, starts[1:])]
 
     def is_isoflop(self) -> bool:
         """Whether the budgets come in slices, rather than as a continuum that `slices` merely cuts into pieces. A piece
@@ -211,34 +211,50 @@ def condensed(table: Table) -> Table:
     return dataclasses.replace(small, **means)
 
 
-def check(table: Table, where: list[str] | None = None) -> None:
-    """Raise UserError for a value no fit can use; `where` names each row. Optional columns may hold NaN. N, D and C
-    must be positive, and so must a loss or a FID. Any other metric may have either sign, as a log-likelihood has."""
-    source, count = table.source or "table", len(table)
-    where = [f"row {i + 1}" for i in range(count)] if where is None else where
+def check(
+    table: Table, where: Callable[[int], str] | None = None, raw: Mapping[str, Sequence[Any]] | None = None,
+    beside: Mapping[str, Sequence[Any]] | None = None,
+) -> None:  # fmt: skip
+    """Raise UserError for the values that no fit can use, all at once. Optional columns may hold NaN. N, D and C must
+    be positive, and so must a loss or a FID. Any other metric may have either sign, as a log-likelihood has.
+
+    where(i) names a row. raw {our name: the cells as they stand} of columns that were read; beside {column: cells}: the
+    whole source, of which a column may say which runs are good."""
+    source, count, raw, where = table.source or "table", len(table), raw or {}, where or (lambda i: f"row {i + 1}")
     if not count:
         raise UserError(f"{source}: no rows; a table needs one row per run")
     columns = {name: getattr(table, name) for name in REQUIRED} | {table.metric: table.loss}
-    optional = {name: getattr(table, name) for name in OPTIONAL if getattr(table, name) is not None}
-    for name, column in {"role": table.role, **columns, **optional, **table.columns, **table.shared}.items():
+    optional = {name: getattr(table, name) for name in OPTIONAL if getattr(table, name) is not None} | table.columns
+    for name, column in {"role": table.role, **columns, **optional, **table.shared}.items():
         if len(column) != count:
             raise UserError(f"{source}: column {name} has {len(column)} values, run_id has {count}")
-    for i, role in enumerate(table.role):
-        if role not in ("grid", "probe"):
-            raise UserError(f"{source}, {where[i]}, column role: {role!r} is not known; write grid or probe")
-    first: dict[str, int] = {}
-    for i, name in enumerate(table.run_id):
-        if first.setdefault(name, i) != i:
-            both = f"{where[first[name]]} and {where[i]}"
-            raise UserError(f"{source}: run_id {name!r} appears twice ({both}); keep one of them")
+    strange = (table.role != "grid") & (table.role != "probe")
+    if strange.any():
+        i = int(np.argmax(strange))
+        raise UserError(f"{source}, {where(i)}, column role: {table.role[i]!r} is not known; write grid or probe")
+    if len(set(table.run_id)) < count:
+        first: dict[str, int] = {}
+        i = next(i for i, name in enumerate(table.run_id) if first.setdefault(name, i) != i)
+        both = f"{where(first[table.run_id[i]])} and {where(i)}"
+        raise UserError(f"{source}: run_id {table.run_id[i]!r} appears twice ({both}); keep one of them")
+    if faults := _faults(table, {**optional, **columns}, raw):
+        raise complaint(source, faults, where, table.run_id, beside or {})
+
+
+def _faults(table: Table, columns: Mapping[str, np.ndarray], raw: Mapping[str, Sequence[Any]]) -> list[Fault]:
+    """The cells that no fit can use. raw {our name: the cells as they stand}, of columns that were read."""
+    faults: list[Fault] = []
     for name, column in columns.items():
+        cells, needed = raw.get(name, column.tolist()), name in REQUIRED or name == table.metric
         signed = name == table.metric and not table.info_of(name).positive
-        # A probe that has not been run yet has no loss, and must not stop the fit of the grid.
-        bad = ~(np.isfinite(column) & (signed | (column > 0))) & ((table.role != "probe") | (name in REQUIRED))
-        if bad.any():
-            i = int(np.argmax(bad))
-            what = f"{column[i]:g} is not finite" if not np.isfinite(column[i]) else f"{column[i]:g} is not positive"
-            raise UserError(f"{source}, {where[i]}, column {name}: {what}; fix it or exclude run {table.run_id[i]!r}")
+        bad = ~np.isfinite(column) | (not signed) & (column <= 0) if needed else np.isnan(column)
+        known = {f.row for f in faults} if raw and name not in raw else set()  # What it was computed from lacks.
+        for i in map(int, np.flatnonzero(bad)):
+            # A probe that has not been run yet has no loss, and must not stop the fit of the grid.
+            may_lack = not needed or name == table.metric and table.role[i] == "probe"
+            if i not in known and not (may_lack and (lacks(cells[i]) or not isinstance(cells[i], str))):
+                faults.append(fault(i, name, cells[i], name == table.metric))
+    return faults
 
 
 def _floats(name: str, values: ArrayLike) -> np.ndarray:

@@ -117,7 +117,7 @@ def test_findings_are_raised(table, code):
 def test_wrong_units_are_refused_unless_they_are_meant():
     millions = changed(BASE, n_params=BASE.n_params / 1e6)
     for verb in (fit, lambda t: forecast(t, 1e22), lambda t: compare({"a": t, "b": t}, 1e22)):
-        with pytest.raises(UserError, match=r"C / \(N D\) is 6e6 in the median, where 6 is usual; write n_params"):
+        with pytest.raises(UserError, match=r"C / \(N D\) is 6e6 in the median, .*--columns 'n_params=n_params\*1e6'"):
             verb(millions)
         with pytest.raises(UserError, match=r"of 2 runs \(row-4, row-5\) is 6e6, of the others 6"):
             verb(changed(BASE, n_params=scaled(BASE.n_params, [3, 4], 1e-6)))

@@ -81,7 +81,7 @@ def test_options_and_errors_are_those_of_a_file(table):
         "lengths": (columns | {"loss": [1.0]}, "columns differ in length"),
         "ragged": (columns | {"loss": [[1.0], [1.0, 2.0]]}, "column loss is not one value for each run"),
         "scalar": (columns | {"loss": 3.0}, "column loss is not one value for each run"),
-        "text": (columns | {"n_params": ["70M"] * 54}, "run row-1, column n_params: '70M' is not a number"),
+        "text": (columns | {"n_params": ["70 %"] * 54}, "run row-1, column n_params: '70 %' is not a number"),
         "empty": ({name: [] for name in NAMES}, "no rows"),
         "missing": (bad, "run row-1, column loss"),
         "list": ([1, 2], "cannot be read from a list"),

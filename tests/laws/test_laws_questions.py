@@ -8,7 +8,7 @@ import pytest
 from laws_synthetic import CHINCHILLA, best, loss_of, study
 
 from ditscale.errors import UserError
-from ditscale.laws import Table, compare, fit, forecast, predict
+from ditscale.laws import Table, compare, fit, forecast, predict, read_table
 from ditscale.laws.predictor.runs import group_labels, slice_labels
 from ditscale.laws.questions import _worth
 
@@ -171,6 +171,19 @@ def test_labels_that_a_table_records():
     made = Table.of(n, c / 6 / n, c, 3 + 0 * n, shared={"seed": seed, "data_seed": seed})
     groups = group_labels(made, slice_labels(made))
     assert len(np.unique(groups["trajectory"])) == 6 and len(np.unique(groups["size"])) == 3
-    assert groups["shared"].tolist() == seed.tolist()
+    assert len(np.unique(groups["shared"])) == 4  # 2 budgets x 2 orders of the data
     alone = dataclasses.replace(made, shared={"trajectory": np.arange(12)})  # Each run its own training.
     assert set(group_labels(alone, slice_labels(alone))) == {"size"}
+
+
+def test_readings_of_one_training_are_recognised(tmp_path):
+    """A run_id at several D and one N, as tables of checkpoints have it; with another N it is a mistake."""
+    rows = [f"run-{k},{n},{d},{6 * n * d},3.{k}{i}" for k, n in enumerate((1e8, 2e8)) for i, d in enumerate((1e9, 2e9))]
+    path = tmp_path / "checkpoints.csv"
+    path.write_text("\n".join(["run_id,n_params,n_tokens,budget_flops,loss", *rows]))
+    made = read_table(path)
+    assert made.run_id.tolist() == ["run-0@1G", "run-0@2G", "run-1@1G", "run-1@2G"]
+    assert made.shared["trajectory"].tolist() == ["run-0", "run-0", "run-1", "run-1"]
+    path.write_text(path.read_text().replace("run-1", "run-0"))
+    with pytest.raises(UserError, match="appears twice"):
+        read_table(path)

@@ -102,12 +102,12 @@ class Study:
     metric: np.ndarray
     covariance: np.ndarray
     relative: bool
-    columns: dict[str, np.ndarray]
+    shared: dict[str, np.ndarray]
 
     def table(self) -> Table:
         n, c = np.exp(self.log_n), np.exp(self.log_c)
         name = "loss" if self.relative else "nll"
-        return Table.of(n, c / 6 / n, c, self.metric, metric=name, columns=self.columns)
+        return Table.of(n, c / 6 / n, c, self.metric, metric=name, shared=self.shared)
 
     def truth(self) -> np.ndarray:
         return self.law.answers(self.law.parameters(), math.log(TARGET)) - (0 if self.relative else [3, 0, 0])
@@ -141,7 +141,7 @@ def grid(law: Law, span: float = 12.0) -> tuple[np.ndarray, np.ndarray]:
 def draw(cell: str, rng: RNG) -> Study:
     law = LAWS.get(cell, SYMMETRIC)
     p = law.parameters()
-    columns: dict[str, np.ndarray] = {}
+    shared: dict[str, np.ndarray] = {}
     log_c, log_n = grid(law)
     if cell == "3 x 4":
         optima = [(math.log(c), law.answers(p, math.log(c))[1]) for c in (1e17, 6e17, 3e18)]
@@ -161,7 +161,7 @@ def draw(cell: str, rng: RNG) -> Study:
         log_c, log_n = grid(law, 6.0)
         seed = np.repeat(np.arange(seeds), len(log_c))
         log_c, log_n = np.tile(log_c, seeds), np.tile(log_n, seeds)
-        columns["shared"] = np.unique(np.round(log_c, 3) * 100 + seed, return_inverse=True)[1].astype(float)
+        shared = {"seed": seed, "data_seed": seed}
     n = len(log_c)
     alone, covariance = NOISE * rng.standard_normal(n), NOISE**2 * np.eye(n)
 
@@ -178,16 +178,17 @@ def draw(cell: str, rng: RNG) -> Study:
     elif cell == "slice":
         error = alone + common(log_c.round(3), SHARED)
     elif "seed" in cell:
-        error = alone + common(columns["shared"], SHARED)
+        error = alone + common(np.round(log_c, 3) * 100 + seed, SHARED)
     elif cell == "checkpoints":
         covariance = CHECKPOINT**2 * np.eye(n)
         error = CHECKPOINT * rng.standard_normal(n) + common(log_n.round(6), NOISE)
     elif cell == "Student t 2.5":
-        error = NOISE * rng.standard_t(2.5, n)
+        error, covariance = NOISE * rng.standard_t(2.5, n), covariance * 2.5 / 0.5
     elif cell == "skewed":
         error = NOISE * (rng.exponential(1, n) - 1)
     elif cell == "5 % outliers":
         error = alone + (rng.random(n) < 0.05) * np.abs(rng.standard_normal(n)) * 0.05
+        covariance = covariance + (0.05 * 0.05**2 - (0.05 * 0.05) ** 2 * 2 / math.pi) * np.eye(n)
     elif cell.startswith("noise"):
         x = (log_c - math.log(MIDDLE)) / 4 if "C" in cell else (law.answers(p, math.log(MIDDLE))[1] - log_n) / 4
         error, covariance = alone * np.exp(-x), covariance * np.exp(-2 * x)
@@ -196,7 +197,7 @@ def draw(cell: str, rng: RNG) -> Study:
     value, relative = law.loss(p, log_c, log_n), cell != "either sign"
     metric = value * np.exp(error) if relative else value - 3 + 0.7 * error
     covariance = covariance if relative else 0.49 * covariance
-    return Study(law, log_c, log_n, metric, covariance, relative, columns)
+    return Study(law, log_c, log_n, metric, covariance, relative, shared)
 
 
 def judge(job: tuple[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:

@@ -1,5 +1,6 @@
 """Verbs that fit laws to studies and tables, forecast by them, and compare them."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,21 @@ from ..verb import Argument, Options, Report, flag, option, positional, verb
 if TYPE_CHECKING:
     from ...laws import Table
 
-TABLE = positional("table", "DIR|TABLE", "study directory, or a CSV or HDF5 table of runs", complete="file")
+TABLE = positional(
+    "table", "DIR|TABLE", "study directory, or a table of runs (CSV, JSON, Parquet, HDF5)", complete="file"
+)
 METRIC = option("--metric", "COLUMN", "column to fit, or a metric of `evaluate`: vlb, likelihood, fid", default="loss")
-COLUMNS = option("--columns", "OURS=THEIRS,...", "rename columns, as in n_params=size; may be repeated", count="*")
+COLUMNS = option(
+    "--columns",
+    "OURS=THEIRS,...",
+    "rename columns, as in n_params=size or n_params=size_M*1e6; may be repeated",
+    count="*",
+)
 RESAMPLING = (
     option("--bootstrap", "N", "bootstrap replicates for the intervals; 0 for none", default="1000"),
     option("--seed", "N", "random seed for the bootstrap", default="0"),
 )
+TABLES = (".csv", ".tsv", ".txt", ".h5", ".hdf5", ".json", ".jsonl", ".parquet", ".gz")
 OBJECTIVES = ("huber", "ls", "ls_log")
 OBJECTIVE = option("--objective", "NAME", "loss function for the surface fit", "huber", choices=OBJECTIVES)
 
@@ -235,12 +244,17 @@ def read(
     only = _pairs("--only", options.only, "experiment=second", name, named)
     better = "higher" if options.higher_is_better else ""
     how = {"only": only, "kappa": options.kappa, "better": better, "also": also}
-    return read_table(path, metric or options.metric, exclude, columns=columns_of(options), **how)
+    try:
+        return read_table(path, metric or options.metric, exclude, columns=columns_of(options), **how)
+    except UserError as error:  # Of several tables, the options to paste name theirs.
+        of = f"{name}:" if len(named) > 1 else ""
+        raise UserError(re.sub("(--(?:only|exclude) )", rf"\1{of}", str(error)), error.status) from None
 
 
 def columns_of(options: Options) -> dict[str, str]:
     """{our name: the table's name} of --columns."""
-    parts = ",".join(options.columns).split(",") if options.columns else []
+    # A comma may be part of the table's name: only one before another "ours=" separates.
+    parts = [part for text in options.columns for part in re.split(r",(?=\s*[\w:]+=)", text)]
     return _pairs("--columns", parts, "n_params=size,n_tokens=tokens (our name, then the table's)")
 
 
@@ -250,15 +264,17 @@ def _table_of(text: str, named: Collection[str]) -> str | None:
 
 
 def _pairs(option: str, texts: list[str], example: str, name: str = "", named: Collection[str] = ()) -> dict[str, str]:
-    """{KEY: VALUE} of [TABLE:]KEY=VALUE, without those that concern other tables."""
-    pairs = {}
+    """{KEY: VALUE} of [TABLE:]KEY=VALUE, without those that concern other tables. A run's name may have a = in it."""
+    pairs, split = {}, str.rpartition if option == "--exclude" else str.partition
     for text in texts:
         table = _table_of(text, named)
-        key, _, value = text[len(table) + 1 if table else 0 :].partition("=")
+        key, _, value = split(text[len(table) + 1 if table else 0 :], "=")
         if not (key.strip() and value.strip()):
             raise UserError(f"{option} {text}: write it as in {option} {example}")
+        if "=" not in key:  # Else the reader of the table knows where the run's name ends.
+            key, value = key.strip(), value.strip()
         if table in (None, name):
-            pairs[key.strip()] = value.strip()
+            pairs[key] = value
     return pairs
 
 
@@ -282,7 +298,7 @@ def named_paths(words: list[str], verb: str, example: str) -> dict[str, str]:
 def is_table(path: str) -> bool:
     """Whether a path is a table rather than a study directory; the ending decides where nothing is there."""
     at = Path(path)
-    return at.is_file() or not at.is_dir() and at.suffix in (".csv", ".tsv", ".txt", ".h5", ".hdf5")
+    return at.is_file() or not at.is_dir() and at.suffix in TABLES
 
 
 def of_tables_only(options: Options, *names: str) -> None:

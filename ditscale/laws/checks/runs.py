@@ -1,4 +1,8 @@
-"""Findings about the rows of a table: units, budgets that were missed, runs far off the fit."""
+"""Findings about the rows of a table: units, budgets that were missed, rows that repeat, runs far off the fit."""
+
+import itertools
+import re
+import shlex
 
 import numpy as np
 
@@ -12,11 +16,20 @@ from ..table import Table
 WRONG_UNIT = 300.0
 SURE = 4.0  # ln of the odds from which runs are said to share errors
 WORDS = {"slice": "budget", "size": "size", "trajectory": "training", "shared": "data seed"}
+# What people count parameters, tokens and FLOPs in; 8.64e19 FLOPs are a petaFLOP/s-day.
+COUNTED_IN = {
+    "n_params": (1.0, 1e3, 1e6, 1e9), "n_tokens": (1.0, 1e3, 1e6, 1e9, 1e12),
+    "budget_flops": (1.0, 1e9, 1e12, 1e15, 1e18, 8.64e19, 1e21),
+}  # fmt: skip
 
 
 def refuse_units(table: Table, kappa: float | None = None) -> None:
-    """Raise UserError where a column, or some rows of it, cannot be in whole counts, unless kappa says it is meant."""
+    """Raise UserError where a column, or some rows of it, cannot be in whole counts, unless kappa says it is meant, and
+    where the metric is the same in every run."""
     where = table.source or "table"
+    if len(table) > 2 and np.ptp(table.loss) == 0:
+        same = f"{table.metric} is {table.loss[0]:g} in every run, which no law describes"
+        raise UserError(f"{where}: {same}; name the column that differs, as in --metric COLUMN")
     ratio = table.budget_flops / table.n_params / table.n_tokens  # N D of wrong units may be beyond any float
     middle = float(np.median(ratio))
     if middle == 0 or not np.isfinite(middle):
@@ -25,13 +38,33 @@ def refuse_units(table: Table, kappa: float | None = None) -> None:
     if kappa is None and not 6 / WRONG_UNIT <= middle <= 6 * WRONG_UNIT:
         write = "write n_params, n_tokens and budget_flops as whole counts, not in millions or exaFLOPs"
         unusual = f"C / (N D) is {compact(middle)} in the median, where 6 is usual"
-        raise UserError(f"{where}: {unusual}; {write}, or give kappa {compact(middle)} if it is meant")
+        raise UserError(
+            f"{where}: {unusual}; {_units(table) or write}, or give --kappa {compact(middle)} if it is meant"
+        )
     with np.errstate(divide="ignore", over="ignore"):  # log 0 is infinitely far
         far = np.abs(np.log(ratio / middle)) > np.log(WRONG_UNIT)
     if far.any():
         of = f"C / (N D) of {some(table.run_id[far])} is {compact(ratio[np.argmax(far)])}"
         write = "write n_params, n_tokens and budget_flops of all runs as whole counts, not some in millions"
         raise UserError(f"{where}: {of}, of the others {compact(middle)}; {write}")
+
+
+def _units(table: Table) -> str:
+    """The fewest units of columns with which C is near 6 N D, as the option that says so; "" where there are none."""
+    medians = {name: float(np.median(getattr(table, name))) for name in COUNTED_IN}
+    likely = []
+    for factors in itertools.product(*COUNTED_IN.values()):
+        n, d, c = (value * factor for value, factor in zip(medians.values(), factors, strict=True))
+        apart = abs(np.log(c / n / d / 6))
+        if n >= 1e4 and 0.01 <= d / n <= 1e5 and apart < np.log(5):
+            likely.append((sum(factor != 1 for factor in factors), apart, factors))
+    if not likely:
+        return ""
+    parts = []
+    for name, factor in zip(medians, min(likely)[2], strict=True):
+        theirs = re.match("'(.*)' in the file", dict(table.recorded).get(f"column {name}", ""))
+        parts += [f"{name}={theirs[1] if theirs else name}*{compact(factor)}"] * (factor != 1)
+    return f"if these are the units, add --columns {shlex.quote(','.join(parts))}"
 
 
 def check_rehearsal(table: Table) -> list[Finding]:
@@ -41,8 +74,9 @@ def check_rehearsal(table: Table) -> list[Finding]:
 
 
 def check_units(table: Table) -> list[Finding]:
-    """`units_mixed` and `budget_mismatch`: C against N D, and the FLOPs that were spent against those planned."""
-    findings = []
+    """`units_mixed` and `budget_mismatch`: C against N D, and the FLOPs that were spent against those planned; and
+    `repeated_rows`."""
+    findings = _repeats(table)
     ratio = table.budget_flops / (table.n_params * table.n_tokens)
     kappa = float(np.median(ratio))
     if not 0.6 <= kappa <= 60:
@@ -76,10 +110,8 @@ def check_sharing(table: Table, made: Predictor) -> list[Finding]:
     does not say what sizes share."""
     findings = []
     for name, share in made.sharing(SURE).items():
-        text = (
-            f"runs of one {WORDS[name]} share {100 * share:.0f} % of the variance of a run's error; the answer knows it"
-        )
-        text += ", the intervals of approach 2 and 3 do not"
+        text = f"runs of one {WORDS[name]} share {100 * share:.0f} % of the variance of a run's error"
+        text += "; the answer knows it, the intervals of approach 2 and 3 do not"
         if name == "size" and not table.shared.keys() & {"trajectory", "seed"}:
             text += "; a column `trajectory` (what was trained as one run) or `seed` would say why"
         severity: Severity = "warning" if text.endswith("why") else "info"
@@ -89,6 +121,19 @@ def check_sharing(table: Table, made: Predictor) -> list[Finding]:
         text = "all seeds saw the same data in the same order, so what another order would do is in no interval"
         findings.append(finding("shared_errors", text, severity="info"))
     return findings
+
+
+def _repeats(table: Table) -> list[Finding]:
+    """`repeated_rows`: runs of other names with the same N, D, C and metric."""
+    seen: dict[tuple[float, ...], int] = {}
+    rows = zip(*(c.tolist() for c in (table.n_params, table.n_tokens, table.budget_flops, table.loss)), strict=True)
+    again = [(i, first) for i, row in enumerate(rows) if (first := seen.setdefault(row, i)) != i]
+    if not again:
+        return []
+    runs, (copy, of) = [str(table.run_id[i]) for i, _ in again], again[0]
+    text = f"N, D, C and {table.metric} of {some(runs)} are those of other runs ({runs[0]} has those of"
+    text += f" {table.run_id[of]}); if a run is there twice, add --exclude {shlex.quote(f'{table.run_id[copy]}=copy')}"
+    return [finding("repeated_rows", text, runs, value=len(runs))]
 
 
 def find_outliers(table: Table, residuals: np.ndarray, n_parameters: int) -> list[Finding]:

@@ -96,8 +96,10 @@ def group_labels(table: Table, slices: np.ndarray) -> dict[str, np.ndarray]:
     groups = {name: labels for name, labels in groups.items() if _across(labels, slices)}
     if "trajectory" in groups and _same(groups["trajectory"], size):
         groups.pop("trajectory")  # One seed: what a size and what a training has in common are one.
-    if "data_seed" in known and known["data_seed"].max() > 0:
-        groups["shared"] = known["data_seed"]
+    # What an order of the data does to all sizes of a slice, they share.
+    order = known.get("data_seed", known.get("seed", size * 0))
+    if order.max() > 0:
+        groups["shared"] = _labels(slices * (1 + len(table)) + order)
     return groups
 
 

@@ -1,0 +1,154 @@
+"""Numbers as people type them into tables, and one message about all the cells that hold none."""
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from types import NoneType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...errors import UserError
+from ..result import short
+
+# Powers of ten. M is a million in either case, as no count is in thousandths; P, E and Z stand before FLOP alone, since
+# 1.5E may be what is left of 1.5E+18.
+POWERS = {"k": 3, "m": 6, "mn": 6, "g": 9, "b": 9, "bn": 9, "t": 12, "tn": 12, "p": 15, "e": 18, "z": 21}
+POWERS |= {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+SIZED = re.compile(
+    r"([+-]?(?:\d[\d_]*\.?\d*|\.\d+))(?:e([+-]?\d+))?\s*(mn|bn|tn|[kmgbt]|thousand|million|billion|trillion"
+    r"|[pez](?=flop))?\s*(?:param(?:eter)?s?|tokens?|flops?)?",
+    re.IGNORECASE,
+)
+# Cells of runs that have no number: signs alone, errors of a spreadsheet, and words.
+NOTHING = re.compile(
+    r"[^\w.,+]*[-.?+]*|#[^\d].*|<?na>?|n/a|nan|null|none|nil|missing|undefined|tbd|todo|oom|diverged?|crash(ed)?|fail(ed)?"
+    r"|killed|error|aborted|timeout|running|pending|unfinished",
+    re.IGNORECASE,
+)
+SHOWN, PASTED = 4, 40  # Cells that a message names, and runs that its --exclude line names.
+
+
+class Fault(NamedTuple):
+    """A cell that cannot be used: its row from 0, its column, what is wrong and what to write. cure: "" where only the
+    user knows, None where the run has no result."""
+
+    row: int
+    column: str
+    text: str
+    cure: str | None = ""
+
+
+def parse(value: Any) -> float | None:
+    """The number that a cell says, to the last digit: 16.12M is 16120000.0. None where it says none."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        pass
+    except OverflowError:
+        return float("inf")
+    sized = SIZED.fullmatch(value.strip()) if isinstance(value, str) else None
+    try:
+        return float(f"{sized[1]}e{int(sized[2] or 0) + POWERS.get((sized[3] or '').lower(), 0)}") if sized else None
+    except ValueError:  # 1__0M
+        return None
+
+
+def floats(values: Sequence[Any]) -> tuple[np.ndarray, str]:
+    """(a column as floats, nan where a cell says none; how many cells have suffixes, with the first)."""
+    try:
+        if {*map(type, values)} <= {str, int, float, NoneType}:  # Not true, nor lists, which JSON can hold.
+            return np.array(values, dtype=float), ""
+    except (TypeError, ValueError, OverflowError):
+        pass
+    numbers = np.array([parse(value) for value in values], dtype=float)
+    sized = [i for i in map(int, np.flatnonzero(np.isfinite(numbers))) if str(values[i]).strip()[-1].isalpha()]
+    said = f"{len(sized)} with suffixes, as {values[sized[0]]} = {numbers[sized[0]]:.17g}" if sized else ""
+    return numbers, said
+
+
+def lacks(value: Any, metric: bool = False) -> bool:
+    """Whether a cell says that there is no number; of a metric, any word does."""
+    text = "" if value is None else str(value).strip()
+    return bool(NOTHING.fullmatch(text)) or metric and not any(map(str.isdigit, text))
+
+
+def fault(row: int, column: str, value: Any, metric: bool) -> Fault:
+    """What is wrong with the cell of a number that must be finite and positive."""
+    number, shown, nothing = parse(value), repr(short(str(value))), None if metric else ""
+    if number is not None and np.isfinite(number):
+        return Fault(row, column, f"{number:g} is not positive")
+    if number is not None:
+        return Fault(row, column, f"{number:g} is not finite", nothing)
+    if value is None or not str(value).strip():
+        return Fault(row, column, "the cell is empty", nothing)
+    return Fault(row, column, f"{shown} is not a number", nothing if lacks(value, metric) else _cure(str(value)))
+
+
+def _cure(text: str) -> str:
+    """What to write instead of a text that is no number."""
+    plain = re.sub(r"[\s'\u2019_]", "", text).replace("\u2212", "-")
+    if percent := re.fullmatch(r"(-?\d+\.?\d*)%", plain):
+        return f"write {float(percent[1] + 'e-2'):.15g}, or {percent[1]} in every row for per cent"
+    if power := re.fullmatch(r"(?:(\d+\.?\d*)[*x\u00d7\u00b7])?10(?:\^|\*\*)(-?\d+)", plain):
+        return f"write {power[1] or 1}e{power[2]}"
+    number = re.fullmatch(r"([+-]?)(\d[\d.,]*)(e[+-]?\d+)?", plain, re.IGNORECASE)
+    if not number:
+        return "write a number such as 3.25 or 1e18"
+    sign, digits, exponent = number[1], number[2], number[3] or ""
+    commas, points = digits.count(","), digits.count(".")
+    if commas and points:  # The last of them is the decimal sign.
+        before, _, after = digits.rpartition(max(",.", key=digits.rfind))
+        digits = f"{re.sub('[.,]', '', before)}.{after}"
+    elif re.fullmatch(r"[1-9]\d{0,2}[.,]\d{3}", digits) and commas:
+        return f"write {sign}{digits.replace(',', '')}{exponent}, or {sign}{digits.replace(',', '.')}{exponent}"
+    elif commas == 1:
+        digits = digits.replace(",", ".")
+    elif re.fullmatch(r"\d{1,3}([.,]\d{3}){2,}", digits):
+        digits = re.sub("[.,]", "", digits)
+    elif commas + points > 1:
+        return "write it without separators and with a decimal point"
+    return f"write {sign}{digits.rstrip('.')}{exponent}"
+
+
+def complaint(
+    source: str, faults: Sequence[Fault], where: Callable[[int], str], run_id: Any,
+    beside: Mapping[str, Sequence[Any]],
+) -> UserError:  # fmt: skip
+    """One error about all faults of a table of runs `run_id`, with the options to paste. beside: its columns, one of
+    which may hold a word that all good runs share."""
+    ordered = sorted(faults, key=lambda f: f.row)
+    said = [f"{where(f.row)}, column {f.column}: {f.text}" for f in ordered[:SHOWN]]
+    lost = {f.row: f for f in reversed(ordered) if not f.cure}
+    ways = [f"correct {'it' if len(ordered) == 1 else 'them'}"] if any(f.cure == "" for f in ordered) else []
+    if lost and len(lost) < len(run_id):
+        ways.append(f"leave the run{'s' * (len(lost) > 1)} out with {_options(lost, run_id, beside)}")
+    elif None in [f.cure for f in ordered]:
+        ways.append("no run is left")
+    if len(ordered) == 1:
+        return UserError(f"{source}, {said[0]}; {ordered[0].cure or ', or '.join(ways)}")
+    said = [text + f" ({f.cure})" * bool(f.cure) for text, f in zip(said, ordered, strict=False)]
+    more = [f"and {len(ordered) - SHOWN} more"] if len(ordered) > SHOWN else []
+    head = f"{source}: {len(ordered)} cells cannot be used: {said[0]}"
+    return UserError("; ".join([head, *said[1:], *more, *filter(None, [", or ".join(ways)])]))
+
+
+def _options(lost: Mapping[int, Fault], run_id: Any, beside: Mapping[str, Sequence[Any]]) -> str:
+    """--only, where all runs but the lost ones share a word of a column; else --exclude for each of these."""
+    good = [i for i in range(len(run_id)) if i not in lost]
+    for name, values in beside.items():
+        words = {str(values[i]) for i in good}
+        if len(good) > 1 == len(words) and not words & {str(values[i]) for i in lost}:
+            (word,) = words
+            if parse(word) is None and not lacks(word):
+                return f"--only {shlex.quote(f'{name}={word}')}"
+    if len(lost) > PASTED:
+        return f"--exclude RUN=REASON for each of these {len(lost)}, or delete their rows"
+    return " ".join(f"--exclude {shlex.quote(f'{run_id[i]}={_reason(f)}')}" for i, f in sorted(lost.items()))
+
+
+def _reason(lost: Fault) -> str:
+    word = re.match(r"'?([^\W\d]{2,}|-?inf)'? is not", lost.text)
+    return word[1] if word else "empty" if lost.cure is None else "unusable"
