@@ -279,9 +279,22 @@ def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:
     rows = tuple(_row(run) for run in planned.runs)
     title = f"{study.name}: {len(rows)} runs, {units.compact(planned.flops)} FLOPs"
     columns = ("budget_flops", "width", "depth", "n_params", "n_images", "steps", "lr")
-    notes = (f"nested: {planned.note}",) if planned.note else ()
-    dropped = tuple(asdict(cell) for cell in planned.dropped)
-    return Plan(title, rows, columns, notes, grid.table(planned), dropped, planned.flops, root)
+    lacking = _lacking(planned.runs, study.probe_budget)
+    notes = tuple(filter(None, (planned.note and f"nested: {planned.note}", lacking)))
+    dropped, text = (
+        tuple(asdict(cell) for cell in planned.dropped),
+        "\n".join(filter(None, (grid.table(planned), lacking))),
+    )
+    return Plan(title, rows, columns, notes, text, dropped, planned.flops, root)
+
+
+def _lacking(runs: Sequence[Run], target: float) -> str:
+    """What the design of a study does not determine at its probe's budget; "" where it determines N* and L*."""
+    from .laws.predictor.identify import undetermined_design
+
+    chosen = [run for run in runs if run.role == "grid"]
+    design = {name: [getattr(run, name) for run in chosen] for name in ("n_params", "n_tokens", "budget_flops")}
+    return undetermined_design(**design, target=target, trajectory=[run.within or run.run_id for run in chosen])
 
 
 def _row(run: Run) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from laws_synthetic import CHINCHILLA, best, loss_of, study
 
 from ditscale.errors import UserError
 from ditscale.laws import Table, compare, fit, forecast, predict, read_table
+from ditscale.laws.predictor.identify import undetermined_design
 from ditscale.laws.predictor.runs import group_labels, slice_labels
 from ditscale.laws.questions import _worth
 
@@ -187,3 +188,23 @@ def test_readings_of_one_training_are_recognised(tmp_path):
     path.write_text(path.read_text().replace("run-1", "run-0"))
     with pytest.raises(UserError, match="appears twice"):
         read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "factors", "says"),
+    [
+        (BUDGETS, np.geomspace(0.2, 5, 7), ""), ((1e18, 1e19, 1e20), (0.25, 0.6, 1.6, 4), ""),
+        ((1e19,), np.geomspace(0.2, 5, 9), "one budget"), ((1e19, 3e19), np.geomspace(0.2, 5, 9), "two budgets"),
+        (BUDGETS, (0.8, 1.2), "fewer than 3 sizes"),
+    ],
+)  # fmt: skip
+def test_a_design_is_checked_without_losses(budgets, factors, says):
+    n = np.concatenate([best(CHINCHILLA, c)[0] * np.asarray(factors) for c in budgets])
+    c = np.repeat(budgets, len(factors))
+    found = undetermined_design(n, c / 6 / n, c, 100 * max(budgets))
+    assert says in found and bool(found) == bool(says)
+
+
+def test_a_ratio_is_no_design():
+    n = 4e6 * 1.5 ** np.arange(14)
+    assert "one ratio D / N, 20" in undetermined_design(n, 20 * n, 120 * n * n, 1e22)

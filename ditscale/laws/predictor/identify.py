@@ -6,6 +6,7 @@ The additive surface hides what a design lacks behind its constraint: runs along
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -178,6 +179,19 @@ def undetermined(
     return Lacking(lacks, finding("not_identified", f"{lost}: {design.why(lacks)}; add {cure}", value=found.place))
 
 
+def undetermined_design(
+    n_params: Sequence[float], n_tokens: Sequence[float], budget_flops: Sequence[float], target: float,
+    trajectory: Sequence[str] | None = None,
+) -> str:  # fmt: skip
+    """What runs that are only planned do not determine at `target`, in words; "" where they determine N* and L*.
+    trajectory: labels of what is trained as one. The optimum is taken to lie in the middle of each budget's sizes."""
+    n, d, c = (np.array(column, dtype=float) for column in (n_params, n_tokens, budget_flops))
+    labels = {} if trajectory is None else {"trajectory": np.array(trajectory)}
+    names, role = np.array([f"row-{i + 1}" for i in range(len(n))], dtype=object), np.full(len(n), "grid", dtype=object)
+    found = undetermined(Table(names, n, d, c, np.full(len(n), math.nan), role, shared=labels), target)
+    return found.finding.message if found.finding else ""
+
+
 def middle_of(table: Table) -> tuple[float, float, float]:
     """(ln C, ln N, slope) of the line through the middles of the slices' sizes; slope 1/2 of a single slice."""
     at = np.array([(math.log(c), np.log(table.n_params[rows]).mean()) for c, rows in table.slices()])
@@ -204,6 +218,7 @@ class _Design:
         lows = np.abs(np.log(table.n_params) - self.at[1] - self.slope * (np.log(table.budget_flops) - self.at[0]))
         lows = (-table.loss if table.higher_is_better else table.loss) if np.isfinite(table.loss).all() else lows
         sizes = [(table.n_params[members], np.argmin(lows[members])) for _, members in slices]
+        self.sizes = float(np.median([len(np.unique(n)) for n, _ in sizes]))
         ends = {side: sum(n[i] == pick(n) for n, i in sizes) for side, pick in (("above", np.min), ("below", np.max))}
         self.side = next((side for side, count in ends.items() if self.isoflop and count > len(slices) / 2), "")
         self.slices = labels[rows] if self.isoflop else None
@@ -240,6 +255,8 @@ class _Design:
             return f"they are readings of {trainings} trainings, within {math.exp(spans):.2g}x in D / N"
         if self.budgets < 3 and self.isoflop:
             return f"they lie at {'one budget' if self.budgets == 1 else 'two budgets'}"
+        if self.isoflop and self.sizes < 3:
+            return "most budgets have fewer than 3 sizes"
         if "N*" in lacks and (side := self.side):
             return f"nearly all sizes lie {side} the optimum"
         return "their sizes and budgets vary too little"
