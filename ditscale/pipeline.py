@@ -89,12 +89,12 @@ def launch_study(root: Path | str, role: str | None = None, progress: Progress |
     return Outcome("failed" if any(s.state != "diverged" for s in unfinished) else "complete", rows)
 
 
-def fit_sweep(root: Path | str, bootstrap: int = 1000, seed: int = 0) -> "RateLaw":
+def fit_sweep(root: Path | str) -> "RateLaw":
     """The learning-rate law of a study's sweep; written to rates.json."""
     from .laws import fit_rates, read_trials
 
     trials, left_out = read_trials(root)
-    law = fit_rates(trials, bootstrap, seed, str(root), left_out)
+    law = fit_rates(trials, source=str(root), exclusions=left_out)
     write_json(StudyPaths(root).rates, law.to_dict())
     return law
 

@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ditscale.laws import fit
-from ditscale.laws.minima.powerlaw import power_law
 from ditscale.laws.synthetic import PAPER_TARGET, synthetic_study
 from ditscale.report.style import ACCENT, INK, MUTED, RC, sequence
 
@@ -51,7 +50,7 @@ def slices(figure, table, truth) -> None:
 
 
 def extrapolation(figure, table, truth) -> None:
-    """Both approaches to 250x beyond the largest budget, with 95 % intervals, and the truth."""
+    """The answer and both approaches to 250x beyond the largest budget, with 95 % intervals, and the truth."""
     laws = fit(table)
     budgets = np.geomspace(5e16, 2 * PAPER_TARGET, 60)
     for axes, name, column in zip(figure.subplots(1, 2), ("N*", "L*"), ("n_params", "loss"), strict=True):
@@ -60,9 +59,8 @@ def extrapolation(figure, table, truth) -> None:
             at = [approach.predict(c)[column] for c in budgets]
             axes.plot(budgets, [e.value for e in at], color=colour, label=label)
             axes.fill_between(budgets, [e.low for e in at], [e.high for e in at], color=colour, alpha=0.2, lw=0)
-        if name == "L*":
-            pure = power_law(laws.fits.approach2.budgets, [p.loss for p in laws.fits.approach2.accepted])
-            axes.plot(budgets, pure.at(budgets), ":", color=MUTED, label="pure power law")
+        answer = [getattr(laws.fits.predictor.optimum(c), column).value for c in budgets]
+        axes.plot(budgets, answer, "-.", color=INK, lw=1, label="answer")
         axes.plot(budgets, truth.optimum(budgets)[0 if name == "N*" else 2], "--", color=INK, lw=1, label="truth")
         minima = [getattr(p, column) for p in laws.fits.approach2.accepted]
         axes.plot(laws.fits.approach2.budgets, minima, "D", ms=5, mfc="white", mec=INK)

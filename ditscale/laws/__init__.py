@@ -21,9 +21,7 @@ from .laws import Laws, read_laws
 from .learning_rate.law import BestRate, RateLaw, fit_rates, read_rates
 from .learning_rate.trials import Trial, read_trials
 from .minima.approach2 import Approach2, fit_approach2
-from .minima.metric_law import MetricLaw, metric_law
 from .minima.parabola import Parabola, fit_parabola
-from .minima.powerlaw import PowerLaw, floor_law, power_law
 from .predictor.predictor import Predictor, predictor
 from .questions import Answers, predict
 from .read import read_table
@@ -38,9 +36,9 @@ from .table import Table
 
 __all__ = [
     "Answers", "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Entry",
-    "Estimate", "Finding", "Forecast", "Gap", "Laws", "Ledger", "MetricLaw", "Pair", "Parabola", "PowerLaw",
-    "Predictor", "RateLaw", "Score", "Surface", "Table", "Trend", "Trial", "Verdict", "compare", "fit",
-    "fit_approach2", "fit_approach3", "fit_gap", "fit_parabola", "fit_rates", "fit_surface", "fit_trend", "floor_law",
-    "forecast", "ledger", "load_forecast", "metric_law", "power_law", "predict", "predictor", "read_laws",
-    "read_ledger", "read_rates", "read_table", "read_trials", "read_verdict", "seal", "verdict",
+    "Estimate", "Finding", "Forecast", "Gap", "Laws", "Ledger", "Pair", "Parabola", "Predictor", "RateLaw", "Score",
+    "Surface", "Table", "Trend", "Trial", "Verdict", "compare", "fit", "fit_approach2", "fit_approach3", "fit_gap",
+    "fit_parabola", "fit_rates", "fit_surface", "fit_trend", "forecast", "ledger", "load_forecast", "predict",
+    "predictor", "read_laws", "read_ledger", "read_rates", "read_table", "read_trials", "read_verdict", "seal",
+    "verdict",
 ]  # fmt: skip

@@ -1,20 +1,18 @@
-"""Intervals: resampling of runs, percentile ends, and the (value, low, high) triple every reported number is.
+"""Intervals: replicates of a fit, percentile ends, and the (value, low, high) triple every reported number is.
 
-Slices of 8 runs or more are drawn again run by run ("stratified"); in smaller ones a resample often holds only 3 or 4
-distinct sizes, which a parabola passes through exactly, so noise of the pooled residual variance is added to the fitted
-losses instead ("residual"). Coverage: docs/laws.md."""
+A replicate is refitted to the fitted values plus noise of the residuals' scale. Drawing runs again would not do: of few
+runs it often leaves 3 distinct sizes, which a parabola passes through exactly. Coverage: docs/measured/laws.md."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self, Sequence
+from typing import Self
 
 import numpy as np
 
 from .result import Result
 
 LEVEL = 0.95
-# Fewer runs than this in the typical (median) slice: residual scheme.
-PAIRS_NEEDS = 8
+LARGEST = 709.0  # e to the power of it is a float
 
 
 @dataclass(frozen=True)
@@ -35,20 +33,17 @@ class Estimate(Result):
         return replace(self, value=-self.value, low=low, high=high)
 
     def exp(self) -> Self:
-        """Of exp(x), from this of x."""
-        low, high = (None if end is None else math.exp(end) for end in (self.low, self.high))
-        return replace(self, value=math.exp(self.value), low=low, high=high)
+        """Of exp(x), from this of x; an end beyond any float is open."""
+        low, high = (None if end is None or end > LARGEST else math.exp(end) for end in (self.low, self.high))
+        return replace(self, value=math.exp(min(self.value, LARGEST)), low=low, high=high)
 
 
 @dataclass(frozen=True)
 class Bootstrap(Result):
-    """How the intervals of Approach 2 and 3 were drawn: replicates (0: none), seed, and of each the resampling
-    ("stratified", "residual" or "none")."""
+    """How the intervals of Approach 2 and 3 were drawn: the number of replicates (0: none) and the seed."""
 
     replicates: int
     seed: int
-    approach2: str
-    approach3: str
 
 
 def estimate(value: float, draws: np.ndarray | None = None) -> Estimate:
@@ -73,22 +68,6 @@ def first(values: np.ndarray) -> Estimate:
     return estimate(values[0], values[1:])
 
 
-def scheme(slice_sizes: Sequence[int]) -> str:
-    """Which resampling a table with these numbers of runs per slice gets: "stratified" or "residual"."""
-    return "stratified" if float(np.median(slice_sizes)) >= PAIRS_NEEDS else "residual"
-
-
-def resample_counts(groups: Sequence[np.ndarray], n_runs: int, replicates: int, seed: int) -> np.ndarray:
-    """How often each run is drawn, shape (replicates, n_runs): drawn with replacement within each of `groups`."""
-    rng = np.random.default_rng([seed, 1])
-    counts = np.zeros((replicates, n_runs))
-    for rows in groups:
-        picks = rng.integers(len(rows), size=(replicates, len(rows)))
-        flat = np.arange(replicates)[:, None] * len(rows) + picks
-        counts[:, rows] = np.bincount(flat.ravel(), minlength=replicates * len(rows)).reshape(replicates, len(rows))
-    return counts
-
-
 def residual_draws(
     fitted: np.ndarray, residuals: np.ndarray, n_fitted_parameters: int, replicates: int, seed: int
 ) -> np.ndarray:
@@ -100,6 +79,14 @@ def residual_draws(
     scale = math.sqrt(float(np.sum(residuals**2)) / dof)
     spread = scale * np.sqrt(dof / rng.chisquare(dof, size=(replicates, 1)))
     return fitted + spread * rng.standard_normal((replicates, len(fitted)))
+
+
+def student(value: float, se: float, dof: int) -> Estimate:
+    """95 % by Student's t, of a value with a standard error; without degrees of freedom the value alone."""
+    if dof < 1:
+        return Estimate(float(value))
+    half = t_quantile((1 + LEVEL) / 2, dof) * float(se)
+    return Estimate(float(value), float(value) - half, float(value) + half)
 
 
 def t_quantile(p: float, dof: float) -> float:

@@ -1,5 +1,6 @@
 """`fit`: both approaches, their intervals, backtests and every finding, in one frozen result."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -14,18 +15,19 @@ from .checks.form import Bias, check_bias, check_drift, check_lines, check_surfa
 from .checks.runs import check_rehearsal, check_sharing, check_units, find_outliers, refuse_units
 from .estimates import Bootstrap, Estimate
 from .findings import Finding, finding
-from .laws import Answer, Bands, Fits, Laws, LossWithFloor, Optima, PowerLaws, Predicted, SurfaceLaw
+from .laws import Answer, Bands, Fits, Laws, Optima, PowerLaws, Predicted, SurfaceLaw
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.parabola import Response, Slice
 from .predictor.identify import EXACT, Asked, ask
 from .predictor.predictor import Predictor
 from .read import Source, read_table
 from .surface.approach3 import Approach3, fit_approach3
-from .surface.surface import N_PARAMETERS, Surface, no_surface
-from .table import Exclusion, Table
+from .surface.surface import N_PARAMETERS
+from .table import Exclusion, Table, condensed
 
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
 RESPONSE: dict[str, Response] = {"huber": "raw", "ls": "raw", "ls_log": "log"}
+NOTICEABLE = 0.05  # of ln N*: parabolas are off by less on any grid that is not warned of
 BEYOND = 100.0  # x the largest budget: where the runs must determine a law that is asked at no target
 OF = {"n_params": "N*", "n_tokens": "N*", "loss": "L*"}  # what must be determined for a number to be given
 
@@ -53,19 +55,17 @@ def fit(
         raise UserError(f"{table.source or 'table'}: every run is a probe; a fit needs grid runs")
     refuse_units(grid, kappa)
     low = grid.falling()
-    two = fit_approach2(low, RESPONSE[objective], bootstrap, seed)
-    if (low.loss > 0).all():
-        three = fit_approach3(low, objective, bootstrap, seed, kappa)
-    else:
-        nothing = _no_surface(grid, objective, kappa)
-        three = Approach3(nothing, nothing.parameters[None], "none")
+    rows = condensed(low)
+    two = fit_approach2(rows, RESPONSE[objective], bootstrap, seed)
+    three = fit_approach3(rows, objective, bootstrap, seed, kappa)
     surface = three.surface
     findings = check_rehearsal(table) + _left_out(grid, held) + check_units(grid) + [*two.findings, *surface.findings]
     if np.isfinite(surface.residuals).all():
-        findings += find_outliers(grid, surface.residuals, N_PARAMETERS)
-    bias = parabola_bias(grid, two, three)
-    findings += check_lines(two) + check_surface(grid, surface) + check_drift(grid, two) + check_bias(bias, three, two)
-    tests, more = backtest(low, two, objective, bootstrap, seed, kappa)
+        off = np.log(low.loss) - np.log(surface.loss_at(grid.n_params, grid.n_tokens))
+        findings += find_outliers(grid, off, N_PARAMETERS)
+    bias = parabola_bias(rows, two, three)
+    findings += check_lines(two) + check_surface(rows, surface) + check_drift(rows, two) + check_bias(bias, three, two)
+    tests, more = backtest(rows, two, objective, bootstrap, seed, kappa)
     findings += more + _far(grid, budgets)
     asked = ask(grid, max(budgets.values(), default=BEYOND * float(grid.budget_flops.max())), kappa)
     at = {typed: asked.at(grid, budget) for typed, budget in budgets.items()}
@@ -76,9 +76,10 @@ def fit(
     if asked.predictor:
         findings += check_sharing(grid, asked.predictor)
     findings += _disagreement(two, three, {typed: budgets[typed] for typed in at if not at[typed].lacks})
-    settings = Bootstrap(bootstrap, seed, two.scheme, three.scheme)
+    settings = Bootstrap(bootstrap, seed)
     items = checklist(grid, two, three, settings, tests, held)
-    return _result(Fits(grid, two, three, asked.predictor), asked.lacks, at, settings, tests, bias, findings, items)
+    fits = Fits(rows, two, three, asked.predictor)
+    return _result(grid, fits, asked.lacks, at, settings, tests, bias, findings, items)
 
 
 def _budgets(targets: Any) -> dict[str, float]:
@@ -108,13 +109,12 @@ def _far(grid: Table, budgets: dict[str, float]) -> list[Finding]:
 
 
 def _result(
-    fits: Fits, lacks: tuple[str, ...], at: dict[str, Asked], settings: Bootstrap, tests: list[Backtest],
-    bias: Bias | None, findings: list[Finding], items: tuple[Item, ...],
+    table: Table, fits: Fits, lacks: tuple[str, ...], at: dict[str, Asked], settings: Bootstrap,
+    tests: list[Backtest], bias: Bias | None, findings: list[Finding], items: tuple[Item, ...],
 ) -> Laws:  # fmt: skip
     """The numbers of both fits, less what the runs do not determine. lacks: of the laws; at: of each target."""
-    table, two, three, made = fits
+    _, two, three, made = fits
     budgets, turned = tuple(budget for budget, _ in table.slices()), table.higher_is_better
-    floor = two.floor_coefficients()
     law = PowerLaws(**two.coefficients()) if two.ok and "N*" not in lacks else None
     if law and (turned or "L*" in lacks):
         law = replace(law, loss_exponent=None, loss_coefficient=None)
@@ -123,9 +123,8 @@ def _result(
         n_runs=len(table), budgets=budgets, points=table.points(), metric=table.metric, fits=fits, bootstrap=settings,
         approach2=law, approach3=SurfaceLaw(**three.coefficients()) if three.ok and "N*" not in lacks else None,
         objective=three.surface.objective, kappa=three.surface.kappa,
-        predictions={typed: _optima(fits, asked) for typed, asked in at.items()}, loss_law=two.loss_law,
-        loss_with_floor=None if floor is None else LossWithFloor(**floor),
-        slices=_slices(two, turned), bands=_bands(two, [*budgets, *targets.values()], turned) if law else None,
+        predictions={typed: _optima(fits, asked, turned) for typed, asked in at.items()},
+        slices=_slices(table, two, turned), bands=_bands(two, [*budgets, *targets.values()], turned) if law else None,
         answer=_answer(made, lacks, budgets[-1], at) if made else None,
         n_ranges={t: three.n_range(asked.target) for t, asked in at.items() if three.ok and "N*" not in asked.lacks},
         exclusions=tuple(Exclusion(*pair) for pair in table.exclusions), findings=tuple(findings), bias=bias,
@@ -133,11 +132,11 @@ def _result(
     )  # fmt: skip
 
 
-def _optima(fits: Fits, asked: Asked) -> Optima:
+def _optima(fits: Fits, asked: Asked, turned: bool) -> Optima:
     """What the answer and both approaches say of a target, as far as the runs determine it."""
-    table, two, three, made = fits
+    _, two, three, made = fits
     both = [fitted.predict(asked.target) if fitted.ok else None for fitted in (two, three)]
-    if table.higher_is_better:
+    if turned:
         both = [said and said | {"loss": said["loss"].negative()} for said in both]
     # Runs that lie on the surface to rounding leave no doubt of its form.
     exact = three.ok and float(np.abs(three.surface.residuals).max()) < EXACT
@@ -148,10 +147,13 @@ def _optima(fits: Fits, asked: Asked) -> Optima:
     return Optima(*(Predicted(**numbers) if numbers else None for numbers in left))
 
 
-def _slices(two: Approach2, turned: bool) -> tuple[Slice, ...]:
+def _slices(table: Table, two: Approach2, turned: bool) -> tuple[Slice, ...]:
     ranges = iter(map(two.n_range, range(len(two.accepted))))
     found = [p.result(next(ranges) if p.ok and two.ok else None) for p in two.slices]
-    return tuple(s.turned() if turned else s for s in found)
+    # The rows of a fit may be means of the table's.
+    counts = [len(rows) for _, rows in table.slices()]
+    both = zip(found, counts, strict=False)
+    return tuple(replace(s.turned() if turned else s, n_runs=n) for s, n in both)
 
 
 def _bands(two: Approach2, ends: list[float], turned: bool) -> Bands:
@@ -170,16 +172,15 @@ def _answer(made: Predictor, lacks: tuple[str, ...], largest: float, at: dict[st
 
 
 def _disagreement(two: Approach2, three: Approach3, targets: dict[str, float]) -> list[Finding]:
-    """`approaches_disagree`: at a target, the intervals of Approach 2 and 3 exclude each other."""
+    """`approaches_disagree`: at a target, the intervals of N* of Approach 2 and 3 exclude each other. Their L* do so
+    wherever there is a floor, which Approach 2 has none of."""
     if not (two.ok and three.ok):
         return []
     findings = []
     for typed, budget in targets.items():
-        one, other = two.predict(budget), three.predict(budget)
-        apart = [name for name in ("n_params", "loss") if _exclude(one[name], other[name])]
-        if apart:
-            named = {"n_params": "N*", "loss": "L*"}
-            each = "; ".join(f"{named[n]} {compact(one[n].value)} and {compact(other[n].value)}" for n in apart)
+        one, other = (fitted.predict(budget)["n_params"] for fitted in (two, three))
+        if _exclude(one, other) and abs(math.log(one.value / other.value)) > NOTICEABLE:
+            each = f"N* {compact(one.value)} and {compact(other.value)}"
             text = f"at {typed} FLOPs approach 2 and 3 exclude each other ({each}): at least one form is wrong"
             findings.append(finding("approaches_disagree", f"{text}; go by the answer, which doubts both"))
     return findings
@@ -190,11 +191,3 @@ def _exclude(a: Estimate, b: Estimate) -> bool:
     if a.low is None or a.high is None or b.low is None or b.high is None:
         return False
     return a.high < b.low or b.high < a.low
-
-
-def _no_surface(table: Table, objective: str, kappa: float | None) -> Surface:
-    """The refused surface of a metric that is not positive, which has no log residuals."""
-    text = f"{table.metric} is not positive in every run, so no surface E + A N^-alpha + B D^-beta is fitted to it"
-    runs = map(str, table.run_id[table.loss <= 0])
-    refused = finding("metric_not_positive", text, runs, value=float(table.loss.min()))
-    return no_surface(len(table), table.kappa() if kappa is None else kappa, objective, refused)

@@ -15,7 +15,6 @@ from .checks.form import Bias
 from .estimates import Bootstrap, Estimate
 from .findings import Finding, listed
 from .minima.approach2 import Approach2
-from .minima.metric_law import MetricLaw
 from .minima.parabola import Slice
 from .notebook import Shown
 from .predictor.predictor import Predictor
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PowerLaws(Result):
-    """Approach 2: N* = k C^a, D* = k C^b, L* = k C^c through the minima. The loss has none where the metric is not
-    positive."""
+    """Approach 2: N* = k C^a, D* = k C^b, L* = k C^c through the minima. The loss has none where these are not all
+    positive: then L* is a line in ln C."""
 
     model_exponent: Estimate
     model_coefficient: Estimate
@@ -53,15 +52,6 @@ class SurfaceLaw(Result):
     beta: Estimate
     model_exponent: Estimate
     loss_floor_exponent: Estimate
-
-
-@dataclass(frozen=True)
-class LossWithFloor(Result):
-    """L* = E + coefficient C^exponent through the minima."""
-
-    E: Estimate
-    coefficient: Estimate
-    exponent: Estimate
 
 
 @dataclass(frozen=True)
@@ -122,10 +112,10 @@ class Fits(NamedTuple):
 class Laws(Shown):
     """All that one table supports; every field is one of laws.json, and every `Estimate` a 95 % interval. answer: what
     to go by, None when the runs do not determine it; approach2, approach3: coefficients, as the literature has them,
-    None when refused. predictions: by target, as it was typed. loss_law: every form of L*(C) and the one taken.
-    n_ranges {target: both ends of the N whose loss there is within 0.1 % of the optimum's by the surface}. bias: of
-    parabolas on this grid. backtests: the largest budget held out alone, then with its neighbours. points: the rows
-    that were fitted. fits: the fits themselves; None when the laws were read from a file."""
+    None when refused. predictions: by target, as it was typed. n_ranges {target: both ends of the N whose loss there is
+    within 0.1 % of the optimum's by the surface}. bias: of parabolas on this grid. backtests: the largest budget held
+    out alone, then with its neighbours. points: the rows that were fitted. fits: the fits themselves; None when the
+    laws were read from a file."""
 
     LAYOUT = 1
 
@@ -133,8 +123,6 @@ class Laws(Shown):
     approach2: PowerLaws | None
     approach3: SurfaceLaw | None
     findings: tuple[Finding, ...]
-    loss_law: MetricLaw | None
-    loss_with_floor: LossWithFloor | None
     slices: tuple[Slice, ...]
     backtests: tuple[Backtest, ...]
     exclusions: tuple[Exclusion, ...]
@@ -153,8 +141,8 @@ class Laws(Shown):
     fits: Fits | None = extra()
 
     def contradiction(self) -> str:
-        if self.approach2 and not (self.loss_law and sum(s.ok for s in self.slices) > 1):
-            return "approach2 stands without its loss_law or its slices"
+        if self.approach2 and sum(s.ok for s in self.slices) < 2:
+            return "approach2 stands without its slices"
         off = next((p for p in self.points if min(p.n_params, p.n_tokens, p.budget_flops) <= 0), None)
         return f"run {off.run_id} has a size or a budget that is not positive" if off else ""
 
@@ -195,7 +183,7 @@ class Laws(Shown):
         return out
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        parts = (("approach 2", self.approach2), ("approach 3", self.approach3), ("loss", self.loss_with_floor))
+        parts = (("approach 2", self.approach2), ("approach 3", self.approach3))
         named = [(law, name, e) for law, part in parts if part for name, e in vars(part).items() if e]
         return super().tables() | {
             "coefficients": [{"law": law, "name": name, **e.to_dict()} for law, name, e in named]
@@ -270,19 +258,13 @@ def _titled(title: str, found: dict[str, Estimate | None] | None, interval: str)
 
 def _coefficients(title: str, laws: Laws, approach: str) -> list[str]:
     found = getattr(laws, approach)
-    return _titled(title, found and vars(found), f"95 % ({getattr(laws.bootstrap, approach)} bootstrap)")
+    return _titled(title, found and vars(found), "95 %")
 
 
 def _approach2(laws: Laws) -> list[str]:
     minima = sum(s.ok for s in laws.slices)
     title = f"Approach 2: power laws N* = k C^a, D* = k C^b, L* = k C^c through {minima} minima"
-    lines = _coefficients(title, laws, "approach2")
-    if laws.approach2 is None or laws.loss_law is None:
-        return lines
-    if laws.loss_with_floor is not None:
-        lines += [f"  L*(C) = E + k C^a through {minima} minima"]
-        lines += columns([[name, *cells(e)] for name, e in vars(laws.loss_with_floor).items()], "    ")
-    return lines + [f"  form of L*(C), by AICc and a held-out budget: {laws.loss_law.why}"]
+    return _coefficients(title, laws, "approach2")
 
 
 def _answer(laws: Laws) -> list[str]:

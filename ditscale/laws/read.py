@@ -69,7 +69,7 @@ def read_table(
     if "run_id" not in names:
         _refuse_same_rows(cells.name, [*rows.values()], where)
     said += [(f"column {ours}", f"{columns[ours]!r} in the file") for ours in names if columns.get(ours, ours) != ours]
-    raw = {ours: rows[theirs] for ours, theirs in names.items() if ours not in (*TEXT, *SHARED)}
+    raw = {ours: rows[theirs] for ours, theirs in names.items() if ours in also or ours not in (*TEXT, *SHARED)}
     numeric = _numbers(raw, factors, kappa, said)
     shared = {name: np.array(list(map(str, rows[names[name]]))) for name in SHARED if name in names}
     if (trained := _trainings(run_id[keep], numeric)) is not None:

@@ -21,6 +21,7 @@ SHARED = ("trajectory", "seed", "data_seed")
 # Budgets within this ratio are one slice: integer step counts make the achieved FLOPs of a slice differ by a few per
 # cent.
 SAME_BUDGET = 1.15
+MOST_RUNS, CELLS = 3000, 1000  # of a table that the approaches see as it is; else of the rows they see
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,11 @@ class Table:
         spans = [np.ptp(np.log(self.budget_flops[rows])) for _, rows in self.slices() if len(rows) > 1]
         return not spans or float(np.median(spans)) <= np.log(1.06)
 
+    @property
+    def unit(self) -> float:
+        """The median size of the metric, in which fits work: the square of a loss may be beyond any float."""
+        return float(np.median(np.abs(self.loss))) or 1.0
+
     def kappa(self) -> float:
         """C / (N D), the median over runs; 6 where the budget counts 6 N D. C is what was spent, where known."""
         spent = self.budget_flops if self.achieved_flops is None else self.achieved_flops
@@ -162,6 +168,47 @@ class Table:
         """The rows one by one, in the table's order."""
         numbers = [getattr(self, name).tolist() for name in (*REQUIRED, "loss")]
         return tuple(map(Point, map(str, self.run_id), map(str, self.role), *numbers))
+
+
+def slice_labels(table: Table) -> np.ndarray:
+    """Which slice each run is of, (n,)."""
+    labels = np.zeros(len(table), dtype=int)
+    for i, (_, rows) in enumerate(table.slices()):
+        labels[rows] = i
+    return labels
+
+
+def neighbours(groups: np.ndarray, x: np.ndarray, most: int, least: int = 8) -> np.ndarray:
+    """Labels (n,) of about `most` cells of neighbouring runs: within each of `groups` (n,), labels, as many runs in the
+    order of x (n,) in every cell. A group has at least `least` cells, or a cell for each of its runs."""
+    order, sizes = np.lexsort((x, groups)), np.bincount(groups)
+    rank = np.empty(len(x), dtype=int)
+    rank[order] = np.arange(len(x)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    cells = np.minimum(np.maximum(sizes * most // len(x), least), sizes)
+    return (np.cumsum(cells) - cells)[groups] + rank * cells[groups] // sizes[groups]
+
+
+def condensed(table: Table) -> Table:
+    """The table itself or, of more than MOST_RUNS runs, about CELLS rows: neighbours in a slice become their mean (of
+    the logs of what is positive), under the name of one of them. What is fitted to them is smooth over a cell."""
+    if len(table) <= MOST_RUNS:
+        return table
+    groups, cells = slice_labels(table), CELLS
+    if not table.is_isoflop():
+        # Means over a whole piece of a continuum would look like a slice, so each is cut in three.
+        groups, cells = neighbours(groups, table.budget_flops, 0, 3), 3 * CELLS
+    labels = neighbours(groups, table.n_params, cells)
+    _, first, total = np.unique(labels, return_index=True, return_counts=True)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        if (values > 0).all():
+            return np.exp(np.bincount(labels, np.log(values)) / total)
+        return np.bincount(labels, values) / total
+
+    names = (*REQUIRED, "loss", *(("achieved_flops",) if table.achieved_flops is not None else ()))
+    small = dataclasses.replace(table.take(first), loss_se=None, columns={}, shared={})
+    means: dict[str, Any] = {name: mean(getattr(table, name)) for name in names}
+    return dataclasses.replace(small, **means)
 
 
 def check(

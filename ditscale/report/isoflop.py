@@ -155,14 +155,11 @@ def _slices_caption(results: StudyResults, shown: list[Group]) -> str:
 
 def curves(laws: Laws, law: str, budget: np.ndarray) -> list[tuple[str, np.ndarray, str, str]]:
     """(name, values at the budgets, line style, colour) of every form that laws.json has for one quantity."""
-    out, chosen = [], law == "loss" and laws.loss_law and laws.loss_law.chosen == "power_law_with_floor"
+    out = []
     exponent, k = (getattr(laws.approach2, f"{law}_{part}", None) for part in ("exponent", "coefficient"))
     if exponent and k:
         name = f"power law\n$C^{{{exponent.value:.3f}}}$"
-        out.append((name, k.value * budget**exponent.value, "--" if chosen else "-", INK))
-    if law == "loss" and (f := laws.loss_with_floor):
-        values = f.E.value + f.coefficient.value * budget**f.exponent.value
-        out.append((f"with floor\nE = {f.E.value:.3g}", values, "-" if chosen else "--", INK))
+        out.append((name, k.value * budget**exponent.value, "-", INK))
     if s := laws.approach3:
         numbers = np.array([s.E.value, *np.log([s.A.value, s.B.value]), s.alpha.value, s.beta.value])
         log_n, log_d, loss = optimum(numbers, laws.kappa, budget)
@@ -241,13 +238,11 @@ def _laws_caption(results: StudyResults, laws: Laws) -> str:
     f, accepted, probe = results.forecast, [s for s in laws.slices if s.ok], results.probe.any()
     minima, runs = plural(len(accepted), "minimum"), plural(sum(s.n_runs for s in accepted), "run")
     intervals = ", with 95 % intervals" * any(s.log_n_se for s in accepted)
-    floor = ", for L* with a floor" * bool(laws.loss_law and laws.loss_law.chosen == "power_law_with_floor")
     sealed = f and f"Orange bar: the sealed forecast with its {100 * f.level:g} % interval"
     return join(
         f"Points: the {minima} of the slices ({runs}), coloured by budget as in figure 1{intervals}.",
-        laws.approach2 and f"Solid: power laws through these {minima}, k C^a{floor}.",
+        laws.approach2 and f"Solid: power laws through these {minima}, k C^a.",
         laws.bands and f"Grey: their 95 % bands ({laws.bootstrap.replicates} bootstrap replicates).",
-        laws.loss_with_floor and f"Dashed: L* by the form that was not chosen, through the same {minima}.",
         laws.approach3 and f"Dotted: the optimum of the surface {SURFACE} fitted to all {laws.n_runs} runs.",
         f and (f"{sealed}." if probe else f"{sealed}; its probe is not measured yet."),
         f and probe and "In N and D the open circle is the probe's size, chosen from the forecast, so only its loss",

@@ -119,7 +119,7 @@ def _foot(results: StudyResults) -> str:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     text = f"Written by ditscale {__version__}, {now}"
     if laws := results.laws:
-        how = f"(seed {laws.bootstrap.seed}; {laws.bootstrap.approach2}), objective {laws.objective}"
+        how = f"(seed {laws.bootstrap.seed}), objective {laws.objective}"
         text += f"; intervals from {laws.bootstrap.replicates} bootstrap replicates {how}"
     if f := results.forecast:
         text += f"; forecast sha256 {f.sha256}, of inputs {f.inputs_sha256}"

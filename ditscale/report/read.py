@@ -174,7 +174,8 @@ def _records(file: h5py.File) -> tuple[dict[str, str], Records]:
     """{column: unit} of the columns that are numbers, and all else that study.h5 holds."""
     points, excluded, curves, levels = (_group(file, name) for name in ("points", "excluded", "curves", "noise_levels"))
     run_id, swept = _array(points, "run_id", text=True), _array(points, "role", text=True) == "rate"
-    units = {name: str(at.attrs.get("unit", "")) for name, at in points.items() if name not in ("run_id", "role")}
+    numbers = {name: at for name, at in points.items() if name not in ("run_id", "role", "trajectory")}
+    units = {name: str(at.attrs.get("unit", "")) for name, at in numbers.items()}
     lacking = {"loss", "train_loss", *NEEDED} - units.keys()
     if lacking or len(run_id) != len(swept):
         raise ValueError(f"points has no column {', '.join(lacking) or 'run_id of the length of role'}")

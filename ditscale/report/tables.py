@@ -70,9 +70,6 @@ def laws_table(laws: Laws) -> str:
         f"{symbol} = k C^a": {name: two.get(f"{law}_{name.split()[0]}") for name in ("exponent a", "coefficient k")}
         for law, symbol in (("model", "N*"), ("data", "D*"), ("loss", "L*"))
     }
-    if floor := laws.loss_with_floor:
-        e, k, a = floor.E, floor.coefficient, floor.exponent
-        sections["L* = E + k C^a"] = {"floor E": e, "coefficient k": k, "exponent a": a}
     sections[f"L = {SURFACE}"] = {NAMES.get(name, name): e for name, e in three.items()}
     rows = []
     for law, numbers in sections.items():
@@ -95,14 +92,13 @@ def metrics_section(results: StudyResults) -> str:
     at_probe, rows = results.table.budget_flops[results.probe], []
     for m in metric_trends(results):
         for dataset, trend in m.trends.items() if m.metric != "loss" else ():
-            form = trend.law.chosen.replace("_", " ").replace("log c", "log C")
             shown = trend_cells(trend, at_probe, results.points[m.columns[dataset]][results.probe])
-            rows.append([escape(c) for c in (METRICS[m.metric], dataset, form, *shown)])
+            rows.append([escape(c) for c in (METRICS[m.metric], dataset, *shown)])
     if not rows:
         return ""
-    head = ["metric", "data set", "form in C", *TREND_HEAD]
+    head = ["metric", "data set", *TREND_HEAD]
     gaps = "".join(f"<p>{escape(sentence)}</p>" for sentence in gap_sentences(results))
-    return f"<h2>Other metrics at the loss's optimum</h2>{table(head, rows, left=3)}{gaps}"
+    return f"<h2>Other metrics at the loss's optimum</h2>{table(head, rows, left=2)}{gaps}"
 
 
 def noise_section(results: StudyResults) -> str:

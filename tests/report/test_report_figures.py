@@ -71,7 +71,6 @@ def test_curves_are_the_fit(held):
         minima = [s.loss if law == "loss" else getattr(s, {"model": "n_params", "data": "n_tokens"}[law]) for s in ok]
         line = np.polyfit(np.log([s.budget_flops for s in ok]), np.log(minima), 1)
         assert drawn["power law"] == pytest.approx(np.exp(np.polyval(line, np.log(budget))))
-    assert drawn["with floor"] == pytest.approx(two.floor.at(budget))
 
 
 def test_intervals_of_minima_are_by_the_delta_method(held):

@@ -45,7 +45,7 @@ pytestmark = pytest.mark.slow
 def whole(study):
     """A study with everything that a report reads."""
     paths = study("rates=[0.25,0.5,1,2,4]", bootstrap=50)
-    fit_sweep(str(paths.root), bootstrap=50)
+    fit_sweep(str(paths.root))
     return paths
 
 

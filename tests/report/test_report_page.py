@@ -216,7 +216,7 @@ def test_refusals_and_exclusions_are_listed(held, tmp_path):
     assert "Not in this report yet" not in page.text
 
     laws = json.loads(paths.laws.read_text())
-    laws |= {"answer": None, "approach2": None, "approach3": None, "loss_with_floor": None}
+    laws |= {"answer": None, "approach2": None, "approach3": None}
     laws["findings"].append(
         {"code": "too_few_budgets", "severity": "refused", "message": "nothing <fits>", "runs": [], "slices": []}
     )

@@ -21,7 +21,7 @@ def test_the_section(swept):
     before = read_study_results(swept.root)
     assert [command for what, command in missing(before) if "rates.json" in what] == ["`ditscale rates DIR`"]
     assert set(before.table.role) == {"grid"} and len(before.table) == 15 and len(before.records.curves) == 15
-    law = fit_sweep(str(swept.root), bootstrap=200)
+    law = fit_sweep(str(swept.root))
     assert law.ok and law.params.covers(-0.58)
     page = write_report(swept.root).read_text()
     assert 'id="rates"' in page and (swept.report / "figures" / "rates.png").exists()

@@ -59,8 +59,9 @@ def fit(options: Options) -> Report:
         units.number(target, "--target", above=0)
     how = {name: getattr(options, name) for name in ("objective", "kappa")} | _bootstrap(options)
     laws = fit(read(options.table, options), targets=tuple(options.target), **how)
-    value = laws.to_dict()
-    if Path(options.table).is_dir():
+    study = Path(options.table).is_dir()
+    value = laws.to_dict() if study or options.json else {}  # Of 100,000 runs this takes seconds.
+    if study:
         write_json(StudyPaths(options.table).laws_of(laws.metric), value)
     return Report(laws.summary(), value, 0 if laws.given else 3)
 
@@ -208,19 +209,18 @@ def compare(options: Options) -> Report:
         "table", "DIR|TABLE", "study with rates, or a table of n_params, n_tokens, lr and loss (empty: diverged)",
         complete="file",
     ),
-    COLUMNS, *RESAMPLING, examples=["ditscale rates mystudy"],
+    COLUMNS, examples=["ditscale rates mystudy"],
 )  # fmt: skip
 def rates(options: Options) -> Report:
     from ...laws import fit_rates, read_trials
     from ...pipeline import fit_sweep
 
-    how = _bootstrap(options)
     if Path(options.table).is_dir():
         if options.columns:
             raise UserError(f"--columns is for tables; {options.table} is a study directory")
-        law = fit_sweep(options.table, **how)
+        law = fit_sweep(options.table)
     else:
-        law = fit_rates(read_trials(options.table, columns_of(options))[0], source=options.table, **how)
+        law = fit_rates(read_trials(options.table, columns_of(options))[0], source=options.table)
     return Report(law.summary(), law.to_dict(), 0 if law.ok else 3)
 
 

@@ -117,7 +117,7 @@ def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Boots
     yield "uncertainty", "intervals", "95 % percentile" if drawn else "none"
     yield "uncertainty", "bootstrap", f"{bootstrap.replicates} replicates, seed {bootstrap.seed}" if drawn else "none"
     if drawn:
-        yield "uncertainty", "resampling", f"approach 2: {two.scheme}; approach 3: {three.scheme}"
+        yield "uncertainty", "replicates", "fitted values plus noise of the residuals' variance"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from ..estimates import Estimate, f_tail, first, t_quantile
 from ..findings import Finding, finding, some
 from ..minima.approach2 import Approach2
+from ..minima.line import line
 from ..minima.parabola import refit, response_of, vertex
-from ..minima.powerlaw import line
 from ..result import Result
 from ..surface.approach3 import Approach3
 from ..surface.descent import jacobian_of, powers_of
@@ -67,7 +67,8 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
         return []
     logs = variables(rest)
     x = logs - logs.mean(axis=1, keepdims=True)
-    own, _ = np.linalg.qr(jacobian_of(*powers_of(square.parameters[None], logs), x, False)[0])
+    own = jacobian_of(*powers_of(square.parameters[None], logs), x, False)[0]
+    own, _ = np.linalg.qr(own / np.abs(own).max(axis=0))
     added = np.stack([x[0] ** 2, x[0] * x[1], x[1] ** 2], axis=-1)
     # Second-order terms that the surface's own directions already contain say nothing.
     left, sizes, _ = np.linalg.svd(added - own @ (own.T @ added), full_matrices=False)

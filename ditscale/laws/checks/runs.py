@@ -139,12 +139,12 @@ def _repeats(table: Table) -> list[Finding]:
 def find_outliers(table: Table, residuals: np.ndarray, n_parameters: int) -> list[Finding]:
     """`outlier_run`: log residuals (n,) beyond 6 robust standard deviations and 0.5 %. They stay in the fit."""
     # A fit with p parameters passes near p runs, so the median residual of few runs is too small.
-    scale, findings = _scale(residuals, n_parameters), []
+    scale, slices, findings = _scale(residuals, n_parameters), table.slices(), []
     for i in outliers(residuals, n_parameters):
         run, off = str(table.run_id[i]), np.expm1(residuals[i])
         text = f"run {run} lies {100 * off:+.2g} % off the fit, where {100 * scale:.2g} % is usual; look at its curve"
         text += "; if it diverged, exclude it by name"
-        budget = next(b for b, rows in table.slices() if i in rows)
+        budget = next(b for b, rows in slices if i in rows)
         findings.append(finding("outlier_run", text, (run,), (budget,), value=off))
     return findings
 

@@ -5,21 +5,25 @@ seed did to both cancels in their difference."""
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
+from ...errors import UserError
 from ...units import compact
-from ..estimates import Estimate
+from ..estimates import Estimate, student
 from ..findings import Finding, listed
-from ..minima.parabola import design
-from ..minima.powerlaw import line
+from ..minima.approach2 import fit_approach2
+from ..minima.line import line
+from ..minima.parabola import Parabola, pooled, quadratic
 from ..notebook import Shown
 from ..result import Result
 from ..table import Table
 from ..text import cells, columns, spelled
-from .trend import AtOptimum, at_optimum, interval_of, usable
+from .trend import measured
 
 DECADE = math.log(10)
+SIGNIFICANT = 0.05  # p of a slope below which a gap is said to change
 signed = "{:+.4g}".format
 
 
@@ -46,21 +50,9 @@ class SlopeTest(Result):
     dof: int
 
 
-@dataclass(frozen=True)
-class Growth(Result):
-    """A law of the difference in C: "power_law" is coefficient C^exponent, "linear_log" is coefficient + exponent ln C.
-    misfit: weighted sum of squares; aicc: Akaike's criterion from it (plain AIC with 3 slices or fewer)."""
-
-    form: str
-    coefficient: Estimate
-    exponent: Estimate
-    misfit: float
-    aicc: float
-
-
 @dataclass(frozen=True, repr=False)
 class Gap(Shown):
-    """What `fit_gap` finds. law: the form of `laws` that is taken; None when no change with C is seen."""
+    """What `fit_gap` finds. difference, ratio: whether either is the same at all budgets."""
 
     LAYOUT = 1
 
@@ -69,8 +61,6 @@ class Gap(Shown):
     slices: tuple[SliceGap, ...]
     difference: SlopeTest
     ratio: SlopeTest | None
-    laws: tuple[Growth, ...]
-    law: str | None
     findings: tuple[Finding, ...]
     sentence: str
 
@@ -85,12 +75,19 @@ class Gap(Shown):
         for s in self.slices:
             ratio = ["-", ""] if s.ratio is None else cells(s.ratio)
             rows.append([compact(s.budget_flops), str(s.n_runs), compact(s.n_params), *cells(s.difference), *ratio])
-        laws = [["law of the difference", "coefficient", "95 %", "exponent or slope", "95 %", "AICc"]]
-        for g in self.laws:
-            chosen = " (chosen)" if g.form == self.law else ""
-            laws.append([g.form + chosen, *cells(g.coefficient), *cells(g.exponent), f"{g.aicc:.4g}"])
         head = f"{self.against} against {self.metric}, at the optimum of {self.metric}"
-        return "\n".join([head, *columns(rows), *columns(laws), *listed(self.findings), "", self.sentence])
+        return "\n".join([head, *columns(rows), *listed(self.findings), "", self.sentence])
+
+
+class AtOptimum(NamedTuple):
+    """Values at N* (K,), their standard errors (K,), and the degrees of freedom these have."""
+
+    values: np.ndarray
+    se: np.ndarray
+    dof: int
+
+    def estimates(self) -> list[Estimate]:
+        return [student(v, s, self.dof) for v, s in zip(self.values, self.se, strict=True)]
 
 
 def fit_gap(table: Table, against: str) -> Gap:
@@ -98,28 +95,25 @@ def fit_gap(table: Table, against: str) -> Gap:
 
     Slices without a usable optimum, and runs without a value of `against`, take no part and are listed. Raises
     UserError when the column is not there, and with status 3 when fewer than 2 slices are left."""
-    grid, slices, findings = usable(table, against)
+    grid, findings = measured(table, against)
+    slices, more = _slices(grid, against)
+    findings += more
     inside, outside = grid.loss, grid.columns[against]
     positive = bool((inside > 0).all() and (outside > 0).all())
     # Losses scatter by a share of themselves, so a metric that spans decades has to be weighed by its own size.
     size = np.hypot(inside, outside) if positive else np.ones(len(grid))
     log_c = np.log([p.budget_flops for p in slices])
-    at = at_optimum(grid, slices, outside - inside, size)
+    at = _at_optimum(grid, slices, outside - inside, size)
     ratio: SlopeTest | None = None
     ratios: list[Estimate | None] = [None] * len(slices)
     if positive:
-        log_at = at_optimum(grid, slices, np.log(outside / inside), np.ones(len(grid)))
+        log_at = _at_optimum(grid, slices, np.log(outside / inside), np.ones(len(grid)))
         of_logs = _slope_test(log_c, log_at._replace(dof=at.dof))
         ratio = replace(of_logs, mean=of_logs.mean.exp())
         ratios = [e.exp() for e in log_at.estimates()]
     both = zip(slices, at.estimates(), ratios, strict=True)
     found = tuple(SliceGap(p.budget_flops, p.n_runs, p.n_params, off, of) for p, off, of in both)
-    difference = _slope_test(log_c, at)
-    one_sign = (at.values > 0).all() or (at.values < 0).all()
-    forms = ("power_law", "linear_log") if one_sign else ("linear_log",)
-    growths = tuple(_growth(form, log_c, at) for form in forms)
-    law = min(growths, key=lambda g: g.aicc).form if difference.p < 0.05 else None
-    gap = Gap(grid.metric, against, found, difference, ratio, growths, law, tuple(findings), sentence="")
+    gap = Gap(grid.metric, against, found, _slope_test(log_c, at), ratio, tuple(findings), sentence="")
     return replace(gap, sentence=_sentence(gap))
 
 
@@ -130,70 +124,55 @@ def _slope_test(log_c: np.ndarray, at: AtOptimum) -> SlopeTest:
     middle = np.sum(weight * log_c) / np.sum(weight)
     mean, slope = line(log_c - middle, at.values, weight)
     slope_se = np.sum(weight * (log_c - middle) ** 2) ** -0.5
-    at_middle = interval_of(mean, np.sum(weight) ** -0.5, at.dof)
-    per_decade = interval_of(slope * DECADE, slope_se * DECADE, at.dof)
+    at_middle = student(mean, np.sum(weight) ** -0.5, at.dof)
+    per_decade = student(slope * DECADE, slope_se * DECADE, at.dof)
     return SlopeTest(at_middle, per_decade, 2 * float(stdtr(at.dof, -abs(slope) / slope_se)), at.dof)
-
-
-def _growth(form: str, log_c: np.ndarray, at: AtOptimum) -> Growth:
-    """Through the gaps (of one sign for the power law) by least squares with 1 / se^2; intervals: delta method."""
-    from scipy.optimize import least_squares  # 0.2 s to import, so only where it is needed
-
-    middle, power, n = log_c.mean(), form == "power_law", len(log_c)
-    x, sign = log_c - middle, math.copysign(1.0, at.values[0])
-    basis = design(x)[:, :2]
-
-    def curve(p: np.ndarray) -> np.ndarray:
-        return sign * np.exp(basis @ p) if power else basis @ p
-
-    def residuals(p: np.ndarray) -> np.ndarray:
-        return (curve(p) - at.values) / at.se
-
-    def jacobian(p: np.ndarray) -> np.ndarray:
-        return basis * (curve(p) if power else np.ones(n))[:, None] / at.se[:, None]
-
-    start = line(x, np.log(np.abs(at.values)) if power else at.values)
-    best = least_squares(residuals, start, jacobian, method="lm", ftol=1e-14, xtol=1e-14, gtol=1e-14).x
-    weighted, gradient = jacobian(best), np.array([1.0, -middle])
-    covariance, misfit = np.linalg.inv(weighted.T @ weighted), float(np.sum(residuals(best) ** 2))
-    coefficient = interval_of(best @ gradient, math.sqrt(gradient @ covariance @ gradient), at.dof)
-    # AICc of 2 parameters with known errors (Burnham and Anderson 2002); the plain AIC where n leaves none.
-    aicc = misfit + 4 + (12 / (n - 3) if n > 3 else 0.0)
-    if power:
-        # The log of the coefficient is what the slices fix, so its interval stays on one side of zero; far from C = 1
-        # it may be as good as open.
-        ends = [None if e is None or abs(e) > 700 else sign * math.exp(e) for e in (coefficient.low, coefficient.high)]
-        value = sign * math.exp(np.clip(coefficient.value, -700, 700))
-        coefficient = Estimate(value, *(ends if sign > 0 else reversed(ends)))
-    return Growth(form, coefficient, interval_of(best[1], math.sqrt(covariance[1, 1]), at.dof), misfit, aicc)
 
 
 def _sentence(gap: Gap) -> str:
     """Generated from the numbers: 'constant' is never claimed, only that no change is seen and how large it may be."""
-    against, metric, law, difference, ratio = gap.against, gap.metric, gap.law, gap.difference, gap.ratio
+    against, metric, difference, ratio = gap.against, gap.metric, gap.difference, gap.ratio
     first, last, mean = gap.slices[0], gap.slices[-1], difference.mean
     span = f"{compact(first.budget_flops)} to {compact(last.budget_flops)} FLOPs"
-    if law is None:
+    change = f"{spelled(difference.slope, signed)} per factor of ten, p = {difference.p:.2g}"
+    if difference.p >= SIGNIFICANT:
         lies = f"{abs(mean.value):.3g} {'above' if mean.value > 0 else 'below'} {metric}"
         text = f"{against} lies {lies} (95 % {mean.low:.3g} to {mean.high:.3g}) from {span}, and no change of this gap"
-        text += f" with C is seen: {spelled(difference.slope, signed)} per factor of ten, p = {difference.p:.2g}"
+        text += f" with C is seen: {change}"
     else:
         before, after = first.difference.value, last.difference.value
-        taken = next(g for g in gap.laws if g.form == law)
-        how = "C to the power" if law == "power_law" else "a line in ln C of slope"
-        text = f"The gap of {against} from {metric} {'grows' if abs(after) > abs(before) else 'shrinks'} with C"
-        text += f" (p = {difference.p:.2g}), from {before:.3g} to {after:.3g} over {span}; it follows {how}"
-        text += f" {spelled(taken.exponent)}"
-        other = next((g for g in gap.laws if g.form != law), None)
-        if other is None:
-            text += ", the power law being excluded by its change of sign"
-        else:
-            name, less = "the power law" if other.form == "power_law" else "a line in ln C", other.aicc - taken.aicc
-            text += f", by AICc {less:.2g} below {name}{' (too little to tell them apart)' if less < 2 else ''}"
+        text = f"The gap of {against} from {metric} {'grows' if abs(after) > abs(before) else 'shrinks'} with C,"
+        text += f" from {before:.3g} to {after:.3g} over {span}: {change}"
     if ratio is not None:
         slope = [v and math.expm1(v) * 100 for v in (ratio.slope.value, ratio.slope.low, ratio.slope.high)]
-        changes = "changes" if ratio.p < 0.05 else "shows no change"
+        changes = "changes" if ratio.p < SIGNIFICANT else "shows no change"
         per_decade = spelled(Estimate(slope[0] or 0.0, *slope[1:]), signed)
         text += f". The ratio is {spelled(ratio.mean)} and {changes} with C: {per_decade} % per factor of ten"
         text += f", p = {ratio.p:.2g}"
     return text + "."
+
+
+def _slices(grid: Table, against: str) -> tuple[list[Parabola], list[Finding]]:
+    """The slices with an optimum, and the findings on the others. Raises UserError with fewer than 2."""
+    laws = fit_approach2(grid.falling(), bootstrap=0) if len(grid) else None
+    slices = laws.accepted if laws else []
+    refused = [f for f in laws.findings if f.severity == "refused"] if laws else []
+    if len(slices) < 2:
+        why = "; ".join(f.message for f in refused) or f"{len(slices)} slices"
+        text = f"no gap of {against} can be given, it needs 2 usable slices: {why}"
+        raise UserError(f"{grid.source or 'table'}: {text}", status=3)
+    return slices, refused
+
+
+def _at_optimum(table: Table, slices: list[Parabola], values: np.ndarray, size: np.ndarray) -> AtOptimum:
+    """From a quadratic in log N per slice, noise pooled over slices and taken to be proportional to size (n,)."""
+    scales = [float(np.median(size[p.rows])) for p in slices]
+    fits = [quadratic(np.log(table.n_params[p.rows] / p.n_params), values[p.rows]) for p in slices]
+    variance, dof = pooled(fit.residuals / scale for fit, scale in zip(fits, scales, strict=True))
+    noise = max(math.sqrt(variance), 1e-9)  # a noise-free table has no intervals of width zero to weigh by
+    # The place of the optimum is uncertain too; that matters where the values are steep in N.
+    se = [
+        math.hypot(noise * scale * math.sqrt(fit.covariance[0, 0]), fit.coefficients[1] * p.log_n_se)
+        for fit, scale, p in zip(fits, scales, slices, strict=True)
+    ]
+    return AtOptimum(np.array([fit.coefficients[0] for fit in fits]), np.array(se), dof)

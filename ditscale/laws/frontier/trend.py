@@ -1,34 +1,62 @@
 """`fit_trend`: how a metric changes with compute for the models that are optimal for the loss.
 
-The question of Liang et al. (arXiv 2410.08184), section 4. The size is the loss's optimum, and the metric is read off a
-quadratic in log N through its runs, so that one noisy run does not decide."""
+The question of Liang et al. (arXiv 2410.08184), section 4. One predictor says where the loss has its optimum, another
+what the metric is at that size."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import UserError
 from ...units import compact
-from ..estimates import Estimate, t_quantile
+from ..estimates import Estimate
 from ..findings import Finding, finding, some
-from ..minima.approach2 import fit_approach2
-from ..minima.metric_law import Errors, MetricLaw, Refits, metric_law
-from ..minima.parabola import Parabola, quadratic
-from ..minima.powerlaw import FORMS, POSITIVE_FORMS, line
 from ..notebook import Shown
+from ..predictor.identify import LEAST_RUNS, ask
+from ..predictor.predictor import Predictor, predictor
 from ..result import extra
-from ..table import Table
+from ..table import Table, check
 from ..text import spelled
 
-REPLICATES, SEED = 2000, 0
+
+class Predictors(NamedTuple):
+    """The predictors of the loss and of the metric."""
+
+    loss: Predictor
+    metric: Predictor
+
+    def at(self, budget_flops: float) -> Estimate:
+        """The metric at the loss's optimum, of which the place is uncertain too."""
+        n = self.loss.optimum(budget_flops).n_params
+        return _with_place([self.metric.at_size(budget_flops, size).loss for size in _value_and_ends(n)])
+
+    def exponent(self, first: float, last: float) -> Estimate:
+        """d ln metric / d ln C along the loss's optimum, between two budgets."""
+        start, end = (self.loss.optimum(budget).n_params for budget in (first, last))
+        return _with_place([self.metric.between((first, start.value), (last, size)) for size in _value_and_ends(end)])
+
+
+def _value_and_ends(n: Estimate) -> list[float]:
+    return [n.value, *(n.value if end is None else end for end in (n.low, n.high))]
+
+
+def _with_place(said: list[Estimate]) -> Estimate:
+    """The first of three, its ends moved out by how far the others lie from it, which its own interval leaves out. In
+    logs where all are positive, so that no end of a positive metric is below 0."""
+    value, *ends = _value_and_ends(said[0])
+    log = min(ends[0], *(e.value for e in said)) > 0
+    of, back = (math.log, math.exp) if log else (float, float)
+    reach = max(abs(of(e.value) - of(value)) for e in said)
+    moved = [math.hypot(of(end) - of(value), reach) for end in ends]
+    return Estimate(value, back(of(value) - moved[0]), back(of(value) + moved[1]))
 
 
 @dataclass(frozen=True, repr=False)
 class Trend(Shown):
-    """A metric at the loss's optimum. at: its values at the budgets; exponent: of k C^a through them, None when one is
-    not positive; law: that or another form, by the rule of metric_law. refits: of the law; None when read back."""
+    """A metric at the loss's optimum. budgets: of the grid; at: its values there; exponent: d ln metric / d ln C from
+    the first to the last of these, None where the metric may have either sign. fits: None when read back."""
 
     COMPUTED = ("sentence",)
 
@@ -36,9 +64,8 @@ class Trend(Shown):
     budgets: tuple[float, ...]
     at: tuple[Estimate, ...]
     exponent: Estimate | None
-    law: MetricLaw
     findings: tuple[Finding, ...]
-    refits: Refits | None = extra()
+    fits: Predictors | None = extra()
 
     def heading(self) -> str:
         return self.sentence
@@ -47,102 +74,53 @@ class Trend(Shown):
         return {f"at {compact(c)} FLOPs": e for c, e in zip(self.budgets, self.at, strict=True)}
 
     def predict(self, budget_flops: float) -> Estimate:
-        """The metric at the loss's optimum at a budget; 95 % of replicates, with the choice of form in each."""
-        value = float(self.law.at(budget_flops))
-        if self.refits is None:
-            return Estimate(value)
-        low, high = np.quantile(self.refits.at(budget_flops), [0.025, 0.975])
-        return Estimate(value, float(low), float(high))
+        """The metric at the loss's optimum at any budget. Raises UserError where the trend was read from a file."""
+        if self.fits is None:
+            raise UserError(f"the trend of {self.metric} was read from a file, and cannot predict; fit the table again")
+        return self.fits.at(budget_flops)
 
     @property
     def sentence(self) -> str:
         first, last = self.at[0].value, self.at[-1].value
         span = f"between {compact(self.budgets[0])} and {compact(self.budgets[-1])} FLOPs"
         power = f", as C^{spelled(self.exponent, '{:.3f}'.format)}" if self.exponent else ""
-        return f"{self.metric} goes from {first:.4g} to {last:.4g} {span}{power}. Form: {self.law.why}."
+        return f"{self.metric} goes from {first:.4g} to {last:.4g} {span}{power}."
 
 
-def fit_trend(table: Table, column: str) -> Trend:
-    """The law of `column` at the optimum of the table's own metric. Raises UserError as `usable` does."""
-    grid, slices, findings = usable(table, column)
-    values, budgets = grid.columns[column], np.array([p.budget_flops for p in slices])
-    positive = table.info_of(column).positive and bool((values > 0).all())
-    rng = np.random.default_rng(SEED)
-    if positive:
-        # Read off, and scattered, in logs: a loss or a FID scatters by a share of itself, and no replicate is negative.
-        logs = at_optimum(grid, slices, np.log(values), np.ones(len(grid)))
-        at, se, dof = np.exp(logs.values), np.exp(logs.values) * logs.se, logs.dof
-        estimates = [e.exp() for e in logs.estimates()]
-        draws = np.exp(logs.values + logs.se * rng.standard_t(dof, (REPLICATES, len(at))))
-    else:
-        size = np.abs(values) if (values > 0).all() else np.ones(len(grid))
-        read = at_optimum(grid, slices, values, size)
-        (at, se, dof), estimates = read, read.estimates()
-        draws = at + se * rng.standard_t(dof, (REPLICATES, len(at)))
-    law = metric_law(budgets, at, POSITIVE_FORMS if positive else tuple(FORMS), Errors(se, dof))
-    exponent = None
-    if (at > 0).all():
-        slope = line(np.log(budgets), np.log(np.vstack([at, draws[(draws > 0).all(axis=1)]])))[:, 1]
-        low, high = np.quantile(slope[1:], [0.025, 0.975]).tolist() if len(slope) > REPLICATES / 2 + 1 else (None, None)
-        exponent = Estimate(float(slope[0]), low, high)
-    return Trend(column, tuple(budgets.tolist()), tuple(estimates), exponent, law, tuple(findings), law.refit(draws))
+def fit_trend(table: Table, column: str, loss: Predictor | None = None) -> Trend:
+    """How `column` changes along the optimum of the table's own metric. loss: the predictor of that metric, where it is
+    at hand. Raises UserError when the column is not there, and with status 3 when the runs determine no trend."""
+    grid, findings = measured(table, column)
+    source, values = table.source or "table", grid.columns[column]
+    if len(grid) < LEAST_RUNS or len(grid.slices()) < 2:
+        text = f"{len(grid)} runs at {len(grid.slices())} budgets have it, a trend needs {LEAST_RUNS} at 2"
+        raise UserError(f"{source}: no trend of {column} can be given: {text}", status=3)
+    if loss is None:
+        asked = ask(table.grid(), float(grid.budget_flops.max()))
+        if asked.whole is None:
+            why = asked.refused and asked.refused.message
+            raise UserError(f"{source}: no trend of {column} can be given: {why}", status=3)
+        loss = asked.whole
+    # Of a metric of either sign more may be better, as of a likelihood: it falls where the loss rises.
+    off = grid.falling().loss - grid.falling().loss.mean()
+    higher = not grid.info_of(column).positive and float(off @ (values - values.mean())) < 0
+    own = replace(grid, metric=column, loss=values, loss_se=None, better="higher" if higher else "lower")
+    check(own)
+    fits = Predictors(loss, predictor(own))
+    budgets = np.exp(fits.metric.runs.node_x + fits.metric.runs.x0).tolist()
+    exponent = fits.exponent(budgets[0], budgets[-1]) if fits.metric.runs.log else None
+    return Trend(column, tuple(budgets), tuple(map(fits.at, budgets)), exponent, tuple(findings), fits)
 
 
-class Usable(NamedTuple):
-    """The grid's runs that have a column, their slices with an optimum, and what was left out."""
-
-    grid: Table
-    slices: list[Parabola]
-    findings: list[Finding]
-
-
-def usable(table: Table, column: str) -> Usable:
-    """What there is of `column` (from `read_table(..., also=(column,))`). Raises UserError when the column is not
-    there, and with status 3 when fewer than 2 slices are left."""
-    source = table.source or "table"
+def measured(table: Table, column: str) -> tuple[Table, list[Finding]]:
+    """The grid's runs with a value of `column` (from `read_table(..., also=(column,))`), and the finding that names the
+    others. Raises UserError when the column is not there."""
     if column not in table.columns:
-        raise UserError(f"{source}: it was read without {column!r}; read_table(..., also=({column!r},))")
-    grid, findings = table.grid(), []
+        where = table.source or "table"
+        raise UserError(f"{where}: it was read without {column!r}; read_table(..., also=({column!r},))")
+    grid = table.grid()
     lost = ~np.isfinite(grid.columns[column])
-    if lost.any():
-        text = f"{some(grid.run_id[lost])} have no {column} and take no part"
-        findings.append(finding("excluded_runs", text, map(str, grid.run_id[lost])))
-        grid = grid.take(~lost)
-    laws = fit_approach2(grid, bootstrap=0) if len(grid) else None
-    slices = laws.accepted if laws else []
-    findings += [f for f in laws.findings if f.severity == "refused"] if laws else []
-    if len(slices) < 2:
-        why = "; ".join(f.message for f in findings) or f"{len(slices)} slices"
-        raise UserError(f"{source}: no law of {column} can be given, it needs 2 usable slices: {why}", status=3)
-    return Usable(grid, slices, findings)
-
-
-class AtOptimum(NamedTuple):
-    """Values at N* (K,), their standard errors (K,), and the degrees of freedom these have."""
-
-    values: np.ndarray
-    se: np.ndarray
-    dof: int
-
-    def estimates(self) -> list[Estimate]:
-        return [interval_of(v, s, self.dof) for v, s in zip(self.values, self.se, strict=True)]
-
-
-def at_optimum(table: Table, slices: list[Parabola], values: np.ndarray, size: np.ndarray) -> AtOptimum:
-    """From a quadratic in log N per slice, noise pooled over slices and taken to be proportional to size (n,)."""
-    fits, squares, dof = [], 0.0, 0
-    for p in slices:
-        x, scale = np.log(table.n_params[p.rows] / p.n_params), float(np.median(size[p.rows]))
-        c, residuals, unit = quadratic(x, values[p.rows])
-        squares, dof = squares + float(residuals @ residuals) / scale**2, dof + len(x) - 3
-        fits.append((c, scale, math.sqrt(unit[0, 0]), p.log_n_se))
-    noise = max(math.sqrt(squares / dof), 1e-9)  # a noise-free table has no intervals of width zero to weigh by
-    # The place of the optimum is uncertain too; that matters where the values are steep in N.
-    se = [math.hypot(noise * scale * unit, c[1] * log_n_se) for c, scale, unit, log_n_se in fits]
-    return AtOptimum(np.array([c[0] for c, *_ in fits]), np.array(se), dof)
-
-
-def interval_of(value: float, se: float, dof: int) -> Estimate:
-    """95 %, by Student's t."""
-    half = t_quantile(0.975, dof) * float(se)
-    return Estimate(float(value), float(value) - half, float(value) + half)
+    if not lost.any():
+        return grid, []
+    text = f"{some(grid.run_id[lost])} have no {column} and take no part"
+    return grid.take(~lost), [finding("excluded_runs", text, map(str, grid.run_id[lost]))]

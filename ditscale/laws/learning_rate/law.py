@@ -14,16 +14,14 @@ from numpy.typing import ArrayLike
 
 from ...errors import UserError
 from ...units import compact, count
-from ..estimates import Estimate, estimate, resample_counts, residual_draws, t_quantile
-from ..minima.parabola import MIN_CURVATURE_T, Quadratic, quadratic, vertex, vertex_covariance_of, weighted
+from ..estimates import Estimate, student
+from ..minima.parabola import MIN_CURVATURE_T, Noise, Quadratic, pooled, quadratic, vertex, vertex_covariance_of
 from ..notebook import Shown
 from ..result import Result
 from ..table import SAME_BUDGET, Exclusion
 from ..text import columns, ends
 from .trials import Trial, read_trials
 
-# With fewer best rates the law's intervals come from its residuals: drawing pairs of 12 covers 0.91 of a nominal 0.95.
-PAIRS_FROM = 20
 ONE_BUDGET = (
     "at one budget D = C / (kappa N), so the exponents of N and D cannot be told apart: the one of N stands for both, "
     "and holds at this budget alone; sweep a second budget (rate_budgets) to have both"
@@ -101,8 +99,8 @@ class BestRate(Result):
 @dataclass(frozen=True, repr=False)
 class RateLaw(Shown):
     """lr* = scale N^params D^tokens through the best rates of `cells`. scale, params, tokens: None when refused; tokens
-    alone is None where one budget ties D to N (`reasons` says so). scatter: rms of log lr* about the law. resample: how
-    the intervals were drawn. status: "ok" or "refused"."""
+    alone is None where one budget ties D to N (`reasons` says so). scatter: rms of log lr* about the law.
+    status: "ok" or "refused"."""
 
     COMPUTED = ("overrides",)
 
@@ -113,7 +111,6 @@ class RateLaw(Shown):
     params: Estimate | None = None
     tokens: Estimate | None = None
     scatter: float | None = None
-    resample: str = ""
     source: str = ""
     exclusions: tuple[Exclusion, ...] = ()
 
@@ -159,7 +156,7 @@ class RateLaw(Shown):
             lines.append(f"  best rate = {self.formula()}, scatter about it {math.expm1(self.scatter or 0.0):.1%}")
             for symbol, e in (("N", self.params), ("D", self.tokens)):
                 span = f" ({spread})" if e and (spread := ends(e, "{:.3g}".format)) else ""
-                lines += [f"  exponent of {symbol}: {e.value:.3f}{span}, by {self.resample} bootstrap"] if e else []
+                lines += [f"  exponent of {symbol}: {e.value:.3f}{span}"] if e else []
         lines += [f"  {'' if self.ok else 'refused: '}{reason}" for reason in self.reasons]
         head = ("N", "D", "budget", "best rate", "95 %", "recipe", "recipe/best", "loss above", "measured")
         lines += columns([[*head], *(c.row() for c in self.cells)], "")
@@ -178,15 +175,14 @@ def read_rates(path: Path | str) -> RateLaw:
 
 
 def fit_rates(
-    trials: Any, bootstrap: int = 1000, seed: int = 0, source: str = "",
-    exclusions: Iterable[tuple[str, str]] = (),
+    trials: Any, bootstrap: int = 0, seed: int = 0, source: str = "", exclusions: Iterable[tuple[str, str]] = (),
 ) -> RateLaw:  # fmt: skip
     """Fit the best rate of every size and budget in `trials`, and the law through them.
 
     trials: a list of `Trial`, or whatever `read_trials` reads. Runs with equal N, D and budget are one cell; their
     scatter about the parabolas, relative to the loss, is pooled over cells. A diverged run bounds its cell's best rate
-    from above, and rates from there on enter no parabola. Intervals of the law: by drawing pairs, that is cells, where
-    there are PAIRS_FROM, else by its residuals (estimates.py). Raises UserError when there is nothing to fit.
+    from above, and rates from there on enter no parabola. Intervals are by Student's t. bootstrap and seed have no
+    effect: older scripts pass them. Raises UserError when there is nothing to fit.
 
         ds.fit_rates("sweep.csv").summary()
     """
@@ -200,8 +196,9 @@ def fit_rates(
         none = "no run of a learning-rate sweep has ended; `ditscale launch` trains them"
         raise UserError(f"{source or 'sweep'}: {none}")
     groups = [sorted(cells[key], key=lambda t: t.lr) for key in sorted(cells)]
-    noise = _noise(groups)
-    law = _law(tuple(_best(group, *noise) for group in groups), bootstrap, seed)
+    able = (runs for runs in map(_usable, groups) if len({rate for rate, _ in runs}) >= 3)
+    noise = pooled(_parabola(runs)[2].residuals for runs in able)
+    law = _law(tuple(_best(group, noise) for group in groups))
     return replace(law, source=source, exclusions=tuple(Exclusion(*pair) for pair in exclusions))
 
 
@@ -217,17 +214,7 @@ def _parabola(runs: list[tuple[float, float]]) -> tuple[float, float, Quadratic]
     return x.mean(), y.mean(), quadratic(x - x.mean(), y / y.mean())
 
 
-def _noise(groups: list[list[Trial]]) -> tuple[float, int]:
-    """Variance of a run's relative loss about its parabola, and degrees of freedom, pooled over cells."""
-    total, dof = 0.0, 0
-    for runs in map(_usable, groups):
-        if len({rate for rate, _ in runs}) >= 3:
-            total += float(np.sum(_parabola(runs)[2].residuals ** 2))
-            dof += len(runs) - 3
-    return total / dof if dof else math.nan, dof
-
-
-def _best(group: list[Trial], variance: float, dof: int) -> BestRate:
+def _best(group: list[Trial], noise: Noise) -> BestRate:
     runs, first = _usable(group), group[0]
     diverged = tuple(sorted({t.lr for t in group if t.loss is None}))
     limit = diverged[0] if diverged else math.inf
@@ -262,20 +249,18 @@ def _best(group: list[Trial], variance: float, dof: int) -> BestRate:
     if not rates[0] < rate < min(limit, math.inf if diverged else rates[-1]):
         tried = f"the parabola's minimum ({rate:.3g}) lies outside the rates tried ({rates[0]:.3g} to {rates[-1]:.3g})"
         return refused(f"{tried}{below}: extend rates {'down' if rate <= rates[0] else 'up'}ward")
-    interval = Estimate(rate)
-    if dof:
-        covariance = variance * p.covariance
-        if c2 < MIN_CURVATURE_T * math.sqrt(covariance[2, 2]):
-            return refused("the loss changes with the rate by no more than its noise: more seeds, or extend rates")
-        half = t_quantile(0.975, dof) * math.sqrt(vertex_covariance_of(p.coefficients, covariance, "raw")[0, 0])
-        interval = Estimate(rate, rate * math.exp(-half), rate * math.exp(half))
+    covariance = noise.variance * p.covariance
+    if c2 < MIN_CURVATURE_T * math.sqrt(covariance[2, 2]):
+        return refused("the loss changes with the rate by no more than its noise: more seeds, or extend rates")
+    se = math.sqrt(vertex_covariance_of(p.coefficients, covariance, "raw")[0, 0])
+    interval = student(math.log(rate), se, noise.dof).exp()
     if own is not None:
         best = replace(best, factor=own / rate, excess=c2 * math.log(own / rate) ** 2 / height)
     note = f"rates from {limit:.3g} on diverge; they bound the best rate from above and are in no parabola"
     return replace(best, status="ok", reasons=(note,) * bool(diverged), rate=interval, loss=height * mean)
 
 
-def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int) -> RateLaw:
+def _law(cells: tuple[BestRate, ...]) -> RateLaw:
     good = [(c, c.rate.value) for c in cells if c.rate is not None]
     budgets = _distinct([c.budget_flops for c, _ in good], SAME_BUDGET)
     sizes, tokens = (_distinct([getattr(c, name) for c, _ in good], 1.01) for name in ("n_params", "n_tokens"))
@@ -300,17 +285,15 @@ def _law(cells: tuple[BestRate, ...], bootstrap: int, seed: int) -> RateLaw:
         text = "N and D change together in these runs, so their exponents cannot be told apart"
         return refused(f"{text}: sweep more sizes")
     solved = np.linalg.lstsq(basis, y, rcond=None)[0]
-    fitted = basis @ solved
-    how = "pairs" if len(good) >= PAIRS_FROM else "residual"
-    if how == "residual":
-        draws = residual_draws(fitted, y - fitted, basis.shape[1], bootstrap, seed) @ np.linalg.pinv(basis).T
-    else:
-        draws = weighted(basis, y, resample_counts([np.arange(len(y))], len(y), bootstrap, seed))
-    exponents = [estimate(v, d) for v, d in zip(solved[1:], draws[:, 1:].T, strict=True)]
-    middle, scatter = x.mean(axis=0), float(np.sqrt(np.mean((y - fitted) ** 2)))
-    scale = estimate(math.exp(solved[0] - solved[1:] @ middle), np.exp(draws[:, 0] - draws[:, 1:] @ middle))
+    square, dof = float(np.sum((y - basis @ solved) ** 2)), len(y) - basis.shape[1]
+    covariance = square / dof * np.linalg.inv(basis.T @ basis)
+    at_one = np.append(1.0, -x.mean(axis=0))  # of ln scale, at N = D = 1
+    scale, *exponents = (
+        student(solved @ row, math.sqrt(row @ covariance @ row), dof) for row in (at_one, *np.eye(len(solved))[1:])
+    )
     of_n, of_d = exponents[0] if with_n else None, exponents[-1] if with_d else None
-    return RateLaw("ok", tuple(reasons), cells, scale, of_n, of_d, scatter, how)
+    scatter = math.sqrt(square / len(y))
+    return RateLaw("ok", tuple(reasons), cells, scale.exp(), of_n, of_d, scatter)
 
 
 def _distinct(values: list[float], ratio: float) -> int:

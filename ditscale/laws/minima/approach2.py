@@ -7,31 +7,25 @@ from functools import cached_property
 import numpy as np
 
 from ...units import compact
-from ..estimates import Estimate, first, resample_counts, residual_draws, scheme
+from ..estimates import Estimate, first, residual_draws
 from ..findings import Finding, finding
 from ..table import Table
-from .metric_law import Errors, MetricLaw, Refits, metric_law
-from .parabola import Noise, Parabola, Response, fit_parabola, pooled_noise, refit, vertex
-from .powerlaw import FORMS, POSITIVE_FORMS, PowerLaw, floor_law, floor_laws, law_at, line
+from .line import line
+from .parabola import Parabola, Response, fit_parabola, pooled_noise, refit, vertex
 
 
 @dataclass(frozen=True)
 class Approach2:
-    """Laws through the accepted vertices, none when refused. loss_law: all forms of L*(C) and the one chosen; floor:
-    L*(C) with an irreducible E. vertices (1 + R, K, 4): log N*, log D*, L* and the half-width in log N of the range
-    within 0.1 % of L*, of the K accepted slices, as fitted and in each of R replicates. noise: about the parabolas."""
+    """Laws through the accepted vertices, none when refused. vertices (1 + R, K, 4): log N*, log D*, L* and the
+    half-width in log N of the range within 0.1 % of L*, of the K accepted slices, as fitted and in R replicates."""
 
     slices: tuple[Parabola, ...]
     findings: tuple[Finding, ...]
-    scheme: str = "none"
     vertices: np.ndarray = field(default_factory=lambda: np.full((1, 0, 4), np.nan))
-    floor: PowerLaw = PowerLaw.refused("there are no minima")
-    loss_law: MetricLaw | None = None
-    noise: Noise | None = None
 
     @property
     def ok(self) -> bool:
-        return self.loss_law is not None
+        return self.vertices.shape[1] > 0
 
     @cached_property
     def accepted(self) -> list[Parabola]:
@@ -43,37 +37,34 @@ class Approach2:
         return np.array([p.budget_flops for p in self.accepted])
 
     @cached_property
-    def _lines(self) -> dict[str, np.ndarray]:
-        """(log coefficient, exponent) (1 + R, 2) of the power laws; of the loss's where all minima are positive."""
-        log_c, (log_n, log_d, loss, _) = np.log(self.budgets), np.moveaxis(self.vertices, -1, 0)
-        lines = {"model": line(log_c, log_n), "data": line(log_c, log_d)}
-        return lines | ({"loss": FORMS["power_law"].fit(log_c, loss)} if (loss[0] > 0).all() else {})
+    def positive(self) -> bool:
+        """Whether all minima are: else L* is a line in ln C, which has no exponent."""
+        return bool((self.vertices[0, :, 2] > 0).all())
 
     @cached_property
-    def _refits(self) -> Refits:
-        assert self.loss_law is not None
-        return self.loss_law.refit(self.vertices[..., 2])
-
-    def floor_coefficients(self) -> dict[str, Estimate] | None:
-        """E, coefficient, exponent of L* = E + k C^a through the minima, or None when refused."""
-        if not self.floor.ok:
-            return None
-        floor, log_k, exponent = floor_laws(np.log(self.budgets), self.vertices[..., 2]).T
-        return {"E": first(floor), "coefficient": first(np.exp(log_k)), "exponent": first(exponent)}
+    def _lines(self) -> dict[str, np.ndarray]:
+        """(height, slope) (1 + R, 2) in ln C of ln N*, ln D* and ln L*, or of L* where it is not positive."""
+        log_n, log_d, loss, _ = np.moveaxis(self.vertices, -1, 0)
+        loss = np.log(np.where(loss > 0, loss, np.nan)) if self.positive else loss
+        log_c = np.log(self.budgets)
+        return {name: line(log_c, y) for name, y in (("model", log_n), ("data", log_d), ("loss", loss))}
 
     def coefficients(self) -> dict[str, Estimate]:
-        """The six numbers of N* = k C^a, D* = k C^b, L* = k C^c; four without a loss law."""
+        """The six numbers of N* = k C^a, D* = k C^b, L* = k C^c; four where L* is a line."""
         out: dict[str, Estimate] = {}
         for law, of_law in self._lines.items():
-            with np.errstate(over="ignore"):
-                out |= {f"{law}_exponent": first(of_law[:, 1]), f"{law}_coefficient": first(np.exp(of_law[:, 0]))}
+            if law != "loss" or self.positive:
+                with np.errstate(over="ignore"):
+                    out |= {f"{law}_exponent": first(of_law[:, 1]), f"{law}_coefficient": first(np.exp(of_law[:, 0]))}
         return out
 
     def at(self, budget_flops: float) -> dict[str, np.ndarray]:
-        """{n_params, n_tokens, loss} (1 + R,) at a budget, as fitted and in each replicate; the loss by the chosen form
-        of `loss_law`, chosen again in each."""
-        n_params, n_tokens = (law_at("power_law", self._lines[name], budget_flops) for name in ("model", "data"))
-        return {"n_params": n_params, "n_tokens": n_tokens, "loss": self._refits.at(budget_flops)}
+        """{n_params, n_tokens, loss} (1 + R,) at a budget, as fitted and in each replicate."""
+        on_lines = (of_law @ [1.0, math.log(budget_flops)] for of_law in self._lines.values())
+        named = dict(zip(("n_params", "n_tokens", "loss"), on_lines, strict=True))
+        # A replicate whose slice is almost flat sends N* beyond any float; infinity is the right word for it.
+        with np.errstate(over="ignore"):
+            return {name: np.exp(y) if name != "loss" or self.positive else y for name, y in named.items()}
 
     def predict(self, budget_flops: float) -> dict[str, Estimate]:
         """{n_params, n_tokens, loss} at a budget."""
@@ -96,66 +87,47 @@ def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 100
     slices = tuple(fit_parabola(table, rows, response, noise) for rows in groups)
     accepted = [p for p in slices if p.ok]
     findings = [f for p in slices for f in p.findings]
-    if noise is None or len(accepted) < 2:
+    if len(accepted) < 2:
         at, many = [p.budget_flops for p in slices], f"{len(slices)} budget{'s' * (len(slices) != 1)}"
         have = f"{len(accepted)} of {many} {'has' if len(accepted) == 1 else 'have'}"
         add = f"add a budget, for example {compact(3 * max(at))}"
         remedy = "fix the refused slices" if len(accepted) < len(slices) else add
         text = f"{have} a usable minimum; a law needs 2: {remedy}"
         findings.append(finding("too_few_budgets", text, slices=at, value=len(accepted)))
-        return Approach2(slices, tuple(findings), noise=noise)
+        return Approach2(slices, tuple(findings))
     budgets, values = (np.array([getattr(p, name) for p in accepted]) for name in ("budget_flops", "loss"))
     if len(accepted) == 2:
         both = ", ".join(map(compact, budgets))
         text = f"the laws have 2 parameters and stand on 2 budgets ({both}): nothing checks their form; add a third"
         findings.append(finding("saturated_fit", text, slices=budgets, value=2))
-    positive = bool((values > 0).all())
-    if not positive:
+    if not (values > 0).all():
         text = f"the minima of {table.metric} are not all positive, so no power law of it exists; a line in log C is"
         text = f"{text} given (where higher is better, fit the negative of the metric)"
         findings.append(finding("metric_not_positive", text, slices=budgets[values <= 0], value=values.min()))
-    how = scheme([p.n_runs for p in accepted])
-    forms = POSITIVE_FORMS if table.info_of(table.metric).positive else tuple(FORMS)
     fitted = [
         [math.log(p.n_params), math.log(p.n_tokens), p.loss, math.log(p.n_range[1] / p.n_range[0]) / 2]
         for p in accepted
     ]
-    drawn = [draw_vertices(table, accepted, response, how, bootstrap, seed)] if bootstrap else []
-    return Approach2(
-        slices, tuple(findings), how,
-        vertices=np.concatenate([np.array(fitted)[None], *drawn]),
-        floor=floor_law(budgets, values) if positive else PowerLaw.refused("the metric is not positive"),
-        loss_law=metric_law(budgets, values, forms, Errors(np.array([p.loss_se for p in accepted]), noise.dof)),
-        noise=noise,
-    )  # fmt: skip
+    drawn = [_drawn(table, accepted, response, bootstrap, seed)] if bootstrap else []
+    return Approach2(slices, tuple(findings), np.concatenate([np.array(fitted)[None], *drawn]))
 
 
-def vertices(p: Parabola, table: Table, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """(log N*, log D*, L*, half-width) (R, 4) of refits of one slice; y (R, n) or (n,), weights (R, n) or None. A
-    vertex more than the width of the grid away from it is none: that replicate has lost its curvature."""
-    parts = []
-    for column, center in ((table.n_params, p.center), (table.n_tokens, p.tokens_center)):
-        x = np.log(column[p.rows]) - np.log(center)
-        at = vertex(refit(x, y, weights), p.response)
-        lost = ~(np.abs(at[0] - (x.min() + x.max()) / 2) <= 1.5 * np.ptp(x))
-        parts.append([np.where(lost, np.nan, part) for part in at])
-    (x, loss, half), (z, _, _) = parts
-    return np.stack([x + np.log(p.center), z + np.log(p.tokens_center), loss, half], axis=-1)
-
-
-def draw_vertices(
-    table: Table, accepted: list[Parabola], response: Response, how: str, replicates: int, seed: int
-) -> np.ndarray:
-    """`vertices` of each accepted slice in each replicate, (R, K, 4); NaN where there is no minimum."""
-    cuts = np.cumsum([p.n_runs for p in accepted])[:-1]
+def _drawn(table: Table, accepted: list[Parabola], response: Response, replicates: int, seed: int) -> np.ndarray:
+    """Vertices (R, K, 4) of refits of each accepted slice; NaN where one has lost its curvature: its vertex is more
+    than the width of the grid away from it."""
     fitted, residuals = (np.concatenate([getattr(p, name) for p in accepted]) for name in ("fitted", "residuals"))
-    if how == "residual":
-        # Noise goes with the loss, which differs from slice to slice.
-        size = fitted if response == "raw" and (fitted > 0).all() else np.ones_like(fitted)
-        noisy = size * residual_draws(fitted / size, residuals / size, 3 * len(accepted), replicates, seed)
-        of = [vertices(p, table, y) for p, y in zip(accepted, np.split(noisy, cuts, axis=1), strict=True)]
-    else:
-        counts = resample_counts(np.split(np.arange(len(fitted)), cuts), len(fitted), replicates, seed)
-        drawn = zip(accepted, np.split(counts, cuts, axis=1), strict=True)
-        of = [vertices(p, table, p.fitted + p.residuals, weights) for p, weights in drawn]
-    return np.stack(of, axis=1)
+    # Noise goes with the loss, which differs from slice to slice.
+    alike = np.full_like(fitted, 1.0 if response == "log" else table.unit)
+    size = fitted if response == "raw" and (fitted > 0).all() else alike
+    noisy = size * residual_draws(fitted / size, residuals / size, 3 * len(accepted), replicates, seed)
+    out, cuts = [], np.cumsum([p.n_runs for p in accepted])[:-1]
+    for p, y in zip(accepted, np.split(noisy, cuts, axis=1), strict=True):
+        parts = []
+        for column, center in ((table.n_params, p.center), (table.n_tokens, p.tokens_center)):
+            x = np.log(column[p.rows]) - np.log(center)
+            at, loss, half = vertex(refit(x, y), p.response)
+            lost = ~(np.abs(at - (x.min() + x.max()) / 2) <= 1.5 * np.ptp(x))
+            parts.append([np.where(lost, np.nan, part) for part in (at + np.log(center), loss, half)])
+        (log_n, loss, half), (log_d, _, _) = parts
+        out.append(np.stack([log_n, log_d, loss, half], axis=-1))
+    return np.stack(out, axis=1)

@@ -4,12 +4,12 @@ Hoffmann et al. 2022 (arXiv 2203.15556) section 3.2; Liang et al. (arXiv 2410.08
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Iterable, Literal, NamedTuple
 
 import numpy as np
 
 from ...units import compact, count
-from ..estimates import PAIRS_NEEDS, Estimate
+from ..estimates import Estimate
 from ..findings import Finding, finding, run_to_add
 from ..result import Result, key
 from ..table import Table
@@ -17,6 +17,7 @@ from ..table import Table
 Response = Literal["raw", "log"]
 # Below this t value the data hardly say that there is a minimum at all.
 MIN_CURVATURE_T = 2.0
+ENOUGH_RUNS = 8  # of a slice, to be tested against its own scatter alone
 WIDE_HALF_WIDTH = 16.0
 NEAR = 1e-3  # "as good as the optimum": a loss within 0.1 % of it
 
@@ -106,6 +107,7 @@ class Parabola:
 
 
 def response_of(loss: np.ndarray, response: Response) -> np.ndarray:
+    """What a parabola is fitted to, loss being in units of `Table.unit`."""
     return np.log(loss) if response == "log" else loss
 
 
@@ -114,7 +116,8 @@ def vertex(coefficients: np.ndarray, response: Response) -> tuple[np.ndarray, np
     c0, c1, c2 = np.moveaxis(coefficients, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         c2 = np.where(c2 > 0, c2, np.nan)
-        x, y = -c1 / (2 * c2), c0 - c1 * c1 / (4 * c2)
+        x = -c1 / (2 * c2)
+        y = c0 + c1 * x / 2
         if response == "log":
             return x, np.exp(y), np.sqrt(math.log1p(NEAR) / c2)
         return x, y, np.sqrt(NEAR * np.abs(y) / c2)
@@ -149,44 +152,30 @@ def quadratic(x: np.ndarray, y: np.ndarray) -> Quadratic:
     return Quadratic(coefficients, y - basis @ coefficients, np.linalg.inv(basis.T @ basis))
 
 
-def refit(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Coefficients (R, 3) of many refits of one slice: y is (R, n) or (n,), weights (R, n) of run counts or None. x
-    (n,) is the centered abscissa. Refits with fewer than 3 distinct sizes give NaN."""
-    if weights is None:
-        return y @ np.linalg.pinv(design(x)).T
-    distinct = np.unique(np.round(x, 9), return_inverse=True)[1]
-    seen = np.stack([weights[:, distinct == k].sum(axis=1) > 0 for k in range(distinct.max() + 1)], axis=-1)
-    return weighted(design(x), y, weights, seen.sum(axis=-1) < 3)
-
-
-def weighted(basis: np.ndarray, y: np.ndarray, weights: np.ndarray, poor: np.ndarray | None = None) -> np.ndarray:
-    """Least squares (R, p) of y (R, n) or (n,) on basis (n, p) with weights (R, n). NaN in the rows of `poor` (R,),
-    else in those whose weights leave the basis without full rank."""
-    n, p = basis.shape
-    normal = (weights @ (basis[:, :, None] * basis[:, None, :]).reshape(n, p * p)).reshape(-1, p, p)
-    poor = np.linalg.cond(normal) > 1e10 if poor is None else poor
-    normal[poor] = np.eye(p)
-    solved = np.linalg.solve(normal, ((weights * y) @ basis)[..., None])[..., 0]
-    solved[poor] = np.nan
-    return solved
+def refit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Coefficients (R, 3) of many refits of one slice, y (R, n), on its centered abscissa x (n,)."""
+    return y @ np.linalg.pinv(design(x)).T
 
 
 class Noise(NamedTuple):
-    """Scatter of the runs about their slices' parabolas, pooled: variance and degrees of freedom."""
+    """Scatter of runs about their parabolas, pooled: variance (nan without degrees of freedom) and these."""
 
     variance: float
     dof: int
 
 
-def pooled_noise(table: Table, groups: list[np.ndarray], response: Response = "raw") -> Noise | None:
-    """Over all slices that can carry a parabola (4 distinct sizes); None when none can."""
-    total, dof = 0.0, 0
-    for rows in groups:
-        x = np.log(table.n_params[rows])
-        if len(np.unique(np.round(x, 9))) >= 4:
-            left = quadratic(x - x.mean(), response_of(table.loss[rows], response)).residuals
-            total, dof = total + float(left @ left), dof + len(rows) - 3
-    return Noise(total / dof, dof) if dof else None
+def pooled(residuals: Iterable[np.ndarray]) -> Noise:
+    """Over the residuals of several parabolas."""
+    parts = [(float(left @ left), len(left) - 3) for left in residuals]
+    total, dof = (sum(part) for part in zip((0.0, 0), *parts, strict=True))
+    return Noise(total / dof if dof else math.nan, int(dof))
+
+
+def pooled_noise(table: Table, groups: list[np.ndarray], response: Response = "raw") -> Noise:
+    """Over all slices that can carry a parabola (4 distinct sizes); of the raw loss in units of `Table.unit`."""
+    log_n, y = np.log(table.n_params), response_of(table.loss / table.unit, response)
+    able = (rows for rows in groups if len(np.unique(np.round(log_n[rows], 9))) >= 4)
+    return pooled(quadratic(log_n[rows] - log_n[rows].mean(), y[rows]).residuals for rows in able)
 
 
 def fit_parabola(table: Table, rows: np.ndarray, response: Response = "raw", noise: Noise | None = None) -> Parabola:
@@ -196,7 +185,8 @@ def fit_parabola(table: Table, rows: np.ndarray, response: Response = "raw", noi
     freedom; larger ones against their own, so that one bad slice does not condemn all. A refused parabola carries its
     numbers where they exist, for plots and for those who overrule it."""
     log_n, log_d = np.log(table.n_params[rows]), np.log(table.n_tokens[rows])
-    y = response_of(table.loss[rows], response)
+    y, unit = response_of(table.loss[rows] / table.unit, response), table.unit
+    scale = 1.0 if response == "log" else unit
     centers = math.exp(float(np.mean(log_n))), math.exp(float(np.mean(log_d)))
     budget, nothing = float(np.median(table.budget_flops[rows])), np.full(len(rows), np.nan)
     made = Parabola(budget, rows, response, *centers, residuals=nothing, fitted=nothing)
@@ -210,14 +200,15 @@ def fit_parabola(table: Table, rows: np.ndarray, response: Response = "raw", noi
         add = run_to_add(factor * math.exp(best), budget, kappa)
         text = f"{many}; a parabola needs 4: add sizes near the minimum, for example {add}"
         return _with_findings(made, table, [("too_few_runs", text, len(sizes))], " has ")
-    coefficients, residuals, unit = quadratic(log_n - math.log(made.center), y)
+    coefficients, residuals, by_variance = quadratic(log_n - math.log(made.center), y)
     at_d = np.linalg.lstsq(design(log_d - math.log(made.tokens_center)), y, rcond=None)[0]
-    pooled = noise.variance if noise and len(y) < PAIRS_NEEDS else None
-    covariance = (float(residuals @ residuals) / (len(y) - 3) if pooled is None else pooled) * unit
+    scatter = noise if noise and len(y) < ENOUGH_RUNS else pooled([residuals])
+    covariance = scatter.variance * by_variance
     fitted, c2, c2_se = y - residuals, float(coefficients[2]), math.sqrt(covariance[2, 2])
     relative = residuals / (1.0 if response == "log" else fitted)
     made = replace(
-        made, curvature=c2, residuals=residuals, fitted=fitted,
+        made, curvature=c2 * scale, residuals=residuals * scale,
+        fitted=fitted + math.log(unit) if response == "log" else fitted * unit,
         curvature_t=c2 / c2_se if c2_se > 0 else math.inf * float(np.sign(c2)),
         residual_rms=float(np.sqrt(np.mean(relative**2))),
     )  # fmt: skip
@@ -225,7 +216,7 @@ def fit_parabola(table: Table, rows: np.ndarray, response: Response = "raw", noi
         side = math.exp(log_n[np.argmin(y)])
         add = run_to_add(side * (2 if side >= made.center else 0.5), budget, kappa)
         text = f"the parabola opens downward, so there is no minimum; check its runs, or widen the grid by {add}"
-        return _with_findings(made, table, [("parabola_downward", text, c2)])
+        return _with_findings(made, table, [("parabola_downward", text, made.curvature)])
     x, loss, half = (float(v) for v in vertex(coefficients, response))
     # Far outside the grid exp overflows; such a vertex is refused, its number is of no use.
     x = float(np.clip(x, -100, 100))
@@ -233,8 +224,8 @@ def fit_parabola(table: Table, rows: np.ndarray, response: Response = "raw", noi
     ends = [made.center * math.exp(float(np.clip(x + side * half, -200, 200))) for side in (-1, 1)]
     errors = np.sqrt(np.diag(vertex_covariance_of(coefficients, covariance, response))).tolist()
     made = replace(
-        made, n_params=made.center * math.exp(x), n_tokens=made.tokens_center * math.exp(x_tokens), loss=loss,
-        n_range=(ends[0], ends[1]), log_n_se=errors[0], loss_se=errors[1],
+        made, n_params=made.center * math.exp(x), n_tokens=made.tokens_center * math.exp(x_tokens), loss=loss * unit,
+        n_range=(ends[0], ends[1]), log_n_se=errors[0], loss_se=errors[1] * unit,
     )  # fmt: skip
     notes, t = _place(sizes, x + math.log(made.center), budget, kappa), made.curvature_t
     if t < MIN_CURVATURE_T:

@@ -13,11 +13,11 @@ import numpy as np
 
 from ...units import compact
 from ..findings import Finding, finding, run_to_add
-from ..table import Table
+from ..table import Table, slice_labels
 from . import form
 from .member import one_thread
 from .predictor import Predictor, predictor
-from .runs import group_labels, slice_labels
+from .runs import group_labels
 
 ONE_RATIO, TWO_RATIOS = 1.3, 1.15  # of D / N: runs within this factor of one, or of two, lie on it
 LADDER = 8.0  # readings of one training within this factor in D / N

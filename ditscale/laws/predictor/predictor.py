@@ -129,6 +129,17 @@ class Predictor:
         n_tokens = budget_flops / self.runs.kappa / n_params
         return AtSize(n_params, n_tokens, _estimate(loss, self.runs.metric), excess, share)
 
+    def between(self, one: tuple[float, float], other: tuple[float, float]) -> Estimate:
+        """d ln L / d ln C between two models (budget, n_params); of a metric of either sign, dL / d ln C."""
+        (x, z), (to, to_z) = ((self._x(c), math.log(n) - self.runs.z0) for c, n in (one, other))
+
+        def slope(full: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            start, end = (self._on_scale(*form.off_optimum(full, floor, *at, self.last)) for at in ((x, z), (to, to_z)))
+            return (end[0] - start[0]) / (to - x), (end[1] - start[1]) / (to - x)
+
+        scale = 1.0 if self.runs.log else self.runs.sign * self.runs.scale
+        return _estimate(self._ask(Quantity(slope, to)), lambda v: scale * v)
+
     def budget_of(self, *, n_params: float | None = None, n_tokens: float | None = None) -> Estimate | None:
         """FLOPs at which n_params, or n_tokens, is the optimum; ends as of `budget_for`."""
 

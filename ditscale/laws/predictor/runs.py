@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..table import Table
+from ..table import Table, neighbours, slice_labels
 
 NEAR = 0.3  # runs this far (in log loss) above their slice's best, and nearer, take part
 SCATTERS = 6.0  # ... or this many times one run's scatter, where that is more
@@ -13,7 +13,7 @@ NEAR_SIZES = math.log(8)  # of a metric of either sign: runs within this of thei
 LEAST = 4  # of runs that a slice keeps, where it has them
 NODE = 0.7  # least distance in ln C of the walks' nodes where budgets are a continuum
 MOST_NODES = 16
-MOST_ROWS = 1500  # more runs than these are averaged in cells of equal budget and nearly equal size
+MOST_ROWS, CELLS = 1500, 600  # more runs than these are averaged, in about so many cells
 RANGE = 0.25  # a metric of either sign is scaled so that its best values span this over the budgets
 
 
@@ -82,14 +82,6 @@ def runs_of(table: Table) -> Runs:
     x = out.x - x0
     node_x = np.bincount(nodes, x) / np.bincount(nodes)
     return replace(out, x=x, z=out.z - z0, x0=x0, z0=z0, nodes=nodes, node_x=node_x, slices=_labels(out.slices))
-
-
-def slice_labels(table: Table) -> np.ndarray:
-    """Which slice each run is of, (n,)."""
-    labels = np.zeros(len(table), dtype=int)
-    for i, (_, rows) in enumerate(table.slices()):
-        labels[rows] = i
-    return labels
 
 
 def group_labels(table: Table, slices: np.ndarray) -> dict[str, np.ndarray]:
@@ -166,12 +158,13 @@ def _take(runs: Runs, rows: np.ndarray) -> Runs:
 
 
 def _averaged(runs: Runs) -> Runs:
-    """At most about MOST_ROWS rows: runs of one node, one group and nearly one size become their mean."""
+    """The runs or, of more than MOST_ROWS, about CELLS rows: runs of one node, nearly one budget and nearly one size
+    become their mean."""
     if len(runs) <= MOST_ROWS:
         return runs
-    bins = max(4, MOST_ROWS // (2 * len(np.unique(runs.nodes))))
-    size = ((runs.z - runs.z.min()) / (np.ptp(runs.z) or 1.0) * bins).astype(int)
-    _, first, key, total = np.unique(runs.nodes * (bins + 1) + size, True, True, True)
+    pieces = runs.nodes if runs.isoflop else neighbours(runs.nodes, runs.x, 4 * (runs.nodes.max() + 1), 4)
+    key = neighbours(pieces, runs.z, CELLS)
+    _, first, total = np.unique(key, return_index=True, return_counts=True)
     x, z, y, square = (np.bincount(key, values) / total for values in (runs.x, runs.z, runs.y, runs.se**2))
     groups = {name: labels[first] for name, labels in runs.groups.items() if name == "slice"}
     return replace(

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..estimates import Estimate, first, resample_counts, residual_draws, scheme, t_quantile
+from ..estimates import Estimate, first, residual_draws
 from ..minima.parabola import NEAR
 from ..table import Table
-from .fit_surface import HUBER_DELTA, fit_surface, refit_surfaces
+from .fit_surface import fit_surface, refit_surfaces
 from .surface import BEYOND, N_PARAMETERS, Surface, optimum
 
 
@@ -17,7 +17,6 @@ class Approach3:
 
     surface: Surface
     parameters: np.ndarray
-    scheme: str
 
     @property
     def ok(self) -> bool:
@@ -62,37 +61,8 @@ def fit_approach3(
 ) -> Approach3:
     """Fit the surface to all runs, and refit it `bootstrap` times unless it is refused. kappa: see `fit_surface`."""
     surface = fit_surface(table, objective, kappa)
-    groups = [rows for _, rows in table.slices()]
-    # Without slices worth the name (a continuum of budgets, or 1-3 runs at most of them) all runs are one stratum.
-    if not table.is_isoflop() or np.median([len(rows) for rows in groups]) < 4:
-        groups = [np.arange(len(table))]
-    how = scheme([len(rows) for rows in groups])
     if not (bootstrap and surface.ok):
-        return Approach3(surface, surface.parameters[None], how)
-    log_loss = np.log(table.loss)
-    if how == "residual":
-        noisy = residual_draws(log_loss - surface.residuals, surface.residuals, N_PARAMETERS, bootstrap, seed)
-        draws = refit_surfaces(surface, table, noisy, None)
-    else:
-        counts = resample_counts(groups, len(table), bootstrap, seed)
-        widened = log_loss + (_widening(surface, groups) - 1) * surface.residuals
-        draws = refit_surfaces(surface, table, widened, counts)
-    return Approach3(surface, np.concatenate([surface.parameters[None], draws]), how)
-
-
-def _widening(surface: Surface, strata: list[np.ndarray]) -> float:
-    """The factor by which residuals are scaled before they are drawn from; docs/measured/laws.md has the coverage.
-
-    Where the objective is quadratic they are too small: fitting p parameters shrinks their variance by (n - p) / n,
-    drawing within strata of m runs that of their sum by (m - 1) / m (Davison and Hinkley 1997, section 6.3; Rao and Wu
-    1988), and a percentile interval knows nothing of Student's t. In the linear zone of the Huber loss the fit passes
-    through about p runs, and its pairs bootstrap is too wide, in simulations with 32 to 336 runs by 1 to 2 p / n. The
-    factor goes by the mean weight the Huber loss leaves a run."""
-    n, p, m = len(surface.residuals), N_PARAMETERS, float(np.median([len(rows) for rows in strata]))
-    if n <= p or m < 2:
-        return 1.0
-    quadratic = np.sqrt(n / (n - p) * m / (m - 1)) * t_quantile(0.975, n - p) / t_quantile(0.975, 1e9)
-    linear, weight = 1 / (1 + 2 * p / n), 1.0
-    if surface.objective == "huber":
-        weight = float(np.mean(np.minimum(1.0, HUBER_DELTA / np.maximum(np.abs(surface.residuals), 1e-300))))
-    return float(weight * quadratic + (1 - weight) * linear)
+        return Approach3(surface, surface.parameters[None])
+    fitted = np.log(table.loss) - surface.residuals
+    noisy = residual_draws(fitted, surface.residuals, N_PARAMETERS, bootstrap, seed)
+    return Approach3(surface, np.concatenate([surface.parameters[None], refit_surfaces(surface, table, noisy)]))

@@ -23,11 +23,13 @@ HUBER_DELTA = 1e-3
 BATCH_CELLS = 5e5  # replicates x runs that are refitted at once
 
 
-def center(parameters: np.ndarray, means: np.ndarray, sign: int) -> np.ndarray:
-    """Parameters (..., 5) for variables in units of their geometric means, whose logs are `means` (2,) (sign -1), or
-    back (sign +1). In centered form the normal equations have a condition number of about 1e4, else of about 1e11."""
+def center(parameters: np.ndarray, means: np.ndarray, unit: float, sign: int) -> np.ndarray:
+    """Parameters (..., 5) for variables in units of their geometric means, whose logs are `means` (2,), and losses in
+    units of `unit` (sign -1), or back (sign +1). In centered form the normal equations have a condition number of about
+    1e4, else of about 1e11."""
     out = np.array(parameters, dtype=float)
-    out[..., 1:3] += sign * out[..., 3:] * means
+    out[..., 1:3] += sign * (out[..., 3:] * means + math.log(unit))
+    out[..., 0] *= unit**sign
     return out
 
 
@@ -40,16 +42,17 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     """Fit all runs of `table`.
 
     objective: "huber" (summed, of log residuals), "ls" (squares of the loss itself) or "ls_log" (squares of log
-    residuals). kappa: C / (N D); estimated as the median over runs when None. Refused: too few runs, budgets or sizes,
-    a parameter on its bound, no convergence. Raises UserError on an unknown objective."""
+    residuals). kappa: C / (N D); estimated as the median over runs when None. Refused: losses that are not positive,
+    too few runs, budgets or sizes, a parameter on its bound, no convergence. Raises UserError on another objective."""
     one_of(objective, tuple(OBJECTIVES), "objective")
     kappa = table.kappa() if kappa is None else kappa
-    if refusal := _too_small(table):
+    if refusal := _unfit(table):
         return no_surface(len(table), kappa, objective, refusal)
     logs = variables(table)
-    means, raw = logs.mean(axis=1), objective == "ls"
-    x, y = logs - means[:, None], table.loss if raw else np.log(table.loss)
-    starts = _seeds(x, table.loss, np.ones_like(y) if raw else 1 / table.loss)
+    means, raw, unit = logs.mean(axis=1), objective == "ls", table.unit
+    loss = table.loss / unit
+    x, y = logs - means[:, None], loss if raw else np.log(loss)
+    starts = _seeds(x, loss, np.ones_like(y) if raw else 1 / loss)
     if objective == "huber":
         result = descend(starts, x, y, tolerance=1e-5)
         # Starts that have reached the same minimum continue as one.
@@ -62,21 +65,26 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
         result = descend(parameters, x, y, delta=HUBER_DELTA)
     else:
         result = descend(starts, x, y, raw=raw)
-    best, typical = int(np.argmin(result.value)), float(np.median(table.loss))
+    best = int(np.argmin(result.value))
     centered = result.parameters[best]
-    if centered[0] <= 1e-9 * typical:
+    if centered[0] <= 1e-9:
         centered[0] = 0.0
-    parameters = center(centered, means, +1)
+    parameters = center(centered, means, unit, +1)
     beyond = 10 * float(table.budget_flops.max())
     log_n = float(np.clip(optimum(parameters, kappa, beyond)[0], 0, np.log(beyond)))
-    findings = _against(centered, bool(result.converged[best]), typical, run_to_add(math.exp(log_n), beyond, kappa))
-    _, fitted = powers_of(parameters[None], logs)
-    residuals, status = np.log(table.loss) - np.log(fitted[0]), "refused" if findings else "ok"
-    return Surface(parameters, kappa, objective, float(result.value[best]), residuals, status, tuple(findings))
+    findings = _against(centered, bool(result.converged[best]), run_to_add(math.exp(log_n), beyond, kappa))
+    _, fitted = powers_of(centered[None], x)
+    residuals, status = np.log(loss) - np.log(fitted[0]), "refused" if findings else "ok"
+    value = float(result.value[best]) * (unit * unit if raw else 1.0)
+    return Surface(parameters, kappa, objective, value, residuals, status, tuple(findings))
 
 
-def _too_small(table: Table) -> Finding | None:
+def _unfit(table: Table) -> Finding | None:
     """The finding on a table that cannot carry the surface, saying what to add; None when it can."""
+    if not (table.loss > 0).all():
+        text = f"{table.metric} is not positive in every run, so no surface E + A N^-alpha + B D^-beta is fitted to it"
+        runs = map(str, table.run_id[table.loss <= 0])
+        return finding("metric_not_positive", text, runs, value=float(table.loss.min()))
     budgets = [budget for budget, _ in table.slices()]
     distinct = min(len(np.unique(np.round(np.log(column), 6))) for column in (table.n_params, table.n_tokens))
     if len(table) > N_PARAMETERS and len(budgets) >= 2 and distinct >= 3:
@@ -90,7 +98,7 @@ def _too_small(table: Table) -> Finding | None:
     return finding("too_few_runs", text, map(str, table.run_id), value=len(table))
 
 
-def _against(centered: np.ndarray, converged: bool, typical_loss: float, add: str) -> list[Finding]:
+def _against(centered: np.ndarray, converged: bool, add: str) -> list[Finding]:
     """What stands against a fit, from its centered parameters; `add` is a run that would show a floor."""
     low, high = EXPONENT_LIMITS
     bounds: list[tuple[str, float]] = []
@@ -99,7 +107,7 @@ def _against(centered: np.ndarray, converged: bool, typical_loss: float, add: st
         bounds.append((f"{text} by {add}", 0))
     for j, (name, symbol, axis) in enumerate((("A", "alpha", "N"), ("B", "beta", "D"))):
         exponent = float(centered[3 + j])
-        if centered[1 + j] < math.log(1e-6 * typical_loss):
+        if centered[1 + j] < math.log(1e-6):
             bounds.append((f"{name} sits on its bound 0: the loss does not depend on {axis} here; widen its range", 0))
         elif not 1.02 * low <= exponent <= 0.98 * high:
             text = f"{symbol} sits on its bound ({exponent:.3g}); widen the range of {axis} in the runs"
@@ -110,37 +118,45 @@ def _against(centered: np.ndarray, converged: bool, typical_loss: float, add: st
     return findings
 
 
-def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Parameters (R, 5) of many refits, by its objective, started from `surface`: log_loss (R, n) or (n,), weights
-    (R, n). They stop far below the spread of the replicates, and go in batches with arrays of about 200 MB."""
+def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray) -> np.ndarray:
+    """Parameters (R, 5) of refits to log_loss (R, n), by the objective of `surface` and started from it. They stop far
+    below the spread of the replicates, and go in batches with arrays of about 200 MB."""
     logs = variables(table)
     means = logs.mean(axis=1)
-    start = center(surface.parameters, means, -1)
+    start, batch = center(surface.parameters, means, table.unit, -1), max(1, int(BATCH_CELLS // len(table)))
     raw, delta = surface.objective == "ls", HUBER_DELTA if surface.objective == "huber" else math.inf
-    y, x = np.exp(log_loss) if raw else log_loss, logs - means[:, None]
-    replicates, batch = len(np.atleast_2d(y) if weights is None else weights), max(1, int(BATCH_CELLS // len(table)))
-    parts = []
-    for first in range(0, replicates, batch):
-        rows = slice(first, min(first + batch, replicates))
-        starts = np.broadcast_to(start, (rows.stop - first, len(start)))
-        of, w = y[rows] if y.ndim == 2 and len(y) > 1 else y, None if weights is None else weights[rows]
-        parts.append(descend(starts, x, of, weights=w, delta=delta, raw=raw, tolerance=1e-6, max_steps=100).parameters)
-    return center(np.concatenate(parts), means, +1)
+    y, x, parts = log_loss - math.log(table.unit), logs - means[:, None], []
+    for first in range(0, len(y), batch):
+        of = np.exp(y[first : first + batch]) if raw else y[first : first + batch]
+        starts = np.broadcast_to(start, (len(of), len(start)))
+        parts.append(descend(starts, x, of, delta=delta, raw=raw, tolerance=1e-6, max_steps=100).parameters)
+    return center(np.concatenate(parts), means, table.unit, +1)
 
 
 def _seeds(x: np.ndarray, loss: np.ndarray, weights: np.ndarray, keep: int = 4) -> np.ndarray:
-    """Starting points (keep, 5) in centered form: on a grid of (alpha, beta), E, A, B >= 0 by non-negative least
-    squares. x (2, n): centered log N and log D; weights (n,) multiply residuals of the raw loss."""
-    from scipy.optimize import nnls  # 0.2 s to import, so only where it is needed
-
+    """Starting points (keep, 5) in centered form: on a grid of (alpha, beta), E, A, B >= 0 by least squares. x (2, n):
+    centered log N and log D; weights (n,) multiply residuals of the raw loss, whose median is 1."""
     exponents = np.geomspace(0.03, 2.5, 24)
+    n = len(exponents)
     u, v = np.exp(-exponents[:, None, None] * x).transpose(1, 0, 2) * weights
-    linear, misfit = np.empty((24, 24, 3)), np.empty((24, 24))
-    for i, j in np.ndindex(misfit.shape):
-        linear[i, j], misfit[i, j] = nnls(np.stack([weights, u[i], v[j]], axis=-1), weights * loss)
+    columns, y = np.concatenate([weights[None], u, v]), weights * loss
+    products, by_y = columns @ columns.T, columns @ y
+    i, j = (part.ravel() for part in np.indices((n, n)))
+    picked = np.stack([np.zeros_like(i), 1 + i, 1 + n + j], axis=-1)
+    gram, right = products[picked[:, :, None], picked[:, None, :]], by_y[picked]
+    # Of the normal equations of every subset of E, A, B, the best whose solution is not negative.
+    linear, gain = np.zeros((n * n, 3)), np.zeros(n * n)
+    for subset in ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2]):
+        part = gram[:, subset][:, :, subset] * (1 + 1e-12 * np.eye(len(subset)))
+        found = np.linalg.solve(part, right[:, subset, None])[..., 0]
+        gained = (found * right[:, subset]).sum(-1)
+        better = (found >= 0).all(-1) & (gained > gain)
+        linear[better], gain[better] = 0.0, gained[better]
+        linear[np.ix_(better, subset)] = found[better]
+    misfit, of = (float(y @ y) - gain).reshape(n, n), linear.reshape(n, n, 3)
     # Local minima of the grid only: the neighbours of the best are the same valley.
     around = np.lib.stride_tricks.sliding_window_view(np.pad(misfit, 1, constant_values=np.inf), (3, 3))
-    peak = (misfit <= around.min(axis=(-1, -2))) & (linear[..., 1:] > 0).all(axis=-1)
+    peak = (misfit <= around.min(axis=(-1, -2))) & (of[..., 1:] > 0).all(axis=-1)
     i, j = np.unravel_index(np.argsort(np.where(peak, misfit, misfit + 1e9), axis=None)[:keep], misfit.shape)
-    logs = np.log(np.maximum(linear[i, j, 1:], 1e-3 * float(np.median(loss))))
-    return np.column_stack([linear[i, j, 0], logs, exponents[i], exponents[j]])
+    logs = np.log(np.maximum(of[i, j, 1:], 1e-3))
+    return np.column_stack([of[i, j, 0], logs, exponents[i], exponents[j]])

@@ -58,11 +58,11 @@ class Surface:
 
     @property
     def A(self) -> float:
-        return math.exp(self.parameters[1])
+        return float(np.exp(self.parameters[1]))
 
     @property
     def B(self) -> float:
-        return math.exp(self.parameters[2])
+        return float(np.exp(self.parameters[2]))
 
     @property
     def alpha(self) -> float:
@@ -74,8 +74,8 @@ class Surface:
 
     def loss_at(self, n_params: ArrayLike, n_tokens: ArrayLike) -> np.ndarray:
         """L(N, D), broadcast over the arguments."""
-        n, d = np.asarray(n_params, dtype=float), np.asarray(n_tokens, dtype=float)
-        return self.E + self.A * n**-self.alpha + self.B * d**-self.beta
+        floor, log_a, log_b, alpha, beta = self.parameters
+        return floor + np.exp(log_a - alpha * np.log(n_params)) + np.exp(log_b - beta * np.log(n_tokens))
 
     def optimum(self, budget_flops: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(N*, D*, L*) at budgets."""
