@@ -1,17 +1,19 @@
 """Intervals: replicates of a fit, percentile ends, and the (value, low, high) triple every reported number is.
 
-A replicate is refitted to the fitted values plus noise of the residuals' scale. Drawing runs again would not do: of few
-runs it often leaves 3 distinct sizes, which a parabola passes through exactly. Coverage: docs/measured/laws.md."""
+Runs are drawn again ("pairs"), as Besiroglu et al. (arXiv 2404.10102) do, so that scatter may differ from run to run.
+Of a few runs that often leaves 3 distinct sizes, which a parabola passes through exactly: in small slices noise of the
+residuals' scale is added to the fitted values instead. Coverage: docs/measured/laws.md."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self, Sequence
 
 import numpy as np
 
 from .result import Result
 
 LEVEL = 0.95
+PAIRS_FROM = 8  # runs in the typical (median) slice
 LARGEST = 709.0  # e to the power of it is a float
 
 
@@ -66,6 +68,27 @@ def estimate(value: float, draws: np.ndarray | None = None) -> Estimate:
 def first(values: np.ndarray) -> Estimate:
     """Of the first of `values` (1 + R,), with the interval of the others, its replicates."""
     return estimate(values[0], values[1:])
+
+
+class Replicates(NamedTuple):
+    """values (R, n) to refit to, or (1, n) that all share; weights (R, n): how often each run was drawn, or None."""
+
+    values: np.ndarray
+    weights: np.ndarray | None
+
+
+def replicates(
+    fitted: np.ndarray, residuals: np.ndarray, groups: Sequence[np.ndarray], n_parameters: int, count: int, seed: int
+) -> Replicates:
+    """Replicates of values fitted + residuals (n,) by a fit of n_parameters. groups: rows that are drawn from together,
+    which decide how: see above."""
+    if np.median([len(rows) for rows in groups]) < PAIRS_FROM:
+        return Replicates(residual_draws(fitted, residuals, n_parameters, count, seed), None)
+    rng, weights = np.random.default_rng([seed, 1]), np.zeros((count, len(fitted)))
+    for rows in groups:
+        picks = rng.integers(len(rows), size=(count, len(rows))) + np.arange(count)[:, None] * len(rows)
+        weights[:, rows] = np.bincount(picks.ravel(), minlength=count * len(rows)).reshape(count, len(rows))
+    return Replicates((fitted + residuals)[None], weights)
 
 
 def residual_draws(

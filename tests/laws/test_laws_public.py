@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ditscale.laws import Table, fit, fit_approach3, fit_parabola, fit_surface
+from ditscale.laws import Table, fit, fit_approach2, fit_approach3, fit_parabola, fit_surface
 from ditscale.laws.minima.line import line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,14 +143,14 @@ def test_epoch_without_exclusion_is_near_what_was_published():
 
 @pytest.mark.slow
 def test_epoch_bootstrap_spread():
-    """The reference draws pairs. Its scatter grows off the optimum, which noise of one variance does not know, so that
-    ours are narrower, of beta most."""
     want = accepted()["epoch_240"]["bootstrap4000_own"]
     draws = fit_approach3(epoch(True), "huber", 4000).parameters[1:]
-    found = {"E": draws[:, 0], "alpha": draws[:, 3], "beta": draws[:, 4], "A": np.exp(draws[:, 1])}
+    found = {"E": draws[:, 0], "alpha": draws[:, 3], "beta": draws[:, 4]}
+    found |= {"A": np.exp(draws[:, 1]), "B": np.exp(draws[:, 2])}
     for name, column in found.items():
-        assert 0.55 < np.std(column) / want["sd"][name] < 1.1, name
-    assert 0.55 < np.std(draws[:, 4] / (draws[:, 3] + draws[:, 4])) / want["a_sd"] < 1.1
+        # A and B have long tails, over which a standard deviation is a poor witness.
+        assert np.std(column) == pytest.approx(want["sd"][name], rel=0.25 if name in "AB" else 0.1), name
+    assert np.std(draws[:, 4] / (draws[:, 3] + draws[:, 4])) == pytest.approx(want["a_sd"], rel=0.1)
 
 
 @pytest.mark.parametrize("key", NAMES)
@@ -170,6 +170,16 @@ def test_backtests(key):
         assert three.loss_error == pytest.approx(want["A3_Lmin"], abs=1e-5)
         assert b.approach2.n_params_ratio == pytest.approx(want["A2_N_ratio"], rel=1e-4)
         assert b.approach2.loss_error == pytest.approx(want["A2_Lmin"], abs=1e-5)
+
+
+@pytest.mark.parametrize("key", [key for key in NAMES if key.endswith("qc")])
+def test_bootstrap_interval_of_approach_2(key):
+    """Pairs within slices: percentile ends of the model exponent. The reference does not say how many replicates it
+    drew, which the tolerance allows for. In the tables that kept their outliers it lets vertices run away from the
+    grid, which ours count as lost."""
+    want = accepted()["isoflop"][key]["A2"]["a_boot_ci"]
+    found = fit_approach2(experiment(key), bootstrap=1000).coefficients()["model_exponent"]
+    np.testing.assert_allclose([found.low, found.high], want, atol=0.3 * (want[1] - want[0]))
 
 
 def test_published_isoflop_laws():
@@ -193,10 +203,10 @@ def test_the_paper_s_rounded_law_and_its_extrapolation():
 
 @pytest.mark.parametrize("key", NAMES)
 def test_bootstrap_interval_of_the_model_exponent(key):
-    """The reference draws pairs over all runs, ours noise of one variance: the ends agree to a quarter of the width."""
+    """The reference draws pairs over all runs, unstratified; its percentile ends agree to a tenth of the width."""
     want = accepted()["isoflop"][key]["VPNLS_a_ci"]
     found = fit_approach3(experiment(key), "ls", 1000).coefficients()["model_exponent"]
-    np.testing.assert_allclose([found.low, found.high], want, atol=0.25 * (want[1] - want[0]))
+    np.testing.assert_allclose([found.low, found.high], want, atol=0.12 * (want[1] - want[0]))
 
 
 def test_a_continuum_of_budgets_is_no_isoflop_study():

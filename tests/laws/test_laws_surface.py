@@ -6,6 +6,7 @@ from laws_synthetic import ASYMMETRIC, CHINCHILLA, MINIATURE, best, loss_of, stu
 
 from ditscale.errors import UserError
 from ditscale.laws import Table, fit_approach3, fit_surface
+from ditscale.laws.estimates import Replicates
 from ditscale.laws.surface.descent import descend
 from ditscale.laws.surface.fit_surface import refit_surfaces
 from ditscale.laws.surface.surface import optimum
@@ -67,7 +68,7 @@ def test_batched_refits_equal_single_fits(objective):
     table = study(noise=0.02, seed=5)
     s = fit_surface(table, objective)
     losses = table.loss * np.exp(0.01 * np.random.default_rng(1).standard_normal((3, len(table))))
-    for found, loss in zip(refit_surfaces(s, table, np.log(losses)), losses, strict=True):
+    for found, loss in zip(refit_surfaces(s, table, Replicates(np.log(losses), None)), losses, strict=True):
         alone = fit_surface(Table.of(table.n_params, table.n_tokens, table.budget_flops, loss), objective)
         target = [optimum(p, 6.0, 1e12)[2] for p in (found, alone.parameters)]
         assert target[0] == pytest.approx(target[1], rel=1e-4)

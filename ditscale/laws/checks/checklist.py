@@ -117,7 +117,7 @@ def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Boots
     yield "uncertainty", "intervals", "95 % percentile" if drawn else "none"
     yield "uncertainty", "bootstrap", f"{bootstrap.replicates} replicates, seed {bootstrap.seed}" if drawn else "none"
     if drawn:
-        yield "uncertainty", "replicates", "fitted values plus noise of the residuals' variance"
+        yield "uncertainty", "replicates", "runs drawn again; in small slices fitted values plus noise"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from ...units import compact
-from ..estimates import Estimate, first, residual_draws
+from ..estimates import Estimate, first, replicates
 from ..findings import Finding, finding
 from ..table import Table
 from .line import line
@@ -112,20 +112,23 @@ def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 100
     return Approach2(slices, tuple(findings), np.concatenate([np.array(fitted)[None], *drawn]))
 
 
-def _drawn(table: Table, accepted: list[Parabola], response: Response, replicates: int, seed: int) -> np.ndarray:
+def _drawn(table: Table, accepted: list[Parabola], response: Response, count: int, seed: int) -> np.ndarray:
     """Vertices (R, K, 4) of refits of each accepted slice; NaN where one has lost its curvature: its vertex is more
     than the width of the grid away from it."""
     fitted, residuals = (np.concatenate([getattr(p, name) for p in accepted]) for name in ("fitted", "residuals"))
     # Noise goes with the loss, which differs from slice to slice.
     alike = np.full_like(fitted, 1.0 if response == "log" else table.unit)
     size = fitted if response == "raw" and (fitted > 0).all() else alike
-    noisy = size * residual_draws(fitted / size, residuals / size, 3 * len(accepted), replicates, seed)
-    out, cuts = [], np.cumsum([p.n_runs for p in accepted])[:-1]
-    for p, y in zip(accepted, np.split(noisy, cuts, axis=1), strict=True):
+    cuts = np.cumsum([p.n_runs for p in accepted])[:-1]
+    groups = np.split(np.arange(len(fitted)), cuts)
+    drawn = replicates(fitted / size, residuals / size, groups, 3 * len(accepted), count, seed)
+    out, values = [], size * drawn.values
+    for p, rows in zip(accepted, groups, strict=True):
+        y, weights = values[:, rows], None if drawn.weights is None else drawn.weights[:, rows]
         parts = []
         for column, center in ((table.n_params, p.center), (table.n_tokens, p.tokens_center)):
             x = np.log(column[p.rows]) - np.log(center)
-            at, loss, half = vertex(refit(x, y), p.response)
+            at, loss, half = vertex(refit(x, y, weights), p.response)
             lost = ~(np.abs(at - (x.min() + x.max()) / 2) <= 1.5 * np.ptp(x))
             parts.append([np.where(lost, np.nan, part) for part in (at + np.log(center), loss, half)])
         (log_n, loss, half), (log_d, _, _) = parts

@@ -152,9 +152,19 @@ def quadratic(x: np.ndarray, y: np.ndarray) -> Quadratic:
     return Quadratic(coefficients, y - basis @ coefficients, np.linalg.inv(basis.T @ basis))
 
 
-def refit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Coefficients (R, 3) of many refits of one slice, y (R, n), on its centered abscissa x (n,)."""
-    return y @ np.linalg.pinv(design(x)).T
+def refit(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Coefficients (R, 3) of many refits of one slice, y (R, n), on its centered abscissa x (n,); with weights (R, n),
+    of y (1, n): nan where fewer than 3 sizes have any."""
+    basis = design(x)
+    if weights is None:
+        return y @ np.linalg.pinv(basis).T
+    distinct = np.unique(np.round(x, 9), return_inverse=True)[1]
+    poor = np.sum([weights[:, distinct == k].any(axis=1) for k in range(distinct.max() + 1)], axis=0) < 3
+    normal = (weights @ (basis[:, :, None] * basis[:, None, :]).reshape(len(x), 9)).reshape(-1, 3, 3)
+    normal[poor] = np.eye(3)
+    solved = np.linalg.solve(normal, ((weights * y) @ basis)[..., None])[..., 0]
+    solved[poor] = np.nan
+    return solved
 
 
 class Noise(NamedTuple):

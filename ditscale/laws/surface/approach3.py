@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..estimates import Estimate, first, residual_draws
+from ..estimates import PAIRS_FROM, Estimate, first, replicates
 from ..minima.parabola import NEAR
 from ..table import Table
 from .fit_surface import fit_surface, refit_surfaces
@@ -63,6 +63,9 @@ def fit_approach3(
     surface = fit_surface(table, objective, kappa)
     if not (bootstrap and surface.ok):
         return Approach3(surface, surface.parameters[None])
+    groups = [rows for _, rows in table.slices()] if table.is_isoflop() else []
+    if not groups or np.median([len(rows) for rows in groups]) >= PAIRS_FROM:
+        groups = [np.arange(len(table))]
     fitted = np.log(table.loss) - surface.residuals
-    noisy = residual_draws(fitted, surface.residuals, N_PARAMETERS, bootstrap, seed)
-    return Approach3(surface, np.concatenate([surface.parameters[None], refit_surfaces(surface, table, noisy)]))
+    drawn = replicates(fitted, surface.residuals, groups, N_PARAMETERS, bootstrap, seed)
+    return Approach3(surface, np.concatenate([surface.parameters[None], refit_surfaces(surface, table, drawn)]))

@@ -36,12 +36,12 @@ def powers_of(parameters: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, np.
     return powers, parameters[:, :1] + powers.sum(axis=1)
 
 
-def _evaluate(p: np.ndarray, x: np.ndarray, y: np.ndarray, delta: float, raw: bool) -> _At:
+def _evaluate(p: np.ndarray, x: np.ndarray, y: np.ndarray, weights: np.ndarray, delta: float, raw: bool) -> _At:
     powers, predicted = powers_of(p, x)
     residuals = (predicted if raw else np.log(predicted)) - y
     size = np.abs(residuals)
     inner = np.minimum(size, delta)
-    value = (inner * (size - 0.5 * inner)).sum(-1)
+    value = (weights * inner * (size - 0.5 * inner)).sum(-1)
     return _At(np.where(np.isfinite(value), value, np.inf), residuals, powers, predicted)
 
 
@@ -57,33 +57,33 @@ def jacobian_of(powers: np.ndarray, predicted: np.ndarray, x: np.ndarray, raw: b
 
 
 def descend(
-    start: np.ndarray, x: np.ndarray, y: np.ndarray, *, delta: float = math.inf, raw: bool = False,
-    limits: tuple[float, float] = EXPONENT_LIMITS, tolerance: float = 1e-11, max_steps: int = 200,
+    start: np.ndarray, x: np.ndarray, y: np.ndarray, *, weights: np.ndarray | None = None, delta: float = math.inf,
+    raw: bool = False, limits: tuple[float, float] = EXPONENT_LIMITS, tolerance: float = 1e-11, max_steps: int = 200,
 ) -> Descent:  # fmt: skip
-    """Minimise sum huber(log(E + A exp(-alpha x_0) + B exp(-beta x_1)) - y) from each row of `start`. start (R, 5) =
+    """Minimise sum w huber(log(E + A exp(-alpha x_0) + B exp(-beta x_1)) - y) from each row of `start`. start (R, 5) =
     (E, log A, log B, alpha, beta); x (2, n) centered log N and log D; y (n,) or (R, n) log loss (the loss itself when
-    `raw`). E >= 0 and the exponents are kept within `limits` by projection. A row has converged
-    when its step, measured by the change of the fitted values, is below `tolerance` (root mean square)."""
+    `raw`); weights (R, n), 1 when None. E >= 0 and the exponents are kept within `limits` by projection. A row has
+    converged when its step, measured by the change of the fitted values, is below `tolerance` (root mean square)."""
     p, n = np.array(start, dtype=float), x.shape[1]
-    y = np.broadcast_to(y, (len(p), n))
+    y, w = (np.broadcast_to(part, (len(p), n)) for part in (y, 1.0 if weights is None else weights))
     converged, damping, active = np.zeros(len(p), dtype=bool), np.full(len(p), 1e-3), np.arange(len(p))
-    value, residuals, powers, predicted = _evaluate(p, x, y, delta, raw)
+    value, residuals, powers, predicted = _evaluate(p, x, y, w, delta, raw)
     for _ in range(max_steps):
         jacobian = jacobian_of(powers, predicted, x, raw)
         size = np.abs(residuals)
         # Reweighting weights (the majoriser) and the Newton ones (only the quadratic zone has curvature).
-        major = np.minimum(1.0, delta / np.maximum(size, 1e-300))
+        major = w[active] * np.minimum(1.0, delta / np.maximum(size, 1e-300))
         transposed = jacobian.transpose(0, 2, 1)
         gradient = (transposed @ (major * residuals)[..., None])[..., 0]
         majoriser = transposed @ (major[..., None] * jacobian)
-        zone = size <= delta
+        zone = w[active] * (size <= delta)
         newton = majoriser if math.isinf(delta) else transposed @ (zone[..., None] * jacobian)
         step = _step(p[active], gradient, newton, majoriser, damping[active], limits)
         trial = p[active] + step
         trial[:, 0] = np.maximum(trial[:, 0], 0.0)
         trial[:, 3:] = np.clip(trial[:, 3:], *limits)
         moved = trial - p[active]
-        new = _evaluate(trial, x, y[active], delta, raw)
+        new = _evaluate(trial, x, y[active], w[active], delta, raw)
         # Rounding: near the minimum the objective no longer resolves the step, so equal within rounding counts as down.
         better = new.value <= value[active] * (1 + 1e-13)
         change = np.sqrt(np.maximum((moved[:, None, :] @ (majoriser @ moved[..., None]))[:, 0, 0], 0) / n)

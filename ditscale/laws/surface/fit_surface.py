@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import one_of
 from ...units import compact
+from ..estimates import Replicates
 from ..findings import Finding, finding, run_to_add
 from ..table import Table
 from .descent import EXPONENT_LIMITS, descend, powers_of
@@ -118,18 +119,20 @@ def _against(centered: np.ndarray, converged: bool, add: str) -> list[Finding]:
     return findings
 
 
-def refit_surfaces(surface: Surface, table: Table, log_loss: np.ndarray) -> np.ndarray:
-    """Parameters (R, 5) of refits to log_loss (R, n), by the objective of `surface` and started from it. They stop far
-    below the spread of the replicates, and go in batches with arrays of about 200 MB."""
+def refit_surfaces(surface: Surface, table: Table, drawn: Replicates) -> np.ndarray:
+    """Parameters (R, 5) of refits to replicates of the log loss, by the objective of `surface` and started from it.
+    They stop far below the spread of the replicates, and go in batches with arrays of about 200 MB."""
     logs = variables(table)
     means = logs.mean(axis=1)
     start, batch = center(surface.parameters, means, table.unit, -1), max(1, int(BATCH_CELLS // len(table)))
     raw, delta = surface.objective == "ls", HUBER_DELTA if surface.objective == "huber" else math.inf
-    y, x, parts = log_loss - math.log(table.unit), logs - means[:, None], []
-    for first in range(0, len(y), batch):
-        of = np.exp(y[first : first + batch]) if raw else y[first : first + batch]
-        starts = np.broadcast_to(start, (len(of), len(start)))
-        parts.append(descend(starts, x, of, delta=delta, raw=raw, tolerance=1e-6, max_steps=100).parameters)
+    y, x, parts = drawn.values - math.log(table.unit), logs - means[:, None], []
+    y, many = np.exp(y) if raw else y, len(drawn.values if drawn.weights is None else drawn.weights)
+    for first in range(0, many, batch):
+        rows = slice(first, min(first + batch, many))
+        starts = np.broadcast_to(start, (rows.stop - first, len(start)))
+        of, w = (y[rows], None) if drawn.weights is None else (y, drawn.weights[rows])
+        parts.append(descend(starts, x, of, weights=w, delta=delta, raw=raw, tolerance=1e-6, max_steps=100).parameters)
     return center(np.concatenate(parts), means, table.unit, +1)
 
 
