@@ -50,6 +50,11 @@ class ColumnInfo:
         return cls(**given) if given.get("metric") and given.get("quantity", "value") in ("value", "se") else None
 
 
+def at_optimum(metric: str) -> str:
+    """What a metric is called at the optimum: "L*" of a loss, "fid*" of FID."""
+    return "L*" if "loss" in metric.lower() else f"{metric}*"
+
+
 def guess(name: str) -> ColumnInfo:
     """What a column of a table from elsewhere probably holds: a name that starts with a metric of ours is read as
     `ColumnInfo.name` writes it; any other is a metric of its own."""

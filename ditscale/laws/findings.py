@@ -11,11 +11,12 @@ Severity = Literal["refused", "warning", "info"]
 # "refused": a number is withheld; "warning": it is given and may mislead; "info": context.
 BY_SEVERITY: dict[Severity, str] = {
     "refused": "not_identified wrong_direction parabola_downward minimum_outside too_few_runs too_few_budgets "
-    "not_isoflop metric_not_positive parameter_on_bound not_converged",
+    "not_isoflop parameter_on_bound not_converged",
     "warning": "rehearsal unlike_losses parabola_flat minimum_at_edge one_sided_grid drifting_centring wide_grid "
     "saturated_fit budget_mismatch units_mixed repeated_rows outlier_run lack_of_fit optimum_unseen asymmetric_surface "
     "approaches_disagree backtest_failed shared_errors",
-    "info": "extrapolation probe_left_out excluded_runs backtest_without_interval backtest_not_possible",
+    "info": "metric_not_positive no_floor extrapolation probe_left_out excluded_runs backtest_without_interval "
+    "backtest_not_possible",
 }
 CODES: dict[str, Severity] = {code: severity for severity, codes in BY_SEVERITY.items() for code in codes.split()}
 

@@ -14,7 +14,7 @@ from .checks.checklist import Item, checklist
 from .checks.form import Bias, check_bias, check_drift, check_lines, check_surface, parabola_bias
 from .checks.runs import check_rehearsal, check_sharing, check_units, find_outliers, refuse_units
 from .estimates import Bootstrap, Estimate
-from .findings import Finding, finding
+from .findings import Finding, Severity, finding
 from .laws import Answer, Bands, Fits, Laws, Optima, PowerLaws, Predicted, SurfaceLaw
 from .minima.approach2 import Approach2, fit_approach2
 from .minima.parabola import Response, Slice
@@ -172,17 +172,23 @@ def _answer(made: Predictor, lacks: tuple[str, ...], largest: float, at: dict[st
 
 
 def _disagreement(two: Approach2, three: Approach3, targets: dict[str, float]) -> list[Finding]:
-    """`approaches_disagree`: at a target, the intervals of N* of Approach 2 and 3 exclude each other. Their L* do so
-    wherever there is a floor, which Approach 2 has none of."""
+    """`approaches_disagree`: at a target, the intervals of Approach 2 and 3 exclude each other; of L* alone info, since
+    they do wherever there is a floor, which Approach 2 has none of."""
     if not (two.ok and three.ok):
         return []
     findings = []
     for typed, budget in targets.items():
-        one, other = (fitted.predict(budget)["n_params"] for fitted in (two, three))
-        if _exclude(one, other) and abs(math.log(one.value / other.value)) > NOTICEABLE:
-            each = f"N* {compact(one.value)} and {compact(other.value)}"
+        one, other = two.predict(budget), three.predict(budget)
+        apart = [name for name in ("n_params", "loss") if _exclude(one[name], other[name])]
+        if "n_params" in apart and abs(math.log(one["n_params"].value / other["n_params"].value)) < NOTICEABLE:
+            apart.remove("n_params")
+        if apart:
+            named = {"n_params": "N*", "loss": "L*"}
+            each = "; ".join(f"{named[n]} {compact(one[n].value)} and {compact(other[n].value)}" for n in apart)
             text = f"at {typed} FLOPs approach 2 and 3 exclude each other ({each}): at least one form is wrong"
-            findings.append(finding("approaches_disagree", f"{text}; go by the answer, which doubts both"))
+            severity: Severity = "warning" if "n_params" in apart else "info"
+            text += "; go by the answer, which doubts both"
+            findings.append(finding("approaches_disagree", text, severity=severity))
     return findings
 
 

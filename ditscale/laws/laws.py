@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..quantities import at_optimum
 from ..units import compact, count
 from .checks.backtest import MOST_ASKED, Backtest
 from .checks.checklist import Item
@@ -170,7 +171,7 @@ class Laws(Shown):
     def main(self) -> dict[str, Estimate]:
         out = {}
         if self.answer:
-            symbols = {"model": "N*", "data": "D*", "loss": "L*"}
+            symbols = {"model": "N*", "data": "D*", "loss": at_optimum(self.metric)}
             out = {f"{symbols[name]} exponent": e for name, e in self.answer.exponents.items()}
         if two := self.approach2:
             out |= {"N* exponent, approach 2": two.model_exponent}
@@ -215,15 +216,16 @@ class Laws(Shown):
                 ends = [[np.nan if e is None else e for e in side] for side in zip(*((e.low, e.high) for e in band))]
                 axes.plot(self.bands.budget_flops, [e.value for e in band], color="black", lw=1)
                 axes.fill_between(self.bands.budget_flops, *ends, alpha=0.2, color="grey")
-            axes.set(xlabel="C, FLOPs", title={"n_params": "N*", "n_tokens": "D*", "loss": f"{self.metric} L*"}[name])
+            title = {"n_params": "N*", "n_tokens": "D*", "loss": at_optimum(self.metric)}[name]
+            axes.set(xlabel="C, FLOPs", title=title)
         return figure
 
     def summary(self) -> str:
         """The same as readable text."""
         lines = [f.message for f in self.findings if f.code == "rehearsal"]
         lines += [f"{describe(self.n_runs, self.budgets)}, metric {self.metric}"]
-        form = "L(N, D) = E + A N^-alpha + B D^-beta"
-        three = f"Approach 3: {form} on {self.n_runs} runs, objective {self.objective}"
+        form = "E + A N^-alpha + B D^-beta"
+        three = f"Approach 3: {self.metric}(N, D) = {form} on {self.n_runs} runs, objective {self.objective}"
         parts = [_slices(self), _answer(self), _approach2(self), _coefficients(three, self, "approach3")]
         parts += [_predictions(self), _backtests(self)]
         parts += [["Findings" if self.findings else "Findings: none", *listed(self.findings)]]
@@ -237,7 +239,7 @@ def read_laws(path: Path | str) -> Laws:
 
 
 def _slices(laws: Laws) -> list[str]:
-    rows = [["budget", "runs", "N*", "D*", "L*", "N within 0.1 %", "residual", "status"]]
+    rows = [["budget", "runs", "N*", "D*", at_optimum(laws.metric), "N within 0.1 %", "residual", "status"]]
     for s in laws.slices:
         near = " .. ".join(map(count, s.n_range or ())) or "-"
         shown = ["-"] * 3
@@ -258,12 +260,17 @@ def _titled(title: str, found: dict[str, Estimate | None] | None, interval: str)
 
 def _coefficients(title: str, laws: Laws, approach: str) -> list[str]:
     found = getattr(laws, approach)
-    return _titled(title, found and vars(found), "95 %")
+    return _titled(title, found and {_called(name, laws): e for name, e in vars(found).items()}, "95 %")
+
+
+def _called(name: str, laws: Laws) -> str:
+    """A coefficient as text names it: of a FID fid_exponent, which JSON has as loss_exponent."""
+    return name.replace("loss", laws.metric) if "loss" not in laws.metric else name
 
 
 def _approach2(laws: Laws) -> list[str]:
     minima = sum(s.ok for s in laws.slices)
-    title = f"Approach 2: power laws N* = k C^a, D* = k C^b, L* = k C^c through {minima} minima"
+    title = f"Approach 2: power laws N* = k C^a, D* = k C^b, {at_optimum(laws.metric)} = k C^c through {minima} minima"
     return _coefficients(title, laws, "approach2")
 
 
@@ -272,7 +279,7 @@ def _answer(laws: Laws) -> list[str]:
         return _titled("Answer", None, "")
     parts = ", ".join(f"{name} {100 * weight:.0f} %" for name, weight in laws.answer.weights.items())
     title = f"Answer: beyond the largest budget, by a mixture of forms ({parts})"
-    shown = _titled(title, {f"{name}_exponent": e for name, e in laws.answer.exponents.items()}, "95 %")
+    shown = _titled(title, {_called(f"{name}_exponent", laws): e for name, e in laws.answer.exponents.items()}, "95 %")
     return [*shown, f"  scatter of one run: {laws.answer.scatter:.2g}"]
 
 
@@ -296,7 +303,18 @@ def _predictions(laws: Laws) -> list[str]:
 def _backtests(laws: Laws) -> list[str]:
     if not laws.backtests:
         return []
-    rows = [["predicted", "without", "beyond", "law", "N* / measured", "L* error", "interval", "held it"]]
+    rows = [
+        [
+            "predicted",
+            "without",
+            "beyond",
+            "law",
+            "N* / measured",
+            f"{at_optimum(laws.metric)} error",
+            "interval",
+            "held it",
+        ]
+    ]
     largest = max(b.budget_flops for b in laws.backtests)
     for b in (b for b in laws.backtests if b.budget_flops == largest):
         for name, said in (("answer", b.answer), ("approach 2", b.approach2), ("approach 3", b.approach3)):

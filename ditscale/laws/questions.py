@@ -93,7 +93,7 @@ class Answers(Shown):
                 sizes = [*cells(c.n_params, count), *cells(c.n_tokens, count)]
                 rows.append([c.column, *sizes, short(c.loss.value), *cells(c.model_exponent)])
             out += ["The same law under other countings", *columns(rows)]
-        return "\n".join([*out, *(lines(self.analyses) if self.analyses else []), *listed(self.findings)])
+        return "\n".join([*out, *(lines(self.analyses, self.metric) if self.analyses else []), *listed(self.findings)])
 
 
 def _row(c: Choice) -> list[str]:

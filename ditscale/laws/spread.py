@@ -8,6 +8,7 @@ from typing import Any, Iterator
 import numpy as np
 
 from ..errors import UserError
+from ..quantities import at_optimum
 from ..units import compact, count
 from .minima.approach2 import fit_approach2
 from .predictor.identify import ask
@@ -89,7 +90,7 @@ def _by_forms(name: str, table: Table, budget: float) -> Iterator[Analysis]:
         yield Analysis(name, f"approach 3, {objective}", *known)
 
 
-def lines(tried: tuple[Analysis, ...]) -> list[str]:
+def lines(tried: tuple[Analysis, ...], metric: str) -> list[str]:
     """The ranges over all choices, and over each kind of choice with the other at its first."""
 
     def span(chosen: Iterable[Analysis], form: Any, field: str) -> str:
@@ -100,7 +101,7 @@ def lines(tried: tuple[Analysis, ...]) -> list[str]:
         "all": tried, "form, on the whole table": [a for a in tried if a.table == tried[0].table],
         "table, by the answer": [a for a in tried if a.form == "answer"],
     }  # fmt: skip
-    rows = [["choice", "analyses", "N*", "L*"]]
+    rows = [["choice", "analyses", "N*", at_optimum(metric)]]
     for kind, chosen in kinds.items():
         rows.append([kind, str(len(list(chosen))), span(chosen, count, "n_params"), span(chosen, short, "loss")])
     none = sum(a.n_params is None for a in tried)

@@ -5,7 +5,7 @@ import numpy as np
 from ..laws import Estimate, Laws
 from ..laws.sealed.forecast import MIXTURE, OLD_MIXTURE
 from ..laws.text import ends, spelled
-from ..quantities import FLOPS, METRICS, PARAMS, TOKENS
+from ..quantities import FLOPS, METRICS, PARAMS, TOKENS, at_optimum
 from ..units import compact, count
 from .read import StudyResults, best_run
 
@@ -72,14 +72,14 @@ def _laws(laws: Laws) -> list[str]:
     out, runs = [], plural(laws.n_runs, "run")
     if laws.answer and (model := laws.exponent("model")) and (data := laws.exponent("data")):
         parts = ", ".join(f"{name} {100 * weight:.0f} %" for name, weight in laws.answer.weights.items())
-        loss = f", and the {laws.metric} L* changes as {power('C', e)}" if (e := laws.exponent("loss")) else ""
+        loss = f", and {at_optimum(laws.metric)} changes as {power('C', e)}" if (e := laws.exponent("loss")) else ""
         powers = f"N* grows as {power('C', model)}, D* as {power('C', data)}{loss}"
         out += [f"The answer beyond the grid, a mixture of forms ({parts}): {powers}.", growth(model, data)]
     if two := laws.approach2:
         minima = f"{sum(s.ok for s in laws.slices)} of {plural(len(laws.slices), 'slice')}"
         powers = f"N* grows as {power('C', two.model_exponent)}, D* as {power('C', two.data_exponent)}"
         if two.loss_exponent:
-            powers += f", and the {laws.metric} L* changes as {power('C', two.loss_exponent)}"
+            powers += f", and {at_optimum(laws.metric)} changes as {power('C', two.loss_exponent)}"
         out += [f"Through the minima of {minima}: {powers}."]
         out += [] if laws.answer else [growth(two.model_exponent, two.data_exponent)]
     else:
@@ -141,7 +141,8 @@ def backtest(laws: Laws) -> str:
     for name, p in (("the answer", b.answer), ("the power laws", b.approach2), ("the surface", b.approach3)):
         if p:
             covered = {True: ", inside its interval", False: ", OUTSIDE its interval", None: ""}[p.covered]
-            missed = f"L* by {100 * p.loss_error:+.2g} %{covered} and N* by a factor of {p.n_params_ratio:.3g}"
+            missed = f"{at_optimum(laws.metric)} by {100 * p.loss_error:+.2g} %{covered}"
+            missed += f" and N* by a factor of {p.n_params_ratio:.3g}"
             parts.append(f"{name} missed {missed}")
     if not parts:
         return "The backtest gave nothing: no law could be fitted without the largest budget."

@@ -103,7 +103,7 @@ BASE = study(CHINCHILLA, SIX, sizes=9, noise=0.002)
         (study(CHINCHILLA, SIX[:2], sizes=9), "saturated_fit"),
         (study(ASYMMETRIC, (1e11, 3e11, 9e11), sizes=9, width=16), "asymmetric_surface"),
         (study(MINIATURE, (1e11, 3e11, 9e11)), "backtest_without_interval"),
-        (study((0.0, 40.0, 60.0, 0.5, 0.5), (1e11, 3e11, 9e11), noise=0.01, seed=1), "parameter_on_bound"),
+        (study((0.0, 40.0, 60.0, 0.5, 0.5), (1e11, 3e11, 9e11), noise=0.01, seed=1), "no_floor"),
     ],
 )
 def test_findings_are_raised(table, code):

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...units import compact
 from ..estimates import Estimate, estimate
-from ..findings import Finding, finding
+from ..findings import Finding, Severity, finding
 from ..minima.approach2 import Approach2, fit_approach2
 from ..minima.parabola import Parabola
 from ..predictor.identify import ask
@@ -89,16 +89,17 @@ def backtest(
 
 
 def _failed(backtests: list[Backtest]) -> list[Finding]:
-    """`backtest_failed`: which of the laws missed the largest budget, held out alone. Approach 2 has no floor, so that
-    its L* misses wherever there is one; what it missed by is shown, and raises nothing."""
+    """`backtest_failed`: which of the laws missed the largest budget, held out alone. A warning of the answer; info of
+    the approaches: one has no floor, the other's interval is of its form alone."""
     findings = []
     for b in (b for b in backtests if b.held_out == 1):
-        said = {"answer": b.answer, "approach 3": b.approach3}
+        said = {"the answer": b.answer, "approach 2": b.approach2, "approach 3": b.approach3}
         for name, part in said.items():
             if part and part.covered is False and abs(part.loss_error) > NOTICEABLE:
-                much = f"{100 * part.loss_error:+.2g} % off the measured L* and outside its interval"
+                much = f"{100 * part.loss_error:+.2g} % off what was measured, outside its interval,"
                 text = f"held out, {compact(b.budget_flops)} FLOPs were predicted {much} by {name}"
-                findings.append(finding("backtest_failed", text, slices=[b.budget_flops], value=part.loss_error))
+                severity: Severity = "warning" if name == "the answer" else "info"
+                findings.append(finding("backtest_failed", text, (), [b.budget_flops], severity, part.loss_error))
     return findings
 
 

@@ -63,7 +63,7 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
     # A few runs off the surface went wrong; many are structure.
     rest = table.take(np.delete(np.arange(len(table)), far)) if len(far) <= max(2, 0.03 * len(table)) else table
     dof = len(rest) - N_PARAMETERS - 3
-    if dof < 3 or not (square := fit_surface(rest, "ls_log")).usable:
+    if dof < 3 or not (square := fit_surface(rest, "ls_log")).ok:
         return []
     logs = variables(rest)
     x = logs - logs.mean(axis=1, keepdims=True)

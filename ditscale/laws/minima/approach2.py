@@ -81,7 +81,7 @@ def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 100
     """Fit every slice, by parabolas of the loss ("raw") or of its log, then the laws through the accepted ones."""
     groups = [rows for _, rows in table.slices()]
     if not table.is_isoflop():
-        message = "the budgets form a continuum, not slices of equal compute, so there are no parabolas; use approach 3"
+        message = "the budgets form a continuum, not slices of equal compute, so there are no parabolas"
         return Approach2((), (finding("not_isoflop", message),))
     noise = pooled_noise(table, groups, response)
     slices = tuple(fit_parabola(table, rows, response, noise) for rows in groups)
@@ -95,15 +95,11 @@ def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 100
         text = f"{have} a usable minimum; a law needs 2: {remedy}"
         findings.append(finding("too_few_budgets", text, slices=at, value=len(accepted)))
         return Approach2(slices, tuple(findings))
-    budgets, values = (np.array([getattr(p, name) for p in accepted]) for name in ("budget_flops", "loss"))
     if len(accepted) == 2:
+        budgets = [p.budget_flops for p in accepted]
         both = ", ".join(map(compact, budgets))
         text = f"the laws have 2 parameters and stand on 2 budgets ({both}): nothing checks their form; add a third"
         findings.append(finding("saturated_fit", text, slices=budgets, value=2))
-    if not (values > 0).all():
-        text = f"the minima of {table.metric} are not all positive, so no power law of it exists; a line in log C is"
-        text = f"{text} given (where higher is better, fit the negative of the metric)"
-        findings.append(finding("metric_not_positive", text, slices=budgets[values <= 0], value=values.min()))
     fitted = [
         [math.log(p.n_params), math.log(p.n_tokens), p.loss, math.log(p.n_range[1] / p.n_range[0]) / 2]
         for p in accepted

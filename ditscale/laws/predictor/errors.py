@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 # Of each shared part: the scale of its half-Cauchy prior, in units of s; of the walk of ln N*, absolute.
-SCALES = {"slice": 1.0, "size": 3.0, "trajectory": 3.0, "shared": 1.0, "level": 0.45, "place": 0.055}
+SCALES = {"slice": 1.0, "size": 3.0, "trajectory": 3.0, "shared": 1.0, "level": 0.5, "place": 0.055}
 SLOPE_SPREAD = 0.15  # of sC and sN, normal
 MISFIT_SPREAD = 0.15  # of om, half-normal
 BOUNDS = {"s": (-13.0, 3.0), "sC": (-0.6, 0.6), "sN": (-0.6, 0.6), "om": (-9.0, 0.0), "place": (-9.0, 1.0)}

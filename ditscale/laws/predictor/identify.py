@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...quantities import at_optimum
 from ...units import compact
 from ..findings import Finding, finding, run_to_add
 from ..table import Table, slice_labels
@@ -175,7 +176,8 @@ def undetermined(
     if not lacks:
         return Lacking()
     cure = " and ".join(design.mended(target)) or "two more budgets, each 3x the one before, with sizes as these"
-    lost = f"the runs do not determine {' and '.join(lacks)} at {compact(target)} FLOPs"
+    named = ["N*"] * ("N*" in lacks) + [at_optimum(table.metric)]
+    lost = f"the runs do not determine {' and '.join(named)} at {compact(target)} FLOPs"
     return Lacking(lacks, finding("not_identified", f"{lost}: {design.why(lacks)}; add {cure}", value=found.place))
 
 

@@ -19,7 +19,7 @@ ENOUGH = 6  # floors within CLOSE of the least chi^2
 CLOSE = 12.0
 NO_FLOOR = 0.3  # prior probability of E = 0 where the metric is positive
 HEAVY = 5.0  # degrees of freedom of the t that outliers are weighed by
-DOFS = 3.5  # the least that an interval has
+DOFS = 4.5  # the least that an interval has
 TAKEN = 3  # degrees of freedom that a form takes from what groups share
 BEST = 0.98  # of the least value: the highest floor
 SPANS = (-3.0, 6.0)  # ln of (best - floor) in units of `RANGE`, where a metric has either sign

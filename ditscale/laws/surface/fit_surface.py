@@ -10,10 +10,10 @@ import numpy as np
 from ...errors import one_of
 from ...units import compact
 from ..estimates import Replicates
-from ..findings import Finding, finding, run_to_add
+from ..findings import Finding, finding
 from ..table import Table
 from .descent import EXPONENT_LIMITS, descend, powers_of
-from .surface import N_PARAMETERS, Surface, no_surface, optimum
+from .surface import N_PARAMETERS, Surface, no_surface
 
 OBJECTIVES = {
     "huber": "sum of Huber losses (1e-3) of log residuals",
@@ -71,11 +71,11 @@ def fit_surface(table: Table, objective: str = "huber", kappa: float | None = No
     if centered[0] <= 1e-9:
         centered[0] = 0.0
     parameters = center(centered, means, unit, +1)
-    beyond = 10 * float(table.budget_flops.max())
-    log_n = float(np.clip(optimum(parameters, kappa, beyond)[0], 0, np.log(beyond)))
-    findings = _against(centered, bool(result.converged[best]), run_to_add(math.exp(log_n), beyond, kappa))
+    findings = _against(centered, bool(result.converged[best]))
     _, fitted = powers_of(centered[None], x)
-    residuals, status = np.log(loss) - np.log(fitted[0]), "refused" if findings else "ok"
+    residuals, status = np.log(loss) - np.log(fitted[0]), "ok"
+    if any(f.severity == "refused" for f in findings):
+        status = "refused"
     value = float(result.value[best]) * (unit * unit if raw else 1.0)
     return Surface(parameters, kappa, objective, value, residuals, status, tuple(findings))
 
@@ -99,13 +99,10 @@ def _unfit(table: Table) -> Finding | None:
     return finding("too_few_runs", text, map(str, table.run_id), value=len(table))
 
 
-def _against(centered: np.ndarray, converged: bool, add: str) -> list[Finding]:
-    """What stands against a fit, from its centered parameters; `add` is a run that would show a floor."""
+def _against(centered: np.ndarray, converged: bool) -> list[Finding]:
+    """What is to be said of a fit, from its centered parameters."""
     low, high = EXPONENT_LIMITS
     bounds: list[tuple[str, float]] = []
-    if centered[0] == 0:
-        text = "floor E sits on its bound 0: these runs do not show an irreducible loss; widen the budgets, for example"
-        bounds.append((f"{text} by {add}", 0))
     for j, (name, symbol, axis) in enumerate((("A", "alpha", "N"), ("B", "beta", "D"))):
         exponent = float(centered[3 + j])
         if centered[1 + j] < math.log(1e-6):
@@ -114,6 +111,8 @@ def _against(centered: np.ndarray, converged: bool, add: str) -> list[Finding]:
             text = f"{symbol} sits on its bound ({exponent:.3g}); widen the range of {axis} in the runs"
             bounds.append((text, exponent))
     findings = [finding("parameter_on_bound", f"the surface's {text}", value=value) for text, value in bounds]
+    if centered[0] == 0:
+        findings.append(finding("no_floor", "the surface's floor E is 0: these runs show none", value=0))
     if not converged:
         findings.append(finding("not_converged", "the surface fit did not converge; its numbers are withheld"))
     return findings

@@ -48,11 +48,6 @@ class Surface:
         return self.status == "ok"
 
     @property
-    def usable(self) -> bool:
-        """Whether it is a sound fit: unlike in `ok`, E = 0 is allowed (a surface without a floor)."""
-        return self.ok or self.E == 0 and len(self.findings) == 1
-
-    @property
     def E(self) -> float:
         return float(self.parameters[0])
 
