@@ -7,7 +7,7 @@ import pytest
 from laws_synthetic import MINIATURE, best, study, with_probe
 
 from ditscale.errors import UserError
-from ditscale.laws import Table, compare, fit, forecast, load_forecast, seal, verdict
+from ditscale.laws import Table, compare, fit, forecast, load_forecast, predict, seal, verdict
 from ditscale.laws.predictor import form
 from ditscale.laws.sealed.forecast import inputs_hash
 
@@ -33,12 +33,14 @@ def test_forecast_of_a_noise_free_study_is_exact():
 
 
 def test_one_table_gets_one_answer(table):
-    """fit, forecast and compare say the same of one table and target, to the last digit."""
+    """fit, forecast, compare and predict say the same of one table and target, to the last digit."""
     laws, made = fit(table, targets=TARGET, bootstrap=0), forecast(table, TARGET)
     compared = compare({"a": table, "b": study(noise=0.01, seed=2, sizes=6)}, TARGET)
     said = laws.predictions["7.2e12"].answer
     assert (made.n_params, made.n_tokens) == (said.n_params, said.n_tokens)
     assert made.loss == laws.answer.one_run["7.2e12"] and compared.losses["a"] == said.loss
+    optimum, one_run = predict(table, TARGET).choices
+    assert (optimum.n_params, optimum.n_tokens, optimum.loss, one_run.loss) == (*vars(said).values(), made.loss)
 
 
 @pytest.mark.slow
