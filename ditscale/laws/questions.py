@@ -84,7 +84,7 @@ class Answers(Shown):
     def summary(self) -> str:
         head = ["", "C", "N", "95 %", "D", "95 %", self.metric, "95 %", "over optimum", "FLOPs needed", "regret"]
         rows = [head] + [_row(c) for c in self.choices]
-        out = ["Answers by the mixture of forms (docs/laws.md)", *columns(rows)]
+        out = ["Answers by the mixture of forms (docs/laws.md)", *columns(rows)] if self.choices else []
         if self.metrics:
             out += ["Metrics at N*", *columns([[name, *cells(e)] for name, e in self.metrics.items()])]
         if self.countings:
@@ -106,7 +106,7 @@ def _row(c: Choice) -> list[str]:
     if c.budget_flops and (span := ends(c.budget_flops, compact)):
         at += f" ({span})"
     elif c.what.startswith("reach"):
-        at += " (no bound)" if c.budget_flops else " (never)"
+        at += " (no bound)" * bool(c.budget_flops)
     regret = "-" if c.regret is None else f"{100 * c.regret:.2g} %"
     needed = "-" if share is None else f"{100 * share.value:.3g} %"
     sizes = [*shown(c.n_params, count), *shown(c.n_tokens, count), *shown(c.loss)]
@@ -150,7 +150,11 @@ def predict(
     grid = read_table(table).grid()
     if not len(grid):
         raise UserError(f"{grid.source or 'table'}: every run is a probe; a prediction needs grid runs")
-    asked = ask(grid, at or 10 * float(grid.budget_flops.max()), kappa)
+    largest = float(grid.budget_flops.max())
+    asked = ask(grid, at or 10 * largest, kappa)
+    if "reach" in asked_for and not asked.lacks and asked.predictor:  # Whether the runs speak for where that may be.
+        needed = asked.predictor.budget_for(asked_for["reach"])
+        asked = asked.at(grid, max(asked.target, needed.value if needed else 1000 * largest))
     tokens = _tokens_of(grid, asked_for, tokens_per_image)
     choices = tuple(_choices(asked, asked_for, tokens, number(repeats, "repeats", above=0)))
     made = asked.whole
@@ -176,11 +180,15 @@ def _choices(asked: Asked, given: dict[str, float], unique: float, repeats: floa
     made, lacks = asked.predictor, asked.lacks
     if made is None:
         return
-    if "reach" in given:
-        found = None if "L*" in lacks else made.budget_for(given["reach"])
-        there = made.optimum(found.value) if found and "N*" not in lacks else None
+    if "reach" in given and "L*" not in lacks:
+        found = made.budget_for(given["reach"])
+        there = made.optimum(found.value) if found else None
         n_params, n_tokens = (there.n_params, there.n_tokens) if there else (None, None)
-        yield Choice(f"reach {given['reach']:g}", found, n_params, n_tokens, Estimate(given["reach"]))
+        what = f"reach {given['reach']:g}"
+        if found is None:  # Every budget that is looked at reaches it, or none.
+            easy = made.optimum(made.smallest).loss.value < given["reach"]
+            what += ": at any budget" if easy != (made.runs.sign < 0) else ": at no budget"
+        yield Choice(what, found, n_params, n_tokens, Estimate(given["reach"]))
     if "budget" not in given:
         for name, what in (("n_params", "N"), ("n_tokens", "D"), ("images", "images")):
             if name in given and "N*" not in lacks:

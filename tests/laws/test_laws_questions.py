@@ -73,8 +73,11 @@ def test_budgets_that_a_value_or_a_size_needs(table):
     found = predict(table, reach=loss, n_params=n_star, n_tokens=d_star).choices
     for choice in found:
         assert choice.budget_flops.covers(1e21) and choice.budget_flops.value == pytest.approx(1e21, rel=0.15)
-    never = predict(table, reach=1.0).choices[0]
-    assert never.budget_flops is None
+    for goal, says in ((1.0, "no budget"), (1e6, "any budget")):
+        (choice,) = predict(table, reach=goal).choices
+        assert choice.budget_flops is None and says in choice.what
+    two = predict(table.take(table.budget_flops < 5e18), reach=2.0)
+    assert not two.given and [f.code for f in two.findings] == ["not_identified"]
 
 
 def test_metrics_and_countings(table):

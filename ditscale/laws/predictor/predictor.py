@@ -257,6 +257,11 @@ class Predictor:
     def _on_scale(self, value: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return (np.log(value), gradient / value[:, None]) if self.runs.log else (value, gradient)
 
+    @property
+    def smallest(self) -> float:
+        """The smallest budget that is looked at."""
+        return math.exp(self.last + self.runs.x0) / SPAN
+
     @cached_property
     def last(self) -> float:
         """x of the largest budget."""
