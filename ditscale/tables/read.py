@@ -13,10 +13,10 @@ import numpy as np
 from ..errors import UserError, nearest
 from ..quantities import METRICS, guess
 from ..units import count, number
+from .names import QUANTITIES, guess_columns, pasted
+from .numerals import Fault, complaint, fault, floats, lacks
+from .source import Cells, Frame, listed, opened
 from .table import OPTIONAL, REQUIRED, SHARED, Table, check
-from .tables.names import QUANTITIES, guess_columns, pasted
-from .tables.numerals import Fault, complaint, fault, floats, lacks
-from .tables.source import Cells, Frame, listed, opened
 
 TEXT = ("run_id", "role")
 Source = str | Path | Table | Mapping[str, Any] | Frame

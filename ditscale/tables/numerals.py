@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...errors import UserError
+from ..errors import UserError
 from ..result import short
 
 # Powers of ten. M is a million in either case, as no count is in thousandths; P, E and Z stand before FLOP alone, since

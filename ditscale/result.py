@@ -1,4 +1,4 @@
-"""What every result of laws/ can do: a frozen dataclass that is written to JSON and read back, type by type."""
+"""What every result can do: a frozen dataclass that is written to JSON and read back, type by type."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
 
-from ..errors import UserError
+from .errors import UserError
 
 
 def key(name: str, **how: Any) -> Any:

@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 
 from ..errors import UserError, nearest
 from ..quantities import ColumnInfo, guess
+from ..result import Result
 from ..units import compact
-from .result import Result
-from .tables.numerals import Fault, complaint, fault, lacks
+from .numerals import Fault, complaint, fault, lacks
 
 REQUIRED = ("n_params", "n_tokens", "budget_flops")
 OPTIONAL = ("loss_se", "n_images", "achieved_flops")

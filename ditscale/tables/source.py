@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ...errors import UserError, nearest
-from ...quantities import ColumnInfo
+from ..errors import UserError, nearest
+from ..quantities import ColumnInfo
 from ..result import short
 from .numerals import parse
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...units import compact
+from ..units import compact
 from .numerals import POWERS, parse
 
 # (names as a whole; words of which one must be there; further words that may be, the likelier first). A name with any
