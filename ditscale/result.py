@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
@@ -118,41 +119,35 @@ def _entries(kind: type) -> list[_Entry]:
     return _ENTRIES[kind]
 
 
+# The types of plain values in Python, and in words.
+PLAIN: dict[Any, tuple[Any, str]] = {
+    float: ((int, float), "a finite number"), int: (int, "a whole number"), bool: (bool, "true or false"),
+    str: (str, "text"), dict: (dict, "an object of keys and values"), tuple: (list, "a list"),
+}  # fmt: skip
+
+
 def _read(hint: Any, value: Any, where: str) -> Any:
     """The value as the type hint says. Raises UserError where it is of another type."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
         (inner,) = [part for part in parts if part is not NoneType]
         return None if value is None else _read(inner, value, where)
-    if isinstance(hint, type) and issubclass(hint, Result):
-        return hint.from_dict(value, where)
-    many = parts[-1:] == (...,)
-    if origin is Literal:
-        fits, what = isinstance(value, str) and value in parts, f"one of {', '.join(parts)}"
-    elif origin is dict:
-        fits, what = isinstance(value, dict), "an object of keys and values"
-    elif origin is tuple:
-        fits = isinstance(value, list) and (many or len(value) == len(parts))
-        what = "a list" if many else f"a list of {len(parts)}"
-    else:
-        fits, what = _is_simple(hint, value), SIMPLE[hint]
+    if isinstance(kind, type) and issubclass(kind, Result):
+        return kind.from_dict(value, where)
+    types, what = (str, f"one of {', '.join(parts)}") if kind is Literal else PLAIN[kind]
+    fits = isinstance(value, types) and isinstance(value, bool) == (kind is bool)
+    if kind is Literal:
+        fits = fits and value in parts
+    elif kind is float:
+        fits = fits and abs(value) <= sys.float_info.max  # Neither nan nor 10**400, which JSON can hold.
+    elif kind is tuple and parts[-1] is ...:
+        parts = parts[:1] * len(value) if fits else parts
+    elif kind is tuple:
+        fits, what = fits and len(value) == len(parts), f"a list of {len(parts)}"
     if not fits:
         raise UserError(f"{where}: {short(repr(value))} is not {what}")
-    if origin is dict:
+    if kind is dict:
         return {k: _read(parts[1], v, f"{where}[{k!r}]") for k, v in value.items()}
-    if origin is tuple:
-        hints = parts[:1] * len(value) if many else parts
-        return tuple(_read(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
+    if kind is tuple:
+        return tuple(_read(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(parts, value, strict=True)))
     return value
-
-
-SIMPLE = {float: "a finite number", int: "a whole number", bool: "true or false", str: "text"}
-
-
-def _is_simple(kind: type, value: object) -> bool:
-    try:
-        if kind is float:
-            return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
