@@ -69,6 +69,14 @@ def floats(values: Sequence[Any]) -> tuple[np.ndarray, str]:
     return numbers, said
 
 
+def first_repeat(values: Sequence[Any]) -> tuple[int, int] | None:
+    """(where a value stands first, where it stands again) of the first that repeats; None where none does."""
+    first: dict[Any, int] = {}
+    if len(set(values)) == len(values):
+        return None
+    return next((first[v], i) for i, v in enumerate(values) if first.setdefault(v, i) != i)
+
+
 def lacks(value: Any, metric: bool = False) -> bool:
     """Whether a cell says that there is no number; of a metric, any word does."""
     text = "" if value is None else str(value).strip()
