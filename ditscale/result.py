@@ -4,9 +4,10 @@ import dataclasses
 import json
 import math
 import sys
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from .errors import UserError
 
@@ -31,12 +32,12 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """The JSON object: plain dicts, lists, texts and numbers."""
         out: dict[str, Any] = {} if self.LAYOUT is None else {"layout": self.LAYOUT}
-        out |= {e.key: _plain(getattr(self, e.name)) for e in _entries(type(self))}
+        out |= {key: _plain(getattr(self, field.name)) for key, field, _ in _entries(type(self))}
         return out | {name: _plain(getattr(self, name)) for name in self.COMPUTED}
 
     def __getitem__(self, name: str) -> Any:
         """A value by its key in JSON, as of the dicts that results were before. Raises KeyError with the keys."""
-        fields = {entry.key: entry.name for entry in _entries(type(self))} | {n: n for n in self.COMPUTED}
+        fields = {key: field.name for key, field, _ in _entries(type(self))} | {n: n for n in self.COMPUTED}
         if name not in fields:
             raise KeyError(f"{name!r} is none of {', '.join(fields)}")
         return getattr(self, fields[name])
@@ -50,11 +51,11 @@ class Result:
         if cls.LAYOUT is not None and (layout := body.get("layout", cls.LAYOUT)) != cls.LAYOUT:
             raise UserError(f"{here}: layout {short(repr(layout))} is not {cls.LAYOUT}, which this version reads")
         given = {}
-        for e in _entries(cls):
-            if e.key in body:
-                given[e.name] = _read(e.hint, body[e.key], f"{where}.{e.key}" if where else e.key)
-            elif e.needed:
-                raise UserError(f"{here}: the key {e.key!r} is missing")
+        for key, field, hint in _entries(cls):
+            if key in body:
+                given[field.name] = _read(hint, body[key], f"{where}.{key}" if where else key)
+            elif field.default is field.default_factory is dataclasses.MISSING:
+                raise UserError(f"{here}: the key {key!r} is missing")
         made = cls(**given)
         if wrong := made.contradiction():
             raise UserError(f"{here}: {wrong}")
@@ -96,27 +97,13 @@ def short(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-class _Entry(NamedTuple):
-    """A field that JSON holds: its name, its key, whether the key must be there, and its type."""
-
-    name: str
-    key: str
-    needed: bool
-    hint: Any
+_hints = cache(get_type_hints)
 
 
-_ENTRIES: dict[type, list[_Entry]] = {}  # by class, as they are first asked for
-
-
-def _entries(kind: type) -> list[_Entry]:
-    if kind not in _ENTRIES:
-        hints, missing = get_type_hints(kind), dataclasses.MISSING
-        _ENTRIES[kind] = [
-            _Entry(f.name, k, f.default is missing and f.default_factory is missing, hints[f.name])
-            for f in dataclasses.fields(kind)
-            if (k := f.metadata.get("key", f.name)) is not None
-        ]
-    return _ENTRIES[kind]
+def _entries(kind: Any) -> list[tuple[str, dataclasses.Field, Any]]:
+    """[(key, field, its type)] of what JSON holds."""
+    named = ((field.metadata.get("key", field.name), field) for field in dataclasses.fields(kind))
+    return [(key, field, _hints(kind)[field.name]) for key, field in named if key is not None]
 
 
 # The types of plain values in Python, and in words.

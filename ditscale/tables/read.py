@@ -1,10 +1,9 @@
-"""Reading a table of runs from a file, a study directory, or columns in memory. Every mistake in it is one line, by
-place; `tables/` knows the forms of files, numbers and names."""
+"""Reading a table of runs from a file, a study directory, or columns in memory. Every mistake in it is one line."""
 
 import itertools
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..errors import UserError, nearest
 from ..quantities import METRICS, guess
 from ..units import count, number
 from .names import QUANTITIES, guess_columns, pasted
-from .numerals import Fault, complaint, fault, floats, lacks
+from .numerals import complaint, fault, first_repeat, floats, lacks
 from .source import Cells, Frame, listed, opened
 from .table import OPTIONAL, REQUIRED, SHARED, Table, check
 
@@ -56,31 +55,31 @@ def read_table(
     metric, *also = (_column(name, cells, columns) for name in (metric, *also))
     names, factors = _names(cells, (*REQUIRED, metric, *also), (*TEXT, *OPTIONAL, *SHARED), columns, kappa)
     n_rows = cells.n_rows(names.values())
-    ids = cells.columns[names["run_id"]] if "run_id" in names else [f"row-{i + 1}" for i in range(n_rows)]
-    run_id = np.array(list(map(str, ids)), dtype=object)
-    roles = cells.columns[names["role"]] if "role" in names else ["grid"] * n_rows
-    role = np.array(list(map(str, roles)), dtype=object)
-    keep, said = _kept(cells, run_id, role, exclude, only)
+    texts = {"run_id": [f"row-{i + 1}" for i in range(n_rows)], "role": ["grid"] * n_rows}
+    texts |= {ours: list(map(str, cells.columns[names[ours]])) for ours in (*TEXT, *SHARED) if ours in names}
+    keep, said = _kept(cells, texts["run_id"], texts["role"], exclude, only)
     rows = {name: [values[i] for i in keep] for name, values in cells.columns.items() if len(values) == n_rows}
+    run_id, role = (np.array([texts[name][i] for i in keep], dtype=object) for name in TEXT)
 
     def where(i: int) -> str:
-        return f"row {cells.lines[keep[i]]}" if cells.lines else f"run {run_id[keep[i]]}"
+        return f"row {cells.lines[keep[i]]}" if cells.lines else f"run {run_id[i]}"
 
-    if "run_id" not in names:
-        _refuse_same_rows(cells.name, [*rows.values()], where)
+    # Without run ids, two rows may share (N, D, C): seeds do. The same row twice would count one run double.
+    if "run_id" not in names and (again := first_repeat(map(str, zip(*rows.values(), strict=True)))):
+        both = " and ".join(map(where, again))
+        raise UserError(f"{cells.name}: the same row appears twice ({both}); keep one of them")
     said += [(f"column {ours}", f"{columns[ours]!r} in the file") for ours in names if columns.get(ours, ours) != ours]
     raw = {ours: rows[theirs] for ours, theirs in names.items() if ours in also or ours not in (*TEXT, *SHARED)}
     numeric = _numbers(raw, factors, kappa, said)
-    shared = {name: np.array(list(map(str, rows[names[name]]))) for name in SHARED if name in names}
-    if (trained := _trainings(run_id[keep], numeric)) is not None:
-        shared["trajectory"], run_id[keep] = run_id[keep], trained
+    shared = {name: np.array([texts[name][i] for i in keep]) for name in SHARED if name in names}
+    if (trained := _trainings(run_id, numeric["n_params"], numeric["n_tokens"])) is not None:
+        shared["trajectory"], run_id = run_id, trained
+    given: dict[str, Any] = {name: numeric.get(name) for name in (*REQUIRED, *OPTIONAL)}
     table = Table(
-        run_id[keep], numeric["n_params"], numeric["n_tokens"], numeric["budget_flops"], numeric[metric], role[keep],
-        numeric.get("loss_se"), numeric.get("n_images"), numeric.get("achieved_flops"), metric, cells.name,
-        exclusions=tuple(exclude.items()), columns={name: numeric[name] for name in also},
+        run_id, loss=numeric[metric], role=role, **given, metric=metric, source=cells.name, better=better,
+        exclusions=tuple(exclude.items()), columns={name: numeric[name] for name in also}, shared=shared,
         recorded=(*cells.recorded, *said),
-        info={name: cells.info[names[name]] for name in (metric, *also) if names[name] in cells.info}, better=better,
-        shared=shared,
+        info={name: cells.info[names[name]] for name in (metric, *also) if names[name] in cells.info},
     )  # fmt: skip
     if metric == "loss" and np.mean(table.loss < 0) > 0.5:
         signed = "which no loss is; a metric of either sign has another name: add --metric nll --columns"
@@ -89,14 +88,13 @@ def read_table(
     return table
 
 
-def _trainings(run_id: np.ndarray, numeric: dict[str, np.ndarray]) -> np.ndarray | None:
+def _trainings(run_id: np.ndarray, n_params: np.ndarray, n_tokens: np.ndarray) -> np.ndarray | None:
     """Names of rows that are readings of trainings, run@D; None unless a run_id repeats, at one N and at other D."""
-    if len(set(run_id)) == len(run_id) or not (np.isfinite(numeric["n_tokens"]).all()):
+    if not first_repeat(run_id) or np.isnan(n_params).any() or not np.isfinite(n_tokens).all():
         return None
-    sizes = dict(zip(run_id, numeric["n_params"], strict=True))
-    named = np.array([f"{name}@{count(d)}" for name, d in zip(run_id, numeric["n_tokens"], strict=True)], dtype=object)
-    alike = all(sizes[name] == n for name, n in zip(run_id, numeric["n_params"], strict=True))
-    return named if alike and len(set(named)) == len(named) else None
+    named = np.array([f"{name}@{count(d)}" for name, d in zip(run_id, n_tokens, strict=True)], dtype=object)
+    alike = len({*zip(run_id, n_params, strict=True)}) == len({*run_id})
+    return named if alike and not first_repeat(named) else None
 
 
 def read_columns(
@@ -106,32 +104,28 @@ def read_columns(
     others as floats. columns {our name: the source's name}; `needed` ones must be there. Of the metric, loss, a cell
     without a number is nan. Raises UserError as `read_table` does."""
     cells = opened(source)
-    names, factors = _names(cells, needed, optional, dict(columns or {}), None, computable=False)
-    count = cells.n_rows(names.values())
-    where = [f"row {line}" for line in cells.lines or range(1, count + 1)]
-    found: dict[str, list] = {}
-    faults: list[Fault] = []
-    for ours, theirs in names.items():
-        values = cells.columns[theirs]
-        if ours in TEXT:
-            found[ours] = list(map(str, values))
-            continue
-        numbers = floats(values)[0] * factors.get(ours, 1.0)
-        found[ours] = numbers.tolist()
-        bad = [i for i in map(int, np.flatnonzero(np.isnan(numbers))) if ours != "loss" or not lacks(values[i], True)]
-        faults += [fault(i, ours, values[i], False) for i in bad]
+    names, factors = _names(cells, needed, optional, dict(columns or {}), None)
+    n_rows = cells.n_rows(names.values())
+    where = [f"row {line}" for line in cells.lines or range(1, n_rows + 1)]
+    found = {ours: list(cells.columns[theirs]) for ours, theirs in names.items()}
+    numeric = _numbers({ours: values for ours, values in found.items() if ours not in TEXT}, factors, None, [])
+    faults = [
+        # `rates` leaves no run out by name.
+        (wrong := fault(i, ours, found[ours][i], False))._replace(cure=wrong.cure or "write a number")
+        for ours, numbers in numeric.items()
+        for i in map(int, np.flatnonzero(np.isnan(numbers)))
+        if ours != "loss" or not lacks(found[ours][i], True)
+    ]
     if faults:
-        ids = [f"row-{i + 1}" for i in range(count)]
-        faults = [f._replace(cure=f.cure or "write a number") for f in faults]  # `rates` leaves no run out by name.
-        raise complaint(cells.name, faults, where.__getitem__, ids, {})
+        raise complaint(cells.name, faults, where.__getitem__, range(n_rows), {})
+    found = {ours: numeric[ours].tolist() if ours in numeric else list(map(str, found[ours])) for ours in names}
     return cells.name, found, where
 
 
 def _kept(
-    cells: Cells, run_id: np.ndarray, role: np.ndarray, exclude: dict[str, str], only: dict[str, str]
+    cells: Cells, run_id: Sequence[str], role: Sequence[str], exclude: dict[str, str], only: dict[str, str]
 ) -> tuple[list[int], list[tuple[str, str]]]:
-    """The rows that are read, and what must be recorded of those that are not. Raises UserError where there are none,
-    with the values there are when none has that of `only`."""
+    """(the rows that are read, what must be recorded of those that are not); puts right where runs of `exclude` end."""
     chosen = list(range(len(run_id)))
     for name, value in only.items():
         column = list(map(str, cells.column(name)))
@@ -141,15 +135,13 @@ def _kept(
             missing = f"no row has {name} = {value!r}{nearest(value, values)}; its values are: {', '.join(values[:8])}"
             raise UserError(f"{cells.name}: {missing}{', ...' if len(values) > 8 else ''}")
     there = {run_id[i] for i in chosen}
-    for name in list(exclude):
-        if name not in there:  # On the command line, run and reason may both have a = in them.
-            whole = f"{name}={exclude.pop(name)}"
-            at = {
-                len(run): run for run in there if whole.startswith(run) and re.match(r"\s*=", whole.removeprefix(run))
-            }
-            if not at:
-                raise UserError(f"{cells.name}: there is no run {name!r} to exclude{nearest(name, there)}")
-            exclude[at[max(at)]] = whole[max(at) :].lstrip()[1:].strip()
+    for name in [name for name in exclude if name not in there]:
+        # On the command line, run and reason may both have a = in them.
+        whole = f"{name}={exclude.pop(name)}"
+        splits = [(whole[: at.start()].rstrip(), whole[at.end() :].strip()) for at in re.finditer("=", whole)]
+        if not (known := [split for split in splits if split[0] in there]):
+            raise UserError(f"{cells.name}: there is no run {name!r} to exclude{nearest(name, there)}")
+        exclude.update(known[-1:])
     left = [i for i in chosen if run_id[i] not in exclude]
     if not left:
         raise UserError(f"{cells.name}: every run is excluded")
@@ -163,11 +155,9 @@ def _kept(
 
 
 def _names(
-    cells: Cells, needed: Sequence[str], optional: Sequence[str], columns: dict[str, str],
-    kappa: float | str | None, computable: bool = True,
-) -> tuple[dict[str, str], dict[str, float]]:  # fmt: skip
-    """({our name: the source's name} of every column that is used, {our name: what its cells are multiplied by}).
-    Raises UserError, with a way out, for a missing one; computable: whether one of N, D and C may be computed."""
+    cells: Cells, needed: Sequence[str], optional: Sequence[str], columns: dict[str, str], kappa: float | str | None
+) -> tuple[dict[str, str], dict[str, float]]:
+    """({our name: the source's name} of every column that is used, {our name: what its cells are multiplied by})."""
     known = (*optional, *needed)
     names, factors = {name: name for name in known if name in cells.columns}, {}
     for ours, theirs in columns.items():
@@ -185,7 +175,8 @@ def _names(
         able = [name for name in missing if name in REQUIRED]
         missing = [name for name in missing if able != [name]]
     if missing:
-        raise UserError(f"{cells.name}: {_missing(missing, cells, names, computable)}; {listed(cells.columns)}")
+        text = _missing(missing, cells, names, computable={*REQUIRED} <= {*needed})
+        raise UserError(f"{cells.name}: {text}; {listed(cells.columns)}")
     return names, factors
 
 
@@ -194,9 +185,9 @@ def _column(metric: str, cells: Cells, columns: dict[str, str]) -> str:
     if metric in cells.columns or metric in columns:
         return metric
     of = {name: (cells.info.get(name) or guess(name)).metric for name in cells.columns}
-    pairs = itertools.product(of, METRICS.items())
-    long = ((name, of[name], word) for name, (word, column) in pairs if column == of[name])
-    return next((name for name, short, word in long if metric == word + name.removeprefix(short)), metric)
+    pairs = itertools.product(of.items(), METRICS.items())
+    long = ((name, word + name.removeprefix(short)) for (name, short), (word, column) in pairs if column == short)
+    return next((name for name, spoken in long if spoken == metric), metric)
 
 
 def _missing(missing: list[str], cells: Cells, names: dict[str, str], computable: bool) -> str:
@@ -208,9 +199,8 @@ def _missing(missing: list[str], cells: Cells, names: dict[str, str], computable
     lost = [name for name in missing if name in REQUIRED and name not in meant]
     computed = computable and len(lost) == 1
     if meant:
-        are = (
-            f"{', '.join(repr(name.partition('*')[0]) for name in meant.values())} {'are' if len(meant) > 1 else 'is'}"
-        )
+        columns = ", ".join(repr(name.partition("*")[0]) for name in meant.values())
+        are = f"{columns} {'are' if len(meant) > 1 else 'is'}"
         text += "; ".join([f"; if {are} meant, add {pasted(meant)}{' --kappa 6' * computed}", *doubts])
     if computed:
         text += f"; --kappa 6 computes {lost[0]} from C = 6 N D"
@@ -223,30 +213,21 @@ def _missing(missing: list[str], cells: Cells, names: dict[str, str], computable
 def _numbers(
     raw: Mapping[str, Sequence[Any]], factors: Mapping[str, float], kappa: Any, said: list[tuple[str, str]]
 ) -> dict[str, np.ndarray]:
-    """The columns as floats, and the missing one of N, D and C; what was done is added to `said`, to be recorded."""
+    """The columns as floats and, with kappa, the missing one of N, D and C; adds to `said` what was done."""
     numeric = {}
     for ours, values in raw.items():
         numbers, sized = floats(values)
         numeric[ours] = numbers * factors.get(ours, 1.0)
         said += [(f"cells of {ours}", sized)] if sized else []
     lacking = next((name for name in REQUIRED if name not in numeric), None)
-    if lacking is None:
-        return numeric
-    kappa, other = float(kappa), "n_tokens" if lacking == "n_params" else "n_params"
-    how = f"{kappa:g} n_params n_tokens" if lacking == "budget_flops" else f"budget_flops / ({kappa:g} {other})"
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        if lacking == "budget_flops":
-            numeric[lacking] = kappa * numeric["n_params"] * numeric["n_tokens"]
-        else:
-            numeric[lacking] = numeric["budget_flops"] / kappa / numeric[other]
-    said.append((lacking, f"computed as {how}"))
+    if lacking and kappa is not None:
+        kappa, other = float(kappa), "n_tokens" if lacking == "n_params" else "n_params"
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if lacking == "budget_flops":
+                how = f"{kappa:g} n_params n_tokens"
+                numeric[lacking] = kappa * numeric["n_params"] * numeric["n_tokens"]
+            else:
+                how = f"budget_flops / ({kappa:g} {other})"
+                numeric[lacking] = numeric["budget_flops"] / kappa / numeric[other]
+        said.append((lacking, f"computed as {how}"))
     return numeric
-
-
-def _refuse_same_rows(source: str, columns: Sequence[Sequence[Any]], where: Callable[[int], str]) -> None:
-    """Without run ids, two rows may share (N, D, C): seeds do. The same row twice would count one run double."""
-    rows = list(map(str, zip(*columns, strict=True)))
-    if len(set(rows)) < len(rows):
-        seen: dict[str, int] = {}
-        first, again = next((seen[row], i) for i, row in enumerate(rows) if seen.setdefault(row, i) != i)
-        raise UserError(f"{source}: the same row appears twice ({where(first)} and {where(again)}); keep one of them")

@@ -12,7 +12,7 @@ from ..errors import UserError, nearest
 from ..quantities import ColumnInfo, guess
 from ..result import Result
 from ..units import compact
-from .numerals import Fault, complaint, fault, lacks
+from .numerals import Fault, complaint, fault, first_repeat, lacks
 
 REQUIRED = ("n_params", "n_tokens", "budget_flops")
 OPTIONAL = ("loss_se", "n_images", "achieved_flops")
@@ -199,61 +199,55 @@ def condensed(table: Table) -> Table:
         groups, cells = neighbours(groups, table.budget_flops, 0, 3), 3 * CELLS
     labels = neighbours(groups, table.n_params, cells)
     _, first, total = np.unique(labels, return_index=True, return_counts=True)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        if (values > 0).all():
-            return np.exp(np.bincount(labels, np.log(values)) / total)
-        return np.bincount(labels, values) / total
-
-    names = (*REQUIRED, "loss", *(("achieved_flops",) if table.achieved_flops is not None else ()))
-    small = dataclasses.replace(table.take(first), loss_se=None, columns={}, shared={})
-    means: dict[str, Any] = {name: mean(getattr(table, name)) for name in names}
-    return dataclasses.replace(small, **means)
+    means: dict[str, Any] = {}
+    for name in (*REQUIRED, "loss", "achieved_flops"):
+        if (values := getattr(table, name)) is not None:
+            positive = (values > 0).all()
+            mean = np.bincount(labels, np.log(values) if positive else values) / total
+            means[name] = np.exp(mean) if positive else mean
+    return dataclasses.replace(table.take(first), **means, loss_se=None, columns={}, shared={})
 
 
 def check(
-    table: Table, where: Callable[[int], str] | None = None, raw: Mapping[str, Sequence[Any]] | None = None,
-    beside: Mapping[str, Sequence[Any]] | None = None,
+    table: Table, where: Callable[[int], str] = lambda i: f"row {i + 1}",
+    raw: Mapping[str, Sequence[Any]] | None = None, beside: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:  # fmt: skip
     """Raise UserError for the values that no fit can use, all at once. Optional columns may hold NaN. N, D and C must
     be positive, and so must a loss or a FID. Any other metric may have either sign, as a log-likelihood has.
 
     where(i) names a row. raw {our name: the cells as they stand} of columns that were read; beside {column: cells}: the
     whole source, of which a column may say which runs are good."""
-    source, count, raw, where = table.source or "table", len(table), raw or {}, where or (lambda i: f"row {i + 1}")
+    source, count, ids = table.source or "table", len(table), table.run_id
     if not count:
         raise UserError(f"{source}: no rows; a table needs one row per run")
-    columns = {name: getattr(table, name) for name in REQUIRED} | {table.metric: table.loss}
-    optional = {name: getattr(table, name) for name in OPTIONAL if getattr(table, name) is not None} | table.columns
-    for name, column in {"role": table.role, **columns, **optional, **table.shared}.items():
+    needed = {name: getattr(table, name) for name in REQUIRED} | {table.metric: table.loss}
+    optional = {n: values for n in OPTIONAL if (values := getattr(table, n)) is not None} | table.columns
+    for name, column in {"role": table.role, **needed, **optional, **table.shared}.items():
         if len(column) != count:
             raise UserError(f"{source}: column {name} has {len(column)} values, run_id has {count}")
-    strange = (table.role != "grid") & (table.role != "probe")
-    if strange.any():
+    if (strange := (table.role != "grid") & (table.role != "probe")).any():
         i = int(np.argmax(strange))
         raise UserError(f"{source}, {where(i)}, column role: {table.role[i]!r} is not known; write grid or probe")
-    if len(set(table.run_id)) < count:
-        first: dict[str, int] = {}
-        i = next(i for i, name in enumerate(table.run_id) if first.setdefault(name, i) != i)
-        both = f"{where(first[table.run_id[i]])} and {where(i)}"
-        raise UserError(f"{source}: run_id {table.run_id[i]!r} appears twice ({both}); keep one of them")
-    if faults := _faults(table, {**optional, **columns}, raw):
-        raise complaint(source, faults, where, table.run_id, beside or {})
+    if again := first_repeat(ids):
+        both = " and ".join(map(where, again))
+        raise UserError(f"{source}: run_id {ids[again[1]]!r} appears twice ({both}); keep one of them")
+    if faults := _faults(table, {**optional, **needed}, raw or {}):
+        raise complaint(source, faults, where, ids, beside or {})
 
 
 def _faults(table: Table, columns: Mapping[str, np.ndarray], raw: Mapping[str, Sequence[Any]]) -> list[Fault]:
-    """The cells that no fit can use. raw {our name: the cells as they stand}, of columns that were read."""
+    """The cells that no fit can use."""
     faults: list[Fault] = []
     for name, column in columns.items():
-        cells, needed = raw.get(name, column.tolist()), name in REQUIRED or name == table.metric
-        signed = name == table.metric and not table.info_of(name).positive
+        cells, metric = raw.get(name, column.tolist()), name == table.metric
+        needed, signed = metric or name in REQUIRED, metric and not table.info_of(name).positive
         bad = ~np.isfinite(column) | (not signed) & (column <= 0) if needed else np.isnan(column)
         known = {f.row for f in faults} if raw and name not in raw else set()  # What it was computed from lacks.
         for i in map(int, np.flatnonzero(bad)):
             # A probe that has not been run yet has no loss, and must not stop the fit of the grid.
-            may_lack = not needed or name == table.metric and table.role[i] == "probe"
+            may_lack = not needed or metric and table.role[i] == "probe"
             if i not in known and not (may_lack and (lacks(cells[i]) or not isinstance(cells[i], str))):
-                faults.append(fault(i, name, cells[i], name == table.metric))
+                faults.append(fault(i, name, cells[i], metric))
     return faults
 
 
