@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,11 +52,6 @@ def guess_columns(missing: Sequence[str], free: Mapping[str, Sequence[Any]]) -> 
             others = f"{ours} may also be {', '.join(map(repr, fit[1:4]))}"
             doubts.append(f"{others}, which changes what N counts" if ours == "n_params" else others)
     return meant, doubts
-
-
-def pasted(meant: Mapping[str, str]) -> str:
-    """The option that says what is meant, as a shell takes it."""
-    return f"--columns {shlex.quote(','.join(f'{ours}={theirs}' for ours, theirs in meant.items()))}"
 
 
 def _words(name: str) -> tuple[list[str], float]:

@@ -42,25 +42,21 @@ class Fault(NamedTuple):
 
 def parse(value: Any) -> float | None:
     """The number that a cell says, to the last digit: 16.12M is 16120000.0. None where it says none."""
-    if isinstance(value, bool):
-        return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        pass
+        return None if isinstance(value, bool) else float(value)
     except OverflowError:
         return float("inf")
-    sized = SIZED.fullmatch(value.strip()) if isinstance(value, str) else None
-    try:
+    except (TypeError, ValueError):
+        sized = SIZED.fullmatch(value.strip()) if isinstance(value, str) else None
+    with suppress(ValueError):  # 1__0M
         return float(f"{sized[1]}e{int(sized[2] or 0) + POWERS.get((sized[3] or '').lower(), 0)}") if sized else None
-    except ValueError:  # 1__0M
-        return None
+    return None
 
 
 def floats(values: Sequence[Any]) -> tuple[np.ndarray, str]:
     """(a column as floats, nan where a cell says none; how many cells have suffixes, with the first)."""
-    if {*map(type, values)} <= {str, int, float, NoneType}:  # Not true, nor lists, which JSON can hold.
-        with suppress(TypeError, ValueError, OverflowError):
+    with suppress(TypeError, ValueError, OverflowError):
+        if {*map(type, values)} <= {str, int, float, NoneType}:  # Not true, nor lists, which JSON can hold.
             return np.array(values, dtype=float), ""
     numbers = np.array([parse(value) for value in values], dtype=float)
     sized = [i for i in map(int, np.flatnonzero(np.isfinite(numbers))) if str(values[i]).strip()[-1].isalpha()]
@@ -118,8 +114,7 @@ def complaint(
     source: str, faults: Sequence[Fault], where: Callable[[int], str], run_id: Any,
     beside: Mapping[str, Sequence[Any]],
 ) -> UserError:  # fmt: skip
-    """One error about all faults of a table of runs `run_id`, with the options to paste. beside: its columns, one of
-    which may hold a word that all good runs share."""
+    """One error about all faults of runs `run_id`, with the options to paste; beside: all columns of their table."""
     ordered = sorted(faults, key=lambda f: f.row)
     lost = {f.row: f for f in reversed(ordered) if not f.cure}
     ways = [f"correct {'it' if len(ordered) == 1 else 'them'}"] if any(f.cure == "" for f in ordered) else []

@@ -12,9 +12,9 @@ import numpy as np
 from ..errors import UserError, nearest
 from ..quantities import METRICS, guess
 from ..units import count, number
-from .names import QUANTITIES, guess_columns, pasted
+from .names import QUANTITIES, guess_columns
 from .numerals import complaint, fault, first_repeat, floats, lacks
-from .source import Cells, Frame, listed, opened
+from .source import COUNTED, Cells, Frame, listed, opened
 from .table import OPTIONAL, REQUIRED, SHARED, Table, check
 
 TEXT = ("run_id", "role")
@@ -30,19 +30,19 @@ def read_table(
     columns or a DataFrame. A `Table` is returned as it is.
 
     metric: the column that is fitted; a metric of `ditscale evaluate`, or that of a data set ("likelihood_coco"),
-    stands for its column. exclude {run_id: reason}: rows left out before they are checked, and listed in
-    `Table.exclusions`. columns {our name: the source's name}, such as {"n_params": "Model Size"}, or with a factor, as
-    in "params_M*1e6". kappa: where one of n_params (N), n_tokens (D) and budget_flops (C) is lacking, compute it from
-    C = kappa N D. also: further numeric columns, kept in `Table.columns`; their cells may be nan or empty. only {the
-    source's name: value}: read the rows with that value alone. better: "higher" where a higher metric is better, if its
-    name does not say so. Rows of role "rate", a learning-rate sweep, are never read.
+    stands for its column. exclude {run_id: reason}: rows left out before they are checked, listed in
+    `Table.exclusions`. columns {our name: the source's name}, such as {"n_params": "Model Size"}, or with a factor,
+    "params_M*1e6". kappa: a lacking one of n_params (N), n_tokens (D) and budget_flops (C) is computed from C = kappa N
+    D. also: further numeric columns for `Table.columns`, whose cells may be nan or empty. only {the source's name:
+    value}: the rows with that value alone. better: "higher" where a higher metric is better and its name does not say
+    so. Rows of role "rate", a learning-rate sweep, are never read.
 
     Columns of `table.SHARED` say what runs share. A run_id that stands at several D is one training that was read
-    there: its rows become run@D, of one trajectory.
+    there: its rows become run@D, of one trajectory. Cells may have suffixes (16.12M, 3 billion). `Table.recorded` has
+    the lines `# key: value` above the header of a CSV, the attributes of an HDF5 file, and what was done to columns.
 
-    Cells may have suffixes (16.12M, 3 billion). Lines `# key: value` above the header of a CSV are kept in
-    `Table.recorded`, and so are the attributes of an HDF5 file, and what was done to columns. Raises UserError naming
-    the source, the row (the line as an editor counts it, or the run) and the column of every cell that is no number.
+    Raises UserError naming the source, the row (the line as an editor counts it, or the run) and the column of every
+    cell that is no number.
 
         ds.read_table("runs.csv", "fid", columns={"n_params": "size"})
     """
@@ -106,7 +106,7 @@ def read_columns(
     cells = opened(source)
     names, factors = _names(cells, needed, optional, dict(columns or {}), None)
     n_rows = cells.n_rows(names.values())
-    where = [f"row {line}" for line in cells.lines or range(1, n_rows + 1)]
+    where = [f"row {line}" for line in (cells.lines or COUNTED)[:n_rows]]
     found = {ours: list(cells.columns[theirs]) for ours, theirs in names.items()}
     numeric = _numbers({ours: values for ours, values in found.items() if ours not in TEXT}, factors, None, [])
     faults = [
@@ -199,9 +199,10 @@ def _missing(missing: list[str], cells: Cells, names: dict[str, str], computable
     lost = [name for name in missing if name in REQUIRED and name not in meant]
     computed = computable and len(lost) == 1
     if meant:
-        columns = ", ".join(repr(name.partition("*")[0]) for name in meant.values())
-        are = f"{columns} {'are' if len(meant) > 1 else 'is'}"
-        text += "; ".join([f"; if {are} meant, add {pasted(meant)}{' --kappa 6' * computed}", *doubts])
+        theirs = ", ".join(repr(name.partition("*")[0]) for name in meant.values())
+        option = shlex.quote(",".join(map("=".join, meant.items()))) + " --kappa 6" * computed
+        are = f"{theirs} {'are' if len(meant) > 1 else 'is'}"
+        text += "; ".join([f"; if {are} meant, add --columns {option}", *doubts])
     if computed:
         text += f"; --kappa 6 computes {lost[0]} from C = 6 N D"
     others = [name for name in free if guess(name).metric in METRICS.values() and guess(name).quantity == "value"]

@@ -46,6 +46,7 @@ MARKS = {
 CONTROL = bytes({*range(32)} - {*b"\t\n\v\f\r"})
 UNPACKED = 2**31  # Bytes of a gzip file that are read at most.
 CELLS = 50_000_000  # Rows times columns of a JSON file at most: each object may have keys of its own.
+COUNTED = range(1, CELLS + 1)  # Lines of rows in files that are no text.
 ONE_RUN = "which is the curve of a run; a table of runs has a row per run: n_params, n_tokens, budget_flops, loss"
 
 
@@ -121,8 +122,16 @@ def opened(source: Any) -> Cells:
 def _read(path: Path, content: bytes) -> Cells:
     """The cells of a file's content, whatever its form."""
     what = next((what for begins, what in BEGINNINGS.items() if content.startswith(begins)), "")
-    if what or content.startswith(b"PK\x03\x04"):
-        raise UserError(f"{path} {what or _archive(content)}")
+    if content.startswith(b"PK\x03\x04"):
+        what = "is a zip archive; unpack it first"
+        try:
+            names = zipfile.ZipFile(io.BytesIO(content)).namelist()
+            held = (kind for end, kind in ARCHIVES.items() for name in names if name.endswith(end))
+            what = next((f"is {kind}, which is not opened; {AS_CSV}" for kind in held), what)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError):
+            what = "is neither CSV nor HDF5 but a damaged zip archive"
+    if what:
+        raise UserError(f"{path} {what}")
     if content.startswith(b"PAR1"):
         return _read_parquet(path, content)
     text, encoding = _decoded(path, content)
@@ -133,15 +142,6 @@ def _read(path: Path, content: bytes) -> Cells:
         raise UserError(f"{path} is a chart of W&B (steps, with a column per run), not its table of runs; export that")
     said = [("text", "read as Windows-1252, as it is not UTF-8")] if encoding == "cp1252" else []
     return cells._replace(recorded=(*cells.recorded, *said))
-
-
-def _archive(content: bytes) -> str:
-    try:
-        names = zipfile.ZipFile(io.BytesIO(content)).namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return "is neither CSV nor HDF5 but a damaged zip archive"
-    kind = next((kind for end, kind in ARCHIVES.items() for name in names if name.endswith(end)), "")
-    return f"is {kind}, which is not opened; {AS_CSV}" if kind else "is a zip archive; unpack it first"
 
 
 def _decoded(path: Path, content: bytes) -> tuple[str, str]:
@@ -248,7 +248,7 @@ def _read_json(path: Path, text: str) -> Cells:
         columns = _columns_of(path, body)
     except RecursionError:
         raise UserError(f"{path}: its JSON is nested too deeply for a table; write one flat object per run") from None
-    return Cells(str(path), columns, lines or _numbered(columns))
+    return Cells(str(path), columns, lines or COUNTED)
 
 
 def _json_values(path: Path, text: str) -> tuple[Any, list[int]]:
@@ -266,10 +266,6 @@ def _json_values(path: Path, text: str) -> tuple[Any, list[int]]:
         at, why = (f", row {lines[-1]}", error) if values else ("", wrong)
         raise UserError(f"{path}{at}: looks like JSON and is not ({why}); correct it") from None
     return values, lines
-
-
-def _numbered(columns: Mapping[str, Sequence[Any]]) -> range:
-    return range(1, max(map(len, columns.values()), default=0) + 1)
 
 
 def _columns_of(path: Path, body: Any) -> Mapping[str, Sequence[Any]]:
@@ -322,7 +318,7 @@ def _read_parquet(path: Path, content: bytes) -> Cells:
         columns = pyarrow.parquet.read_table(io.BytesIO(content)).to_pydict()
     except (pyarrow.ArrowException, OSError, ValueError):
         raise UserError(f"{path} is a damaged or truncated Parquet file; write it again") from None
-    return Cells(str(path), columns, _numbered(columns))
+    return Cells(str(path), columns, COUNTED)
 
 
 def _read_hdf5(path: Path) -> Cells:

@@ -48,12 +48,11 @@ class Exclusion(Result):
 class Table:
     """Runs as columns, each an array of shape (n_runs,).
 
-    run_id: names; n_params: N; n_tokens: D; budget_flops: C, the budget each run was planned for; loss: the metric that
-    is fitted (its name is `metric`); role: "grid" or "probe". Optional columns are None when the source lacks them;
-    `columns` holds further ones by name. `source` is where the rows came from, `exclusions` the (run_id, reason) pairs
-    taken out by `without`, `recorded` the (key, value) texts that came with the rows: how they were made, and `info`
-    what columns hold, as far as the source says it. `shared` {name of SHARED: labels}: runs of one label share it.
-    `better`: "higher" or "lower" where the source or the user says it."""
+    n_params: N; n_tokens: D; budget_flops: C, the budget each run was planned for; loss: the metric that is fitted, of
+    the name `metric`; role: "grid" or "probe". Optional columns are None when the source lacks them; `columns` holds
+    further ones by name. `source` is where the rows came from, `exclusions` the (run_id, reason) pairs taken out by
+    `without`, `recorded` the (key, value) texts that came with the rows, and `info` what columns hold, as far as the
+    source says it. `shared` {name of SHARED: labels}: runs of one label share it. `better`: "higher", "lower" or ""."""
 
     run_id: np.ndarray
     n_params: np.ndarray
@@ -118,13 +117,12 @@ class Table:
 
     def without(self, run_ids: str | Iterable[str], reason: str) -> Self:
         """The table less the named runs; each is listed, with the reason, in `exclusions` and in every result."""
-        run_ids = [run_ids] if isinstance(run_ids, str) else list(run_ids)
-        for name in run_ids:
+        names, where = [run_ids] if isinstance(run_ids, str) else list(run_ids), self.source or "table"
+        for name in names:
             if name not in self.run_id:
-                where = self.source or "table"
                 raise UserError(f"{where}: there is no run {name!r} to exclude{nearest(name, self.run_id)}")
-        kept = self.take(~np.isin(self.run_id, run_ids))
-        return dataclasses.replace(kept, exclusions=self.exclusions + tuple((name, reason) for name in run_ids))
+        kept = self.take(~np.isin(self.run_id, names))
+        return dataclasses.replace(kept, exclusions=self.exclusions + tuple((name, reason) for name in names))
 
     def without_largest(self, n: int) -> Self:
         """The rows below the n largest budgets."""
@@ -166,7 +164,7 @@ class Table:
 
     def points(self) -> tuple[Point, ...]:
         """The rows one by one, in the table's order."""
-        numbers = [getattr(self, name).tolist() for name in (*REQUIRED, "loss")]
+        numbers = (getattr(self, name).tolist() for name in (*REQUIRED, "loss"))
         return tuple(map(Point, map(str, self.run_id), map(str, self.role), *numbers))
 
 
@@ -231,34 +229,29 @@ def check(
     if again := first_repeat(ids):
         both = " and ".join(map(where, again))
         raise UserError(f"{source}: run_id {ids[again[1]]!r} appears twice ({both}); keep one of them")
-    if faults := _faults(table, {**optional, **needed}, raw or {}):
-        raise complaint(source, faults, where, ids, beside or {})
-
-
-def _faults(table: Table, columns: Mapping[str, np.ndarray], raw: Mapping[str, Sequence[Any]]) -> list[Fault]:
-    """The cells that no fit can use."""
     faults: list[Fault] = []
-    for name, column in columns.items():
-        cells, metric = raw.get(name, column.tolist()), name == table.metric
-        needed, signed = metric or name in REQUIRED, metric and not table.info_of(name).positive
-        bad = ~np.isfinite(column) | (not signed) & (column <= 0) if needed else np.isnan(column)
+    for name, column in {**optional, **needed}.items():
+        cells, metric = (raw or {}).get(name, column.tolist()), name == table.metric
+        signed = metric and not table.info_of(name).positive
+        bad = ~np.isfinite(column) | (not signed) & (column <= 0) if name in needed else np.isnan(column)
         known = {f.row for f in faults} if raw and name not in raw else set()  # What it was computed from lacks.
         for i in map(int, np.flatnonzero(bad)):
             # A probe that has not been run yet has no loss, and must not stop the fit of the grid.
-            may_lack = not needed or metric and table.role[i] == "probe"
+            may_lack = name not in needed or metric and table.role[i] == "probe"
             if i not in known and not (may_lack and (lacks(cells[i]) or not isinstance(cells[i], str))):
                 faults.append(fault(i, name, cells[i], metric))
-    return faults
+    if faults:
+        raise complaint(source, faults, where, ids, beside or {})
 
 
 def _floats(name: str, values: ArrayLike) -> np.ndarray:
-    """A column given as an array or list, as floats (n,)."""
     try:
         column = np.asarray(values, dtype=float)
+        wrong = f" has shape {column.shape}" * (column.ndim != 1)
     except (TypeError, ValueError) as error:
-        raise UserError(f"table: column {name}: {error}; give one number for each run") from None
-    if column.ndim != 1:
-        raise UserError(f"table: column {name} has shape {column.shape}; give one number for each run")
+        wrong = f": {error}"
+    if wrong:
+        raise UserError(f"table: column {name}{wrong}; give one number for each run")
     return column
 
 
