@@ -48,9 +48,10 @@ def parse(value: Any) -> float | None:
         return float("inf")
     except (TypeError, ValueError):
         sized = SIZED.fullmatch(value.strip()) if isinstance(value, str) else None
-    with suppress(ValueError):  # 1__0M
+    try:
         return float(f"{sized[1]}e{int(sized[2] or 0) + POWERS.get((sized[3] or '').lower(), 0)}") if sized else None
-    return None
+    except ValueError:  # 1__0M
+        return None
 
 
 def floats(values: Sequence[Any]) -> tuple[np.ndarray, str]:
@@ -67,6 +68,9 @@ def floats(values: Sequence[Any]) -> tuple[np.ndarray, str]:
 def first_repeat(values: Iterable[Any]) -> tuple[int, int] | None:
     """(where a value stands first, where it stands again) of the first that repeats; None where none does."""
     first: dict[Any, int] = {}
+    values = list(values)
+    if len(set(values)) == len(values):
+        return None
     return next(((first[v], i) for i, v in enumerate(values) if first.setdefault(v, i) != i), None)
 
 
