@@ -10,6 +10,8 @@ predictor/ is the answer to what lies beyond the grid; minima/ is Approach 2, su
 stands against a fit; sealed/ forecasts, gives verdicts and keeps their record; frontier/ reads other metrics at the
 optimum; learning_rate/ fits a sweep."""
 
+from ..tables.read import read_table
+from ..tables.table import Table
 from .checks.backtest import Backtest
 from .compare import Comparison, Criterion, Pair, compare
 from .estimates import Estimate
@@ -24,7 +26,6 @@ from .minima.approach2 import Approach2, fit_approach2
 from .minima.parabola import Parabola, fit_parabola
 from .predictor.predictor import Predictor, predictor
 from .questions import Answers, predict
-from .read import read_table
 from .sealed.entry import Entry, Score
 from .sealed.forecast import Forecast, forecast, load_forecast, seal
 from .sealed.ledger import Ledger, ledger, read_ledger
@@ -32,7 +33,6 @@ from .sealed.verdict import Verdict, read_verdict, verdict
 from .surface.approach3 import Approach3, fit_approach3
 from .surface.fit_surface import fit_surface
 from .surface.surface import Surface
-from .table import Table
 
 __all__ = [
     "Answers", "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Entry",

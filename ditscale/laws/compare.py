@@ -13,6 +13,9 @@ from typing import Any, Callable, NamedTuple, Sequence
 import numpy as np
 
 from ..errors import UserError
+from ..result import Result
+from ..tables.read import Source, read_table
+from ..tables.table import Table
 from ..units import compact, number
 from .checks.runs import check_rehearsal
 from .estimates import Estimate
@@ -21,9 +24,6 @@ from .fit import fit
 from .laws import Laws
 from .notebook import Shown
 from .predictor.predictor import Predictor, difference, multiplier
-from .read import Source, read_table
-from .result import Result
-from .table import Table
 from .text import cells, columns, ends
 
 SIGNIFICANT = 0.05

@@ -5,8 +5,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, one_of
+from ..result import Result
 from .estimates import Estimate
-from .result import Result
 from .text import cells, columns
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import UserError, nearest
+from ..tables.table import Table
 from ..units import number, whole
-from .table import Table
 
 # The budgets of Liang et al. 2024 (arXiv 2410.08184), and the one their law was tested at.
 PAPER_BUDGETS = (1e17, 3e17, 6e17, 1e18, 3e18, 6e18)

@@ -8,14 +8,14 @@ from typing import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from ...result import Result
+from ...tables.table import Table, describe
 from ...units import compact, count
 from ..estimates import Bootstrap
 from ..minima.approach2 import Approach2
-from ..result import Result
 from ..surface.approach3 import Approach3
 from ..surface.fit_surface import OBJECTIVES
 from ..surface.surface import N_PARAMETERS
-from ..table import Table, describe
 from .backtest import Backtest
 
 NOT_RECORDED = "not recorded"

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...result import Result
+from ...tables.table import Table
 from ..estimates import Estimate, f_tail, first, t_quantile
 from ..findings import Finding, finding, some
 from ..minima.approach2 import Approach2
 from ..minima.line import line
 from ..minima.parabola import refit, response_of, vertex
-from ..result import Result
 from ..surface.approach3 import Approach3
 from ..surface.descent import jacobian_of, powers_of
 from ..surface.fit_surface import fit_surface, variables
 from ..surface.surface import N_PARAMETERS, Surface, optimum
-from ..table import Table
 from .runs import outliers
 
 # Many tests are made on every table; a clean one must pass all of them.

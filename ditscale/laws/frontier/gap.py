@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import UserError
+from ...result import Result
+from ...tables.table import Table
 from ...units import compact
 from ..estimates import Estimate, student
 from ..findings import Finding, listed
@@ -17,8 +19,6 @@ from ..minima.approach2 import fit_approach2
 from ..minima.line import line
 from ..minima.parabola import Parabola, pooled, quadratic
 from ..notebook import Shown
-from ..result import Result
-from ..table import Table
 from ..text import cells, columns, spelled
 from .trend import measured
 

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import UserError
+from ...result import extra
+from ...tables.table import Table, check
 from ...units import compact
 from ..estimates import Estimate
 from ..findings import Finding, finding, some
 from ..notebook import Shown
 from ..predictor.identify import LEAST_RUNS, ask
 from ..predictor.predictor import Predictor, predictor
-from ..result import extra
-from ..table import Table, check
 from ..text import spelled
 
 

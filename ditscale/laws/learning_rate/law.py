@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ...errors import UserError
+from ...result import Result
+from ...tables.table import SAME_BUDGET, Exclusion
 from ...units import compact, count
 from ..estimates import Estimate, student
 from ..minima.parabola import MIN_CURVATURE_T, Noise, Quadratic, pooled, quadratic, vertex, vertex_covariance_of
 from ..notebook import Shown
-from ..result import Result
-from ..table import SAME_BUDGET, Exclusion
 from ..text import columns, ends
 from .trials import Trial, read_trials
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Mapping
 
 from ...errors import UserError
-from ..read import Source, read_columns
-from ..result import Result
+from ...result import Result
+from ...tables.read import Source, read_columns
 
 NEEDED = ("n_params", "n_tokens", "lr", "loss")
 

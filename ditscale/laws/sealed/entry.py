@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...result import Result
 from ...units import compact
 from ..estimates import Estimate
-from ..result import Result
 from ..text import ends, short
 
 HEAD = ["name", "metric", "at", "beyond", "forecast", "95 %", "width", "measured", "error", ""]

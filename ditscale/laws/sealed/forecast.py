@@ -11,15 +11,15 @@ import numpy as np
 from ...errors import UserError, command
 from ...files import write_once
 from ...naming import StudyPaths, digest
+from ...result import Result
+from ...tables.read import Source, read_table
+from ...tables.table import SAME_BUDGET, Point, Table
 from ...units import compact, count, number
 from ..checks.runs import check_rehearsal, check_units, refuse_units
 from ..estimates import LEVEL, Estimate
 from ..findings import Finding, finding, listed
 from ..notebook import Shown
 from ..predictor.identify import ask
-from ..read import Source, read_table
-from ..result import Result
-from ..table import SAME_BUDGET, Point, Table
 from ..text import spelled
 
 # The law of a forecast by the predictor, as its JSON names it, and of one by the older rule.

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError, nearest
+from ...result import Result
+from ...tables.read import Source, read_table
+from ...tables.table import Point, Table
 from ...units import compact, count
 from ..estimates import Estimate
 from ..notebook import Shown
-from ..read import Source, read_table
-from ..result import Result
-from ..table import Point, Table
 from ..text import ends, short
 from .forecast import AT_TARGET, MIXTURE, OLD_MIXTURE, Forecast, inputs_hash, own_hash
 

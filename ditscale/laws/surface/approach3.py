@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...tables.table import Table
 from ..estimates import PAIRS_FROM, Estimate, first, replicates
 from ..minima.parabola import NEAR
-from ..table import Table
 from .fit_surface import HUBER_DELTA, fit_surface, refit_surfaces
 from .surface import BEYOND, N_PARAMETERS, Surface, optimum
 

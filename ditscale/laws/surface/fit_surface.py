@@ -8,10 +8,10 @@ import math
 import numpy as np
 
 from ...errors import one_of
+from ...tables.table import Table
 from ...units import compact
 from ..estimates import Replicates
 from ..findings import Finding, finding
-from ..table import Table
 from .descent import EXPONENT_LIMITS, descend, powers_of
 from .surface import N_PARAMETERS, Surface, no_surface
 
