@@ -5,6 +5,7 @@
 
 The truth is written here from the equations alone and shares nothing with the fitter, so it can test the fitter."""
 
+import argparse
 import csv
 import sys
 from contextlib import nullcontext
@@ -50,12 +51,12 @@ class Truth:
 
     @property
     def model_exponent(self) -> float:
-        """a of N* ~ C^a."""
+        """Of N* in C."""
         return self.beta / (self.alpha + self.beta)
 
     @property
     def loss_floor_exponent(self) -> float:
-        """c of L* - E ~ C^c, negative."""
+        """Of L* - E in C, negative."""
         return -self.alpha * self.beta / (self.alpha + self.beta)
 
     def loss_at(self, n_params: ArrayLike, n_tokens: ArrayLike) -> np.ndarray:
@@ -80,10 +81,9 @@ CHINCHILLA = Truth(1.8172, 482.01, 2085.43, 0.3478, 0.3658)
 @dataclass(frozen=True)
 class Case:
     """A study: in each slice `sizes` log-spaced N within `half_width` of `shift` times the optimum, D = C / (kappa N).
-    raises: the codes of the findings it is made to raise (none: a clean study). drift: the factor by which the centre
-    moves from the smallest to the largest budget, on top of `shift`. missing: share of the runs that is absent. jitter:
-    standard deviation of log(achieved / planned FLOPs). misfit: relative excess of the loss of a run of 1e9 tokens,
-    falling as 1/D. one_sided, downward, diverged: what befalls one slice, or one run, of the study."""
+    raises: the codes of the findings it must raise. drift: factor by which the centre moves from the smallest to the
+    largest budget. missing: share of absent runs. jitter: standard deviation of log(achieved / planned FLOPs). misfit:
+    relative excess of the loss at 1e9 tokens, falling as 1/D. one_sided, downward: of one slice; diverged: a run."""
 
     about: str
     raises: tuple[str, ...] = ()
@@ -127,15 +127,14 @@ def synthetic_study(
     case: str | Case = "symmetric", noise: float = 0.003, seed: int = 0, metric: str = "loss",
     probe: float | None = None,
 ) -> tuple[Table, Truth]:  # fmt: skip
-    """A table of runs and the truth behind it. case: a name of CASES or a Case; noise: log-normal scatter from run to
-    run; metric: the column that becomes the table's loss, one of METRICS; probe: a budget in FLOPs at which one run at
-    the true optimum is added as a probe. Raises UserError on an unknown case or metric."""
+    """A table of runs and the truth behind it. case: of CASES; noise: log-normal scatter of a run; metric: of METRICS;
+    probe: a budget in FLOPs, at whose true optimum a probe is added. Raises UserError on an unknown case or metric."""
     columns, truth = synthetic_columns(case, noise, seed, probe)
     if metric not in METRICS:
         raise UserError(f"metric: there is no {metric!r}{nearest(metric, METRICS)}; choose from {', '.join(METRICS)}")
-    n, d, c, y = (columns[name] for name in ("n_params", "n_tokens", "budget_flops", metric))
-    further = {name: columns.get(name) for name in ("run_id", "role", "achieved_flops")}
-    return Table.of(n, d, c, y, metric=metric, source="synthetic", **further), truth
+    names = ("run_id", "role", "n_params", "n_tokens", "budget_flops", "achieved_flops")
+    fields: dict[str, Any] = {name: columns.get(name) for name in names}
+    return Table.of(**fields, loss=columns[metric], metric=metric, source="synthetic"), truth
 
 
 def synthetic_columns(
@@ -146,8 +145,7 @@ def synthetic_columns(
         if case not in CASES:
             raise UserError(f"there is no case {case!r}{nearest(case, CASES)}; choose from {', '.join(CASES)}")
         case = CASES[case]
-    rng = np.random.default_rng(seed)
-    truth, budgets = case.truth, np.array(case.budgets, dtype=float)
+    rng, truth, budgets = np.random.default_rng(seed), case.truth, np.array(case.budgets, dtype=float)
     centre = truth.optimum(budgets)[0] * case.shift * case.drift ** np.linspace(-0.5, 0.5, len(budgets))
     n_params = centre[:, None] * np.geomspace(1 / case.half_width, case.half_width, case.sizes)
     middle = len(budgets) // 2
@@ -177,8 +175,7 @@ def synthetic_columns(
 
 
 def fid(truth: Truth, budget_flops: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """A FID that follows the loss: at the optimum of each budget it is Liang et al.'s 2.2566e6 C^-0.234. Off the
-    optimum, a run has the FID of the smaller budget whose optimum has its loss."""
+    """A FID that follows the loss: Liang et al.'s at each optimum, and off it that of the budget with the same L*."""
     excess = (loss - truth.E) / (truth.optimum(budget_flops)[2] - truth.E)
     return FID_COEFFICIENT * np.power(budget_flops, FID_EXPONENT) * excess ** (FID_EXPONENT / truth.loss_floor_exponent)
 
@@ -197,8 +194,6 @@ def write_csv(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    import argparse
-
     parser = argparse.ArgumentParser(
         "python -m ditscale.laws.synthetic", description="Print a table of runs whose truth is known, as CSV.",
         epilog="\n".join(["cases:", *(f"  {name:17} {case.about}" for name, case in CASES.items())]),
