@@ -30,6 +30,7 @@ UNEVEN = 3.0  # Largest budgets further apart than this: one prediction rests on
 # Keys of `Table.recorded` that the tables must agree on for their losses to mean the same.
 SAME = {"evaluation": "measured on different held-out data", "latents": "measured through different latents"}
 SAMPLED = ("fid", "kid", "clip")  # metrics of samples compare whatever the loss was measured on
+Names = tuple[str, ...] | None
 RULE = (
     "p is two-sided: twice the probability, under the two tables' independent predictions, that the difference has the "
     "other sign; the smallest is 1 / 400. Below 0.05 a difference is called significant."
@@ -86,7 +87,7 @@ class Comparison(Shown):
     exponents: dict[str, dict[str, Estimate] | None]
     losses: dict[str, Estimate | None]
     pairs: tuple[Pair, ...]
-    ranking: tuple[str, ...] | None
+    ranking: Names
     ranking_sentence: str
     findings: tuple[Finding, ...]
 
@@ -105,10 +106,9 @@ class Comparison(Shown):
             known, none = ({}, "refused") if exponents is None else (exponents, "-")
             shown = [*(known.get(f"{e}_exponent") for e in EXPONENTS), self.losses[name]]
             rows.append([name, *flat(cells(e) if e else [none, ""] for e in shown)])
-        said = [*(pair.sentence for pair in self.pairs), *filter(None, [self.ranking_sentence]), *listed(self.findings)]
-        return "\n".join(
-            [f"Compared at {compact(self.target_budget_flops)} FLOPs", *columns(rows), "", *said, "", RULE]
-        )
+        lines = [f"Compared at {compact(self.target_budget_flops)} FLOPs", *columns(rows), ""]
+        lines += [*(pair.sentence for pair in self.pairs), *filter(None, [self.ranking_sentence])]
+        return "\n".join([*lines, *listed(self.findings), "", RULE])
 
 
 class _Test(NamedTuple):
@@ -201,13 +201,11 @@ def _criteria(a: str, b: str, tests: dict[str, _Test]) -> tuple[Criterion, ...]:
     return (*found, criterion("pipeline", ("loss", -1))) if "loss" in tests else found
 
 
-def _rank(
-    losses: dict[str, Estimate | None], pairs: tuple[Pair, ...], budget: float
-) -> tuple[tuple[str, ...] | None, str]:
+def _rank(losses: dict[str, Estimate | None], pairs: tuple[Pair, ...], budget: float) -> tuple[Names, str]:
     """(names from the lowest loss, the sentence); (None, why not) where a table has no law."""
-    if lost := [name for name, loss in losses.items() if loss is None]:
-        return None, f"No ranking: {', '.join(lost)} gave no law."
     known = {name: loss.value for name, loss in losses.items() if loss}
+    if len(known) < len(losses):
+        return None, f"No ranking: {', '.join(name for name in losses if name not in known)} gave no law."
     order = tuple(sorted(known, key=known.__getitem__))
     adjusted = _holm({frozenset((pair.a, pair.b)): pair.loss_p for pair in pairs if pair.loss_p is not None})
     text = f"From the lowest loss at {compact(budget)} FLOPs: {order[0]} ({known[order[0]]:.4g})"

@@ -10,6 +10,7 @@ import csv
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, Sequence
 
 import numpy as np
@@ -166,18 +167,15 @@ def synthetic_columns(
         n_params, n_tokens, loss = (np.append(a, x) for a, x in zip((n_params, n_tokens, loss), optimum, strict=True))
         budget, role = np.append(budget, probe), [*role, "probe"]
     scatter = np.exp(noise * rng.standard_normal((len(METRICS), len(loss))))
-    metrics = (loss, fid(truth, budget, loss), loss + GAP, loss + GAP * (budget / 1e17) ** GAP_EXPONENT)
+    # The FID follows the loss: Liang et al.'s at each optimum, off it that of the budget whose optimum has the loss.
+    excess = (loss - truth.E) / (truth.optimum(budget)[2] - truth.E)
+    fid = FID_COEFFICIENT * np.power(budget, FID_EXPONENT) * excess ** (FID_EXPONENT / truth.loss_floor_exponent)
+    metrics = (loss, fid, loss + GAP, loss + GAP * (budget / 1e17) ** GAP_EXPONENT)
     ids = [f"c{c:.3g}-n{n:.4g}".replace("e+", "e") for c, n in zip(budget, n_params, strict=True)]
     columns = {"run_id": np.array(ids), "role": np.array(role)}
     columns |= {"n_params": n_params, "n_tokens": n_tokens, "budget_flops": budget}
     columns |= {"achieved_flops": truth.kappa * n_params * n_tokens} if case.jitter else {}
     return columns | dict(zip(METRICS, metrics * scatter, strict=True)), truth
-
-
-def fid(truth: Truth, budget_flops: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """A FID that follows the loss: Liang et al.'s at each optimum, and off it that of the budget with the same L*."""
-    excess = (loss - truth.E) / (truth.optimum(budget_flops)[2] - truth.E)
-    return FID_COEFFICIENT * np.power(budget_flops, FID_EXPONENT) * excess ** (FID_EXPONENT / truth.loss_floor_exponent)
 
 
 def write_csv(
@@ -199,16 +197,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="\n".join(["cases:", *(f"  {name:17} {case.about}" for name, case in CASES.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    noise, seed = partial(number, what="--noise", low=0), partial(whole, what="--seed", low=0)
+    probe = partial(number, what="--probe", above=0)
     parser.add_argument("case", help="the kind of study")
-    parser.add_argument("--noise", default="0.003", help="log-normal scatter of one run (0.003 = 0.3 %%)")
-    parser.add_argument("--seed", default="0")
-    parser.add_argument("--probe", help="a budget in FLOPs: one run at its true optimum is added as a probe")
-    parser.add_argument("--out", help="file to write; without it the table is printed")
-    args = parser.parse_args(argv)
+    parser.add_argument("--noise", type=noise, default=0.003, help="log-normal scatter of one run (0.003 = 0.3 %%)")
+    parser.add_argument("--seed", type=seed, default=0)
+    parser.add_argument("--probe", type=probe, help="a budget in FLOPs: a run at its true optimum is added as a probe")
+    parser.add_argument("--out", default=sys.stdout, help="file to write; without it the table is printed")
     try:
-        probe = None if args.probe is None else number(args.probe, "--probe", above=0)
-        noise, seed = number(args.noise, "--noise", low=0), whole(args.seed, "--seed", low=0)
-        write_csv(args.out or sys.stdout, args.case, noise, seed, probe)
+        write_csv(**vars(parser.parse_args(argv)))
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

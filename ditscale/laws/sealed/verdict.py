@@ -30,12 +30,11 @@ class LawVerdict(Result):
         alone = self.predicted is not None and None in (self.relative_error, self.inside)
         return "predicted stands alone" if alone else ""
 
-    @property
-    def said(self) -> str:
+    def line(self) -> str:
         if self.predicted is None or self.relative_error is None:
-            return "refused"
-        where = f"{100 * self.relative_error:+.2g} % from it, {'inside' if self.inside else 'outside'}"
-        return f"{self.predicted:.4g}   measured is {where} its interval"
+            return f"  {self.law:<21} refused"
+        off = f"{100 * self.relative_error:+.2g} % from it, {'inside' if self.inside else 'outside'} its interval"
+        return f"  {self.law:<21} {self.predicted:.4g}   measured is {off}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,7 +66,7 @@ class Verdict(Shown):
         return said | {law.law: Estimate(law.predicted) for law in self.by_law if law.predicted is not None}
 
     def summary(self) -> str:
-        lines = [self.sentence, *(f"  {law.law:<21} {law.said}" for law in self.by_law)]
+        lines = [self.sentence, *(law.line() for law in self.by_law)]
         if not self.inputs_unchanged:
             lines.append("  The grid runs of this table are not the rows the forecast was made from.")
         return "\n".join([*lines, f"  forecast sealed {self.forecast_created}, sha256 {self.forecast_sha256[:16]}"])
@@ -93,8 +92,7 @@ def verdict(forecast: Forecast, table: Source, run_id: str | None = None) -> Ver
         raise UserError("this forecast was altered after it was sealed; read it from its file again, by load_forecast")
     table = read_table(table, forecast.metric)
     if table.metric != forecast.metric:
-        unlike = f"the forecast is of {forecast.metric!r}, the table was read for {table.metric!r}"
-        raise UserError(f"{unlike}; read the same metric")
+        raise UserError(f"the forecast is of {forecast.metric!r}, not {table.metric!r}; read the same metric")
     probe = table.points()[_find_probe(table, forecast.target_budget_flops, run_id)]
     _check_probe(forecast, probe)
     predicted, error, inside = _against(forecast.loss, probe.loss)
@@ -138,7 +136,6 @@ def _check_probe(forecast: Forecast, probe: Point) -> None:
 
 def _find_probe(table: Table, target: float, run_id: str | None) -> int:
     """The row of the probe: the named run, the only probe at (else: off) the target, or without roles the run there."""
-    source = table.source or "table"
     is_probe, near = table.role == "probe", np.abs(table.budget_flops / target - 1) <= AT_TARGET
     if run_id is not None:
         rows = np.flatnonzero(table.run_id == run_id)
@@ -146,13 +143,12 @@ def _find_probe(table: Table, target: float, run_id: str | None) -> int:
     else:
         rows = np.flatnonzero(near & is_probe if is_probe.any() else near)
         rows = rows if len(rows) else np.flatnonzero(is_probe)[:1]
-        missing = f"no run has role probe or lies at the target budget {compact(target)}"
-        missing += "; add the probe's row, with `probe` in a column role"
+        missing = f"no run has role probe or lies at the target budget {compact(target)}; add the probe's row, with"
+        missing += " `probe` in a column role"
     if len(rows) > 1:
-        names = ", ".join(table.run_id[rows])
-        raise UserError(f"{source}: {len(rows)} runs lie at the target; name one by --run: {names}")
-    if not len(rows):
-        raise UserError(f"{source}: {missing}")
+        missing = f"{len(rows)} runs lie at the target; name one by --run: {', '.join(table.run_id[rows])}"
+    if len(rows) != 1:
+        raise UserError(f"{table.source or 'table'}: {missing}")
     return int(rows[0])
 
 
