@@ -146,7 +146,8 @@ def _find_probe(table: Table, target: float, run_id: str | None) -> int:
         missing = f"no run has role probe or lies at the target budget {compact(target)}; add the probe's row, with"
         missing += " `probe` in a column role"
     if len(rows) > 1:
-        missing = f"{len(rows)} runs lie at the target; name one by --run: {', '.join(table.run_id[rows])}"
+        names = ", ".join(map(str, table.run_id[rows]))
+        missing = f"{len(rows)} runs lie at the target; name one by --run: {names}"
     if len(rows) != 1:
         raise UserError(f"{table.source or 'table'}: {missing}")
     return int(rows[0])
