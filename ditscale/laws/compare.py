@@ -101,7 +101,8 @@ class Comparison(Shown):
 
     def summary(self) -> str:
         flat = itertools.chain.from_iterable
-        rows = [["", *flat((f"{name} exponent", "95 %") for name in EXPONENTS), self.metric, "95 %"]]
+        called = {"loss": self.metric if "loss" not in self.metric else "loss"}
+        rows = [["", *flat((f"{called.get(e, e)} exponent", "95 %") for e in EXPONENTS), self.metric, "95 %"]]
         for name, exponents in self.exponents.items():
             known, none = ({}, "refused") if exponents is None else (exponents, "-")
             shown = [*(known.get(f"{e}_exponent") for e in EXPONENTS), self.losses[name]]
@@ -182,7 +183,7 @@ def _pair(a: str, b: str, fits: dict[str, Predictor | None], budget: float, metr
     else:
         span = ends(reached, _times, " to ", "no bound") or "no bound to no bound"
         sentence += f"; {b} reaches the same {metric} with {_times(reached.value)}x the FLOPs, 95 % {span}."
-    sentence += f" {_criteria_sentence(tests, criteria, better)}"
+    sentence += f" {_criteria_sentence(tests, criteria, better, metric)}"
     fields: dict[str, Any] = {"loss_ratio" if log else "metric_difference": apart}
     for e, test in tests.items():
         fields |= {f"{e}_exponent_difference": test.estimate, f"{e}_exponent_p": test.p}
@@ -263,9 +264,10 @@ def _times(x: float) -> str:
     return f"{x:.2f}" if 0.1 <= x < 100 else compact(x)
 
 
-def _criteria_sentence(tests: dict[str, _Test], criteria: tuple[Criterion, ...], better: str) -> str:
+def _criteria_sentence(tests: dict[str, _Test], criteria: tuple[Criterion, ...], better: str, metric: str) -> str:
     """better: the table with the better prediction, which an exponent may contradict but not outvote."""
     model, data, *pipeline = criteria
+    loss = metric if "loss" not in metric else "loss"
     of = {name: f"(difference {test.said()})" for name, test in tests.items()}
     text = f"Model {of['model']} and data exponents {of['data']} "
     if model.favours is None:
@@ -277,10 +279,10 @@ def _criteria_sentence(tests: dict[str, _Test], criteria: tuple[Criterion, ...],
         text += f" efficient model, while of two data sets {data.favours} has the mark of better data"
     for found in pipeline:
         if found.significant:
-            text += f". {found.favours} has the smaller loss exponent {of['loss']}, the mark of a better pipeline"
+            text += f". {found.favours} has the smaller {loss} exponent {of['loss']}, the mark of a better pipeline"
         else:
-            text += f". The loss exponents {of['loss']} do not differ significantly"
+            text += f". The {loss} exponents {of['loss']} do not differ significantly"
             text += f"; they point towards {found.favours}, not significant" if found.favours else ""
         if found.favours and found.favours != better:
-            text += ", against the predicted loss, which decides"
+            text += f", against the predicted {loss}, which decides"
     return f"{text}."

@@ -28,7 +28,7 @@ from .surface.surface import N_PARAMETERS
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
 RESPONSE: dict[str, Response] = {"huber": "raw", "ls": "raw", "ls_log": "log"}
 NOTICEABLE = 0.05  # of ln N*: parabolas are off by less on any grid that is not warned of
-BEYOND = 100.0  # x the largest budget: where the runs must determine a law that is asked at no target
+BEYOND = 10.0  # x the largest budget: where the runs must determine a law that is asked at no target
 OF = {"n_params": "N*", "n_tokens": "N*", "loss": "L*"}  # what must be determined for a number to be given
 
 

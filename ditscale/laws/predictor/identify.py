@@ -23,6 +23,7 @@ from .runs import group_labels
 ONE_RATIO, TWO_RATIOS = 1.3, 1.15  # of D / N: runs within this factor of one, or of two, lie on it
 LADDER = 8.0  # readings of one training within this factor in D / N
 LEAST_RUNS, LEAST_SIZES = 6, 3
+LEAST_FOR_FLOOR, NEAR = 3, 3.0  # budgets; x the largest, up to where two will do
 MOST_RUNS = 400  # a design of more is thinned
 RISES = 4.0  # t of a slope that is no chance
 # What trained models typically have: the scatter of a run, of what a slice shares, and of a single reading. Readings
@@ -173,6 +174,8 @@ def undetermined(
     design = _Design(table, frontier or middle_of(table), share_sizes, scatter / NOISE if scatter < EXACT else 1.0)
     found = design.widths(target)
     lacks = BOTH if design.ladder else found.lacks
+    if design.isoflop and design.budgets < LEAST_FOR_FLOOR and target > NEAR * float(table.budget_flops.max()):
+        lacks = lacks or BOTH[1:]  # Two minima cannot show a floor.
     if not lacks:
         return Lacking()
     cure = " and ".join(design.mended(target)) or "two more budgets, each 3x the one before, with sizes as these"
