@@ -29,9 +29,7 @@ from .sealed.entry import Entry, Score
 from .sealed.forecast import Forecast, forecast, load_forecast, seal
 from .sealed.ledger import Ledger, ledger, read_ledger
 from .sealed.verdict import Verdict, read_verdict, verdict
-from .surface.approach3 import Approach3, fit_approach3
-from .surface.fit_surface import fit_surface
-from .surface.surface import Surface
+from .surface.fit_surface import Approach3, Surface, fit_approach3, fit_surface
 from .table import Table
 
 __all__ = [
