@@ -135,9 +135,9 @@ def _optima(fits: Fits, asked: Asked, turned: bool) -> Optima:
     # Runs that lie on the surface to rounding leave no doubt of its form.
     exact = three.ok and float(np.abs(three.surface.residuals).max()) < EXACT
     hidden = {name for name, what in OF.items() if what in asked.lacks}
-    said = [(both[0], hidden), (both[1], set() if exact else hidden)]
-    said.append((vars(made.optimum(asked.target)) if made else None, hidden))
-    left = [numbers and {name: e for name, e in numbers.items() if name not in less} for numbers, less in said]
+    said = (*both, vars(made.optimum(asked.target)) if made else None)
+    less = (hidden, set() if exact else hidden, hidden)
+    left = [{n: e for n, e in (part or {}).items() if n not in off} for part, off in zip(said, less, strict=True)]
     return Optima(*(Predicted(**numbers) if numbers else None for numbers in left))
 
 
@@ -157,8 +157,7 @@ def _bands(two: Approach2, ends: list[float], turned: bool) -> Bands:
 
 def _answer(made: Predictor, lacks: tuple[str, ...], largest: float, at: dict[str, Asked]) -> Answer:
     weights = {name: part.weight for name, part in made.by_form(largest).items()}
-    of = {"model": "N*", "data": "N*", "loss": "L*"}
-    exponents = {name: made.exponent(name, largest) for name in made.exponents if of[name] not in lacks}
+    exponents = {name: made.exponent(name, largest) for name in made.exponents if OF.get(name, "N*") not in lacks}
     one_run = {typed: made.one_run(asked.target) for typed, asked in at.items() if "L*" not in asked.lacks}
     return Answer(weights, exponents, made.run_scatter, one_run)
 

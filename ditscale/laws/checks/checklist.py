@@ -3,7 +3,7 @@
 Answers come from the fit and from `Table.recorded`; what is in neither is "not recorded", never guessed."""
 
 from dataclasses import dataclass
-from typing import Iterable, Iterator, Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def checklist(
         known["evaluation"] = of_metric
     items = [Item(part, question, known.get(key, NOT_RECORDED)) for key, part, question in RECORDED]
     items += [Item(*answer) for answer in (*_of_the_table(table), *_of_the_fit(table, two, three, bootstrap))]
-    items.append(Item("dropped points", "probes held out", _listed(probes)))
+    items.append(Item("dropped points", "probes held out", "; ".join(probes) or "none"))
     items.append(Item("validation", "held-out budgets", _backtests(backtests)))
     return tuple(sorted(items, key=lambda item: PARTS.index(item.part)))
 
@@ -85,22 +85,18 @@ def _of_the_table(table: Table) -> Iterator[tuple[str, str, str]]:
     if table.achieved_flops is not None:
         off = np.nanmax(np.abs(table.achieved_flops / table.budget_flops - 1))
         yield "counting", "achieved FLOPs against C", f"{100 * off:.2g} % off at most"
-    ours = dict(table.recorded)
     for name in ("n_params", "n_tokens", "budget_flops"):
-        if f"column {name}" in ours:
-            yield "counting", f"column of {name}", ours[f"column {name}"]
+        if theirs := dict(table.recorded).get(f"column {name}"):
+            yield "counting", f"column of {name}", theirs
     yield "data", "metric that is fitted", table.metric
     yield "data", "table", table.source or NOT_RECORDED
 
 
 def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Bootstrap) -> Iterator[tuple[str, str, str]]:
     yield "hypothesis", "form of approach 3", "L(N, D) = E + A N^-alpha + B D^-beta, all of E, A, B non-negative"
-    curve = f"parabola of the {'log loss' if any(p.response == 'log' for p in two.slices) else 'loss'} in log N"
-    yield (
-        "hypothesis",
-        "form of approach 2",
-        f"{curve} at each budget; power laws in C through {len(two.accepted)} minima",
-    )
+    curve = "log loss" if any(p.response == "log" for p in two.slices) else "loss"
+    form = f"parabola of the {curve} in log N at each budget; power laws in C through {len(two.accepted)} minima"
+    yield "hypothesis", "form of approach 2", form
     free = f"{len(table)} runs, {N_PARAMETERS} parameters of the surface, 3 of each parabola"
     yield "hypothesis", "runs and free parameters", free
     yield "fit", "objective of approach 3", OBJECTIVES[three.surface.objective]
@@ -109,17 +105,15 @@ def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Boots
     codes = ", ".join(sorted({f.code for f in three.surface.findings}))
     settled = "converged, no parameter on a bound" if three.ok else f"refused: {codes}"
     yield "fit", "optimiser", f"{DESCENT}, {HUBER}; {settled}"
-    yield "dropped points", "runs excluded by name", _listed(f"{r} ({why})" for r, why in table.exclusions)
-    refused, drawn = [p for p in two.slices if not p.ok], bootstrap.replicates > 0
-    yield "dropped points", "slices without a usable minimum", _listed(compact(p.budget_flops) for p in refused)
+    excluded = "; ".join(f"{run} ({why})" for run, why in table.exclusions)
+    refused = "; ".join(compact(p.budget_flops) for p in two.slices if not p.ok)
+    yield "dropped points", "runs excluded by name", excluded or "none"
+    yield "dropped points", "slices without a usable minimum", refused or "none"
+    drawn = bootstrap.replicates > 0
     yield "uncertainty", "intervals", "95 % percentile" if drawn else "none"
     yield "uncertainty", "bootstrap", f"{bootstrap.replicates} replicates, seed {bootstrap.seed}" if drawn else "none"
     if drawn:
         yield "uncertainty", "replicates", "runs drawn again; in small slices fitted values plus noise"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return "; ".join(names) or "none"
 
 
 def _backtests(backtests: Sequence[Backtest]) -> str:

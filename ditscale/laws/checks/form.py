@@ -51,13 +51,14 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
     on the least-squares fit without outliers, whose residuals are orthogonal to the surface's own directions."""
     if not surface.ok:
         return []
-    far = outliers(surface.residuals, N_PARAMETERS)
+    far, _ = outliers(surface.residuals, N_PARAMETERS)
     # A few runs off the surface went wrong; many are structure.
     rest = table.take(np.delete(np.arange(len(table)), far)) if len(far) <= max(2, 0.03 * len(table)) else table
     dof = len(rest) - N_PARAMETERS - 3
     if dof < 3 or not (square := fit_surface(rest, "ls_log")).ok:
         return []
-    x = (logs := variables(rest)) - logs.mean(axis=1, keepdims=True)
+    logs = variables(rest)
+    x = logs - logs.mean(axis=1, keepdims=True)
     own = jacobian_of(*powers_of(square.parameters[None], logs), x, False)[0]
     own, _ = np.linalg.qr(own / np.abs(own).max(axis=0))
     added = np.stack([x[0] ** 2, x[0] * x[1], x[1] ** 2], axis=-1)
@@ -89,10 +90,8 @@ def check_drift(table: Table, laws: Approach2) -> list[Finding]:
     if drift < DRIFT or abs(slope) < t_quantile(0.995, dof) * se:
         return []
     low, high = np.exp(height + slope * log_c[[0, -1]])
-    text = (
-        f"the middle of the sizes drifts from {low:.2g}x to {high:.2g}x the minimum as the budget grows, which leans on"
-    )
-    text += " the exponents of approach 2; centre every slice"
+    text = f"the middle of the sizes drifts from {low:.2g}x to {high:.2g}x the minimum as the budget grows"
+    text += ", which leans on the exponents of approach 2; centre the sizes at every budget"
     return [finding("drifting_centring", text, slices=laws.budgets, value=drift)]
 
 
@@ -126,9 +125,7 @@ def check_bias(bias: Bias | None, fitted: Approach3, laws: Approach2) -> list[Fi
     sure = [e for e, least in parts if abs(e.value) > least and (None in (e.low, e.high) or not e.covers(0))]
     if bias is None or not sure:
         return []
-    off, s = np.expm1(bias.log_n_params.value), f"(alpha {fitted.surface.alpha:.3g}, beta {fitted.surface.beta:.3g})"
-    much = f"{100 * off:+.2g} % at the largest budget and its exponent by {bias.model_exponent.value:+.2g}"
-    text = (
-        f"the surface is asymmetric {s}: parabolas misplace N* by {much} even without noise; narrow and centre the grid"
-    )
+    off, s = np.expm1(bias.log_n_params.value), f"alpha {fitted.surface.alpha:.3g}, beta {fitted.surface.beta:.3g}"
+    much = f"{100 * off:+.2g} % at the largest budget, its exponent by {bias.model_exponent.value:+.2g}, without noise"
+    text = f"the surface is asymmetric ({s}): on this grid parabolas misplace N* by {much}; narrow and centre the grid"
     return [finding("asymmetric_surface", text, slices=laws.budgets, value=off)]

@@ -53,11 +53,13 @@ def _units(table: Table) -> str:
         apart = abs(np.log(c / n / d / 6))
         if n >= 1e4 and 0.01 <= d / n <= 1e5 and apart < np.log(5):
             likely.append((sum(factor != 1 for factor in factors), apart, factors))
+    if not likely:
+        return ""
     parts = []
-    for name, factor in zip(medians, min(likely)[2] if likely else (), strict=bool(likely)):
+    for name, factor in zip(medians, min(likely)[2], strict=True):
         theirs = re.match("'(.*)' in the file", dict(table.recorded).get(f"column {name}", ""))
         parts += [f"{name}={theirs[1] if theirs else name}*{compact(factor)}"] * (factor != 1)
-    return f"if these are the units, add --columns {shlex.quote(','.join(parts))}" if likely else ""
+    return f"if these are the units, add --columns {shlex.quote(','.join(parts))}"
 
 
 def check_rehearsal(table: Table) -> list[Finding]:
@@ -127,22 +129,18 @@ def _repeats(table: Table) -> list[Finding]:
 
 
 def find_outliers(table: Table, residuals: np.ndarray, n_parameters: int) -> list[Finding]:
-    """`outlier_run`: log residuals (n,) beyond 6 robust standard deviations and 0.5 %. They stay in the fit."""
-    # A fit with p parameters passes near p runs, so the median residual of few runs is too small.
-    usual, slices, findings = f"{100 * _scale(residuals, n_parameters):.2g} %", table.slices(), []
-    for i in outliers(residuals, n_parameters):
-        run, off = str(table.run_id[i]), np.expm1(residuals[i])
+    """`outlier_run`: the log residuals (n,) of `outliers`. They stay in the fit."""
+    findings, slices, (far, scale) = [], table.slices(), outliers(residuals, n_parameters)
+    for i in far:
+        run, off, usual = str(table.run_id[i]), np.expm1(residuals[i]), f"{100 * scale:.2g} %"
         text = f"run {run} lies {100 * off:+.2g} % off the fit, where {usual} is usual; if it diverged, exclude it"
         findings.append(finding("outlier_run", text, [run], [b for b, rows in slices if i in rows], value=off))
     return findings
 
 
-def outliers(residuals: np.ndarray, n_parameters: int) -> np.ndarray:
-    """Indices of the runs that `find_outliers` names."""
-    return np.flatnonzero(np.abs(residuals) > max(6 * _scale(residuals, n_parameters), 0.005))
-
-
-def _scale(residuals: np.ndarray, n_parameters: int) -> float:
-    """Standard deviation from the median absolute residual, corrected for n_parameters fitted ones."""
+def outliers(residuals: np.ndarray, n_parameters: int) -> tuple[np.ndarray, float]:
+    """The runs beyond 6 robust standard deviations and 0.5 %, and that deviation, from the median absolute residual."""
+    # A fit with p parameters passes near p runs, so the median residual of few runs is too small.
     n = len(residuals)
-    return float(1.4826 * np.median(np.abs(residuals)) * np.sqrt(n / max(n - n_parameters, 1)))
+    scale = float(1.4826 * np.median(np.abs(residuals)) * np.sqrt(n / max(n - n_parameters, 1)))
+    return np.flatnonzero(np.abs(residuals) > max(6 * scale, 0.005)), scale

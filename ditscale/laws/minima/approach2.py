@@ -53,10 +53,10 @@ class Approach2:
     def coefficients(self) -> dict[str, Estimate]:
         """The six numbers of N* = k C^a, D* = k C^b, L* = k C^c; four where L* is a line."""
         out: dict[str, Estimate] = {}
-        for law, of_law in self._lines.items():
-            if law != "loss" or self.positive:
-                with np.errstate(over="ignore"):
-                    out |= {f"{law}_exponent": first(of_law[:, 1]), f"{law}_coefficient": first(np.exp(of_law[:, 0]))}
+        for law in LAWS if self.positive else LAWS[:2]:
+            height, slope = self._lines[law].T
+            with np.errstate(over="ignore"):
+                out |= {f"{law}_exponent": first(slope), f"{law}_coefficient": first(np.exp(height))}
         return out
 
     def at(self, budget_flops: float) -> dict[str, np.ndarray]:
