@@ -167,8 +167,9 @@ def _disagreement(two: Approach2, three: Approach3, targets: dict[str, float]) -
     they do wherever there is a floor, which Approach 2 has none of."""
     findings = []
     for typed, budget in targets.items() if two.ok and three.ok else ():
-        pairs = {name: (e, three.predict(budget)[name]) for name, e in two.predict(budget).items()}
-        apart = [name for name in ("n_params", "loss") if _exclude(*pairs[name])]
+        both = two.predict(budget), three.predict(budget)
+        pairs = {name: (both[0][name], both[1][name]) for name in ("n_params", "loss")}
+        apart = [name for name, pair in pairs.items() if _exclude(*pair)]
         if "n_params" in apart and abs(math.log(pairs["n_params"][0].value / pairs["n_params"][1].value)) < NOTICEABLE:
             apart.remove("n_params")
         if apart:

@@ -112,8 +112,6 @@ def _prediction(measured: Parabola, at: dict[str, np.ndarray], noise: np.ndarray
 
 def _by_surface(fitted: Approach3, measured: Parabola, noise: np.ndarray, table: Table) -> Prediction:
     n, d, loss = (column[measured.rows] for column in (table.n_params, table.n_tokens, table.loss))
-    errors, said = (
-        fitted.surface.loss_at(n, d) / loss - 1,
-        _prediction(measured, fitted.at(measured.budget_flops), noise),
-    )
+    errors = fitted.surface.loss_at(n, d) / loss - 1
+    said = _prediction(measured, fitted.at(measured.budget_flops), noise)
     return replace(said, row_error=float(np.mean(np.abs(errors))), row_bias=float(np.mean(errors)))
