@@ -1,38 +1,36 @@
-"""`compare`: two or more designs or data sets at one budget, by what extrapolates: loss and equal-loss FLOPs, both as
-`predictor` gives them.
+"""`compare`: designs or data sets at one budget, by what extrapolates: loss and equal-loss FLOPs.
 
-Exponents are shown with intervals but decide little: designs whose exponents differ by 0.03 are told apart by their
-losses at 250 times the largest budget long before they are by the exponents."""
+Exponents are shown but decide little: designs whose exponents differ by 0.03 are told apart by their losses at 250
+times the largest budget long before they are by the exponents."""
 
 import itertools
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
 from ..errors import UserError
+from ..result import Result
+from ..tables.read import Source, read_table
+from ..tables.table import Table
 from ..units import compact, number
 from .checks.runs import check_rehearsal
 from .estimates import Estimate
 from .findings import Finding, finding, listed
 from .fit import fit
-from .laws import Laws
 from .notebook import Shown
 from .predictor.predictor import Predictor, difference, multiplier
-from .read import Source, read_table
-from .result import Result
-from .table import Table
 from .text import cells, columns, ends
 
 SIGNIFICANT = 0.05
 EXPONENTS = ("model", "data", "loss")
 UNEVEN = 3.0  # Largest budgets further apart than this: one prediction rests on much more extrapolation.
-FIRST = operator.itemgetter(0)
 # Keys of `Table.recorded` that the tables must agree on for their losses to mean the same.
 SAME = {"evaluation": "measured on different held-out data", "latents": "measured through different latents"}
 SAMPLED = ("fid", "kid", "clip")  # metrics of samples compare whatever the loss was measured on
+Names = tuple[str, ...] | None
 RULE = (
     "p is two-sided: twice the probability, under the two tables' independent predictions, that the difference has the "
     "other sign; the smallest is 1 / 400. Below 0.05 a difference is called significant."
@@ -41,10 +39,9 @@ RULE = (
 
 @dataclass(frozen=True)
 class Criterion(Result):
-    """One of the paper's readings of exponents (arXiv 2410.08184, section 5). name: "model" (a more efficient model has
-    the smaller model and the larger data exponent), "data" (better data, the opposite) or "pipeline" (a better one has
-    the smaller loss exponent). favours: the table that the estimates point to, None when they point nowhere;
-    significant: whether every exponent it needs differs significantly; p: the largest."""
+    """A reading of exponents (arXiv 2410.08184, section 5). name: "model" (a better one has the smaller model and the
+    larger data exponent), "data" (the opposite) or "pipeline" (the smaller loss exponent). favours: the table that the
+    estimates point to, if any; significant: whether each exponent it needs differs significantly; p: the largest."""
 
     name: str
     favours: str | None
@@ -79,8 +76,8 @@ class Pair(Result):
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Shown):
-    """Fits of every table, each pair in the order given, at target_budget_flops. losses and exponents are each table's
-    own; ranking: the names from the lowest predicted loss, None when not all have a law of one kind."""
+    """Every table, and each pair in the order given, at target_budget_flops. losses, exponents: of each table, None
+    without a law; ranking: the names from the lowest predicted loss, None when not all have a law."""
 
     LAYOUT = 1
     COMPUTED = ("rule",)
@@ -90,7 +87,7 @@ class Comparison(Shown):
     exponents: dict[str, dict[str, Estimate] | None]
     losses: dict[str, Estimate | None]
     pairs: tuple[Pair, ...]
-    ranking: tuple[str, ...] | None
+    ranking: Names
     ranking_sentence: str
     findings: tuple[Finding, ...]
 
@@ -103,18 +100,15 @@ class Comparison(Shown):
         return {name: e for name, e in self.losses.items() if e is not None}
 
     def summary(self) -> str:
-        head = [f"{name} exponent" for name in EXPONENTS] + [self.metric]
-        rows = [["", *itertools.chain.from_iterable((name, "95 %") for name in head)]]
+        flat = itertools.chain.from_iterable
+        rows = [["", *flat((f"{name} exponent", "95 %") for name in EXPONENTS), self.metric, "95 %"]]
         for name, exponents in self.exponents.items():
-            known, none = exponents or {}, "refused" if exponents is None else "-"
-            each = [cells(known[key]) if (key := f"{e}_exponent") in known else [none, ""] for e in EXPONENTS]
-            shown = itertools.chain.from_iterable(each)
-            loss = self.losses[name]
-            rows.append([name, *shown, *(["refused", ""] if loss is None else cells(loss))])
-        out = [f"Compared at {compact(self.target_budget_flops)} FLOPs", *columns(rows), ""]
-        out += [p.sentence for p in self.pairs]
-        out += [self.ranking_sentence] if self.ranking_sentence else []
-        return "\n".join([*out, *listed(self.findings), "", RULE])
+            known, none = ({}, "refused") if exponents is None else (exponents, "-")
+            shown = [*(known.get(f"{e}_exponent") for e in EXPONENTS), self.losses[name]]
+            rows.append([name, *flat(cells(e) if e else [none, ""] for e in shown)])
+        lines = [f"Compared at {compact(self.target_budget_flops)} FLOPs", *columns(rows), ""]
+        lines += [*(pair.sentence for pair in self.pairs), *filter(None, [self.ranking_sentence])]
+        return "\n".join([*lines, *listed(self.findings), "", RULE])
 
 
 class _Test(NamedTuple):
@@ -123,50 +117,46 @@ class _Test(NamedTuple):
     estimate: Estimate
     p: float
 
+    def said(self, form: Callable[[float], str] = "{:+.3g}".format) -> str:
+        return f"{form(self.estimate.value)}, 95 % {ends(self.estimate, form, ' to ')}, p = {self.p:.2g}"
+
 
 def compare(tables: Mapping[str, Source], target: float | str, *, bootstrap: int = 200, seed: int = 0) -> Comparison:
     """Compare tables {name: whatever `read_table` reads} at a target budget in FLOPs. Its findings are those of `fit`
-    on each table, and of what the tables do not have in common.
+    on each table, which bootstrap and seed are for, and of what the tables do not have in common.
 
-    bootstrap, seed: of `fit`, whose findings they serve; the comparison draws nothing. Raises UserError on fewer than 2
-    tables, and on tables read for different metrics.
+    Raises UserError on fewer than 2 tables, and on tables of different metrics, or of which some were rehearsed.
 
         ds.compare({"cross": "cross.csv", "in-context": "in.csv"}, "1e21").summary()
     """
     if not isinstance(tables, Mapping) or len(tables) < 2:
         raise UserError("compare needs two or more tables, each with a name of its own")
     read = {name: read_table(source) for name, source in tables.items()}
-    metrics = {name: table.metric for name, table in read.items()}
-    if len(set(metrics.values())) > 1:
-        shown = ", ".join(f"{name} {metric}" for name, metric in metrics.items())
+    first = next(iter(read.values()))
+    if any(table.metric != first.metric for table in read.values()):
+        shown = ", ".join(f"{name} {table.metric}" for name, table in read.items())
         raise UserError(f"compare: the tables were read for different metrics ({shown}); read the same one")
-    rehearsed = [name for name, table in read.items() if table.rehearsal]
-    if 0 < len(rehearsed) < len(read):
-        names = ", ".join(rehearsed)
-        raise UserError(f"compare: {names} was rehearsed, not trained, so it compares with nothing trained")
-    budget = number(target, "target", above=0)
-    laws = {name: fit(table, bootstrap=bootstrap, seed=seed, targets=budget) for name, table in read.items()}
-    fits = {name: _whole(made, budget) for name, made in laws.items()}
-    own = (
-        (name, f) for name, made in laws.items() for f in made.findings if f.code not in ("extrapolation", "rehearsal")
-    )
-    findings = [replace(f, message=f"{name}: {f.message}") for name, f in own]
-    metric, grids = next(iter(metrics.values())), {name: table.grid() for name, table in read.items()}
-    findings += check_rehearsal(next(iter(read.values()))) + _unlike(read, metric) + _uneven(grids, budget)
-    pairs = tuple(_pair(a, b, fits, budget, metric) for a, b in itertools.combinations(read, 2))
-    ranking, sentence = _rank(fits, pairs, budget) if len(read) > 2 else (None, "")
+    rehearsed = ", ".join(name for name, table in read.items() if table.rehearsal)
+    if rehearsed and not all(table.rehearsal for table in read.values()):
+        raise UserError(f"compare: {rehearsed} was rehearsed, not trained, so it compares with nothing trained")
+    budget, findings = number(target, "target", above=0), list[Finding]()
+    fits: dict[str, Predictor | None] = {}
+    for name, table in read.items():
+        laws = fit(table, bootstrap=bootstrap, seed=seed, targets=budget)
+        own = (f for f in laws.findings if f.code not in ("extrapolation", "rehearsal"))
+        findings += [replace(f, message=f"{name}: {f.message}") for f in own]
+        # A table has a law where its runs determine both N* and L* at the budget.
+        said = next(iter(laws.predictions.values())).answer
+        fits[name] = laws.fits.predictor if laws.fits and said and said.loss and said.n_params else None
+    findings += check_rehearsal(first) + _unlike(read, first.metric) + _uneven(read, budget)
+    pairs = tuple(_pair(a, b, fits, budget, first.metric) for a, b in itertools.combinations(read, 2))
     exponents = {
-        name: {f"{e}_exponent": made.exponent(e, budget) for e in made.exponents} if made else None
-        for name, made in fits.items()
+        name: {f"{e}_exponent": law.exponent(e, budget) for e in law.exponents} if law else None
+        for name, law in fits.items()
     }
-    losses = {name: made.optimum(budget).loss if made else None for name, made in fits.items()}
-    return Comparison(budget, metric, exponents, losses, pairs, ranking, sentence, tuple(findings))
-
-
-def _whole(laws: Laws, budget: float) -> Predictor | None:
-    """The predictor of a fit, where the runs determine both N* and L* at the budget."""
-    said = next(iter(laws.predictions.values())).answer
-    return laws.fits.predictor if laws.fits and said and said.loss and said.n_params else None
+    losses = {name: law.optimum(budget).loss if law else None for name, law in fits.items()}
+    ranking, sentence = _rank(losses, pairs, budget) if len(read) > 2 else (None, "")
+    return Comparison(budget, first.metric, exponents, losses, pairs, ranking, sentence, tuple(findings))
 
 
 def _pair(a: str, b: str, fits: dict[str, Predictor | None], budget: float, metric: str) -> Pair:
@@ -174,49 +164,54 @@ def _pair(a: str, b: str, fits: dict[str, Predictor | None], budget: float, metr
     if one is None or other is None:
         lost = " and ".join(name for name in (a, b) if fits[name] is None)
         return Pair(a, b, f"{a} and {b} cannot be compared: the runs of {lost} do not determine a law.")
-    slopes = {name: [made.slope(budget, name).spread_out() for made in (one, other)] for name in one.exponents}
-    tests = {name: _Test(*difference(*both)) for name, both in slopes.items()}
-    apart, log = _Test(*difference(one.comparable(budget), other.comparable(budget))), one.runs.log
-    apart = apart._replace(estimate=apart.estimate.exp()) if log else apart
-    better = b if apart.estimate.value < (1 if log else 0) else a
-    apart = apart._replace(estimate=apart.estimate.negative()) if one.runs.sign < 0 else apart
-    found, criteria = multiplier(one, other, budget), _criteria(a, b, tests)
-    sentence = _loss_sentence(a, b, f"at {compact(budget)} FLOPs", metric, apart, better, log, found)
-    differences: dict[str, Any] = {f"{name}_exponent_difference": test.estimate for name, test in tests.items()}
-    differences |= {f"{name}_exponent_p": test.p for name, test in tests.items()}
-    differences["loss_ratio" if log else "metric_difference"] = apart.estimate
-    return Pair(
-        a, b, f"{sentence} {_criteria_sentence(tests, criteria, better)}", "mixture", "mixture", loss_p=apart.p,
-        flop_multiplier=found, criteria=criteria, **differences,
-    )  # fmt: skip
+    slopes = {e: [law.slope(budget, e).spread_out() for law in (one, other)] for e in one.exponents}
+    tests = {e: _Test(*difference(*both)) for e, both in slopes.items()}
+    log, (apart, p) = one.runs.log, difference(one.comparable(budget), other.comparable(budget))
+    better = b if apart.value < 0 else a
+    apart = apart.exp() if log else apart
+    apart = apart.negative() if one.runs.sign < 0 else apart
+    reached, criteria = multiplier(one, other, budget), _criteria(a, b, tests)
+    shown = _Test(apart, p).said(lambda x: f"{100 * (x - 1):+.2g} %" if log else f"{x:+.3g}")
+    # Every word follows from a number: "better" only where p is below 0.05.
+    says, points = f"{b} is {'better' if better == b else 'worse'} than {a}", ""
+    if p >= SIGNIFICANT:
+        says, points = f"{a} and {b} are not distinguished", f", which points towards {better}, not significant"
+    sentence = f"{says} at {compact(budget)} FLOPs: the {metric} of {b} differs by {shown}{points}"
+    if reached is None:
+        sentence += f"; {b} reaches that {metric} of {a} at no budget."
+    else:
+        span = ends(reached, _times, " to ", "no bound") or "no bound to no bound"
+        sentence += f"; {b} reaches the same {metric} with {_times(reached.value)}x the FLOPs, 95 % {span}."
+    sentence += f" {_criteria_sentence(tests, criteria, better)}"
+    fields: dict[str, Any] = {"loss_ratio" if log else "metric_difference": apart}
+    for e, test in tests.items():
+        fields |= {f"{e}_exponent_difference": test.estimate, f"{e}_exponent_p": test.p}
+    return Pair(a, b, sentence, "mixture", "mixture", loss_p=p, flop_multiplier=reached, criteria=criteria, **fields)
 
 
 def _criteria(a: str, b: str, tests: dict[str, _Test]) -> tuple[Criterion, ...]:
     def criterion(name: str, *needs: tuple[str, int]) -> Criterion:
         """needs: (exponent, sign of b minus a that favours b)."""
-        points = {float(np.sign(sign * tests[n].estimate.value)) for n, sign in needs}
+        points = {float(np.sign(sign * tests[e].estimate.value)) for e, sign in needs}
         favours = b if points == {1.0} else a if points == {-1.0} else None
-        p = max(tests[n].p for n, _ in needs)
+        p = max(tests[e].p for e, _ in needs)
         return Criterion(name, favours, favours is not None and p < SIGNIFICANT, p)
 
     found = criterion("model", ("model", -1), ("data", +1)), criterion("data", ("model", +1), ("data", -1))
     return (*found, criterion("pipeline", ("loss", -1))) if "loss" in tests else found
 
 
-def _rank(
-    fits: dict[str, Predictor | None], pairs: Sequence[Pair], budget: float
-) -> tuple[tuple[str, ...] | None, str]:
+def _rank(losses: dict[str, Estimate | None], pairs: tuple[Pair, ...], budget: float) -> tuple[Names, str]:
     """(names from the lowest loss, the sentence); (None, why not) where a table has no law."""
-    losses = {name: made.optimum(budget).loss.value for name, made in fits.items() if made}
-    if len(losses) < len(fits):
-        return None, f"No ranking: {', '.join(name for name in fits if name not in losses)} gave no law."
-    order = tuple(sorted(losses, key=losses.__getitem__))
-    adjusted = _holm({frozenset((p.a, p.b)): p.loss_p for p in pairs if p.loss_p is not None})
-    text = f"From the lowest loss at {compact(budget)} FLOPs: {order[0]} ({losses[order[0]]:.4g})"
+    known = {name: loss.value for name, loss in losses.items() if loss}
+    if len(known) < len(losses):
+        return None, f"No ranking: {', '.join(name for name in losses if name not in known)} gave no law."
+    order = tuple(sorted(known, key=known.__getitem__))
+    adjusted = _holm({frozenset((pair.a, pair.b)): pair.loss_p for pair in pairs if pair.loss_p is not None})
+    text = f"From the lowest loss at {compact(budget)} FLOPs: {order[0]} ({known[order[0]]:.4g})"
     for better, worse in itertools.pairwise(order):
         p = adjusted[frozenset((better, worse))]
-        says = f"{'behind' if p < SIGNIFICANT else 'not distinguished'}, p = {p:.2g}"
-        text += f", {worse} ({losses[worse]:.4g}; {says})"
+        text += f", {worse} ({known[worse]:.4g}; {'behind' if p < SIGNIFICANT else 'not distinguished'}, p = {p:.2g})"
     return order, f"{text}. These p are corrected for {len(pairs)} comparisons (Holm)."
 
 
@@ -229,60 +224,39 @@ def _holm(ps: Mapping[Any, float]) -> dict[Any, float]:
 
 def _unlike(tables: dict[str, Table], metric: str) -> list[Finding]:
     """`unlike_losses`: where the tables say that their losses are not of one kind."""
-    if any(word in metric.lower() for word in SAMPLED):
-        return []
     findings = []
     for key, what in SAME.items():
-        said = {name: dict(table.recorded).get(key) for name, table in tables.items()}
-        if len(set(said.values()) - {None}) > 1:
+        said = {name: value for name, table in tables.items() if (value := dict(table.recorded).get(key)) is not None}
+        if len(set(said.values())) > 1 and not any(word in metric.lower() for word in SAMPLED):
             each = "; ".join(f"{name}: {value}" for name, value in said.items() if value)
             cure = "compare a metric on a common set (--metric loss_coco), or of samples (--metric fid)"
             findings.append(finding("unlike_losses", f"the losses were {what} ({each}) and do not compare; {cure}"))
     return findings
 
 
-def _uneven(grids: dict[str, Table], budget: float) -> list[Finding]:
+def _uneven(tables: dict[str, Table], budget: float) -> list[Finding]:
     """Findings on tables that are hard to compare: far targets, unlike ranges of budgets, unlike counting of FLOPs."""
-    largest = [(float(grid.budget_flops.max()), name) for name, grid in grids.items()]
-    findings = [
-        finding("extrapolation", f"{compact(budget)} FLOPs lie {compact(budget / top)}x beyond the largest budget of "
-                f"{name}, {compact(top)}")
-        for top, name in largest
-        if budget > 10 * top
-    ]  # fmt: skip
-    (least, far), (most, near) = min(largest, key=FIRST), max(largest, key=FIRST)
+    largest = {name: float(table.grid().budget_flops.max()) for name, table in tables.items()}
+    findings = []
+    for name, top in largest.items():
+        if budget > 10 * top:
+            text = f"{compact(budget)} FLOPs lie {compact(budget / top)}x beyond the largest budget of {name}"
+            findings.append(finding("extrapolation", f"{text}, {compact(top)}"))
+    (far, least), (near, most) = _extremes(largest)
     if most > UNEVEN * least:
         text = f"{far} ends at {compact(least)} FLOPs and {near} at {compact(most)}: the loss of {far} is extrapolated"
         text += f" {compact(most / least)}x further, and a law that bends would count against one only"
         findings.append(finding("extrapolation", text, severity="warning"))
-    kappa = [(grid.kappa(), name) for name, grid in grids.items()]
-    (low, first), (high, other) = min(kappa, key=FIRST), max(kappa, key=FIRST)
+    (one, low), (other, high) = _extremes({name: table.grid().kappa() for name, table in tables.items()})
     if high > 1.2 * low:
-        text = f"C / (N D) is {compact(low)} in {first} and {compact(high)} in {other}; equal FLOPs mean something only"
+        text = f"C / (N D) is {compact(low)} in {one} and {compact(high)} in {other}; equal FLOPs mean something only"
         findings.append(finding("units_mixed", f"{text} if both count N, D and C alike"))
     return findings
 
 
-def _tested(test: _Test, form: Callable[[float], str]) -> str:
-    """'+2 %, 95 % +1 % to +3 %, p = 0.01'."""
-    return f"{form(test.estimate.value)}, 95 % {ends(test.estimate, form, ' to ')}, p = {test.p:.2g}"
-
-
-def _loss_sentence(
-    a: str, b: str, at: str, metric: str, apart: _Test, better: str, relative: bool, multiplier: Estimate | None
-) -> str:
-    """Every word follows from a number: 'better' only where p is below 0.05."""
-    shown = _tested(apart, lambda x: f"{100 * (x - 1):+.2g} %" if relative else f"{x:+.3g}")
-    if apart.p < SIGNIFICANT:
-        text = f"{b} is {'better' if better == b else 'worse'} than {a} {at}: its {metric} differs by {shown}"
-    else:
-        text = f"{a} and {b} are not distinguished {at}: the {metric} of {b} differs by {shown}"
-        text += f", which points towards {better}, not significant"
-    if multiplier is None:
-        return f"{text}; {b} reaches that {metric} of {a} at no budget."
-    sides = (("lower", multiplier.low), ("upper", multiplier.high))
-    span = " to ".join(f"no {side} bound" if end is None else _times(end) for side, end in sides)
-    return f"{text}; {b} reaches the same {metric} with {_times(multiplier.value)}x the FLOPs, 95 % {span}."
+def _extremes(values: dict[str, float]) -> tuple[tuple[str, float], tuple[str, float]]:
+    order = sorted(values.items(), key=operator.itemgetter(1))
+    return order[0], order[-1]
 
 
 def _times(x: float) -> str:
@@ -292,24 +266,21 @@ def _times(x: float) -> str:
 def _criteria_sentence(tests: dict[str, _Test], criteria: tuple[Criterion, ...], better: str) -> str:
     """better: the table with the better prediction, which an exponent may contradict but not outvote."""
     model, data, *pipeline = criteria
-    of = {name: f"difference {_tested(test, '{:+.3g}'.format)}" for name, test in tests.items()}
-    both = f"model {of['model']}; data {of['data']}"
-    # One difference has two readings, as either the model or the data is what differs.
-    text = f"{model.favours} has the smaller model and larger data exponent: of two designs the mark of a more"
-    text += f" efficient model, while of two data sets {data.favours} has the mark of better data"
+    of = {name: f"(difference {test.said()})" for name, test in tests.items()}
+    text = f"Model {of['model']} and data exponents {of['data']} "
     if model.favours is None:
-        text = f"The model and data exponents point to neither ({both})"
-    elif model.significant:
-        text += f" ({both})"
+        text += "point to neither"
     else:
-        unlike = f"Model and data exponents do not differ significantly ({both})"
-        text = f"{unlike}; the estimates point towards this, not significant: {text}"
+        # One difference has two readings, as either the model or the data is what differs.
+        text += "differ" if model.significant else "do not differ significantly, and point towards this"
+        text += f": {model.favours} has the smaller model and larger data exponent: of two designs the mark of a more"
+        text += f" efficient model, while of two data sets {data.favours} has the mark of better data"
     for found in pipeline:
         if found.significant:
-            text += f". {found.favours} has the smaller loss exponent, the mark of a better pipeline ({of['loss']})"
+            text += f". {found.favours} has the smaller loss exponent {of['loss']}, the mark of a better pipeline"
         else:
-            points = f"; points towards {found.favours}, not significant" if found.favours else ""
-            text += f". The loss exponents do not differ significantly ({of['loss']}){points}"
+            text += f". The loss exponents {of['loss']} do not differ significantly"
+            text += f"; they point towards {found.favours}, not significant" if found.favours else ""
         if found.favours and found.favours != better:
             text += ", against the predicted loss, which decides"
     return f"{text}."

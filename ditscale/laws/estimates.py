@@ -9,7 +9,7 @@ from typing import NamedTuple, Self, Sequence
 
 import numpy as np
 
-from .result import Result
+from ..result import Result
 
 LEVEL = 0.95
 PAIRS_FROM = 8  # runs in the typical (median) slice

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Iterable, Literal, Sequence
 
+from ..result import Result
 from ..units import compact, count
-from .result import Result
 
 Severity = Literal["refused", "warning", "info"]
 # "refused": a number is withheld; "warning": it is given and may mislead; "info": context.

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError, one_of
+from ..tables.read import Source, read_table
+from ..tables.table import Exclusion, Table, condensed
 from ..units import compact, number
 from .checks.backtest import Backtest, backtest
 from .checks.checklist import Item, checklist
@@ -20,9 +22,7 @@ from .minima.approach2 import Approach2, fit_approach2
 from .minima.parabola import Response, Slice
 from .predictor.identify import EXACT, Asked, ask
 from .predictor.predictor import Predictor
-from .read import Source, read_table
 from .surface.fit_surface import N_PARAMETERS, Approach3, fit_approach3
-from .table import Exclusion, Table, condensed
 
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
 RESPONSE: dict[str, Response] = {"huber": "raw", "ls": "raw", "ls_log": "log"}

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..quantities import at_optimum
+from ..result import Result, extra, key
+from ..tables.table import SAME_BUDGET, Exclusion, Point, Table, describe
 from ..units import compact, count
 from .checks.backtest import MOST_ASKED, Backtest
 from .checks.checklist import Item, lines
@@ -19,9 +21,7 @@ from .minima.approach2 import Approach2
 from .minima.parabola import Slice
 from .notebook import Shown
 from .predictor.predictor import Predictor
-from .result import Result, extra, key
 from .surface.fit_surface import Approach3
-from .table import SAME_BUDGET, Exclusion, Point, Table, describe
 from .text import cells, columns, short
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, one_of
+from ..result import Result
 from .estimates import Estimate
-from .result import Result
 from .text import cells, columns
 
 if TYPE_CHECKING:
@@ -16,10 +16,11 @@ LINES = 10  # of a repr
 
 
 class Shown(Result):
-    """A base of the results that people look at. Each gives a heading and its main numbers; the rest follows."""
+    """A base of the results that people look at. Each gives a heading (its sentence, if it has one) and its main
+    numbers; the rest follows."""
 
     def heading(self) -> str:
-        raise NotImplementedError
+        return getattr(self, "sentence")
 
     def main(self) -> dict[str, Estimate]:
         """The numbers to look at first, by name."""

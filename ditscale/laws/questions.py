@@ -11,16 +11,16 @@ from typing import Any, Iterator
 import numpy as np
 
 from ..errors import UserError
+from ..result import Result
+from ..tables.read import Source, read_table
+from ..tables.table import Table
 from ..units import compact, count, number
 from .estimates import Estimate
 from .findings import Finding, listed
 from .notebook import Shown
 from .predictor.identify import Asked, ask
 from .predictor.predictor import Predictor, predictor
-from .read import Source, read_table
-from .result import Result
 from .spread import Analysis, analyses, counted_by, lines
-from .table import Table
 from .text import cells, columns, ends, short
 
 # Passes over which the worth of a repeat falls by a factor e. Diffusion models bear about 100 (arXiv 2507.15857), where

@@ -9,12 +9,12 @@ import numpy as np
 
 from ..errors import UserError
 from ..quantities import at_optimum
+from ..result import Result
+from ..tables.table import Table
 from ..units import compact, count
 from .minima.approach2 import fit_approach2
 from .predictor.identify import ask
-from .result import Result
 from .surface.fit_surface import OBJECTIVES, fit_surface
-from .table import Table
 from .text import columns, short
 
 ANALYSES = 64

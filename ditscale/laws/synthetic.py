@@ -5,18 +5,20 @@
 
 The truth is written here from the equations alone and shares nothing with the fitter, so it can test the fitter."""
 
+import argparse
 import csv
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import UserError, nearest
+from ..tables.table import Table
 from ..units import number, whole
-from .table import Table
 
 # The budgets of Liang et al. 2024 (arXiv 2410.08184), and the one their law was tested at.
 PAPER_BUDGETS = (1e17, 3e17, 6e17, 1e18, 3e18, 6e18)
@@ -50,12 +52,12 @@ class Truth:
 
     @property
     def model_exponent(self) -> float:
-        """a of N* ~ C^a."""
+        """Of N* in C."""
         return self.beta / (self.alpha + self.beta)
 
     @property
     def loss_floor_exponent(self) -> float:
-        """c of L* - E ~ C^c, negative."""
+        """Of L* - E in C, negative."""
         return -self.alpha * self.beta / (self.alpha + self.beta)
 
     def loss_at(self, n_params: ArrayLike, n_tokens: ArrayLike) -> np.ndarray:
@@ -80,10 +82,9 @@ CHINCHILLA = Truth(1.8172, 482.01, 2085.43, 0.3478, 0.3658)
 @dataclass(frozen=True)
 class Case:
     """A study: in each slice `sizes` log-spaced N within `half_width` of `shift` times the optimum, D = C / (kappa N).
-    raises: the codes of the findings it is made to raise (none: a clean study). drift: the factor by which the centre
-    moves from the smallest to the largest budget, on top of `shift`. missing: share of the runs that is absent. jitter:
-    standard deviation of log(achieved / planned FLOPs). misfit: relative excess of the loss of a run of 1e9 tokens,
-    falling as 1/D. one_sided, downward, diverged: what befalls one slice, or one run, of the study."""
+    raises: the codes of the findings it must raise. drift: factor by which the centre moves from the smallest to the
+    largest budget. missing: share of absent runs. jitter: standard deviation of log(achieved / planned FLOPs). misfit:
+    relative excess of the loss at 1e9 tokens, falling as 1/D. one_sided, downward: of one slice; diverged: a run."""
 
     about: str
     raises: tuple[str, ...] = ()
@@ -127,15 +128,14 @@ def synthetic_study(
     case: str | Case = "symmetric", noise: float = 0.003, seed: int = 0, metric: str = "loss",
     probe: float | None = None,
 ) -> tuple[Table, Truth]:  # fmt: skip
-    """A table of runs and the truth behind it. case: a name of CASES or a Case; noise: log-normal scatter from run to
-    run; metric: the column that becomes the table's loss, one of METRICS; probe: a budget in FLOPs at which one run at
-    the true optimum is added as a probe. Raises UserError on an unknown case or metric."""
+    """A table of runs and the truth behind it. case: of CASES; noise: log-normal scatter of a run; metric: of METRICS;
+    probe: a budget in FLOPs, at whose true optimum a probe is added. Raises UserError on an unknown case or metric."""
     columns, truth = synthetic_columns(case, noise, seed, probe)
     if metric not in METRICS:
         raise UserError(f"metric: there is no {metric!r}{nearest(metric, METRICS)}; choose from {', '.join(METRICS)}")
-    n, d, c, y = (columns[name] for name in ("n_params", "n_tokens", "budget_flops", metric))
-    further = {name: columns.get(name) for name in ("run_id", "role", "achieved_flops")}
-    return Table.of(n, d, c, y, metric=metric, source="synthetic", **further), truth
+    names = ("run_id", "role", "n_params", "n_tokens", "budget_flops", "achieved_flops")
+    fields: dict[str, Any] = {name: columns.get(name) for name in names}
+    return Table.of(**fields, loss=columns[metric], metric=metric, source="synthetic"), truth
 
 
 def synthetic_columns(
@@ -146,8 +146,7 @@ def synthetic_columns(
         if case not in CASES:
             raise UserError(f"there is no case {case!r}{nearest(case, CASES)}; choose from {', '.join(CASES)}")
         case = CASES[case]
-    rng = np.random.default_rng(seed)
-    truth, budgets = case.truth, np.array(case.budgets, dtype=float)
+    rng, truth, budgets = np.random.default_rng(seed), case.truth, np.array(case.budgets, dtype=float)
     centre = truth.optimum(budgets)[0] * case.shift * case.drift ** np.linspace(-0.5, 0.5, len(budgets))
     n_params = centre[:, None] * np.geomspace(1 / case.half_width, case.half_width, case.sizes)
     middle = len(budgets) // 2
@@ -168,19 +167,15 @@ def synthetic_columns(
         n_params, n_tokens, loss = (np.append(a, x) for a, x in zip((n_params, n_tokens, loss), optimum, strict=True))
         budget, role = np.append(budget, probe), [*role, "probe"]
     scatter = np.exp(noise * rng.standard_normal((len(METRICS), len(loss))))
-    metrics = (loss, fid(truth, budget, loss), loss + GAP, loss + GAP * (budget / 1e17) ** GAP_EXPONENT)
+    # The FID follows the loss: Liang et al.'s at each optimum, off it that of the budget whose optimum has the loss.
+    excess = (loss - truth.E) / (truth.optimum(budget)[2] - truth.E)
+    fid = FID_COEFFICIENT * np.power(budget, FID_EXPONENT) * excess ** (FID_EXPONENT / truth.loss_floor_exponent)
+    metrics = (loss, fid, loss + GAP, loss + GAP * (budget / 1e17) ** GAP_EXPONENT)
     ids = [f"c{c:.3g}-n{n:.4g}".replace("e+", "e") for c, n in zip(budget, n_params, strict=True)]
     columns = {"run_id": np.array(ids), "role": np.array(role)}
     columns |= {"n_params": n_params, "n_tokens": n_tokens, "budget_flops": budget}
     columns |= {"achieved_flops": truth.kappa * n_params * n_tokens} if case.jitter else {}
     return columns | dict(zip(METRICS, metrics * scatter, strict=True)), truth
-
-
-def fid(truth: Truth, budget_flops: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """A FID that follows the loss: at the optimum of each budget it is Liang et al.'s 2.2566e6 C^-0.234. Off the
-    optimum, a run has the FID of the smaller budget whose optimum has its loss."""
-    excess = (loss - truth.E) / (truth.optimum(budget_flops)[2] - truth.E)
-    return FID_COEFFICIENT * np.power(budget_flops, FID_EXPONENT) * excess ** (FID_EXPONENT / truth.loss_floor_exponent)
 
 
 def write_csv(
@@ -197,23 +192,20 @@ def write_csv(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    import argparse
-
     parser = argparse.ArgumentParser(
         "python -m ditscale.laws.synthetic", description="Print a table of runs whose truth is known, as CSV.",
         epilog="\n".join(["cases:", *(f"  {name:17} {case.about}" for name, case in CASES.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    noise, seed = partial(number, what="--noise", low=0), partial(whole, what="--seed", low=0)
+    probe = partial(number, what="--probe", above=0)
     parser.add_argument("case", help="the kind of study")
-    parser.add_argument("--noise", default="0.003", help="log-normal scatter of one run (0.003 = 0.3 %%)")
-    parser.add_argument("--seed", default="0")
-    parser.add_argument("--probe", help="a budget in FLOPs: one run at its true optimum is added as a probe")
-    parser.add_argument("--out", help="file to write; without it the table is printed")
-    args = parser.parse_args(argv)
+    parser.add_argument("--noise", type=noise, default=0.003, help="log-normal scatter of one run (0.003 = 0.3 %%)")
+    parser.add_argument("--seed", type=seed, default=0)
+    parser.add_argument("--probe", type=probe, help="a budget in FLOPs: a run at its true optimum is added as a probe")
+    parser.add_argument("--out", default=sys.stdout, help="file to write; without it the table is printed")
     try:
-        probe = None if args.probe is None else number(args.probe, "--probe", above=0)
-        noise, seed = number(args.noise, "--noise", low=0), whole(args.seed, "--seed", low=0)
-        write_csv(args.out or sys.stdout, args.case, noise, seed, probe)
+        write_csv(**vars(parser.parse_args(argv)))
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

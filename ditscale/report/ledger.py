@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import FigureBase
 
 from ..laws import Entry, Estimate, Ledger
-from ..laws.sealed.entry import HEAD
+from ..laws.sealed.ledger import HEAD
 from ..laws.text import short
 from .read import StudyResults
 from .sentences import plural

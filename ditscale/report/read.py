@@ -13,9 +13,9 @@ from ..config import Study
 from ..errors import UserError
 from ..laws import Forecast, Laws, RateLaw, Verdict, load_forecast, read_laws, read_rates, read_table, read_verdict
 from ..laws.sealed.ledger import Ledger
-from ..laws.table import REQUIRED, Table, check
 from ..naming import StudyPaths
 from ..plan.study import read_study
+from ..tables.table import REQUIRED, Table, check
 
 # Columns of study.h5 that the report needs besides those of every table of runs; the first may be 0, no other.
 NEEDED = "loss_se train_s achieved_flops n_images tokens_per_image width depth lr batch_size attempts".split()

@@ -9,7 +9,7 @@ from laws_synthetic import CHINCHILLA, best, loss_of
 
 from ditscale.laws import Table, fit
 from ditscale.laws.synthetic import Case, synthetic_columns
-from ditscale.laws.table import condensed, neighbours
+from ditscale.tables.table import condensed, neighbours
 
 
 def test_cells_hold_neighbours_as_many_in_each():

@@ -13,7 +13,7 @@ import ditscale as ds
 from ditscale.cli import main
 from ditscale.errors import UserError
 from ditscale.laws import Entry, Estimate, Ledger, Table, forecast, ledger, load_forecast, read_ledger, seal, verdict
-from ditscale.laws.sealed.entry import at_most, score
+from ditscale.laws.sealed.ledger import at_most, score
 from ditscale.laws.synthetic import CHINCHILLA, synthetic_study
 
 OLD = Path(__file__).parent / "old_layout"

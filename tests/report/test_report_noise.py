@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ditscale.collect.table import collect
-from ditscale.laws.table import Exclusion
 from ditscale.report.page import write_report
 from ditscale.report.read import read_study_results
 from ditscale.report.tables import noise_section
 from ditscale.report.trends import noise_trends
+from ditscale.tables.table import Exclusion
 
 pytestmark = pytest.mark.slow
 

@@ -5,6 +5,8 @@ from typing import Iterator
 
 import numpy as np
 
+from ...result import Result
+from ...tables.table import Table
 from ...units import compact
 from ..estimates import Estimate, estimate
 from ..findings import Finding, Severity, finding
@@ -12,9 +14,7 @@ from ..minima.approach2 import Approach2, fit_approach2
 from ..minima.parabola import Parabola
 from ..predictor.identify import ask
 from ..predictor.predictor import Predictor
-from ..result import Result
 from ..surface.fit_surface import Approach3, fit_approach3
-from ..table import Table
 
 REPLICATES = 200  # of each refit behind a backtest's intervals
 NOTICEABLE = 2e-3  # a smaller error of L* misleads nobody

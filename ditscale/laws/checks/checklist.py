@@ -7,12 +7,12 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
+from ...result import Result
+from ...tables.table import Table, describe
 from ...units import compact, count
 from ..estimates import Bootstrap
 from ..minima.approach2 import Approach2
-from ..result import Result
 from ..surface.fit_surface import N_PARAMETERS, OBJECTIVES, Approach3
-from ..table import Table, describe
 from .backtest import Backtest
 
 NOT_RECORDED = "not recorded"

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...result import Result
+from ...tables.table import Table
 from ..estimates import Estimate, f_tail, first, t_quantile
 from ..findings import Finding, finding, some
 from ..minima.approach2 import Approach2
 from ..minima.line import line
 from ..minima.parabola import refit, response_of, vertex
-from ..result import Result
 from ..surface.descent import jacobian_of, powers_of
 from ..surface.fit_surface import N_PARAMETERS, Approach3, Surface, fit_surface, loss_of, optimum, variables
-from ..table import Table
 from .runs import outliers
 
 # Many tests are made on every table; a clean one must pass all of them.

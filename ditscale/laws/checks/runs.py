@@ -7,10 +7,10 @@ import shlex
 import numpy as np
 
 from ...errors import UserError
+from ...tables.table import Table
 from ...units import compact
 from ..findings import Finding, finding, some
 from ..predictor.predictor import Predictor
-from ..table import Table
 
 # C / (N D) this far from 6, or of one run from the others, is a unit; nearer than that it may be a way of counting.
 WRONG_UNIT = 300.0

@@ -6,10 +6,10 @@ from functools import cached_property
 
 import numpy as np
 
+from ...tables.table import Table
 from ...units import compact
 from ..estimates import Estimate, first, replicates
 from ..findings import Finding, finding
-from ..table import Table
 from .line import line
 from .parabola import Parabola, Response, fit_parabola, pooled_noise, refit, vertex
 

@@ -8,11 +8,11 @@ from typing import Iterable, Literal, NamedTuple
 
 import numpy as np
 
+from ...result import Result, key
+from ...tables.table import Table
 from ...units import compact, count
 from ..estimates import Estimate
 from ..findings import Finding, finding, run_to_add
-from ..result import Result, key
-from ..table import Table
 
 Response = Literal["raw", "log"]
 # Below this t value the data hardly say that there is a minimum at all.

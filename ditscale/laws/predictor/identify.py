@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ...quantities import at_optimum
+from ...tables.table import Table, slice_labels
 from ...units import compact
 from ..findings import Finding, finding, run_to_add
-from ..table import Table, slice_labels
 from . import form
 from .member import one_thread
 from .predictor import Predictor, predictor

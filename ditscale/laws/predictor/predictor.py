@@ -7,9 +7,9 @@ from typing import Callable, NamedTuple, Self
 
 import numpy as np
 
+from ...result import Result
+from ...tables.table import Table
 from ..estimates import Estimate
-from ..result import Result
-from ..table import Table
 from . import form
 from .member import Member, Quantity
 from .mixture import TAILS, Mixture

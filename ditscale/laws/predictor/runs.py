@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..table import Table, neighbours, slice_labels
+from ...tables.table import Table, neighbours, slice_labels
 
 NEAR = 0.3  # runs this far (in log loss) above their slice's best, and nearer, take part
 SCATTERS = 6.0  # ... or this many times one run's scatter, where that is more

@@ -11,15 +11,15 @@ import numpy as np
 from ...errors import UserError, command
 from ...files import write_once
 from ...naming import StudyPaths, digest
+from ...result import Result
+from ...tables.read import Source, read_table
+from ...tables.table import SAME_BUDGET, Point, Table
 from ...units import compact, count, number
 from ..checks.runs import check_rehearsal, check_units, refuse_units
 from ..estimates import LEVEL, Estimate
 from ..findings import Finding, finding, listed
 from ..notebook import Shown
 from ..predictor.identify import ask
-from ..read import Source, read_table
-from ..result import Result
-from ..table import SAME_BUDGET, Point, Table
 from ..text import spelled
 
 # The law of a forecast by the predictor, as its JSON names it, and of one by the older rule.
@@ -38,9 +38,8 @@ RULE = (
 
 @dataclass(frozen=True)
 class Form(Result):
-    """One form's forecast of one new run. loss: with its 95 % interval, None when it was refused; its share of the
-    mixture is among `Forecast.coefficients`. Only forecasts by the older rule say the rest: held_out_error: relative
-    error of L* at the largest budget when fitted without it, and its standard error; admissible; reasons."""
+    """One form's forecast of one new run, None when it was refused. Only forecasts by the older rule say the rest:
+    held_out_error: relative error of L* at the largest budget when fitted without it; admissible; reasons."""
 
     law: str
     loss: Estimate | None
@@ -52,8 +51,8 @@ class Form(Result):
 
 @dataclass(frozen=True)
 class Inputs(Result):
-    """What a forecast was made from: the rows, sorted by run_id, their number, the slices' budgets, the (run_id,
-    reason) pairs that were left out, and the probes near the target that had been measured already."""
+    """What a forecast was made from: rows by run_id, the slices' budgets, the (run_id, reason) pairs that were left
+    out, and the probes near the target that had been measured already."""
 
     n_runs: int
     budgets: tuple[float, ...]
@@ -99,11 +98,10 @@ class Forecast(Shown):
         return {self.metric: self.loss} | {form.law.replace("_", " "): form.loss for form in self.forms if form.loss}
 
     def summary(self) -> str:
-        """Readable text: the forecast, the law it rests on and why, and what the other forms say."""
         made = "REHEARSAL: forecast" if any(f.code == "rehearsal" for f in self.findings) else "Forecast"
+        beyond = f"{self.factor:.3g}x beyond the largest of {self.inputs.n_runs} runs' budgets"
         lines = [
-            f"{made} for {compact(self.target_budget_flops)} FLOPs, {self.factor:.3g}x beyond the largest of "
-            f"{self.inputs.n_runs} runs' budgets",
+            f"{made} for {compact(self.target_budget_flops)} FLOPs, {beyond}",
             f"  N*    {spelled(self.n_params, count)}",
             f"  D*    {spelled(self.n_tokens, count)}",
             f"  {self.metric}  {spelled(self.loss)}, for one new run",
@@ -119,9 +117,9 @@ class Forecast(Shown):
 def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 0, seed: int = 0) -> Forecast:
     """Forecast one new run at `budget_flops` from the grid runs of `table`, whatever `read_table` reads.
 
-    bootstrap and seed have no effect: older scripts pass them. Raises UserError when a grid run lies at or above the
-    target budget, and (status 3) when the runs do not determine the optimum there. When a probe near the target has
-    been measured already, `inputs` says so and `seal` refuses.
+    bootstrap, seed: without effect; older scripts pass them. Raises UserError when a grid run lies at or above the
+    target budget, and (status 3) when the runs do not determine the optimum there. `inputs` names the probes near the
+    target that have been measured already, with which `seal` refuses it.
 
         ds.forecast("runs.csv", "1.5e21").loss
     """
@@ -129,23 +127,22 @@ def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 0, se
     grid = _checked_grid(table, target)
     asked = ask(grid, target)
     if (made := asked.whole) is None:
-        why = asked.refused.message if asked.refused else ""
+        why = asked.refused and asked.refused.message
         raise UserError(f"{grid.source or 'table'}: there is no forecast: {why}", status=3)
-    best = made.optimum(target)
+    best, by_form = made.optimum(target), made.by_form(target)
     findings = check_rehearsal(grid) + check_units(grid) + _check_optimum(grid, target, best.n_params.value)
     # A probe at another budget is history, one near this target gives the answer away.
     near = np.abs(np.log(table.budget_flops / target)) <= np.log(SAME_BUDGET)
-    measured = (table.role == "probe") & np.isfinite(table.loss) & near
-    budgets, by_form = tuple(budget for budget, _ in grid.slices()), made.by_form(target)
-    probes = tuple(sorted(map(str, table.run_id[measured])))
+    probes = table.run_id[(table.role == "probe") & np.isfinite(table.loss) & near]
+    budgets = tuple(budget for budget, _ in grid.slices())
+    inputs = Inputs(len(grid), budgets, _rows(grid), grid.exclusions, tuple(sorted(map(str, probes))))
     return Forecast(
         created=None, metric=grid.metric, level=LEVEL, target_budget_flops=target, factor=target / budgets[-1],
         n_params=best.n_params, n_tokens=best.n_tokens, loss=made.one_run(target), law=MIXTURE,
         why="mixture of " + ", ".join(f"{name} {100 * part.weight:.0f} %" for name, part in by_form.items()),
         rule=RULE, forms=tuple(Form(name, part.one_run) for name, part in by_form.items()),
         coefficients={name: {"weight": part.weight, **part.parameters} for name, part in by_form.items()},
-        run_scatter=made.run_scatter, inputs=Inputs(len(grid), budgets, _rows(grid), grid.exclusions, probes),
-        inputs_sha256=inputs_hash(grid), findings=tuple(findings),
+        run_scatter=made.run_scatter, inputs=inputs, inputs_sha256=inputs_hash(grid), findings=tuple(findings),
     )  # fmt: skip
 
 
@@ -162,12 +159,10 @@ def seal(path: Path | str, made: Forecast) -> Forecast:
         sealed = load_forecast(path)
         if all(getattr(sealed, n) == getattr(made, n) for n in ("inputs_sha256", "metric", "target_budget_flops")):
             return sealed
-        held = f"a forecast sealed {sealed.created} for {compact(sealed.target_budget_flops)} FLOPs from other inputs"
-        never = "it is never overwritten: give another file name"
-        raise UserError(f"{path} already holds {held} or for another target; {never}")
-    if made.inputs.measured_probes:
-        measured = f"the probe {made.inputs.measured_probes[0]} has been measured already"
-        raise UserError(f"{path}: {measured}; a forecast is sealed before its probe runs")
+        held = f"of other inputs or target, sealed {sealed.created} for {compact(sealed.target_budget_flops)} FLOPs"
+        raise UserError(f"{path} already holds a forecast {held}; it is never overwritten: give another file name")
+    if probes := made.inputs.measured_probes:
+        raise UserError(f"{path}: the probe {probes[0]} has been measured already; a forecast is sealed before it runs")
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     sealed = replace(made, created=now, sha256=None)
     sealed = replace(sealed, sha256=own_hash(sealed.to_dict()))
@@ -229,6 +224,6 @@ def _check_optimum(grid: Table, target: float, n_params: float) -> list[Finding]
     if least <= n_params <= growth * largest:
         return []
     side, add = ("below", "smaller") if n_params < least else ("too far above", "larger")
-    text = f"N* = {count(n_params)} lies {side} the grid's sizes ({count(least)} to {count(largest)}), for a budget"
-    text += f" {growth:.3g}x their largest; add {add} sizes, until the slices have their minima inside"
+    text = f"N* = {count(n_params)} lies {side} the grid's sizes ({count(least)} to {count(largest)}) at {growth:.3g}x"
+    text += f" their largest budget; add {add} sizes, until the slices have their minima inside"
     return [finding("optimum_unseen", text, value=min(n_params / least, n_params / (growth * largest)))]

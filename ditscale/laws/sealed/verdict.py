@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError, nearest
+from ...result import Result
+from ...tables.read import Source, read_table
+from ...tables.table import Point, Table
 from ...units import compact, count
 from ..estimates import Estimate
 from ..notebook import Shown
-from ..read import Source, read_table
-from ..result import Result
-from ..table import Point, Table
 from ..text import ends, short
 from .forecast import AT_TARGET, MIXTURE, OLD_MIXTURE, Forecast, inputs_hash, own_hash
 
@@ -30,12 +30,11 @@ class LawVerdict(Result):
         alone = self.predicted is not None and None in (self.relative_error, self.inside)
         return "predicted stands alone" if alone else ""
 
-    @property
-    def said(self) -> str:
+    def line(self) -> str:
         if self.predicted is None or self.relative_error is None:
-            return "refused"
-        where = f"{100 * self.relative_error:+.2g} % from it, {'inside' if self.inside else 'outside'}"
-        return f"{self.predicted:.4g}   measured is {where} its interval"
+            return f"  {self.law:<21} refused"
+        off = f"{100 * self.relative_error:+.2g} % from it, {'inside' if self.inside else 'outside'} its interval"
+        return f"  {self.law:<21} {self.predicted:.4g}   measured is {off}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,15 +61,12 @@ class Verdict(Shown):
     forecast_created: str
     sentence: str
 
-    def heading(self) -> str:
-        return self.sentence
-
     def main(self) -> dict[str, Estimate]:
         said = {"measured": Estimate(self.measured), "forecast": Estimate(self.predicted, *self.interval)}
         return said | {law.law: Estimate(law.predicted) for law in self.by_law if law.predicted is not None}
 
     def summary(self) -> str:
-        lines = [self.sentence, *(f"  {law.law:<21} {law.said}" for law in self.by_law)]
+        lines = [self.sentence, *(law.line() for law in self.by_law)]
         if not self.inputs_unchanged:
             lines.append("  The grid runs of this table are not the rows the forecast was made from.")
         return "\n".join([*lines, f"  forecast sealed {self.forecast_created}, sha256 {self.forecast_sha256[:16]}"])
@@ -93,26 +89,29 @@ def verdict(forecast: Forecast, table: Source, run_id: str | None = None) -> Ver
     if forecast.sha256 is None or forecast.created is None:
         raise UserError("this forecast was never sealed; seal it to a file before the probe runs")
     if own_hash(forecast.to_dict()) != forecast.sha256:
-        altered = "this forecast was altered after it was sealed: its content does not match its sha256"
-        raise UserError(f"{altered}; read it from its file again, by load_forecast")
+        raise UserError("this forecast was altered after it was sealed; read it from its file again, by load_forecast")
     table = read_table(table, forecast.metric)
     if table.metric != forecast.metric:
-        unlike = f"the forecast is of {forecast.metric!r}, the table was read for {table.metric!r}"
-        raise UserError(f"{unlike}; read the same metric")
+        raise UserError(f"the forecast is of {forecast.metric!r}, not {table.metric!r}; read the same metric")
     probe = table.points()[_find_probe(table, forecast.target_budget_flops, run_id)]
     _check_probe(forecast, probe)
-    error, inside = probe.loss / forecast.loss.value - 1, forecast.loss.covers(probe.loss)
-    by_law = tuple(_of_law(form.law, form.loss, probe.loss) for form in forecast.forms)
+    predicted, error, inside = _against(forecast.loss, probe.loss)
+    by_law = (LawVerdict(f.law, *(_against(f.loss, probe.loss) if f.loss else ())) for f in forecast.forms)
     # The rows that the forecast should have been made from: all but probes and what it left out by name.
     left_out = [probe.run_id, *(run for run, _ in forecast.inputs.exclusions)]
     inputs = table.take(~np.isin(table.run_id, left_out)).grid()
     return Verdict(
         run_id=probe.run_id, metric=forecast.metric, budget_flops=probe.budget_flops, n_params=probe.n_params,
-        n_params_forecast=forecast.n_params.value, measured=probe.loss, predicted=forecast.loss.value,
-        interval=(forecast.loss.low, forecast.loss.high), relative_error=error, inside=inside, by_law=by_law,
+        n_params_forecast=forecast.n_params.value, measured=probe.loss, predicted=predicted,
+        interval=(forecast.loss.low, forecast.loss.high), relative_error=error, inside=inside, by_law=tuple(by_law),
         inputs_unchanged=inputs_hash(inputs) == forecast.inputs_sha256, forecast_sha256=forecast.sha256,
         forecast_created=forecast.created, sentence=_sentence(forecast, bool(table.rehearsal), probe, error, inside),
     )  # fmt: skip
+
+
+def _against(said: Estimate, measured: float) -> tuple[float, float, bool]:
+    """(predicted, relative error, whether the interval held)."""
+    return said.value, measured / said.value - 1, said.covers(measured)
 
 
 def _check_probe(forecast: Forecast, probe: Point) -> None:
@@ -132,45 +131,37 @@ def _check_probe(forecast: Forecast, probe: Point) -> None:
         off = f"{compact(probe.budget_flops)}, more than 1 % off the forecast's {compact(target)}"
         raise UserError(f"probe {name} has budget {off}; give the probe that was run at the target")
     if not math.isfinite(probe.loss):
-        wait = "wait until it is finished and collect again"
-        raise UserError(f"probe {name} has no measured {forecast.metric} yet; {wait}")
+        raise UserError(f"probe {name} has no measured {forecast.metric} yet; collect again when it is finished")
 
 
 def _find_probe(table: Table, target: float, run_id: str | None) -> int:
     """The row of the probe: the named run, the only probe at (else: off) the target, or without roles the run there."""
-    source = table.source or "table"
-    if run_id is not None:
-        named = np.flatnonzero(table.run_id == run_id)
-        if not len(named):
-            raise UserError(f"{source}: there is no run {run_id!r}{nearest(run_id, table.run_id)}")
-        return int(named[0])
     is_probe, near = table.role == "probe", np.abs(table.budget_flops / target - 1) <= AT_TARGET
-    rows = np.flatnonzero(near & is_probe if is_probe.any() else near)
+    if run_id is not None:
+        rows = np.flatnonzero(table.run_id == run_id)
+        missing = f"there is no run {run_id!r}{nearest(run_id, table.run_id)}"
+    else:
+        rows = np.flatnonzero(near & is_probe if is_probe.any() else near)
+        rows = rows if len(rows) else np.flatnonzero(is_probe)[:1]
+        missing = f"no run has role probe or lies at the target budget {compact(target)}; add the probe's row, with"
+        missing += " `probe` in a column role"
     if len(rows) > 1:
         names = ", ".join(map(str, table.run_id[rows]))
-        raise UserError(f"{source}: {len(rows)} runs lie at the target; name one by --run: {names}")
-    if not len(rows) and not is_probe.any():
-        missing = f"no run has role probe or lies at the target budget {compact(target)}"
-        raise UserError(f"{source}: {missing}; add the probe's row, with `probe` in a column role")
-    return int(rows[0] if len(rows) else np.argmax(is_probe))
-
-
-def _of_law(law: str, said: Estimate | None, measured: float) -> LawVerdict:
-    if said is None:
-        return LawVerdict(law)
-    return LawVerdict(law, said.value, measured / said.value - 1, said.covers(measured))
+        missing = f"{len(rows)} runs lie at the target; name one by --run: {names}"
+    if len(rows) != 1:
+        raise UserError(f"{table.source or 'table'}: {missing}")
+    return int(rows[0])
 
 
 def _sentence(forecast: Forecast, rehearsed: bool, probe: Point, error: float, inside: bool) -> str:
     span = f"the {100 * forecast.level:g} % interval [{ends(forecast.loss, short, ', ', 'open') or 'open, open'}]"
     held, where = ("held", "inside") if inside else ("FAILED", "outside")
-    ratio = probe.n_params / forecast.n_params.value
-    side = "above" if error > 0 else "below"
     law = "mixture of laws" if forecast.law in (MIXTURE, OLD_MIXTURE) else forecast.law.replace("_", " ")
+    off = f"{100 * abs(error):.2g} % {'above' if error > 0 else 'below'}"
+    size = f"N = {count(probe.n_params)} is {probe.n_params / forecast.n_params.value:.2g}x the forecast optimum"
     return (
         f"{'REHEARSAL: at' if rehearsed else 'At'} {compact(forecast.target_budget_flops)} FLOPs, "
         f"{forecast.factor:.3g}x beyond the largest budget, {forecast.metric} = {probe.loss:.4g} was measured and "
-        f"{forecast.loss.value:.4g} forecast by the {law} ({100 * abs(error):.2g} % {side}; the probe's N = "
-        f"{count(probe.n_params)} is {ratio:.2g}x the forecast optimum). The forecast {held}: the measured value lies "
-        f"{where} {span}."
+        f"{forecast.loss.value:.4g} forecast by the {law} ({off}; the probe's {size}). The forecast {held}: the "
+        f"measured value lies {where} {span}."
     )

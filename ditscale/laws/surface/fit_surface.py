@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ...errors import one_of
+from ...tables.table import Table
 from ...units import compact
 from ..estimates import PAIRS_FROM, Estimate, Replicates, first, replicates
 from ..findings import Finding, finding
 from ..minima.parabola import NEAR
-from ..table import Table
 from .descent import EXPONENT_LIMITS, descend, powers_of
 
 OBJECTIVES = {

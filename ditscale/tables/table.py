@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 
 from ..errors import UserError, nearest
 from ..quantities import ColumnInfo, guess
+from ..result import Result
 from ..units import compact
-from .result import Result
-from .tables.numerals import Fault, complaint, fault, lacks
+from .numerals import Fault, complaint, fault, first_repeat, lacks
 
 REQUIRED = ("n_params", "n_tokens", "budget_flops")
 OPTIONAL = ("loss_se", "n_images", "achieved_flops")
@@ -48,12 +48,11 @@ class Exclusion(Result):
 class Table:
     """Runs as columns, each an array of shape (n_runs,).
 
-    run_id: names; n_params: N; n_tokens: D; budget_flops: C, the budget each run was planned for; loss: the metric that
-    is fitted (its name is `metric`); role: "grid" or "probe". Optional columns are None when the source lacks them;
-    `columns` holds further ones by name. `source` is where the rows came from, `exclusions` the (run_id, reason) pairs
-    taken out by `without`, `recorded` the (key, value) texts that came with the rows: how they were made, and `info`
-    what columns hold, as far as the source says it. `shared` {name of SHARED: labels}: runs of one label share it.
-    `better`: "higher" or "lower" where the source or the user says it."""
+    n_params: N; n_tokens: D; budget_flops: C, the budget each run was planned for; loss: the metric that is fitted, of
+    the name `metric`; role: "grid" or "probe". Optional columns are None when the source lacks them; `columns` holds
+    further ones by name. `source` is where the rows came from, `exclusions` the (run_id, reason) pairs taken out by
+    `without`, `recorded` the (key, value) texts that came with the rows, and `info` what columns hold, as far as the
+    source says it. `shared` {name of SHARED: labels}: runs of one label share it. `better`: "higher", "lower" or ""."""
 
     run_id: np.ndarray
     n_params: np.ndarray
@@ -118,13 +117,12 @@ class Table:
 
     def without(self, run_ids: str | Iterable[str], reason: str) -> Self:
         """The table less the named runs; each is listed, with the reason, in `exclusions` and in every result."""
-        run_ids = [run_ids] if isinstance(run_ids, str) else list(run_ids)
-        for name in run_ids:
+        names, where = [run_ids] if isinstance(run_ids, str) else list(run_ids), self.source or "table"
+        for name in names:
             if name not in self.run_id:
-                where = self.source or "table"
                 raise UserError(f"{where}: there is no run {name!r} to exclude{nearest(name, self.run_id)}")
-        kept = self.take(~np.isin(self.run_id, run_ids))
-        return dataclasses.replace(kept, exclusions=self.exclusions + tuple((name, reason) for name in run_ids))
+        kept = self.take(~np.isin(self.run_id, names))
+        return dataclasses.replace(kept, exclusions=self.exclusions + tuple((name, reason) for name in names))
 
     def without_largest(self, n: int) -> Self:
         """The rows below the n largest budgets."""
@@ -166,7 +164,7 @@ class Table:
 
     def points(self) -> tuple[Point, ...]:
         """The rows one by one, in the table's order."""
-        numbers = [getattr(self, name).tolist() for name in (*REQUIRED, "loss")]
+        numbers = (getattr(self, name).tolist() for name in (*REQUIRED, "loss"))
         return tuple(map(Point, map(str, self.run_id), map(str, self.role), *numbers))
 
 
@@ -199,72 +197,61 @@ def condensed(table: Table) -> Table:
         groups, cells = neighbours(groups, table.budget_flops, 0, 3), 3 * CELLS
     labels = neighbours(groups, table.n_params, cells)
     _, first, total = np.unique(labels, return_index=True, return_counts=True)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        if (values > 0).all():
-            return np.exp(np.bincount(labels, np.log(values)) / total)
-        return np.bincount(labels, values) / total
-
-    names = (*REQUIRED, "loss", *(("achieved_flops",) if table.achieved_flops is not None else ()))
-    small = dataclasses.replace(table.take(first), loss_se=None, columns={}, shared={})
-    means: dict[str, Any] = {name: mean(getattr(table, name)) for name in names}
-    return dataclasses.replace(small, **means)
+    means: dict[str, Any] = {}
+    for name in (*REQUIRED, "loss", "achieved_flops"):
+        if (values := getattr(table, name)) is not None:
+            positive = (values > 0).all()
+            mean = np.bincount(labels, np.log(values) if positive else values) / total
+            means[name] = np.exp(mean) if positive else mean
+    return dataclasses.replace(table.take(first), **means, loss_se=None, columns={}, shared={})
 
 
 def check(
-    table: Table, where: Callable[[int], str] | None = None, raw: Mapping[str, Sequence[Any]] | None = None,
-    beside: Mapping[str, Sequence[Any]] | None = None,
+    table: Table, where: Callable[[int], str] = lambda i: f"row {i + 1}",
+    raw: Mapping[str, Sequence[Any]] | None = None, beside: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:  # fmt: skip
     """Raise UserError for the values that no fit can use, all at once. Optional columns may hold NaN. N, D and C must
     be positive, and so must a loss or a FID. Any other metric may have either sign, as a log-likelihood has.
 
     where(i) names a row. raw {our name: the cells as they stand} of columns that were read; beside {column: cells}: the
     whole source, of which a column may say which runs are good."""
-    source, count, raw, where = table.source or "table", len(table), raw or {}, where or (lambda i: f"row {i + 1}")
+    source, count, ids = table.source or "table", len(table), table.run_id
     if not count:
         raise UserError(f"{source}: no rows; a table needs one row per run")
-    columns = {name: getattr(table, name) for name in REQUIRED} | {table.metric: table.loss}
-    optional = {name: getattr(table, name) for name in OPTIONAL if getattr(table, name) is not None} | table.columns
-    for name, column in {"role": table.role, **columns, **optional, **table.shared}.items():
+    needed = {name: getattr(table, name) for name in REQUIRED} | {table.metric: table.loss}
+    optional = {n: values for n in OPTIONAL if (values := getattr(table, n)) is not None} | table.columns
+    for name, column in {"role": table.role, **needed, **optional, **table.shared}.items():
         if len(column) != count:
             raise UserError(f"{source}: column {name} has {len(column)} values, run_id has {count}")
-    strange = (table.role != "grid") & (table.role != "probe")
-    if strange.any():
+    if (strange := (table.role != "grid") & (table.role != "probe")).any():
         i = int(np.argmax(strange))
         raise UserError(f"{source}, {where(i)}, column role: {table.role[i]!r} is not known; write grid or probe")
-    if len(set(table.run_id)) < count:
-        first: dict[str, int] = {}
-        i = next(i for i, name in enumerate(table.run_id) if first.setdefault(name, i) != i)
-        both = f"{where(first[table.run_id[i]])} and {where(i)}"
-        raise UserError(f"{source}: run_id {table.run_id[i]!r} appears twice ({both}); keep one of them")
-    if faults := _faults(table, {**optional, **columns}, raw):
-        raise complaint(source, faults, where, table.run_id, beside or {})
-
-
-def _faults(table: Table, columns: Mapping[str, np.ndarray], raw: Mapping[str, Sequence[Any]]) -> list[Fault]:
-    """The cells that no fit can use. raw {our name: the cells as they stand}, of columns that were read."""
+    if again := first_repeat(ids):
+        both = " and ".join(map(where, again))
+        raise UserError(f"{source}: run_id {ids[again[1]]!r} appears twice ({both}); keep one of them")
     faults: list[Fault] = []
-    for name, column in columns.items():
-        cells, needed = raw.get(name, column.tolist()), name in REQUIRED or name == table.metric
-        signed = name == table.metric and not table.info_of(name).positive
-        bad = ~np.isfinite(column) | (not signed) & (column <= 0) if needed else np.isnan(column)
+    for name, column in {**optional, **needed}.items():
+        cells, metric = (raw or {}).get(name, column.tolist()), name == table.metric
+        signed = metric and not table.info_of(name).positive
+        bad = ~np.isfinite(column) | (not signed) & (column <= 0) if name in needed else np.isnan(column)
         known = {f.row for f in faults} if raw and name not in raw else set()  # What it was computed from lacks.
         for i in map(int, np.flatnonzero(bad)):
             # A probe that has not been run yet has no loss, and must not stop the fit of the grid.
-            may_lack = not needed or name == table.metric and table.role[i] == "probe"
+            may_lack = name not in needed or metric and table.role[i] == "probe"
             if i not in known and not (may_lack and (lacks(cells[i]) or not isinstance(cells[i], str))):
-                faults.append(fault(i, name, cells[i], name == table.metric))
-    return faults
+                faults.append(fault(i, name, cells[i], metric))
+    if faults:
+        raise complaint(source, faults, where, ids, beside or {})
 
 
 def _floats(name: str, values: ArrayLike) -> np.ndarray:
-    """A column given as an array or list, as floats (n,)."""
     try:
         column = np.asarray(values, dtype=float)
+        wrong = f" has shape {column.shape}" * (column.ndim != 1)
     except (TypeError, ValueError) as error:
-        raise UserError(f"table: column {name}: {error}; give one number for each run") from None
-    if column.ndim != 1:
-        raise UserError(f"table: column {name} has shape {column.shape}; give one number for each run")
+        wrong = f": {error}"
+    if wrong:
+        raise UserError(f"table: column {name}{wrong}; give one number for each run")
     return column
 
 

@@ -1,13 +1,15 @@
-"""What every result of laws/ can do: a frozen dataclass that is written to JSON and read back, type by type."""
+"""What every result can do: a frozen dataclass that is written to JSON and read back, type by type."""
 
 import dataclasses
 import json
 import math
+import sys
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from ..errors import UserError
+from .errors import UserError
 
 
 def key(name: str, **how: Any) -> Any:
@@ -30,12 +32,12 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """The JSON object: plain dicts, lists, texts and numbers."""
         out: dict[str, Any] = {} if self.LAYOUT is None else {"layout": self.LAYOUT}
-        out |= {e.key: _plain(getattr(self, e.name)) for e in _entries(type(self))}
+        out |= {key: _plain(getattr(self, field.name)) for key, field, _ in _entries(type(self))}
         return out | {name: _plain(getattr(self, name)) for name in self.COMPUTED}
 
     def __getitem__(self, name: str) -> Any:
         """A value by its key in JSON, as of the dicts that results were before. Raises KeyError with the keys."""
-        fields = {entry.key: entry.name for entry in _entries(type(self))} | {n: n for n in self.COMPUTED}
+        fields = {key: field.name for key, field, _ in _entries(type(self))} | {n: n for n in self.COMPUTED}
         if name not in fields:
             raise KeyError(f"{name!r} is none of {', '.join(fields)}")
         return getattr(self, fields[name])
@@ -49,11 +51,11 @@ class Result:
         if cls.LAYOUT is not None and (layout := body.get("layout", cls.LAYOUT)) != cls.LAYOUT:
             raise UserError(f"{here}: layout {short(repr(layout))} is not {cls.LAYOUT}, which this version reads")
         given = {}
-        for e in _entries(cls):
-            if e.key in body:
-                given[e.name] = _read(e.hint, body[e.key], f"{where}.{e.key}" if where else e.key)
-            elif e.needed:
-                raise UserError(f"{here}: the key {e.key!r} is missing")
+        for key, field, hint in _entries(cls):
+            if key in body:
+                given[field.name] = _read(hint, body[key], f"{where}.{key}" if where else key)
+            elif field.default is field.default_factory is dataclasses.MISSING:
+                raise UserError(f"{here}: the key {key!r} is missing")
         made = cls(**given)
         if wrong := made.contradiction():
             raise UserError(f"{here}: {wrong}")
@@ -95,64 +97,44 @@ def short(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-class _Entry(NamedTuple):
-    """A field that JSON holds: its name, its key, whether the key must be there, and its type."""
-
-    name: str
-    key: str
-    needed: bool
-    hint: Any
+_hints = cache(get_type_hints)
 
 
-_ENTRIES: dict[type, list[_Entry]] = {}  # by class, as they are first asked for
+def _entries(kind: Any) -> list[tuple[str, dataclasses.Field, Any]]:
+    """[(key, field, its type)] of what JSON holds."""
+    named = ((field.metadata.get("key", field.name), field) for field in dataclasses.fields(kind))
+    return [(key, field, _hints(kind)[field.name]) for key, field in named if key is not None]
 
 
-def _entries(kind: type) -> list[_Entry]:
-    if kind not in _ENTRIES:
-        hints, missing = get_type_hints(kind), dataclasses.MISSING
-        _ENTRIES[kind] = [
-            _Entry(f.name, k, f.default is missing and f.default_factory is missing, hints[f.name])
-            for f in dataclasses.fields(kind)
-            if (k := f.metadata.get("key", f.name)) is not None
-        ]
-    return _ENTRIES[kind]
+# The types of plain values in Python, and in words.
+PLAIN: dict[Any, tuple[Any, str]] = {
+    float: ((int, float), "a finite number"), int: (int, "a whole number"), bool: (bool, "true or false"),
+    str: (str, "text"), dict: (dict, "an object of keys and values"), tuple: (list, "a list"),
+}  # fmt: skip
 
 
 def _read(hint: Any, value: Any, where: str) -> Any:
     """The value as the type hint says. Raises UserError where it is of another type."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
         (inner,) = [part for part in parts if part is not NoneType]
         return None if value is None else _read(inner, value, where)
-    if isinstance(hint, type) and issubclass(hint, Result):
-        return hint.from_dict(value, where)
-    many = parts[-1:] == (...,)
-    if origin is Literal:
-        fits, what = isinstance(value, str) and value in parts, f"one of {', '.join(parts)}"
-    elif origin is dict:
-        fits, what = isinstance(value, dict), "an object of keys and values"
-    elif origin is tuple:
-        fits = isinstance(value, list) and (many or len(value) == len(parts))
-        what = "a list" if many else f"a list of {len(parts)}"
-    else:
-        fits, what = _is_simple(hint, value), SIMPLE[hint]
+    if isinstance(kind, type) and issubclass(kind, Result):
+        return kind.from_dict(value, where)
+    types, what = (str, f"one of {', '.join(parts)}") if kind is Literal else PLAIN[kind]
+    fits = isinstance(value, types) and isinstance(value, bool) == (kind is bool)
+    if kind is Literal:
+        fits = fits and value in parts
+    elif kind is float:
+        fits = fits and abs(value) <= sys.float_info.max  # Neither nan nor 10**400, which JSON can hold.
+    elif kind is tuple and parts[-1] is ...:
+        parts = parts[:1] * len(value) if fits else parts
+    elif kind is tuple:
+        fits, what = fits and len(value) == len(parts), f"a list of {len(parts)}"
     if not fits:
         raise UserError(f"{where}: {short(repr(value))} is not {what}")
-    if origin is dict:
+    if kind is dict:
         return {k: _read(parts[1], v, f"{where}[{k!r}]") for k, v in value.items()}
-    if origin is tuple:
-        hints = parts[:1] * len(value) if many else parts
-        return tuple(_read(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
+    if kind is tuple:
+        return tuple(_read(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(parts, value, strict=True)))
     return value
-
-
-SIMPLE = {float: "a finite number", int: "a whole number", bool: "true or false", str: "text"}
-
-
-def _is_simple(kind: type, value: object) -> bool:
-    try:
-        if kind is float:
-            return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

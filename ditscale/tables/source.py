@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ...errors import UserError, nearest
-from ...quantities import ColumnInfo
+from ..errors import UserError, nearest
+from ..quantities import ColumnInfo
 from ..result import short
-from .numerals import parse
+from .numerals import first_repeat, parse
 
 AS_CSV = "save the table as CSV"
 NO_TABLE = f"is neither CSV text (UTF-8) nor HDF5, JSON or Parquet; {AS_CSV}"
-CONTROL = bytes({*range(32)} - {*b"\t\n\v\f\r"})
+PICKLE = f"is a pickle of Python, which is never opened since it can run code; {AS_CSV}"
 HDF5 = b"\x89HDF\r\n\x1a\n"
 # How files begin that are no table to read, and what they are.
 BEGINNINGS = {
@@ -35,11 +35,18 @@ BEGINNINGS = {
     b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; run `git lfs pull`",
     b"<": f"is a web page or XML; download the file itself, or {AS_CSV}",
     HDF5: "is a packed HDF5 file; unpack it first",
-}
-PICKLE = f"is a pickle of Python, which is never opened since it can run code; {AS_CSV}"
-BEGINNINGS |= {b"\x80" + bytes([protocol]): PICKLE for protocol in range(2, 6)}
+} | {b"\x80" + bytes([protocol]): PICKLE for protocol in range(2, 6)}
+# What a zip archive is that has a file whose name ends so.
+ARCHIVES = {".npy": "an npz file of numpy", "data.pkl": "a checkpoint of PyTorch"}
+ARCHIVES |= dict.fromkeys(("xl/workbook.xml", "content.xml"), "a workbook of a spreadsheet")
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+CONTROL = bytes({*range(32)} - {*b"\t\n\v\f\r"})
 UNPACKED = 2**31  # Bytes of a gzip file that are read at most.
 CELLS = 50_000_000  # Rows times columns of a JSON file at most: each object may have keys of its own.
+COUNTED = range(1, CELLS + 1)  # Lines of rows in files that are no text.
 ONE_RUN = "which is the curve of a run; a table of runs has a row per run: n_params, n_tokens, budget_flops, loss"
 
 
@@ -102,70 +109,54 @@ def opened(source: Any) -> Cells:
             content = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    return _read(path, _unpacked(path, content).removesuffix(b"\x1a"))  # DOS marked the end of texts.
-
-
-def _unpacked(path: Path, content: bytes) -> bytes:
-    if not content.startswith(b"\x1f\x8b"):
-        return content
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
-            content = file.read(UNPACKED + 1)
-    except (EOFError, OSError, zlib.error):
-        raise UserError(f"{path} is a damaged or truncated gzip file; pack it again") from None
-    if len(content) > UNPACKED:
-        raise UserError(f"{path} holds more than 2 GiB, which is no table of runs")
-    return content
+    if content.startswith(b"\x1f\x8b"):
+        try:
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(UNPACKED + 1)
+        except (EOFError, OSError, zlib.error):
+            raise UserError(f"{path} is a damaged or truncated gzip file; pack it again") from None
+        if len(content) > UNPACKED:
+            raise UserError(f"{path} holds more than 2 GiB, which is no table of runs")
+    return _read(path, content.removesuffix(b"\x1a"))  # DOS marked the end of texts.
 
 
 def _read(path: Path, content: bytes) -> Cells:
     """The cells of a file's content, whatever its form."""
     what = next((what for begins, what in BEGINNINGS.items() if content.startswith(begins)), "")
-    if what or content.startswith(b"PK\x03\x04"):
-        raise UserError(f"{path} {what or _archive(content)}")
+    if content.startswith(b"PK\x03\x04"):
+        what = "is a zip archive; unpack it first"
+        try:
+            names = zipfile.ZipFile(io.BytesIO(content)).namelist()
+            held = (kind for end, kind in ARCHIVES.items() for name in names if name.endswith(end))
+            what = next((f"is {kind}, which is not opened; {AS_CSV}" for kind in held), what)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError):
+            what = "is neither CSV nor HDF5 but a damaged zip archive"
+    if what:
+        raise UserError(f"{path} {what}")
     if content.startswith(b"PAR1"):
         return _read_parquet(path, content)
-    try:
-        text, encoding = _decoded(content)
-    except UnicodeError:
-        text, encoding = "\0", ""
-    if len(text.encode().translate(None, CONTROL)) < len(text.encode()):
-        raise UserError(f"{path} {NO_TABLE}")
+    text, encoding = _decoded(path, content)
     cells = _read_json(path, text) if text.lstrip().startswith(("[", "{")) else _read_csv(path, text)
     if {"Wall time", "Step", "Value"} <= cells.columns.keys():
         raise UserError(f"{path} is a scalar of TensorBoard, {ONE_RUN}")
     if any(name.endswith("__MIN") for name in cells.columns):
         raise UserError(f"{path} is a chart of W&B (steps, with a column per run), not its table of runs; export that")
-    said = [("text", f"read as {encoding}")] if encoding else []
+    said = [("text", "read as Windows-1252, as it is not UTF-8")] if encoding == "cp1252" else []
     return cells._replace(recorded=(*cells.recorded, *said))
 
 
-def _archive(content: bytes) -> str:
-    """What a zip archive is: workbooks, checkpoints and arrays are such."""
-    try:
-        names = zipfile.ZipFile(io.BytesIO(content)).namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return "is neither CSV nor HDF5 but a damaged zip archive"
-    kinds = {".npy": "an npz file of numpy", "data.pkl": "a checkpoint of PyTorch"}
-    kinds |= dict.fromkeys(("xl/workbook.xml", "content.xml"), "a workbook of a spreadsheet")
-    kind = next((kind for end, kind in kinds.items() for name in names if name.endswith(end)), "")
-    return f"is {kind}, which is not opened; {AS_CSV}" if kind else "is a zip archive; unpack it first"
-
-
-def _decoded(content: bytes) -> tuple[str, str]:
-    """(text, its encoding where that had to be guessed). Raises UnicodeError."""
-    for encoding, marks in {
-        "utf-8-sig": (codecs.BOM_UTF8,), "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
-        "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
-    }.items():  # fmt: skip
-        if content.startswith(marks):
-            return content.decode(encoding), ""
-    if b"\0" in content[:1000]:  # Each letter of a header is two bytes of UTF-16, one of them zero.
-        return content.decode("utf-16-le" if content[1:2] == b"\0" else "utf-16-be"), ""
-    try:
-        return content.decode("utf-8"), ""
-    except UnicodeError:
-        return content.decode("cp1252"), "Windows-1252, as it is not UTF-8"
+def _decoded(path: Path, content: bytes) -> tuple[str, str]:
+    """(text, its encoding); each letter of a header is two bytes of UTF-16, one of them zero."""
+    marked = [name for mark, name in MARKS.items() if content.startswith(mark)][:1]
+    if not marked and b"\0" in content[:1000]:
+        marked = ["utf-16-le" if content[1:2] == b"\0" else "utf-16-be"]
+    for encoding in marked or ("utf-8", "cp1252"):
+        try:
+            text = content.decode(encoding)
+        except UnicodeError:
+            continue
+        if len(text.encode().translate(None, CONTROL)) == len(text.encode()):
+            return text, encoding
+    raise UserError(f"{path} {NO_TABLE}")
 
 
 def _in_memory(source: Any) -> Cells:
@@ -190,10 +181,9 @@ def _read_csv(path: Path, text: str) -> Cells:
     """The cells of a CSV as text; lines count from 1 as in an editor."""
     lines = list(io.StringIO(text, newline=""))
     said = list(itertools.takewhile(lambda line: not line.strip() or line.lstrip().startswith("#"), lines))
-    skipped, named = len(said), None
-    if skipped < len(lines) and (named := re.fullmatch(r'"?sep=(.)"?\s*', lines[skipped])):
-        skipped += 1  # A line that Excel writes.
-    first = re.sub('"[^"]*"', "", lines[skipped]) if skipped < len(lines) else ""
+    skipped, named = len(said), re.fullmatch(r'"?sep=(.)"?\s*', "".join(lines[len(said) : len(said) + 1]))
+    skipped += bool(named)  # A line that Excel writes.
+    first = re.sub('"[^"]*"', "", "".join(lines[skipped : skipped + 1]))
     separator = named[1] if named else max(",;\t|", key=first.count) if re.search("[,;\t|]", first) else " "
     if separator == "|" and first.lstrip().startswith("|"):  # Markdown
         lines = [line.strip().removeprefix("|").removesuffix("|") + "\n" for line in lines]
@@ -201,92 +191,80 @@ def _read_csv(path: Path, text: str) -> Cells:
         lines[skipped + 1] = "\n"  # The rule below a header.
     rows, starts = _rows(path, lines, skipped, separator)
     filled = [i for i, row in enumerate(rows) if i and "".join(row).strip()]
-    numbers, rows = [starts[i] for i in filled], [rows[0] if rows else [], *(rows[i] for i in filled)]
-    if separator in " \t" and set(map(len, rows[1:])) == {len(rows[0]) + 1} and all(row[-1] for row in rows):
-        rows[0] = ["", *rows[0]]  # R and pandas print names of rows, and none above them.
-    header = _header(path, rows, skipped + 1)
-    columns = [list(map(str.strip, column)) for column in itertools.islice(zip(*rows[1:]), len(header))]
-    if {*map(len, rows[1:])} != {len(header)} or any(map(str.startswith, columns[0], itertools.repeat("#"))):
-        _refuse_ragged(path, rows, numbers, len(header), separator)
+    top, numbers, rows = (rows or [[]])[0], [starts[i] for i in filled], [rows[i] for i in filled]
+    if separator in " \t" and set(map(len, rows)) == {len(top) + 1} and top[-1] and all(row[-1] for row in rows):
+        top = ["", *top]  # R and pandas print names of rows, and none above them.
+    header = _header(path, top, rows, skipped + 1)
+    for line, row in zip(numbers, rows, strict=True):
+        if row[0].startswith("#"):
+            raise UserError(f"{path}, row {line}: comments stand above the header only; delete the row or the #")
+        if len(row) != len(header) and (len(row) < len(header) or any(map(str.strip, row[len(header) :]))):
+            hint = "; numbers take no thousands separators" * (len(row) > len(header) and separator == ",")
+            raise UserError(f"{path}, row {line}: {len(row)} cells, but the header has {len(header)} columns{hint}")
+    columns = [list(map(str.strip, column)) for column in zip(*rows)] or [[] for _ in header]
     pairs = (line.strip().lstrip("# ").partition(":") for line in said)
     recorded = [(key.strip(), value.strip()) for key, _, value in pairs if value.strip()]
-    return Cells(str(path), dict(zip(header, columns or [[] for _ in header], strict=True)), numbers, recorded)
+    return Cells(str(path), dict(zip(header, columns, strict=False)), numbers, recorded)
 
 
-def _rows(path: Path, lines: Sequence[str], skipped: int, separator: str) -> tuple[list[list[str]], Sequence[int]]:
-    """(the cells of each row, its line); skipped: lines above the header. Notes may have several lines, but a quote
-    that is never closed would make one run of many rows, silently."""
-    how: dict[str, Any] = {"delimiter": separator, "skipinitialspace": True}
-    try:
-        reader = csv.reader(lines[skipped:], **how)
-        rows = list(reader)
-    except csv.Error:
-        raise UserError(f"{path} {NO_TABLE}") from None
-    if reader.line_num == len(rows):
-        return rows, range(skipped + 1, skipped + 1 + len(rows))
-    rows, starts, reader = [], [skipped + 1], csv.reader(lines[skipped:], strict=True, **how)
-    try:
-        for row in reader:
-            rows.append(row)
-            starts.append(skipped + 1 + reader.line_num)
-    except csv.Error:
-        here = f"{path}, row {starts[-1]}"
-        raise UserError(f"{here}: a quoted cell continues on the next line; close the quote") from None
+def _rows(path: Path, lines: Sequence[str], skipped: int, separator: str) -> tuple[list[list[str]], list[int]]:
+    """(the cells of each row, its line); skipped: lines above the header."""
+    # Notes may have several lines. Then every quote must be closed: else one run is made of many rows, silently.
+    for strict in (False, True):
+        rows, starts = [], [skipped + 1]
+        reader = csv.reader(lines[skipped:], delimiter=separator, skipinitialspace=True, strict=strict)
+        try:
+            for row in reader:
+                rows.append(row)
+                starts.append(skipped + 1 + reader.line_num)
+        except csv.Error:
+            quote = f", row {starts[-1]}: a quoted cell continues on the next line; close the quote"
+            raise UserError(f"{path}{quote if strict else f' {NO_TABLE}'}") from None
+        if reader.line_num == len(rows):
+            break
     return rows, starts
 
 
-def _header(path: Path, rows: Sequence[Sequence[str]], line: int) -> list[str]:
-    """The names of the columns, of which the first of the rows holds. Raises UserError where they are no names."""
-    header = [name.strip() for name in rows[0]]
+def _header(path: Path, top: Sequence[str], rows: Sequence[Sequence[str]], line: int) -> list[str]:
+    """The names of the columns, from the row on top."""
+    header = [name.strip() for name in top]
     names = "line must name the columns, as in n_params,n_tokens,budget_flops,loss"
     if not any(header):
         raise UserError(f"{path} is empty; its first {names}")
     if sum(parse(name) is not None for name in header) > 2:
         raise UserError(f"{path}, row {line}: numbers where the header is expected; the first {names}")
-    while header and not header[-1] and not any("".join(row[len(header) - 1 :]).strip() for row in rows[1:]):
+    while not header[-1] and not any("".join(row[len(header) - 1 :]).strip() for row in rows):
         header.pop()  # A comma at the end of every line.
-    for i, name in enumerate(header):
-        if name and name in header[:i]:
-            raise UserError(f"{path}, row {line}: column {name!r} appears twice; rename one")
+    named = list(filter(None, header))
+    if again := first_repeat(named):
+        raise UserError(f"{path}, row {line}: column {named[again[1]]!r} appears twice; rename one")
     return [name or f"column {i + 1}" for i, name in enumerate(header)]
-
-
-def _refuse_ragged(
-    path: Path, rows: Sequence[Sequence[str]], numbers: Sequence[int], width: int, separator: str
-) -> None:
-    """Raise UserError for a comment between rows, and for a row of another number of cells than the header's."""
-    for line, row in zip(numbers, rows[1:], strict=True):
-        if row[0].startswith("#"):
-            raise UserError(f"{path}, row {line}: comments stand above the header only; delete the row or the #")
-        if len(row) < width or any(map(str.strip, row[width:])):
-            hint = "; numbers take no thousands separators" if len(row) > width and separator == "," else ""
-            raise UserError(f"{path}, row {line}: {len(row)} cells, but the header has {width} columns{hint}")
 
 
 def _read_json(path: Path, text: str) -> Cells:
     """A list of objects, objects line by line, or an object of columns, each a list or as pandas writes it."""
-    lines: list[int] = []
     try:
-        try:
-            body = json.loads(text)
-        except ValueError as error:
-            body, lines = _json_lines(path, text, error)
+        body, lines = _json_values(path, text)
         columns = _columns_of(path, body)
     except RecursionError:
         raise UserError(f"{path}: its JSON is nested too deeply for a table; write one flat object per run") from None
-    return Cells(str(path), columns, lines or range(1, max(map(len, columns.values()), default=0) + 1))
+    return Cells(str(path), columns, lines or COUNTED)
 
 
-def _json_lines(path: Path, text: str, error: ValueError) -> tuple[list[Any], list[int]]:
-    """([value], [line]) of JSON lines. error: why the text as a whole is no JSON."""
-    values: list[Any] = []
-    lines = [i for i, line in enumerate(text.splitlines(), 1) if line.strip()]
-    for i, line in zip(lines, filter(str.strip, text.splitlines()), strict=True):
-        try:
-            values.append(json.loads(line))
-        except ValueError as wrong:
-            at, why = (f", row {i}", wrong) if values else ("", error)
-            raise UserError(f"{path}{at}: looks like JSON and is not ({why}); correct it") from None
+def _json_values(path: Path, text: str) -> tuple[Any, list[int]]:
+    """(the value of a JSON text, []) or, of JSON lines, ([value], [line])."""
+    try:
+        return json.loads(text), []
+    except ValueError as error:
+        values, lines, wrong = [], [], error
+    try:
+        for i, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                lines.append(i)
+                values.append(json.loads(line))
+    except ValueError as error:
+        at, why = (f", row {lines[-1]}", error) if values else ("", wrong)
+        raise UserError(f"{path}{at}: looks like JSON and is not ({why}); correct it") from None
     return values, lines
 
 
@@ -340,7 +318,7 @@ def _read_parquet(path: Path, content: bytes) -> Cells:
         columns = pyarrow.parquet.read_table(io.BytesIO(content)).to_pydict()
     except (pyarrow.ArrowException, OSError, ValueError):
         raise UserError(f"{path} is a damaged or truncated Parquet file; write it again") from None
-    return Cells(str(path), columns, range(1, max(map(len, columns.values()), default=0) + 1))
+    return Cells(str(path), columns, COUNTED)
 
 
 def _read_hdf5(path: Path) -> Cells:

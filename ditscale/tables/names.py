@@ -2,11 +2,10 @@
 
 import difflib
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...units import compact
+from ..units import compact
 from .numerals import POWERS, parse
 
 # (names as a whole; words of which one must be there; further words that may be, the likelier first). A name with any
@@ -29,7 +28,11 @@ PREFIXED = {"eflops": 1e18, "exaflops": 1e18, "pflops": 1e15, "petaflops": 1e15,
 def guess_columns(missing: Sequence[str], free: Mapping[str, Sequence[Any]]) -> tuple[dict[str, str], list[str]]:
     """({our name: the column that is probably meant, with a factor where its name has a unit}, [what else could be])
     of the numeric columns that are free; none is named for two of ours."""
-    numeric = {name: first for name, values in free.items() if (first := _first(values)) is not None}
+    numeric = {}
+    for name, values in free.items():
+        first = next((v for v in values if v is not None and str(v).strip() not in ("", "-", "nan")), None)
+        if (number := parse(first)) is not None:
+            numeric[name] = number
     letters = [name for name in numeric if name.strip().lower() in ("n", "d", "c")]
     if len(letters) == 1:  # A letter means N, D or C beside another of them alone.
         del numeric[letters[0]]
@@ -43,7 +46,7 @@ def guess_columns(missing: Sequence[str], free: Mapping[str, Sequence[Any]]) -> 
             fit = [plain[close] for close in difflib.get_close_matches(ours, plain, n=1, cutoff=0.82)]
         if fit:
             taken.add(fit[0])
-            factor = _factor(fit[0])
+            factor = _words(fit[0])[1]
             meant[ours] = fit[0] + (f"*{compact(factor)}" if factor > max(1.0, numeric[fit[0]]) else "")
         if len(fit) > 1:
             others = f"{ours} may also be {', '.join(map(repr, fit[1:4]))}"
@@ -51,39 +54,22 @@ def guess_columns(missing: Sequence[str], free: Mapping[str, Sequence[Any]]) -> 
     return meant, doubts
 
 
-def pasted(meant: Mapping[str, str]) -> str:
-    """The option that says what is meant, as a shell takes it."""
-    return f"--columns {shlex.quote(','.join(f'{ours}={theirs}' for ours, theirs in meant.items()))}"
-
-
-def _first(values: Sequence[Any]) -> float | None:
-    """The first number of a column, if it begins with one; texts and columns without any cell have none."""
-    said = next((value for value in values if value is not None and str(value).strip() not in ("", "-", "nan")), None)
-    return parse(said)
-
-
-def _words(name: str) -> list[str]:
+def _words(name: str) -> tuple[list[str], float]:
+    """(the words of a name, less its unit; what a count is multiplied by): params_M and N (millions) say 1e6."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     text = re.sub(r"(non|no|without|excl|excluding)[\W_]*emb(edding)?s?(?![a-z])", " nonembedding ", text)
-    return re.findall(r"[a-z0-9]+", text.replace("cross_entropy", "crossentropy"))
-
-
-def _factor(name: str) -> float:
-    """What a count in this column must be multiplied by, as its name says: 1e6 for params_M and N (millions)."""
-    *rest, last = _words(name) or [""]
-    if re.fullmatch(r"1e\d+", last) and rest:
-        return float(last)
-    return next((PREFIXED[w] for w in (*rest, last) if w in PREFIXED), UNITS.get(last, 1.0) if rest else 1.0)
+    *rest, last = re.findall(r"[a-z0-9]+", text.replace("cross_entropy", "crossentropy")) or [""]
+    power = float(last) if rest and re.fullmatch(r"1e\d+", last) else 0.0
+    unit = power or UNITS.get(last, 0.0) * bool(rest)
+    prefix = next((PREFIXED[word] for word in (*rest, last) if word in PREFIXED), 0.0)
+    words = ["flops" if word in PREFIXED else word for word in (rest if unit else (*rest, last))]
+    return words, power or prefix or unit or 1.0
 
 
 def _rank(ours: str, name: str) -> int | None:
     """How likely a column is one of ours, 0 first; None where its name says that it is not."""
-    if ours not in QUANTITIES:
-        return None
     alone, needed, further = map(str.split, QUANTITIES[ours])
-    words = ["flops" if word in PREFIXED else word for word in _words(name)]
-    if len(words) > 1 and (words[-1] in UNITS or re.fullmatch(r"1e\d+", words[-1])):
-        words = words[:-1]
+    words, _ = _words(name)
     if len(words) == 1 and words[0] in alone or ours == "n_params" and words == ["model", "size"]:
         return 0
     core = next((word for word in words if word in needed), None)
