@@ -27,9 +27,7 @@ from .questions import Answers, predict
 from .sealed.forecast import Forecast, forecast, load_forecast, seal
 from .sealed.ledger import Entry, Ledger, Score, ledger, read_ledger
 from .sealed.verdict import Verdict, read_verdict, verdict
-from .surface.approach3 import Approach3, fit_approach3
-from .surface.fit_surface import fit_surface
-from .surface.surface import Surface
+from .surface.fit_surface import Approach3, Surface, fit_approach3, fit_surface
 
 __all__ = [
     "Answers", "Approach2", "Approach3", "Backtest", "BestRate", "CODES", "Comparison", "Criterion", "Entry",

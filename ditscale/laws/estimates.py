@@ -1,8 +1,7 @@
 """Intervals: replicates of a fit, percentile ends, and the (value, low, high) triple every reported number is.
 
-Runs are drawn again ("pairs"), as Besiroglu et al. (arXiv 2404.10102) do, so that scatter may differ from run to run.
-Of a few runs that often leaves 3 distinct sizes, which a parabola passes through exactly: in small slices noise of the
-residuals' scale is added to the fitted values instead. Coverage: docs/measured/laws.md."""
+Runs are drawn again, as Besiroglu et al. (arXiv 2404.10102) do, so scatter may differ from run to run. Small slices,
+often left with 3 sizes by that, get noise on the fitted values instead. Coverage: docs/measured/laws.md."""
 
 import math
 from dataclasses import dataclass, replace
@@ -49,20 +48,17 @@ class Bootstrap(Result):
 
 
 def estimate(value: float, draws: np.ndarray | None = None) -> Estimate:
-    """Percentile interval of `draws` (R,) around `value`; without draws, the value. Draws that are NaN (no minimum in
-    that replicate) say nothing and are left out; infinite ones are the tail they are in. An end that would be infinite
-    is None: the runs do not bound the number on that side."""
-    value = float(value)
-    if draws is None or math.isnan(value):
-        return Estimate(value)
-    draws = np.sort(np.asarray(draws)[~np.isnan(draws)])
-    if len(draws) < 40:
+    """Percentile interval of `draws` (R,) around `value`; the value alone with fewer than 40. Draws that are NaN (no
+    minimum in that replicate) are left out. An end that would be infinite is None: nothing bounds that side."""
+    value, draws = float(value), np.asarray([] if draws is None else draws)
+    draws = np.sort(draws[~np.isnan(draws)])
+    if len(draws) < 40 or math.isnan(value):
         return Estimate(value)
     # Order statistics rather than an interpolated quantile, which has no meaning between a number and infinity.
     last = len(draws) - 1
     low, high = draws[math.floor((1 - LEVEL) / 2 * last)], draws[math.ceil((1 + LEVEL) / 2 * last)]
-    low, high = min(float(low), value), max(float(high), value)
-    return Estimate(value, low if math.isfinite(low) else None, high if math.isfinite(high) else None)
+    ends = (min(float(low), value), max(float(high), value))
+    return Estimate(value, *(end if math.isfinite(end) else None for end in ends))
 
 
 def first(values: np.ndarray) -> Estimate:
@@ -80,8 +76,7 @@ class Replicates(NamedTuple):
 def replicates(
     fitted: np.ndarray, residuals: np.ndarray, groups: Sequence[np.ndarray], n_parameters: int, count: int, seed: int
 ) -> Replicates:
-    """Replicates of values fitted + residuals (n,) by a fit of n_parameters. groups: rows that are drawn from together,
-    which decide how: see above."""
+    """Of values fitted + residuals (n,) by a fit of n_parameters; the size of groups, rows drawn together, says how."""
     if np.median([len(rows) for rows in groups]) < PAIRS_FROM:
         return Replicates(residual_draws(fitted, residuals, n_parameters, count, seed), None)
     rng, weights = np.random.default_rng([seed, 1]), np.zeros((count, len(fitted)))
@@ -94,9 +89,8 @@ def replicates(
 def residual_draws(
     fitted: np.ndarray, residuals: np.ndarray, n_fitted_parameters: int, replicates: int, seed: int
 ) -> np.ndarray:
-    """Replicates of `fitted` (n,) plus noise of the residuals' scale; shape (replicates, n). The scale of each
-    replicate is drawn from its chi-square distribution, so that a linear function of the data has exactly Student's t
-    with n - n_fitted_parameters degrees of freedom: with few runs the scale itself is uncertain."""
+    """Replicates (replicates, n) of `fitted` (n,) plus noise of the residuals' scale, itself drawn from its chi-square
+    distribution: a linear function of the data has exactly Student's t with n - n_fitted_parameters degrees."""
     rng = np.random.default_rng([seed, 2])
     dof = max(len(fitted) - n_fitted_parameters, 1)
     scale = math.sqrt(float(np.sum(residuals**2)) / dof)

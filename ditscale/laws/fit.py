@@ -22,8 +22,7 @@ from .minima.approach2 import Approach2, fit_approach2
 from .minima.parabola import Response, Slice
 from .predictor.identify import EXACT, Asked, ask
 from .predictor.predictor import Predictor
-from .surface.approach3 import Approach3, fit_approach3
-from .surface.surface import N_PARAMETERS
+from .surface.fit_surface import N_PARAMETERS, Approach3, fit_approach3
 
 # Parabolas of the loss itself, as in the papers, unless the surface is fitted to squares of log residuals.
 RESPONSE: dict[str, Response] = {"huber": "raw", "ls": "raw", "ls_log": "log"}
@@ -40,9 +39,8 @@ def fit(
 
     objective: of the surface, "huber" (summed, 1e-3, log residuals), "ls" (squares of the loss) or "ls_log" (of log
     residuals, parabolas too). bootstrap: replicates behind the 95 % intervals of Approach 2 and 3, 0 for none. targets:
-    one budget in FLOPs or several, numbers or their text ("1.5e21"), at which predictions are wanted. kappa: C / (N D),
-    estimated when None. Nothing is dropped silently: see `Laws.findings` and `exclusions`. Raises UserError on bad
-    arguments and on a table without grid runs; a fit that cannot be trusted is refused, not raised.
+    budgets in FLOPs to predict at, numbers or text ("1.5e21"). kappa: C / (N D), estimated when None. Raises UserError
+    on bad arguments and on a table without grid runs; a fit that cannot be trusted is refused, not raised.
 
         ds.fit("runs.csv", targets="1.5e21").summary()
     """
@@ -59,22 +57,19 @@ def fit(
     two = fit_approach2(rows, RESPONSE[objective], bootstrap, seed)
     three = fit_approach3(rows, objective, bootstrap, seed, kappa)
     surface = three.surface
-    findings = check_rehearsal(table) + _left_out(grid, held) + check_units(grid) + [*two.findings, *surface.findings]
+    bias = parabola_bias(rows, two, three)
+    tests, failed = backtest(rows, two, objective, bootstrap, seed, kappa)
+    asked = ask(grid, max(budgets.values(), default=BEYOND * float(grid.budget_flops.max())), kappa)
+    at = {typed: asked.at(grid, budget) for typed, budget in budgets.items()}
+    refused = max((a for a in (asked, *at.values()) if a.refused), key=lambda a: len(a.lacks), default=asked).refused
+    findings = [refused] if refused else []
+    findings += [*check_rehearsal(table), *_left_out(grid, held), *check_units(grid), *two.findings, *surface.findings]
     if np.isfinite(surface.residuals).all():
         off = np.log(low.loss) - np.log(surface.loss_at(grid.n_params, grid.n_tokens))
         findings += find_outliers(grid, off, N_PARAMETERS)
-    bias = parabola_bias(rows, two, three)
     findings += check_lines(two) + check_surface(rows, surface) + check_drift(rows, two) + check_bias(bias, three, two)
-    tests, more = backtest(rows, two, objective, bootstrap, seed, kappa)
-    findings += more + _far(grid, budgets)
-    asked = ask(grid, max(budgets.values(), default=BEYOND * float(grid.budget_flops.max())), kappa)
-    at = {typed: asked.at(grid, budget) for typed, budget in budgets.items()}
-    farthest = max(
-        (found for found in (asked, *at.values()) if found.refused), key=lambda a: len(a.lacks), default=None
-    )
-    findings = [f for f in (farthest and farthest.refused,) if f] + findings
-    if asked.predictor:
-        findings += check_sharing(grid, asked.predictor)
+    findings += failed + _far(grid, budgets)
+    findings += check_sharing(grid, asked.predictor) if asked.predictor else []
     findings += _disagreement(two, three, {typed: budgets[typed] for typed in at if not at[typed].lacks})
     settings = Bootstrap(bootstrap, seed)
     items = checklist(grid, two, three, settings, tests, held)
@@ -93,12 +88,11 @@ def _budgets(targets: Any) -> dict[str, float]:
 
 
 def _left_out(grid: Table, held: tuple[str, ...]) -> list[Finding]:
-    text = f"{len(held)} probe run(s) took no part in the fit"
-    findings = [finding("probe_left_out", text, held)] if held else []
-    if grid.exclusions:
+    found = [finding("probe_left_out", f"{len(held)} probe run(s) took no part in the fit", held)] if held else []
+    if runs := [run for run, _ in grid.exclusions]:
         text = "; ".join(f"{run} ({why})" for run, why in grid.exclusions)
-        findings.append(finding("excluded_runs", f"excluded by name: {text}", [r for r, _ in grid.exclusions]))
-    return findings
+        found.append(finding("excluded_runs", f"excluded by name: {text}", runs))
+    return found
 
 
 def _far(grid: Table, budgets: dict[str, float]) -> list[Finding]:
@@ -118,13 +112,13 @@ def _result(
     law = PowerLaws(**two.coefficients()) if two.ok and "N*" not in lacks else None
     if law and (turned or "L*" in lacks):
         law = replace(law, loss_exponent=None, loss_coefficient=None)
-    targets = {typed: asked.target for typed, asked in at.items()}
+    drawn = [*budgets, *(asked.target for asked in at.values())]
     return Laws(
         n_runs=len(table), budgets=budgets, points=table.points(), metric=table.metric, fits=fits, bootstrap=settings,
         approach2=law, approach3=SurfaceLaw(**three.coefficients()) if three.ok and "N*" not in lacks else None,
         objective=three.surface.objective, kappa=three.surface.kappa,
         predictions={typed: _optima(fits, asked, turned) for typed, asked in at.items()},
-        slices=_slices(table, two, turned), bands=_bands(two, [*budgets, *targets.values()], turned) if law else None,
+        slices=_slices(table, two, turned), bands=_bands(two, drawn, turned) if law else None,
         answer=_answer(made, lacks, budgets[-1], at) if made else None,
         n_ranges={t: three.n_range(asked.target) for t, asked in at.items() if three.ok and "N*" not in asked.lacks},
         exclusions=tuple(Exclusion(*pair) for pair in table.exclusions), findings=tuple(findings), bias=bias,
@@ -141,19 +135,17 @@ def _optima(fits: Fits, asked: Asked, turned: bool) -> Optima:
     # Runs that lie on the surface to rounding leave no doubt of its form.
     exact = three.ok and float(np.abs(three.surface.residuals).max()) < EXACT
     hidden = {name for name, what in OF.items() if what in asked.lacks}
-    said = [(both[0], hidden), (both[1], set() if exact else hidden)]
-    said.append((vars(made.optimum(asked.target)) if made else None, hidden))
-    left = [numbers and {name: e for name, e in numbers.items() if name not in less} for numbers, less in said]
+    said = (*both, vars(made.optimum(asked.target)) if made else None)
+    less = (hidden, set() if exact else hidden, hidden)
+    left = [{n: e for n, e in (part or {}).items() if n not in off} for part, off in zip(said, less, strict=True)]
     return Optima(*(Predicted(**numbers) if numbers else None for numbers in left))
 
 
 def _slices(table: Table, two: Approach2, turned: bool) -> tuple[Slice, ...]:
-    ranges = iter(map(two.n_range, range(len(two.accepted))))
-    found = [p.result(next(ranges) if p.ok and two.ok else None) for p in two.slices]
+    ranges, sign = iter(map(two.n_range, range(len(two.accepted)))), -1 if turned else 1
+    found = (p.result(next(ranges) if p.ok and two.ok else None, sign) for p in two.slices)
     # The rows of a fit may be means of the table's.
-    counts = [len(rows) for _, rows in table.slices()]
-    both = zip(found, counts, strict=False)
-    return tuple(replace(s.turned() if turned else s, n_runs=n) for s, n in both)
+    return tuple(replace(s, n_runs=len(rows)) for s, (_, rows) in zip(found, table.slices(), strict=False))
 
 
 def _bands(two: Approach2, ends: list[float], turned: bool) -> Bands:
@@ -165,8 +157,7 @@ def _bands(two: Approach2, ends: list[float], turned: bool) -> Bands:
 
 def _answer(made: Predictor, lacks: tuple[str, ...], largest: float, at: dict[str, Asked]) -> Answer:
     weights = {name: part.weight for name, part in made.by_form(largest).items()}
-    of = {"model": "N*", "data": "N*", "loss": "L*"}
-    exponents = {name: made.exponent(name, largest) for name in made.exponents if of[name] not in lacks}
+    exponents = {name: made.exponent(name, largest) for name in made.exponents if OF.get(name, "N*") not in lacks}
     one_run = {typed: made.one_run(asked.target) for typed, asked in at.items() if "L*" not in asked.lacks}
     return Answer(weights, exponents, made.run_scatter, one_run)
 
@@ -174,20 +165,17 @@ def _answer(made: Predictor, lacks: tuple[str, ...], largest: float, at: dict[st
 def _disagreement(two: Approach2, three: Approach3, targets: dict[str, float]) -> list[Finding]:
     """`approaches_disagree`: at a target, the intervals of Approach 2 and 3 exclude each other; of L* alone info, since
     they do wherever there is a floor, which Approach 2 has none of."""
-    if not (two.ok and three.ok):
-        return []
     findings = []
-    for typed, budget in targets.items():
-        one, other = two.predict(budget), three.predict(budget)
-        apart = [name for name in ("n_params", "loss") if _exclude(one[name], other[name])]
-        if "n_params" in apart and abs(math.log(one["n_params"].value / other["n_params"].value)) < NOTICEABLE:
+    for typed, budget in targets.items() if two.ok and three.ok else ():
+        both = two.predict(budget), three.predict(budget)
+        pairs = {name: (both[0][name], both[1][name]) for name in ("n_params", "loss")}
+        apart = [name for name, pair in pairs.items() if _exclude(*pair)]
+        if "n_params" in apart and abs(math.log(pairs["n_params"][0].value / pairs["n_params"][1].value)) < NOTICEABLE:
             apart.remove("n_params")
         if apart:
-            named = {"n_params": "N*", "loss": "L*"}
-            each = "; ".join(f"{named[n]} {compact(one[n].value)} and {compact(other[n].value)}" for n in apart)
-            text = f"at {typed} FLOPs approach 2 and 3 exclude each other ({each}): at least one form is wrong"
+            each = "; ".join(f"{OF[n]} {' and '.join(compact(e.value) for e in pairs[n])}" for n in apart)
             severity: Severity = "warning" if "n_params" in apart else "info"
-            text += "; go by the answer, which doubts both"
+            text = f"at {typed} FLOPs approach 2 and 3 exclude each other ({each}): one form is wrong; go by the answer"
             findings.append(finding("approaches_disagree", text, severity=severity))
     return findings
 

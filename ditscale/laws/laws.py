@@ -1,6 +1,7 @@
 """`Laws`: all that one table supports, as laws.json holds it and as text."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,8 +13,7 @@ from ..result import Result, extra, key
 from ..tables.table import SAME_BUDGET, Exclusion, Point, Table, describe
 from ..units import compact, count
 from .checks.backtest import MOST_ASKED, Backtest
-from .checks.checklist import Item
-from .checks.checklist import lines as lines_of
+from .checks.checklist import Item, lines
 from .checks.form import Bias
 from .estimates import Bootstrap, Estimate
 from .findings import Finding, listed
@@ -21,7 +21,7 @@ from .minima.approach2 import Approach2
 from .minima.parabola import Slice
 from .notebook import Shown
 from .predictor.predictor import Predictor
-from .surface.approach3 import Approach3
+from .surface.fit_surface import Approach3
 from .text import cells, columns, short
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PowerLaws(Result):
-    """Approach 2: N* = k C^a, D* = k C^b, L* = k C^c through the minima. The loss has none where these are not all
-    positive: then L* is a line in ln C."""
+    """Approach 2: N* = k C^a, D* = k C^b, L* = k C^c through the minima; no L* where these are not all positive."""
 
     model_exponent: Estimate
     model_coefficient: Estimate
@@ -43,8 +42,7 @@ class PowerLaws(Result):
 
 @dataclass(frozen=True)
 class SurfaceLaw(Result):
-    """Approach 3: L(N, D) = E + A N^-alpha + B D^-beta. model_exponent: beta / (alpha + beta); loss_floor_exponent: of
-    L* - E in C, negative."""
+    """Approach 3: E + A N^-alpha + B D^-beta. model_exponent: of N*; loss_floor_exponent: of L* - E, negative."""
 
     E: Estimate
     A: Estimate
@@ -75,9 +73,8 @@ class Optima(Result):
 
 @dataclass(frozen=True)
 class Answer(Result):
-    """What lies beyond the grid. weights {form of the mixture: its share}; exponents {"model", "data", "loss": there};
-    scatter: rms of one run, relative (of a metric of either sign: in its units); one_run {target: what one new run at
-    the optimum there will measure}."""
+    """What lies beyond the grid. weights {form: its share}; exponents {"model", "data", "loss": there}; scatter: rms of
+    one run, relative (of a metric of either sign: in its units); one_run {target: what one new run there measures}."""
 
     weights: dict[str, float]
     exponents: dict[str, Estimate]
@@ -87,8 +84,7 @@ class Answer(Result):
 
 @dataclass(frozen=True)
 class Bands(Result):
-    """The power laws through the minima as a figure draws them, each an interval at every one of budget_flops: from
-    half the smallest budget to twice the largest budget or target."""
+    """The power laws through the minima as a figure draws them, each an interval at every one of budget_flops."""
 
     budget_flops: tuple[float, ...]
     n_params: tuple[Estimate, ...]
@@ -111,12 +107,10 @@ class Fits(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Laws(Shown):
-    """All that one table supports; every field is one of laws.json, and every `Estimate` a 95 % interval. answer: what
-    to go by, None when the runs do not determine it; approach2, approach3: coefficients, as the literature has them,
-    None when refused. predictions: by target, as it was typed. n_ranges {target: both ends of the N whose loss there is
-    within 0.1 % of the optimum's by the surface}. bias: of parabolas on this grid. backtests: the largest budget held
-    out alone, then with its neighbours. points: the rows that were fitted. fits: the fits themselves; None when the
-    laws were read from a file."""
+    """All that one table supports; every `Estimate` is a 95 % interval. answer: None where the runs do not
+    tell; approach2, approach3: coefficients, None when refused. predictions, n_ranges (both ends of the N whose
+    loss is within 0.1 % of the optimum's by the surface): by target, as typed. bias: of parabolas on this grid.
+    backtests: the largest budget held out alone, then with its neighbours. fits: None when read from a file."""
 
     LAYOUT = 1
 
@@ -169,26 +163,22 @@ class Laws(Shown):
         return f"{rehearsed}{describe(self.n_runs, self.budgets)}, metric {self.metric}, {severe} warnings"
 
     def main(self) -> dict[str, Estimate]:
-        out = {}
-        if self.answer:
-            symbols = {"model": "N*", "data": "D*", "loss": at_optimum(self.metric)}
-            out = {f"{symbols[name]} exponent": e for name, e in self.answer.exponents.items()}
+        symbols = {"model": "N*", "data": "D*", "loss": at_optimum(self.metric)}
+        out = {f"{symbols[name]} exponent": e for name, e in (self.answer.exponents if self.answer else {}).items()}
         if two := self.approach2:
             out |= {"N* exponent, approach 2": two.model_exponent}
         if three := self.approach3:
             out |= {"N* exponent, approach 3": three.model_exponent, "floor E, approach 3": three.E}
-        for typed, by in self.predictions.items():
-            if at := by.answer:
-                pairs = {f"{self.metric} at {typed}": at.loss, f"N* at {typed}": at.n_params}
-                out |= {name: e for name, e in pairs.items() if e}
+        for typed, at in ((typed, by.answer) for typed, by in self.predictions.items() if by.answer):
+            pairs = {f"{self.metric} at {typed}": at.loss, f"N* at {typed}": at.n_params}
+            out |= {name: e for name, e in pairs.items() if e}
         return out
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         parts = (("approach 2", self.approach2), ("approach 3", self.approach3))
         named = [(law, name, e) for law, part in parts if part for name, e in vars(part).items() if e]
-        return super().tables() | {
-            "coefficients": [{"law": law, "name": name, **e.to_dict()} for law, name, e in named]
-        }
+        rows = [{"law": law, "name": name, **e.to_dict()} for law, name, e in named]
+        return super().tables() | {"coefficients": rows}
 
     def plot(self) -> "Figure":
         """A matplotlib figure: the slices with their parabolas, and the minima with the power laws through them."""
@@ -208,29 +198,32 @@ class Laws(Shown):
                 left.plot(grid, curve, color=drawn.get_color())
         left.set(xlabel="N", ylabel=self.metric, title="slices")
         left.legend(fontsize=7, title="FLOPs", title_fontsize=7)
-        for axes, name in zip(right, ("n_params", "n_tokens", "loss"), strict=True):
-            ok = [s for s in self.slices if s.ok]
+        ok, titles = [s for s in self.slices if s.ok], ("N*", "D*", at_optimum(self.metric))
+        for axes, name, title in zip(right, ("n_params", "n_tokens", "loss"), titles, strict=True):
             axes.loglog([s.budget_flops for s in ok], [getattr(s, name) for s in ok], "D", ms=5, color="black")
-            if self.bands:
-                band = getattr(self.bands, name)
-                ends = [[np.nan if e is None else e for e in side] for side in zip(*((e.low, e.high) for e in band))]
-                axes.plot(self.bands.budget_flops, [e.value for e in band], color="black", lw=1)
-                axes.fill_between(self.bands.budget_flops, *ends, alpha=0.2, color="grey")
-            title = {"n_params": "N*", "n_tokens": "D*", "loss": at_optimum(self.metric)}[name]
             axes.set(xlabel="C, FLOPs", title=title)
+            if self.bands:
+                ends = [[e.value, e.low, e.high] for e in getattr(self.bands, name)]
+                value, low, high = np.array(ends, dtype=float).T
+                axes.plot(self.bands.budget_flops, value, color="black", lw=1)
+                axes.fill_between(self.bands.budget_flops, low, high, alpha=0.2, color="grey")
         return figure
 
     def summary(self) -> str:
         """The same as readable text."""
-        lines = [f.message for f in self.findings if f.code == "rehearsal"]
-        lines += [f"{describe(self.n_runs, self.budgets)}, metric {self.metric}"]
-        form = "E + A N^-alpha + B D^-beta"
-        three = f"Approach 3: {self.metric}(N, D) = {form} on {self.n_runs} runs, objective {self.objective}"
-        parts = [_slices(self), _answer(self), _approach2(self), _coefficients(three, self, "approach3")]
-        parts += [_predictions(self), _backtests(self)]
-        parts += [["Findings" if self.findings else "Findings: none", *listed(self.findings)]]
-        parts += [lines_of(self.checklist)] if self.checklist else []
-        return "\n".join([*lines, *(line for part in parts if part for line in ("", *part))])
+        head = [f.message for f in self.findings if f.code == "rehearsal"]
+        head += [f"{describe(self.n_runs, self.budgets)}, metric {self.metric}"]
+        laws, minima = f"N* = k C^a, D* = k C^b, {at_optimum(self.metric)} = k C^c", sum(s.ok for s in self.slices)
+        two = f"Approach 2: power laws {laws} through {minima} minima"
+        form = f"{self.metric}(N, D) = E + A N^-alpha + B D^-beta"
+        three = f"Approach 3: {form} on {self.n_runs} runs, objective {self.objective}"
+        found = ["Findings" if self.findings else "Findings: none", *listed(self.findings)]
+        parts = [
+            _slices(self), _answer(self), _titled(two, self, vars(self.approach2) if self.approach2 else None),
+            _titled(three, self, vars(self.approach3) if self.approach3 else None), _predictions(self),
+            _backtests(self), found, lines(self.checklist) if self.checklist else [],
+        ]  # fmt: skip
+        return "\n".join([*head, *(line for part in parts if part for line in ("", *part))])
 
 
 def read_laws(path: Path | str) -> Laws:
@@ -241,45 +234,29 @@ def read_laws(path: Path | str) -> Laws:
 def _slices(laws: Laws) -> list[str]:
     rows = [["budget", "runs", "N*", "D*", at_optimum(laws.metric), "N within 0.1 %", "residual", "status"]]
     for s in laws.slices:
+        numbers = ((s.n_params, count), (s.n_tokens, count), (s.loss, short))
+        shown = ["-" if x is None else form(x) for x, form in numbers]
         near = " .. ".join(map(count, s.n_range or ())) or "-"
-        shown = ["-"] * 3
-        if s.n_params is not None and s.n_tokens is not None and s.loss is not None:
-            shown = [count(s.n_params), count(s.n_tokens), f"{s.loss:.4g}"]
         rms = "-" if s.residual_rms is None else f"{100 * s.residual_rms:.2g} %"
         rows.append([compact(s.budget_flops), str(s.n_runs), *shown, near, rms, s.status])
     return ["Slices", *columns(rows)] if len(rows) > 1 else []
 
 
-def _titled(title: str, found: dict[str, Estimate | None] | None, interval: str) -> list[str]:
-    """A table of numbers by name, or that they were refused."""
+def _titled(title: str, laws: Laws, found: Mapping[str, Estimate | None] | None) -> list[str]:
+    """A table of numbers by name, or that they were refused. Of a FID loss_exponent is called fid_exponent."""
     if found is None:
         return [title, "  refused (see the findings)"]
-    rows = [[name, "-", ""] if e is None else [name, *cells(e)] for name, e in found.items()]
-    return [title, *columns([["", "value", interval], *rows])]
-
-
-def _coefficients(title: str, laws: Laws, approach: str) -> list[str]:
-    found = getattr(laws, approach)
-    return _titled(title, found and {_called(name, laws): e for name, e in vars(found).items()}, "95 %")
-
-
-def _called(name: str, laws: Laws) -> str:
-    """A coefficient as text names it: of a FID fid_exponent, which JSON has as loss_exponent."""
-    return name.replace("loss", laws.metric) if "loss" not in laws.metric else name
-
-
-def _approach2(laws: Laws) -> list[str]:
-    minima = sum(s.ok for s in laws.slices)
-    title = f"Approach 2: power laws N* = k C^a, D* = k C^b, {at_optimum(laws.metric)} = k C^c through {minima} minima"
-    return _coefficients(title, laws, "approach2")
+    word = "loss" if "loss" in laws.metric else laws.metric
+    rows = [[name.replace("loss", word), *(cells(e) if e else ("-", ""))] for name, e in found.items()]
+    return [title, *columns([["", "value", "95 %"], *rows])]
 
 
 def _answer(laws: Laws) -> list[str]:
     if not laws.answer:
-        return _titled("Answer", None, "")
+        return _titled("Answer", laws, None)
     parts = ", ".join(f"{name} {100 * weight:.0f} %" for name, weight in laws.answer.weights.items())
     title = f"Answer: beyond the largest budget, by a mixture of forms ({parts})"
-    shown = _titled(title, {_called(f"{name}_exponent", laws): e for name, e in laws.answer.exponents.items()}, "95 %")
+    shown = _titled(title, laws, {f"{name}_exponent": e for name, e in laws.answer.exponents.items()})
     return [*shown, f"  scatter of one run: {laws.answer.scatter:.2g}"]
 
 
@@ -301,28 +278,15 @@ def _predictions(laws: Laws) -> list[str]:
 
 
 def _backtests(laws: Laws) -> list[str]:
-    if not laws.backtests:
-        return []
-    rows = [
-        [
-            "predicted",
-            "without",
-            "beyond",
-            "law",
-            "N* / measured",
-            f"{at_optimum(laws.metric)} error",
-            "interval",
-            "held it",
-        ]
-    ]
-    largest = max(b.budget_flops for b in laws.backtests)
+    head = ("predicted", "without", "beyond", "law", "N* / measured", f"{at_optimum(laws.metric)} error")
+    rows, largest = [[*head, "interval", "held it"]], max((b.budget_flops for b in laws.backtests), default=0.0)
     for b in (b for b in laws.backtests if b.budget_flops == largest):
         for name, said in (("answer", b.answer), ("approach 2", b.approach2), ("approach 3", b.approach3)):
-            if said is None and name == "answer" and b.held_out > MOST_ASKED:
-                continue
             shown = ["refused", "", "", ""]
             if said is not None:
                 held = {None: "-", True: "yes", False: "NO"}[said.covered]
                 shown = [f"{said.n_params_ratio:.3g}", f"{100 * said.loss_error:+.2g} %", cells(said.loss)[1], held]
-            rows.append([compact(b.budget_flops), f"largest {b.held_out}", f"{b.factor:.3g}x", name, *shown])
-    return ["Backtests: budgets held out, and predicted from the smaller ones", *columns(rows)]
+            if said or name != "answer" or b.held_out <= MOST_ASKED:
+                rows.append([compact(b.budget_flops), f"largest {b.held_out}", f"{b.factor:.3g}x", name, *shown])
+    title = "Backtests: budgets held out, and predicted from the smaller ones"
+    return [title, *columns(rows)] if laws.backtests else []

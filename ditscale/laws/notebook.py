@@ -27,14 +27,13 @@ class Shown(Result):
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        rows = [[name, *cells(e)] for name, e in self.main().items()]
-        lines = columns(rows) if rows else []
+        lines = columns([[name, *cells(e)] for name, e in self.main().items()])
         if len(lines) >= LINES:
             lines[LINES - 2 :] = [f"  ... and {len(lines) - LINES + 2} more; summary() has all"]
         return "\n".join([self.heading(), *lines])
 
     def _repr_html_(self) -> str:
-        numbers = [[escape(cell) for cell in (name, *cells(e))] for name, e in self.main().items()]
+        numbers = (map(escape, (name, *cells(e))) for name, e in self.main().items())
         rows = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in numbers)
         return f"<p>{escape(self.heading())}</p><table><tr><th></th><th>value</th><th>95 %</th></tr>{rows}</table>"
 

@@ -10,7 +10,7 @@ short: Format = "{:.4g}".format
 
 def columns(rows: list[list[str]], indent: str = "  ") -> list[str]:
     """Rows of cells as lines, each column as wide as its widest cell; the first left, the rest right aligned."""
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True)) if rows else (0,)
     padded = ([row[0].ljust(first), *map(str.rjust, row[1:], others)] for row in rows)
     return [f"{indent}{'  '.join(row)}".rstrip() for row in padded]
 

@@ -10,7 +10,7 @@ from matplotlib.figure import FigureBase
 
 from ..laws import Estimate, Forecast, Laws
 from ..laws.minima.parabola import Slice
-from ..laws.surface.surface import optimum
+from ..laws.surface.fit_surface import optimum
 from ..laws.text import Format
 from ..units import compact, count
 from .read import StudyResults

@@ -8,8 +8,7 @@ from ditscale.errors import UserError
 from ditscale.laws import Table, fit_approach3, fit_surface
 from ditscale.laws.estimates import Replicates
 from ditscale.laws.surface.descent import descend
-from ditscale.laws.surface.fit_surface import refit_surfaces
-from ditscale.laws.surface.surface import optimum
+from ditscale.laws.surface.fit_surface import optimum, refit_surfaces
 
 
 @pytest.mark.parametrize("truth", [MINIATURE, ASYMMETRIC, CHINCHILLA])

@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from ditscale.laws import Table, fit_approach2, fit_approach3, forecast
-from ditscale.laws.surface.surface import optimum
+from ditscale.laws.surface.fit_surface import optimum
 
 KAPPA, WIDTH, BEYOND = 6.0, 5.0, 8.0
 # (E, A, B, alpha, beta): the first three have about the loss and slope of a miniature DiT study.

@@ -1,1 +1,0 @@
-"""What stands against a fit: findings, backtests, the checklist."""

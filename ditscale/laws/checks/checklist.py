@@ -1,10 +1,9 @@
-"""The reproducibility checklist printed with each law: what another person must know to obtain the same numbers.
+"""The reproducibility checklist printed with each law, after Li et al., "(Mis)Fitting" (arXiv 2502.18969).
 
-After Li et al., "(Mis)Fitting: a survey of scaling laws" (arXiv 2502.18969). Answers come from the fit itself and from
-what was recorded with the table (`Table.recorded`); what is in neither is "not recorded", never guessed."""
+Answers come from the fit and from `Table.recorded`; what is in neither is "not recorded", never guessed."""
 
 from dataclasses import dataclass
-from typing import Iterable, Iterator, Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 
@@ -13,14 +12,11 @@ from ...tables.table import Table, describe
 from ...units import compact, count
 from ..estimates import Bootstrap
 from ..minima.approach2 import Approach2
-from ..surface.approach3 import Approach3
-from ..surface.fit_surface import OBJECTIVES
-from ..surface.surface import N_PARAMETERS
+from ..surface.fit_surface import N_PARAMETERS, OBJECTIVES, Approach3
 from .backtest import Backtest
 
 NOT_RECORDED = "not recorded"
-# Keys of `Table.recorded`, which `ditscale collect` writes and a CSV gives in lines `# key: value` above its header:
-# (key, part of the checklist, question).
+# (key of `Table.recorded`, which `ditscale collect` writes and lines `# key: value` of a CSV give, part, question).
 RECORDED = (
     ("hypothesis", "hypothesis", "what the study is to find out"),
     ("design", "setup", "architecture"),
@@ -61,11 +57,11 @@ def checklist(
     """The items for a fit of `table`, in the order of PARTS; probes: the runs that were held out."""
     known = {key.lower().replace(" ", "_"): text for key, text in table.recorded}
     # Metrics may be measured on unlike data, and in unlike ways.
-    of_metric = known.get(f"evaluation_{table.metric.lower()}")
-    known |= {"evaluation": of_metric} if of_metric else {}
+    if of_metric := known.get(f"evaluation_{table.metric.lower()}"):
+        known["evaluation"] = of_metric
     items = [Item(part, question, known.get(key, NOT_RECORDED)) for key, part, question in RECORDED]
     items += [Item(*answer) for answer in (*_of_the_table(table), *_of_the_fit(table, two, three, bootstrap))]
-    items.append(Item("dropped points", "probes held out", _listed(probes)))
+    items.append(Item("dropped points", "probes held out", "; ".join(probes) or "none"))
     items.append(Item("validation", "held-out budgets", _backtests(backtests)))
     return tuple(sorted(items, key=lambda item: PARTS.index(item.part)))
 
@@ -89,10 +85,9 @@ def _of_the_table(table: Table) -> Iterator[tuple[str, str, str]]:
     if table.achieved_flops is not None:
         off = np.nanmax(np.abs(table.achieved_flops / table.budget_flops - 1))
         yield "counting", "achieved FLOPs against C", f"{100 * off:.2g} % off at most"
-    ours = dict(table.recorded)
     for name in ("n_params", "n_tokens", "budget_flops"):
-        if f"column {name}" in ours:
-            yield "counting", f"column of {name}", ours[f"column {name}"]
+        if theirs := dict(table.recorded).get(f"column {name}"):
+            yield "counting", f"column of {name}", theirs
     yield "data", "metric that is fitted", table.metric
     yield "data", "table", table.source or NOT_RECORDED
 
@@ -100,19 +95,20 @@ def _of_the_table(table: Table) -> Iterator[tuple[str, str, str]]:
 def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Bootstrap) -> Iterator[tuple[str, str, str]]:
     yield "hypothesis", "form of approach 3", "L(N, D) = E + A N^-alpha + B D^-beta, all of E, A, B non-negative"
     curve = "log loss" if any(p.response == "log" for p in two.slices) else "loss"
-    laws = f"power laws in C through {len(two.accepted)} minima"
-    yield "hypothesis", "form of approach 2", f"parabola of the {curve} in log N at each budget; {laws}"
-    free = f"{N_PARAMETERS} parameters of the surface, 3 of each parabola"
-    yield "hypothesis", "runs and free parameters", f"{len(table)} runs, {free}"
+    form = f"parabola of the {curve} in log N at each budget; power laws in C through {len(two.accepted)} minima"
+    yield "hypothesis", "form of approach 2", form
+    free = f"{len(table)} runs, {N_PARAMETERS} parameters of the surface, 3 of each parabola"
+    yield "hypothesis", "runs and free parameters", free
     yield "fit", "objective of approach 3", OBJECTIVES[three.surface.objective]
     yield "fit", "objective of approach 2", "least squares"
     yield "fit", "initialisation", START
     codes = ", ".join(sorted({f.code for f in three.surface.findings}))
     settled = "converged, no parameter on a bound" if three.ok else f"refused: {codes}"
     yield "fit", "optimiser", f"{DESCENT}, {HUBER}; {settled}"
-    yield "dropped points", "runs excluded by name", _listed(f"{r} ({why})" for r, why in table.exclusions)
-    refused = [p for p in two.slices if not p.ok]
-    yield "dropped points", "slices without a usable minimum", _listed(compact(p.budget_flops) for p in refused)
+    excluded = "; ".join(f"{run} ({why})" for run, why in table.exclusions)
+    refused = "; ".join(compact(p.budget_flops) for p in two.slices if not p.ok)
+    yield "dropped points", "runs excluded by name", excluded or "none"
+    yield "dropped points", "slices without a usable minimum", refused or "none"
     drawn = bootstrap.replicates > 0
     yield "uncertainty", "intervals", "95 % percentile" if drawn else "none"
     yield "uncertainty", "bootstrap", f"{bootstrap.replicates} replicates, seed {bootstrap.seed}" if drawn else "none"
@@ -120,15 +116,9 @@ def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Boots
         yield "uncertainty", "replicates", "runs drawn again; in small slices fitted values plus noise"
 
 
-def _listed(names: Iterable[str]) -> str:
-    return "; ".join(names) or "none"
-
-
 def _backtests(backtests: Sequence[Backtest]) -> str:
     """Errors at the largest budget, held out alone; the farther ones stand under the backtests."""
-    for b in (b for b in backtests if b.held_out == 1):
-        both = (("approach 2", b.approach2), ("approach 3", b.approach3))
-        said = [f"{name} {100 * part.loss_error:+.2g} %" for name, part in both if part is not None]
-        if said:
-            return f"{', '.join(said)} at {compact(b.budget_flops)}"
-    return "none was possible"
+    alone = [b for b in backtests if b.held_out == 1 and (b.approach2 or b.approach3)]
+    both = [(name, said) for b in alone for name, said in (("approach 2", b.approach2), ("approach 3", b.approach3))]
+    errors = ", ".join(f"{name} {100 * said.loss_error:+.2g} %" for name, said in both if said)
+    return f"{errors} at {compact(alone[0].budget_flops)}" if alone else "none was possible"

@@ -1,7 +1,4 @@
-"""Findings about the form of the laws and the grid they stand on.
-
-Do the vertices lie on a power law, have the surface's residuals structure, does the centring of the grid drift, and
-does the surface's asymmetry bias the parabolas?"""
+"""Findings about the form of the laws and the grid they stand on."""
 
 from dataclasses import dataclass
 
@@ -14,10 +11,8 @@ from ..findings import Finding, finding, some
 from ..minima.approach2 import Approach2
 from ..minima.line import line
 from ..minima.parabola import refit, response_of, vertex
-from ..surface.approach3 import Approach3
 from ..surface.descent import jacobian_of, powers_of
-from ..surface.fit_surface import fit_surface, variables
-from ..surface.surface import N_PARAMETERS, Surface, optimum
+from ..surface.fit_surface import N_PARAMETERS, Approach3, Surface, fit_surface, loss_of, optimum, variables
 from .runs import outliers
 
 # Many tests are made on every table; a clean one must pass all of them.
@@ -27,8 +22,7 @@ NOTICEABLE = 1e-4  # structure below 0.01 % of the loss misleads nobody
 
 
 def check_lines(laws: Approach2) -> list[Finding]:
-    """`lack_of_fit` of N*(C): do the vertices lie on a power law? Their scatter about the line is compared with that
-    of the replicates about theirs, less the former: what the noise of the runs alone would give."""
+    """`lack_of_fit` of N*(C): do the vertices scatter more about a power law than the noise of the runs explains?"""
     log_c, log_n = np.log(laws.budgets), laws.vertices[..., 0]
     draws = log_n[1:][np.isfinite(log_n[1:]).all(axis=1)]
     if len(draws) < 40 or len(laws.accepted) < 3:
@@ -42,10 +36,9 @@ def check_lines(laws: Approach2) -> list[Finding]:
     limit = 2 * np.quantile(((noise / spread) ** 2).sum(-1), 0.99)
     if ((off / spread) ** 2).sum() <= limit or np.abs(off).max() < 1e-2:
         return []
-    worst = float(np.expm1(np.abs(off).max()))
-    far = laws.budgets[np.abs(off) >= 0.5 * np.abs(off).max()]
-    much = f"up to {100 * worst:.2g} % off, more than the noise explains"
-    return [finding("lack_of_fit", f"the N* of the slices do not lie on a power law ({much})", slices=far, value=worst)]
+    worst, far = float(np.expm1(np.abs(off).max())), laws.budgets[np.abs(off) >= 0.5 * np.abs(off).max()]
+    text = f"the N* of the slices lie up to {100 * worst:.2g} % off a power law, more than the noise explains"
+    return [finding("lack_of_fit", text, slices=far, value=worst)]
 
 
 def _about_line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
@@ -54,12 +47,11 @@ def _about_line(log_c: np.ndarray, log_y: np.ndarray) -> np.ndarray:
 
 
 def check_surface(table: Table, surface: Surface) -> list[Finding]:
-    """`lack_of_fit` of the surface: an F test of second-order terms in (log N, log D) in its residuals. The test is
-    made on the least-squares fit of log loss without the outliers already named, whose residuals are orthogonal to the
-    surface's own directions; what the added terms explain is structure, not noise (Ramsey 1969)."""
+    """`lack_of_fit` of the surface: an F test of second-order terms in (log N, log D) in its residuals (Ramsey 1969),
+    on the least-squares fit without outliers, whose residuals are orthogonal to the surface's own directions."""
     if not surface.ok:
         return []
-    far = outliers(surface.residuals, N_PARAMETERS)
+    far, _ = outliers(surface.residuals, N_PARAMETERS)
     # A few runs off the surface went wrong; many are structure.
     rest = table.take(np.delete(np.arange(len(table)), far)) if len(far) <= max(2, 0.03 * len(table)) else table
     dof = len(rest) - N_PARAMETERS - 3
@@ -79,16 +71,14 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
     noise = max(float(square.residuals @ square.residuals) - explained, 1e-300) / dof
     if rms < NOTICEABLE or f_tail(explained / rank / noise, rank, dof) > SIGNIFICANT:
         return []
-    runs = rest.run_id[np.argsort(-np.abs(structure))[: max(3, len(rest) // 10)]]
-    much = f"{100 * rms:.2g} % (rms), beside {100 * np.sqrt(noise):.2g} % of noise"
-    text = f"the residuals of the surface have structure of {much}: L(N, D) is not of this form over all runs"
-    text += f"; look first at {some(runs.tolist())}"
+    runs = rest.run_id[np.argsort(-np.abs(structure))[: max(3, len(rest) // 10)]].tolist()
+    much = f"structure of {100 * rms:.2g} % (rms), beside {100 * np.sqrt(noise):.2g} % of noise"
+    text = f"the residuals of the surface have {much}: L(N, D) is not of this form; look first at {some(runs)}"
     return [finding("lack_of_fit", text, map(str, runs), value=rms)]
 
 
 def check_drift(table: Table, laws: Approach2) -> list[Finding]:
-    """`drifting_centring`: the middle of the sizes moves against the minimum as the budget grows. Each slice's vertex
-    is shifted by its own centring, so a drift leans on the exponent (arXiv 2603.22339, section 4)."""
+    """`drifting_centring`: the middle of the sizes moves against the minimum (arXiv 2603.22339, section 4)."""
     if len(laws.accepted) < 3:
         return []
     log_c, dof = np.log(laws.budgets), len(laws.accepted) - 2
@@ -99,31 +89,29 @@ def check_drift(table: Table, laws: Approach2) -> list[Finding]:
     drift = float(np.exp(abs(slope) * np.ptp(log_c)))
     if drift < DRIFT or abs(slope) < t_quantile(0.995, dof) * se:
         return []
-    ends = np.exp(height + slope * log_c[[0, -1]])
-    text = f"the middle of the sizes drifts from {ends[0]:.2g}x to {ends[1]:.2g}x the minimum as the budget grows"
-    text += ", which leans on the exponents of approach 2; centre the sizes on the minimum at every budget"
+    low, high = np.exp(height + slope * log_c[[0, -1]])
+    text = f"the middle of the sizes drifts from {low:.2g}x to {high:.2g}x the minimum as the budget grows"
+    text += ", which leans on the exponents of approach 2; centre the sizes at every budget"
     return [finding("drifting_centring", text, slices=laws.budgets, value=drift)]
 
 
 @dataclass(frozen=True)
 class Bias(Result):
-    """How far parabolas on this grid would be off without noise, were the fitted surface the truth. log_n_params: log
-    of (vertex / N*) at the largest accepted budget; model_exponent: of the exponent of N*(C)."""
+    """How far parabolas on this grid would be off without noise, were the fitted surface the truth: in log N* at the
+    largest accepted budget, and in its exponent."""
 
     log_n_params: Estimate
     model_exponent: Estimate
 
 
 def parabola_bias(table: Table, laws: Approach2, fitted: Approach3) -> Bias | None:
-    """The bias of Approach 2 on this grid, computed from the surface and its refits; None where either was refused.
-    Czech et al., "Problems with Chinchilla Approach 2", arXiv 2603.22339."""
+    """By the surface and its refits; None where an approach was refused (Czech et al., arXiv 2603.22339)."""
     if not (fitted.ok and laws.ok):
         return None
-    floor, log_a, log_b, alpha, beta = fitted.parameters.T[:, :, None]
     parts = []
     for p in laws.accepted:
         log_n, log_d = np.log(table.n_params[p.rows]), np.log(table.n_tokens[p.rows])
-        clean = floor + np.exp(log_a - alpha * log_n) + np.exp(log_b - beta * log_d)
+        clean = loss_of(fitted.parameters[:, None], log_n, log_d)
         at, _, _ = vertex(refit(log_n - np.log(p.center), response_of(clean, p.response)), p.response)
         parts.append(at + np.log(p.center) - optimum(fitted.parameters, fitted.surface.kappa, p.budget_flops)[0])
     off = np.stack(parts, axis=-1)  # (1 + R, K)
@@ -137,8 +125,7 @@ def check_bias(bias: Bias | None, fitted: Approach3, laws: Approach2) -> list[Fi
     sure = [e for e, least in parts if abs(e.value) > least and (None in (e.low, e.high) or not e.covers(0))]
     if bias is None or not sure:
         return []
-    s, at_largest = fitted.surface, np.expm1(bias.log_n_params.value)
-    text = f"the surface is asymmetric (alpha {s.alpha:.3g}, beta {s.beta:.3g}): on this grid parabolas misplace N* by"
-    text += f" {100 * at_largest:+.2g} % at the largest budget and its exponent by {bias.model_exponent.value:+.2g}"
-    text += " even without noise; narrow and centre the grid"
-    return [finding("asymmetric_surface", text, slices=laws.budgets, value=at_largest)]
+    off, s = np.expm1(bias.log_n_params.value), f"alpha {fitted.surface.alpha:.3g}, beta {fitted.surface.beta:.3g}"
+    much = f"{100 * off:+.2g} % at the largest budget, its exponent by {bias.model_exponent.value:+.2g}, without noise"
+    text = f"the surface is asymmetric ({s}): on this grid parabolas misplace N* by {much}; narrow and centre the grid"
+    return [finding("asymmetric_surface", text, slices=laws.budgets, value=off)]

@@ -9,7 +9,7 @@ import numpy as np
 from ...errors import UserError
 from ...tables.table import Table
 from ...units import compact
-from ..findings import Finding, Severity, finding, some
+from ..findings import Finding, finding, some
 from ..predictor.predictor import Predictor
 
 # C / (N D) this far from 6, or of one run from the others, is a unit; nearer than that it may be a way of counting.
@@ -31,22 +31,17 @@ def refuse_units(table: Table, kappa: float | None = None) -> None:
         same = f"{table.metric} is {table.loss[0]:g} in every run, which no law describes"
         raise UserError(f"{where}: {same}; name the column that differs, as in --metric COLUMN")
     ratio = table.budget_flops / table.n_params / table.n_tokens  # N D of wrong units may be beyond any float
-    middle = float(np.median(ratio))
+    middle, write = float(np.median(ratio)), "write n_params, n_tokens and budget_flops as whole counts"
     if middle == 0 or not np.isfinite(middle):
-        none = "of which no C / (N D) can be computed; write all three as whole counts"
-        raise UserError(f"{where}: n_params and n_tokens are too large or too small for their budget_flops, {none}")
+        raise UserError(f"{where}: n_params and n_tokens are too large or too small for their budget_flops; {write}")
     if kappa is None and not 6 / WRONG_UNIT <= middle <= 6 * WRONG_UNIT:
-        write = "write n_params, n_tokens and budget_flops as whole counts, not in millions or exaFLOPs"
-        unusual = f"C / (N D) is {compact(middle)} in the median, where 6 is usual"
-        raise UserError(
-            f"{where}: {unusual}; {_units(table) or write}, or give --kappa {compact(middle)} if it is meant"
-        )
+        do = f"{_units(table) or write + ', not in millions or exaFLOPs'}, or give --kappa {compact(middle)} if meant"
+        raise UserError(f"{where}: C / (N D) is {compact(middle)} in the median, where 6 is usual; {do}")
     with np.errstate(divide="ignore", over="ignore"):  # log 0 is infinitely far
         far = np.abs(np.log(ratio / middle)) > np.log(WRONG_UNIT)
     if far.any():
         of = f"C / (N D) of {some(table.run_id[far])} is {compact(ratio[np.argmax(far)])}"
-        write = "write n_params, n_tokens and budget_flops of all runs as whole counts, not some in millions"
-        raise UserError(f"{where}: {of}, of the others {compact(middle)}; {write}")
+        raise UserError(f"{where}: {of}, of the others {compact(middle)}; {write} in all runs, not some in millions")
 
 
 def _units(table: Table) -> str:
@@ -76,27 +71,25 @@ def check_rehearsal(table: Table) -> list[Finding]:
 def check_units(table: Table) -> list[Finding]:
     """`units_mixed` and `budget_mismatch`: C against N D, and the FLOPs that were spent against those planned; and
     `repeated_rows`."""
-    findings = _repeats(table)
-    ratio = table.budget_flops / (table.n_params * table.n_tokens)
+    findings, ratio = _repeats(table), table.budget_flops / (table.n_params * table.n_tokens)
     kappa = float(np.median(ratio))
     if not 0.6 <= kappa <= 60:
-        text = f"budget_flops is {compact(kappa)} x n_params x n_tokens in the median, where 6 is usual"
-        text += "; check the units (parameters, tokens and FLOPs are whole counts, not millions or exaFLOPs)"
+        text = f"C / (N D) is {compact(kappa)} in the median, where 6 is usual; check the units: all are whole counts"
         findings.append(finding("units_mixed", text, value=kappa))
+
+    def add(code: str, off: np.ndarray, far: np.ndarray, text: str) -> None:
+        """A finding of the runs that are `far`, named at {} in its text; its value is the largest of their `off`."""
+        if far.any():
+            runs = [str(name) for name in table.run_id[far]]
+            findings.append(finding(code, text.format(some(runs)), runs, value=off[far].max()))
+
     apart = np.abs(np.log(ratio / kappa))
-    far, off = apart > np.log(10), (apart > np.log(1.1)) & (apart <= np.log(10))
-    if far.any():
-        text = f"C / (N D) of {some(table.run_id[far])} is more than 10x off the other runs; check their units"
-        findings.append(finding("units_mixed", text, map(str, table.run_id[far]), value=np.exp(apart.max())))
-    if off.any():
-        text = f"C / (N D) of {some(table.run_id[off])} is over 10 % off the median {compact(kappa)}"
-        worst = np.abs(ratio[off] / kappa - 1).max()
-        findings.append(finding("budget_mismatch", text, map(str, table.run_id[off]), value=worst))
-    missed = np.abs((np.nan if table.achieved_flops is None else table.achieved_flops) / table.budget_flops - 1)
-    if (missed > 0.02).any():
-        runs = [str(name) for name in table.run_id[missed > 0.02]]
-        text = f"{some(runs)} spent FLOPs more than 2 % off the budget"
-        findings.append(finding("budget_mismatch", text, runs, value=np.nanmax(missed)))
+    far, text = apart > np.log(10), "C / (N D) of {} is more than 10x off the other runs; check their units"
+    add("units_mixed", np.exp(apart), far, text)
+    text, off = f"C / (N D) of {{}} is over 10 % off the median {compact(kappa)}", np.abs(ratio / kappa - 1)
+    add("budget_mismatch", off, (apart > np.log(1.1)) & ~far, text)
+    off = np.abs((np.nan if table.achieved_flops is None else table.achieved_flops) / table.budget_flops - 1)
+    add("budget_mismatch", off, off > 0.02, "{} spent FLOPs more than 2 % off the budget")
     for budget, rows in table.slices() if table.is_isoflop() else ():
         spread = float(table.budget_flops[rows].max() / table.budget_flops[rows].min())
         if spread > 1.02 and len(rows) > 1:
@@ -110,14 +103,13 @@ def check_sharing(table: Table, made: Predictor) -> list[Finding]:
     does not say what sizes share."""
     findings = []
     for name, share in made.sharing(SURE).items():
+        unsaid = name == "size" and not table.shared.keys() & {"trajectory", "seed"}
         text = f"runs of one {WORDS[name]} share {100 * share:.0f} % of the variance of a run's error"
         text += "; the answer knows it, the intervals of approach 2 and 3 do not"
-        if name == "size" and not table.shared.keys() & {"trajectory", "seed"}:
-            text += "; a column `trajectory` (what was trained as one run) or `seed` would say why"
-        severity: Severity = "warning" if text.endswith("why") else "info"
-        findings.append(finding("shared_errors", text, severity=severity, value=share))
-    seeds = table.shared.get("seed", np.zeros(1)), table.shared.get("data_seed")
-    if seeds[1] is not None and len(np.unique(seeds[0])) > 1 and len(np.unique(seeds[1])) == 1:
+        text += "; a column `trajectory` (what was trained as one run) or `seed` would say why" * unsaid
+        findings.append(finding("shared_errors", text, severity="warning" if unsaid else "info", value=share))
+    seeds, data = (len(np.unique(table.shared.get(name, np.zeros(0)))) for name in ("seed", "data_seed"))
+    if seeds > 1 and data == 1:
         text = "all seeds saw the same data in the same order, so what another order would do is in no interval"
         findings.append(finding("shared_errors", text, severity="info"))
     return findings
@@ -130,31 +122,25 @@ def _repeats(table: Table) -> list[Finding]:
     again = [(i, first) for i, row in enumerate(rows) if (first := seen.setdefault(row, i)) != i]
     if not again:
         return []
-    runs, (copy, of) = [str(table.run_id[i]) for i, _ in again], again[0]
-    text = f"N, D, C and {table.metric} of {some(runs)} are those of other runs ({runs[0]} has those of"
-    text += f" {table.run_id[of]}); if a run is there twice, add --exclude {shlex.quote(f'{table.run_id[copy]}=copy')}"
+    runs, of = [str(table.run_id[i]) for i, _ in again], table.run_id[again[0][1]]
+    text = f"N, D, C and {table.metric} of {some(runs)} are those of other runs ({runs[0]} has those of {of})"
+    text += f"; if a run is there twice, add --exclude {shlex.quote(f'{runs[0]}=copy')}"
     return [finding("repeated_rows", text, runs, value=len(runs))]
 
 
 def find_outliers(table: Table, residuals: np.ndarray, n_parameters: int) -> list[Finding]:
-    """`outlier_run`: log residuals (n,) beyond 6 robust standard deviations and 0.5 %. They stay in the fit."""
-    # A fit with p parameters passes near p runs, so the median residual of few runs is too small.
-    scale, slices, findings = _scale(residuals, n_parameters), table.slices(), []
-    for i in outliers(residuals, n_parameters):
-        run, off = str(table.run_id[i]), np.expm1(residuals[i])
-        text = f"run {run} lies {100 * off:+.2g} % off the fit, where {100 * scale:.2g} % is usual; look at its curve"
-        text += "; if it diverged, exclude it by name"
-        budget = next(b for b, rows in slices if i in rows)
-        findings.append(finding("outlier_run", text, (run,), (budget,), value=off))
+    """`outlier_run`: the log residuals (n,) of `outliers`. They stay in the fit."""
+    findings, slices, (far, scale) = [], table.slices(), outliers(residuals, n_parameters)
+    for i in far:
+        run, off, usual = str(table.run_id[i]), np.expm1(residuals[i]), f"{100 * scale:.2g} %"
+        text = f"run {run} lies {100 * off:+.2g} % off the fit, where {usual} is usual; if it diverged, exclude it"
+        findings.append(finding("outlier_run", text, [run], [b for b, rows in slices if i in rows], value=off))
     return findings
 
 
-def outliers(residuals: np.ndarray, n_parameters: int) -> np.ndarray:
-    """Indices of the runs that `find_outliers` names."""
-    return np.flatnonzero(np.abs(residuals) > max(6 * _scale(residuals, n_parameters), 0.005))
-
-
-def _scale(residuals: np.ndarray, n_parameters: int) -> float:
-    """Standard deviation from the median absolute residual, corrected for n_parameters fitted ones."""
+def outliers(residuals: np.ndarray, n_parameters: int) -> tuple[np.ndarray, float]:
+    """The runs beyond 6 robust standard deviations and 0.5 %, and that deviation, from the median absolute residual."""
+    # A fit with p parameters passes near p runs, so the median residual of few runs is too small.
     n = len(residuals)
-    return float(1.4826 * np.median(np.abs(residuals)) * np.sqrt(n / max(n - n_parameters, 1)))
+    scale = float(1.4826 * np.median(np.abs(residuals)) * np.sqrt(n / max(n - n_parameters, 1)))
+    return np.flatnonzero(np.abs(residuals) > max(6 * scale, 0.005)), scale

@@ -1,1 +1,0 @@
-"""Approach 2: parabolas, their minima, and the laws through them."""

@@ -1,7 +1,7 @@
 """Approach 2: the laws N*(C), D*(C), L*(C) through the vertices of the slices' parabolas, with intervals."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,8 @@ from ..findings import Finding, finding
 from .line import line
 from .parabola import Parabola, Response, fit_parabola, pooled_noise, refit, vertex
 
+LAWS = ("model", "data", "loss")
+
 
 @dataclass(frozen=True)
 class Approach2:
@@ -21,7 +23,7 @@ class Approach2:
 
     slices: tuple[Parabola, ...]
     findings: tuple[Finding, ...]
-    vertices: np.ndarray = field(default_factory=lambda: np.full((1, 0, 4), np.nan))
+    vertices: np.ndarray
 
     @property
     def ok(self) -> bool:
@@ -46,25 +48,24 @@ class Approach2:
         """(height, slope) (1 + R, 2) in ln C of ln N*, ln D* and ln L*, or of L* where it is not positive."""
         log_n, log_d, loss, _ = np.moveaxis(self.vertices, -1, 0)
         loss = np.log(np.where(loss > 0, loss, np.nan)) if self.positive else loss
-        log_c = np.log(self.budgets)
-        return {name: line(log_c, y) for name, y in (("model", log_n), ("data", log_d), ("loss", loss))}
+        return {name: line(np.log(self.budgets), y) for name, y in zip(LAWS, (log_n, log_d, loss), strict=True)}
 
     def coefficients(self) -> dict[str, Estimate]:
         """The six numbers of N* = k C^a, D* = k C^b, L* = k C^c; four where L* is a line."""
         out: dict[str, Estimate] = {}
-        for law, of_law in self._lines.items():
-            if law != "loss" or self.positive:
-                with np.errstate(over="ignore"):
-                    out |= {f"{law}_exponent": first(of_law[:, 1]), f"{law}_coefficient": first(np.exp(of_law[:, 0]))}
+        for law in LAWS if self.positive else LAWS[:2]:
+            height, slope = self._lines[law].T
+            with np.errstate(over="ignore"):
+                out |= {f"{law}_exponent": first(slope), f"{law}_coefficient": first(np.exp(height))}
         return out
 
     def at(self, budget_flops: float) -> dict[str, np.ndarray]:
         """{n_params, n_tokens, loss} (1 + R,) at a budget, as fitted and in each replicate."""
-        on_lines = (of_law @ [1.0, math.log(budget_flops)] for of_law in self._lines.values())
-        named = dict(zip(("n_params", "n_tokens", "loss"), on_lines, strict=True))
+        log_n, log_d, loss = (self._lines[law] @ [1.0, math.log(budget_flops)] for law in LAWS)
         # A replicate whose slice is almost flat sends N* beyond any float; infinity is the right word for it.
         with np.errstate(over="ignore"):
-            return {name: np.exp(y) if name != "loss" or self.positive else y for name, y in named.items()}
+            loss = np.exp(loss) if self.positive else loss
+            return {"n_params": np.exp(log_n), "n_tokens": np.exp(log_d), "loss": loss}
 
     def predict(self, budget_flops: float) -> dict[str, Estimate]:
         """{n_params, n_tokens, loss} at a budget."""
@@ -80,48 +81,40 @@ class Approach2:
 def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 1000, seed: int = 0) -> Approach2:
     """Fit every slice, by parabolas of the loss ("raw") or of its log, then the laws through the accepted ones."""
     groups = [rows for _, rows in table.slices()]
+    none = np.full((1, 0, 4), np.nan)
     if not table.is_isoflop():
         message = "the budgets form a continuum, not slices of equal compute, so there are no parabolas"
-        return Approach2((), (finding("not_isoflop", message),))
+        return Approach2((), (finding("not_isoflop", message),), none)
     noise = pooled_noise(table, groups, response)
     slices = tuple(fit_parabola(table, rows, response, noise) for rows in groups)
-    accepted = [p for p in slices if p.ok]
-    findings = [f for p in slices for f in p.findings]
-    if len(accepted) < 2:
-        at, many = [p.budget_flops for p in slices], f"{len(slices)} budget{'s' * (len(slices) != 1)}"
-        have = f"{len(accepted)} of {many} {'has' if len(accepted) == 1 else 'have'}"
-        add = f"add a budget, for example {compact(3 * max(at))}"
-        remedy = "fix the refused slices" if len(accepted) < len(slices) else add
-        text = f"{have} a usable minimum; a law needs 2: {remedy}"
-        findings.append(finding("too_few_budgets", text, slices=at, value=len(accepted)))
-        return Approach2(slices, tuple(findings))
-    if len(accepted) == 2:
-        budgets = [p.budget_flops for p in accepted]
-        both = ", ".join(map(compact, budgets))
-        text = f"the laws have 2 parameters and stand on 2 budgets ({both}): nothing checks their form; add a third"
-        findings.append(finding("saturated_fit", text, slices=budgets, value=2))
-    fitted = [
-        [math.log(p.n_params), math.log(p.n_tokens), p.loss, math.log(p.n_range[1] / p.n_range[0]) / 2]
-        for p in accepted
-    ]
+    accepted, findings = [p for p in slices if p.ok], [f for p in slices for f in p.findings]
+    budgets, usable = [p.budget_flops for p in slices], [p.budget_flops for p in accepted]
+    if len(usable) < 2:
+        another = f"add a budget, for example {compact(3 * max(budgets))}"
+        remedy = "fix the refused slices" if len(usable) < len(slices) else another
+        text = f"usable minima at {len(usable)} of {len(slices)} budgets; a law needs 2: {remedy}"
+        findings.append(finding("too_few_budgets", text, slices=budgets, value=len(usable)))
+        return Approach2(slices, tuple(findings), none)
+    if len(usable) == 2:
+        text = f"2 parameters at 2 budgets ({', '.join(map(compact, usable))}): nothing checks the laws; add a third"
+        findings.append(finding("saturated_fit", text, slices=usable, value=2))
+    half = [math.log(p.n_range[1] / p.n_range[0]) / 2 for p in accepted]
+    fitted = [[math.log(p.n_params), math.log(p.n_tokens), p.loss, h] for p, h in zip(accepted, half, strict=True)]
     drawn = [_drawn(table, accepted, response, bootstrap, seed)] if bootstrap else []
     return Approach2(slices, tuple(findings), np.concatenate([np.array(fitted)[None], *drawn]))
 
 
 def _drawn(table: Table, accepted: list[Parabola], response: Response, count: int, seed: int) -> np.ndarray:
-    """Vertices (R, K, 4) of refits of each accepted slice; NaN where one has lost its curvature: its vertex is more
-    than the width of the grid away from it."""
+    """Vertices (R, K, 4) of refits; NaN where a slice has lost its curvature: a vertex beyond the grid by its width."""
     fitted, residuals = (np.concatenate([getattr(p, name) for p in accepted]) for name in ("fitted", "residuals"))
     # Noise goes with the loss, which differs from slice to slice.
     alike = np.full_like(fitted, 1.0 if response == "log" else table.unit)
     size = fitted if response == "raw" and (fitted > 0).all() else alike
-    cuts = np.cumsum([p.n_runs for p in accepted])[:-1]
-    groups = np.split(np.arange(len(fitted)), cuts)
+    groups = np.split(np.arange(len(fitted)), np.cumsum([p.n_runs for p in accepted])[:-1])
     drawn = replicates(fitted / size, residuals / size, groups, 3 * len(accepted), count, seed)
     out, values = [], size * drawn.values
     for p, rows in zip(accepted, groups, strict=True):
-        y, weights = values[:, rows], None if drawn.weights is None else drawn.weights[:, rows]
-        parts = []
+        y, weights, parts = values[:, rows], None if drawn.weights is None else drawn.weights[:, rows], []
         for column, center in ((table.n_params, p.center), (table.n_tokens, p.tokens_center)):
             x = np.log(column[p.rows]) - np.log(center)
             at, loss, half = vertex(refit(x, y, weights), p.response)

@@ -47,11 +47,6 @@ class Slice(Result):
     def ok(self) -> bool:
         return self.status == "ok"
 
-    def turned(self) -> "Slice":
-        """Of the metric, from this of its negative."""
-        negative = {n: -v for n in ("loss", "curvature") if (v := getattr(self, n)) is not None}
-        return replace(self, **negative)
-
     def contradiction(self) -> str:
         if self.budget_flops <= 0:
             return f"budget_flops {self.budget_flops:g} is not positive"
@@ -63,10 +58,9 @@ class Slice(Result):
 @dataclass(frozen=True)
 class Parabola:
     """The fit y = c0 + c1 x + c2 x^2 of one slice, x = log(N / center), y = loss (response "raw") or log loss ("log").
-    n_params, loss: the vertex (N*, L*). n_tokens: D*, the vertex of a second parabola against log D (the runs of a
-    slice need not lie on C = kappa N D exactly; where they do the two agree to rounding). curvature: c2, per unit of
-    (log N)^2. log_n_se, loss_se: standard errors of log N* and L* by the delta method. n_range: N whose fitted loss is
-    within 0.1 % of the optimum. residual_rms: relative to the loss. What a refused slice does not have is nan."""
+    n_params, loss: the vertex. n_tokens: that of a second parabola against log D (runs of a slice may miss C = kappa N
+    D). curvature: c2. residual_rms: relative to the loss. log_n_se, loss_se, n_range: as in `Slice`. What a refused
+    slice does not have is nan."""
 
     budget_flops: float
     rows: np.ndarray
@@ -94,15 +88,15 @@ class Parabola:
     def n_runs(self) -> int:
         return len(self.rows)
 
-    def result(self, n_range_intervals: tuple[Estimate, Estimate] | None = None) -> Slice:
-        """Its numbers as `Laws` holds them."""
-        names = ("n_params", "n_tokens", "loss", "curvature", "curvature_t", "residual_rms", "log_n_se", "loss_se")
+    def result(self, n_range_intervals: tuple[Estimate, Estimate] | None = None, sign: int = 1) -> Slice:
+        """Its numbers as `Laws` holds them. sign: -1 where what was fitted is the metric's negative."""
+        numbers = {n: getattr(self, n) for n in ("n_params", "n_tokens", "curvature_t", "residual_rms", "log_n_se")}
+        numbers |= {"loss": sign * self.loss, "curvature": sign * self.curvature, "loss_se": self.loss_se}
         return Slice(
             budget_flops=self.budget_flops, n_runs=self.n_runs, status="ok" if self.ok else "refused",
             response=self.response, reasons=tuple(f.message for f in self.findings),
-            n_range_intervals=n_range_intervals,
-            n_range=None if math.isnan(self.n_range[0]) else self.n_range,
-            **{n: v if math.isfinite(v := getattr(self, n)) else None for n in names},
+            n_range=None if math.isnan(self.n_range[0]) else self.n_range, n_range_intervals=n_range_intervals,
+            **{n: v if math.isfinite(v) else None for n, v in numbers.items()},
         )  # fmt: skip
 
 
@@ -125,9 +119,8 @@ def vertex(coefficients: np.ndarray, response: Response) -> tuple[np.ndarray, np
 
 def vertex_covariance_of(coefficients: np.ndarray, covariance: np.ndarray, response: Response) -> np.ndarray:
     """Covariance (2, 2) of (x*, L*) from that of (c0, c1, c2), by the delta method."""
-    c2 = coefficients[2]
     x, loss, _ = map(float, vertex(coefficients, response))
-    slope = loss if response == "log" else 1.0
+    c2, slope = coefficients[2], loss if response == "log" else 1.0
     gradient = np.array([[0.0, -1 / (2 * c2), -x / c2], [slope, slope * x, slope * x**2]])
     return gradient @ covariance @ gradient.T
 
@@ -191,88 +184,80 @@ def pooled_noise(table: Table, groups: list[np.ndarray], response: Response = "r
 def fit_parabola(table: Table, rows: np.ndarray, response: Response = "raw", noise: Noise | None = None) -> Parabola:
     """Fit the loss (response "raw") or log loss ("log") against log N over `rows` of `table`, by least squares.
 
-    Slices of 4-7 runs are tested against `noise`, pooled over all slices, since their own variance has 1-4 degrees of
-    freedom; larger ones against their own, so that one bad slice does not condemn all. A refused parabola carries its
-    numbers where they exist, for plots and for those who overrule it."""
+    Slices of fewer than 8 runs are tested against `noise`, pooled over all slices; larger ones against their own, so
+    that one bad slice does not condemn all. A refused parabola carries its numbers where they exist."""
     log_n, log_d = np.log(table.n_params[rows]), np.log(table.n_tokens[rows])
-    y, unit = response_of(table.loss[rows] / table.unit, response), table.unit
-    scale = 1.0 if response == "log" else unit
+    y, unit, logs = response_of(table.loss[rows] / table.unit, response), table.unit, response == "log"
     centers = math.exp(float(np.mean(log_n))), math.exp(float(np.mean(log_d)))
     budget, nothing = float(np.median(table.budget_flops[rows])), np.full(len(rows), np.nan)
     made = Parabola(budget, rows, response, *centers, residuals=nothing, fitted=nothing)
-    kappa = float(np.median(table.budget_flops[rows] / (table.n_params[rows] * table.n_tokens[rows])))
     # Seeds of one size count once: a parabola needs distinct sizes.
-    sizes = np.unique(np.round(log_n, 9))
+    sizes, best = np.unique(np.round(log_n, 9)), float(log_n[np.argmin(y)])
     if len(sizes) < 4:
         # The next size beyond the best one, on the side where fewer have been run.
-        best, many = float(log_n[np.argmin(y)]), f"{len(sizes)} distinct size{'s' * (len(sizes) != 1)}"
-        factor = 2.0 if np.sum(sizes > best) <= np.sum(sizes < best) else 0.5
-        add = run_to_add(factor * math.exp(best), budget, kappa)
-        text = f"{many}; a parabola needs 4: add sizes near the minimum, for example {add}"
-        return _with_findings(made, table, [("too_few_runs", text, len(sizes))], " has ")
+        add = _run(made, table, best, 2.0 if np.sum(sizes > best) <= np.sum(sizes < best) else 0.5)
+        text = f" has {len(sizes)} distinct size{'s' * (len(sizes) != 1)}; a parabola needs 4: add sizes near the"
+        return _with_findings(made, table, [("too_few_runs", f"{text} minimum, for example {add}", len(sizes))])
     coefficients, residuals, by_variance = quadratic(log_n - math.log(made.center), y)
     at_d = np.linalg.lstsq(design(log_d - math.log(made.tokens_center)), y, rcond=None)[0]
     scatter = noise if noise and len(y) < ENOUGH_RUNS else pooled([residuals])
-    covariance = scatter.variance * by_variance
-    fitted, c2, c2_se = y - residuals, float(coefficients[2]), math.sqrt(covariance[2, 2])
-    relative = residuals / (1.0 if response == "log" else fitted)
+    covariance, fitted, c2 = scatter.variance * by_variance, y - residuals, float(coefficients[2])
+    c2_se, scale = math.sqrt(covariance[2, 2]), 1.0 if logs else unit
     made = replace(
         made, curvature=c2 * scale, residuals=residuals * scale,
-        fitted=fitted + math.log(unit) if response == "log" else fitted * unit,
+        fitted=fitted + math.log(unit) if logs else fitted * unit,
         curvature_t=c2 / c2_se if c2_se > 0 else math.inf * float(np.sign(c2)),
-        residual_rms=float(np.sqrt(np.mean(relative**2))),
+        residual_rms=float(np.sqrt(np.mean((residuals / (1.0 if logs else fitted)) ** 2))),
     )  # fmt: skip
     if c2 <= 0:
-        side = math.exp(log_n[np.argmin(y)])
-        add = run_to_add(side * (2 if side >= made.center else 0.5), budget, kappa)
-        text = f"the parabola opens downward, so there is no minimum; check its runs, or widen the grid by {add}"
+        add = _run(made, table, best, 2 if math.exp(best) >= made.center else 0.5)
+        text = f": the parabola opens downward, so there is no minimum; check its runs, or widen the grid by {add}"
         return _with_findings(made, table, [("parabola_downward", text, made.curvature)])
-    x, loss, half = (float(v) for v in vertex(coefficients, response))
+    x, loss, half = map(float, vertex(coefficients, response))
     # Far outside the grid exp overflows; such a vertex is refused, its number is of no use.
-    x = float(np.clip(x, -100, 100))
-    x_tokens = float(np.clip(np.nan_to_num(vertex(at_d, response)[0]), -100, 100))
-    ends = [made.center * math.exp(float(np.clip(x + side * half, -200, 200))) for side in (-1, 1)]
-    errors = np.sqrt(np.diag(vertex_covariance_of(coefficients, covariance, response))).tolist()
+    x, x_tokens = (float(np.clip(at, -100, 100)) for at in (x, np.nan_to_num(vertex(at_d, response)[0])))
+    low, high = (made.center * math.exp(float(np.clip(x + side * half, -200, 200))) for side in (-1, 1))
+    log_n_se, loss_se = np.sqrt(np.diag(vertex_covariance_of(coefficients, covariance, response))).tolist()
     made = replace(
         made, n_params=made.center * math.exp(x), n_tokens=made.tokens_center * math.exp(x_tokens), loss=loss * unit,
-        n_range=(ends[0], ends[1]), log_n_se=errors[0], loss_se=errors[1] * unit,
+        n_range=(low, high), log_n_se=log_n_se, loss_se=loss_se * unit,
     )  # fmt: skip
-    notes, t = _place(sizes, x + math.log(made.center), budget, kappa), made.curvature_t
-    if t < MIN_CURVATURE_T:
-        text = f"the curvature is not distinguishable from zero (t = {t:.2g}, at least {MIN_CURVATURE_T:g} wanted)"
-        notes.append(("parabola_flat", f"{text}; widen the grid or add seeds", t))
-    return _with_findings(made, table, notes)
+    return _with_findings(made, table, _notes(made, table, sizes, x + math.log(made.center)))
 
 
-Note = tuple[str, str, float | None]  # code, text and value of a finding
+Note = tuple[str, str, float]  # code, text and value of a finding
 
 
-def _with_findings(p: Parabola, table: Table, notes: list[Note], then: str = ": ") -> Parabola:
-    runs, here = tuple(str(r) for r in table.run_id[p.rows]), f"slice {compact(p.budget_flops)}"
-    found = (finding(code, f"{here}{then}{text}", runs, (p.budget_flops,), value=value) for code, text, value in notes)
+def _with_findings(p: Parabola, table: Table, notes: list[Note]) -> Parabola:
+    runs, here = [str(r) for r in table.run_id[p.rows]], f"slice {compact(p.budget_flops)}"
+    found = (finding(code, here + text, runs, [p.budget_flops], value=value) for code, text, value in notes)
     return replace(p, findings=tuple(found))
 
 
-def _place(sizes: np.ndarray, at: float, budget: float, kappa: float) -> list[Note]:
-    """Where the vertex lies in the grid. sizes: distinct log N, rising; at: log N*."""
+def _run(p: Parabola, table: Table, log_n: float, factor: float = 1.0) -> str:
+    kappa = float(np.median(table.budget_flops[p.rows] / (table.n_params[p.rows] * table.n_tokens[p.rows])))
+    return run_to_add(factor * math.exp(log_n), p.budget_flops, kappa)
+
+
+def _notes(p: Parabola, table: Table, sizes: np.ndarray, at: float) -> list[Note]:
+    """What is to be said of a minimum at log N* = at in the grid `sizes`: distinct log N, rising."""
     low, high, n_params = sizes[0], sizes[-1], math.exp(min(at, 600))
-    n_star, grid = f"N* = {count(n_params)}", f"the grid of {count(math.exp(low))} to {count(math.exp(high))}"
-    step = (high - low) / (len(sizes) - 1)
-    left, right = at - low, high - at
-    smaller, larger = (run_to_add(math.exp(x), budget, kappa) for x in (low - step, high + step))
-    if min(left, right) < 0:
-        text = f"the minimum ({n_star}) is outside {grid}, so it is not measured; add a run at"
-        return [("minimum_outside", f"{text} {smaller if left < 0 else larger} and beyond", n_params)]
+    minimum, grid = f"minimum (N* = {count(n_params)})", " to ".join(count(math.exp(end)) for end in (low, high))
+    grid, left, right, step = f"the grid of {grid}", at - low, high - at, (high - low) / (len(sizes) - 1)
+    add = f"add a run at {_run(p, table, low - step if at < sizes[1] else high + step)}"
+    lopsided, reach = max(left, right) / max(min(left, right), 1e-9), math.exp(min(max(left, right), 600))
     notes: list[Note] = []
-    lopsided = max(left, right) / max(min(left, right), 1e-9)
-    if at < sizes[1] or at > sizes[-2]:
-        text = f"the minimum ({n_star}) is in the outermost interval of {grid}; add a run at"
-        notes.append(("minimum_at_edge", f"{text} {smaller if at < sizes[1] else larger}", n_params))
+    if min(left, right) < 0:
+        notes.append(("minimum_outside", f": the {minimum} is outside {grid}; {add} and beyond", n_params))
+    elif at < sizes[1] or at > sizes[-2]:
+        notes.append(("minimum_at_edge", f": the {minimum} is in the outermost interval of {grid}; {add}", n_params))
     elif lopsided > 3:
-        sides = f"{math.exp(left):.3g}x below and {math.exp(right):.3g}x above the minimum ({n_star})"
-        notes.append(("one_sided_grid", f"{grid} reaches {sides}; a one-sided grid shifts the vertex", lopsided))
-    reach = math.exp(max(left, right))
-    if reach > WIDE_HALF_WIDTH * (1 + 1e-9):
-        beyond = f"beyond {WIDE_HALF_WIDTH:g}x a parabola is a poor likeness and shifts the vertex"
-        notes.append(("wide_grid", f"{grid} reaches {reach:.3g}x from the minimum; {beyond}", reach))
+        sides = f"{math.exp(left):.3g}x below and {math.exp(right):.3g}x above the {minimum}"
+        notes.append(("one_sided_grid", f": {grid} reaches {sides}; a one-sided grid shifts the vertex", lopsided))
+    if min(left, right) >= 0 and reach > WIDE_HALF_WIDTH * (1 + 1e-9):
+        text = f": {grid} reaches {reach:.3g}x from the minimum; beyond {WIDE_HALF_WIDTH:g}x a parabola misplaces it"
+        notes.append(("wide_grid", text, reach))
+    if (t := p.curvature_t) < MIN_CURVATURE_T:
+        text = f": the curvature is not distinguishable from zero (t = {t:.2g}, at least {MIN_CURVATURE_T:g} wanted)"
+        notes.append(("parabola_flat", f"{text}; widen the grid or add seeds", t))
     return notes

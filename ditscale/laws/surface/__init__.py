@@ -1,1 +1,0 @@
-"""Approach 3: the surface L(N, D), its fit and its refits."""
