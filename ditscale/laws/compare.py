@@ -123,8 +123,8 @@ class _Test(NamedTuple):
 
 
 def compare(tables: Mapping[str, Source], target: float | str, *, bootstrap: int = 200, seed: int = 0) -> Comparison:
-    """Compare tables {name: whatever `read_table` reads} at a target budget in FLOPs. Its findings are those of `fit`
-    on each table, which bootstrap and seed are for, and of what the tables do not have in common.
+    """Compare tables {name: whatever `read_table` reads} at a target budget in FLOPs. Its findings are the warnings
+    of `fit` on each table, which bootstrap and seed are for, and what the tables do not have in common.
 
     Raises UserError on fewer than 2 tables, and on tables of different metrics, or of which some were rehearsed.
 
@@ -144,7 +144,7 @@ def compare(tables: Mapping[str, Source], target: float | str, *, bootstrap: int
     fits: dict[str, Predictor | None] = {}
     for name, table in read.items():
         laws = fit(table, bootstrap=bootstrap, seed=seed, targets=budget)
-        own = (f for f in laws.findings if f.code not in ("extrapolation", "rehearsal"))
+        own = (f for f in laws.findings if f.severity != "info" and f.code != "rehearsal")
         findings += [replace(f, message=f"{name}: {f.message}") for f in own]
         # A table has a law where its runs determine both N* and L* at the budget.
         said = next(iter(laws.predictions.values())).answer
