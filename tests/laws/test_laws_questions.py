@@ -91,6 +91,7 @@ def test_metrics_and_countings(table):
     assert again == found and "Metrics at N*" in found.summary()
 
 
+@pytest.mark.slow
 def test_spread_over_analyses(table):
     found = predict(table, TARGET, spread=True)
     assert len(found.analyses) == 64 == len({(a.table, a.form) for a in found.analyses})
@@ -115,6 +116,7 @@ def test_questions_that_cannot_be_asked(table, how, says):
         predict(source, **how)
 
 
+@pytest.mark.slow
 def test_higher_is_better(table):
     """accuracy = 1 - loss / 10: everything of the loss, turned."""
     up = dataclasses.replace(table, loss=1 - table.loss / 10, metric="accuracy")

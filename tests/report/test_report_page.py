@@ -168,6 +168,7 @@ def test_a_forecast_that_held(whole, held):
     assert verdict["forecast_sha256"] in text
 
 
+@pytest.mark.slow
 def test_a_forecast_that_failed_is_said_as_plainly(failed):
     page, verdict = page_of(failed), json.loads(failed.verdict.read_text())
     assert not verdict["inside"]
@@ -201,6 +202,7 @@ def test_missing_parts_are_named_with_their_commands(study):
     assert "laws.json was fitted to other runs" in page_of(paths).text
 
 
+@pytest.mark.slow
 def test_refusals_and_exclusions_are_listed(held, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(held.root, root)
@@ -369,6 +371,7 @@ def test_a_report_with_a_ledger_and_without_it_again(held, failed, tmp_path, cap
     assert not (held.report / "figures" / "ledger.png").exists()
 
 
+@pytest.mark.slow
 def test_forecasts_that_wait_or_are_open_or_rehearsed_are_drawn(held, tmp_path):
     record = ledger(tmp_path / "l.jsonl", held.forecast)
     (entry,) = record.entries
