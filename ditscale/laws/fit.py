@@ -117,7 +117,7 @@ def _result(
         n_runs=len(table), budgets=budgets, points=table.points(), metric=table.metric, fits=fits, bootstrap=settings,
         approach2=law, approach3=SurfaceLaw(**three.coefficients()) if three.ok and "N*" not in lacks else None,
         objective=three.surface.objective, kappa=three.surface.kappa,
-        predictions={typed: _optima(fits, asked, turned) for typed, asked in at.items()},
+        predictions={typed: _optima(fits, asked, turned, _no_floor_holds(tests)) for typed, asked in at.items()},
         slices=_slices(table, two, turned), bands=_bands(two, drawn, turned) if law else None,
         answer=_answer(made, lacks, budgets[-1], at) if made else None,
         n_ranges={t: three.n_range(asked.target) for t, asked in at.items() if three.ok and "N*" not in asked.lacks},
@@ -126,10 +126,19 @@ def _result(
     )  # fmt: skip
 
 
-def _optima(fits: Fits, asked: Asked, turned: bool) -> Optima:
-    """What the answer and both approaches say of a target, as far as the runs determine it."""
-    _, two, three, made = fits
+def _no_floor_holds(tests: list[Backtest]) -> bool:
+    """Whether Approach 2, whose L* has no floor, held every backtest that had an interval, and one at least."""
+    covered = {b.approach2.covered for b in tests if b.approach2} - {None}
+    return covered == {True}
+
+
+def _optima(fits: Fits, asked: Asked, turned: bool, no_floor_holds: bool) -> Optima:
+    """What the answer and both approaches say of a target, as far as the runs determine it. no_floor_holds: whether L*
+    of Approach 2 has an interval beyond the grid, where a law without a floor may be far off."""
+    table, two, three, made = fits
     both = [fitted.predict(asked.target) if fitted.ok else None for fitted in (two, three)]
+    if both[0] and not no_floor_holds and asked.target > float(table.budget_flops.max()):
+        both[0] = both[0] | {"loss": Estimate(both[0]["loss"].value)}
     if turned:
         both = [said and said | {"loss": said["loss"].negative()} for said in both]
     # Runs that lie on the surface to rounding leave no doubt of its form.

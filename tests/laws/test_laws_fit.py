@@ -29,7 +29,7 @@ def test_layout_is_the_agreed_one():
     for by in found["predictions"].values():
         assert set(by) == {"answer", "approach2", "approach3"}
         assert all(set(p) == {"n_params", "n_tokens", "loss"} for p in by.values())
-    for number in (found["approach3"]["E"], found["predictions"]["1.5e21"]["approach2"]["loss"]):
+    for number in (found["approach3"]["E"], found["predictions"]["1.5e21"]["approach2"]["n_params"]):
         assert set(number) == {"value", "low", "high"} and number["low"] <= number["value"] <= number["high"]
     extra = (
         "slices",
@@ -214,3 +214,13 @@ def test_the_fit_is_quick_and_imports_neither_torch_nor_scipy():
     fit(table)
     # About 0.2 s; the limit only catches a lost vectorisation.
     assert time.process_time() - begin < 3
+
+
+@pytest.mark.parametrize(("floor", "given"), [(0.0, True), (1.8172, False)])
+def test_a_law_without_a_floor_has_an_interval_where_its_backtests_held(floor, given):
+    """Approach 2 at 250 times the largest budget: without a floor its L* holds, with one it is far too low."""
+    truth = (floor, *CHINCHILLA[1:])
+    at = fit(study(truth, SIX, sizes=9, noise=0.003, seed=2), targets=["1e22"], bootstrap=200).predictions["1e22"]
+    said, loss = at.approach2.loss, best(truth, 1e22)[2]
+    assert (said.low is not None) == given and at.answer.loss.covers(loss)
+    assert said.covers(loss) if given else said.value < 0.95 * loss

@@ -22,6 +22,7 @@ from ditscale.laws.synthetic import (
     ASYMMETRIC,
     CASES,
     CHINCHILLA,
+    DESIGNS,
     PAPER_TARGET,
     SYMMETRIC,
     Case,
@@ -31,11 +32,6 @@ from ditscale.laws.synthetic import (
 
 FIRST_SEED = 10_000  # the seeds below 1000 served to choose how residuals are widened
 NOISES = (0.001, 0.003, 0.01)
-# Two designs with the paper's model exponents; the second is 1 % better at the target.
-DESIGNS = {
-    "in_context": Truth.anchored(0.585, 0.3024, 0.3976, 958.3e6, 0.6325),
-    "cross_attention": Truth.anchored(0.585, 0.322, 0.378, 850e6, 0.626),
-}
 SURFACES = {"symmetric": SYMMETRIC, "Chinchilla": CHINCHILLA, "asymmetric": ASYMMETRIC}
 PAPER = {"6 x 14": {}}
 SMALL = {"6 x 8": {"sizes": 8}, "4 x 7": {"sizes": 7, "budgets": (1e17, 6e17, 1e18, 6e18)}}

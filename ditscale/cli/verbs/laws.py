@@ -71,7 +71,7 @@ def fit(options: Options) -> Report:
     TABLE,
     option("--budget", "FLOPS", "budget to ask at"),
     option("--reach", "VALUE", "value of the metric; the budget that reaches it"),
-    option("--n-params", "N", "given size: the best rest, and what it costs beside the optimum"),
+    option("--n-params", "N", "given size: the best rest, and its cost compared with the optimum"),
     option("--n-tokens", "D", "given number of tokens, likewise"),
     option("--ratio", "D/N", "given ratio of tokens to parameters, likewise"),
     option("--images", "N", "given number of unique images, likewise"),

@@ -72,7 +72,7 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
     if rms < NOTICEABLE or f_tail(explained / rank / noise, rank, dof) > SIGNIFICANT:
         return []
     runs = rest.run_id[np.argsort(-np.abs(structure))[: max(3, len(rest) // 10)]].tolist()
-    much = f"structure of {100 * rms:.2g} % (rms), beside {100 * np.sqrt(noise):.2g} % of noise"
+    much = f"structure of {100 * rms:.2g} % (rms), against {100 * np.sqrt(noise):.2g} % of noise"
     text = f"the residuals of the surface have {much}: L(N, D) is not of this form; look first at {some(runs)}"
     return [finding("lack_of_fit", text, map(str, runs), value=rms)]
 
