@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -89,6 +89,7 @@ class Plan(Rows):
     dropped: tuple[Mapping[str, Any], ...] = ()  # cells of the grid without a run, with reasons
     flops: float = 0.0  # of training all runs
     dir: str = ""  # where the plan was written, "" for nowhere
+    price: Mapping[str, Any] = field(default_factory=dict)  # what it costs (docs/planning.md)
 
 
 @dataclass(frozen=True)
@@ -276,16 +277,24 @@ class Study:
 
 
 def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:
+    from .launch.afford import price_of
+
     rows = tuple(_row(run) for run in planned.runs)
     title = f"{study.name}: {len(rows)} runs, {units.compact(planned.flops)} FLOPs"
     columns = ("budget_flops", "width", "depth", "n_params", "n_images", "steps", "lr")
     lacking = _lacking(planned.runs, study.probe_budget)
     notes = tuple(filter(None, (planned.note and f"nested: {planned.note}", lacking)))
+    cost, unpriced = None, ""
+    if not study.rehearsal:
+        try:
+            cost = price_of(study, planned.runs, StudyPaths(root) if root else None)
+        except UserError as error:  # The plan is good; where it is launched, it may not be.
+            unpriced = f"price: {error}"
     dropped, text = (
         tuple(asdict(cell) for cell in planned.dropped),
-        "\n".join(filter(None, (grid.table(planned), lacking))),
+        "\n".join(filter(None, (grid.table(planned), lacking, cost.summary() if cost else unpriced))),
     )
-    return Plan(title, rows, columns, notes, text, dropped, planned.flops, root)
+    return Plan(title, rows, columns, notes, text, dropped, planned.flops, root, cost.to_dict() if cost else {})
 
 
 def _lacking(runs: Sequence[Run], target: float) -> str:
@@ -306,7 +315,9 @@ def status_row(status: "RunStatus") -> dict[str, Any]:
     """One run of `ditscale status --json`."""
     names = "state images loss images_per_s eta_s attempt job host reason"
     whole = {"run_id": status.run.run_id, "n_images": status.run.n_images}
-    return whole | {name: getattr(status, name) for name in names.split()}
+    cost = {f"{name}_s": getattr(status.spent, f"{name}_s") for name in ("lost", "data_wait")}
+    cost |= {"spent_s": status.spent.seconds, "devices": status.spent.devices}
+    return whole | {name: getattr(status, name) for name in names.split()} | cost
 
 
 def _cell(value: Any) -> str:
