@@ -69,7 +69,7 @@ def test_threads_design_and_micro_batch(run):
 
 
 def test_measuring_takes_its_passes(run):
-    """Two passes over the run's own triples, one over another set; each metric at its own speed, if known."""
+    """Two passes over own triples, one over another set; each metric at its own speed, if it is known."""
     point = replace(speed(10**5, 1e9), fixed_s=2.0, metric_flops_per_s={VALIDATION: 3e9, "vlb": 5e8})
     estimate = Speeds((Source("x", (point,), 1.2),)).of(sized(run, 10**5), False, 1)
     forward, n = run.flops_per_image / 3, run.validation.n
