@@ -2,9 +2,9 @@
 
     python tools/bench/price.py DIR [--minutes M] [--probe] [KEY=VALUE ...]
 
-Settings are study=mini, if none are given. DIR keeps the study. Each training's planned seconds, by the bench before and
-the one after, stand beside those that it took from start to end; so do the clock's of the grid and, with --probe, of the
-probe.
+Settings are study=mini, if none are given. DIR keeps the study. Each training's planned seconds, by the bench before
+and the one after, stand beside those that it took from start to end; so do the clock's of the grid and, with --probe,
+of the probe.
 """
 
 from __future__ import annotations
