@@ -3,16 +3,18 @@ repeated alone, and the whole resumes from wherever it stopped."""
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import units
-from .config import Study, changed, compose
+from .config import Study, changed, compose, configs_dir
 from .errors import UserError, command
 from .files import write_text
 from .logs import log
 from .naming import StudyPaths
+from .plan.checks import Check, check, found, listed, ordered, refuse
 from .plan.grid import Plan, plan_probe, plan_runs
 from .plan.run import Run, read_run
 from .plan.study import plan_all, read_study, write_study
@@ -52,18 +54,70 @@ class Outcome:
         return asdict(self)
 
 
+def checked_plan(study: Study) -> Plan:
+    """The plan of a study's grid and sweep with all that was found about it. Raises UserError as `plan_runs` does."""
+    planned = plan_runs(study)
+    return replace(planned, checks=check_plan(study, planned))
+
+
+def check_plan(study: Study, planned: Plan, launching: bool = False) -> tuple[Check, ...]:
+    """What plan/checks finds about a plan and, of the laws, what its runs do not determine. launching: whether they
+    are about to start."""
+    from .laws.predictor.identify import undetermined_design
+
+    grid = [run for run in planned.runs if run.role == "grid"]
+    columns = {name: [getattr(run, name) for run in grid] for name in ("n_params", "n_tokens", "budget_flops")}
+    trajectory = [run.within or run.run_id for run in grid]
+    lacking = undetermined_design(**columns, target=study.probe_budget, trajectory=trajectory) if grid else ""
+    message, _, cure = lacking.rpartition("; ")
+    law = (found("not_identified", message, cure),) if lacking else ()
+    return ordered((*check(study, planned, launching), *law))
+
+
+def check_launch(root: Path | str, study: Study) -> None:
+    """Check the runs in a study's directory before they start as `study` says. Logs warnings; raises UserError, before
+    anything is submitted, at an error."""
+    runs = list[Run]()
+    for at in StudyPaths(root).run_dirs():
+        with suppress(UserError):  # The launch itself names damaged files.
+            runs.append(read_run(at.run))
+    checks = check_plan(study, Plan(tuple(runs), ()), launching=True) if runs else ()
+    refuse(checks)
+    for each in listed([each for each in checks if each.severity == "warning"]):
+        log.warning(each)
+
+
 def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | None = None) -> tuple[StudyPaths, Plan]:
-    """Write the study and its runs of grid and sweep. Without settings an existing study is taken as it is."""
+    """Write the study and its runs of grid and sweep. Without settings an existing study is taken as it is. Raises
+    UserError, and writes nothing, where a check finds an error."""
     paths = StudyPaths(root)
-    if settings or not paths.study.exists():
-        study = compose(list(settings), configs)
+    if paths.study.exists() and not settings:
+        study = read_study(root)
+    else:
+        study = (
+            compose_study(settings, configs, f" {root}")
+            if not paths.study.exists()
+            else compose(list(settings), configs)
+        )
         if paths.study.exists():  # The directory remembers how its study is launched.
             study = replace(study, cluster=changed(read_study(root).cluster, list(settings), configs))
-        plan_runs(study)  # Refuse an impossible study before anything is written.
+    planned = checked_plan(study)  # Refuse an impossible study before anything is written.
+    refuse(planned.checks)
+    if settings or not paths.study.exists():
         write_study(root, study)
-    planned = plan_runs(read_study(root))
+        planned = replace(plan_runs(read_study(root)), checks=planned.checks)  # The directory may hold more rates.
     plan_all(paths, planned.runs, by="plan")
     return paths, planned
+
+
+def compose_study(settings: Sequence[str], configs: Path | None, root: str = "") -> Study:
+    """The study of settings that choose one. Raises UserError where they do not: the default would be the toy."""
+    if not any(word.startswith("study=") for word in settings):
+        known = ", ".join(sorted(path.stem for path in (configs_dir() / "study").glob("*.yaml")))
+        raise UserError(
+            f"plan{root}: which study? Type study=NAME, as in `ditscale plan{root} study=mini`; choose one of: {known}"
+        )
+    return compose(list(settings), configs)
 
 
 def launch_study(root: Path | str, role: str | None = None, progress: Progress | None = None) -> Outcome:
@@ -147,8 +201,8 @@ def whole_study(
     study = read_study(root)
     runs = f"{len(planned.runs)} runs, {units.compact(planned.flops)} FLOPs"
     log.info(f"study {study.name} in {root}: {runs}; then a probe of {units.compact(study.probe_budget)} FLOPs")
-    for cell in planned.dropped:
-        log.info(cell)
+    for line in (*planned.dropped, *listed([each for each in planned.checks if each.severity == "warning"])):
+        log.info(line)
     results, diverged = dict[str, Any](), tuple[dict[str, str], ...]()
     for role in ("grid", "rate"):
         if any(run.role == role for run in planned.runs):

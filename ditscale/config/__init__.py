@@ -7,14 +7,14 @@ from .cluster import Attention, Cluster, Recompute, Sharding, Size
 from .compose import about_cluster, changed, compose, configs_dir
 from .data import SHAPE, Data
 from .design import Design, width_problem
-from .evaluation import METRICS, Evaluation, Validation
+from .evaluation import ENOUGH_FID_IMAGES, METRICS, Evaluation, Validation
 from .file import dump_yaml, read
 from .mapping import build, check, plain
 from .recipe import TIMESTEPS, Law, Recipe
 from .study import Rehearsal, Study
 
 __all__ = [
-    "Attention", "Cluster", "Data", "Design", "Evaluation", "Law", "METRICS", "Recipe", "Recompute", "Rehearsal",
+    "Attention", "Cluster", "Data", "Design", "ENOUGH_FID_IMAGES", "Evaluation", "Law", "METRICS", "Recipe", "Recompute", "Rehearsal",
     "SHAPE", "Sharding", "Size", "Study", "TIMESTEPS", "Validation", "about_cluster", "build", "changed", "check",
     "compose", "configs_dir", "dump_yaml", "plain", "read", "width_problem",
 ]  # fmt: skip

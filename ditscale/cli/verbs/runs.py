@@ -28,7 +28,7 @@ MOST = {"n": 10**8, "samples": 10**4, "batch_size": 10**6, "probes": 10**4, "ste
 def launch(options: Options) -> Report:
     from ...config import about_cluster, changed
     from ...launch.backends.slurm_array import launch as submit
-    from ...pipeline import launch_study
+    from ...pipeline import check_launch, launch_study
     from ...plan.study import gone, read_study, write_study
 
     study, paths = read_study(options.dir), StudyPaths(options.dir)
@@ -37,6 +37,8 @@ def launch(options: Options) -> Report:
             example = "cluster=slurm cluster.partition=NAME"
             raise UserError(f"launch: a planned study is fixed; only the cluster may change here, as in {example}")
         study = replace(study, cluster=changed(study.cluster, options.settings, path(options.configs)))
+    check_launch(options.dir, study)
+    if options.settings:
         write_study(options.dir, study)
     if lost := gone(paths, [at.name for at in paths.run_dirs()]):
         log.warning(lost)
