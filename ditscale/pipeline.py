@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import units
-from .config import Study, changed, compose, configs_dir
+from .config import Study, changed, compose
 from .errors import UserError, command
 from .files import write_text
 from .logs import log
@@ -75,49 +75,48 @@ def check_plan(study: Study, planned: Plan, launching: bool = False) -> tuple[Ch
 
 
 def check_launch(root: Path | str, study: Study) -> None:
-    """Check the runs in a study's directory before they start as `study` says. Logs warnings; raises UserError, before
-    anything is submitted, at an error."""
+    """Check the runs in a study's directory before they start as `study` says, unless all have ended. Logs warnings;
+    raises UserError, before anything is submitted, at an error."""
     runs = list[Run]()
     for at in StudyPaths(root).run_dirs():
         with suppress(UserError):  # The launch itself names damaged files.
             runs.append(read_run(at.run))
-    checks = check_plan(study, Plan(tuple(runs), ()), launching=True) if runs else ()
+    if not runs or _have_ended(StudyPaths(root)):
+        return
+    checks = check_plan(study, Plan(tuple(runs), ()), launching=True)
     refuse(checks)
-    for each in listed([each for each in checks if each.severity == "warning"]):
-        log.warning(each)
+    for line in listed([each for each in checks if each.severity == "warning"]):
+        log.warning(line)
+
+
+def _have_ended(paths: StudyPaths) -> bool:
+    """Whether no run of the study is left to train."""
+    from .rundir.record import read_end
+
+    runs = paths.run_dirs()
+    try:
+        return bool(runs) and all(read_end(at.metrics)[0] in ("finished", "diverged") for at in runs)
+    except UserError:  # A damaged record is for the launch to name.
+        return False
 
 
 def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | None = None) -> tuple[StudyPaths, Plan]:
     """Write the study and its runs of grid and sweep. Without settings an existing study is taken as it is. Raises
     UserError, and writes nothing, where a check finds an error."""
     paths = StudyPaths(root)
-    if paths.study.exists() and not settings:
-        study = read_study(root)
-    else:
-        study = (
-            compose_study(settings, configs, f" {root}")
-            if not paths.study.exists()
-            else compose(list(settings), configs)
-        )
+    if settings or not paths.study.exists():
+        study = compose(list(settings), configs)
         if paths.study.exists():  # The directory remembers how its study is launched.
             study = replace(study, cluster=changed(read_study(root).cluster, list(settings), configs))
-    planned = checked_plan(study)  # Refuse an impossible study before anything is written.
-    refuse(planned.checks)
-    if settings or not paths.study.exists():
+        planned = checked_plan(study)
+        refuse(planned.checks)  # Before anything is written.
         write_study(root, study)
-        planned = replace(plan_runs(read_study(root)), checks=planned.checks)  # The directory may hold more rates.
+        planned = replace(plan_runs(read_study(root)), checks=planned.checks)
+    else:
+        planned = checked_plan(read_study(root))
+        refuse(planned.checks)
     plan_all(paths, planned.runs, by="plan")
     return paths, planned
-
-
-def compose_study(settings: Sequence[str], configs: Path | None, root: str = "") -> Study:
-    """The study of settings that choose one. Raises UserError where they do not: the default would be the toy."""
-    if not any(word.startswith("study=") for word in settings):
-        known = ", ".join(sorted(path.stem for path in (configs_dir() / "study").glob("*.yaml")))
-        raise UserError(
-            f"plan{root}: which study? Type study=NAME, as in `ditscale plan{root} study=mini`; choose one of: {known}"
-        )
-    return compose(list(settings), configs)
 
 
 def launch_study(root: Path | str, role: str | None = None, progress: Progress | None = None) -> Outcome:
@@ -201,8 +200,9 @@ def whole_study(
     study = read_study(root)
     runs = f"{len(planned.runs)} runs, {units.compact(planned.flops)} FLOPs"
     log.info(f"study {study.name} in {root}: {runs}; then a probe of {units.compact(study.probe_budget)} FLOPs")
-    for line in (*planned.dropped, *listed([each for each in planned.checks if each.severity == "warning"])):
-        log.info(line)
+    for cell in planned.dropped:
+        log.info(cell)
+    check_launch(root, study)
     results, diverged = dict[str, Any](), tuple[dict[str, str], ...]()
     for role in ("grid", "rate"):
         if any(run.role == role for run in planned.runs):

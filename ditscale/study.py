@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from . import units
-from .config import Evaluation
+from .config import Evaluation, compose
 from .config import Study as StudySettings
 from .errors import UserError, nearest
 from .naming import RunPaths, StudyPaths
-from .pipeline import checked_plan, compose_study, plan_study
+from .pipeline import checked_plan, plan_study
 from .plan import grid
 from .plan.checks import listed, refuse
 from .plan.run import Run, read_run
@@ -116,7 +116,7 @@ def plan(*settings: str, dir: Path | str | None = None, configs: Path | str | No
     """
     search = Path(configs) if configs else None
     if dir is None:
-        study = compose_study(settings, search)
+        study = compose(list(settings), search)
         planned = checked_plan(study)
         refuse(planned.checks)
         return _plan_of(study, planned)
@@ -288,7 +288,8 @@ def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:
     notes = (*([f"nested: {planned.note}"] if planned.note else []), *checks)
     dropped, found = (tuple(map(asdict, each)) for each in (planned.dropped, planned.checks))
     n = Counter(check.severity for check in planned.checks)
-    head = f"checks: {n['warning']} warnings, {n['info']} notes" if checks else "checks: nothing found"
+    counts = [f"{number} {severity}{'s' * (number != 1)}" for severity, number in n.items()]
+    head = f"checks: {', '.join(counts) or 'nothing found'}"
     text = "\n".join((grid.table(planned), head, *(f"  {line}" for line in checks)))
     return Plan(title, rows, columns, notes, text, dropped, planned.flops, root, found)
 

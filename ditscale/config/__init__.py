@@ -14,7 +14,7 @@ from .recipe import TIMESTEPS, Law, Recipe
 from .study import Rehearsal, Study
 
 __all__ = [
-    "Attention", "Cluster", "Data", "Design", "ENOUGH_FID_IMAGES", "Evaluation", "Law", "METRICS", "Recipe", "Recompute", "Rehearsal",
-    "SHAPE", "Sharding", "Size", "Study", "TIMESTEPS", "Validation", "about_cluster", "build", "changed", "check",
-    "compose", "configs_dir", "dump_yaml", "plain", "read", "width_problem",
+    "Attention", "Cluster", "Data", "Design", "ENOUGH_FID_IMAGES", "Evaluation", "Law", "METRICS", "Recipe",
+    "Recompute", "Rehearsal", "SHAPE", "Sharding", "Size", "Study", "TIMESTEPS", "Validation", "about_cluster", "build",
+    "changed", "check", "compose", "configs_dir", "dump_yaml", "plain", "read", "width_problem",
 ]  # fmt: skip

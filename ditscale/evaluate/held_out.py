@@ -12,7 +12,7 @@ from torch import Tensor
 from ..config import SHAPE, Data, Validation
 from ..data import draws
 from ..data.latents import Latents
-from ..data.source import Source, open_source
+from ..data.source import open_source
 from ..errors import UserError
 from ..image_file import check_enough
 from ..plan.run import Run

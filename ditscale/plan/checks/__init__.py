@@ -21,7 +21,9 @@ def check(study: Study, plan: Plan, launching: bool = False) -> tuple[Check, ...
     checkers = (check_data, check_lengths, check_design, check_cluster)
     checks = [each for checker in checkers for each in checker(study, plan)]
     if launching and study.cluster.name == "local":
-        checks = [replace(each, severity="error") if each.code == "data_missing" else each for each in checks]
+        there = "put the files there, or plan another study with other paths"
+        lost = lambda each: replace(each, severity="error", cure=there) if each.code == "data_missing" else each
+        checks = [lost(each) for each in checks]
     return ordered(checks)
 
 

@@ -1,10 +1,9 @@
 """Whether the sizes of each budget lie around its optimum, where that is believed to be known."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from statistics import linear_regression
 
 from ...config import Study
 from ...units import compact, count
@@ -27,20 +26,19 @@ WORTH_NESTING = 0.1  # Share of the FLOPs that would be saved.
 
 @dataclass(frozen=True)
 class Believed:
-    """An optimum N* = coefficient C^exponent, as known before the study, and who says so."""
+    """An optimum as known before the study: N* of a budget in FLOPs, and who says so."""
 
-    coefficient: float
-    exponent: float
+    at: Callable[[float], float]
     source: str
-
-    def at(self, budget: float) -> float:
-        return self.coefficient * budget**self.exponent
 
 
 def believed_optimum(study: Study) -> Believed | None:
     """Of latents at budgets around those of the published law; None of others."""
+    coefficient, exponent = PUBLISHED
     inside = PUBLISHED_FROM <= study.budgets[0] and study.budgets[-1] <= PUBLISHED_TO
-    return Believed(*PUBLISHED, "arXiv 2410.08184") if study.data.source == "latents" and inside else None
+    if study.data.source != "latents" or not inside:
+        return None
+    return Believed(lambda budget: coefficient * budget**exponent, "arXiv 2410.08184")
 
 
 def check_design(study: Study, plan: Plan) -> Iterator[Check]:
@@ -106,10 +104,10 @@ def _drift(middles: dict[float, float]) -> tuple[float, float, float]:
     """From {budget: ln of a middle}: its factors at the ends of a line through all, and the ratio of the two."""
     if len(middles) < 2:
         return 1.0, 1.0, 1.0
-    log_c = np.log(list(middles))
-    slope, height = np.polyfit(log_c - log_c.mean(), list(middles.values()), 1)
-    low, high = np.exp(height + slope * (log_c[[0, -1]] - log_c.mean()))
-    return float(low), float(high), float(max(low / high, high / low))
+    log_c = list(map(math.log, middles))
+    slope, height = linear_regression(log_c, list(middles.values()))
+    low, high = (math.exp(height + slope * x) for x in (log_c[0], log_c[-1]))
+    return low, high, max(low / high, high / low)
 
 
 def _widths(slices: dict[float, list[Run]], believed: Believed) -> str:

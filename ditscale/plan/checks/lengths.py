@@ -1,7 +1,7 @@
 """Whether runs are long enough to be trained, short enough to end, and cheap to measure."""
 
 from collections.abc import Iterator
-from math import floor, log10
+from math import floor, log, log10
 
 from ...config import ENOUGH_FID_IMAGES, Study
 from ...units import compact, count
@@ -16,7 +16,7 @@ FEWEST_STEPS, MOST_STEPS = 300, 2_000_000
 # compute-optimal scaling of language models" (arXiv 2406.19146).
 LONGEST_WARMUP, GOOD_WARMUP = 0.2, 0.1
 COSTLY_IN_ALL, COSTLY_RUN = 0.5, 1.0  # Evaluation, as a share of training.
-EXACT = 0.05  # Exact FLOPs this far from 6ND are worth a line.
+EXACT = 0.05  # ln(exact FLOPs / 6ND) that is worth a line.
 
 
 def check_lengths(study: Study, plan: Plan) -> Iterator[Check]:
@@ -25,7 +25,9 @@ def check_lengths(study: Study, plan: Plan) -> Iterator[Check]:
     shortest, longest = min(runs, key=lambda run: run.steps), max(runs, key=lambda run: run.steps)
     if shortest.steps < FEWEST_STEPS:
         few = [run for run in runs if run.steps < FEWEST_STEPS]
-        text = f"{size(shortest)} has {shortest.steps} steps; {len(few)} of {len(runs)} runs have fewer than {FEWEST_STEPS}"
+        text = (
+            f"{size(shortest)} has {shortest.steps} steps, and {len(few)} of {len(runs)} runs have under {FEWEST_STEPS}"
+        )
         cure = f"set recipe.min_steps={FEWEST_STEPS}, which drops such runs, or a smaller recipe.batch_size"
         yield found("few_steps", text, cure, shortest.steps, few)
     yield from _warmup(study, runs)
@@ -86,7 +88,8 @@ def _exact(study: Study, runs: tuple[Run, ...]) -> Iterator[Check]:
         return
     ratio = lambda run: run.flops_per_image * run.n_images / (6 * run.n_params * run.n_tokens)
     low, high = min(runs, key=ratio), max(runs, key=ratio)
-    if max(ratio(high), 1 / ratio(low)) > 1 + EXACT:
+    most = max(ratio(high), ratio(low), key=lambda each: abs(log(each)))
+    if abs(log(most)) > EXACT:
         ends = f"{ratio(low):.2f} ({low.width}x{low.depth}) to {ratio(high):.2f} ({high.width}x{high.depth})"
         text = f"exact FLOPs are {ends} times 6ND, so runs of one budget differ in compute"
-        yield found("exact_flops", text, "flops=exact counts every matrix product", ratio(high))
+        yield found("exact_flops", text, "flops=exact counts every matrix product", most)
