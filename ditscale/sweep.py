@@ -134,7 +134,7 @@ def plan_points(words: Words, configs: Path | None) -> tuple[StudyPaths, Study, 
     swept = replace(study, budgets=budgets, widths=widths, seeds=seeds)
     config.check(swept, "study")
     planned = plan_grid(swept)
-    refuse(check(swept, planned, launching=True))
+    refuse(check(swept, planned))
     write_study(paths.root, study)
     plan_all(paths, planned.runs, by="sweep")
     return paths, study, planned

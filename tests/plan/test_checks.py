@@ -159,6 +159,13 @@ def test_all_codes_are_explained():
     assert dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE)) == CODES
 
 
+def test_runs_whose_parents_are_lost():
+    """A launch finds what is left of a nested study."""
+    planned = plan_runs(study := compose(["study=mini"]))
+    left = replace(planned, runs=tuple(run for run in planned.runs if run.within))
+    assert len(left.runs) == 12 and not left.flops and check(study, left) == ()
+
+
 def test_what_is_not_identified_is_the_laws_word():
     found = checks_of("study=mini", "budgets=[2e11,4e11]")["not_identified"]
     assert "two budgets" in found.message and found.cure.startswith("add N = ") and found.severity == "warning"

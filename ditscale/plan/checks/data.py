@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from os.path import samefile
-from pathlib import Path
+from os.path import exists, samefile
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...config import Data, Study
@@ -70,7 +69,7 @@ def _read(path: str) -> "ImageFile | None":
     """None where there is no such file. Raises UserError at a file that is no file of images."""
     from ...image_file import read_image_file
 
-    return read_image_file(path) if Path(path).exists() else None
+    return read_image_file(path) if exists(path) else None
 
 
 def _missing(named: list[Named], plan: Plan) -> Iterator[Check]:

@@ -66,6 +66,8 @@ def _warmup(study: Study, runs: tuple[Run, ...]) -> Iterator[Check]:
 def _evaluation(study: Study, plan: Plan) -> Iterator[Check]:
     share = lambda run: run.evaluation_flops / (run.flops_per_image * run.n_images)
     worst = max(plan.runs, key=share)
+    if not plan.flops:  # The parents of all its nested runs are lost, which `launch` says.
+        return
     whole = sum(run.evaluation_flops for run in plan.runs) / plan.flops
     if whole <= COSTLY_IN_ALL and share(worst) <= COSTLY_RUN:
         return
