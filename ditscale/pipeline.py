@@ -3,6 +3,7 @@ repeated alone, and the whole resumes from wherever it stopped."""
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from .errors import UserError, command
 from .files import write_text
 from .logs import log
 from .naming import StudyPaths
+from .plan.checks import Check, check, found, listed, ordered, refuse
 from .plan.grid import Plan, plan_probe, plan_runs
 from .plan.run import Run, read_run
 from .plan.study import plan_all, read_study, write_study
@@ -53,16 +55,67 @@ class Outcome:
         return asdict(self)
 
 
+def checked_plan(study: Study) -> Plan:
+    """The plan of a study's grid and sweep with all that was found about it. Raises UserError as `plan_runs` does."""
+    planned = plan_runs(study)
+    return replace(planned, checks=check_plan(study, planned))
+
+
+def check_plan(study: Study, planned: Plan, launching: bool = False) -> tuple[Check, ...]:
+    """What plan/checks finds about a plan and, of the laws, what its runs do not determine. launching: whether they
+    are about to start."""
+    from .laws.predictor.identify import undetermined_design
+
+    grid = [run for run in planned.runs if run.role == "grid"]
+    columns = {name: [getattr(run, name) for run in grid] for name in ("n_params", "n_tokens", "budget_flops")}
+    trajectory = [run.within or run.run_id for run in grid]
+    lacking = undetermined_design(**columns, target=study.probe_budget, trajectory=trajectory) if grid else ""
+    message, _, cure = lacking.rpartition("; ")
+    law = (found("not_identified", message, cure),) if lacking else ()
+    return ordered((*check(study, planned, launching), *law))
+
+
+def check_launch(root: Path | str, study: Study) -> None:
+    """Check the runs in a study's directory before they start as `study` says, unless all have ended. Logs warnings;
+    raises UserError, before anything is submitted, at an error."""
+    runs = list[Run]()
+    for at in StudyPaths(root).run_dirs():
+        with suppress(UserError):  # The launch itself names damaged files.
+            runs.append(read_run(at.run))
+    if not runs or _have_ended(StudyPaths(root)):
+        return
+    checks = check_plan(study, Plan(tuple(runs), ()), launching=True)
+    refuse(checks)
+    for line in listed([each for each in checks if each.severity == "warning"]):
+        log.warning(line)
+
+
+def _have_ended(paths: StudyPaths) -> bool:
+    """Whether no run of the study is left to train."""
+    from .rundir.record import read_end
+
+    runs = paths.run_dirs()
+    try:
+        return bool(runs) and all(read_end(at.metrics)[0] in ("finished", "diverged") for at in runs)
+    except UserError:  # A damaged record is for the launch to name.
+        return False
+
+
 def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | None = None) -> tuple[StudyPaths, Plan]:
-    """Write the study and its runs of grid and sweep. Without settings an existing study is taken as it is."""
+    """Write the study and its runs of grid and sweep. Without settings an existing study is taken as it is. Raises
+    UserError, and writes nothing, where a check finds an error."""
     paths = StudyPaths(root)
     if settings or not paths.study.exists():
         study = compose(list(settings), configs)
         if paths.study.exists():  # The directory remembers how its study is launched.
             study = relaunched(study, read_study(root), list(settings), configs)
-        plan_runs(study)  # Refuse an impossible study before anything is written.
+        planned = checked_plan(study)
+        refuse(planned.checks)  # Before anything is written.
         write_study(root, study)
-    planned = plan_runs(read_study(root))
+        planned = replace(plan_runs(read_study(root)), checks=planned.checks)
+    else:
+        planned = checked_plan(read_study(root))
+        refuse(planned.checks)
     plan_all(paths, planned.runs, by="plan")
     return paths, planned
 
@@ -153,6 +206,7 @@ def whole_study(
     log.info(f"study {study.name} in {root}: {runs}; then a probe of {units.compact(study.probe_budget)} FLOPs")
     for cell in planned.dropped:
         log.info(cell)
+    check_launch(root, study)
     results, diverged = dict[str, Any](), tuple[dict[str, str], ...]()
     for role in ("grid", "rate"):
         if any(run.role == role for run in planned.runs):

@@ -34,6 +34,7 @@ from .launch.reconcile import missing_runs, only_launcher
 from .launch.snapshot import snapshot
 from .logs import log
 from .naming import StudyPaths
+from .plan.checks import check, refuse
 from .plan.grid import Plan, plan_grid
 from .plan.run import Run
 from .plan.study import plan_all, read_study, settle, write_study
@@ -135,6 +136,7 @@ def plan_points(words: Words, configs: Path | None) -> tuple[StudyPaths, Study, 
     swept = replace(study, budgets=budgets, widths=widths, seeds=seeds)
     config.check(swept, "study")
     planned = plan_grid(swept)
+    refuse(check(swept, planned))
     write_study(paths.root, study)
     plan_all(paths, planned.runs, by="sweep")
     return paths, study, planned

@@ -1,6 +1,7 @@
 """`ditscale launch DIR cluster=slurm` on the real cluster: arrays by submitit, repeated, mixed with sbatch,
 interrupted."""
 
+import json
 import os
 import signal
 import sys
@@ -111,6 +112,8 @@ def test_chunks_of_a_small_cluster(slurm, call, plan, tmp_path, quiet, records, 
         slurm.wait(
             lambda: "= 2" in slurm.call("scontrol", "show", "config").split("MaxArraySize")[1][:30], 20, "the new limit"
         )
+        planned = json.loads(call("plan", "--dry-run", "--json", *few, *ON_CLUSTER).stdout)
+        assert {each["code"]: each["value"] for each in planned["checks"]}["array_split"] == 3
         done = call("launch", root, *ON_CLUSTER, "cluster.parallel=3")
         assert done.returncode == 0, done.stderr
         assert [len(s["runs"]) for s in submissions(root)] == [2, 1]

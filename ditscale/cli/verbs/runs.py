@@ -29,7 +29,7 @@ def launch(options: Options) -> Report:
     from ...config import about_launch, relaunched
     from ...launch.afford import check_budget
     from ...launch.backends.slurm_array import launch as submit
-    from ...pipeline import launch_study
+    from ...pipeline import check_launch, launch_study
     from ...plan.study import gone, read_study, write_study
 
     study, paths = read_study(options.dir), StudyPaths(options.dir)
@@ -38,13 +38,15 @@ def launch(options: Options) -> Report:
             example = "cluster=slurm cluster.partition=NAME or budget.gpu_hours=100"
             raise UserError(f"launch: a planned study is fixed; cluster and budget may change here, as in {example}")
         study = relaunched(study, study, options.settings, path(options.configs))
+    check_launch(options.dir, study)
+    check_budget(paths, study)
+    if options.settings:
         write_study(options.dir, study)
     if lost := gone(paths, [at.name for at in paths.run_dirs()]):
         log.warning(lost)
     if study.cluster.name == "local":
         outcome = launch_study(options.dir, progress=progress(options))
         return Report(outcome.summary(), outcome.to_dict(), outcome.exit_code)
-    check_budget(paths, study)
     submitted = submit(paths, study.cluster)
     lines = [f"{command('status', options.dir, '--watch')} follows the runs"]
     if jobs := ":".join(s.job for s in submitted):

@@ -12,7 +12,8 @@ from ..verb import DIR, SETTINGS, Options, Report, flag, option, positional, ver
 
 
 @verb(
-    "Plan a study: budgets x widths x seeds to runs. Prints the table; writes study.yaml and each run.yaml.",
+    "Plan a study: budgets x widths x seeds to runs. Prints the table and its checks; writes study.yaml and each "
+    "run.yaml. An error among the checks refuses the plan.",
     positional("dir", "DIR", "study directory; may be left out with --dry-run", count="?", complete="directory"),
     flag("--dry-run", "print the table and write nothing"),
     *SETTINGS,
