@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import units
-from .config import Study, compose, relaunched
+from .config import Study, about_launch, compose, relaunched
 from .errors import UserError, command
 from .files import write_text
 from .logs import log
@@ -106,9 +106,11 @@ def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | N
     UserError, and writes nothing, where a check finds an error."""
     paths = StudyPaths(root)
     if settings or not paths.study.exists():
-        study = compose(list(settings), configs)
-        if paths.study.exists():  # The directory remembers how its study is launched.
-            study = relaunched(study, read_study(root), list(settings), configs)
+        old = read_study(root) if paths.study.exists() else None
+        # Where only cluster and budget are given, the study is the one that is there.
+        study = old if old and about_launch(list(settings)) == list(settings) else compose(list(settings), configs)
+        if old:  # The directory remembers how its study is launched.
+            study = relaunched(study, old, list(settings), configs)
         planned = checked_plan(study)
         refuse(planned.checks)  # Before anything is written.
         write_study(root, study)
