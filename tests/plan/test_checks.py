@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -176,6 +177,9 @@ def test_the_published_law_is_for_latents_at_its_budgets():
     assert believed_optimum(study).at(1.5e21) == pytest.approx(958.3e6, rel=0.01)  # The paper's own prediction.
     assert believed_optimum(replace(study, budgets=(1e12, 1e13))) is None
     assert believed_optimum(compose(["study=mini"])) is None
+    prior = SimpleNamespace(optimum=lambda budget: budget**0.5, source="a guess")
+    own = believed_optimum(SimpleNamespace(prior=prior))
+    assert (own.at(1e18), own.source) == (1e9, "a guess")
 
 
 # ---------------------------------------------------------------------------------------------------------- data files
