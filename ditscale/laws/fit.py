@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError, one_of
+from ..errors import one_of
 from ..tables.read import Source, read_table
 from ..tables.table import Exclusion, Table, condensed
 from ..units import compact, number
@@ -48,9 +48,7 @@ def fit(
     budgets = _budgets(targets)
     kappa = None if kappa is None else number(kappa, "kappa", above=0)
     table = read_table(table)
-    grid, held = table.grid(), tuple(str(r) for r in table.run_id[table.role == "probe"])
-    if not len(grid):
-        raise UserError(f"{table.source or 'table'}: every run is a probe; a fit needs grid runs")
+    grid, held = table.grid("a fit"), tuple(str(r) for r in table.run_id[table.role == "probe"])
     refuse_units(grid, kappa)
     low = grid.falling()
     rows = condensed(low)
@@ -60,7 +58,7 @@ def fit(
     bias = parabola_bias(rows, two, three)
     tests, failed = backtest(rows, two, objective, bootstrap, seed, kappa)
     asked = ask(grid, max(budgets.values(), default=BEYOND * float(grid.budget_flops.max())), kappa)
-    at = {typed: asked.at(grid, budget) for typed, budget in budgets.items()}
+    at = {typed: asked.at(budget) for typed, budget in budgets.items()}
     refused = max((a for a in (asked, *at.values()) if a.refused), key=lambda a: len(a.lacks), default=asked).refused
     findings = [refused] if refused else []
     findings += [*check_rehearsal(table), *_left_out(grid, held), *check_units(grid), *two.findings, *surface.findings]

@@ -30,11 +30,8 @@ signed = "{:+.4g}".format
 def measured(table: Table, column: str) -> tuple[Table, list[Finding]]:
     """The grid's runs with a value of `column` (from `read_table(..., also=(column,))`), and the finding that names the
     others. Raises UserError when the column is not there."""
-    if column not in table.columns:
-        where = table.source or "table"
-        raise UserError(f"{where}: it was read without {column!r}; read_table(..., also=({column!r},))")
     grid = table.grid()
-    lost = ~np.isfinite(grid.columns[column])
+    lost = ~np.isfinite(grid.column(column))
     text = f"{some(grid.run_id[lost])} have no {column} and take no part"
     return grid.take(~lost), [finding("excluded_runs", text, map(str, grid.run_id[lost]))] * bool(lost.any())
 
@@ -112,7 +109,7 @@ def fit_trend(table: Table, column: str, loss: Predictor | None = None) -> Trend
         asked = ask(table.grid(), float(grid.budget_flops.max()))
         loss, why = asked.whole, asked.refused.message if asked.refused else ""
     if loss is None:
-        raise UserError(f"{table.source or 'table'}: no trend of {column} can be given: {why}", status=3)
+        raise UserError(f"{table.where}: no trend of {column} can be given: {why}", status=3)
     # Of a metric of either sign more may be better, as of a likelihood: it falls where the loss rises.
     off = grid.falling().loss - grid.falling().loss.mean()
     higher = not grid.info_of(column).positive and float(off @ (values - values.mean())) < 0
@@ -208,7 +205,7 @@ def fit_gap(table: Table, against: str) -> Gap:
     if len(slices) < 2:
         why = "; ".join(f.message for f in refused) or f"{len(slices)} slices"
         text = f"no gap of {against} can be given, it needs 2 usable slices: {why}"
-        raise UserError(f"{grid.source or 'table'}: {text}", status=3)
+        raise UserError(f"{grid.where}: {text}", status=3)
     inside, outside, budgets = grid.loss, grid.columns[against], [p.budget_flops for p in slices]
     positive = bool((inside > 0).all() and (outside > 0).all())
     # Losses scatter by a share of themselves, so a metric that spans decades has to be weighed by its own size.

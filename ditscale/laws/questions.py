@@ -147,14 +147,12 @@ def predict(
         raise UserError(
             "predict: a ratio, metrics, countings and the spread are asked at a budget; give one, as in 1.5e21"
         )
-    grid = read_table(table).grid()
-    if not len(grid):
-        raise UserError(f"{grid.source or 'table'}: every run is a probe; a prediction needs grid runs")
+    grid = read_table(table).grid("a prediction")
     largest = float(grid.budget_flops.max())
     asked = ask(grid, at or 10 * largest, kappa)
     if "reach" in asked_for and not asked.lacks and asked.predictor:  # Whether the runs speak for where that may be.
         needed = asked.predictor.budget_for(asked_for["reach"])
-        asked = asked.at(grid, max(asked.target, needed.value if needed else 1000 * largest))
+        asked = asked.at(max(asked.target, needed.value if needed else 1000 * largest))
     tokens = _tokens_of(grid, asked_for, tokens_per_image)
     choices = tuple(_choices(asked, asked_for, tokens, number(repeats, "repeats", above=0)))
     made = asked.whole
@@ -246,13 +244,11 @@ def _where_optimal(made: Predictor, what: str, size: dict[str, float], lacks: tu
 
 def _metric(grid: Table, name: str, loss: Predictor, budget: float, kappa: float | None) -> Estimate:
     """A column's value at N* of the loss."""
-    if name not in grid.columns:
-        raise UserError(f"{grid.source or 'table'}: it was read without {name!r}; read_table(..., also=({name!r},))")
-    there = grid.take(np.isfinite(grid.columns[name]))
+    there = grid.take(np.isfinite(grid.column(name)))
     own = ask(replace(there, loss=there.columns[name], metric=name, loss_se=None, better=""), budget, kappa)
     if own.predictor is None:
         why = own.refused.message if own.refused else ""
-        raise UserError(f"{grid.source or 'table'}: there is no law of {name}: {why}", status=3)
+        raise UserError(f"{grid.where}: there is no law of {name}: {why}", status=3)
     return own.predictor.at_size(budget, loss.optimum(budget).n_params.value).loss
 
 

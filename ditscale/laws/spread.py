@@ -32,14 +32,10 @@ class Analysis(Result):
 
 def counted_by(grid: Table, column: str) -> Table:
     """The table with N, or D, counted by another of its columns."""
-    if column not in grid.columns:
-        raise UserError(
-            f"{grid.source or 'table'}: it was read without {column!r}; read_table(..., also=({column!r},))"
-        )
+    values = grid.column(column)
     of = "n_tokens" if "token" in column or "image" in column else "n_params"
-    values = grid.columns[column]
     if not (np.isfinite(values) & (values > 0)).all():
-        raise UserError(f"{grid.source or 'table'}: column {column} is not positive in every run, so it counts nothing")
+        raise UserError(f"{grid.where}: column {column} is not positive in every run, so it counts nothing")
     fields: dict[str, Any] = {of: values}
     return replace(grid, **fields)
 

@@ -128,7 +128,7 @@ def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 0, se
     asked = ask(grid, target)
     if (made := asked.whole) is None:
         why = asked.refused and asked.refused.message
-        raise UserError(f"{grid.source or 'table'}: there is no forecast: {why}", status=3)
+        raise UserError(f"{grid.where}: there is no forecast: {why}", status=3)
     best, by_form = made.optimum(target), made.by_form(target)
     findings = check_rehearsal(grid) + check_units(grid) + _check_optimum(grid, target, best.n_params.value)
     # A probe at another budget is history, one near this target gives the answer away.
@@ -203,16 +203,14 @@ def own_hash(body: dict) -> str:
 
 def _checked_grid(table: Table, target: float) -> Table:
     """The grid's runs. Raises UserError where a forecast at `target` cannot be made from them."""
-    source, grid = table.source or "table", table.grid()
-    if not len(grid):
-        raise UserError(f"{source}: every run is a probe; a forecast needs grid runs")
+    grid = table.grid("a forecast")
     near, largest = np.abs(grid.budget_flops / target - 1) <= AT_TARGET, float(grid.budget_flops.max())
     if near.any():
         there = f"run {grid.run_id[near][0]} already lies at the target budget {compact(target)}"
-        raise UserError(f"{source}: {there}; forecast a budget that no run has, or mark that run as a probe")
+        raise UserError(f"{grid.where}: {there}; forecast a budget that no run has, or mark that run as a probe")
     if target <= largest:
         below = f"the target budget {compact(target)} is not above the largest budget of its runs, {compact(largest)}"
-        raise UserError(f"{source}: {below}; forecast a larger one, for example {compact(8 * largest)}")
+        raise UserError(f"{grid.where}: {below}; forecast a larger one, for example {compact(8 * largest)}")
     refuse_units(grid)
     return grid
 
