@@ -106,14 +106,14 @@ def fit_trend(table: Table, column: str, loss: Predictor | None = None) -> Trend
     if len(grid) < LEAST_RUNS or budgets < 2:
         loss, why = None, f"{len(grid)} runs at {budgets} budgets have it, a trend needs {LEAST_RUNS} at 2"
     elif loss is None:
-        asked = ask(table.grid(), float(grid.budget_flops.max()))
+        asked = ask(table.grid(), grid.largest)
         loss, why = asked.whole, asked.refused.message if asked.refused else ""
     if loss is None:
         raise UserError(f"{table.where}: no trend of {column} can be given: {why}", status=3)
     # Of a metric of either sign more may be better, as of a likelihood: it falls where the loss rises.
     off = grid.falling().loss - grid.falling().loss.mean()
     higher = not grid.info_of(column).positive and float(off @ (values - values.mean())) < 0
-    own = replace(grid, metric=column, loss=values, loss_se=None, better="higher" if higher else "lower")
+    own = grid.of_metric(column, "higher" if higher else "lower")
     check(own)
     fits = Predictors(loss, predictor(own))
     runs = fits.metric.runs
@@ -165,8 +165,8 @@ class Gap(Shown):
     def summary(self) -> str:
         rows = [["budget", "runs", "N*", "difference", "95 %", "ratio", "95 %"]]
         for s in self.slices:
-            both = [*cells(s.difference), *(cells(s.ratio) if s.ratio else ["-", ""])]
-            rows.append([compact(s.budget_flops), str(s.n_runs), compact(s.n_params), *both])
+            at = [compact(s.budget_flops), str(s.n_runs), compact(s.n_params)]
+            rows.append([*at, *cells(s.difference), *cells(s.ratio)])
         head = f"{self.against} against {self.metric}, at the optimum of {self.metric}"
         return "\n".join([head, *columns(rows), *listed(self.findings), "", self.sentence])
 

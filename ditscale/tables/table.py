@@ -77,6 +77,15 @@ class Table:
         """As it was said or, where nothing was, as the metric's name lets one guess."""
         return self.better == "higher" if self.better else self.info_of(self.metric).higher_is_better
 
+    @property
+    def sign(self) -> float:
+        """What makes the metric one of which lower is better: -1 where higher is."""
+        return -1.0 if self.higher_is_better else 1.0
+
+    def of_metric(self, column: str, better: str = "") -> Self:
+        """The table of another metric, one of `columns`."""
+        return dataclasses.replace(self, metric=column, loss=self.column(column), loss_se=None, better=better)
+
     def falling(self) -> Self:
         """The table itself or, where higher is better, that of the metric's negative."""
         if not self.higher_is_better:
@@ -165,6 +174,11 @@ class Table:
         of a continuum spans most of the 15 %; a slice spans the few per cent by which runs miss their budget."""
         spans = [np.ptp(np.log(self.budget_flops[rows])) for _, rows in self.slices() if len(rows) > 1]
         return not spans or float(np.median(spans)) <= np.log(1.06)
+
+    @property
+    def largest(self) -> float:
+        """The largest budget."""
+        return float(self.budget_flops.max())
 
     @property
     def unit(self) -> float:

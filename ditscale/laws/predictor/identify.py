@@ -14,12 +14,13 @@ import numpy as np
 from ...quantities import at_optimum
 from ...tables.table import Table, slice_labels
 from ...units import compact
+from ..estimates import Z
 from ..findings import Finding, finding, run_to_add
 from ..minima.line import line
 from . import form
 from .member import one_thread
 from .predictor import Predictor, predictor
-from .runs import group_labels
+from .runs import as_labels, group_labels
 
 ONE_RATIO, TWO_RATIOS = 1.3, 1.15  # of D / N: runs within this factor of one, or of two, lie on it
 LADDER = 8.0  # readings of one training within this factor in D / N
@@ -85,10 +86,9 @@ class Asked(NamedTuple):
 def backwards(table: Table) -> Finding | None:
     """`wrong_direction` where a metric rises with compute, or with size and not the other way with compute: a plane
     through it in (ln C, ln N), each slope tested by t."""
-    sign = -1.0 if table.higher_is_better else 1.0
     basis = np.column_stack([np.ones(len(table)), np.log(table.budget_flops), np.log(table.n_params)])
     basis[:, 1:] -= basis[:, 1:].mean(axis=0)
-    y = sign * table.loss / (np.abs(table.loss).max() or 1.0)
+    y = table.sign * table.loss / (np.abs(table.loss).max() or 1.0)
     plane, _, rank, _ = np.linalg.lstsq(basis, y, rcond=None)
     if rank < 3 or len(table) < LEAST_RUNS:
         return None
@@ -97,7 +97,7 @@ def backwards(table: Table) -> Finding | None:
     _, by_c, by_n = plane / np.sqrt(np.maximum(unit, 1e-24))
     if not (by_c > RISES or by_n > RISES and by_c > -RISES / 2):
         return None
-    if sign < 0:
+    if table.higher_is_better:
         text = f"{table.metric} falls as compute grows, and higher was said to be better: leave out --higher-is-better"
     else:
         text = f"{table.metric} rises as compute or size grows, so higher seems to be better: add --higher-is-better"
@@ -137,7 +137,7 @@ def undetermined(
     design = _Design(table, frontier or middle_of(table), share_sizes, scatter / NOISE if scatter < EXACT else 1.0)
     found = design.widths(target)
     lacks = BOTH if design.ladder else found.lacks
-    if design.isoflop and design.budgets < LEAST_FOR_FLOOR and target > NEAR * float(table.budget_flops.max()):
+    if design.isoflop and design.budgets < LEAST_FOR_FLOOR and target > NEAR * table.largest:
         lacks = lacks or BOTH[1:]  # Two minima cannot show a floor.
     if not lacks:
         return Lacking()
@@ -181,12 +181,12 @@ class _Design:
         self.budgets = len(slices)
         # In how many slices the smallest, or the largest, size is the best or, without losses, the nearest to it.
         lows = np.abs(np.log(table.n_params) - self.at[1] - self.slope * (np.log(table.budget_flops) - self.at[0]))
-        lows = (-table.loss if table.higher_is_better else table.loss) if np.isfinite(table.loss).all() else lows
+        lows = table.sign * table.loss if np.isfinite(table.loss).all() else lows
         sizes = [(table.n_params[members], np.argmin(lows[members])) for _, members in slices]
         self.sizes = float(np.median([len(np.unique(n)) for n, _ in sizes]))
         ends = {side: sum(n[i] == pick(n) for n, i in sizes) for side, pick in (("above", np.min), ("below", np.max))}
         self.side = next((side for side, count in ends.items() if self.isoflop and count > len(slices) / 2), "")
-        trajectory = np.unique(table.shared.get("trajectory", np.arange(len(table))), return_inverse=True)[1]
+        trajectory = as_labels(table.shared.get("trajectory", np.arange(len(table))))
         if trajectory.max() + 1 == len(table) and readings:
             trajectory = group_labels(table, labels).get("size", trajectory)
         self.trajectory = None if trajectory.max() + 1 == len(table) else trajectory[rows]
@@ -213,7 +213,7 @@ class _Design:
             (best,), (by_loss,) = form.frontier(full, floor, t)
             (by_place,) = form.place(full, t, float(x.max()))[1]
             ask = np.array([np.append(by_place[free], 0), np.append(by_loss[free], 1) / best])
-            each.append(3.92 * np.sqrt(np.einsum("qp,pr,qr->q", ask, spread, ask)))
+            each.append(2 * Z * np.sqrt(np.einsum("qp,pr,qr->q", ask, spread, ask)))
         return Widths(*np.median(each, axis=0).tolist())
 
     def _covariance(self, x: np.ndarray, new: np.ndarray) -> np.ndarray:
