@@ -17,6 +17,7 @@ from .naming import StudyPaths
 from .plan.checks import Check, check, found, listed, ordered, refuse
 from .plan.grid import Plan, plan_probe, plan_runs
 from .plan.run import Run, read_run
+from .plan.sizes import with_widths
 from .plan.study import plan_all, read_study, write_study
 from .process import this_process
 
@@ -66,8 +67,8 @@ def check_plan(study: Study, planned: Plan, launching: bool = False) -> tuple[Ch
     are about to start."""
     from .laws.predictor.identify import undetermined_design
 
-    grid = [run for run in planned.runs if run.role == "grid"]
-    columns = {name: [getattr(run, name) for run in grid] for name in ("n_params", "n_tokens", "budget_flops")}
+    grid = [run for run in planned.runs if run.stage == "grid"]
+    columns = {name: [getattr(run, name) for run in grid] for name in ("n_params", "n_tokens", "budget_flops", "role")}
     trajectory = [run.within or run.run_id for run in grid]
     lacking = undetermined_design(**columns, target=study.probe_budget, trajectory=trajectory) if grid else ""
     message, _, cure = lacking.rpartition("; ")
@@ -101,6 +102,13 @@ def _have_ended(paths: StudyPaths) -> bool:
         return False
 
 
+def compose_study(settings: Sequence[str], configs: Path | None = None) -> Study:
+    """The study of settings, with numbers for its prior and its widths (plan/sizes.py), as study.yaml has it."""
+    from .laws.prior import prior_of
+
+    return with_widths(compose(list(settings), configs, prior_of))
+
+
 def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | None = None) -> tuple[StudyPaths, Plan]:
     """Write the study and its runs of grid and sweep. Without settings an existing study is taken as it is. Raises
     UserError, and writes nothing, where a check finds an error."""
@@ -108,7 +116,7 @@ def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | N
     if settings or not paths.study.exists():
         old = read_study(root) if paths.study.exists() else None
         # Where only cluster and budget are given, the study is the one that is there.
-        study = old if old and about_launch(list(settings)) == list(settings) else compose(list(settings), configs)
+        study = old if old and about_launch(list(settings)) == list(settings) else compose_study(settings, configs)
         if old:  # The directory remembers how its study is launched.
             study = relaunched(study, old, list(settings), configs)
         planned = checked_plan(study)
@@ -123,7 +131,7 @@ def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | N
 
 
 def launch_study(
-    root: Path | str, role: str | None = None, progress: Progress | None = None, probe: bool = False
+    root: Path | str, stage: str | None = None, progress: Progress | None = None, probe: bool = False
 ) -> Outcome:
     """Train what is missing, here or as Slurm jobs, and wait for it: the grid, and the probe once it is planned. Raises
     UserError where the study's budget does not suffice; probe: for the probe too, which will follow."""
@@ -135,15 +143,15 @@ def launch_study(
     runs = [read_run(at.run) for at in paths.run_dirs()]
     if not runs:
         raise UserError(f"{root}: holds no runs; {command('plan', root)} writes them")
-    check_budget(paths, study, lambda run: role in (None, run.role), probe)
+    check_budget(paths, study, lambda run: stage in (None, run.stage), probe)
     n = machine(study.cluster).workers if study.cluster.name == "local" else study.cluster.parallel
-    extra = 0.0 if any(r.role == "probe" for r in runs) or role is None else study.probe_budget
+    extra = 0.0 if any(r.role == "probe" for r in runs) or stage is None else study.probe_budget
     show = progress(n, extra, known_speeds(study, runs, paths)) if progress else lambda *_, **__: None
     unfinished = []
-    for each in [role] if role else sorted({r.role for r in runs}):
+    for each in [stage] if stage else sorted({r.stage for r in runs}):
         statuses = bring_to_end(paths, study.cluster, each, show)
         show(statuses, last=True)
-        unfinished += [s for s in statuses if s.run.role == each and s.state != "finished"]
+        unfinished += [s for s in statuses if s.run.stage == each and s.state != "finished"]
     rows = tuple({"run_id": s.run.run_id, "state": s.state, "reason": s.reason} for s in unfinished)
     return Outcome("failed" if any(s.state != "diverged" for s in unfinished) else "complete", rows)
 
@@ -210,9 +218,9 @@ def whole_study(
         log.info(cell)
     check_launch(root, study)
     results, diverged = dict[str, Any](), tuple[dict[str, str], ...]()
-    for role in ("grid", "rate"):
-        if any(run.role == role for run in planned.runs):
-            launched = launch_study(root, role, progress, probe=True)
+    for stage in ("grid", "rate"):
+        if any(run.stage == stage for run in planned.runs):
+            launched = launch_study(root, stage, progress, probe=True)
             if launched.exit_code:
                 return launched
             diverged += launched.unfinished

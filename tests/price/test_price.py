@@ -108,7 +108,7 @@ def test_the_probe_stands_beside_the_grid():
     assert guessed and runs[-1].role == "probe" and runs[-1].budget_flops == study.probe_budget
     assert with_probe(study, runs) == (runs, False)
     found = price(runs, study, KNOWN, Machine(2))
-    assert [part.role for part in found.parts] == ["grid", "probe"]
+    assert [part.stage for part in found.parts] == ["grid", "probe"]
     assert place_here(runs[-1], study.cluster, Machine(2)).threads == 2
     assert place_here(replace(runs[-1], role="grid"), study.cluster, Machine(2)).threads == 1
 
