@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SHAPES = [f"data.{key}={n}" for key, n in dict(channels=4, resolution=8, text_length=5, text_dim=6).items()]
 # Latents of 8 x 8 in 16 patches; budgets far below those of the published law.
 TINY = [
-    *("study=mini", "data=latents", "design.patch=2", "~validation.also", "~evaluation", "nested=false", *SHAPES),
+    *("study=mini", "data=latents", "~prior", "design.patch=2", "~validation.also", "~evaluation", "nested=false"),
+    *SHAPES,
     *("budgets=[1e9,4e9,1.6e10]", "widths=[16,24,32,40]", "probe_budget=1e11", "recipe.min_steps=1"),
     *("recipe.warmup_images=16", "validation.n=32", "cluster=local"),
 ]  # fmt: skip
