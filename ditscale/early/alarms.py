@@ -17,12 +17,10 @@ WINDOW = 4  # bins that are averaged: a factor of e in images
 LEAST_SIZES = 4  # for a line with an error of its own
 FALSE_ALARMS = 0.01  # of a sound run's whole training, over both quantities
 QUANTITIES = ("grad_norm", "loss")
-# Windows overlap, which makes more chances of a false alarm than windows side by side.
-OVERLAP = 2.0
 # What sizes scatter around the line in a window, rms of ln (docs/measured/early.md), and how many runs that counts as.
 SCATTER, SCATTER_WEIGHT = 0.02, 8
-
-
+# Beyond the sizes of the grid the line may bend: standard deviation of that, in ln, per squared ln of the distance.
+BEND = 0.1
 NAMES = {"grad_norm": "gradient norm", "loss": "training loss"}
 
 
@@ -88,9 +86,10 @@ def deviations(grid: Sequence[Curve], run: Curve, quantity: str) -> list[Deviati
     size = np.log([curve.n_params / run.n_params for curve in grid])
     common = 0.0 if run.seeds in {curve.seeds for curve in grid} else 1 + 1 / len({curve.seeds for curve in grid})
     noise = common * np.mean([_bin_noise(bins.value) for bins in (*grid_bins, own)]) / WINDOW
-    # Windows side by side up to where the comparison will end.
+    # Windows side by side up to where the comparison will end. That windows overlap is made up for by what they share:
+    # a run's own place beside the line stays the same (tools/bench/early.py simulates it).
     apart = max(1.0, math.log(min(_reach(grid), run.end) / start) / (WINDOW * BIN))
-    chance = FALSE_ALARMS / (len(QUANTITIES) * OVERLAP * apart)
+    chance = FALSE_ALARMS / (len(QUANTITIES) * apart)
     found = []
     for last in sorted(mine):
         window = range(last - WINDOW + 1, last + 1)
@@ -124,8 +123,9 @@ def _line(size: np.ndarray, value: np.ndarray) -> tuple[float, float, int]:
     inverse = np.linalg.pinv(basis)
     squares = float(np.sum((value - basis @ (inverse @ value)) ** 2))
     freedom = SCATTER_WEIGHT + len(value) - 2
-    variance = (SCATTER_WEIGHT * SCATTER**2 + squares) / freedom
-    return float(inverse[0] @ value), variance * (1 + float(inverse[0] @ inverse[0])), freedom
+    variance = (SCATTER_WEIGHT * SCATTER**2 + squares) / freedom * (1 + float(inverse[0] @ inverse[0]))
+    beyond = max(0.0, float(size.min()), float(-size.max()))
+    return float(inverse[0] @ value), variance + (BEND * beyond**2) ** 2, freedom
 
 
 def _bin_noise(value: np.ndarray) -> float:

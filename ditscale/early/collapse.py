@@ -124,8 +124,9 @@ class _Rows(NamedTuple):
 
 # What is believed of gamma before the law's exponents are read, and how well.
 GAMMA, GAMMA_SE = 1.0, 0.15
-# rms error of a projection beyond its noise, as measured on the miniature, and how many backtests that counts as.
-ERROR, ERROR_WEIGHT = 0.015, 4
+# rms error beyond its noise of a projection over a factor of 4 in images (docs/measured/early.md), and as how many
+# backtests it counts. Its square grows with the ln of the factor: luck wanders.
+ERROR, ERROR_WEIGHT = 0.035, 4
 
 
 def gamma_of(exponent: Estimate) -> tuple[float, float]:
@@ -151,7 +152,8 @@ def final_loss(grid: Sequence[Curve], run: Curve, exponent: Estimate) -> tuple[E
     tilt = (sides[1].log_loss - sides[0].log_loss) / 2
     squares = _backtests(grid, gamma, run.last / run.end)
     freedom = ERROR_WEIGHT + len(squares)
-    error = (ERROR_WEIGHT * ERROR**2 + sum(squares)) / freedom
+    believed = ERROR**2 * math.log(max(run.end / run.last, 1.0)) / math.log(4)
+    error = (ERROR_WEIGHT * believed + sum(squares)) / freedom
     half = float(stdtrit(freedom, 0.975)) * math.sqrt(error + middle.noise + tilt**2)
     return Estimate(middle.log_loss, middle.log_loss - half, middle.log_loss + half).exp(), middle.covered
 

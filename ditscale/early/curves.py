@@ -93,8 +93,8 @@ def read_curve(at: RunPaths, run: Run) -> Curve:
 
 
 def grid_curves(root: Path | str, run_ids: Collection[str]) -> list[Curve]:
-    """One curve for each training that the named runs were read from, with all their readings. Those without a record
-    are left out."""
+    """One curve for each training that the named runs were read from, with all their readings. Trainings without a
+    recorded step are left out."""
     trainings: dict[str, list[Curve]] = {}
     for at in StudyPaths(root).run_dirs():
         if at.name in run_ids:
@@ -104,7 +104,8 @@ def grid_curves(root: Path | str, run_ids: Collection[str]) -> list[Curve]:
             except Damaged:
                 continue
             trainings.setdefault(run.within or run.run_id, []).append(curve)
-    return [_joined(curves) for curves in trainings.values()]
+    joined = [_joined(curves) for curves in trainings.values()]
+    return [curve for curve in joined if len(curve.images)]
 
 
 def _joined(curves: Iterable[Curve]) -> Curve:

@@ -72,17 +72,16 @@ def early_verdict(sealed: Forecast, grid: Sequence[Curve], probe: Curve, state: 
     where no curve of the grid reaches far enough, or the probe has trained too little to say anything."""
     if not grid:
         raise UserError("the grid's runs have no training curves here, so there is no early verdict")
+    if probe.last < (least := least_images(grid, probe)):
+        began = f"probe {probe.run_id} has trained {count(probe.last)} of {count(n_images)} images"
+        raise UserError(f"{began}, too few for an early verdict; ask again at {count(least)}")
     rows = sealed.inputs.rows
     names = ("n_params", "n_tokens", "budget_flops", "loss", "run_id")
     law = predictor(Table.of(**{name: [getattr(row, name) for row in rows] for name in names}))
     found = final_loss(grid, probe, law.exponent("model", sealed.target_budget_flops))
     seen = {quantity: deviations(grid, probe, quantity) for quantity in QUANTITIES}
     if found is None and not any(seen.values()):
-        least = least_images(grid, probe)
-        if probe.last < least:
-            began = f"probe {probe.run_id} has trained {count(probe.last)} of {count(n_images)} images"
-            raise UserError(f"{began}, too few for an early verdict; ask again at {count(least)}")
-        short = f"fewer than {LEAST_SIZES} sizes of the grid trained as many images as the probe"
+        short = f"fewer than {LEAST_SIZES} sizes of the grid trained as many images as probe {probe.run_id}"
         raise UserError(f"{short}, and none as many per parameter, so there is no early verdict")
     return EarlyVerdict(
         run_id=probe.run_id, state=state, images=round(probe.last), n_images=n_images,
