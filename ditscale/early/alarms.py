@@ -42,7 +42,9 @@ class Deviation(Result):
     def __str__(self) -> str:
         side = "above" if self.deviation > 0 else "below"
         off = f"{100 * abs(self.deviation):.2g} % {side} the grid's runs at {count(self.images)} images"
-        return f"{off}, where sound runs stay within {100 * self.band:.2g} %"
+        # In ln the band is as wide on both sides, so below it is a smaller share.
+        limit = self.band if self.deviation > 0 else self.band / (1 + self.band)
+        return f"{off}, where sound runs stay within {100 * limit:.2g} %"
 
 
 @dataclass(frozen=True)
