@@ -22,6 +22,7 @@ from .plan.study import plan_all, read_study, write_study
 from .process import this_process
 
 if TYPE_CHECKING:
+    from .early.verdict import EarlyVerdict
     from .laws import Forecast, RateLaw, Verdict
 
 # From the number of workers and the FLOPs not planned yet: what shows each status, as launch/monitor/progress.py does.
@@ -195,6 +196,46 @@ def give_verdict(root: Path | str) -> "Verdict":
     result = verdict(sealed, table)
     write_json(paths.verdict, result.to_dict())
     return result
+
+
+def give_early_verdict(root: Path | str) -> "EarlyVerdict":
+    """What the probe is on its way to while it trains, against the sealed forecast; writes nothing. Raises UserError
+    where there is no forecast, no probe that has begun, or no curves to compare it with."""
+    from .early.curves import grid_curves, read_curve
+    from .early.verdict import early_verdict
+    from .launch.monitor.status import State, run_status
+    from .laws import load_forecast
+
+    paths, study = StudyPaths(root), read_study(root)
+    if study.rehearsal:
+        raise UserError(f"{root}: is a rehearsal, whose curves are drawn and not trained; there is no early verdict")
+    if study.recipe.schedule == "cosine":
+        why = "with recipe.schedule=cosine, runs of other lengths have other rates at as many images"
+        raise UserError(f"{root}: {why}, so curves cannot be compared before the probe ends")
+    if not paths.forecast.exists():
+        raise UserError(f"{root}: holds no forecast.json; {command('forecast', root)} seals one")
+    sealed = load_forecast(paths.forecast)
+    run = _planned_probe(paths, sealed.target_budget_flops)
+    status = run_status(paths.run(run.run_id), run)
+    if status.state == State.FINISHED:
+        compare = command("verdict", root)
+        raise UserError(f"{root}: the probe {run.run_id} has finished; {compare} compares it with the forecast")
+    if not paths.run(run.run_id).metrics.exists():
+        begin = command("launch", root)
+        raise UserError(f"{root}: the probe {run.run_id} has not started ({status.state}); {begin} trains it")
+    grid = grid_curves(root, {row.run_id for row in sealed.inputs.rows})
+    probe = read_curve(paths.run(run.run_id), run)
+    return early_verdict(sealed, grid, probe, str(status.state), run.n_images)
+
+
+def _planned_probe(paths: StudyPaths, budget: float) -> Run:
+    """The probe that was planned for a budget. Raises UserError where there is none."""
+    runs = [read_run(at.run) for at in paths.run_dirs()]
+    probes = [run for run in runs if run.role == "probe" and abs(run.budget_flops / budget - 1) <= 0.01]
+    if not probes:
+        missing = f"{paths.root}: no probe is planned at {units.compact(budget)}"
+        raise UserError(f"{missing}; {command('forecast', paths.root)} plans it")
+    return max(probes, key=lambda run: paths.run(run.run_id).metrics.exists())
 
 
 def whole_study(

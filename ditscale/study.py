@@ -23,6 +23,7 @@ from .plan.run import Run, read_run
 from .plan.study import read_study
 
 if TYPE_CHECKING:
+    from .early.verdict import EarlyVerdict
     from .launch.monitor.status import RunStatus
     from .laws import Forecast, Laws, Ledger, Table
 
@@ -271,6 +272,12 @@ class Study:
             return load_forecast(self.paths.forecast)
         budget = self.settings.probe_budget if budget is None else units.number(budget, "budget", above=0)
         return forecast(self.table(), budget)
+
+    def early_verdict(self) -> "EarlyVerdict":
+        """The probe's final loss by its curve so far, and alarms, while it trains: `study.early_verdict().alarms`."""
+        from .pipeline import give_early_verdict
+
+        return give_early_verdict(self.root)
 
     def report(self, ledger: "Ledger | Path | str | None" = None) -> Path:
         """Write report/index.html and its figures; returns the page: `study.report()`. ledger: a record of several

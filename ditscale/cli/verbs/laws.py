@@ -130,16 +130,24 @@ def forecast(options: Options) -> Report:
 
 
 @verb(
-    "Compare the sealed forecast with the measured probe.",
+    "Compare the sealed forecast with the measured probe, or with --early with the curve of one that still trains.",
     TABLE,
+    flag("--early", "predict the final loss of a probe that still trains, and raise alarms (exit code 1)"),
     option("--forecast", "FILE", "forecast of a table (default: forecast.json beside the table)", complete="file"),
     option("--run", "RUN", "run_id of the probe, where the table does not tell it by role or budget"),
-    *_reading(), examples=["ditscale verdict mystudy"],
+    *_reading(), examples=["ditscale verdict mystudy", "ditscale verdict mystudy --early"],
 )  # fmt: skip
 def verdict(options: Options) -> Report:
     from ...laws import load_forecast, verdict
-    from ...pipeline import give_verdict
+    from ...pipeline import give_early_verdict, give_verdict
 
+    if options.early:
+        if is_table(options.table):
+            study_first = f"{options.table} is a table; name a study directory"
+            raise UserError(f"verdict: --early reads training curves, and {study_first}")
+        of_tables_only(options, "forecast", "run")
+        early = give_early_verdict(options.table)
+        return Report(early.summary(), early.to_dict(), early.exit_code)
     if is_table(options.table):
         sealed = load_forecast(Path(options.forecast or Path(options.table).with_name("forecast.json")))
         result = verdict(sealed, read(options.table, options, sealed.metric), options.run)
