@@ -122,9 +122,12 @@ class _Test(NamedTuple):
         return f"{form(self.estimate.value)}, 95 % {ends(self.estimate, form, ' to ')}, p = {self.p:.2g}"
 
 
-def compare(tables: Mapping[str, Source], target: float | str, *, bootstrap: int = 200, seed: int = 0) -> Comparison:
+def compare(
+    tables: Mapping[str, Source], target: float | str, *, bootstrap: int = 200, seed: int = 0,
+    kappa: float | None = None,
+) -> Comparison:  # fmt: skip
     """Compare tables {name: whatever `read_table` reads} at a target budget in FLOPs. Its findings are the warnings
-    of `fit` on each table, which bootstrap and seed are for, and what the tables do not have in common.
+    of `fit` on each table, which bootstrap, seed and kappa are for, and what the tables do not have in common.
 
     Raises UserError on fewer than 2 tables, and on tables of different metrics, or of which some were rehearsed.
 
@@ -143,7 +146,7 @@ def compare(tables: Mapping[str, Source], target: float | str, *, bootstrap: int
     budget, findings = number(target, "target", above=0), list[Finding]()
     fits: dict[str, Predictor | None] = {}
     for name, table in read.items():
-        laws = fit(table, bootstrap=bootstrap, seed=seed, targets=budget)
+        laws = fit(table, bootstrap=bootstrap, seed=seed, targets=budget, kappa=kappa)
         own = (f for f in laws.findings if f.severity != "info" and f.code != "rehearsal")
         findings += [replace(f, message=f"{name}: {f.message}") for f in own]
         # A table has a law where its runs determine both N* and L* at the budget.
