@@ -24,7 +24,7 @@ from .notebook import Shown
 from .predictor.predictor import Predictor, difference, multiplier
 from .text import cells, columns, ends
 
-SIGNIFICANT = 0.05
+SIGNIFICANT, SUGGESTIVE = 0.05, 0.5  # p from which a difference is significant, or is said to point anywhere
 EXPONENTS = ("model", "data", "loss")
 UNEVEN = 3.0  # Largest budgets further apart than this: one prediction rests on much more extrapolation.
 # Keys of `Table.recorded` that the tables must agree on for their losses to mean the same.
@@ -179,7 +179,8 @@ def _pair(a: str, b: str, fits: dict[str, Predictor | None], budget: float, metr
     # Every word follows from a number: "better" only where p is below 0.05.
     says, points = f"{b} is {'better' if better == b else 'worse'} than {a}", ""
     if p >= SIGNIFICANT:
-        says, points = f"{a} and {b} are not distinguished", f", which points towards {better}, not significant"
+        says = f"{a} and {b} are not distinguished"
+        points = f", which points towards {better}, not significant" * (p < SUGGESTIVE)
     sentence = f"{says} at {compact(budget)} FLOPs: the {metric} of {b} differs by {shown}{points}"
     if reached is None:
         sentence += f"; {b} reaches that {metric} of {a} at no budget."

@@ -12,6 +12,7 @@ from ditscale.laws import Table, compare, fit, forecast, predict, read_table
 from ditscale.laws.predictor.identify import undetermined_design
 from ditscale.laws.predictor.runs import group_labels, slice_labels
 from ditscale.laws.questions import _worth
+from ditscale.quantities import guess
 
 BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20, 3e20)
 TARGET = 1.5e22
@@ -273,3 +274,39 @@ def test_what_is_not_determined_is_withheld_from_metrics_and_spread(table):
     gone = np.where(table.budget_flops < 5e18, table.loss, np.nan)
     with pytest.raises(UserError, match="no law of other"):
         predict(dataclasses.replace(table, columns={"other": gone}), TARGET, metrics=["other"])
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy", "score"])
+def test_a_wrong_direction_says_what_can_be_typed_and_nothing_else_is_advised(table, metric):
+    """A name that says higher is better was not said by an option; no advice to widen a grid stands beside it."""
+    turned = dataclasses.replace(table, metric=metric, loss=table.loss if metric != "loss" else 10 / table.loss)
+    laws = fit(turned, targets=[TARGET], bootstrap=0)
+    severe = [f for f in laws.findings if f.severity != "info"]
+    assert [f.code for f in severe] == ["wrong_direction"] and not laws.given
+    assert ("leave out" in severe[0].message) is False
+    assert ("--columns" in severe[0].message) == (metric != "loss")
+    if metric != "loss":
+        renamed = dataclasses.replace(turned, metric="value")
+        assert fit(renamed, targets=[TARGET], bootstrap=0).predictions["1.5e22"].answer.loss
+
+
+@pytest.mark.parametrize(
+    ("name", "higher", "positive"),
+    [
+        ("accuracy", True, False), ("eval/accuracy", True, False), ("eval/clip score", True, False),
+        ("CLIP", True, False), ("f1", True, False), ("negative_log_likelihood", False, False),
+        ("kid_score", False, False),
+        ("clip-fid", False, True), ("eval/fid", False, True), ("FID50k", False, True), ("eval/loss", False, True),
+        ("lpips", False, False), ("nll", False, False), ("width", False, False),
+    ],
+)  # fmt: skip
+def test_direction_and_sign_by_name(name, higher, positive):
+    assert (guess(name).higher_is_better, guess(name).positive) == (higher, positive)
+
+
+def test_many_slices_without_sizes_are_one_finding():
+    """Runs along one ratio: a budget each."""
+    n = np.geomspace(1e7, 2e9, 12)
+    made = Table.of(n, 20 * n, 120 * n**2, loss_of(CHINCHILLA, n, 20 * n))
+    found = [f for f in fit(made, bootstrap=0).findings if f.code == "too_few_runs"]
+    assert len(found) == 1 and len(found[0].slices) == 12

@@ -35,7 +35,8 @@ def refuse_units(table: Table, kappa: float | None = None) -> None:
     if middle == 0 or not np.isfinite(middle):
         raise UserError(f"{where}: n_params and n_tokens are too large or too small for their budget_flops; {write}")
     if abs(np.log(middle) - np.log(kappa or 6)) > np.log(WRONG_UNIT):
-        do = f"{_units(table) or write + ', not in millions or exaFLOPs'}, or give --kappa {compact(middle)} if meant"
+        units = "" if kappa else _units(table)
+        do = f"{units or write + ', not in millions or exaFLOPs'}, or give --kappa {compact(middle)} if meant"
         usual = "6 is usual" if kappa is None else f"--kappa says {compact(kappa)}"
         raise UserError(f"{where}: C / (N D) is {compact(middle)} in the median, where {usual}; {do}")
     with np.errstate(divide="ignore", over="ignore"):  # log 0 is infinitely far
