@@ -135,18 +135,14 @@ def predict(
     )  # fmt: skip
     at = asked_for.get("budget")
     if at is None and ("ratio" in asked_for or spread or tuple(metrics) or tuple(countings)):
-        raise UserError(
-            "predict: a ratio, metrics, countings and the spread are asked at a budget; give one, as in 1.5e21"
-        )
-    grid = read_table(table).grid()
-    if not len(grid):
-        raise UserError(f"{grid.source or 'table'}: every run is a probe; a prediction needs grid runs")
+        asked_at = "a ratio, metrics, countings and the spread are asked at a budget"
+        raise UserError(f"predict: {asked_at}; give one, as in 1.5e21")
+    grid = read_table(table).grid("a prediction")
     refuse_units(grid, kappa)
     goal = asked_for.get("reach", 1.0)
     if goal <= 0 and not grid.higher_is_better and grid.info_of(grid.metric).positive:
         raise UserError(f"reach: {goal:g} is not positive, as every {grid.metric} is; write a value such as 2.5")
-    largest = float(grid.budget_flops.max())
-    asked = ask(grid, min(at or math.inf, 10 * largest), kappa)
+    asked = ask(grid, min(at or math.inf, 10 * grid.largest), kappa)
     tokens, passes = _tokens_of(grid, asked_for, tokens_per_image), number(repeats, "repeats", above=0)
     choices, refused = list[Choice](), list[Finding | None]()
     if (law := asked.predictor) is None:
@@ -154,12 +150,12 @@ def predict(
     else:
         for choice in _sought(law, asked_for, tokens):
             # The runs must speak for the budget that was found, or for far ones where none was.
-            there = asked.at(grid, choice.budget_flops.value if choice.budget_flops else 1000 * largest)
+            there = asked.at(choice.budget_flops.value if choice.budget_flops else 1000 * grid.largest)
             refused.append(there.refused)
             if "N*" not in there.lacks and not (there.lacks and choice.what.startswith("reach")):
                 choices.append(replace(choice, loss=None) if there.lacks else choice)
         if at:
-            asked = asked.at(grid, at)
+            asked = asked.at(at)
             choices += _choices(law, asked.lacks, asked_for, tokens, passes)
             refused.append(asked.refused)
     made = asked.whole
@@ -257,13 +253,10 @@ def _fixed(made: Predictor, budget: float, what: str, n_params: float, worth: fl
 
 def _metric(grid: Table, name: str, loss: Predictor, budget: float, kappa: float | None) -> Estimate:
     """A column's value at N* of the loss."""
-    if name not in grid.columns:
-        raise UserError(f"{grid.source or 'table'}: it was read without {name!r}; read_table(..., also=({name!r},))")
-    there = grid.take(np.isfinite(grid.columns[name]))
-    own = ask(replace(there, loss=there.columns[name], metric=name, loss_se=None, better=""), budget, kappa)
+    own = ask(grid.take(np.isfinite(grid.column(name))).of_metric(name), budget, kappa)
     if own.whole is None:
         why = own.refused.message if own.refused else ""
-        raise UserError(f"{grid.source or 'table'}: there is no law of {name}: {why}", status=3)
+        raise UserError(f"{grid.where}: there is no law of {name}: {why}", status=3)
     return own.whole.at_size(budget, loss.optimum(budget).n_params.value).loss
 
 
