@@ -36,7 +36,7 @@ def _reading(of: str = "") -> tuple[Argument, ...]:
     """Options on how tables are read. of: how an argument names the table that it concerns."""
     only = option("--only", f"{of}COLUMN=VALUE", "rows to read: those with this value; may be repeated", count="*")
     why = "run to leave out, listed with the reason; may be repeated"
-    kappa = option("--kappa", "NUMBER", "C / (N D): computes a missing one of N, D and C; `fit` also fixes it")
+    kappa = option("--kappa", "NUMBER", "C / (N D): computes a missing one of N, D and C, and D* from N*")
     higher = flag("--higher-is-better", "higher values of the metric are better (known of some metrics by their name)")
     return COLUMNS, only, option("--exclude", f"{of}RUN=REASON", why, count="*"), kappa, higher
 
@@ -91,9 +91,9 @@ def predict(options: Options) -> Report:
 
     asked = ("reach", "n_params", "n_tokens", "ratio", "images", "tokens_per_image", "repeats", "spread")
     how = {name: getattr(options, name) for name in asked}
-    kappa = None if options.kappa is None else units.number(options.kappa, "--kappa", above=0)
+    how |= {"metrics": options.also, "countings": options.counting, "kappa": _kappa(options)}
     table = read(options.table, options, also=tuple(dict.fromkeys((*options.also, *options.counting))))
-    found = predict(table, options.budget, metrics=options.also, countings=options.counting, kappa=kappa, **how)
+    found = predict(table, options.budget, **how)
     return Report(found.summary(), found.to_dict(), 0 if found.given else 3)
 
 
@@ -109,13 +109,13 @@ def forecast(options: Options) -> Report:
     from ...laws import forecast, seal
     from ...pipeline import seal_forecast
 
-    budget = units.number(options.budget, "--budget", above=0) if options.budget else None
+    budget = None if options.budget is None else units.number(options.budget, "--budget", above=0)
     if is_table(options.table):
         if budget is None:
             again = command("forecast", options.table, "--budget", "1.5e21")
             raise UserError(f"forecast: name the budget of the run to forecast, as in {again}")
         file = Path(options.out or Path(options.table).with_name("forecast.json"))
-        sealed = seal(file, forecast(read(options.table, options), budget))
+        sealed = seal(file, forecast(read(options.table, options), budget, kappa=_kappa(options)))
         size = f"N = {units.count(sealed.n_params.value)}, D = {units.count(sealed.n_tokens.value)} tokens"
         advice = f"train it at {size}, add its row (role probe) to the table, then {command('verdict', options.table)}"
     else:
@@ -203,11 +203,11 @@ def compare(options: Options) -> Report:
     if len(named) < 2:
         raise UserError("compare: name at least two studies or tables, or one and --against COLUMN")
     tables = {name: read(path, options, name=name, named=named) for name, path in named.items()}
-    if options.target:
+    if options.target is not None:
         target = units.number(options.target, "--target", above=0)
     else:
         target = 2 * max(table.largest for table in tables.values())
-    comparison = compare(tables, target)
+    comparison = compare(tables, target, kappa=_kappa(options))
     return Report(comparison.summary(), comparison.to_dict(), 0 if any(pair.law for pair in comparison.pairs) else 3)
 
 
@@ -237,6 +237,10 @@ def _bootstrap(options: Options) -> dict[str, Any]:
     if 0 < replicates < 40:  # A 95 % interval takes 40 replicates or more.
         raise UserError(f"--bootstrap: {replicates} is too small for 95 % intervals; at least 40, or 0 for none")
     return {"bootstrap": replicates, "seed": units.whole(options.seed, "--seed", low=0)}
+
+
+def _kappa(options: Options) -> float | None:
+    return None if options.kappa is None else units.number(options.kappa, "--kappa", above=0)
 
 
 def read(

@@ -6,6 +6,7 @@ The additive surface hides what a design lacks behind its constraint: runs along
 
 import itertools
 import math
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -97,11 +98,16 @@ def backwards(table: Table) -> Finding | None:
     _, by_c, by_n = plane / np.sqrt(np.maximum(unit, 1e-24))
     if not (by_c > RISES or by_n > RISES and by_c > -RISES / 2):
         return None
-    if table.higher_is_better:
-        text = f"{table.metric} falls as compute grows, and higher was said to be better: leave out --higher-is-better"
+    name = table.metric
+    if not table.higher_is_better:
+        text = f"{name} rises as compute or size grows, so higher seems to be better"
+        text += ": add --higher-is-better if that is so"
+    elif table.better:
+        text = f"{name} falls as compute grows, and higher was said to be better: leave out --higher-is-better"
     else:
-        text = f"{table.metric} rises as compute or size grows, so higher seems to be better: add --higher-is-better"
-    return finding("wrong_direction", f"{text} if that is so", value=float(max(by_c, by_n)))
+        text = f"{name} falls as compute grows, and by its name higher is better: if lower is, give it another"
+        text += f" name, as in --metric value --columns {shlex.quote(f'value={name}')}"
+    return finding("wrong_direction", text, value=float(max(by_c, by_n)))
 
 
 @one_thread()

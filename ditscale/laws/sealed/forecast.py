@@ -114,18 +114,20 @@ class Forecast(Shown):
         return "\n".join([*lines, *listed(self.findings), *sealed])
 
 
-def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 0, seed: int = 0) -> Forecast:
+def forecast(
+    table: Source, budget_flops: float | str, *, bootstrap: int = 0, seed: int = 0, kappa: float | None = None
+) -> Forecast:
     """Forecast one new run at `budget_flops` from the grid runs of `table`, whatever `read_table` reads.
 
-    bootstrap, seed: without effect; older scripts pass them. Raises UserError when a grid run lies at or above the
-    target budget, and (status 3) when the runs do not determine the optimum there. `inputs` names the probes near the
-    target that have been measured already, with which `seal` refuses it.
+    bootstrap, seed: without effect; older scripts pass them. kappa: C / (N D), estimated when None. Raises UserError
+    when a grid run lies at or above the target budget, and (status 3) when the runs do not determine the optimum there.
+    `inputs` names the probes near the target that have been measured already, with which `seal` refuses it.
 
         ds.forecast("runs.csv", "1.5e21").loss
     """
     target, table = number(budget_flops, "target budget", above=0), read_table(table)
-    grid = _checked_grid(table, target)
-    asked = ask(grid, target)
+    grid = _checked_grid(table, target, kappa)
+    asked = ask(grid, target, kappa)
     if (made := asked.whole) is None:
         why = asked.refused and asked.refused.message
         raise UserError(f"{grid.where}: there is no forecast: {why}", status=3)
@@ -139,7 +141,7 @@ def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 0, se
     return Forecast(
         created=None, metric=grid.metric, level=LEVEL, target_budget_flops=target, factor=target / budgets[-1],
         n_params=best.n_params, n_tokens=best.n_tokens, loss=made.one_run(target), law=MIXTURE,
-        why="mixture of " + ", ".join(f"{name} {100 * part.weight:.0f} %" for name, part in by_form.items()),
+        why=", ".join(f"{name} {100 * part.weight:.0f} %" for name, part in by_form.items()),
         rule=RULE, forms=tuple(Form(name, part.one_run) for name, part in by_form.items()),
         coefficients={name: {"weight": part.weight, **part.parameters} for name, part in by_form.items()},
         run_scatter=made.run_scatter, inputs=inputs, inputs_sha256=inputs_hash(grid), findings=tuple(findings),
@@ -201,17 +203,17 @@ def own_hash(body: dict) -> str:
     return digest({k: v for k, v in body.items() if k != "sha256"})
 
 
-def _checked_grid(table: Table, target: float) -> Table:
+def _checked_grid(table: Table, target: float, kappa: float | None) -> Table:
     """The grid's runs. Raises UserError where a forecast at `target` cannot be made from them."""
     grid = table.grid("a forecast")
-    near, largest = np.abs(grid.budget_flops / target - 1) <= AT_TARGET, grid.largest
+    near, largest = np.abs(grid.budget_flops - target) <= AT_TARGET * target, grid.largest
     if near.any():
         there = f"run {grid.run_id[near][0]} already lies at the target budget {compact(target)}"
         raise UserError(f"{grid.where}: {there}; forecast a budget that no run has, or mark that run as a probe")
     if target <= largest:
         below = f"the target budget {compact(target)} is not above the largest budget of its runs, {compact(largest)}"
         raise UserError(f"{grid.where}: {below}; forecast a larger one, for example {compact(8 * largest)}")
-    refuse_units(grid)
+    refuse_units(grid, kappa)
     return grid
 
 
