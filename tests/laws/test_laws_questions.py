@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -310,3 +311,30 @@ def test_many_slices_without_sizes_are_one_finding():
     made = Table.of(n, 20 * n, 120 * n**2, loss_of(CHINCHILLA, n, 20 * n))
     found = [f for f in fit(made, bootstrap=0).findings if f.code == "too_few_runs"]
     assert len(found) == 1 and len(found[0].slices) == 12
+
+
+@pytest.mark.parametrize("design", ["one ratio", "two ratios", "below", "two budgets"])
+def test_the_runs_that_a_refusal_names_mend_it(design):
+    """Train the runs that are named, on the surface that made the others, and ask again: given, and true."""
+    rng, n = np.random.default_rng(2), np.geomspace(1e7, 2e9, 10)
+    if "ratio" in design:
+        n = np.repeat(n, 2)
+        d = n * np.where(np.arange(len(n)) % 2 & ("two" in design), 30, 15)
+        d = d * np.exp(0.02 * rng.standard_normal(len(n)))
+    else:
+        budgets = np.repeat(BUDGETS[:4:2] if design == "two budgets" else BUDGETS[:5], 8)
+        n = best(CHINCHILLA, budgets)[0] * np.tile(np.geomspace(0.4, 2.5, 8), len(budgets) // 8)
+        n = n / 8 if design == "below" else n
+        d = budgets / 6 / n
+
+    def trained(n, d):
+        return Table.of(n, d, 6 * n * d, loss_of(CHINCHILLA, n, d) * np.exp(0.003 * rng.standard_normal(len(n))))
+
+    before, target = trained(n, d), 300 * float(np.max(n * d))
+    (refused,) = predict(before, target).findings
+    units = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+    named = re.findall(r"N = ([\d.]+)(\w?), D = ([\d.]+)(\w?) tokens", refused.message)
+    assert refused.code == "not_identified" and len(named) in (2, 4, 6)
+    more = np.array([[float(a) * units.get(u, 1), float(b) * units.get(v, 1)] for a, u, b, v in named]).T
+    after = predict(trained(*np.append([n, d], more, axis=1)), target)
+    assert not after.findings and after.choices[0].n_params.covers(best(CHINCHILLA, target)[0])

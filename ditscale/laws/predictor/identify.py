@@ -4,6 +4,7 @@
 The additive surface hides what a design lacks behind its constraint: runs along one ratio D / N look harmless there
 (arXiv 2605.08541). In the relaxed form, whose frontier, curvature and slopes are each fitted by itself, they do not."""
 
+import copy
 import itertools
 import math
 import shlex
@@ -48,11 +49,21 @@ EXACT = 1e-4  # scatter of runs that have next to none
 WIDEST_PLACE, WIDEST_LOSS = math.log(12), 0.12
 
 
+# Of runs that mend a design: the share of these widths that they may leave, and how far off in ln N the frontier may be
+# where no N* is known.
+SURELY, UNSURE = 0.85, (0.0, 0.7, -0.7)
+WITHOUT_CURE = "two more budgets, each 3x the one before, with 5 sizes each, from 1/4 to 4 times the likely optimum"
+
+
 class Widths(NamedTuple):
     """ln(high / low) of the 95 % intervals of N* and of L* that a design implies, medians over `NOMINAL`."""
 
     place: float
     loss: float
+
+    def within(self, share: float) -> bool:
+        """Whether both are within a share of what may be given."""
+        return self.place <= share * WIDEST_PLACE and self.loss <= share * WIDEST_LOSS
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -147,7 +158,7 @@ def undetermined(
         lacks = lacks or BOTH[1:]  # Two minima cannot show a floor.
     if not lacks:
         return Lacking()
-    cure = " and ".join(design.mended(target)) or "two more budgets, each 3x the one before, with sizes as these"
+    cure = ", and ".join(design.mended(target, lacks)) or WITHOUT_CURE
     named = ["N*"] * ("N*" in lacks) + [at_optimum(table.metric)]
     lost = f"the runs do not determine {' and '.join(named)} at {compact(target)} FLOPs"
     return Lacking(lacks, finding("not_identified", f"{lost}: {design.why(lacks)}; add {cure}", value=found.place))
@@ -260,13 +271,24 @@ class _Design:
             return f"nearly all sizes lie {side} the optimum"
         return "their sizes and budgets vary too little"
 
-    def mended(self, target: float) -> list[str]:
-        """The two cheapest runs that determine it, in words; none where no two do."""
+    def mended(self, target: float, lacks: tuple[str, ...]) -> list[str]:
+        """The two cheapest runs that determine it, in words; four or six where no two do; none where these do not."""
         low, high, (c, n) = float(self.log_c.min()), float(self.log_c.max()), self.at
-        budgets = [low, low - math.log(10), low + math.log(3), high, high + math.log(3)]
-        candidates = [(b, n + self.slope * (b - c) + off) for b in budgets for off in (-1.8, -1.0, 0.0, 1.0, 1.8)]
-        pairs = sorted(itertools.combinations(candidates, 2), key=lambda pair: np.logaddexp(pair[0][0], pair[1][0]))
-        for pair in pairs:
-            if not self.widths(target, pair).lacks:
-                return [run_to_add(math.exp(size), math.exp(budget), self.kappa) for budget, size in pair]
+        slope = 0.5 if "N*" in lacks else self.slope
+
+        def run(budget: float, off: float) -> tuple[float, float]:
+            return budget, n + slope * (budget - c) + off
+
+        budgets = (low, low - math.log(10), low + math.log(3), high, high + math.log(3))
+        candidates = [run(budget, off) for budget in budgets for off in (-1.8, -1.0, 0.0, 1.0, 1.8)]
+        tried: list[tuple[tuple[float, float], ...]] = list(itertools.combinations(candidates, 2))
+        tried.sort(key=lambda pair: np.logaddexp(pair[0][0], pair[1][0]))
+        for sizes in ((-1, 1), (-1, 0, 1)):
+            tried += [tuple(run(b, side * off) for b in (low, high) for side in sizes) for off in (1.0, 1.8, 2.6)]
+        sides = [copy.copy(self) for _ in UNSURE] if "N*" in lacks else [self]
+        for side, up in zip(sides, UNSURE, strict=False):
+            side.at, side.slope = (c, n + up), slope
+        for runs in tried:
+            if all(side.widths(target, runs).within(SURELY) for side in sides):
+                return [run_to_add(math.exp(size), math.exp(budget), self.kappa) for budget, size in runs]
         return []
