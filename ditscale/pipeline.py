@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import units
-from .config import Study, changed, compose
+from .config import Study, about_launch, compose, relaunched
 from .errors import UserError, command
 from .files import write_text
 from .logs import log
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from .early.verdict import EarlyVerdict
     from .laws import Forecast, RateLaw, Verdict
 
-# From the number of workers and the FLOPs not planned yet: what shows each status, as launch/monitor/progress.py does.
-Progress = Callable[[int, float], Callable[..., None]]
+# From the number of workers, the FLOPs not planned yet and the known FLOP/s by n_params: what shows each status, as
+# launch/monitor/progress.py does.
+Progress = Callable[[int, float, dict[int, float]], Callable[..., None]]
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,11 @@ def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | N
     UserError, and writes nothing, where a check finds an error."""
     paths = StudyPaths(root)
     if settings or not paths.study.exists():
-        study = compose_study(settings, configs)
-        if paths.study.exists():  # The directory remembers how its study is launched.
-            study = replace(study, cluster=changed(read_study(root).cluster, list(settings), configs))
+        old = read_study(root) if paths.study.exists() else None
+        # Where only cluster and budget are given, the study is the one that is there.
+        study = old if old and about_launch(list(settings)) == list(settings) else compose_study(settings, configs)
+        if old:  # The directory remembers how its study is launched.
+            study = relaunched(study, old, list(settings), configs)
         planned = checked_plan(study)
         refuse(planned.checks)  # Before anything is written.
         write_study(root, study)
@@ -129,20 +132,23 @@ def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | N
     return paths, planned
 
 
-def launch_study(root: Path | str, stage: str | None = None, progress: Progress | None = None) -> Outcome:
-    """Train what is missing, here or as Slurm jobs, and wait for it: the grid, and the probe once it is planned."""
-    from .launch.backends.local import workers
-    from .launch.job.gpus import gpus
+def launch_study(
+    root: Path | str, stage: str | None = None, progress: Progress | None = None, probe: bool = False
+) -> Outcome:
+    """Train what is missing, here or as Slurm jobs, and wait for it: the grid, and the probe once it is planned. Raises
+    UserError where the study's budget does not suffice; probe: for the probe too, which will follow."""
+    from .launch.afford import check_budget, known_speeds
+    from .launch.backends.local import machine
     from .launch.wait import bring_to_end
 
     paths, study = StudyPaths(root), read_study(root)
     runs = [read_run(at.run) for at in paths.run_dirs()]
     if not runs:
         raise UserError(f"{root}: holds no runs; {command('plan', root)} writes them")
-    here = study.cluster.name == "local"
-    n = workers(study.cluster, gpus(study.cluster)) if here else study.cluster.parallel
+    check_budget(paths, study, lambda run: stage in (None, run.stage), probe)
+    n = machine(study.cluster).workers if study.cluster.name == "local" else study.cluster.parallel
     extra = 0.0 if any(r.role == "probe" for r in runs) or stage is None else study.probe_budget
-    show = progress(n, extra) if progress else lambda *_, **__: None
+    show = progress(n, extra, known_speeds(study, runs, paths)) if progress else lambda *_, **__: None
     unfinished = []
     for each in [stage] if stage else sorted({r.stage for r in runs}):
         statuses = bring_to_end(paths, study.cluster, each, show)
@@ -256,7 +262,7 @@ def whole_study(
     results, diverged = dict[str, Any](), tuple[dict[str, str], ...]()
     for stage in ("grid", "rate"):
         if any(run.stage == stage for run in planned.runs):
-            launched = launch_study(root, stage, progress)
+            launched = launch_study(root, stage, progress, probe=True)
             if launched.exit_code:
                 return launched
             diverged += launched.unfinished

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -91,6 +91,7 @@ class Plan(Rows):
     dropped: tuple[Mapping[str, Any], ...] = ()  # cells of the grid without a run, with reasons
     flops: float = 0.0  # of training all runs
     dir: str = ""  # where the plan was written, "" for nowhere
+    price: Mapping[str, Any] = field(default_factory=dict)  # what it costs (docs/planning.md)
     # What was found before it was written (docs/planning.md): code, severity, message, cure, value, runs.
     checks: tuple[Mapping[str, Any], ...] = ()
 
@@ -288,6 +289,8 @@ class Study:
 
 
 def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:
+    from .launch.afford import price_of
+
     rows = tuple(_row(run) for run in planned.runs)
     title = f"{study.name}: {len(rows)} runs, {units.compact(planned.flops)} FLOPs"
     columns = ("budget_flops", "width", "depth", "n_params", "n_images", "steps", "lr")
@@ -297,8 +300,16 @@ def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:
     n = Counter(check.severity for check in planned.checks)
     counts = [f"{number} {severity}{'s' * (number != 1)}" for severity, number in n.items()]
     head = f"checks: {', '.join(counts) or 'nothing found'}"
-    text = "\n".join((grid.table(planned), head, *(f"  {line}" for line in checks)))
-    return Plan(title, rows, columns, notes, text, dropped, planned.flops, root, found)
+    cost, priced = None, ""
+    if not study.rehearsal:
+        try:
+            cost = price_of(study, planned.runs, StudyPaths(root) if root else None)
+            priced = cost.summary()
+        except UserError as error:  # The plan is good; where it is launched, it may not be.
+            priced = f"price: {error}"
+    text = "\n".join(filter(None, (grid.table(planned), head, *(f"  {line}" for line in checks), priced)))
+    in_json = cost.to_dict() if cost else {}
+    return Plan(title, rows, columns, notes, text, dropped, planned.flops, root, in_json, found)
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -310,7 +321,9 @@ def status_row(status: "RunStatus") -> dict[str, Any]:
     """One run of `ditscale status --json`."""
     names = "state images loss images_per_s eta_s attempt job host reason"
     whole = {"run_id": status.run.run_id, "n_images": status.run.n_images}
-    return whole | {name: getattr(status, name) for name in names.split()}
+    cost = {f"{name}_s": getattr(status.spent, f"{name}_s") for name in ("lost", "data_wait")}
+    cost |= {"spent_s": status.spent.seconds, "devices": status.spent.devices}
+    return whole | {name: getattr(status, name) for name in names.split()} | cost
 
 
 def _cell(value: Any) -> str:

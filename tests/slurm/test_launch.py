@@ -264,7 +264,7 @@ def test_refusals(slurm, call, plan, tmp_path, small, one_line_error, status, su
         *ON_CLUSTER, "cluster.sizes=[{up_to_params: 1e9, ranks: 3, flops_per_s: 1e10}]"
     )
     assert "unknown key 'gpu'" in refused(*ON_CLUSTER, "cluster.sizes=[{up_to_params: 1e9, gpu: 3, flops_per_s: 1e10}]")
-    assert "only the cluster may change" in refused("recipe.batch_size=4", *ON_CLUSTER)
+    assert "cluster and budget may change" in refused("recipe.batch_size=4", *ON_CLUSTER)
     assert "sbatch is not on the PATH" in refused(*ON_CLUSTER, PATH=str(Path(sys.executable).parent))
     assert "gives no answer" in refused(*ON_CLUSTER, SLURM_CONF="/nowhere/slurm.conf")
     assert not submissions(root) and not slurm.call("squeue", "--noheader")

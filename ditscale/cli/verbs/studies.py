@@ -114,4 +114,4 @@ def progress(options: Options) -> Any:
     """What shows the progress of a launch: a block redrawn on a terminal, else a line now and then; None if quiet."""
     from ...launch.monitor.progress import Progress
 
-    return None if options.quiet else lambda workers, flops: Progress(workers, flops, sys.stdout).show
+    return None if options.quiet else lambda workers, flops, speed: Progress(workers, flops, sys.stdout, speed).show

@@ -8,7 +8,7 @@ from ...config import Cluster
 from ...errors import UserError
 from ...logs import log
 from ...plan.run import Run
-from ..resources import Resources
+from ...price.resources import Resources
 
 
 def array_limit() -> int:
