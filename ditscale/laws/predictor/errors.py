@@ -110,10 +110,10 @@ class Covariance:
         return 1 / self.delta - (self.half**2).sum(0)
 
     def gradient(self, weights: np.ndarray) -> np.ndarray:
-        """d/dphi of ln|V| - w' V w at w (n,) held fixed: tr(V^-1 dV) - w' dV w for every part."""
-        on_diagonal = self.diagonal() - weights**2
+        """d/dphi of ln|V| - sum w' V w at w (n, k), columns held fixed: tr(V^-1 dV) - sum w' dV w for every part."""
+        on_diagonal = self.diagonal() - (weights**2).sum(1)
         trace = (self.columns**2 / self.delta[:, None]).sum(0) - ((self.half @ self.columns) ** 2).sum(0)
-        on_columns = self.roots**2 * (trace - (self.columns.T @ weights) ** 2)
+        on_columns = self.roots**2 * (trace - ((self.columns.T @ weights) ** 2).sum(1))
         out = {name: float(d @ on_diagonal) for name, d in self.d_delta.items()}
         for name, span in self.spans.items():
             by_columns = 2 * float(on_columns[span].sum())
@@ -153,15 +153,16 @@ def estimate_sizes(
     parts: Parts, residual: np.ndarray, directions: np.ndarray, misfit: np.ndarray, by_place: np.ndarray,
     start: np.ndarray, *, last: bool = False,
 ) -> Sizes:  # fmt: skip
-    """The sizes of the parts by REML. residual (n,): values less the form at its prior's mean; directions (n, P): the
-    form's derivatives, each times the standard deviation of its prior; last: to the end, with spread and evidence."""
-    names = parts.names
+    """The sizes of the parts by REML. residual (n,): values less the form at its prior's mean, or (n, k): columns whose
+    R R' is what r r' is expected to be; directions (n, P): the form's derivatives, each times the standard deviation of
+    its prior; last: to the end, with spread and evidence."""
+    names, residual = parts.names, residual.reshape(len(residual), -1)
 
     def against(phi: np.ndarray) -> tuple[float, np.ndarray]:
         covariance = Covariance(parts, phi, misfit, by_place, directions)
         weights = covariance.solve(residual)
         density, slope = log_prior(names, phi)
-        value = 0.5 * (covariance.log_determinant + float(residual @ weights)) - density
+        value = 0.5 * (covariance.log_determinant + float((residual * weights).sum())) - density
         return value, 0.5 * covariance.gradient(weights) - slope
 
     from scipy import optimize

@@ -17,6 +17,7 @@ from ...units import compact
 from ..findings import Finding, finding, run_to_add
 from . import form
 from .member import one_thread
+from .noise import Noise
 from .predictor import Predictor, predictor
 from .runs import group_labels
 
@@ -26,12 +27,8 @@ LEAST_RUNS, LEAST_SIZES = 6, 3
 LEAST_FOR_FLOOR, NEAR = 3, 3.0  # budgets; x the largest, up to where two will do
 MOST_RUNS = 400  # a design of more is thinned
 RISES = 4.0  # t of a slope that is no chance
-# What trained models typically have: the scatter of a run, of what a slice shares, and of a single reading. Readings
-# of one trajectory share the part COMMON of a run's variance, the rest dies off over DISTANCE in ln C, and each
-# trajectory bends by itself: by BEND for every factor e in C (docs/measured/nested.md).
-NOISE, SHARED, READING = 3e-3, 1e-3, 3e-4
-BEND = 0.003
-COMMON, DISTANCE = 0.6, 0.7
+# What trained models typically have; here each trajectory bends by itself as well.
+TYPICAL = Noise(bend=0.003)
 # (alpha, beta) of surfaces in the literature and around; the floor, and what is above it at the middle of the design.
 NOMINAL = ((0.35, 0.35), (0.34, 0.28), (0.18, 0.45), (0.5, 0.2), (0.30, 0.29))
 FLOOR, ABOVE = 0.6, 0.1
@@ -69,13 +66,8 @@ def widths(
     middle = float(np.mean(log_c))
     x, t = log_c - middle, target - middle
     z = log_n - (optimum[1] - slope * (optimum[0] - middle))
-    covariance = np.eye(len(x)) * (READING**2 + (NOISE**2 if trajectory is None else 0))
-    if trajectory is not None:
-        along = COMMON + (1 - COMMON) * np.exp(-np.abs(x[:, None] - x) / DISTANCE)
-        off = x - (np.bincount(trajectory, x) / np.bincount(trajectory))[trajectory]
-        covariance += (NOISE**2 * along + BEND**2 * np.outer(off, off)) * (trajectory[:, None] == trajectory)
-    if slices is not None:
-        covariance += SHARED**2 * (slices[:, None] == slices)
+    labels = np.arange(len(x)) if trajectory is None else trajectory
+    covariance = TYPICAL.covariance(x, labels, slices)
     factor = linalg.cho_factor(noise**2 * covariance)
     free, floor, each = list(LOOSE), np.array([FLOOR]), []
     # The floor may lie anywhere between nothing and the lowest loss.
@@ -164,14 +156,15 @@ class Lacking(NamedTuple):
 
 def undetermined(
     table: Table, target: float, frontier: tuple[float, float, float] | None = None, share_sizes: bool = False,
-    scatter: float = NOISE,
+    scatter: float = TYPICAL.run,
 ) -> Lacking:  # fmt: skip
     """Whether the design of `table`, whose losses may be nan, determines N* and L* at `target`, a budget in FLOPs:
     `not_identified` where it does not, whatever the losses are. frontier (ln C, ln N*, d ln N* / d ln C): where the
     optimum is thought to be; without it, in the middle of each slice's sizes. share_sizes: whether runs of one size are
     to be taken for readings of one training where the table does not say; scatter: of one run, relative, which counts
     where it is next to none."""
-    design = _Design(table, frontier or middle_of(table), share_sizes, scatter / NOISE if scatter < EXACT else 1.0)
+    noise = scatter / TYPICAL.run if scatter < EXACT else 1.0
+    design = _Design(table, frontier or middle_of(table), share_sizes, noise)
     found = design.widths(target)
     lacks = BOTH if design.ladder else found.lacks
     if design.isoflop and design.budgets < LEAST_FOR_FLOOR and target > NEAR * float(table.budget_flops.max()):

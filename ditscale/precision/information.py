@@ -1,0 +1,224 @@
+"""What the predictor will say of a study, by linear algebra: it is linear in the losses but for the weights of its
+members, so at a law and a covariance of the errors its answers, their scatter and their intervals are known.
+
+The members are those of laws/predictor, with their priors, walks and evidence. The sizes of the errors' parts are those
+that REML is expected to find: its criterion with r r' replaced by what that is on average."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ..laws.predictor import form
+from ..laws.predictor.errors import STEP, Covariance, Parts, Sizes, estimate_sizes
+from ..laws.predictor.member import BEST, DOFS, TAKEN
+from ..laws.predictor.noise import Noise
+from ..laws.predictor.predictor import LEAST_FOR_BEND, MEMBERS, ODDS
+from ..laws.predictor.runs import Runs, runs_of
+from .design import Design
+from .surfaces import Surface
+
+ASKED = ("loss", "n_params", "exponent")  # ln L*, ln N* and d ln N* / d ln C at the target
+DRAWS = 128  # of the errors, half of them the others' negatives
+FREE = form.FREE["bent"]
+SHUT = 1e-6  # standard deviation of what a member does not let free
+
+
+class Local(NamedTuple):
+    """The family at a law's runs. theta (10,): the bent member's free parameters at the law, and the floor, all less
+    their values there; derivatives (n, 10) of ln L; rest (n,): the law's ln L less the form's; misfit, by_place (n,):
+    as of `Covariance`; asks (3, 10): gradients of ASKED; x: of the target."""
+
+    runs: Runs
+    theta: np.ndarray
+    derivatives: np.ndarray
+    rest: np.ndarray
+    misfit: np.ndarray
+    by_place: np.ndarray
+    asks: np.ndarray
+    x: float
+    best: float
+
+
+def local(design: Design, surface: Surface, target: float) -> Local:
+    log_c, log_n = np.log(design.budget_flops), np.log(design.n_params)
+    runs = runs_of(design.table(surface.loss(log_c, log_n)))
+    x0, last = runs.x0, float(runs.node_x[-1])
+    alpha, beta = surface.fall / surface.slope / surface.p, surface.fall / (1 - surface.slope) / surface.p
+    curved = math.log(surface.p)
+    # The form is of e^-shift L.
+    floor, k = surface.floor / math.exp(runs.shift), surface.above - surface.fall * (x0 - surface.at) - runs.shift
+    named = {form.N0: float(surface.log_size(x0)) - runs.z0, form.K: k, form.LOG_P: math.log(alpha)}
+    named |= {form.LOG_Q: math.log(beta), form.G: curved, form.C: curved, form.D: curved}
+    theta = np.array([named.get(i, 0.0) for i in FREE])
+    full, expansion = form.expand("bent", theta[None])
+    at = np.array([floor])
+    values = form.evaluate(full, at, runs.x, runs.z)
+    by_floor = 1 / values.f[0]
+    derivatives = np.column_stack([values.jacobian[0] @ expansion[0] * by_floor[:, None], by_floor])
+    x = math.log(target) - x0
+    (best,), by_loss = form.frontier(full, at, x)
+    gradients = [by_loss / best, form.place(full, x, last)[1], form.slope(full, x, last)[1]]
+    asks = np.column_stack([np.vstack(gradients) @ expansion[0], [1 / best, 0, 0]])
+    misfit = np.clip(values.f[0] / values.optimum[0] - 1, 0, 2) ** 2
+    by_place = values.jacobian[0, :, form.N0] * by_floor
+    rest = runs.y - np.log(values.f[0])
+    return Local(runs, np.append(theta, 0.0), derivatives, rest, misfit, by_place, asks, x, float(best))
+
+
+class Spoken(NamedTuple):
+    """What one member makes of the runs. rows (3, n): how its answers move with ln L; off (3,): its error without any
+    in the runs; spreads (3,): standard deviations that it states; dofs (3,); whole: the covariance of the runs, the
+    form not known; distance (n,): of the law from its prior; constant: of its evidence."""
+
+    rows: np.ndarray
+    off: np.ndarray
+    spreads: np.ndarray
+    dofs: np.ndarray
+    whole: Covariance
+    distance: np.ndarray
+    constant: float
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A member of the predictor at a law. sizes: of its errors' parts."""
+
+    name: str
+    walks: bool
+    here: Local
+    sizes: Sizes | None = None
+
+    @property
+    def prior(self) -> tuple[np.ndarray, np.ndarray]:
+        """(mean, standard deviation), each (10,): shut where the member is less than the bent one."""
+        own, mean, spread = form.FREE[self.name], *form.prior("bent")
+        spread = np.where(np.isin(FREE, own), spread, SHUT)
+        lowest = math.exp(float(self.here.runs.y.min()))
+        return np.append(mean, 0.0), np.append(spread, BEST * lowest / math.sqrt(12))
+
+    @property
+    def parts(self) -> Parts:
+        runs = self.here.runs
+        return Parts(runs.x, runs.z, runs.se, runs.nodes, runs.node_x, runs.groups, self.walks, runs.count)
+
+    def off_prior(self) -> np.ndarray:
+        """The law's ln L less that of the prior's mean (n,)."""
+        mean, _ = self.prior
+        return self.here.derivatives @ (self.here.theta - mean) + self.here.rest
+
+    def sized(self, root: np.ndarray) -> "Speaker":
+        """With the sizes that REML is expected to find. root (n, n): of the true covariance."""
+        residual, (_, spread) = np.column_stack([root, self.off_prior()]), self.prior
+        directions, parts = self.here.derivatives * spread, self.parts
+        at = (self.here.misfit, self.here.by_place)
+        start = estimate_sizes(parts, residual, directions, *at, parts.start()).phi
+        return replace(self, sizes=estimate_sizes(parts, residual, directions, *at, start, last=True))
+
+    def _solved(self, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows (3, n), off (3,), variances (3,)) of the answers under sizes phi."""
+        here, parts, (mean, spread) = self.here, self.parts, self.prior
+        covariance = Covariance(parts, phi, here.misfit, here.by_place)
+        weighted = covariance.solve(here.derivatives)
+        precision = np.diag(1 / spread**2)
+        inverse = np.linalg.inv(here.derivatives.T @ weighted + precision)
+        known, own = np.zeros((len(here.runs), 3)), np.zeros(3)
+        if self.walks:
+            walked, sizes = parts.walked(here.x), covariance.sizes
+            known[:, 0] = walked[:-1] * covariance.variance * math.exp(2 * sizes["level"])
+            known[:, 1] = walked[:-1] * here.by_place * math.exp(2 * sizes["place"])
+            own[0] = walked[-1] * covariance.variance * math.exp(2 * sizes["level"])
+            own[1] = walked[-1] * math.exp(2 * sizes["place"])
+        pull = covariance.solve(known)
+        toward = here.asks - pull.T @ here.derivatives
+        moved = toward @ inverse
+        rows = pull.T + moved @ weighted.T
+        off = rows @ here.rest + moved @ (precision @ (mean - here.theta))
+        variances = (moved * toward).sum(1) + own - (known * pull).sum(0)
+        return rows, off, np.maximum(variances, 1e-16)
+
+    def speaks(self, root: np.ndarray) -> Spoken:
+        """What it says of runs whose errors have the covariance root root'."""
+        assert self.sizes is not None
+        here, (_, spread), phi = self.here, self.prior, self.sizes.phi
+        rows, off, variances = self._solved(phi)
+        moves, of_variance = [], []
+        for step in STEP * np.eye(len(phi)):
+            up, down = self._solved(phi + step), self._solved(phi - step)
+            moves.append(np.column_stack([(up[0] - down[0]) @ root, up[1] - down[1]]) / (2 * STEP))
+            of_variance.append((up[2] - down[2]) / (2 * STEP))
+        move, gradient = np.array(moves), np.array(of_variance)
+        uncertain = np.einsum("iqk,ij,jqk->q", move, self.sizes.spread, move)
+        known = np.einsum("iq,ij,jq->q", gradient, self.sizes.spread, gradient)
+        variances = variances + uncertain
+        dofs = np.clip(2 * variances**2 / np.maximum(known, 1e-300), DOFS, self._most_dofs())
+        whole = Covariance(self.parts, phi, here.misfit, here.by_place, here.derivatives * spread)
+        distance = self.off_prior()
+        columns = np.column_stack([root, distance])
+        expected = float((columns * whole.solve(columns)).sum())
+        return Spoken(rows, off, np.sqrt(variances), dofs, whole, distance, self.sizes.evidence + expected / 2)
+
+    def _most_dofs(self) -> float:
+        runs = self.here.runs
+        shared = [labels.max() + 1 - TAKEN for name, labels in runs.groups.items() if self._size(name) > 0]
+        return float(max(min([len(runs) - len(form.FREE[self.name]) - 1, *shared]), DOFS))
+
+    def _size(self, name: str) -> float:
+        assert self.sizes is not None
+        return dict(zip(self.parts.names, self.sizes.phi, strict=True))[name]
+
+
+@dataclass(frozen=True)
+class Studies:
+    """What studies of one law find: error (3, draws) of ASKED, width (3, draws) of the 95 % interval that is stated,
+    and whether it holds the truth."""
+
+    error: np.ndarray
+    width: np.ndarray
+    held: np.ndarray
+
+
+def studies(design: Design, surface: Surface, target: float, noise: Noise) -> Studies:
+    """What studies of a design under a law are expected to find and to state at `target`, a budget in FLOPs."""
+    here = local(design, surface, target)
+    rows = here.runs.rows
+    log_c = np.log(design.budget_flops)[rows]
+    labels = (part[rows] for part in (design.trajectory, design.slices(), design.sizes()))
+    root = np.linalg.cholesky(noise.covariance(log_c, *labels))
+    half = root @ np.random.default_rng(0).standard_normal((len(rows), DRAWS // 2))
+    errors = np.column_stack([half, -half])
+    budgets = len(here.runs.node_x)
+    asked = MEMBERS if budgets >= LEAST_FOR_BEND else MEMBERS[:-1]
+    said = [Speaker(name, walks and budgets > 1, here).sized(root).speaks(root) for name, walks in asked]
+    scores = np.array([_evidence(each, errors) for each in said]) + np.log(ODDS[: len(said)])[:, None]
+    weights = np.exp(scores - np.logaddexp.reduce(scores))
+    means = np.array([each.rows @ errors + each.off[:, None] for each in said])
+    spreads, dofs = (np.array([getattr(each, name) for each in said]) for name in ("spreads", "dofs"))
+    middle, low, high = _quantiles(weights, means, spreads, dofs)
+    return Studies(middle, high - low, (low < 0) & (high > 0))
+
+
+def _evidence(said: Spoken, errors: np.ndarray) -> np.ndarray:
+    """ln of a member's evidence in each study (draws,)."""
+    off = errors + said.distance[:, None]
+    return said.constant - 0.5 * (off * said.whole.solve(off)).sum(0)
+
+
+def _quantiles(weights: np.ndarray, means: np.ndarray, spreads: np.ndarray, dofs: np.ndarray) -> list[np.ndarray]:
+    """The median and the 95 % (3, draws) of the mixtures of t: weights (m, draws), means (m, 3, draws), spreads and
+    dofs (m, 3)."""
+    from scipy.special import stdtr, stdtrit
+
+    keep = weights.max(1) > 1e-3
+    weights, means, spreads, dofs = weights[keep], means[keep], spreads[keep], dofs[keep]
+    out = []
+    for share in (0.5, 0.025, 0.975):
+        each = means + (spreads * stdtrit(dofs, share))[..., None]
+        low, high = each.min(0), each.max(0)
+        for _ in range(20):
+            middle = (low + high) / 2
+            below = (stdtr(dofs[..., None], (middle - means) / spreads[..., None]) * weights[:, None]).sum(0)
+            low, high = np.where(below < share, middle, low), np.where(below < share, high, middle)
+        out.append((low + high) / 2)
+    return out
