@@ -110,7 +110,9 @@ class Covariance:
         return 1 / self.delta - (self.half**2).sum(0)
 
     def gradient(self, weights: np.ndarray) -> np.ndarray:
-        """d/dphi of ln|V| - sum w' V w at w (n, k), columns held fixed: tr(V^-1 dV) - sum w' dV w for every part."""
+        """d/dphi of ln|V| - w' V w at w held fixed: tr(V^-1 dV) - w' dV w for every part. w (n,), or columns (n, k)
+        whose terms are summed."""
+        weights = weights.reshape(len(weights), -1)
         on_diagonal = self.diagonal() - (weights**2).sum(1)
         trace = (self.columns**2 / self.delta[:, None]).sum(0) - ((self.half @ self.columns) ** 2).sum(0)
         on_columns = self.roots**2 * (trace - ((self.columns.T @ weights) ** 2).sum(1))
