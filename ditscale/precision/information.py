@@ -20,7 +20,8 @@ from .design import Design
 from .surfaces import Surface
 
 ASKED = ("loss", "n_params", "exponent")  # ln L*, ln N* and d ln N* / d ln C at the target
-DRAWS = 128  # of the errors, half of them the others' negatives
+DRAWS = 64  # of the errors, half of them the others' negatives
+FAR = 9.0  # of a member's ln evidence below the best: it does not count
 FREE = form.FREE["bent"]
 SHUT = 1e-6  # standard deviation of what a member does not let free
 
@@ -83,12 +84,13 @@ class Spoken(NamedTuple):
 
 @dataclass(frozen=True)
 class Speaker:
-    """A member of the predictor at a law. sizes: of its errors' parts."""
+    """A member of the predictor at a law. odds: ln of its prior odds; sizes: of its errors' parts."""
 
     name: str
     walks: bool
+    odds: float
     here: Local
-    sizes: Sizes | None = None
+    sizes: Sizes = Sizes(np.zeros(0), np.zeros((0, 0)), 0.0)
 
     @property
     def prior(self) -> tuple[np.ndarray, np.ndarray]:
@@ -108,28 +110,35 @@ class Speaker:
         mean, _ = self.prior
         return self.here.derivatives @ (self.here.theta - mean) + self.here.rest
 
-    def sized(self, root: np.ndarray) -> "Speaker":
-        """With the sizes that REML is expected to find. root (n, n): of the true covariance."""
+    def sized(self, root: np.ndarray, start: np.ndarray | None, *, last: bool = False) -> "Speaker":
+        """With the sizes that REML is expected to find; root (n, n): of the true covariance."""
         residual, (_, spread) = np.column_stack([root, self.off_prior()]), self.prior
-        directions, parts = self.here.derivatives * spread, self.parts
-        at = (self.here.misfit, self.here.by_place)
-        start = estimate_sizes(parts, residual, directions, *at, parts.start()).phi
-        return replace(self, sizes=estimate_sizes(parts, residual, directions, *at, start, last=True))
+        at = (self.here.derivatives * spread, self.here.misfit, self.here.by_place)
+        start = self.parts.start() if start is None else start
+        return replace(self, sizes=estimate_sizes(self.parts, residual, *at, start, last=last))
+
+    def covariance(self, more: np.ndarray | None = None, phi: np.ndarray | None = None) -> Covariance:
+        """Of the runs as the member sees them, with further columns."""
+        phi = self.sizes.phi if phi is None else phi
+        return Covariance(self.parts, phi, self.here.misfit, self.here.by_place, more)
+
+    def walked(self, sizes: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Covariance (n, 3) of the runs' walks with those of ASKED, and the variances (3,) of the latter."""
+        here = self.here
+        if not self.walks:
+            return np.zeros((len(here.runs), 3)), np.zeros(3)
+        walked, n = self.parts.walked(here.x), len(here.runs)
+        level, place = math.exp(2 * (sizes["s"] + sizes["level"])), math.exp(2 * sizes["place"])
+        known = np.column_stack([walked[:n] * level, walked[:n] * here.by_place * place, np.zeros(n)])
+        return known, walked[-1] * np.array([level, place, 0.0])
 
     def _solved(self, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(rows (3, n), off (3,), variances (3,)) of the answers under sizes phi."""
-        here, parts, (mean, spread) = self.here, self.parts, self.prior
-        covariance = Covariance(parts, phi, here.misfit, here.by_place)
+        here, (mean, spread), covariance = self.here, self.prior, self.covariance(phi=phi)
         weighted = covariance.solve(here.derivatives)
         precision = np.diag(1 / spread**2)
         inverse = np.linalg.inv(here.derivatives.T @ weighted + precision)
-        known, own = np.zeros((len(here.runs), 3)), np.zeros(3)
-        if self.walks:
-            walked, sizes = parts.walked(here.x), covariance.sizes
-            known[:, 0] = walked[:-1] * covariance.variance * math.exp(2 * sizes["level"])
-            known[:, 1] = walked[:-1] * here.by_place * math.exp(2 * sizes["place"])
-            own[0] = walked[-1] * covariance.variance * math.exp(2 * sizes["level"])
-            own[1] = walked[-1] * math.exp(2 * sizes["place"])
+        known, own = self.walked(covariance.sizes)
         pull = covariance.solve(known)
         toward = here.asks - pull.T @ here.derivatives
         moved = toward @ inverse
@@ -140,7 +149,6 @@ class Speaker:
 
     def speaks(self, root: np.ndarray) -> Spoken:
         """What it says of runs whose errors have the covariance root root'."""
-        assert self.sizes is not None
         here, (_, spread), phi = self.here, self.prior, self.sizes.phi
         rows, off, variances = self._solved(phi)
         moves, of_variance = [], []
@@ -153,11 +161,11 @@ class Speaker:
         known = np.einsum("iq,ij,jq->q", gradient, self.sizes.spread, gradient)
         variances = variances + uncertain
         dofs = np.clip(2 * variances**2 / np.maximum(known, 1e-300), DOFS, self._most_dofs())
-        whole = Covariance(self.parts, phi, here.misfit, here.by_place, here.derivatives * spread)
+        whole = self.covariance(here.derivatives * spread)
         distance = self.off_prior()
         columns = np.column_stack([root, distance])
         expected = float((columns * whole.solve(columns)).sum())
-        return Spoken(rows, off, np.sqrt(variances), dofs, whole, distance, self.sizes.evidence + expected / 2)
+        return Spoken(rows, off, np.sqrt(variances), dofs, whole, distance, self.odds + self.sizes.evidence + expected / 2)
 
     def _most_dofs(self) -> float:
         runs = self.here.runs
@@ -165,7 +173,6 @@ class Speaker:
         return float(max(min([len(runs) - len(form.FREE[self.name]) - 1, *shared]), DOFS))
 
     def _size(self, name: str) -> float:
-        assert self.sizes is not None
         return dict(zip(self.parts.names, self.sizes.phi, strict=True))[name]
 
 
@@ -179,8 +186,23 @@ class Studies:
     held: np.ndarray
 
 
-def studies(design: Design, surface: Surface, target: float, noise: Noise) -> Studies:
-    """What studies of a design under a law are expected to find and to state at `target`, a budget in FLOPs."""
+def speakers(here: Local, root: np.ndarray, start: dict[int, np.ndarray]) -> list[Speaker]:
+    """The members that count, with sizes. start: where REML starts, by member; it is left where REML ended."""
+    budgets = len(here.runs.node_x)
+    out = []
+    for i, (name, walks) in enumerate(MEMBERS if budgets >= LEAST_FOR_BEND else MEMBERS[:-1]):
+        made = Speaker(name, walks and budgets > 1, math.log(ODDS[i]), here).sized(root, start.get(i))
+        start[i] = made.sizes.phi
+        out.append(made)
+    best = max(each.sizes.evidence for each in out)
+    return [each.sized(root, each.sizes.phi, last=True) for each in out if each.sizes.evidence > best - FAR]
+
+
+def studies(
+    design: Design, surface: Surface, target: float, noise: Noise, start: dict[int, np.ndarray] | None = None
+) -> Studies:
+    """What studies of a design under a law are expected to find and to state at `target`, a budget in FLOPs. start: as
+    of `speakers`, where several laws are asked in turn."""
     here = local(design, surface, target)
     rows = here.runs.rows
     log_c = np.log(design.budget_flops)[rows]
@@ -188,10 +210,8 @@ def studies(design: Design, surface: Surface, target: float, noise: Noise) -> St
     root = np.linalg.cholesky(noise.covariance(log_c, *labels))
     half = root @ np.random.default_rng(0).standard_normal((len(rows), DRAWS // 2))
     errors = np.column_stack([half, -half])
-    budgets = len(here.runs.node_x)
-    asked = MEMBERS if budgets >= LEAST_FOR_BEND else MEMBERS[:-1]
-    said = [Speaker(name, walks and budgets > 1, here).sized(root).speaks(root) for name, walks in asked]
-    scores = np.array([_evidence(each, errors) for each in said]) + np.log(ODDS[: len(said)])[:, None]
+    said = [each.speaks(root) for each in speakers(here, root, {} if start is None else start)]
+    scores = np.array([_evidence(each, errors) for each in said])
     weights = np.exp(scores - np.logaddexp.reduce(scores))
     means = np.array([each.rows @ errors + each.off[:, None] for each in said])
     spreads, dofs = (np.array([getattr(each, name) for each in said]) for name in ("spreads", "dofs"))
@@ -216,7 +236,7 @@ def _quantiles(weights: np.ndarray, means: np.ndarray, spreads: np.ndarray, dofs
     for share in (0.5, 0.025, 0.975):
         each = means + (spreads * stdtrit(dofs, share))[..., None]
         low, high = each.min(0), each.max(0)
-        for _ in range(20):
+        for _ in range(16):
             middle = (low + high) / 2
             below = (stdtr(dofs[..., None], (middle - means) / spreads[..., None]) * weights[:, None]).sum(0)
             low, high = np.where(below < share, middle, low), np.where(below < share, high, middle)

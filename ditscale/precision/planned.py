@@ -61,7 +61,8 @@ def planned_interval(
     UserError where the target is inside the grid or the runs are too few."""
     design.check(target)
     laws = surfaces or nominal(Surface.of(prior, design.middle, design.kappa))
-    each = [studies(design, law, target, noise) for law in laws]
+    start: dict[int, np.ndarray] = {}
+    each = [studies(design, law, target, noise, start) for law in laws]
     return summarised(target, each, [law.log_fall(math.log(target)) for law in laws])
 
 

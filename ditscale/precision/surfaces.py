@@ -1,5 +1,6 @@
 """Laws around a prior: what a study may turn out to measure, before it has measured anything."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -95,6 +96,7 @@ def draws(centre: Surface, count: int, seed: int = 0) -> list[Surface]:
 
 
 def nominal(centre: Surface) -> list[Surface]:
-    """A few laws that stand for all around a surface: itself, and 1.5 standard deviations off in curvature and in the
-    floor."""
-    return [centre.moved((c, f, 0, 0, 0)) for c, f in ((0, 0), (1.5, 0), (-1.5, 0), (0, 1.5), (0, -1.5))]
+    """Eight laws that stand for all around a surface: each a standard deviation off in everything, in all combinations
+    of curvature, floor and fall; with the scatter of `draws` in each of the five, and none between them."""
+    signs = itertools.product((-1, 1), repeat=3)
+    return [centre.moved((c, f, g, c * f, c * g)) for c, f, g in signs]

@@ -144,7 +144,7 @@ def log_prior(names: tuple[str, ...], phi: np.ndarray) -> tuple[float, np.ndarra
 
 class Sizes(NamedTuple):
     """phi: the logs of the parts' sizes at their most probable; spread (q, q): their covariance there; evidence: log
-    probability of the runs, phi integrated out by Laplace."""
+    probability of the runs, phi integrated out by Laplace (short of the end: their joint density, and no spread)."""
 
     phi: np.ndarray
     spread: np.ndarray
@@ -174,7 +174,7 @@ def estimate_sizes(
     start = np.clip(start, *np.array(bounds).T)
     found = optimize.minimize(against, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     if not last:
-        return Sizes(found.x, np.zeros((0, 0)), math.nan)
+        return Sizes(found.x, np.zeros((0, 0)), -float(found.fun))
     steps = STEP * np.eye(len(names))
     hessian = np.array([(against(found.x + e)[1] - against(found.x - e)[1]) / (2 * STEP) for e in steps])
     values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
