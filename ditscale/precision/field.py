@@ -23,23 +23,20 @@ class Field:
     weight: float
 
     @classmethod
-    def of(cls, speaker: Speaker, weight: float) -> Self:
-        """Of all runs that a speaker's law has."""
-        _, spread = speaker.prior
-        whole = speaker.covariance(speaker.here.derivatives * spread)
-        asks = speaker.here.asks * spread
+    def of(cls, speaker: Speaker, weight: float, count: int) -> Self:
+        """Of `count` runs, of which those that a speaker's law leaves out tell nothing."""
+        here, (_, spread) = speaker.here, speaker.prior
+        whole = speaker.covariance(here.derivatives * spread)
+        asks, rows = here.asks * spread, here.runs.rows
         known, own = speaker.walked(whole.sizes)
-        return cls(
-            np.diag(whole.delta) + (whole.columns * whole.roots**2) @ whole.columns.T,
-            speaker.here.derivatives * spread @ asks.T + known, (asks**2).sum(1) + own, weight,
-        )  # fmt: skip
+        among, across = np.eye(count), np.zeros((count, len(asks)))
+        among[np.ix_(rows, rows)] = np.diag(whole.delta) + (whole.columns * whole.roots**2) @ whole.columns.T
+        across[rows] = here.derivatives * spread @ asks.T + known
+        return cls(among, across, (asks**2).sum(1) + own, weight)
 
     def variances(self, chosen: np.ndarray) -> np.ndarray:
         """Of the three numbers (3,), given the runs of the mask chosen (m,)."""
-        return self.asked - (self.across[chosen] * self._pull(chosen)).sum(0)
-
-    def _pull(self, chosen: np.ndarray) -> np.ndarray:
-        return np.linalg.solve(self.among[np.ix_(chosen, chosen)], self.across[chosen])
+        return self.with_block(np.flatnonzero(chosen))
 
     def given(self, chosen: np.ndarray) -> Self:
         """The field that remains when the runs of the mask are known."""
@@ -53,6 +50,11 @@ class Field:
     def with_one(self) -> np.ndarray:
         """Variances (m, 3) of the numbers if one more run is known, for each."""
         return self.asked - self.across**2 / np.maximum(np.diag(self.among), 1e-12)[:, None]
+
+    def with_block(self, rows: np.ndarray) -> np.ndarray:
+        """Variances (3,) of the numbers if several more runs are known."""
+        pull = np.linalg.solve(self.among[np.ix_(rows, rows)], self.across[rows])
+        return self.asked - (self.across[rows] * pull).sum(0)
 
     def known(self, i: int) -> Self:
         """The field that remains when one more run is known."""

@@ -117,6 +117,14 @@ class Speaker:
         start = self.parts.start() if start is None else start
         return replace(self, sizes=estimate_sizes(self.parts, residual, *at, start, last=last))
 
+    def among(self, here: Local) -> "Speaker":
+        """The same member, with the same sizes, at other runs of its law."""
+        made = replace(self, here=here)
+        own = dict(zip(self.parts.names, self.sizes.phi.tolist(), strict=True))
+        start = dict(zip(made.parts.names, made.parts.start().tolist(), strict=True))
+        phi = np.array([own.get(name, value) for name, value in start.items()])
+        return replace(made, sizes=self.sizes._replace(phi=phi))
+
     def covariance(self, more: np.ndarray | None = None, phi: np.ndarray | None = None) -> Covariance:
         """Of the runs as the member sees them, with further columns."""
         phi = self.sizes.phi if phi is None else phi
@@ -132,40 +140,50 @@ class Speaker:
         known = np.column_stack([walked[:n] * level, walked[:n] * here.by_place * place, np.zeros(n)])
         return known, walked[-1] * np.array([level, place, 0.0])
 
-    def _solved(self, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(rows (3, n), off (3,), variances (3,)) of the answers under sizes phi."""
-        here, (mean, spread), covariance = self.here, self.prior, self.covariance(phi=phi)
-        weighted = covariance.solve(here.derivatives)
-        precision = np.diag(1 / spread**2)
-        inverse = np.linalg.inv(here.derivatives.T @ weighted + precision)
+    def _solved(self, phi: np.ndarray, floor: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows (3, n), off (3,), variances (3,)) of the answers under sizes phi; floor: whether it is free, or known
+        to be the law's."""
+        here, covariance, free = self.here, self.covariance(phi=phi), slice(None if floor else -1)
+        (mean, spread), derivatives, asks = self.prior, here.derivatives[:, free], here.asks[:, free]
+        weighted = covariance.solve(derivatives)
+        precision = np.diag(1 / spread[free] ** 2)
+        inverse = np.linalg.inv(derivatives.T @ weighted + precision)
         known, own = self.walked(covariance.sizes)
         pull = covariance.solve(known)
-        toward = here.asks - pull.T @ here.derivatives
+        toward = asks - pull.T @ derivatives
         moved = toward @ inverse
         rows = pull.T + moved @ weighted.T
-        off = rows @ here.rest + moved @ (precision @ (mean - here.theta))
+        off = rows @ here.rest + moved @ (precision @ (mean - here.theta)[free])
         variances = (moved * toward).sum(1) + own - (known * pull).sum(0)
         return rows, off, np.maximum(variances, 1e-16)
 
+    def variances(self) -> np.ndarray:
+        """Of ASKED (3,) at the sizes found."""
+        return self._solved(self.sizes.phi, True)[2]
+
     def speaks(self, root: np.ndarray) -> Spoken:
-        """What it says of runs whose errors have the covariance root root'."""
+        """What it says of runs whose errors have the covariance root root'. As in `Member.says`: at each floor the
+        interval is a t by how well the variance is known there, and the floors have as many degrees of freedom as the
+        runs leave; both together by Welch's formula."""
         here, (_, spread), phi = self.here, self.prior, self.sizes.phi
-        rows, off, variances = self._solved(phi)
-        moves, of_variance = [], []
+        rows, off, variances = self._solved(phi, True)
+        at_floor = self._solved(phi, False)[2]
+        moves, slopes = [], []
         for step in STEP * np.eye(len(phi)):
-            up, down = self._solved(phi + step), self._solved(phi - step)
+            up, down = self._solved(phi + step, False), self._solved(phi - step, False)
             moves.append(np.column_stack([(up[0] - down[0]) @ root, up[1] - down[1]]) / (2 * STEP))
-            of_variance.append((up[2] - down[2]) / (2 * STEP))
-        move, gradient = np.array(moves), np.array(of_variance)
-        uncertain = np.einsum("iqk,ij,jqk->q", move, self.sizes.spread, move)
-        known = np.einsum("iq,ij,jq->q", gradient, self.sizes.spread, gradient)
-        variances = variances + uncertain
-        dofs = np.clip(2 * variances**2 / np.maximum(known, 1e-300), DOFS, self._most_dofs())
-        whole = self.covariance(here.derivatives * spread)
-        distance = self.off_prior()
+            slopes.append((up[2] - down[2]) / (2 * STEP))
+        uncertain = np.einsum("iqk,ij,jqk->q", np.array(moves), self.sizes.spread, np.array(moves))
+        known = np.einsum("iq,ij,jq->q", np.array(slopes), self.sizes.spread, np.array(slopes))
+        most, between = self._most_dofs(), np.maximum(variances - at_floor, 0.0)
+        dofs = np.clip(2 * at_floor**2 / np.maximum(known, 1e-300), DOFS, most)
+        each = at_floor + uncertain
+        both = (each + between) ** 2 / (each**2 / dofs + between**2 / most)
+        whole, distance = self.covariance(here.derivatives * spread), self.off_prior()
         columns = np.column_stack([root, distance])
         expected = float((columns * whole.solve(columns)).sum())
-        return Spoken(rows, off, np.sqrt(variances), dofs, whole, distance, self.odds + self.sizes.evidence + expected / 2)
+        evidence = self.odds + self.sizes.evidence + expected / 2
+        return Spoken(rows, off, np.sqrt(each + between), both, whole, distance, evidence)
 
     def _most_dofs(self) -> float:
         runs = self.here.runs
@@ -198,17 +216,27 @@ def speakers(here: Local, root: np.ndarray, start: dict[int, np.ndarray]) -> lis
     return [each.sized(root, each.sizes.phi, last=True) for each in out if each.sizes.evidence > best - FAR]
 
 
+def root_of(design: Design, here: Local, noise: Noise) -> np.ndarray:
+    """Of the true covariance of the runs that take part (n, n)."""
+    rows = here.runs.rows
+    labels = (part[rows] for part in (design.trajectory, design.slices(), design.sizes()))
+    return np.linalg.cholesky(noise.covariance(np.log(design.budget_flops)[rows], *labels))
+
+
+def weights_of(said: list[Speaker]) -> np.ndarray:
+    """The weights (m,) that members are expected to have, by the mean of their evidence."""
+    scores = np.array([each.odds + each.sizes.evidence for each in said])
+    return np.exp(scores - np.logaddexp.reduce(scores))
+
+
 def studies(
     design: Design, surface: Surface, target: float, noise: Noise, start: dict[int, np.ndarray] | None = None
 ) -> Studies:
     """What studies of a design under a law are expected to find and to state at `target`, a budget in FLOPs. start: as
     of `speakers`, where several laws are asked in turn."""
     here = local(design, surface, target)
-    rows = here.runs.rows
-    log_c = np.log(design.budget_flops)[rows]
-    labels = (part[rows] for part in (design.trajectory, design.slices(), design.sizes()))
-    root = np.linalg.cholesky(noise.covariance(log_c, *labels))
-    half = root @ np.random.default_rng(0).standard_normal((len(rows), DRAWS // 2))
+    root = root_of(design, here, noise)
+    half = root @ np.random.default_rng(0).standard_normal((len(root), DRAWS // 2))
     errors = np.column_stack([half, -half])
     said = [each.speaks(root) for each in speakers(here, root, {} if start is None else start)]
     scores = np.array([_evidence(each, errors) for each in said])

@@ -12,6 +12,7 @@ import numpy as np
 # additive form's; of ln (L* - E), the floor, L* and its fall being as the prior has them; of the fall d ln L* / d ln C,
 # relative; of ln N*; and of the model exponent.
 CURVATURE, ABOVE, FALL, PLACE, EXPONENT = 0.35, 0.3, 0.15, 0.3, 0.03
+NEAR_ONE, FAR_OFF = 0.45, 1.34  # standard deviations of the curvature in `nominal`
 LEAST_ABOVE, LEAST_SLOPE = 0.02, 0.15  # of L*; of the model exponent, which is as far from 1 at most
 
 
@@ -96,7 +97,8 @@ def draws(centre: Surface, count: int, seed: int = 0) -> list[Surface]:
 
 
 def nominal(centre: Surface) -> list[Surface]:
-    """Eight laws that stand for all around a surface: each a standard deviation off in everything, in all combinations
-    of curvature, floor and fall; with the scatter of `draws` in each of the five, and none between them."""
+    """Eight laws that stand for all around a surface: a standard deviation off in everything, in all combinations of
+    the signs of curvature, floor and fall. Half of them have slices nearly as curved as the additive form's, as of
+    normal numbers half are; the standard deviation of the curvature over all eight is still one."""
     signs = itertools.product((-1, 1), repeat=3)
-    return [centre.moved((c, f, g, c * f, c * g)) for c, f, g in signs]
+    return [centre.moved((c * (NEAR_ONE if f == g else FAR_OFF), f, g, c * f, c * g)) for c, f, g in signs]
