@@ -39,33 +39,33 @@ class Local(NamedTuple):
     by_place: np.ndarray
     asks: np.ndarray
     x: float
-    best: float
 
 
 def local(design: Design, surface: Surface, target: float) -> Local:
+    """The family at a law that is thought of, and at the runs of a design that would take part in a fit."""
     log_c, log_n = np.log(design.budget_flops), np.log(design.n_params)
     runs = runs_of(design.table(surface.loss(log_c, log_n)))
-    x0, last = runs.x0, float(runs.node_x[-1])
     alpha, beta = surface.fall / surface.slope / surface.p, surface.fall / (1 - surface.slope) / surface.p
-    curved = math.log(surface.p)
-    # The form is of e^-shift L.
-    floor, k = surface.floor / math.exp(runs.shift), surface.above - surface.fall * (x0 - surface.at) - runs.shift
-    named = {form.N0: float(surface.log_size(x0)) - runs.z0, form.K: k, form.LOG_P: math.log(alpha)}
+    # The form is of e^-shift L; slices 1 / p times as curved have p times the exponents' scale.
+    k, curved = surface.above - surface.fall * (runs.x0 - surface.at) - runs.shift, math.log(surface.p)
+    named = {form.N0: float(surface.log_size(runs.x0)) - runs.z0, form.K: k, form.LOG_P: math.log(alpha)}
     named |= {form.LOG_Q: math.log(beta), form.G: curved, form.C: curved, form.D: curved}
-    theta = np.array([named.get(i, 0.0) for i in FREE])
+    return local_at(runs, np.array([named.get(i, 0.0) for i in FREE]), surface.floor / math.exp(runs.shift), target)
+
+
+def local_at(runs: Runs, theta: np.ndarray, floor: float, target: float) -> Local:
+    """The family at theta, the bent member's free parameters (9,), and a floor."""
+    last, x, at = float(runs.node_x.max()), math.log(target) - runs.x0, np.array([floor])
     full, expansion = form.expand("bent", theta[None])
-    at = np.array([floor])
     values = form.evaluate(full, at, runs.x, runs.z)
     by_floor = 1 / values.f[0]
     derivatives = np.column_stack([values.jacobian[0] @ expansion[0] * by_floor[:, None], by_floor])
-    x = math.log(target) - x0
     (best,), by_loss = form.frontier(full, at, x)
     gradients = [by_loss / best, form.place(full, x, last)[1], form.slope(full, x, last)[1]]
     asks = np.column_stack([np.vstack(gradients) @ expansion[0], [1 / best, 0, 0]])
     misfit = np.clip(values.f[0] / values.optimum[0] - 1, 0, 2) ** 2
     by_place = values.jacobian[0, :, form.N0] * by_floor
-    rest = runs.y - np.log(values.f[0])
-    return Local(runs, np.append(theta, 0.0), derivatives, rest, misfit, by_place, asks, x, float(best))
+    return Local(runs, np.append(theta, 0.0), derivatives, runs.y - np.log(values.f[0]), misfit, by_place, asks, x)
 
 
 class Spoken(NamedTuple):

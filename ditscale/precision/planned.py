@@ -16,13 +16,14 @@ from .surfaces import Prior, Surface, nominal
 
 # What trained models typically have (docs/planning.md); a size effect: what suits one size better than another.
 TYPICAL = Noise(size=1.5e-3)
+RANGE = (0.05, 0.95)  # of the widths under the laws around the prior
 
 
 @dataclass(frozen=True)
 class Precision(Result):
     """Of one number. error: standard deviation of the errors that studies have; width: full width of the 95 % interval
-    that is stated, in the median; low and high: of its medians over the laws around the prior. Of N* and the multiplier
-    all are of the natural logarithm, of L* relative."""
+    that is stated, in the median; low and high: of the median widths under the laws around the prior. Of N* and the
+    multiplier all are of the natural logarithm, of L* relative."""
 
     error: float
     width: float
@@ -74,5 +75,7 @@ def summarised(target: float, each: Sequence[Studies], falls: Sequence[float]) -
     # Two designs' losses err alone each, and a loss is worth FLOPs by how slowly it falls.
     apart = [math.sqrt(2) * s.error[0] / fall for s, fall in zip(each, falls, strict=True)]
     rows.append((np.concatenate(apart), [math.sqrt(2) * float(w[0]) / f for w, f in zip(widths, falls, strict=True)]))
-    parts = [Precision(float(np.sqrt(np.mean(e**2))), float(np.median(w)), min(w), max(w)) for e, w in rows]
+    parts = [
+        Precision(float(np.sqrt(np.mean(e**2))), float(np.median(w)), *np.quantile(w, RANGE).tolist()) for e, w in rows
+    ]
     return Planned(target, *parts)

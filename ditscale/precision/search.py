@@ -91,37 +91,48 @@ class Search:
         """Variances (laws, 3) if several more runs are known."""
         return self.over_laws(lambda f: f.with_block(rows))
 
+    def spread(self, chosen: np.ndarray) -> np.ndarray:
+        """Standard deviations of ASKED (3,), given the runs of a mask: the geometric mean over the laws."""
+        return np.exp(0.5 * np.log(self.over_laws(lambda f: f.variances(chosen))).mean(0))
+
     def of(self, chosen: np.ndarray) -> float:
         """The gap of a choice."""
         return float(self.gap(self.over_laws(lambda f: f.variances(chosen))))
 
-    def grown(self, chosen: np.ndarray, most: float = math.inf) -> np.ndarray:
-        """The choice with what closes the gap at least cost, until it is closed, costs over `most`, or nothing helps. A
-        budget is opened by SLICE sizes about its optimum."""
-        candidates, chosen = self.candidates, chosen.copy()
-        least = FREE * float(candidates.cost.sum())
+    def grown(self, chosen: np.ndarray, most: float) -> np.ndarray:
+        """The choice with what closes the gap at least cost, until it is closed, or nothing helps that costs at most
+        `most` in all. A budget is opened by SLICE sizes about its optimum."""
+        chosen = chosen.copy()
         fields = [[f.given(chosen) for f in members] for members in self.fields]
         now = replace(self, fields=fields)
         gap = float(now.gap(now.over_laws(lambda f: f.asked)))
         while gap > 0:
-            opened = np.isin(candidates.budgets, candidates.budgets[chosen])
-            after = np.where(chosen | ~opened, math.inf, now.gap(now.over_laws(Field.with_one)))
-            gains = (gap - after) / (candidates.added(chosen) + least)
-            moves = [(float(gains.max()), np.array([int(np.argmax(gains))]))] if opened.any() else []
-            for label in np.unique(candidates.budgets[~opened]):
-                block = self._slice(label)
-                more = chosen.copy()
-                more[block] = True
-                cost = candidates.total(more) - candidates.total(chosen) + least * len(block)
-                moves.append(((gap - float(now.gap(now.known_too(block)))) / cost, block))
-            best, rows = max(moves, key=lambda move: move[0])
-            chosen[rows] = True
-            if best <= 0 or candidates.total(chosen) > most:
+            gain, rows = max(self._moves(now, gap, chosen, most), key=lambda move: move[0])
+            if gain <= 0:
                 break
+            chosen[rows] = True
             for i in rows:
                 now = replace(now, fields=[[f.known(int(i)) for f in members] for members in now.fields])
             gap = float(now.gap(now.over_laws(lambda f: f.asked)))
         return chosen
+
+    def _moves(self, now: "Search", gap: float, chosen: np.ndarray, most: float) -> list[tuple[float, np.ndarray]]:
+        """(what the gap loses by a unit of cost, runs to add). now: the fields, given the runs chosen."""
+        candidates, spent = self.candidates, self.candidates.total(chosen)
+        least = FREE * float(candidates.cost.sum())
+        opened = np.isin(candidates.budgets, candidates.budgets[chosen])
+        added = candidates.added(chosen)
+        may = ~chosen & opened & (spent + added <= most)
+        gains = np.where(may, (gap - now.gap(now.over_laws(Field.with_one))) / (added + least), -1.0)
+        moves = [(float(gains.max()), np.array([int(np.argmax(gains))]))]
+        for label in np.unique(candidates.budgets[~opened]):
+            block = self._slice(label)
+            more = chosen.copy()
+            more[block] = True
+            cost = candidates.total(more) - spent
+            if spent + cost <= most:
+                moves.append(((gap - float(now.gap(now.known_too(block)))) / (cost + least * len(block)), block))
+        return moves
 
     def _slice(self, label: int) -> np.ndarray:
         rows = np.flatnonzero(self.candidates.budgets == label)
@@ -144,15 +155,19 @@ class Search:
         counts = np.bincount(self.candidates.budgets[chosen & centred], minlength=self.candidates.budgets.max() + 1)
         return ~centred | (counts > SLICE)[self.candidates.budgets]
 
-    def swapped(self, chosen: np.ndarray) -> np.ndarray:
-        """Tries to do without each of the dearest runs and budgets, and takes what is cheaper."""
-        best, cost = chosen, self.candidates.total(chosen)
+    def swapped(self, chosen: np.ndarray, most: float) -> np.ndarray:
+        """Tries to do without each budget and each of the dearest runs, and takes what is better."""
+        best, value = chosen, self._value(chosen)
         for moves in (self._budgets_of, self._dearest_of):
             for fewer in moves(best):
-                trial = self.thinned(self.grown(fewer, cost))
-                if (now := self.candidates.total(trial)) < cost * (1 - 1e-3) and self.of(trial) <= 0:
-                    best, cost = trial, now
+                trial = self.thinned(self.grown(fewer, min(most, value[1]) if value[0] <= 0 else most))
+                if (now := self._value(trial)) < value:
+                    best, value = trial, now
         return best
+
+    def _value(self, chosen: np.ndarray) -> tuple[float, float]:
+        """What is compared: the gap first, then the cost."""
+        return round(self.of(chosen), 3), self.candidates.total(chosen)
 
     def _budgets_of(self, chosen: np.ndarray) -> list[np.ndarray]:
         """Without each budget, the largest first."""
@@ -164,12 +179,11 @@ class Search:
         dearest = [i for i in rows[np.argsort(-self.candidates.saved(chosen), kind="stable")] if spare[i]][:6]
         return [chosen & (np.arange(len(chosen)) != i) for i in dearest]
 
-    def cheapest(self) -> np.ndarray:
-        """The mask (m,) of the cheapest choice found that reaches the goals; all candidates where even they do not."""
-        everything = np.ones(len(self.candidates), dtype=bool)
-        if self.of(everything) > 0:
-            return everything
-        return self.swapped(self.thinned(self.grown(~everything)))
+    def best(self, most: float = math.inf) -> np.ndarray:
+        """The mask (m,) of the cheapest choice found that reaches the goals or, where none does that costs at most
+        `most`, of the one that comes nearest."""
+        nothing = np.zeros(len(self.candidates), dtype=bool)
+        return self.swapped(self.thinned(self.grown(nothing, most)), most)
 
 
 def fields_of(

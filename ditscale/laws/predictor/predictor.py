@@ -113,7 +113,7 @@ class Predictor:
             best, by_best = self._frontier(full, floor, x)
             return value - best, gradient - by_best
 
-        full, floor = self._typical
+        full, floor = self.typical
         step = np.array([form.off_optimum(full, floor, there, z + h, self.last)[0][0] for h in (-1e-4, 1e-4)])
         by_place = -float(np.diff(np.log(step) if log else step)[0]) / 2e-4
         loss = self._ask(Quantity(own, x, level=1.0, place=by_place))
@@ -153,7 +153,7 @@ class Predictor:
 
     def best_with(self, budget_flops: float, worth: Callable[[np.ndarray], np.ndarray]) -> float:
         """The size of the least loss at a budget whose tokens are worth less: worth(N (k,)) -> FLOPs (k,)."""
-        full, floor = self._typical
+        full, floor = self.typical
         z = float(form.place(full, self._x(budget_flops), self.last)[0][0]) + np.linspace(-4, 7, 400)
         at = np.log(worth(np.exp(z + self.runs.z0))) - self.runs.x0
         loss = [form.off_optimum(full, floor, float(x), float(s), self.last)[0][0] for x, s in zip(at, z, strict=True)]
@@ -221,7 +221,7 @@ class Predictor:
 
     def frontier_line(self) -> tuple[float, float, float]:
         """(ln C, ln N*, d ln N* / d ln C) at the middle of the budgets, by the likeliest member."""
-        full, _ = self._typical
+        full, _ = self.typical
         return self.runs.x0, float(form.place(full, 0.0, self.last)[0][0]) + self.runs.z0, float(full[0, form.A])
 
     def loss(self, budget_flops: float, scatter: int = 0) -> Mixture:
@@ -230,7 +230,7 @@ class Predictor:
 
     def _loss(self, budget_flops: float, scatter: int) -> Quantity:
         x = self._x(budget_flops)
-        z = float(form.place(self._typical[0], x, self.last)[0][0]) if scatter else 0.0
+        z = float(form.place(self.typical[0], x, self.last)[0][0]) if scatter else 0.0
         return Quantity(lambda full, floor: self._frontier(full, floor, x), x, level=1.0, scatter=scatter, z=z)
 
     def place(self, budget_flops: float) -> Mixture:
@@ -277,7 +277,7 @@ class Predictor:
         return self.members[int(np.argmax(self.weights))]
 
     @cached_property
-    def _typical(self) -> tuple[np.ndarray, np.ndarray]:
+    def typical(self) -> tuple[np.ndarray, np.ndarray]:
         """The parameters (1, 9) and floor (1,) of the likeliest member at its best floor."""
         best = slice(self._likeliest.best, self._likeliest.best + 1)
         return form.expand(self._likeliest.name, self._likeliest.theta[best])[0], self._likeliest.floors[best]

@@ -1,0 +1,131 @@
+"""Studies refined run by run until they state what is wanted: cost beside an oracle's, and whether intervals hold.
+
+    python tools/bench/refine.py run --file FILE --studies 50
+    python tools/bench/refine.py table --file FILE
+
+Each study starts with 5 sizes at 4 budgets below 1e17, nested, and adds the batches that `ditscale plan DIR --refine`
+would, until L* is known within 2.5 % and N* within 1.5x, by the intervals that are stated. `run` appends to FILE and
+draws no study twice. The oracle knows the law: its design is the cheapest whose interval is planned to be that narrow.
+"""
+
+import argparse
+import json
+import math
+import os
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from planning import TARGET, laws, parameters, read
+
+from ditscale.laws.predictor.member import one_thread
+from ditscale.laws.predictor.predictor import predictor
+from ditscale.precision.design import Design
+from ditscale.precision.information import studies
+from ditscale.precision.planned import TYPICAL
+from ditscale.precision.refine import STOPPING, Candidates, refine
+from ditscale.precision.search import CENTRED, HALF, Search, fields_of
+from ditscale.precision.surfaces import Surface
+
+BUDGETS = (3e15, 6e15, 1e16, 2e16, 5e16, 1e17, 3e17, 6e17, 1e18, 3e18, 6e18)
+FIRST = (1e16, 2e16, 5e16, 1e17)
+GOALS = np.array([math.log(1.025), math.log(1.5), math.inf])
+STEPS = 15
+
+
+@cache
+def cells(law: Surface) -> tuple[Design, np.ndarray]:
+    """All runs within 14x of the optimum, one seed, nested; and ln N less the optimum's."""
+    pairs = [(c, w) for c in BUDGETS for w in range(128, 1600, 64)]
+    budgets, width = map(np.array, zip(*pairs))
+    off = np.log(parameters(width)) - law.log_size(np.log(budgets))
+    near = np.abs(off) < math.log(14)
+    return Design.of(parameters(width)[near], None, budgets[near], trajectory=width[near]), off[near]
+
+
+def refined(law: Surface, rng: np.random.Generator) -> list:
+    """[errors (3), half-widths as stated at the end (3), FLOPs, batches, whether the goals were reached]."""
+    every, off = cells(law)
+    log_c, log_n, at = np.log(every.budget_flops), np.log(every.n_params), math.log(TARGET)
+    root = np.linalg.cholesky(TYPICAL.covariance(log_c, every.trajectory, every.slices(), every.sizes()))
+    losses = law.loss(log_c, log_n) * np.exp(root @ rng.standard_normal(len(every)))
+    have = (np.abs(off) < CENTRED) & np.isin(every.budget_flops, FIRST)
+    for step in range(STEPS):
+        order = np.argsort(~have, kind="stable")
+        count, here = int(have.sum()), every.take(order)
+        finished = here.take(np.arange(count)).table(losses[order[:count]])
+        cost = np.where(have, 0.0, every.budget_flops)[order]
+        asked = refine(finished, Candidates(here, cost, off[order], True), count, TARGET, GOALS)
+        if not asked.rows:
+            break
+        have[order[list(asked.rows)]] = True
+    best, exponent = (made := predictor(finished)).optimum(TARGET), made.exponent("model", TARGET)
+    errors = [math.log(best.loss.value / law.least(at)), math.log(best.n_params.value) - float(law.log_size(at))]
+    spent = Candidates(every, every.budget_flops, off, True).total(have)
+    halves = [float(half) / STOPPING for half in asked.now.to_array()]
+    return [[*errors, exponent.value - law.slope], halves, spent, step, asked.reached]
+
+
+def oracle(law: Surface) -> float:
+    """FLOPs of the cheapest design, found by search, that is planned to state the goals under its law."""
+    every, off = cells(law)
+    candidates = Candidates(every, every.budget_flops, off, True)
+    chosen, halves = candidates.centred, np.full(3, HALF)
+    best = math.inf
+    for _ in range(4):
+        fields = fields_of(every, chosen, [law], TARGET, TYPICAL)
+        chosen = Search(candidates, fields, 2 * np.log(GOALS / halves)).best()
+        search = Search(candidates, fields, np.zeros(3))
+        widths = np.median(studies(every.take(chosen), law, TARGET, TYPICAL).width, axis=1)
+        if (widths / 2 <= 1.02 * GOALS).all():
+            best = min(best, candidates.total(chosen))
+        halves = widths / 2 / search.spread(chosen)
+    return best
+
+
+def run(file: Path, count: int) -> None:
+    there = {(row[0], row[1]) for row in read(file)}
+    with file.open("a") as out:
+        for number in range(count):
+            for k, law in enumerate(laws()):
+                if (k, number) not in there:
+                    out.write(json.dumps([k, number, *refined(law, np.random.default_rng([k, number]))]) + "\n")
+                    out.flush()
+
+
+def table(file: Path) -> None:
+    rows = defaultdict(list)
+    for k, _, *result in read(file):
+        rows[k].append(result)
+    print("| law | studies | batches | FLOPs | oracle | ratio | L* held | widened | N* held | widened | reached |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for k, law in enumerate(laws()):
+        if not rows[k]:
+            continue
+        errors, halves = (np.array([r[i] for r in rows[k]]) for i in (0, 1))
+        spent, steps, reached = (np.array([r[i] for r in rows[k]], dtype=float) for i in (2, 3, 4))
+        plain, wide = ((np.abs(errors) <= factor * halves).mean(0) for factor in (1.0, STOPPING))
+        cost = oracle(law)
+        print(
+            f"| {k} | {len(spent)} | {steps.mean():.1f} | {spent.mean():.3g} | {cost:.3g} | {spent.mean() / cost:.2f} "
+            f"| {plain[0]:.3f} | {wide[0]:.3f} | {plain[1]:.3f} | {wide[1]:.3f} | {reached.mean():.2f} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("do", choices=("run", "table"))
+    parser.add_argument("--file", type=Path, required=True)
+    parser.add_argument("--studies", type=int, default=50, help="under each law")
+    options = parser.parse_args()
+    with one_thread():
+        if options.do == "run":
+            run(options.file, options.studies)
+        else:
+            table(options.file)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
