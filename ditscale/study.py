@@ -1,14 +1,16 @@
 """What `import ditscale as ds` offers on studies and runs: the functions under the verbs plan, run and evaluate, and
 `Study`, a study directory. Results are tables that a notebook shows."""
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from . import units
 from .config import Evaluation, compose
@@ -24,6 +26,9 @@ from .plan.study import read_study
 if TYPE_CHECKING:
     from .launch.monitor.status import RunStatus
     from .laws import Forecast, Laws, Ledger, Table
+    from .precision.next_runs import NextRuns
+    from .precision.planned import Planned
+    from .precision.studies import Cheapest
 
 SHOWN_ROWS = 7  # of a table in `repr`, which is ten lines at most
 PROGRESS_S = 2.0  # between two calls of a progress function
@@ -82,6 +87,17 @@ class Rows(Sequence[Mapping[str, Any]]):
         return frame([dict(row) for row in self.rows])
 
 
+class _Asked(NamedTuple):
+    """What is asked of a plan: its study and runs; what they do not determine, in words; how many studies to simulate
+    for its precision, 0 for none; and the precision that the cheapest design is to have, "" for none."""
+
+    study: StudySettings
+    runs: tuple[Run, ...]
+    lacking: str
+    simulated: int = 0
+    goal: str = ""
+
+
 @dataclass(frozen=True, repr=False)
 class Plan(Rows):
     """The runs of a study."""
@@ -89,6 +105,36 @@ class Plan(Rows):
     dropped: tuple[Mapping[str, Any], ...] = ()  # cells of the grid without a run, with reasons
     flops: float = 0.0  # of training all runs
     dir: str = ""  # where the plan was written, "" for nowhere
+    asked: "_Asked | None" = None  # the study itself, of which `precision` and `cheapest` are computed
+
+    @cached_property
+    def precision(self) -> "Planned | None":
+        """The 95 % intervals of L*, N* and its exponent that these runs will give at the probe's budget, before any is
+        trained; None where the runs are too few for a law: `ds.plan("study=paper").precision.loss.width`. About a
+        second."""
+        if not self.asked or self.asked.lacking:
+            return None
+        from .precision.studies import planned_of
+
+        return planned_of(self.asked.study, self.asked.runs, self.asked.simulated)
+
+    @cached_property
+    def cheapest(self) -> "Cheapest | None":
+        """The cheapest design found whose intervals are as narrow as was asked; None where nothing was asked."""
+        if not self.asked or not self.asked.goal:
+            return None
+        from .precision.studies import Goal, cheapest
+
+        return cheapest(self.asked.study, Goal.of(self.asked.goal))
+
+    def summary(self) -> str:
+        parts = (self.precision, self.cheapest)
+        return "\n".join([super().summary(), *(part.summary() for part in parts if part)])
+
+    def to_dict(self) -> dict[str, Any]:
+        rest = {name: value for name, value in super().to_dict().items() if name != "asked"}
+        parts = {"precision": self.precision, "cheapest": self.cheapest}
+        return rest | {name: part and part.to_dict() for name, part in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -103,8 +149,15 @@ class TrainingResult:
     reason: str = ""
 
 
-def plan(*settings: str, dir: Path | str | None = None, configs: Path | str | None = None) -> Plan:
+def plan(
+    *settings: str, dir: Path | str | None = None, configs: Path | str | None = None, simulate: int = 0,
+    target_interval: str = "",
+) -> Plan:  # fmt: skip
     """Plan a study from Hydra overrides: budgets (FLOPs) x widths x seeds to runs. Writes only where `dir` is given.
+
+    `precision` of the result says what the runs will tell before any is trained, `simulate` studies drawn for it where
+    that is above 0; `cheapest` is the cheapest design of a precision, target_interval="2%" or "2%,1.3x" (L* within 2 %,
+    N* within a factor of 1.3).
 
     Rows hold n_params (N), n_tokens (D), n_images, steps, budget_flops (C) and lr of each run. Raises UserError on a
     setting that is not known, on an impossible study, and where `dir` holds another one.
@@ -114,9 +167,9 @@ def plan(*settings: str, dir: Path | str | None = None, configs: Path | str | No
     search = Path(configs) if configs else None
     if dir is None:
         study = compose(list(settings), search)
-        return _plan_of(study, plan_runs(study))
+        return _plan_of(study, plan_runs(study), simulated=simulate, goal=target_interval)
     paths, planned = plan_study(dir, settings, search)
-    return _plan_of(Study.open(paths.root).settings, planned, str(paths.root))
+    return _plan_of(Study.open(paths.root).settings, planned, str(paths.root), simulate, target_interval)
 
 
 def train(run_dir: Path | str, progress: Callable[[dict[str, Any]], None] | None = None) -> TrainingResult:
@@ -215,9 +268,9 @@ class Study:
     def _repr_html_(self) -> str:
         return f"<pre>{escape(repr(self))}</pre>"
 
-    def plan(self) -> Plan:
-        """The study's plan, as it stands; writes nothing: `study.plan().to_frame()`."""
-        return _plan_of(self.settings, plan_runs(self.settings), str(self.root))
+    def plan(self, simulate: int = 0, target_interval: str = "") -> Plan:
+        """The study's plan, as it stands, and options as of `ds.plan`; writes nothing: `study.plan().to_frame()`."""
+        return _plan_of(self.settings, plan_runs(self.settings), str(self.root), simulate, target_interval)
 
     def runs(self) -> Rows:
         """All planned runs, the probe too, with the directory of each: `study.runs()[0]["dir"]`."""
@@ -267,6 +320,14 @@ class Study:
         budget = self.settings.probe_budget if budget is None else units.number(budget, "budget", above=0)
         return forecast(self.table(), budget)
 
+    def refine(self, target_interval: str, max_flops: float = math.inf, add: bool = False) -> "NextRuns":
+        """The runs to train next so that the forecast is as narrow as "2%", or "2%,1.3x" for N* too; add plans them:
+        `study.refine("2%").runs`. Reads the finished runs."""
+        from .precision.next_runs import next_runs
+        from .precision.studies import Goal
+
+        return next_runs(self.root, Goal.of(target_interval, "target_interval"), max_flops, add)
+
     def report(self, ledger: "Ledger | Path | str | None" = None) -> Path:
         """Write report/index.html and its figures; returns the page: `study.report()`. ledger: a record of several
         studies' forecasts (`ds.ledger`), or its file, to show as well."""
@@ -275,7 +336,7 @@ class Study:
         return write_report(self.root, ledger)
 
 
-def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:
+def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "", simulated: int = 0, goal: str = "") -> Plan:
     rows = tuple(_row(run) for run in planned.runs)
     title = f"{study.name}: {len(rows)} runs, {units.compact(planned.flops)} FLOPs"
     columns = ("budget_flops", "width", "depth", "n_params", "n_images", "steps", "lr")
@@ -285,7 +346,8 @@ def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:
         tuple(asdict(cell) for cell in planned.dropped),
         "\n".join(filter(None, (grid.table(planned), lacking))),
     )
-    return Plan(title, rows, columns, notes, text, dropped, planned.flops, root)
+    asked = _Asked(study, planned.runs, lacking, simulated, goal)
+    return Plan(title, rows, columns, notes, text, dropped, planned.flops, root, asked)
 
 
 def _lacking(runs: Sequence[Run], target: float) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..laws import Table
+from ..laws.predictor.identify import middle_of
 from ..units import compact
 
 LEAST_RUNS = 8
@@ -55,6 +56,10 @@ class Design:
     def middle(self) -> float:
         """ln C in the middle of the budgets."""
         return 0.5 * math.log(float(self.budget_flops.min()) * float(self.budget_flops.max()))
+
+    def middle_line(self) -> tuple[float, float, float]:
+        """(ln C, ln N, slope) of the line through the middles of the slices' sizes."""
+        return middle_of(self.table(np.ones(len(self))))
 
     def slices(self) -> np.ndarray:
         """Labels (n,) of runs of one budget and one seed, which see the same data in the same order."""

@@ -55,16 +55,19 @@ class Planned(Result):
 
 
 @one_thread()
-def planned_interval(
-    design: Design, prior: Prior, target: float, noise: Noise = TYPICAL, surfaces: Sequence[Surface] | None = None
-) -> Planned:
-    """What a design will tell at `target`, by information: over `surfaces`, by default a few around the prior. Raises
+def planned_interval(design: Design, prior: Prior | Surface, target: float, noise: Noise = TYPICAL) -> Planned:
+    """What a design will tell at `target`, a budget in FLOPs, by information: over a few laws around the prior. Raises
     UserError where the target is inside the grid or the runs are too few."""
     design.check(target)
-    laws = surfaces or nominal(Surface.of(prior, design.middle, design.kappa))
+    laws = nominal(centre_of(prior, design))
     start: dict[int, np.ndarray] = {}
     each = [studies(design, law, target, noise, start) for law in laws]
     return summarised(target, each, [law.log_fall(math.log(target)) for law in laws])
+
+
+def centre_of(prior: Prior | Surface, design: Design) -> Surface:
+    """The law that others are thought to lie around."""
+    return prior if isinstance(prior, Surface) else Surface.of(prior, design.middle, design.kappa)
 
 
 def summarised(target: float, each: Sequence[Studies], falls: Sequence[float]) -> Planned:

@@ -91,6 +91,10 @@ class Search:
         """Variances (laws, 3) if several more runs are known."""
         return self.over_laws(lambda f: f.with_block(rows))
 
+    def left_out(self, chosen: np.ndarray) -> np.ndarray:
+        """Variances (laws, k, 3) if one of the k runs of a mask were left out, for each."""
+        return self.over_laws(lambda f: f.without(chosen))
+
     def spread(self, chosen: np.ndarray) -> np.ndarray:
         """Standard deviations of ASKED (3,), given the runs of a mask: the geometric mean over the laws."""
         return np.exp(0.5 * np.log(self.over_laws(lambda f: f.variances(chosen))).mean(0))
@@ -143,13 +147,13 @@ class Search:
         chosen = chosen.copy()
         while True:
             rows, saved = np.flatnonzero(chosen), self.candidates.saved(chosen)
-            gaps = self.gap(np.array([sum(f.weight * f.without(chosen) for f in law) for law in self.fields]))
-            may = (gaps <= 0) & (saved > 0) & self._spare(chosen)[rows]
+            gaps = self.gap(self.left_out(chosen))
+            may = (gaps <= 0) & (saved > 0) & self.spare(chosen)[rows]
             if not may.any():
                 return chosen
             chosen[rows[np.argmax(np.where(may, saved, -1.0))]] = False
 
-    def _spare(self, chosen: np.ndarray) -> np.ndarray:
+    def spare(self, chosen: np.ndarray) -> np.ndarray:
         """Which runs (m,) may go without leaving a budget with too few sizes near its optimum."""
         centred = self.candidates.centred
         counts = np.bincount(self.candidates.budgets[chosen & centred], minlength=self.candidates.budgets.max() + 1)
@@ -175,7 +179,7 @@ class Search:
         return [chosen & (self.candidates.budgets != label) for label in labels]
 
     def _dearest_of(self, chosen: np.ndarray) -> list[np.ndarray]:
-        rows, spare = np.flatnonzero(chosen), self._spare(chosen)
+        rows, spare = np.flatnonzero(chosen), self.spare(chosen)
         dearest = [i for i in rows[np.argsort(-self.candidates.saved(chosen), kind="stable")] if spare[i]][:6]
         return [chosen & (np.arange(len(chosen)) != i) for i in dearest]
 

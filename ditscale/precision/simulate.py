@@ -10,7 +10,7 @@ from ..laws.predictor.noise import Noise
 from ..laws.predictor.predictor import predictor
 from .design import Design
 from .information import Studies
-from .planned import TYPICAL, Planned, summarised
+from .planned import TYPICAL, Planned, centre_of, summarised
 from .surfaces import Prior, Surface, draws
 
 
@@ -37,11 +37,13 @@ def simulated(design: Design, law: Surface, target: float, noise: Noise, rng: np
     return Study(errors, widths, [low <= value <= high for (low, high), value in zip(ends, truth, strict=True)])
 
 
-def simulate(design: Design, prior: Prior, target: float, count: int, noise: Noise = TYPICAL, seed: int = 0) -> Planned:
+def simulate(
+    design: Design, prior: Prior | Surface, target: float, count: int, noise: Noise = TYPICAL, seed: int = 0
+) -> Planned:
     """What a design will tell at `target`, from as many studies, each under a law of its own around the prior. About
     half a second each. Raises UserError as `planned_interval`."""
     design.check(target)
-    laws = draws(Surface.of(prior, design.middle, design.kappa), count, seed)
+    laws = draws(centre_of(prior, design), count, seed)
     each = []
     for number, law in enumerate(laws):
         study = simulated(design, law, target, noise, np.random.default_rng([seed, number]))

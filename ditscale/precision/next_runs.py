@@ -1,0 +1,150 @@
+"""The next runs of a study on disk, as `ditscale plan DIR --refine` proposes them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from .. import units
+from ..collect.table import collect
+from ..config import Study
+from ..errors import UserError, command
+from ..laws import Table, read_table
+from ..laws.predictor.predictor import predictor
+from ..naming import StudyPaths
+from ..plan.nest import nest
+from ..plan.run import Run, read_run
+from ..plan.study import plan_all, read_study
+from ..result import Result
+from .design import LEAST_RUNS
+from .refine import STOPPING, Widths, refine
+from .search import CENTRED
+from .studies import FALL, FLOOR, Cells, Goal, possible_runs
+from .surfaces import Surface
+
+SMALLER, LARGER = (10, 3), 3  # further budgets: the smallest over these, and the largest times this
+HIGHEST = 0.3  # of the target: no larger budget is proposed
+
+
+@dataclass(frozen=True)
+class Proposal(Result):
+    """A run to add, and why."""
+
+    run_id: str
+    role: str
+    budget_flops: float
+    width: int
+    seed: int
+    n_params: float
+    flops: float  # what it costs: 0 of a run that another one produces on its way
+    why: str
+
+
+@dataclass(frozen=True)
+class NextRuns(Result):
+    """now, after: half-widths at `target` as they are, and as expected with the runs; flops: of the runs; to_goal: of
+    all that the goal is thought to take, 0 where it is reached."""
+
+    dir: str
+    target: float
+    goal: str
+    now: Widths
+    after: Widths
+    runs: tuple[Proposal, ...]
+    flops: float
+    to_goal: float
+    reached: bool
+    added: bool = False
+
+    def summary(self) -> str:
+        lines = [f"{self.goal} wanted at {units.compact(self.target)} FLOPs; 95 % intervals now: {_words(self.now)}"]
+        lines.append(f"  (each {STOPPING:.2f} times what `fit` states, for stopping when it is narrow enough)")
+        if self.reached:
+            return "\n".join([*lines, "the target is met; no further run is needed"])
+        if not self.runs:
+            return "\n".join([*lines, "no run of this recipe that may be paid for narrows them"])
+        head = f"{len(self.runs)} runs narrow them most for their {units.compact(self.flops)} FLOPs, to "
+        lines.append(f"{head}{_words(self.after)}:")
+        for run in self.runs:
+            cost = units.compact(run.flops) if run.flops else "nested"
+            size = f"width {run.width:4d}, N {units.count(run.n_params):>5}, seed {run.seed}"
+            lines.append(f"  {units.compact(run.budget_flops):>7} {size}  {cost:>8}  {run.role:5}  {run.why}")
+        lines.append(f"about {units.compact(self.to_goal)} FLOPs in all are thought to be needed")
+        there = f"added to {self.dir}; {command('launch', self.dir)} trains them"
+        how = f"nothing was written; add --add to plan them in {self.dir}"
+        return "\n".join([*lines, there if self.added else how])
+
+
+def _words(widths: Widths) -> str:
+    factor = math.exp(widths.n_params)
+    return f"L* ±{math.expm1(widths.loss):.2%}, N* x/÷{factor:.2f}, exponent ±{widths.exponent:.3f}"
+
+
+def next_runs(root: Path | str, goal: Goal, most: float = math.inf, add: bool = False) -> NextRuns:
+    """What to train next so that the probe's forecast is as narrow as `goal`, for at most `most` FLOPs; add: whether
+    the runs are planned in the study. Raises UserError where the finished runs give no law, or where `most` is below
+    the cheapest run."""
+    paths, study = StudyPaths(root), read_study(root)
+    lost = {run_id for run_id, reason in collect(root).excluded if reason.startswith("diverged")}
+    table = read_table(root).grid()
+    if len(table) < LEAST_RUNS:
+        raise UserError(f"{root}: {len(table)} finished runs give no law to refine; {command('launch', root)} first")
+    planned = {run.run_id: run for run in (read_run(at.run) for at in paths.run_dirs())}
+    finished = [planned[str(run_id)] for run_id in table.run_id]
+    own = {run.run_id for run in finished}
+    coming = [r for r in planned.values() if r.role in ("grid", "lever") and r.run_id not in own | lost]
+    there = [*finished, *coming]
+    law = _law(table)
+    new = [run for run in _candidates(study, there, law) if run.run_id not in planned]
+    cells = Cells.of([*there, *new], law, study.nested, math.inf)
+    cells.candidates.cost[: len(there)] = 0.0
+    least = float(cells.candidates.cost[len(there) :].min(initial=math.inf))
+    if most < least < math.inf:
+        raise UserError(f"--max-flops {units.compact(most)}: is below one run; the cheapest is {units.compact(least)}")
+    found = refine(table, cells.candidates, len(there), study.probe_budget, goal.to_array(), most)
+    runs = [_with_role(cells, i) for i in found.rows]
+    runs = nest(runs, study.recipe)[0] if study.nested else runs
+    if add and runs:
+        plan_all(paths, runs, by="refine")
+    return NextRuns(
+        str(root), study.probe_budget, str(goal), found.now, found.after,
+        tuple(_proposal(run, there) for run in runs),
+        found.cost, found.to_goal, found.reached, bool(add and runs),
+    )  # fmt: skip
+
+
+def _law(table: Table) -> Surface:
+    """The fitted law, of which only N* is looked at."""
+    at, place, slope = predictor(table).frontier_line()
+    return Surface(at, FLOOR, math.log(1 - FLOOR), place, float(np.clip(slope, 0.15, 0.85)), FALL)
+
+
+def _candidates(study: Study, there: Sequence[Run], law: Surface) -> list[Run]:
+    """Runs at the budgets that are there, at smaller and a larger one, with the seeds that are there and one more."""
+    budgets = sorted({run.budget_flops for run in there})
+    smaller = [float(f"{budgets[0] / factor:.0e}") for factor in SMALLER]
+    larger = [float(f"{budgets[-1] * LARGER:.0e}")] if budgets[-1] * LARGER < HIGHEST * study.probe_budget else []
+    seeds = sorted({run.seed for run in there})
+    return possible_runs(study, law, (*smaller, *budgets, *larger), (*seeds, seeds[-1] + 1))
+
+
+def _with_role(cells: Cells, i: int) -> Run:
+    run = cells.runs[i]
+    return replace(run, role="grid" if abs(cells.candidates.off[i]) <= CENTRED else "lever")
+
+
+def _proposal(run: Run, there: Sequence[Run]) -> Proposal:
+    slices = [other for other in there if other.budget_flops == run.budget_flops]
+    sizes, budgets = {other.n_params for other in slices}, {other.budget_flops for other in there}
+    if not slices:
+        why = "a smaller budget: cheap leverage" if run.budget_flops < min(budgets) else "a larger budget"
+    elif run.n_params in sizes:
+        why = "a further seed"
+    elif run.n_params > max(sizes):
+        why = "beyond the largest size"
+    else:
+        why = "beyond the smallest size" if run.n_params < min(sizes) else "between two sizes"
+    flops = 0.0 if run.within else float(run.flops_per_image * (run.n_images + run.branch_images))
+    return Proposal(run.run_id, run.role, run.budget_flops, run.width, run.seed, run.n_params, flops, why)
