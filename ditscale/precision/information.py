@@ -114,7 +114,7 @@ class Speaker:
         """With the sizes that REML is expected to find; root (n, n): of the true covariance."""
         residual, (_, spread) = np.column_stack([root, self.off_prior()]), self.prior
         at = (self.here.derivatives * spread, self.here.misfit, self.here.by_place)
-        start = self.parts.start() if start is None else start
+        start = self.parts.start() if start is None or len(start) != len(self.parts.names) else start
         return replace(self, sizes=estimate_sizes(self.parts, residual, *at, start, last=last))
 
     def among(self, here: Local) -> "Speaker":
@@ -204,16 +204,19 @@ class Studies:
     held: np.ndarray
 
 
-def speakers(here: Local, root: np.ndarray, start: dict[int, np.ndarray]) -> list[Speaker]:
-    """The members that count, with sizes. start: where REML starts, by member; it is left where REML ended."""
+def speakers(here: Local, root: np.ndarray, start: dict[int, np.ndarray], *, last: bool = True) -> list[Speaker]:
+    """The members that count, with sizes. start: where REML starts, by member; it is left where REML ended. last:
+    whether it goes to the end, and says how well the sizes are known."""
     budgets = len(here.runs.node_x)
     out = []
     for i, (name, walks) in enumerate(MEMBERS if budgets >= LEAST_FOR_BEND else MEMBERS[:-1]):
-        made = Speaker(name, walks and budgets > 1, math.log(ODDS[i]), here).sized(root, start.get(i))
+        made = Speaker(name, walks and budgets > 1, math.log(ODDS[i]), here)
+        made = made.sized(root, start.get(i))
         start[i] = made.sizes.phi
         out.append(made)
     best = max(each.sizes.evidence for each in out)
-    return [each.sized(root, each.sizes.phi, last=True) for each in out if each.sizes.evidence > best - FAR]
+    near = [each for each in out if each.sizes.evidence > best - FAR]
+    return [each.sized(root, each.sizes.phi, last=True) for each in near] if last else near
 
 
 def root_of(design: Design, here: Local, noise: Noise) -> np.ndarray:

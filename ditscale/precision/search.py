@@ -191,15 +191,16 @@ class Search:
 
 
 def fields_of(
-    candidates: Design, chosen: np.ndarray, laws: list[Surface], target: float, noise: Noise
-) -> list[list[Field]]:
+    candidates: Design, chosen: np.ndarray, laws: list[Surface], target: float, noise: Noise,
+    start: dict[int, np.ndarray] | None = None,
+) -> list[list[Field]]:  # fmt: skip
     """The fields of all candidates under each law, the errors' parts and the members' weights being those of studies
-    of the runs chosen."""
-    out, start = [], dict[int, np.ndarray]()
+    of the runs chosen. start: as of `speakers`."""
+    out, start = [], {} if start is None else start
     for law in laws:
         few, every = local(candidates.take(chosen), law, target), local(candidates, law, target)
         root = root_of(candidates.take(chosen), few, noise)
-        said = speakers(few, root, start)
+        said = speakers(few, root, start, last=False)
         weights = weights_of(said)
         pairs = [(weight, each) for weight, each in zip(weights.tolist(), said, strict=True) if weight > COUNTS]
         total = sum(weight for weight, _ in pairs)

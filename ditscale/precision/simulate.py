@@ -48,4 +48,4 @@ def simulate(
     for number, law in enumerate(laws):
         study = simulated(design, law, target, noise, np.random.default_rng([seed, number]))
         each.append(Studies(*(np.array(part, dtype=float)[:, None] for part in study)))
-    return summarised(target, each, [law.log_fall(math.log(target)) for law in laws])
+    return summarised(target, noise, laws, each, count)

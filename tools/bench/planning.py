@@ -106,17 +106,16 @@ def table(file: Path) -> None:
     rows = defaultdict(list)
     for name, k, _, *result in read(file):
         rows[name, k].append(result)
-    falls, base = [law.log_fall(math.log(TARGET)) for law in laws()], {}
     each = {}
     print("| design | FLOPs | images | studies | planned error | real | planned width | stated | held |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in dict.fromkeys(name for name, _ in rows):
         made, start = design(name), dict[int, np.ndarray]()
-        planned = summarised(TARGET, [studies(made, law, TARGET, TYPICAL, start) for law in laws()], falls)
-        drawn = [Studies(*(np.array(part, dtype=float).T for part in zip(*rows[name, k]))) for k in range(len(falls))]
-        real, held = summarised(TARGET, drawn, falls), np.concatenate([s.held for s in drawn], axis=1).mean(1)
+        expected = [studies(made, law, TARGET, TYPICAL, start) for law in laws()]
+        planned = summarised(TARGET, TYPICAL, laws(), expected)
+        drawn = [Studies(*(np.array(part, dtype=float).T for part in zip(*rows[name, k]))) for k in range(len(laws()))]
+        real, held = summarised(TARGET, TYPICAL, laws(), drawn), np.concatenate([s.held for s in drawn], axis=1).mean(1)
         each[name] = [np.median(s.width, axis=1) for s in drawn]
-        base = base or each[name]
         count = sum(s.error.shape[1] for s in drawn)
         for what, i in (("loss", 0), ("n_params", 1), ("exponent", 2)):
             p, r = getattr(planned, what), getattr(real, what)

@@ -51,8 +51,8 @@ def plan(options: Options) -> Report:
 
         planned = Study.open(root).plan(simulate, goal or "")
     else:
-        asked = {"simulate": simulate, "target_interval": goal or ""}
-        planned = plan_study(*settings, dir=None if dry else root, configs=path(options.configs), **asked)
+        where, configs = None if dry else root, path(options.configs)
+        planned = plan_study(*settings, dir=where, configs=configs, simulate=simulate, target_interval=goal or "")
     end = "nothing was written; plan a new directory with these settings" if goal else "dry run: nothing was written"
     if not dry:
         end = f"planned in {planned.dir}; {command('launch', planned.dir)} trains it"
