@@ -15,6 +15,7 @@ from .logs import log
 from .naming import StudyPaths
 from .plan.grid import Plan, plan_probe, plan_runs
 from .plan.run import Run, read_run
+from .plan.sizes import with_widths
 from .plan.study import plan_all, read_study, write_study
 from .process import this_process
 
@@ -52,11 +53,18 @@ class Outcome:
         return asdict(self)
 
 
+def compose_study(settings: Sequence[str], configs: Path | None = None) -> Study:
+    """The study of settings, with numbers for its prior and its widths (plan/sizes.py), as study.yaml has it."""
+    from .laws.prior import prior_of
+
+    return with_widths(compose(list(settings), configs, prior_of))
+
+
 def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | None = None) -> tuple[StudyPaths, Plan]:
     """Write the study and its runs of grid and sweep. Without settings an existing study is taken as it is."""
     paths = StudyPaths(root)
     if settings or not paths.study.exists():
-        study = compose(list(settings), configs)
+        study = compose_study(settings, configs)
         if paths.study.exists():  # The directory remembers how its study is launched.
             study = replace(study, cluster=changed(read_study(root).cluster, list(settings), configs))
         plan_runs(study)  # Refuse an impossible study before anything is written.
@@ -66,7 +74,7 @@ def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | N
     return paths, planned
 
 
-def launch_study(root: Path | str, role: str | None = None, progress: Progress | None = None) -> Outcome:
+def launch_study(root: Path | str, stage: str | None = None, progress: Progress | None = None) -> Outcome:
     """Train what is missing, here or as Slurm jobs, and wait for it: the grid, and the probe once it is planned."""
     from .launch.backends.local import workers
     from .launch.job.gpus import gpus
@@ -78,13 +86,13 @@ def launch_study(root: Path | str, role: str | None = None, progress: Progress |
         raise UserError(f"{root}: holds no runs; {command('plan', root)} writes them")
     here = study.cluster.name == "local"
     n = workers(study.cluster, gpus(study.cluster)) if here else study.cluster.parallel
-    extra = 0.0 if any(r.role == "probe" for r in runs) or role is None else study.probe_budget
+    extra = 0.0 if any(r.role == "probe" for r in runs) or stage is None else study.probe_budget
     show = progress(n, extra) if progress else lambda *_, **__: None
     unfinished = []
-    for each in [role] if role else sorted({r.role for r in runs}):
+    for each in [stage] if stage else sorted({r.stage for r in runs}):
         statuses = bring_to_end(paths, study.cluster, each, show)
         show(statuses, last=True)
-        unfinished += [s for s in statuses if s.run.role == each and s.state != "finished"]
+        unfinished += [s for s in statuses if s.run.stage == each and s.state != "finished"]
     rows = tuple({"run_id": s.run.run_id, "state": s.state, "reason": s.reason} for s in unfinished)
     return Outcome("failed" if any(s.state != "diverged" for s in unfinished) else "complete", rows)
 
@@ -150,9 +158,9 @@ def whole_study(
     for cell in planned.dropped:
         log.info(cell)
     results, diverged = dict[str, Any](), tuple[dict[str, str], ...]()
-    for role in ("grid", "rate"):
-        if any(run.role == role for run in planned.runs):
-            launched = launch_study(root, role, progress)
+    for stage in ("grid", "rate"):
+        if any(run.stage == stage for run in planned.runs):
+            launched = launch_study(root, stage, progress)
             if launched.exit_code:
                 return launched
             diverged += launched.unfinished

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from . import units
-from .config import Evaluation, compose
+from .config import Evaluation
 from .config import Study as StudySettings
 from .errors import UserError, nearest
 from .naming import RunPaths, StudyPaths
-from .pipeline import plan_study
+from .pipeline import compose_study, plan_study
 from .plan import grid
 from .plan.grid import plan_runs
 from .plan.run import Run, read_run
@@ -166,7 +166,7 @@ def plan(
     """
     search = Path(configs) if configs else None
     if dir is None:
-        study = compose(list(settings), search)
+        study = compose_study(settings, search)
         return _plan_of(study, plan_runs(study), simulated=simulate, goal=target_interval)
     paths, planned = plan_study(dir, settings, search)
     return _plan_of(Study.open(paths.root).settings, planned, str(paths.root), simulate, target_interval)
@@ -354,8 +354,9 @@ def _lacking(runs: Sequence[Run], target: float) -> str:
     """What the design of a study does not determine at its probe's budget; "" where it determines N* and L*."""
     from .laws.predictor.identify import undetermined_design
 
-    chosen = [run for run in runs if run.role == "grid"]
-    design = {name: [getattr(run, name) for run in chosen] for name in ("n_params", "n_tokens", "budget_flops")}
+    chosen = [run for run in runs if run.stage == "grid"]
+    columns = ("n_params", "n_tokens", "budget_flops", "role")
+    design: dict[str, Any] = {name: [getattr(run, name) for run in chosen] for name in columns}
     return undetermined_design(**design, target=target, trajectory=[run.within or run.run_id for run in chosen])
 
 

@@ -10,11 +10,13 @@ from .design import Design, width_problem
 from .evaluation import METRICS, Evaluation, Validation
 from .file import dump_yaml, read
 from .mapping import build, check, plain
+from .prior import Around, Prior, Surface
 from .recipe import TIMESTEPS, Law, Recipe
 from .study import Rehearsal, Study
 
 __all__ = [
-    "Attention", "Cluster", "Data", "Design", "Evaluation", "Law", "METRICS", "Recipe", "Recompute", "Rehearsal",
-    "SHAPE", "Sharding", "Size", "Study", "TIMESTEPS", "Validation", "about_cluster", "build", "changed", "check",
-    "compose", "configs_dir", "dump_yaml", "plain", "read", "width_problem",
+    "Around", "Attention", "Cluster", "Data", "Design", "Evaluation", "Law", "METRICS", "Prior", "Recipe",
+    "Recompute", "Rehearsal", "SHAPE", "Sharding", "Size", "Study", "Surface", "TIMESTEPS", "Validation",
+    "about_cluster", "build", "changed", "check", "compose", "configs_dir", "dump_yaml", "plain", "read",
+    "width_problem",
 ]  # fmt: skip

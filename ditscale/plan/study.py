@@ -14,7 +14,7 @@ from ..naming import RunPaths, StudyPaths
 from .run import Run, read_run
 
 # Keys that may change in a planned study, since they leave its grid as it is.
-MAY_CHANGE = ("cluster", "rates", "rate_budgets", "evaluation", "nested")
+MAY_CHANGE = ("cluster", "rates", "rate_budgets", "evaluation", "nested", "levers", "prior", "notes")
 # Commands that plan runs, and what to type to restore runs whose directory was deleted.
 REFINE = "`ditscale plan {root} --refine --add`"
 PLANNERS = {
@@ -42,7 +42,7 @@ def write_study(root: Path | str, study: Study) -> StudyPaths:
         if not study.rates:
             study = replace(study, rates=old.rates, rate_budgets=old.rate_budgets)
         before, now = config.plain(old), config.plain(study)
-        unchanged = [before.pop(key) for key in MAY_CHANGE] == [now.pop(key) for key in MAY_CHANGE]
+        unchanged = [before.pop(key, None) for key in MAY_CHANGE] == [now.pop(key, None) for key in MAY_CHANGE]
         if before != now:
             other = f"{root} holds another study ({_difference(before, now)})"
             raise UserError(f"{other}; use another directory, or leave the settings out to continue that study")
