@@ -89,13 +89,15 @@ class Rows(Sequence[Mapping[str, Any]]):
 
 class _Asked(NamedTuple):
     """What is asked of a plan: its study and runs; what they do not determine, in words; how many studies to simulate
-    for its precision, 0 for none; and the precision that the cheapest design is to have, "" for none."""
+    for its precision, 0 for none; the precision that the cheapest design is to have, "" for none; and how many unique
+    images there are."""
 
     study: StudySettings
     runs: tuple[Run, ...]
     lacking: str
     simulated: int = 0
     goal: str = ""
+    unique: float = math.inf
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,7 +127,7 @@ class Plan(Rows):
             return None
         from .precision.studies import Goal, cheapest
 
-        return cheapest(self.asked.study, Goal.of(self.asked.goal))
+        return cheapest(self.asked.study, Goal.of(self.asked.goal), self.asked.unique)
 
     def summary(self) -> str:
         parts = (self.precision, self.cheapest)
@@ -151,13 +153,13 @@ class TrainingResult:
 
 def plan(
     *settings: str, dir: Path | str | None = None, configs: Path | str | None = None, simulate: int = 0,
-    target_interval: str = "",
+    target_interval: str = "", unique_images: float = math.inf,
 ) -> Plan:  # fmt: skip
     """Plan a study from Hydra overrides: budgets (FLOPs) x widths x seeds to runs. Writes only where `dir` is given.
 
     `precision` of the result says what the runs will tell before any is trained, `simulate` studies drawn for it where
     that is above 0; `cheapest` is the cheapest design of a precision, target_interval="2%" or "2%,1.3x" (L* within 2 %,
-    N* within a factor of 1.3).
+    N* within a factor of 1.3), where passes over unique_images beyond the first cost as many times the FLOPs.
 
     Rows hold n_params (N), n_tokens (D), n_images, steps, budget_flops (C) and lr of each run. Raises UserError on a
     setting that is not known, on an impossible study, and where `dir` holds another one.
@@ -167,9 +169,10 @@ def plan(
     search = Path(configs) if configs else None
     if dir is None:
         study = compose_study(settings, search)
-        return _plan_of(study, plan_runs(study), simulated=simulate, goal=target_interval)
+        return _plan_of(study, plan_runs(study), "", simulate, target_interval, unique_images)
     paths, planned = plan_study(dir, settings, search)
-    return _plan_of(Study.open(paths.root).settings, planned, str(paths.root), simulate, target_interval)
+    settings_now = Study.open(paths.root).settings
+    return _plan_of(settings_now, planned, str(paths.root), simulate, target_interval, unique_images)
 
 
 def train(run_dir: Path | str, progress: Callable[[dict[str, Any]], None] | None = None) -> TrainingResult:
@@ -268,9 +271,10 @@ class Study:
     def _repr_html_(self) -> str:
         return f"<pre>{escape(repr(self))}</pre>"
 
-    def plan(self, simulate: int = 0, target_interval: str = "") -> Plan:
+    def plan(self, simulate: int = 0, target_interval: str = "", unique_images: float = math.inf) -> Plan:
         """The study's plan, as it stands, and options as of `ds.plan`; writes nothing: `study.plan().to_frame()`."""
-        return _plan_of(self.settings, plan_runs(self.settings), str(self.root), simulate, target_interval)
+        runs, root = plan_runs(self.settings), str(self.root)
+        return _plan_of(self.settings, runs, root, simulate, target_interval, unique_images)
 
     def runs(self) -> Rows:
         """All planned runs, the probe too, with the directory of each: `study.runs()[0]["dir"]`."""
@@ -336,7 +340,14 @@ class Study:
         return write_report(self.root, ledger)
 
 
-def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "", simulated: int = 0, goal: str = "") -> Plan:
+def _plan_of(
+    study: StudySettings,
+    planned: grid.Plan,
+    root: str = "",
+    simulated: int = 0,
+    goal: str = "",
+    unique: float = math.inf,
+) -> Plan:
     rows = tuple(_row(run) for run in planned.runs)
     title = f"{study.name}: {len(rows)} runs, {units.compact(planned.flops)} FLOPs"
     columns = ("budget_flops", "width", "depth", "n_params", "n_images", "steps", "lr")
@@ -346,7 +357,7 @@ def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "", simulated
         tuple(asdict(cell) for cell in planned.dropped),
         "\n".join(filter(None, (grid.table(planned), lacking))),
     )
-    asked = _Asked(study, planned.runs, lacking, simulated, goal)
+    asked = _Asked(study, planned.runs, lacking, simulated, goal, unique)
     return Plan(title, rows, columns, notes, text, dropped, planned.flops, root, asked)
 
 

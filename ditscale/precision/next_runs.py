@@ -25,6 +25,7 @@ from .studies import FALL, FLOOR, Cells, Goal, possible_runs
 from .surfaces import Surface
 
 SMALLER, LARGER = (10, 3), 3  # further budgets: the smallest over these, and the largest times this
+ROLES = ("grid", "lever")  # of the runs that the law is fitted to
 HIGHEST = 0.3  # of the target: no larger budget is proposed
 
 
@@ -87,14 +88,16 @@ def next_runs(root: Path | str, goal: Goal, most: float = math.inf, add: bool = 
     the runs are planned in the study. Raises UserError where the finished runs give no law, or where `most` is below
     the cheapest run."""
     paths, study = StudyPaths(root), read_study(root)
-    lost = {run_id for run_id, reason in collect(root).excluded if reason.startswith("diverged")}
+    collected = collect(root)
+    lost = {run_id for run_id, reason in collected.excluded if reason.startswith("diverged")}
+    count = sum(row["role"] in ROLES for row in collected.rows)
+    if count < LEAST_RUNS:
+        raise UserError(f"{root}: {count} finished runs give no law to refine; {command('launch', root)} trains more")
     table = read_table(root).grid()
-    if len(table) < LEAST_RUNS:
-        raise UserError(f"{root}: {len(table)} finished runs give no law to refine; {command('launch', root)} first")
     planned = {run.run_id: run for run in (read_run(at.run) for at in paths.run_dirs())}
     finished = [planned[str(run_id)] for run_id in table.run_id]
     own = {run.run_id for run in finished}
-    coming = [r for r in planned.values() if r.role in ("grid", "lever") and r.run_id not in own | lost]
+    coming = [r for r in planned.values() if r.role in ROLES and r.run_id not in own | lost]
     there = [*finished, *coming]
     law = _law(table)
     new = [run for run in _candidates(study, there, law) if run.run_id not in planned]

@@ -139,8 +139,11 @@ class Search:
         return moves
 
     def _slice(self, label: int) -> np.ndarray:
+        """The runs of the sizes nearest the optimum of a budget, one of each."""
         rows = np.flatnonzero(self.candidates.budgets == label)
-        return rows[np.argsort(np.abs(self.candidates.off[rows]), kind="stable")[:SLICE]]
+        near = rows[np.argsort(np.abs(self.candidates.off[rows]), kind="stable")]
+        _, first = np.unique(np.round(self.candidates.off[near], 6), return_index=True)
+        return near[np.sort(first)[:SLICE]]
 
     def thinned(self, chosen: np.ndarray) -> np.ndarray:
         """The choice without what it can do without: what saves most first."""
@@ -186,8 +189,11 @@ class Search:
     def best(self, most: float = math.inf) -> np.ndarray:
         """The mask (m,) of the cheapest choice found that reaches the goals or, where none does that costs at most
         `most`, of the one that comes nearest."""
-        nothing = np.zeros(len(self.candidates), dtype=bool)
-        return self.swapped(self.thinned(self.grown(nothing, most)), most)
+        return self.swapped(self.quick(most), most)
+
+    def quick(self, most: float = math.inf) -> np.ndarray:
+        """As `best`, without swaps."""
+        return self.thinned(self.grown(np.zeros(len(self.candidates), dtype=bool), most))
 
 
 def fields_of(

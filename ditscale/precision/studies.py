@@ -56,7 +56,7 @@ class Goal:
 
     def __str__(self) -> str:
         place = f" and N* within {math.exp(self.n_params):.3g}x" if math.isfinite(self.n_params) else ""
-        return f"L* within {math.expm1(self.loss):.3g}".replace("0.", ".") + place
+        return f"L* within {100 * math.expm1(self.loss):.3g} %{place}"
 
 
 def design_of(runs: Sequence[Run]) -> Design:
@@ -190,32 +190,40 @@ def possible_runs(study: Study, law: Surface, budgets: Iterable[float], seeds: I
 
 
 @one_thread()
-def cheapest(study: Study, goal: Goal, noise: Noise | None = None, unique: float = math.inf) -> Cheapest:
+def cheapest(study: Study, goal: Goal, unique: float = math.inf) -> Cheapest:
     """The cheapest design of the study's recipe whose intervals at the probe's budget are planned to be as narrow as
     `goal`. unique: images that there are. Raises UserError where none is."""
     given = plan_grid(study)
-    law, noise = law_of(study, design_of(given.runs)), noise or noise_of(study)
+    law, noise = law_of(study, design_of(given.runs)), noise_of(study)
     smaller = [float(f"{study.budgets[0] / factor:.0e}") for factor in SMALLER]
     cells = Cells.of(possible_runs(study, law, (*smaller, *study.budgets), study.seeds), law, study.nested, unique)
     candidates, target, wanted = cells.candidates, study.probe_budget, goal.to_array()
     laws, start = nominal(law), dict[int, np.ndarray]()
+
+    def planned_of(chosen: np.ndarray) -> tuple[Planned, np.ndarray]:
+        planned = planned_interval(candidates.design.take(chosen), law, target, noise, start)
+        return planned, np.array([planned.loss.width, planned.n_params.width, planned.exponent.width]) / 2
+
     chosen, halves, best = candidates.centred, np.full(3, HALF), None
     for _ in range(ROUNDS):
         fields = fields_of(candidates.design, chosen, [laws[i] for i in FOUR], target, noise, start)
         search = Search(candidates, fields, 2 * np.log(AIM * wanted / halves))
-        chosen = search.best()
-        planned = planned_interval(candidates.design.take(chosen), law, target, noise, start)
-        widths = np.array([planned.loss.width, planned.n_params.width, planned.exponent.width]) / 2
-        if (widths <= wanted).all():
+        chosen = search.quick()
+        planned, widths = planned_of(chosen)
+        if (widths <= wanted).all() and (best is None or candidates.total(chosen) < candidates.total(best[0])):
             best = chosen, planned
-            if (widths / wanted).max() > CLOSE:
-                break
-        halves = widths / search.spread(chosen)
+        if CLOSE < (widths / wanted).max() <= 1:
+            break
+        halves = np.sqrt(halves * widths / search.spread(chosen))  # Undamped it would swing about the goal.
     if best is None:
         every = f"{int(chosen.sum())} of {len(candidates)} candidates are planned to know "
         every += str(Goal(planned.loss.width / 2, planned.n_params.width / 2))
         more = "ask for less, or add seeds or a larger budget"
         raise UserError(f"--target-interval: no design of these budgets knows {goal}: {every}; {more}")
+    swapped = search.swapped(best[0], math.inf)
+    planned, widths = planned_of(swapped)
+    if (widths <= wanted).all() and candidates.total(swapped) < candidates.total(best[0]):
+        best = swapped, planned
     return _described(study, cells, search, best, goal, given.flops)
 
 

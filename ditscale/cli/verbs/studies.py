@@ -21,6 +21,8 @@ DEFAULT_GOAL = "2%"  # of --refine
     flag("--dry-run", "print the table and write nothing"),
     option("--target-interval", "P", "find the cheapest design that knows L* within P, as in 2%, and N* too, as in "
            "2%,1.3x; prints its settings and writes nothing. With --refine: when to stop"),
+    option("--unique-images", "U", "images that there are: passes beyond the first cost as many times the FLOPs in "
+           "--target-interval (default: no limit)"),
     option("--simulate", "N", "compute the precision from N simulated studies, half a second each", default="0"),
     flag("--refine", "propose the next runs of a study that has finished ones"),
     flag("--add", "plan the runs that --refine proposes"),
@@ -45,14 +47,18 @@ def plan(options: Options) -> Report:
     dry = options.dry_run or bool(goal)
     if root is None and not dry:
         raise UserError("plan: name the study directory, as in `ditscale plan DIR study=mini`, or add --dry-run")
+    images = options.unique_images
+    unique = math.inf if images is None else units.number(images, "--unique-images", above=0)
     simulate = units.whole(options.simulate, "--simulate", low=0, high=100_000)
     if dry and root and not settings:  # A study that is planned already.
         from ...study import Study
 
-        planned = Study.open(root).plan(simulate, goal or "")
+        planned = Study.open(root).plan(simulate, goal or "", unique)
     else:
         where, configs = None if dry else root, path(options.configs)
-        planned = plan_study(*settings, dir=where, configs=configs, simulate=simulate, target_interval=goal or "")
+        planned = plan_study(
+            *settings, dir=where, configs=configs, simulate=simulate, target_interval=goal or "", unique_images=unique
+        )
     end = "nothing was written; plan a new directory with these settings" if goal else "dry run: nothing was written"
     if not dry:
         end = f"planned in {planned.dir}; {command('launch', planned.dir)} trains it"
