@@ -67,11 +67,19 @@ def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | N
         study = compose_study(settings, configs)
         if paths.study.exists():  # The directory remembers how its study is launched.
             study = replace(study, cluster=changed(read_study(root).cluster, list(settings), configs))
-        plan_runs(study)  # Refuse an impossible study before anything is written.
+        refuse_misfit(study, plan_runs(study))  # Refuse an impossible study before anything is written.
         write_study(root, study)
     planned = plan_runs(read_study(root))
     plan_all(paths, planned.runs, by="plan")
     return paths, planned
+
+
+def refuse_misfit(study: Study, plan: Plan) -> None:
+    """Raises UserError where the optimum of a study's prior lies far from its sizes."""
+    if study.prior:
+        from .precision.studies import design_of, law_of
+
+        law_of(study, design_of(plan.runs))
 
 
 def launch_study(root: Path | str, stage: str | None = None, progress: Progress | None = None) -> Outcome:

@@ -17,7 +17,7 @@ from .config import Evaluation
 from .config import Study as StudySettings
 from .errors import UserError, nearest
 from .naming import RunPaths, StudyPaths
-from .pipeline import compose_study, plan_study
+from .pipeline import compose_study, plan_study, refuse_misfit
 from .plan import grid
 from .plan.grid import plan_runs
 from .plan.run import Run, read_run
@@ -169,7 +169,8 @@ def plan(
     search = Path(configs) if configs else None
     if dir is None:
         study = compose_study(settings, search)
-        return _plan_of(study, plan_runs(study), "", simulate, target_interval, unique_images)
+        refuse_misfit(study, planned := plan_runs(study))
+        return _plan_of(study, planned, "", simulate, target_interval, unique_images)
     paths, planned = plan_study(dir, settings, search)
     settings_now = Study.open(paths.root).settings
     return _plan_of(settings_now, planned, str(paths.root), simulate, target_interval, unique_images)

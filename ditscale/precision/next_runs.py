@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from .. import units
 from ..collect.table import collect
 from ..config import Study
 from ..errors import UserError, command
-from ..laws import Table, read_table
+from ..laws import read_table
 from ..laws.predictor.predictor import predictor
 from ..naming import StudyPaths
 from ..plan.nest import nest
@@ -19,9 +17,9 @@ from ..plan.run import Run, read_run
 from ..plan.study import plan_all, read_study
 from ..result import Result
 from .design import LEAST_RUNS
-from .refine import STOPPING, Widths, refine
+from .refine import STOPPING, Widths, fitted_law, refine
 from .search import CENTRED
-from .studies import FALL, FLOOR, Cells, Goal, possible_runs
+from .studies import Cells, Goal, possible_runs
 from .surfaces import Surface
 
 SMALLER, LARGER = (10, 3), 3  # further budgets: the smallest over these, and the largest times this
@@ -61,7 +59,7 @@ class NextRuns(Result):
 
     def summary(self) -> str:
         lines = [f"{self.goal} wanted at {units.compact(self.target)} FLOPs; 95 % intervals now: {_words(self.now)}"]
-        lines.append(f"  (each {STOPPING:.2f} times what `fit` states, for stopping when it is narrow enough)")
+        lines.append(f"  (for stopping on them: {STOPPING:.2f} times what `fit` states, and no less than planned)")
         if self.reached:
             return "\n".join([*lines, "the target is met; no further run is needed"])
         if not self.runs:
@@ -99,7 +97,7 @@ def next_runs(root: Path | str, goal: Goal, most: float = math.inf, add: bool = 
     own = {run.run_id for run in finished}
     coming = [r for r in planned.values() if r.role in ROLES and r.run_id not in own | lost]
     there = [*finished, *coming]
-    law = _law(table)
+    law = fitted_law(predictor(table))
     new = [run for run in _candidates(study, there, law) if run.run_id not in planned]
     cells = Cells.of([*there, *new], law, study.nested, math.inf)
     cells.candidates.cost[: len(there)] = 0.0
@@ -116,12 +114,6 @@ def next_runs(root: Path | str, goal: Goal, most: float = math.inf, add: bool = 
         tuple(_proposal(run, there) for run in runs),
         found.cost, found.to_goal, found.reached, bool(add and runs),
     )  # fmt: skip
-
-
-def _law(table: Table) -> Surface:
-    """The fitted law, of which only N* is looked at."""
-    at, place, slope = predictor(table).frontier_line()
-    return Surface(at, FLOOR, math.log(1 - FLOOR), place, float(np.clip(slope, 0.15, 0.85)), FALL)
 
 
 def _candidates(study: Study, there: Sequence[Run], law: Surface) -> list[Run]:

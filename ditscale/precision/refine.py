@@ -9,26 +9,31 @@ from ..laws import Table
 from ..laws.predictor import form
 from ..laws.predictor.errors import Sizes
 from ..laws.predictor.member import Member, one_thread
+from ..laws.predictor.noise import Noise
 from ..laws.predictor.predictor import Predictor, predictor
 from ..laws.predictor.runs import Runs, runs_of
 from ..result import Result
 from .design import Design
 from .field import Field
 from .information import Speaker, local_at
+from .planned import planned_interval
 from .search import COUNTS, Candidates, Search
+from .surfaces import Surface
 
 BATCH = 1 / 3  # of the gap to the goals that one batch of runs closes
 ENOUGH = 0.3  # in ln variance: a gap below this is closed at once
-MARGIN = 0.9  # of the goal: a batch aims below it, so that its own scatter seldom asks for one more
-# Who stops when the stated interval is narrow enough stops rather where it is too narrow: what it is widened by
+MARGIN = 0.97  # of the goal: a batch aims a little below it, so that its own scatter seldom asks for one more
+# Who stops when the stated interval is narrow enough stops rather where it is too narrow. So what is looked at is
+# this many times as wide, and no narrower than what the design is planned to tell, whatever was measured
 # (docs/measured/planning.md).
 STOPPING = 1.15
+STEEPEST = 2.0  # of the fitted slices: their curvature beside the additive form's, and as far below it
 FLOORS = (0.16, 0.5, 0.84)  # quantiles of the floor at which the fitted law is looked at
 
 
 @dataclass(frozen=True)
 class Widths(Result):
-    """Half-widths of the 95 % intervals, widened for stopping on them: of ln L*, of ln N*, of the exponent of N*."""
+    """Half-widths of the 95 % intervals, corrected for stopping on them: of ln L*, of ln N*, of the exponent of N*."""
 
     loss: float
     n_params: float
@@ -51,12 +56,38 @@ class Refinement(Result):
     reached: bool
 
 
-def stated(made: Predictor, target: float) -> Widths:
-    """The half-widths that a fitted predictor states, widened for stopping on them."""
+def corrected(made: Predictor, design: Design, target: float) -> Widths:
+    """The half-widths that a predictor of the runs of a design states, corrected for stopping on them: STOPPING times
+    as wide, and no narrower than planned of the design under laws around the fitted one."""
     best, exponent = made.optimum(target), made.exponent("model", target)
     ends = [(float(e.low or 0), float(e.high or 0)) for e in (best.loss, best.n_params, exponent)]
-    full = (math.log(ends[0][1] / ends[0][0]), math.log(ends[1][1] / ends[1][0]), ends[2][1] - ends[2][0])
-    return Widths(*(STOPPING / 2 * width for width in full))
+    stated = (math.log(ends[0][1] / ends[0][0]), math.log(ends[1][1] / ends[1][0]), ends[2][1] - ends[2][0])
+    planned = planned_interval(design, fitted_law(made), target, measured_noise(made))
+    each = (planned.loss.width, planned.n_params.width, planned.exponent.width)
+    return Widths(*(max(STOPPING * now, then) / 2 for now, then in zip(stated, each, strict=True)))
+
+
+def measured_noise(made: Predictor) -> Noise:
+    """The errors that the predictor finds: in each run alone, and shared by trainings, sizes and slices."""
+    sizes = made.part_sizes
+    own, training = sizes["s"], sizes.get("trajectory", 0.0)
+    shared = math.hypot(sizes.get("slice", 0.0), sizes.get("shared", 0.0))
+    return Noise(
+        run=own * math.hypot(1, training), reading=0.0, slice=own * shared, size=own * sizes.get("size", 0.0),
+        common=training**2 / (1 + training**2), distance=1e-3,
+    )  # fmt: skip
+
+
+def fitted_law(made: Predictor) -> Surface:
+    """The likeliest law of a predictor, as one of those that `planned_interval` knows."""
+    (full,), (floor,) = made.typical
+    runs, scale = made.runs, math.exp(made.runs.shift)
+    slope, fall = float(np.clip(full[form.A], 0.15, 0.85)), float(max(full[form.G], 1e-3))
+    # Of the additive form a slice's curvature, over what the frontier is above the floor, is p q = g^2 / a (1 - a).
+    own = math.exp(full[form.C] - full[form.K] + full[form.LOG_P] + full[form.LOG_Q])
+    p = float(np.clip(fall**2 / (slope * (1 - slope)) / own, 1 / STEEPEST, STEEPEST))
+    place = float(full[form.N0]) + runs.z0
+    return Surface(runs.x0, float(floor) * scale, float(full[form.K]) + runs.shift, place, slope, fall, p)
 
 
 @one_thread()
@@ -66,10 +97,9 @@ def refine(
     """The next batch of runs. candidates: the finished runs first, and then those that are planned already, `planned`
     in all and at no cost; goals (3,): half-widths wanted of ln L*, ln N* and its exponent, inf where none is; most:
     cost that may be spent. Raises UserError where the finished runs give no law."""
-    made = predictor(finished)
-    now = stated(made, target)
+    made, rows = predictor(finished), np.arange(len(candidates))
+    now = corrected(made, candidates.design.take(rows < len(finished)), target)
     search = Search(candidates, fitted_fields(made, finished, candidates.design, target), np.full(3, math.inf))
-    rows = np.arange(len(candidates))
     # The fields know standard deviations; the predictor's half-widths are so many of them.
     factor = now.to_array() / search.spread(rows < len(finished))
     start = rows < planned

@@ -211,8 +211,14 @@ class Predictor:
     @cached_property
     def _ratios(self) -> dict[str, float]:
         """{group: the variance that its runs share, in units of what each has alone}."""
-        sizes = dict(zip(self._likeliest.parts.names, self._likeliest.sizes.phi, strict=True))
-        return {name: math.exp(2 * sizes[name]) for name in self._likeliest.parts.groups}
+        return {name: self.part_sizes[name] ** 2 for name in self._likeliest.parts.groups}
+
+    @property
+    def part_sizes(self) -> dict[str, float]:
+        """{part of the errors: its size by the likeliest member}, as of `errors.Covariance`: "s" is of one run alone,
+        and what groups share is in units of it."""
+        sizes = zip(self._likeliest.parts.names, self._likeliest.sizes.phi.tolist(), strict=True)
+        return {name: math.exp(phi) for name, phi in sizes}
 
     def sharing(self, least: float) -> dict[str, float]:
         """{group: its share of the variance of one run}, of those that the runs show at odds of e^least or more."""
