@@ -4,9 +4,10 @@
 import math
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -17,9 +18,9 @@ from .config import Evaluation
 from .config import Study as StudySettings
 from .errors import UserError, nearest
 from .naming import RunPaths, StudyPaths
-from .pipeline import compose_study, plan_study, refuse_misfit
+from .pipeline import checked_plan, compose_study, plan_study, refuse_misfit
 from .plan import grid
-from .plan.grid import plan_runs
+from .plan.checks import listed, refuse
 from .plan.run import Run, read_run
 from .plan.study import read_study
 
@@ -88,13 +89,13 @@ class Rows(Sequence[Mapping[str, Any]]):
 
 
 class _Asked(NamedTuple):
-    """What is asked of a plan: its study and runs; what they do not determine, in words; how many studies to simulate
+    """What is asked of a plan: its study and runs; whether they do not determine the law; how many studies to simulate
     for its precision, 0 for none; the precision that the cheapest design is to have, "" for none; and how many unique
     images there are."""
 
     study: StudySettings
     runs: tuple[Run, ...]
-    lacking: str
+    lacking: bool
     simulated: int = 0
     goal: str = ""
     unique: float = math.inf
@@ -107,6 +108,9 @@ class Plan(Rows):
     dropped: tuple[Mapping[str, Any], ...] = ()  # cells of the grid without a run, with reasons
     flops: float = 0.0  # of training all runs
     dir: str = ""  # where the plan was written, "" for nowhere
+    price: Mapping[str, Any] = field(default_factory=dict)  # what it costs (docs/planning.md)
+    # What was found before it was written (docs/planning.md): code, severity, message, cure, value, runs.
+    checks: tuple[Mapping[str, Any], ...] = ()
     asked: "_Asked | None" = None  # the study itself, of which `precision` and `cheapest` are computed
 
     @cached_property
@@ -162,14 +166,16 @@ def plan(
     N* within a factor of 1.3), where passes over unique_images beyond the first cost as many times the FLOPs.
 
     Rows hold n_params (N), n_tokens (D), n_images, steps, budget_flops (C) and lr of each run. Raises UserError on a
-    setting that is not known, on an impossible study, and where `dir` holds another one.
+    setting that is not known, on an impossible study, where a check finds an error, and where `dir` holds another one.
 
         ds.plan("study=mini", "budgets=[2e11,8e11]")
     """
     search = Path(configs) if configs else None
     if dir is None:
         study = compose_study(settings, search)
-        refuse_misfit(study, planned := plan_runs(study))
+        planned = checked_plan(study)
+        refuse(planned.checks)
+        refuse_misfit(study, planned)
         return _plan_of(study, planned, "", simulate, target_interval, unique_images)
     paths, planned = plan_study(dir, settings, search)
     settings_now = Study.open(paths.root).settings
@@ -274,7 +280,7 @@ class Study:
 
     def plan(self, simulate: int = 0, target_interval: str = "", unique_images: float = math.inf) -> Plan:
         """The study's plan, as it stands, and options as of `ds.plan`; writes nothing: `study.plan().to_frame()`."""
-        runs, root = plan_runs(self.settings), str(self.root)
+        runs, root = checked_plan(self.settings), str(self.root)
         return _plan_of(self.settings, runs, root, simulate, target_interval, unique_images)
 
     def runs(self) -> Rows:
@@ -342,34 +348,32 @@ class Study:
 
 
 def _plan_of(
-    study: StudySettings,
-    planned: grid.Plan,
-    root: str = "",
-    simulated: int = 0,
-    goal: str = "",
+    study: StudySettings, planned: grid.Plan, root: str = "", simulated: int = 0, goal: str = "",
     unique: float = math.inf,
-) -> Plan:
+) -> Plan:  # fmt: skip
+    from .launch.afford import price_of
+
     rows = tuple(_row(run) for run in planned.runs)
     title = f"{study.name}: {len(rows)} runs, {units.compact(planned.flops)} FLOPs"
     columns = ("budget_flops", "width", "depth", "n_params", "n_images", "steps", "lr")
-    lacking = _lacking(planned.runs, study.probe_budget)
-    notes = tuple(filter(None, (planned.note and f"nested: {planned.note}", lacking)))
-    dropped, text = (
-        tuple(asdict(cell) for cell in planned.dropped),
-        "\n".join(filter(None, (grid.table(planned), lacking))),
-    )
+    checks = listed(planned.checks)
+    notes = (*([f"nested: {planned.note}"] if planned.note else []), *checks)
+    dropped, found = (tuple(map(asdict, each)) for each in (planned.dropped, planned.checks))
+    n = Counter(check.severity for check in planned.checks)
+    counts = [f"{number} {severity}{'s' * (number != 1)}" for severity, number in n.items()]
+    head = f"checks: {', '.join(counts) or 'nothing found'}"
+    cost, priced = None, ""
+    if not study.rehearsal:
+        try:
+            cost = price_of(study, planned.runs, StudyPaths(root) if root else None)
+            priced = cost.summary()
+        except UserError as error:  # The plan is good; where it is launched, it may not be.
+            priced = f"price: {error}"
+    text = "\n".join(filter(None, (grid.table(planned), head, *(f"  {line}" for line in checks), priced)))
+    in_json = cost.to_dict() if cost else {}
+    lacking = any(check.code == "not_identified" for check in planned.checks)
     asked = _Asked(study, planned.runs, lacking, simulated, goal, unique)
-    return Plan(title, rows, columns, notes, text, dropped, planned.flops, root, asked)
-
-
-def _lacking(runs: Sequence[Run], target: float) -> str:
-    """What the design of a study does not determine at its probe's budget; "" where it determines N* and L*."""
-    from .laws.predictor.identify import undetermined_design
-
-    chosen = [run for run in runs if run.stage == "grid"]
-    columns = ("n_params", "n_tokens", "budget_flops", "role")
-    design: dict[str, Any] = {name: [getattr(run, name) for run in chosen] for name in columns}
-    return undetermined_design(**design, target=target, trajectory=[run.within or run.run_id for run in chosen])
+    return Plan(title, rows, columns, notes, text, dropped, planned.flops, root, in_json, found, asked)
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -381,7 +385,9 @@ def status_row(status: "RunStatus") -> dict[str, Any]:
     """One run of `ditscale status --json`."""
     names = "state images loss images_per_s eta_s attempt job host reason"
     whole = {"run_id": status.run.run_id, "n_images": status.run.n_images}
-    return whole | {name: getattr(status, name) for name in names.split()}
+    cost = {f"{name}_s": getattr(status.spent, f"{name}_s") for name in ("lost", "data_wait")}
+    cost |= {"spent_s": status.spent.seconds, "devices": status.spent.devices}
+    return whole | {name: getattr(status, name) for name in names.split()} | cost
 
 
 def _cell(value: Any) -> str:

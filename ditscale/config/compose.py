@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
+from .budget import Budget
 from .cluster import Cluster
 from .data import Data
 from .design import Design
@@ -72,6 +73,21 @@ def _composed(overrides: list[str], search: Path | None) -> dict[str, Any]:
 def about_cluster(overrides: list[str]) -> list[str]:
     """The overrides that concern the cluster: cluster=NAME and cluster.KEY=VALUE."""
     return [o for o in overrides if _key(o).split(".")[0] == "cluster"]
+
+
+def about_launch(overrides: list[str]) -> list[str]:
+    """The overrides that leave a planned study's runs as they are: those of the cluster, and budget.KEY=VALUE."""
+    return [o for o in overrides if _key(o).split(".")[0] in ("cluster", "budget")]
+
+
+def relaunched(study: Study, old: Study, overrides: list[str], search: Path | None = None) -> Study:
+    """`study` with the cluster and the budget of the study that is there, `old`, and the overrides that change them."""
+    budget, own = old.budget, [o for o in overrides if _key(o).split(".")[0] == "budget"]
+    if own:
+        new = build(Budget, _composed(own, search)["budget"], "study.budget")
+        keys = [key for o in own for key in _key(o).split(".")[1:]]
+        budget = replace(budget or Budget(), **{key: getattr(new, key) for key in keys})
+    return replace(study, cluster=changed(old.cluster, overrides, search), budget=budget)
 
 
 def changed(cluster: Cluster, overrides: list[str], search: Path | None = None) -> Cluster:

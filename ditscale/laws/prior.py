@@ -8,7 +8,7 @@ from ..errors import UserError
 from ..naming import StudyPaths
 from ..tables.table import describe
 from .fit import fit
-from .laws import Laws, read_laws
+from .laws import read_laws
 
 MOST_NOISE = 0.1  # As `Prior` allows.
 
@@ -19,19 +19,18 @@ def prior_of(source: str) -> Prior:
     path, laws = Path(source), StudyPaths(source).laws
     if path.is_dir():
         path = laws if laws.is_file() else path
-    law = read_laws(path) if _is_laws(path) else fit(path, bootstrap=0)
+    try:
+        law = read_laws(path) if _is_laws(path) else fit(path, bootstrap=0)
+    except UserError as error:
+        raise UserError(f"prior.path: {error}") from None
     if not law.approach3:
         why = next((f.message for f in law.findings if f.severity == "refused"), "its runs show none")
         raise UserError(f"prior.path={source}: there is no surface L(N, D) to plan by: {why}")
     numbers = {name: getattr(law.approach3, name).value for name in ("E", "A", "B", "alpha", "beta")}
     noise = {"noise": min(law.answer.scatter, MOST_NOISE)} if law.answer else {}
-    prior = Prior(**numbers, **noise, source=f"{source}: surface of {law.metric}, {_runs(law)}")
+    prior = Prior(**numbers, **noise, source=f"{source}: surface of {law.metric}, {describe(law.n_runs, law.budgets)}")
     check(prior, f"prior.path={source}: prior")
     return prior
-
-
-def _runs(law: Laws) -> str:
-    return describe(law.n_runs, law.budgets)
 
 
 def _is_laws(path: Path) -> bool:

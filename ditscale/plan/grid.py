@@ -3,6 +3,7 @@
 import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..config import Prior, Study
 from ..errors import UserError
@@ -13,6 +14,9 @@ from .sizes import off_optimum, with_widths
 
 # What the last line of a plan says of runs that are not of a slice.
 PARTS = {"lever": "of them levers, in the surface and in no parabola", "rate": "of them a sweep of the learning rate"}
+
+if TYPE_CHECKING:
+    from .checks import Check
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Plan:
     note: str = ""  # Why no runs are nested, where the study asks for nested runs.
     prior: Prior | None = None  # The study's.
     notes: tuple[str, ...] = ()  # The study's.
+    checks: tuple["Check", ...] = ()  # What was found before it was written (plan/checks), errors first.
 
     @property
     def flops(self) -> float:

@@ -29,10 +29,10 @@ def with_levers(factors=(1 / 12, 12.0), noise=0.0, shift=1.0):
 
 
 def test_parabolas_do_not_see_levers_and_the_surface_does():
-    """Levers 10 % off the surface move it, and leave Approach 2 as it was to the last bit."""
+    """Levers 10 % off the surface move it, and leave Approach 2 as it was to rounding."""
     alone, off = with_levers(shift=1.1)
     two, three = fit_approach2(alone, bootstrap=0), fit_approach3(alone, bootstrap=0)
-    assert np.array_equal(fit_approach2(off, bootstrap=0).vertices, two.vertices)
+    np.testing.assert_allclose(fit_approach2(off, bootstrap=0).vertices, two.vertices, rtol=1e-12)
     assert abs(fit_approach3(off, bootstrap=0).surface.E / three.surface.E - 1) > 0.01
     assert len(runs_of(with_levers()[1])) > len(runs_of(alone))
 

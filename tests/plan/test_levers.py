@@ -65,3 +65,5 @@ def test_levers_may_be_added_to_a_planned_study(tmp_path):
     plan_study(tmp_path / "s", LEVERS[:-1])
     _, plan = plan_study(tmp_path / "s", LEVERS)
     assert read_study(tmp_path / "s").levers == ((24, 32, 64), (80,)) and sum(r.role == "lever" for r in plan.runs) == 3
+    with pytest.raises(UserError, match="levers of 1e11 FLOPs are without 24; levers may be added"):
+        plan_study(tmp_path / "s", [*LEVERS[:-1], "levers=[[64],[80]]"])

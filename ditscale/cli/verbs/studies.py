@@ -15,8 +15,8 @@ DEFAULT_GOAL = "2%"  # of --refine
 
 
 @verb(
-    "Plan a study: budgets x widths x seeds to runs. Prints the table and what the runs will tell; writes study.yaml "
-    "and each run.yaml.",
+    "Plan a study: budgets x widths x seeds to runs. Prints the table, its checks, its price and what the runs will "
+    "tell; writes study.yaml and each run.yaml. An error among the checks refuses the plan.",
     positional("dir", "DIR", "study directory; may be left out with --dry-run", count="?", complete="directory"),
     flag("--dry-run", "print the table and write nothing"),
     option("--target-interval", "P", "find the cheapest design that knows L* within P, as in 2%, and N* too, as in "
@@ -157,4 +157,4 @@ def progress(options: Options) -> Any:
     """What shows the progress of a launch: a block redrawn on a terminal, else a line now and then; None if quiet."""
     from ...launch.monitor.progress import Progress
 
-    return None if options.quiet else lambda workers, flops: Progress(workers, flops, sys.stdout).show
+    return None if options.quiet else lambda workers, flops, speed: Progress(workers, flops, sys.stdout, speed).show
