@@ -129,9 +129,11 @@ class Plan(Rows):
         """The cheapest design found whose intervals are as narrow as was asked; None where nothing was asked."""
         if not self.asked or not self.asked.goal:
             return None
+        from .launch.afford import hours_of
         from .precision.studies import Goal, cheapest
 
-        return cheapest(self.asked.study, Goal.of(self.asked.goal), self.asked.unique)
+        study, goal = self.asked.study, Goal.of(self.asked.goal)
+        return cheapest(study, goal, self.asked.unique, hours_of(study, StudyPaths(self.dir) if self.dir else None))
 
     def summary(self) -> str:
         parts = (self.precision, self.cheapest)
@@ -331,13 +333,15 @@ class Study:
         budget = self.settings.probe_budget if budget is None else units.number(budget, "budget", above=0)
         return forecast(self.table(), budget)
 
-    def refine(self, target_interval: str, max_flops: float = math.inf, add: bool = False) -> "NextRuns":
-        """The runs to train next so that the forecast is as narrow as "2%", or "2%,1.3x" for N* too; add plans them:
-        `study.refine("2%").runs`. Reads the finished runs."""
+    def refine(self, target_interval: str, gpu_hours: float = math.inf, add: bool = False) -> "NextRuns":
+        """The runs to train next so that the forecast is as narrow as "2%", or "2%,1.3x" for N* too, for at most so
+        many device-hours; add plans them: `study.refine("2%").runs`. Reads the finished runs."""
+        from .launch.afford import hours_of
         from .precision.next_runs import next_runs
         from .precision.studies import Goal
 
-        return next_runs(self.root, Goal.of(target_interval, "target_interval"), max_flops, add)
+        goal, hours = Goal.of(target_interval, "target_interval"), hours_of(self.settings, self.paths)
+        return next_runs(self.root, goal, hours, gpu_hours, add)
 
     def report(self, ledger: "Ledger | Path | str | None" = None) -> Path:
         """Write report/index.html and its figures; returns the page: `study.report()`. ledger: a record of several

@@ -1,7 +1,7 @@
 """The next runs of a study on disk, as `ditscale plan DIR --refine` proposes them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,14 +37,14 @@ class Proposal(Result):
     width: int
     seed: int
     n_params: float
-    flops: float  # what it costs: 0 of a run that another one produces on its way
+    hours: float  # of devices; 0 of a run that another one produces on its way
     why: str
 
 
 @dataclass(frozen=True)
 class NextRuns(Result):
-    """now, after: half-widths at `target` as they are, and as expected with the runs; flops: of the runs; to_goal: of
-    all that the goal is thought to take, 0 where it is reached."""
+    """now, after: half-widths at `target` as they are, and as expected with the runs; hours: of devices, for the runs;
+    to_goal: for all that the goal is thought to take, 0 where it is reached; coming: runs that are planned already."""
 
     dir: str
     target: float
@@ -52,8 +52,10 @@ class NextRuns(Result):
     now: Widths
     after: Widths
     runs: tuple[Proposal, ...]
+    hours: float
     flops: float
     to_goal: float
+    coming: int
     reached: bool
     added: bool = False
 
@@ -63,14 +65,17 @@ class NextRuns(Result):
         if self.reached:
             return "\n".join([*lines, "the target is met; no further run is needed"])
         if not self.runs:
-            return "\n".join([*lines, "no run of this recipe that may be paid for narrows them"])
-        head = f"{len(self.runs)} runs narrow them most for their {units.compact(self.flops)} FLOPs, to "
+            wait = f"the {self.coming} runs that are planned already are thought to do; {command('launch', self.dir)}"
+            none = "no run of this recipe that may be paid for narrows them"
+            return "\n".join([*lines, f"{wait} trains them" if self.coming else none])
+        cost = f"{self.hours:.3g} device-hours ({units.compact(self.flops)} FLOPs)"
+        head = f"{len(self.runs)} runs narrow them most for their {cost}, to "
         lines.append(f"{head}{_words(self.after)}:")
         for run in self.runs:
-            cost = units.compact(run.flops) if run.flops else "nested"
+            cost = f"{run.hours:.3g} h" if run.hours else "nested"
             size = f"width {run.width:4d}, N {units.count(run.n_params):>5}, seed {run.seed}"
             lines.append(f"  {units.compact(run.budget_flops):>7} {size}  {cost:>8}  {run.role:5}  {run.why}")
-        lines.append(f"about {units.compact(self.to_goal)} FLOPs in all are thought to be needed")
+        lines.append(f"about {self.to_goal:.3g} device-hours in all are thought to be needed")
         there = f"added to {self.dir}; {command('launch', self.dir)} trains them"
         how = f"nothing was written; add --add to plan them in {self.dir}"
         return "\n".join([*lines, there if self.added else how])
@@ -81,10 +86,12 @@ def _words(widths: Widths) -> str:
     return f"L* ±{math.expm1(widths.loss):.2%}, N* x/÷{factor:.2f}, exponent ±{widths.exponent:.3f}"
 
 
-def next_runs(root: Path | str, goal: Goal, most: float = math.inf, add: bool = False) -> NextRuns:
-    """What to train next so that the probe's forecast is as narrow as `goal`, for at most `most` FLOPs; add: whether
-    the runs are planned in the study. Raises UserError where the finished runs give no law, or where `most` is below
-    the cheapest run."""
+def next_runs(
+    root: Path | str, goal: Goal, hours: Callable[[Run], float], most: float = math.inf, add: bool = False
+) -> NextRuns:
+    """What to train next so that the probe's forecast is as narrow as `goal`. hours: of devices, of one training; most:
+    that may be spent; add: whether the runs are planned in the study. Raises UserError where the finished runs give no
+    law, or where `most` is below the cheapest run."""
     paths, study = StudyPaths(root), read_study(root)
     collected = collect(root)
     lost = {run_id for run_id, reason in collected.excluded if reason.startswith("diverged")}
@@ -98,12 +105,12 @@ def next_runs(root: Path | str, goal: Goal, most: float = math.inf, add: bool = 
     coming = [r for r in planned.values() if r.role in ROLES and r.run_id not in own | lost]
     there = [*finished, *coming]
     law = fitted_law(predictor(table))
-    new = [run for run in _candidates(study, there, law) if run.run_id not in planned]
-    cells = Cells.of([*there, *new], law, study.nested, math.inf)
-    cells.candidates.cost[: len(there)] = 0.0
+    new = [run for run in _candidates(study, there, law, hours) if run.run_id not in planned]
+    own = {run.run_id for run in there}
+    cells = Cells.of([*there, *new], law, study.nested, lambda run: 0.0 if run.run_id in own else hours(run))
     least = float(cells.candidates.cost[len(there) :].min(initial=math.inf))
     if most < least < math.inf:
-        raise UserError(f"--max-flops {units.compact(most)}: is below one run; the cheapest is {units.compact(least)}")
+        raise UserError(f"--gpu-hours {most:.3g}: is below one run; the cheapest takes {least:.3g}")
     found = refine(table, cells.candidates, len(there), study.probe_budget, goal.to_array(), most)
     runs = [_with_role(cells, i) for i in found.rows]
     runs = nest(runs, study.recipe)[0] if study.nested else runs
@@ -111,18 +118,19 @@ def next_runs(root: Path | str, goal: Goal, most: float = math.inf, add: bool = 
         plan_all(paths, runs, by="refine")
     return NextRuns(
         str(root), study.probe_budget, str(goal), found.now, found.after,
-        tuple(_proposal(run, there) for run in runs),
-        found.cost, found.to_goal, found.reached, bool(add and runs),
+        tuple(_proposal(run, there, hours) for run in runs),
+        found.cost, sum(run.flops_per_image * (run.n_images + run.branch_images) for run in runs if not run.within),
+        found.to_goal, len(coming), found.reached, bool(add and runs),
     )  # fmt: skip
 
 
-def _candidates(study: Study, there: Sequence[Run], law: Surface) -> list[Run]:
+def _candidates(study: Study, there: Sequence[Run], law: Surface, hours: Callable[[Run], float]) -> list[Run]:
     """Runs at the budgets that are there, at smaller and a larger one, with the seeds that are there and one more."""
     budgets = sorted({run.budget_flops for run in there})
     smaller = [float(f"{budgets[0] / factor:.0e}") for factor in SMALLER]
     larger = [float(f"{budgets[-1] * LARGER:.0e}")] if budgets[-1] * LARGER < HIGHEST * study.probe_budget else []
     seeds = sorted({run.seed for run in there})
-    return possible_runs(study, law, (*smaller, *budgets, *larger), (*seeds, seeds[-1] + 1))
+    return possible_runs(study, law, (*smaller, *budgets, *larger), (*seeds, seeds[-1] + 1), hours)
 
 
 def _with_role(cells: Cells, i: int) -> Run:
@@ -130,7 +138,7 @@ def _with_role(cells: Cells, i: int) -> Run:
     return replace(run, role="grid" if abs(cells.candidates.off[i]) <= CENTRED else "lever")
 
 
-def _proposal(run: Run, there: Sequence[Run]) -> Proposal:
+def _proposal(run: Run, there: Sequence[Run], hours: Callable[[Run], float]) -> Proposal:
     slices = [other for other in there if other.budget_flops == run.budget_flops]
     sizes, budgets = {other.n_params for other in slices}, {other.budget_flops for other in there}
     if not slices:
@@ -141,5 +149,5 @@ def _proposal(run: Run, there: Sequence[Run]) -> Proposal:
         why = "beyond the largest size"
     else:
         why = "beyond the smallest size" if run.n_params < min(sizes) else "between two sizes"
-    flops = 0.0 if run.within else float(run.flops_per_image * (run.n_images + run.branch_images))
-    return Proposal(run.run_id, run.role, run.budget_flops, run.width, run.seed, run.n_params, flops, why)
+    cost = 0.0 if run.within else hours(run)
+    return Proposal(run.run_id, run.role, run.budget_flops, run.width, run.seed, run.n_params, cost, why)

@@ -1,7 +1,7 @@
 """Precision asked of a study: what its plan will tell, the cheapest plan of a wanted precision, and its next runs."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -151,32 +151,42 @@ class Cheapest(Result):
 
 @dataclass(frozen=True)
 class Cells:
-    """Candidates, and the run that each stands for."""
+    """Candidates, and the run that each stands for. A run costs what `cost` says, and more passes than one over the
+    unique images cost as many times that."""
 
     candidates: Candidates
     runs: tuple[Run, ...]
 
     @classmethod
-    def of(cls, runs: Sequence[Run], law: Surface, nested: bool, unique: float) -> "Cells":
-        """A run costs its FLOPs, and more passes than one over the unique images cost as many times that."""
+    def of(
+        cls, runs: Sequence[Run], law: Surface, nested: bool, cost: Callable[[Run], float], unique: float = math.inf
+    ) -> "Cells":
         labels = [f"{run.width}-{run.seed}" if nested else run.run_id for run in runs]
         design = Design.of(
             [run.n_params for run in runs], [run.n_tokens for run in runs], [run.budget_flops for run in runs], labels,
             [run.seed for run in runs],
         )  # fmt: skip
-        cost = np.array([run.flops_per_image * run.n_images * max(1.0, run.n_images / unique) for run in runs])
+        each = np.array([cost(run) * max(1.0, run.n_images / unique) for run in runs])
         off = np.log(design.n_params) - law.log_size(np.log(design.budget_flops))
-        return cls(Candidates(design, cost, off, nested), tuple(runs))
+        return cls(Candidates(design, each, off, nested), tuple(runs))
 
 
-def possible_runs(study: Study, law: Surface, budgets: Iterable[float], seeds: Iterable[int]) -> list[Run]:
-    """Every run of the recipe whose size is near the law's optimum at its budget."""
+def flops_of(run: Run) -> float:
+    """FLOPs of one training."""
+    return float(run.flops_per_image * run.n_images)
+
+
+def possible_runs(
+    study: Study, law: Surface, budgets: Iterable[float], seeds: Iterable[int], cost: Callable[[Run], float]
+) -> list[Run]:
+    """Every run of the recipe whose size is near the law's optimum at its budget, and that has a cost."""
     out, head = list[Run](), study.design.head_size
     for budget in budgets:
         best, found = float(law.log_size(math.log(budget))), False
         for width in range(head, 1024 * head, head):
             with suppress(UserError):
                 run = make_run(study, "grid", budget, width, study.seeds[0])
+                cost(run)
                 off = math.log(run.n_params) - best
                 if off > SPAN:
                     break
@@ -190,13 +200,14 @@ def possible_runs(study: Study, law: Surface, budgets: Iterable[float], seeds: I
 
 
 @one_thread()
-def cheapest(study: Study, goal: Goal, unique: float = math.inf) -> Cheapest:
+def cheapest(study: Study, goal: Goal, unique: float = math.inf, cost: Callable[[Run], float] = flops_of) -> Cheapest:
     """The cheapest design of the study's recipe whose intervals at the probe's budget are planned to be as narrow as
-    `goal`. unique: images that there are. Raises UserError where none is."""
+    `goal`. unique: images that there are; cost: of one training. Raises UserError where none is."""
     given = plan_grid(study)
     law, noise = law_of(study, design_of(given.runs)), noise_of(study)
     smaller = [float(f"{study.budgets[0] / factor:.0e}") for factor in SMALLER]
-    cells = Cells.of(possible_runs(study, law, (*smaller, *study.budgets), study.seeds), law, study.nested, unique)
+    runs = possible_runs(study, law, (*smaller, *study.budgets), study.seeds, cost)
+    cells = Cells.of(runs, law, study.nested, cost, unique)
     candidates, target, wanted = cells.candidates, study.probe_budget, goal.to_array()
     laws, start = nominal(law), dict[int, np.ndarray]()
 

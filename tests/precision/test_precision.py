@@ -344,5 +344,5 @@ def test_refine_plans_runs_that_are_then_launched(ditscale, tmp_path):
     waiting = {row["run_id"] for row in study.status() if row["state"] != "finished"}
     assert waiting == added
     assert not added & {run.run_id for run in study.refine("0.5%,1.1x").runs}
-    poor = ditscale("plan", study.root, "--refine", "--target-interval", "0.1%", "--max-flops", "10")
+    poor = ditscale("plan", study.root, "--refine", "--target-interval", "0.1%", "--gpu-hours", "1e-9")
     assert poor.returncode == 2 and "below one run" in poor.stderr

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from planning import TARGET, laws, parameters, read
+from planning import CENTRE, TARGET, parameters, read
 
 from ditscale.laws.predictor.member import one_thread
 from ditscale.laws.predictor.predictor import predictor
@@ -28,7 +28,7 @@ from ditscale.precision.information import studies
 from ditscale.precision.planned import TYPICAL
 from ditscale.precision.refine import Candidates, refine
 from ditscale.precision.search import CENTRED, HALF, Search, fields_of
-from ditscale.precision.surfaces import Surface
+from ditscale.precision.surfaces import Surface, nominal
 
 BUDGETS = (3e15, 6e15, 1e16, 2e16, 5e16, 1e17, 3e17, 6e17, 1e18, 3e18, 6e18)
 FIRST = (1e16, 2e16, 5e16, 1e17)
@@ -93,7 +93,7 @@ def run(file: Path, count: int) -> None:
     there = {(row[0], row[1]) for row in read(file)}
     with file.open("a") as out:
         for number in range(count):
-            for k, law in enumerate(laws()):
+            for k, law in enumerate(nominal(CENTRE)):
                 if (k, number) not in there:
                     out.write(json.dumps([k, number, *refined(law, np.random.default_rng([k, number]))]) + "\n")
                     out.flush()
@@ -105,7 +105,7 @@ def table(file: Path) -> None:
         rows[k].append(result)
     print("| law | studies | batches | FLOPs | oracle | ratio | L* held | corrected | N* held | corrected | reached |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
-    for k, law in enumerate(laws()):
+    for k, law in enumerate(nominal(CENTRE)):
         if not rows[k]:
             continue
         errors, halves, corrected = (np.array([r[i] for r in rows[k]]) for i in (0, 1, 2))

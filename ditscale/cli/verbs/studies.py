@@ -21,12 +21,12 @@ DEFAULT_GOAL = "2%"  # of --refine
     flag("--dry-run", "print the table and write nothing"),
     option("--target-interval", "P", "find the cheapest design that knows L* within P, as in 2%, and N* too, as in "
            "2%,1.3x; prints its settings and writes nothing. With --refine: when to stop"),
-    option("--unique-images", "U", "images that there are: passes beyond the first cost as many times the FLOPs in "
+    option("--unique-images", "U", "images that there are: passes beyond the first cost as many times the hours in "
            "--target-interval (default: no limit)"),
     option("--simulate", "N", "compute the precision from N simulated studies, half a second each", default="0"),
     flag("--refine", "propose the next runs of a study that has finished ones"),
     flag("--add", "plan the runs that --refine proposes"),
-    option("--max-flops", "F", "FLOPs that the runs of --refine may cost (default: no limit)"),
+    option("--gpu-hours", "H", "hours of GPUs (or cores) that the runs of --refine may cost (default: no limit)"),
     *SETTINGS,
     examples=[
         "ditscale plan --dry-run study=paper design=crossattention", "ditscale plan mystudy study=mini",
@@ -41,7 +41,7 @@ def plan(options: Options) -> Report:
         settings, root = [root, *settings], None
     if options.refine:
         return _refine(root, settings, options)
-    for name in ("add", "max_flops"):
+    for name in ("add", "gpu_hours"):
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')}: is about --refine; add that")
     dry = options.dry_run or bool(goal)
@@ -72,7 +72,8 @@ def _refine(root: str | None, settings: list[str], options: Options) -> Report:
         raise UserError("--refine: is about a planned study as it is; write `ditscale plan DIR --refine`")
     if options.dry_run and options.add:
         raise UserError("--add: writes, and --dry-run does not; leave one out")
-    most = math.inf if options.max_flops is None else units.number(options.max_flops, "--max-flops", above=0)
+    hours = options.gpu_hours
+    most = math.inf if hours is None else units.number(hours, "--gpu-hours", above=0)
     found = Study.open(root).refine(options.target_interval or DEFAULT_GOAL, most, options.add)
     return Report(found.summary(), found.to_dict())
 
