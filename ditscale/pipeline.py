@@ -123,6 +123,7 @@ def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | N
             study = relaunched(study, old, list(settings), configs)
         planned = checked_plan(study)
         refuse(planned.checks)  # Before anything is written.
+        refuse_misfit(study, planned)
         write_study(root, study)
         planned = replace(plan_runs(read_study(root)), checks=planned.checks)
     else:
@@ -130,6 +131,14 @@ def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | N
         refuse(planned.checks)
     plan_all(paths, planned.runs, by="plan")
     return paths, planned
+
+
+def refuse_misfit(study: Study, plan: Plan) -> None:
+    """Raises UserError where the optimum of a study's prior lies far from its sizes."""
+    if study.prior:
+        from .precision.studies import design_of, law_of
+
+        law_of(study, design_of(plan.runs))
 
 
 def launch_study(

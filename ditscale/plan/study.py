@@ -17,7 +17,13 @@ from .run import Execution, Run, read_run
 # Keys that may change in a planned study, since they leave its grid as it is.
 MAY_CHANGE = ("cluster", "budget", "rates", "rate_budgets", "evaluation", "nested", "levers", "prior", "notes")
 # Commands that plan runs, and what to type to restore runs whose directory was deleted.
-PLANNERS = {"plan": "`ditscale plan {root}`", "forecast": "`ditscale forecast {root}`", "sweep": "the same sweep"}
+REFINE = "`ditscale plan {root} --refine --add`"
+PLANNERS = {
+    "plan": "`ditscale plan {root}`",
+    "refine": REFINE,
+    "forecast": "`ditscale forecast {root}`",
+    "sweep": "the same sweep",
+}
 
 
 def read_study(root: Path | str) -> Study:

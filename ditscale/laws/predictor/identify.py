@@ -21,6 +21,7 @@ from ..findings import Finding, finding, run_to_add
 from ..minima.line import line
 from . import form
 from .member import one_thread
+from .noise import Noise
 from .predictor import Predictor, predictor
 from .runs import as_labels, group_labels
 
@@ -30,12 +31,8 @@ LEAST_RUNS, LEAST_SIZES = 6, 3
 LEAST_FOR_FLOOR, NEAR = 3, 3.0  # budgets; x the largest, up to where two will do
 MOST_RUNS = 400  # a design of more is thinned
 RISES = 4.0  # t of a slope that is no chance
-# What trained models typically have: the scatter of a run, of what a slice shares, and of a single reading. Readings
-# of one trajectory share the part COMMON of a run's variance, the rest dies off over DISTANCE in ln C, and each
-# trajectory bends by itself: by BEND for every factor e in C (docs/measured/nested.md).
-NOISE, SHARED, READING = 3e-3, 1e-3, 3e-4
-BEND = 0.003
-COMMON, DISTANCE = 0.6, 0.7
+# What trained models typically have; here each trajectory bends by itself as well.
+TYPICAL = Noise(bend=0.003)
 # (alpha, beta) of surfaces in the literature and around; the floor, and what is above it at the middle of the design.
 NOMINAL = ((0.35, 0.35), (0.34, 0.28), (0.18, 0.45), (0.5, 0.2), (0.30, 0.29))
 FLOOR, ABOVE = 0.6, 0.1
@@ -144,14 +141,15 @@ class Lacking(NamedTuple):
 
 def undetermined(
     table: Table, target: float, frontier: tuple[float, float, float] | None = None, share_sizes: bool = False,
-    scatter: float = NOISE,
+    scatter: float = TYPICAL.run,
 ) -> Lacking:  # fmt: skip
     """Whether the design of `table`, whose losses may be nan, determines N* and L* at `target`, a budget in FLOPs:
     `not_identified` where it does not, whatever the losses are. frontier (ln C, ln N*, d ln N* / d ln C): where the
     optimum is thought to be; without it, in the middle of each slice's sizes. share_sizes: whether runs of one size are
     to be taken for readings of one training where the table does not say; scatter: of one run, relative, which counts
     where it is next to none."""
-    design = _Design(table, frontier or middle_of(table), share_sizes, scatter / NOISE if scatter < EXACT else 1.0)
+    noise = scatter / TYPICAL.run if scatter < EXACT else 1.0
+    design = _Design(table, frontier or middle_of(table), share_sizes, noise)
     found = design.widths(target)
     lacks = BOTH if design.ladder else found.lacks
     if design.isoflop and design.budgets < LEAST_FOR_FLOOR and target > NEAR * table.largest:
@@ -238,14 +236,7 @@ class _Design:
     def _covariance(self, x: np.ndarray, new: np.ndarray) -> np.ndarray:
         """Of typical runs at ln C = x + constant (n,), the last of which are the `new` ones (k,), numbered from 1."""
         trajectory, slices = (own if own is None else np.append(own, own.max() + new) for own in self.shared)
-        covariance = np.eye(len(x)) * (READING**2 + (NOISE**2 if trajectory is None else 0))
-        if trajectory is not None:
-            along = COMMON + (1 - COMMON) * np.exp(-np.abs(x[:, None] - x) / DISTANCE)
-            off = x - (np.bincount(trajectory, x) / np.bincount(trajectory))[trajectory]
-            covariance += (NOISE**2 * along + BEND**2 * np.outer(off, off)) * (trajectory[:, None] == trajectory)
-        if slices is not None:
-            covariance += SHARED**2 * (slices[:, None] == slices)
-        return covariance
+        return TYPICAL.covariance(x, np.arange(len(x)) if trajectory is None else trajectory, slices)
 
     @property
     def ladder(self) -> bool:
