@@ -15,7 +15,7 @@ from .logs import log
 from .naming import StudyPaths
 from .plan.grid import Plan, plan_probe, plan_runs
 from .plan.run import Run, read_run
-from .plan.study import plan_all, read_study, write_study
+from .plan.study import plan_all, read_study, was_planned, write_study
 from .process import this_process
 
 if TYPE_CHECKING:
@@ -111,9 +111,16 @@ def seal_forecast(root: Path | str, budget: float | None = None) -> tuple["Forec
         raise UserError(f"--budget {units.compact(budget)}: {planned}; {elsewhere}")
     collect(root)
     sealed = seal(paths.forecast, forecast(read_table(root), study.probe_budget))
-    probe = plan_probe(study, sealed.n_params.value)
+    probe = probe_of(paths, study, sealed.n_params.value)
     plan_all(paths, [probe], by="forecast")
     return sealed, probe
+
+
+def probe_of(paths: StudyPaths, study: Study, n_params: float) -> Run:
+    """The probe at the forecast's N*. It remains the one that an earlier version planned, where one did."""
+    before = plan_probe(study, n_params, independent=False)
+    known = was_planned(paths, before.run_id) or paths.run(before.run_id).run.exists()
+    return before if known else plan_probe(study, n_params)
 
 
 def give_verdict(root: Path | str) -> "Verdict":
@@ -128,7 +135,7 @@ def give_verdict(root: Path | str) -> "Verdict":
     excluded = dict(collect(root).excluded)
     table = read_table(root, sealed.metric)
     if not (table.role == "probe").any():
-        state = excluded.get(plan_probe(study, sealed.n_params.value).run_id, "not planned")
+        state = excluded.get(probe_of(paths, study, sealed.n_params.value).run_id, "not planned")
         raise UserError(f"{root}: the probe has no measured loss yet ({state}); {command('launch', root)} trains it")
     result = verdict(sealed, table)
     write_json(paths.verdict, result.to_dict())

@@ -57,7 +57,7 @@ def open_source(data: Data) -> Source:
 
     objects = max(1, (data.text_length - 1) // 3)
     is_file = data.source == "latents"
-    source = Latents(data.path) if is_file else Scenes(data.resolution, objects, data.seed, data.source)
+    source = Latents(data.path, data.seed) if is_file else Scenes(data.resolution, objects, data.seed, data.source)
     for name in SHAPE:
         if (described := getattr(data, name)) != (actual := getattr(source, name)):
             unlike = f"{name} is {described} in the configuration but {actual} in the data"

@@ -319,7 +319,7 @@ def test_a_forecast_before_its_probe(study, monkeypatch, capsys):
         UserError, match=re.escape(f"no measured loss yet (not started); `ditscale launch {root}` trains it")
     ):
         give_verdict(root)
-    monkeypatch.setattr(pipeline, "plan_probe", lambda study, n_params: plan_probe(study, n_params / 4))
+    monkeypatch.setattr(pipeline, "plan_probe", lambda study, n, *_, **__: plan_probe(study, n / 4))
     assert main(["forecast", root]) == 0
     assert re.search(r"its N = \S+, the nearest .* is 0\.2\d?x the forecast's N\*", capsys.readouterr().out)
 

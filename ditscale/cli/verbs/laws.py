@@ -108,6 +108,8 @@ def predict(options: Options) -> Report:
 def forecast(options: Options) -> Report:
     from ...laws import forecast, seal
     from ...pipeline import seal_forecast
+    from ...plan.grid import is_independent
+    from ...plan.study import read_study
 
     budget = units.number(options.budget, "--budget", above=0) if options.budget else None
     if is_table(options.table):
@@ -126,6 +128,9 @@ def forecast(options: Options) -> Report:
         if not 0.8 <= ratio <= 1.25:
             advice += f"; its N = {units.count(probe.n_params)}, the nearest that the study's recipe trains at this"
             advice += f" budget, is {ratio:.2g}x the forecast's N*, so its loss may lie above the forecast"
+        if not is_independent(read_study(options.table), probe):
+            advice += "; an earlier version planned it: it begins as the grid run of its size and seed would, with the"
+            advice += " same noise and order of images, so it is no independent run"
     return Report(f"{sealed.summary()}\n{advice}", sealed.to_dict())
 
 
