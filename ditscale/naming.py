@@ -85,6 +85,10 @@ class StudyPaths:
         """The laws fitted to a metric's own minima."""
         return self.laws if metric == "loss" else self.root / f"laws-{metric}.json"
 
+    def predictors_of(self, metric: str) -> Path:
+        """The fitted predictors behind `laws_of`."""
+        return self.root / f"predictors{'' if metric == 'loss' else f'-{metric}'}.json"
+
     def run(self, run_id: str) -> RunPaths:
         return RunPaths(self.runs / run_id)
 

@@ -20,6 +20,7 @@ from .process import this_process
 
 if TYPE_CHECKING:
     from .laws import Forecast, RateLaw, Verdict
+    from .laws.sealed.forecast import Probe
 
 # From the number of workers and the FLOPs not planned yet: what shows each status, as launch/monitor/progress.py does.
 Progress = Callable[[int, float], Callable[..., None]]
@@ -110,10 +111,27 @@ def seal_forecast(root: Path | str, budget: float | None = None) -> tuple["Forec
         planned = f"this study's probe_budget is {units.compact(study.probe_budget)}"
         raise UserError(f"--budget {units.compact(budget)}: {planned}; {elsewhere}")
     collect(root)
-    sealed = seal(paths.forecast, forecast(read_table(root), study.probe_budget))
+    made = forecast(read_table(root), study.probe_budget)
+    own = _priced(paths, study, probe_of(paths, study, made.n_params.value))
+    sealed = seal(paths.forecast, replace(made, probe=own))
     probe = probe_of(paths, study, sealed.n_params.value)
     plan_all(paths, [probe], by="forecast")
     return sealed, probe
+
+
+def _priced(paths: StudyPaths, study: Study, probe: Run) -> "Probe":
+    """The probe with its price, as the forecast seals it."""
+    from .laws import Estimate
+    from .laws.sealed.forecast import Probe
+    from .price.price import price
+    from .price.records import read_speeds
+
+    paid = price([probe], study, read_speeds(paths, study.cluster))
+    hours, device_hours = (
+        Estimate(x, x / paid.factor, x * paid.factor) for x in (paid.wall_s / 3600, paid.device_hours)
+    )
+    about = (probe.run_id, probe.seed, probe.data.seed, paid.device)
+    return Probe(*about, device_hours, hours, paid.disk_bytes, paid.sources)
 
 
 def probe_of(paths: StudyPaths, study: Study, n_params: float) -> Run:
@@ -147,6 +165,7 @@ def whole_study(
 ) -> Outcome:
     """Plan, launch, collect, fit, forecast, probe, verdict, report. Raises UserError at the first step that cannot."""
     from .collect.table import collect
+    from .decision.decide import keep_predictors
     from .laws import fit, read_table
     from .report.page import write_report
 
@@ -169,6 +188,7 @@ def whole_study(
     laws = fit(read_table(root), targets=(units.compact(study.probe_budget),))
     results["laws"] = _logged(laws)
     write_json(paths.laws, results["laws"])
+    keep_predictors(root)
     if not laws.given:
         return Outcome("no law", diverged, results, str(write_report(root)))
     sealed, probe = seal_forecast(root)

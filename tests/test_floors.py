@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ditscale"
 ROOMS = [
     "errors", "logs", "units", "files", "naming", "quantities", "result", "process", "config", "flops", "slurm_client",
     "plan", "rundir",
-    "collect", "tables", "laws",
+    "collect", "tables", "laws", "decision",
     "data", "model", "diffusion", "distributed",
     "evaluate",
     "train",

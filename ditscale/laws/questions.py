@@ -4,7 +4,7 @@ A question is a budget, a value to reach, or what is given beside a budget: a si
 tokens to parameters, or a number of unique images."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Iterator
 
@@ -118,6 +118,7 @@ def predict(
     n_params: float | str | None = None, n_tokens: float | str | None = None, ratio: float | str | None = None,
     images: float | str | None = None, tokens_per_image: float | str | None = None, repeats: float | str = REPEATS,
     metrics: Iterable[str] = (), countings: Iterable[str] = (), spread: bool = False, kappa: float | None = None,
+    fitted: Mapping[str, Predictor] | None = None,
 ) -> Answers:  # fmt: skip
     """Answer what-if questions from the grid runs of `table`, whatever `read_table` reads.
 
@@ -125,7 +126,8 @@ def predict(
     best rest and what it costs beside the optimum. Without it: the budget at which n_params, n_tokens or images are the
     optimum's. reach: a value of the metric; the budget that reaches it. repeats: see `REPEATS`. metrics: more columns
     (of `read_table(..., also=)`), at N* of the budget. countings: columns that count N (or, with `token` or `image` in
-    their name, D) otherwise. spread: see `analyses`. Raises UserError on bad arguments.
+    their name, D) otherwise. spread: see `analyses`. fitted {column: predictor}: what was fitted to these very runs
+    before, which saves the time of fitting. Raises UserError on bad arguments.
 
         ds.predict("runs.csv", "1.5e21", n_params="600e6").summary()
     """
@@ -150,15 +152,15 @@ def predict(
     grid = read_table(table).grid()
     if not len(grid):
         raise UserError(f"{grid.source or 'table'}: every run is a probe; a prediction needs grid runs")
-    largest = float(grid.budget_flops.max())
-    asked = ask(grid, at or 10 * largest, kappa)
+    largest, fitted = float(grid.budget_flops.max()), fitted or {}
+    asked = ask(grid, at or 10 * largest, kappa, fitted.get(grid.metric))
     if "reach" in asked_for and not asked.lacks and asked.predictor:  # Whether the runs speak for where that may be.
         needed = asked.predictor.budget_for(asked_for["reach"])
         asked = asked.at(grid, max(asked.target, needed.value if needed else 1000 * largest))
     tokens = _tokens_of(grid, asked_for, tokens_per_image)
     choices = tuple(_choices(asked, asked_for, tokens, number(repeats, "repeats", above=0)))
     made = asked.whole
-    found = {name: _metric(grid, name, made, at, kappa) for name in metrics} if made and at else {}
+    found = {name: _metric(grid, name, made, at, kappa, fitted.get(name)) for name in metrics} if made and at else {}
     counted = tuple(_counted(grid, name, at, kappa) for name in countings) if made and at else ()
     tried = analyses(grid, at, countings) if spread and at and asked.predictor else ()
     findings = (asked.refused,) if asked.refused else ()
@@ -172,7 +174,9 @@ def _tokens_of(grid: Table, asked: dict[str, float], tokens_per_image: float | s
     if tokens_per_image is not None:
         return asked["images"] * number(tokens_per_image, "tokens_per_image", above=0)
     if grid.n_images is None or not np.isfinite(grid.n_images).all():
-        raise UserError("predict: how many tokens an image has is not in the table; give tokens_per_image, as in 256")
+        raise UserError(
+            "how many tokens an image has is not in the table; give tokens_per_image (--tokens-per-image), as in 256"
+        )
     return asked["images"] * float(np.median(grid.n_tokens / grid.n_images))
 
 
@@ -204,12 +208,12 @@ def _choices(asked: Asked, given: dict[str, float], unique: float, repeats: floa
         yield Choice("one new run there", Estimate(budget), loss=made.one_run(budget))
     if lacks:
         return
-    fixed: dict[str, tuple[str, Callable[[float], float]]] = {
+    sizes_of: dict[str, tuple[str, Callable[[float], float]]] = {
         "n_params": ("N", float), "n_tokens": ("D", lambda d: nd / d), "ratio": ("D / N", lambda r: math.sqrt(nd / r)),
     }  # fmt: skip
-    for name, (what, size_of) in fixed.items():
+    for name, (what, size_of) in sizes_of.items():
         if name in given:
-            yield _fixed(made, budget, f"{what} = {count(given[name])}", size_of(given[name]))
+            yield fixed(made, budget, f"{what} = {count(given[name])}", size_of(given[name]))
     if unique < best.n_tokens.value:
 
         def worth(n: np.ndarray) -> np.ndarray:
@@ -217,8 +221,8 @@ def _choices(asked: Asked, given: dict[str, float], unique: float, repeats: floa
 
         best_size = made.best_with(budget, worth)
         text = f"{nd / best_size / unique:.3g} passes (repeats worth 1/e after {repeats:g})"
-        yield _fixed(made, budget, "each image once", nd / unique)
-        yield _fixed(made, budget, text, best_size, float(worth(np.array(best_size))))
+        yield fixed(made, budget, "each image once", nd / unique)
+        yield fixed(made, budget, text, best_size, float(worth(np.array(best_size))))
     elif "images" in given:
         yield Choice(f"images suffice: {best.n_tokens.value / unique:.2g} passes", Estimate(budget))
 
@@ -229,7 +233,8 @@ def _worth(n_tokens: np.ndarray, unique: float, repeats: float) -> np.ndarray:
     return np.where(again > 0, unique * (1 - repeats * np.expm1(-again / repeats)), n_tokens)
 
 
-def _fixed(made: Predictor, budget: float, what: str, n_params: float, worth: float | None = None) -> Choice:
+def fixed(made: Predictor, budget: float, what: str, n_params: float, worth: float | None = None) -> Choice:
+    """The answer at a size. worth: see `Predictor.at_size`."""
     at = made.at_size(budget, n_params, worth)
     sizes = (Estimate(at.n_params), Estimate(at.n_tokens))
     regret = made.regret(budget, n_params) if worth is None else None
@@ -244,12 +249,19 @@ def _where_optimal(made: Predictor, what: str, size: dict[str, float], lacks: tu
     return Choice(what, budget, best.n_params, best.n_tokens, None if "L*" in lacks else best.loss)
 
 
-def _metric(grid: Table, name: str, loss: Predictor, budget: float, kappa: float | None) -> Estimate:
-    """A column's value at N* of the loss."""
+def of_metric(grid: Table, name: str) -> Table:
+    """The runs that have another of the table's metrics, as a table of it."""
     if name not in grid.columns:
         raise UserError(f"{grid.source or 'table'}: it was read without {name!r}; read_table(..., also=({name!r},))")
     there = grid.take(np.isfinite(grid.columns[name]))
-    own = ask(replace(there, loss=there.columns[name], metric=name, loss_se=None, better=""), budget, kappa)
+    return replace(there, loss=there.columns[name], metric=name, loss_se=None, better="")
+
+
+def _metric(
+    grid: Table, name: str, loss: Predictor, budget: float, kappa: float | None, fitted: Predictor | None
+) -> Estimate:
+    """A column's value at N* of the loss."""
+    own = ask(of_metric(grid, name), budget, kappa, fitted)
     if own.predictor is None:
         why = own.refused.message if own.refused else ""
         raise UserError(f"{grid.source or 'table'}: there is no law of {name}: {why}", status=3)

@@ -20,11 +20,11 @@ from ditscale.naming import StudyPaths
 from ditscale.pipeline import give_verdict, write_json
 from ditscale.plan.grid import plan_probe
 from ditscale.report import sentences
+from ditscale.report.html import superscripts
 from ditscale.report.ledger import ledger_plot
 from ditscale.report.page import html, write_report
 from ditscale.report.read import best_run, read_study_results
 from ditscale.report.style import render
-from ditscale.report.tables import superscripts
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -138,15 +138,16 @@ def backwards(table: Table) -> Finding | None:
 
 
 @one_thread()
-def ask(table: Table, target: float, kappa: float | None = None) -> Asked:
-    """Fit the predictor to `table`, and see whether its runs determine N* and L* at `target`, a budget in FLOPs."""
+def ask(table: Table, target: float, kappa: float | None = None, fitted: Predictor | None = None) -> Asked:
+    """Fit the predictor to `table`, unless that was done before, and see whether its runs determine N* and L* at
+    `target`, a budget in FLOPs."""
     sizes, budgets = (len(np.unique(np.round(np.log(c), 6))) for c in (table.n_params, table.budget_flops))
     if len(table) < LEAST_RUNS or sizes < LEAST_SIZES:
         text = f"{len(table)} runs of {sizes} sizes at {budgets} budgets determine no law; 4 sizes at 3 budgets each do"
         return Asked(target, None, BOTH, finding("too_few_runs", text, map(str, table.run_id), value=len(table)))
     if wrong := backwards(table):
         return Asked(target, None, BOTH, wrong)
-    made = predictor(table, kappa=kappa)
+    made = fitted or predictor(table, kappa=kappa)
     lacks, refused = _asked(table, target, made)
     return Asked(target, None if lacks == BOTH else made, lacks, refused)
 
@@ -195,6 +196,17 @@ def undetermined_design(
     names, role = np.array([f"row-{i + 1}" for i in range(len(n))], dtype=object), np.full(len(n), "grid", dtype=object)
     found = undetermined(Table(names, n, d, c, np.full(len(n), math.nan), role, shared=labels), target)
     return found.finding.message if found.finding else ""
+
+
+def next_run(table: Table, made: Predictor, target: float) -> tuple[float, float, float]:
+    """(budget, n_params, share) of the run that narrows N* at `target` most by the design alone, of some at the largest
+    budget and 3x it; share: of the interval that it would leave."""
+    design = _Design(table, made.frontier_line(), made.share_sizes, 1.0)
+    (c, n), high = design.at, float(design.log_c.max())
+    near = [(b, n + design.slope * (b - c) + off) for b in (high, high + math.log(3)) for off in (-1.8, -1, 0, 1, 1.8)]
+    widths = [design.widths(target, (run,)).place for run in near]
+    best = int(np.argmin(widths))
+    return math.exp(near[best][0]), math.exp(near[best][1]), widths[best] / design.widths(target).place
 
 
 def middle_of(table: Table) -> tuple[float, float, float]:
