@@ -15,8 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import UserError
     from .decision.decide import decide
+    from .errors import UserError
     from .laws import fit_rates, forecast, ledger, predict, read_table, seal, verdict
     from .laws.compare import compare
     from .laws.fit import fit
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Study", "UserError", "__version__", "compare", "decide", "evaluate", "fit", "fit_rates", "forecast", "ledger", "plan",
-    "predict", "read_table", "seal", "train", "verdict",
+    "Study", "UserError", "__version__", "compare", "decide", "evaluate", "fit", "fit_rates", "forecast", "ledger",
+    "plan", "predict", "read_table", "seal", "train", "verdict",
 ]  # fmt: skip
 _HOMES = {
     "UserError": "errors",

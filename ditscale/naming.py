@@ -76,6 +76,7 @@ class StudyPaths:
     forecast = _In("forecast.json")
     verdict = _In("verdict.json")
     rates = _In("rates.json")
+    bench = _In("bench.json")
     report = _In("report")
 
     def __init__(self, root: Path | str):

@@ -3,16 +3,18 @@ repeated alone, and the whole resumes from wherever it stopped."""
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import units
-from .config import Study, changed, compose
+from .config import Study, compose, relaunched
 from .errors import UserError, command
 from .files import write_text
 from .logs import log
 from .naming import StudyPaths
+from .plan.checks import Check, check, found, listed, ordered, refuse
 from .plan.grid import Plan, plan_probe, plan_runs
 from .plan.run import Run, read_run
 from .plan.study import plan_all, read_study, was_planned, write_study
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
     from .laws import Forecast, RateLaw, Verdict
     from .laws.sealed.forecast import Probe
 
-# From the number of workers and the FLOPs not planned yet: what shows each status, as launch/monitor/progress.py does.
-Progress = Callable[[int, float], Callable[..., None]]
+# From the number of workers, the FLOPs not planned yet and the known FLOP/s by n_params: what shows each status, as
+# launch/monitor/progress.py does.
+Progress = Callable[[int, float, dict[int, float]], Callable[..., None]]
 
 
 @dataclass(frozen=True)
@@ -53,34 +56,88 @@ class Outcome:
         return asdict(self)
 
 
+def checked_plan(study: Study) -> Plan:
+    """The plan of a study's grid and sweep with all that was found about it. Raises UserError as `plan_runs` does."""
+    planned = plan_runs(study)
+    return replace(planned, checks=check_plan(study, planned))
+
+
+def check_plan(study: Study, planned: Plan, launching: bool = False) -> tuple[Check, ...]:
+    """What plan/checks finds about a plan and, of the laws, what its runs do not determine. launching: whether they
+    are about to start."""
+    from .laws.predictor.identify import undetermined_design
+
+    grid = [run for run in planned.runs if run.role == "grid"]
+    columns = {name: [getattr(run, name) for run in grid] for name in ("n_params", "n_tokens", "budget_flops")}
+    trajectory = [run.within or run.run_id for run in grid]
+    lacking = undetermined_design(**columns, target=study.probe_budget, trajectory=trajectory) if grid else ""
+    message, _, cure = lacking.rpartition("; ")
+    law = (found("not_identified", message, cure),) if lacking else ()
+    return ordered((*check(study, planned, launching), *law))
+
+
+def check_launch(root: Path | str, study: Study) -> None:
+    """Check the runs in a study's directory before they start as `study` says, unless all have ended. Logs warnings;
+    raises UserError, before anything is submitted, at an error."""
+    runs = list[Run]()
+    for at in StudyPaths(root).run_dirs():
+        with suppress(UserError):  # The launch itself names damaged files.
+            runs.append(read_run(at.run))
+    if not runs or _have_ended(StudyPaths(root)):
+        return
+    checks = check_plan(study, Plan(tuple(runs), ()), launching=True)
+    refuse(checks)
+    for line in listed([each for each in checks if each.severity == "warning"]):
+        log.warning(line)
+
+
+def _have_ended(paths: StudyPaths) -> bool:
+    """Whether no run of the study is left to train."""
+    from .rundir.record import read_end
+
+    runs = paths.run_dirs()
+    try:
+        return bool(runs) and all(read_end(at.metrics)[0] in ("finished", "diverged") for at in runs)
+    except UserError:  # A damaged record is for the launch to name.
+        return False
+
+
 def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | None = None) -> tuple[StudyPaths, Plan]:
-    """Write the study and its runs of grid and sweep. Without settings an existing study is taken as it is."""
+    """Write the study and its runs of grid and sweep. Without settings an existing study is taken as it is. Raises
+    UserError, and writes nothing, where a check finds an error."""
     paths = StudyPaths(root)
     if settings or not paths.study.exists():
         study = compose(list(settings), configs)
         if paths.study.exists():  # The directory remembers how its study is launched.
-            study = replace(study, cluster=changed(read_study(root).cluster, list(settings), configs))
-        plan_runs(study)  # Refuse an impossible study before anything is written.
+            study = relaunched(study, read_study(root), list(settings), configs)
+        planned = checked_plan(study)
+        refuse(planned.checks)  # Before anything is written.
         write_study(root, study)
-    planned = plan_runs(read_study(root))
+        planned = replace(plan_runs(read_study(root)), checks=planned.checks)
+    else:
+        planned = checked_plan(read_study(root))
+        refuse(planned.checks)
     plan_all(paths, planned.runs, by="plan")
     return paths, planned
 
 
-def launch_study(root: Path | str, role: str | None = None, progress: Progress | None = None) -> Outcome:
-    """Train what is missing, here or as Slurm jobs, and wait for it: the grid, and the probe once it is planned."""
-    from .launch.backends.local import workers
-    from .launch.job.gpus import gpus
+def launch_study(
+    root: Path | str, role: str | None = None, progress: Progress | None = None, probe: bool = False
+) -> Outcome:
+    """Train what is missing, here or as Slurm jobs, and wait for it: the grid, and the probe once it is planned. Raises
+    UserError where the study's budget does not suffice; probe: for the probe too, which will follow."""
+    from .launch.afford import check_budget, known_speeds
+    from .launch.backends.local import machine
     from .launch.wait import bring_to_end
 
     paths, study = StudyPaths(root), read_study(root)
     runs = [read_run(at.run) for at in paths.run_dirs()]
     if not runs:
         raise UserError(f"{root}: holds no runs; {command('plan', root)} writes them")
-    here = study.cluster.name == "local"
-    n = workers(study.cluster, gpus(study.cluster)) if here else study.cluster.parallel
+    check_budget(paths, study, lambda run: role in (None, run.role), probe)
+    n = machine(study.cluster).workers if study.cluster.name == "local" else study.cluster.parallel
     extra = 0.0 if any(r.role == "probe" for r in runs) or role is None else study.probe_budget
-    show = progress(n, extra) if progress else lambda *_, **__: None
+    show = progress(n, extra, known_speeds(study, runs, paths)) if progress else lambda *_, **__: None
     unfinished = []
     for each in [role] if role else sorted({r.role for r in runs}):
         statuses = bring_to_end(paths, study.cluster, each, show)
@@ -175,10 +232,11 @@ def whole_study(
     log.info(f"study {study.name} in {root}: {runs}; then a probe of {units.compact(study.probe_budget)} FLOPs")
     for cell in planned.dropped:
         log.info(cell)
+    check_launch(root, study)
     results, diverged = dict[str, Any](), tuple[dict[str, str], ...]()
     for role in ("grid", "rate"):
         if any(run.role == role for run in planned.runs):
-            launched = launch_study(root, role, progress)
+            launched = launch_study(root, role, progress, probe=True)
             if launched.exit_code:
                 return launched
             diverged += launched.unfinished

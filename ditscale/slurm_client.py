@@ -1,6 +1,8 @@
 """What Slurm answers: squeue, sacct and scontrol. Any of them may be missing or silent."""
 
 import os
+import pwd
+import re
 import subprocess
 from dataclasses import dataclass
 from typing import TypeVar
@@ -85,9 +87,29 @@ def release(job: str):
     log.info(f"job {job} was held because Slurm could not start it; {done}")
 
 
-def ask(*words: str) -> str | None:
-    """What a command prints; None when it is missing, fails or does not answer in time."""
-    done = run(*words)
+def array_limit(timeout_s: float | None = None) -> int | None:
+    """The most tasks that one array may have; None when scontrol does not answer in time (ANSWER_S)."""
+    settings = ask("scontrol", "show", "config", timeout_s=timeout_s)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", settings or "", re.M)
+    return None if settings is None else int(found.group(1)) if found else 1000
+
+
+def submit_limits(timeout_s: float | None = None) -> dict[str, int]:
+    """{account: the most jobs that this user may have pending or running in it}, of accounts that have a limit. Empty
+    when sacctmgr does not answer in time (ANSWER_S)."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # A container may have no name for its user.
+        return {}
+    words = ("sacctmgr", "--noheader", "--parsable2", "show", "assoc", "where", f"user={user}")
+    printed = ask(*words, "format=account,maxsubmitjobs", timeout_s=timeout_s) or ""
+    rows = [line.split("|") for line in printed.splitlines()]
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+
+
+def ask(*words: str, timeout_s: float | None = None) -> str | None:
+    """What a command prints; None when it is missing, fails or does not answer in time (ANSWER_S)."""
+    done = run(*words, timeout_s=timeout_s)
     return None if done is None or done.returncode else done.stdout
 
 

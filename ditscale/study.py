@@ -3,9 +3,10 @@
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,9 +16,9 @@ from .config import Evaluation, compose
 from .config import Study as StudySettings
 from .errors import UserError, nearest
 from .naming import RunPaths, StudyPaths
-from .pipeline import plan_study
+from .pipeline import checked_plan, plan_study
 from .plan import grid
-from .plan.grid import plan_runs
+from .plan.checks import listed, refuse
 from .plan.run import Run, read_run
 from .plan.study import read_study
 
@@ -89,6 +90,9 @@ class Plan(Rows):
     dropped: tuple[Mapping[str, Any], ...] = ()  # cells of the grid without a run, with reasons
     flops: float = 0.0  # of training all runs
     dir: str = ""  # where the plan was written, "" for nowhere
+    price: Mapping[str, Any] = field(default_factory=dict)  # what it costs (docs/planning.md)
+    # What was found before it was written (docs/planning.md): code, severity, message, cure, value, runs.
+    checks: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,14 +111,16 @@ def plan(*settings: str, dir: Path | str | None = None, configs: Path | str | No
     """Plan a study from Hydra overrides: budgets (FLOPs) x widths x seeds to runs. Writes only where `dir` is given.
 
     Rows hold n_params (N), n_tokens (D), n_images, steps, budget_flops (C) and lr of each run. Raises UserError on a
-    setting that is not known, on an impossible study, and where `dir` holds another one.
+    setting that is not known, on an impossible study, where a check finds an error, and where `dir` holds another one.
 
         ds.plan("study=mini", "budgets=[2e11,8e11]")
     """
     search = Path(configs) if configs else None
     if dir is None:
         study = compose(list(settings), search)
-        return _plan_of(study, plan_runs(study))
+        planned = checked_plan(study)
+        refuse(planned.checks)
+        return _plan_of(study, planned)
     paths, planned = plan_study(dir, settings, search)
     return _plan_of(Study.open(paths.root).settings, planned, str(paths.root))
 
@@ -217,7 +223,7 @@ class Study:
 
     def plan(self) -> Plan:
         """The study's plan, as it stands; writes nothing: `study.plan().to_frame()`."""
-        return _plan_of(self.settings, plan_runs(self.settings), str(self.root))
+        return _plan_of(self.settings, checked_plan(self.settings), str(self.root))
 
     def runs(self) -> Rows:
         """All planned runs, the probe too, with the directory of each: `study.runs()[0]["dir"]`."""
@@ -276,25 +282,27 @@ class Study:
 
 
 def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:
+    from .launch.afford import price_of
+
     rows = tuple(_row(run) for run in planned.runs)
     title = f"{study.name}: {len(rows)} runs, {units.compact(planned.flops)} FLOPs"
     columns = ("budget_flops", "width", "depth", "n_params", "n_images", "steps", "lr")
-    lacking = _lacking(planned.runs, study.probe_budget)
-    notes = tuple(filter(None, (planned.note and f"nested: {planned.note}", lacking)))
-    dropped, text = (
-        tuple(asdict(cell) for cell in planned.dropped),
-        "\n".join(filter(None, (grid.table(planned), lacking))),
-    )
-    return Plan(title, rows, columns, notes, text, dropped, planned.flops, root)
-
-
-def _lacking(runs: Sequence[Run], target: float) -> str:
-    """What the design of a study does not determine at its probe's budget; "" where it determines N* and L*."""
-    from .laws.predictor.identify import undetermined_design
-
-    chosen = [run for run in runs if run.role == "grid"]
-    design = {name: [getattr(run, name) for run in chosen] for name in ("n_params", "n_tokens", "budget_flops")}
-    return undetermined_design(**design, target=target, trajectory=[run.within or run.run_id for run in chosen])
+    checks = listed(planned.checks)
+    notes = (*([f"nested: {planned.note}"] if planned.note else []), *checks)
+    dropped, found = (tuple(map(asdict, each)) for each in (planned.dropped, planned.checks))
+    n = Counter(check.severity for check in planned.checks)
+    counts = [f"{number} {severity}{'s' * (number != 1)}" for severity, number in n.items()]
+    head = f"checks: {', '.join(counts) or 'nothing found'}"
+    cost, priced = None, ""
+    if not study.rehearsal:
+        try:
+            cost = price_of(study, planned.runs, StudyPaths(root) if root else None)
+            priced = cost.summary()
+        except UserError as error:  # The plan is good; where it is launched, it may not be.
+            priced = f"price: {error}"
+    text = "\n".join(filter(None, (grid.table(planned), head, *(f"  {line}" for line in checks), priced)))
+    in_json = cost.to_dict() if cost else {}
+    return Plan(title, rows, columns, notes, text, dropped, planned.flops, root, in_json, found)
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -306,7 +314,9 @@ def status_row(status: "RunStatus") -> dict[str, Any]:
     """One run of `ditscale status --json`."""
     names = "state images loss images_per_s eta_s attempt job host reason"
     whole = {"run_id": status.run.run_id, "n_images": status.run.n_images}
-    return whole | {name: getattr(status, name) for name in names.split()}
+    cost = {f"{name}_s": getattr(status.spent, f"{name}_s") for name in ("lost", "data_wait")}
+    cost |= {"spent_s": status.spent.seconds, "devices": status.spent.devices}
+    return whole | {name: getattr(status, name) for name in names.split()} | cost
 
 
 def _cell(value: Any) -> str:

@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from . import config, logs, slurm_client, units
 from .config import Study
 from .errors import UserError, command
+from .launch.afford import check_budget
 from .launch.backends.hydra import Launcher, read_launcher
 from .launch.backends.limits import array_limit
 from .launch.backends.submission import Submission, write
@@ -30,13 +31,13 @@ from .launch.monitor.progress import Progress
 from .launch.monitor.slurm_status import with_slurm
 from .launch.monitor.status import DONE, RunStatus, State, study_status
 from .launch.reconcile import missing_runs, only_launcher
-from .launch.resources import settle
 from .launch.snapshot import snapshot
 from .logs import log
 from .naming import StudyPaths
+from .plan.checks import check, refuse
 from .plan.grid import Plan, plan_grid
 from .plan.run import Run
-from .plan.study import plan_all, read_study, write_study
+from .plan.study import plan_all, read_study, settle, write_study
 
 POINT = ("budget", "width", "depth", "seed")
 OURS = ("study_dir", "wait", *POINT)
@@ -72,9 +73,11 @@ def sweep(overrides: list[str], configs: Path | None = None) -> int:
     paths, study, planned = plan_points(words, configs)
     for cell in planned.dropped:
         log.info(cell)
+    ids = {run.run_id for run in planned.runs}
+    check_budget(paths, study, lambda run: run.run_id in ids)
     if launcher.is_slurm:
         return _on_slurm(paths, study, planned.runs, launcher, words.wait)
-    return _here(paths, {run.run_id for run in planned.runs}, launcher)
+    return _here(paths, ids, launcher)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ def plan_points(words: Words, configs: Path | None) -> tuple[StudyPaths, Study, 
     swept = replace(study, budgets=budgets, widths=widths, seeds=seeds)
     config.check(swept, "study")
     planned = plan_grid(swept)
+    refuse(check(swept, planned))
     write_study(paths.root, study)
     plan_all(paths, planned.runs, by="sweep")
     return paths, study, planned

@@ -52,8 +52,10 @@ def count(x: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """75 -> '1m15s', 7300 -> '2h02m'."""
+    """75 -> '1m15s', 7300 -> '2h02m', 400000 -> '4d15h'."""
     s = int(round(seconds))
     if s < 3600:
         return f"{s}s" if s < 60 else f"{s // 60}m{s % 60:02d}s"
-    return f"{s // 3600}h{s % 3600 // 60:02d}m"
+    if s < 100 * 3600:
+        return f"{s // 3600}h{s % 3600 // 60:02d}m"
+    return f"{s // 86400}d{s % 86400 // 3600:02d}h"

@@ -18,7 +18,7 @@ from ditscale.cli.verb import VERBS, Report
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_NAMES = (
-    "plan study collect report rehearse launch status cancel doctor run evaluate fit predict decide forecast verdict "
+    "plan study collect report rehearse launch status cancel doctor bench run evaluate fit predict decide forecast verdict "
     "ledger compare rates sbatch fetch-weights completion help"
 ).split()
 TABLE = "n_params,n_tokens,budget_flops,loss\n" + "".join(
@@ -311,7 +311,7 @@ def test_planned_again_a_study_stays_where_it_is_launched(tmp_path, ditscale, on
     ditscale("plan", "s", *words, "cluster.parallel=3", cwd=tmp_path)
     assert (cluster()["name"], cluster()["partition"], cluster()["parallel"]) == ("slurm", "gpu", 3)
     refused = one_line_error(ditscale("launch", "s", "recipe.clip=2", cwd=tmp_path))
-    assert "only the cluster may change here" in refused
+    assert "cluster and budget may change here" in refused
     ditscale("plan", "s", *words, "cluster=local", cwd=tmp_path)
     assert cluster()["name"] == "local"
 

@@ -10,9 +10,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "ditscale"
 # From the ground up. A room may import from rooms that stand before it, and from no other.
 ROOMS = [
-    "errors", "logs", "units", "files", "naming", "quantities", "result", "process", "config", "flops", "slurm_client",
-    "plan", "rundir",
-    "collect", "tables", "laws", "decision",
+    "errors", "logs", "units", "files", "naming", "quantities", "result", "process", "config", "image_file", "flops",
+    "slurm_client", "plan", "rundir",
+    "collect", "price", "tables", "laws", "decision",
     "data", "model", "diffusion", "distributed",
     "evaluate",
     "train",

@@ -19,7 +19,7 @@ class Size:
     """A row of the throughput table: what runs of up to `up_to_params` parameters request, and how fast they go."""
 
     up_to_params: PositiveFloat
-    flops_per_s: PositiveFloat  # Sustained FLOP/s of one rank. Measure it: `ditscale status` shows images/s.
+    flops_per_s: PositiveFloat  # Sustained FLOP/s of one rank, where nothing is measured: `ditscale bench` measures it.
     nodes: PositiveInt = 1
     ranks: PositiveInt = 1  # Ranks of each node.
     gpus: NonNegativeInt = 0  # GPUs of each node.
@@ -49,6 +49,8 @@ class Cluster:
     attention: Attention = "quickest"  # Attention kernels of a bf16 run on a GPU (train/attention_backend.py).
     compile: bool | None = None  # Whether torch.compile compiles the model. None: where it pays (model/compile.py).
     sizes: tuple[Size, ...] = ()  # slurm: Rows of rising up_to_params; a run takes the first row that holds it.
+    # Where speeds were measured: files of `ditscale bench`, and directories of studies with finished runs.
+    speeds: tuple[str, ...] | None = None
     peak_flops_per_s: NonNegativeFloat = 0.0  # Peak FLOP/s of one rank, for the MFU. 0: unknown.
     parallel: Count = 0  # slurm: Jobs at once, over all arrays. 0: as many as Slurm starts.
     # slurm: Most runs pending or running at once, for accounts with a limit. The next launch submits the rest.

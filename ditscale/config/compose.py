@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from ..errors import UserError, nearest
+from .budget import Budget
 from .cluster import Cluster
 from .data import Data
 from .design import Design
@@ -48,6 +49,20 @@ def compose(overrides: list[str], search: Path | None = None) -> Study:
 def about_cluster(overrides: list[str]) -> list[str]:
     """The overrides that concern the cluster: cluster=NAME and cluster.KEY=VALUE."""
     return [o for o in overrides if _key(o).split(".")[0] == "cluster"]
+
+
+def about_launch(overrides: list[str]) -> list[str]:
+    """The overrides that leave a planned study's runs as they are: those of the cluster, and budget.KEY=VALUE."""
+    return [o for o in overrides if _key(o).split(".")[0] in ("cluster", "budget")]
+
+
+def relaunched(study: Study, old: Study, overrides: list[str], search: Path | None = None) -> Study:
+    """`study` with the cluster and the budget of the study that is there, `old`, and the overrides that change them."""
+    budget, new = old.budget, compose(about_launch(overrides), search).budget
+    if new:
+        keys = {_key(o).split(".")[-1] for o in overrides if _key(o).startswith("budget.")}
+        budget = replace(budget or Budget(), **{key: getattr(new, key) for key in keys})
+    return replace(study, cluster=changed(old.cluster, overrides, search), budget=budget)
 
 
 def changed(cluster: Cluster, overrides: list[str], search: Path | None = None) -> Cluster:

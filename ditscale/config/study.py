@@ -5,6 +5,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from ..units import compact, number
+from .budget import Budget
 from .cluster import Cluster
 from .data import Data
 from .design import Design, width_problem
@@ -59,6 +60,7 @@ class Study:
     rates: tuple[PositiveFloat, ...] = ()
     rate_budgets: tuple[float, ...] = ()  # Budgets of the grid to sweep them at. Empty: the smallest only.
     evaluation: dict[str, Evaluation] = field(default_factory=dict)  # Measured at the end of runs of grid and probe.
+    budget: Budget | None = None  # What it may cost. None: no limit, and no rates.
     nested: bool = False  # Whether a run that is the beginning of a longer one is trained as part of it (plan/nest.py).
 
     def problems(self) -> Problems:

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..image_file import OPTIONAL, REQUIRED, read_image_file
 from . import draws
 from .source import Source
 
 READERS = 8  # Threads that read in parallel. They wait for the disk, so they need no core each.
-REQUIRED, OPTIONAL = ("latents", "text"), ("captions", "pictures")
 SHUFFLE_ROUNDS = 4
 FINGERPRINT_IMAGES = 16
 
@@ -60,38 +59,12 @@ class Latents(Source):
     n_images: int
 
     def __init__(self, path: Path | str, seed: int = 0):
-        self.path, self.seed = Path(path), seed
-        if not self.path.is_file():
-            remedy = "set data.path=FILE, and validation.path=FILE for held-out images"
-            raise UserError(f"data file {path}: there is no such file; {remedy}")
-        try:
-            with h5py.File(self.path, "r", locking=False) as file:
-                self._read_shapes(file)
-        except OSError:
-            raise UserError(f"data file {path}: is not HDF5, or is truncated") from None
-        except (KeyError, ValueError) as error:
-            needs = "latents [n, C, R, R], text [n, T, D] and attributes shift and scale"
-            raise UserError(f"data file {path}: needs {needs}, and may have captions and pictures ({error})") from None
-        if not (math.isfinite(self.shift) and math.isfinite(self.scale) and self.scale):
-            numbers = f"shift {self.shift:g} and scale {self.scale:g}"
-            raise UserError(f"data file {path}: {numbers} make no images; see docs/data.md")
-        self.name = self.path.stem
-
-    def _read_shapes(self, file: h5py.File):
-        self.n_images, self.channels, self.resolution, width = n, *_ = file["latents"].shape
-        if width != self.resolution:
-            raise ValueError(f"latents of {self.resolution} x {width} are not square")
-        self.pixels = bool(file.attrs.get("pixels", self.channels in (1, 3)))
-        n_text, self.text_length, self.text_dim = file["text"].shape
-        if n != n_text or n == 0:
-            raise ValueError(f"{n} latents but {n_text} texts")
-        self.shift, self.scale = float(file.attrs["shift"]), float(file.attrs["scale"])
-        self.encoders = {key: str(file.attrs[key]) for key in ("vae", "text_encoder") if key in file.attrs}
-        for name in OPTIONAL:
-            rows = file.get(name)
-            if rows and (len(rows) != n or (name == "pictures" and (rows.dtype, rows.shape[3:]) != (np.uint8, (3,)))):
-                wanted = "text [n]" if name == "captions" else "uint8 [n, H, W, 3]"
-                raise ValueError(f"{name} is {rows.dtype} {list(rows.shape)}, not {wanted}")
+        found = read_image_file(path)
+        self.path, self.name, self.seed = found.path, found.path.stem, seed
+        self.n_images, self.channels, self.resolution = found.n_images, found.channels, found.resolution
+        self.text_length, self.text_dim = found.text_length, found.text_dim
+        self.shift, self.scale, self.pixels = found.shift, found.scale, found.pixels
+        self.encoders = dict(found.encoders)
 
     def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
         rows = self._order(index.cpu()).numpy()

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from ..config import SHAPE, Data
-from ..errors import UserError
+from ..config import Data
+from ..image_file import check_shapes
 
 
 class Source:
@@ -58,8 +58,5 @@ def open_source(data: Data) -> Source:
     objects = max(1, (data.text_length - 1) // 3)
     is_file = data.source == "latents"
     source = Latents(data.path, data.seed) if is_file else Scenes(data.resolution, objects, data.seed, data.source)
-    for name in SHAPE:
-        if (described := getattr(data, name)) != (actual := getattr(source, name)):
-            unlike = f"{name} is {described} in the configuration but {actual} in the data"
-            raise UserError(f"data {data.name}: {unlike}; set data.{name}={actual}")
+    check_shapes(data, source)
     return source

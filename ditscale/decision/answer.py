@@ -155,11 +155,8 @@ class Decision(Shown):
         """What not knowing N* is expected to cost, in a sentence; "" where that is not known."""
         if self.regret is None:
             return ""
-        over = (
-            f"; its loss is {100 * self.over_optimum:.2g} % over the optimum's"
-            if (self.over_optimum or 0) >= 1e-5
-            else ""
-        )
+        excess = self.over_optimum or 0.0
+        over = f"; its loss is {100 * excess:.2g} % over the optimum's" if excess >= 1e-5 else ""
         return f"{100 * self.regret:.2g} % of the budget is expected to be lost by this size, as N* is not known{over}."
 
     def summary(self) -> str:

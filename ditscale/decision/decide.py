@@ -281,10 +281,12 @@ def _studied(law: _Law, asked: Mapping[str, float]) -> Study:
 
 def _answered(law: _Law, asked: dict[str, float], found: Estimate, how: dict[str, Any]) -> Decision:
     """The decision at a budget."""
-    budget, known = found.value, {"kappa": law.kappa, "fitted": law.fitted}
+    budget = found.value
     metrics, notes = _known_metrics(law, budget)
-    beside = {"n_params": asked["n_params"]} if "n_params" in asked else how if "unique_images" in asked else {}
-    answers = predict(law.grid, budget, **beside, metrics=metrics, **known)
+    beside: dict[str, Any] = (
+        {"n_params": asked["n_params"]} if "n_params" in asked else how if "unique_images" in asked else {}
+    )
+    answers = predict(law.grid, budget, **beside, metrics=metrics, kappa=law.kappa, fitted=law.fitted)
     _refuse(law, answers)
     best, chosen = answers.choices[0], _chosen(answers)
     size = chosen.n_params or best.n_params

@@ -12,8 +12,9 @@ from torch import Tensor
 from ..config import SHAPE, Data, Validation
 from ..data import draws
 from ..data.latents import Latents
-from ..data.source import Source, open_source
+from ..data.source import open_source
 from ..errors import UserError
+from ..image_file import check_enough
 from ..plan.run import Run
 
 LABEL = re.compile(r"(?!se(_|$))[\w.-]+", re.ASCII)  # In a study's table, loss_se is a standard error.
@@ -50,14 +51,6 @@ def with_files(run: Run, files: dict[str, str]) -> Run:
     return replace(run, validation=replace(run.validation, also=also))
 
 
-def check_makers(run: Source, other: Source, name: str):
-    """Raise UserError where the data set `name` is of another VAE or text encoder than a run's own data."""
-    for kind, model in run.encoders.items():
-        if other.encoders.get(kind, model) != model:
-            unlike = f"its {kind} is {other.encoders[kind]}, but the run's own data was encoded with {model}"
-            raise UserError(f"{name}: {unlike}; encode {name} with {model} too")
-
-
 class HeldOut:
     """n held-out images, by position. seed: of all noise. Raises UserError when there are fewer, or of other shapes."""
 
@@ -65,9 +58,7 @@ class HeldOut:
         self.name, self.n, self.seed, self.device = data.name, n, seed, device
         self.config = held_out(data, validation)
         self.source = open_source(self.config)
-        if (has := self.source.n_images) is not None and has < n:
-            use = f"use validation.n={has} (--n {has} of `ditscale evaluate`), or fewer"
-            raise UserError(f"{self.config.path or data.name}: holds {has} images, fewer than {n}; {use}")
+        check_enough(self.config.path or data.name, self.source.n_images, n)
         self.pixels = self.source.pixels
         self.dims = self.source.channels * self.source.resolution**2  # Values of an image.
         self.unit = "bits per dimension" if self.pixels else "nats per dimension"

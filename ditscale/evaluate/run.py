@@ -14,13 +14,14 @@ from ..config import check as check_fields
 from ..config.mapping import Fraction, NonNegativeInt, PositiveInt
 from ..distributed.ranks import Ranks, start
 from ..errors import UserError, nearest, one_of
+from ..image_file import check_makers
 from ..naming import RunPaths, digest
 from ..plan.run import Run
 from ..rundir.evaluation import Result, read_results, write_results
 from ..rundir.lock import RunLock
 from . import fid, samples
 from .finished import Finished, load_finished
-from .held_out import HeldOut, check_makers, data_sets, with_files
+from .held_out import HeldOut, data_sets, with_files
 from .measure import Metric, Unmeasurable, Workers, clear, measure
 from .metrics import Bound, Likelihood, ValidationLoss
 

@@ -4,12 +4,16 @@ import itertools
 import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..config import Study
 from ..errors import UserError
 from ..units import compact, count
 from .nest import nest
 from .run import Run, make_run
+
+if TYPE_CHECKING:
+    from .checks import Check
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Plan:
     runs: tuple[Run, ...]
     dropped: tuple[Dropped, ...]
     note: str = ""  # Why no runs are nested, where the study asks for nested runs.
+    checks: tuple["Check", ...] = ()  # What was found before it was written (plan/checks), errors first.
 
     @property
     def flops(self) -> float:

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import config
-from ..config import Study
+from ..config import Cluster, Study
 from ..errors import UserError
 from ..files import make_directory, read_mapping, write_text
 from ..naming import RunPaths, StudyPaths
-from .run import Run, read_run
+from .run import Execution, Run, read_run
 
 # Keys that may change in a planned study, since they leave its grid as it is.
-MAY_CHANGE = ("cluster", "rates", "rate_budgets", "evaluation", "nested")
+MAY_CHANGE = ("cluster", "budget", "rates", "rate_budgets", "evaluation", "nested")
 # Commands that plan runs, and what to type to restore runs whose directory was deleted.
 PLANNERS = {"plan": "`ditscale plan {root}`", "forecast": "`ditscale forecast {root}`", "sweep": "the same sweep"}
 
@@ -36,7 +36,7 @@ def write_study(root: Path | str, study: Study) -> StudyPaths:
         if not study.rates:
             study = replace(study, rates=old.rates, rate_budgets=old.rate_budgets)
         before, now = config.plain(old), config.plain(study)
-        unchanged = [before.pop(key) for key in MAY_CHANGE] == [now.pop(key) for key in MAY_CHANGE]
+        unchanged = [before.pop(key, None) for key in MAY_CHANGE] == [now.pop(key, None) for key in MAY_CHANGE]
         if before != now:
             other = f"{root} holds another study ({_difference(before, now)})"
             raise UserError(f"{other}; use another directory, or leave the settings out to continue that study")
@@ -101,6 +101,14 @@ def write_run(paths: StudyPaths, run: Run) -> RunPaths:
     make_directory(at.root)
     write_text(at.run, text)
     return at
+
+
+def settle(paths: StudyPaths, runs: Iterable[Run], cluster: Cluster, ranks: int):
+    """Write into each run.yaml how the run is executed on this cluster, where it differs. Raises UserError."""
+    for run in runs:
+        settled = replace(run, execution=Execution.on(cluster, ranks))
+        if settled != run:
+            write_run(paths, settled)
 
 
 def _difference(before: dict, now: dict, prefix: str = "") -> str:

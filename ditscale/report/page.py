@@ -7,9 +7,11 @@ from pathlib import Path
 
 from .. import __version__
 from ..files import make_directory, write_bytes, write_text
+from ..launch.monitor.status import study_status
 from ..laws import Laws, Ledger, read_ledger
 from ..laws.text import ends
 from ..naming import StudyPaths
+from ..price.spent import total
 from ..units import compact, duration
 from . import sentences, tables
 from .html import code, document, superscripts
@@ -34,6 +36,7 @@ def write_report(root: Path | str, ledger: Ledger | Path | str | None = None) ->
     show as well. Raises UserError without study.h5 or a finished run, and at a damaged ledger."""
     record = ledger if isinstance(ledger, Ledger | None) else read_ledger(ledger)
     results, page = replace(read_study_results(root), ledger=record), StudyPaths(root).report / "index.html"
+    results = replace(results, spent=str(total(s.spent for s in study_status(StudyPaths(root)))))
     figures = page.parent / "figures"
     make_directory(figures)
     shown = [(plot, *render(plot)) for plot in filter(None, (make(results) for make in PLOTS))]
@@ -102,6 +105,8 @@ def _runs(results: StudyResults) -> str:
     spent = f"{compact(flops)} training FLOPs in {duration(seconds)} of training, all runs added up."
     text = f"{sentences.plural(len(results.table), 'run')}, {spent} Each name leads to the run's directory, which holds"
     out = f"<h2>Runs</h2><p>{text} its record.</p>{tables.runs_table(results)}"
+    # Of all runs, those that failed too.
+    out += f"<h2>What it took</h2><p>{escape(results.spent.capitalize())}.</p>" * bool(results.spent)
     out += f"<h2>What the numbers count</h2><dl>{counts}</dl>\n<h2>Runs left out</h2>{tables.excluded_table(results)}"
     return f"{out}\n<h2>Settings of the study</h2>{tables.settings(results)}"
 

@@ -60,6 +60,7 @@ class StudyResults:
     samples: Samples | None
     grids: dict[float, Samples]
     ledger: Ledger | None = None
+    spent: str = ""  # what its runs took, in a sentence
 
     @property
     def points(self) -> dict[str, np.ndarray]:  # Columns of study.h5 that are numbers.

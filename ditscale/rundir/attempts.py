@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .. import slurm_client
 from ..errors import UserError
-from ..files import make_directory, write_once, write_text
+from ..files import make_directory, read_mapping, write_once, write_text
 from ..naming import RunPaths
 from ..plan.run import read_run
 from ..process import this_process
@@ -41,6 +41,11 @@ class Attempt:
     started_unix: float
     checkpoint: str  # the newest when it started; "" for none
     gpus: str = ""  # CUDA_VISIBLE_DEVICES, as Slurm or a launch on this machine (launch/job/gpus.py) has set it
+    # The last sign of life of the attempt before, and images past the checkpoint that it had trained by then: they are
+    # trained again.
+    before_unix: float = 0.0
+    lost_images: int = 0
+    runs_per_gpu: int = 1
     ended: str = ""  # how it ended; "" while it lives, and for ever if it was killed
 
 
@@ -67,7 +72,10 @@ def claim(at: RunPaths) -> tuple[Attempt, RunLock]:
             raise Busy(f"{at.root}: {who} is running it; nothing to do")
         process, number = this_process(), last.number + 1 if last else 1
         place = (process.job, process.restart, socket.gethostname(), process.node, os.getpid(), process.world)
-        me = Attempt(number, *place, time.time(), _newest_checkpoint(at), process.gpus or "")
+        before = _before(at) if last else (0.0, 0)
+        me = Attempt(
+            number, *place, time.time(), _newest_checkpoint(at), process.gpus or "", *before, process.runs_per_gpu
+        )
         idle = len(list(takewhile(lambda a: (a.job, a.checkpoint) == (me.job, me.checkpoint), reversed(history))))
         if me.job and idle >= IDLE_ATTEMPTS:
             reached = f"checkpoint {me.checkpoint}" if me.checkpoint else "its first checkpoint"
@@ -125,6 +133,14 @@ def _newest_checkpoint(at: RunPaths) -> str:
     with suppress(UserError):  # The file is damaged; the run itself will say so.
         nested = read_run(at.run).readings
     return " ".join(filter(None, map(_reached, [at, *(RunPaths(at.root.parent / run_id) for run_id in nested)])))
+
+
+def _before(at: RunPaths) -> tuple[float, int]:
+    """When the attempt before this one gave its last sign of life, and how many images it lost."""
+    beat = read_mapping(at.heartbeat, {"unix": float, "images": int})
+    saved = [int(path.name.removeprefix("images-")) for path in checkpoints.resumable(at.checkpoint)]
+    trained = (at.checkpoint / "final.pt").exists()
+    return beat.get("unix", 0.0), 0 if trained else max(0, beat.get("images", 0) - max(saved, default=0))
 
 
 def _reached(at: RunPaths) -> str:

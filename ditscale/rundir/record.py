@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -198,26 +199,42 @@ def read_end(path: Path) -> tuple[str, float | None]:
     return state, loss if state == "finished" else None
 
 
-def read_skipped(path: Path) -> int:
-    """Steps that a run's attempts skipped; 0 where that is not known. Read from the attempts, since there may be a
-    million steps, and at HDF5's offset in the file, since HDF5 takes several times as long to convert the rows."""
+@dataclass(frozen=True)
+class Totals:
+    """Of all attempts in a record; 0 and "" where that is not known."""
+
+    skipped: int = 0  # steps
+    data_wait_s: float = 0.0
+    energy_j: float = 0.0
+    ended_unix: float = 0.0  # of the last
+    images_per_s: float = 0.0  # of the last that was measured
+    device: str = ""
+
+
+def read_totals(path: Path) -> Totals:
+    """Sums over a run's attempts. Read from the attempts, since there may be a million steps, and at HDF5's offset in
+    the file, since HDF5 takes several times as long to convert the rows."""
     try:
         with _opened(path) as file:
             attempts = h5py.h5d.open(file, b"attempts")
             offset, n, size = attempts.get_offset(), attempts.shape[0], attempts.get_storage_size()
     except (KeyError, OSError):
-        return 0
+        return Totals()
     if offset is None or size != n * ATTEMPT.itemsize:  # It is of layout 1.
-        return 0
-    skipped = 0
+        return Totals()
+    found = list[np.ndarray]()
     with open(path, "rb") as file:
         file.seek(offset)
         for first in range(0, n, 16):  # Nearly all runs have a few attempts, and there is space for many.
             rows = np.fromfile(file, ATTEMPT, min(16, n - first))
-            skipped += int(rows["skipped"].sum())
+            found.append(rows[rows["started_unix"] > 0])
             if not rows["started_unix"].all():
                 break
-    return skipped
+    rows = np.concatenate(found)
+    measured = rows[rows["images_per_s"] > 0][-1:]
+    sums = (int(rows["skipped"].sum()), float(rows["data_wait_s"].sum()), float(rows["energy_j"].sum()))
+    speed, device = (float(measured[0]["images_per_s"]), measured[0]["device"].decode()) if len(measured) else (0.0, "")
+    return Totals(*sums, float(rows["ended_unix"].max(initial=0)), speed, device)
 
 
 def skipped_note(skipped: int, steps: int) -> str:

@@ -14,7 +14,7 @@ from ..distributed.ranks import Ranks, start
 from ..errors import UserError
 from ..evaluate import run as evaluation
 from ..evaluate.finished import has_final
-from ..evaluate.held_out import check_makers
+from ..image_file import check_makers
 from ..model.compile import compiles, speed_up
 from ..naming import RunPaths
 from ..plan.run import Run, read_run

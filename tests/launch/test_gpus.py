@@ -85,7 +85,7 @@ def test_runs_get_theirs(four, tmp_path, monkeypatch, workers, sharing):
     run = planned.runs[0]
     at = paths.run(run.run_id)
     at.run.write_text(at.run.read_text().replace("role: grid", "role: probe"))
-    local._settle(paths, read_run(at.run), cluster, ["0", "1"])
+    local._settle(paths, read_run(at.run), cluster, local.Machine(2, 2))
     assert read_run(at.run).execution.ranks == 2
 
 

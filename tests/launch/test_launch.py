@@ -160,10 +160,10 @@ def test_the_probe_gets_as_many_threads_as_it_has_work_for(tmp_path, workers, wi
     )
     (run,) = planned.runs
     cluster = read_study(paths.root).cluster
-    local._settle(paths, replace(run, role="probe"), cluster, [])
+    local._settle(paths, replace(run, role="probe"), cluster, local.machine(cluster))
     settled = read_run(paths.run(run.run_id).run).execution
     assert (settled.ranks, settled.threads) == (1, threads)
-    local._settle(paths, replace(read_run(paths.run(run.run_id).run), role="grid"), cluster, [])
+    local._settle(paths, replace(read_run(paths.run(run.run_id).run), role="grid"), cluster, local.machine(cluster))
     assert read_run(paths.run(run.run_id).run).execution.threads == 1, "of the grid, as many run as there are workers"
 
 

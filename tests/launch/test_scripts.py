@@ -15,7 +15,7 @@ from ditscale.launch.backends import preamble as backend
 from ditscale.launch.backends.preamble import SCRIPTS, preamble, script
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = {"array": "train_array", "study": "study", "aggregate": "aggregate"}
+FILES = {"array": "train_array", "study": "study", "aggregate": "aggregate", "bench": "bench"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -5,8 +5,8 @@ import torch
 
 from ditscale.config import Evaluation, compose
 from ditscale.diffusion.rectified_flow import sample
-from ditscale.launch.resources import resources
 from ditscale.plan.grid import plan_grid, table
+from ditscale.price.resources import resources
 
 
 @pytest.mark.parametrize("how", [Evaluation(), Evaluation(sampler="euler", steps=7), Evaluation(steps=5, guidance=2.0)])

@@ -23,9 +23,9 @@ from ditscale.rundir.record import (
     open_record,
     read_attempts,
     read_end,
-    read_skipped,
     read_state,
     read_steps,
+    read_totals,
 )
 
 WRITER = """
@@ -159,18 +159,18 @@ def test_a_place_that_cannot_be_written(tmp_path, monkeypatch, error, says):
 
 def test_skipped_steps_of_all_attempts(tmp_path):
     path = tmp_path / "metrics.h5"
-    assert read_skipped(path) == 0
+    assert read_totals(path).skipped == 0
     for k in range(20):
         r = record(path)
         r.begin(10.0, 0, 1, "host")
         r.measure({"skipped": k})
         r.close()
-    assert read_skipped(path) == 190
+    assert read_totals(path).skipped == 190
     with h5py.File(path, "r+") as file:  # as of layout 1
         rows = file["attempts"][:]
         del file["attempts"]
         file["attempts"] = repack_fields(rows[[name for name in ATTEMPT.names if name not in MEASURED.names]])
-    assert read_skipped(path) == 0
+    assert read_totals(path).skipped == 0
 
 
 def test_attempt_rows(tmp_path):

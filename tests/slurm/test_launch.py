@@ -1,6 +1,7 @@
 """`ditscale launch DIR cluster=slurm` on the real cluster: arrays by submitit, repeated, mixed with sbatch,
 interrupted."""
 
+import json
 import os
 import signal
 import sys
@@ -111,6 +112,8 @@ def test_chunks_of_a_small_cluster(slurm, call, plan, tmp_path, quiet, records, 
         slurm.wait(
             lambda: "= 2" in slurm.call("scontrol", "show", "config").split("MaxArraySize")[1][:30], 20, "the new limit"
         )
+        planned = json.loads(call("plan", "--dry-run", "--json", *few, *ON_CLUSTER).stdout)
+        assert {each["code"]: each["value"] for each in planned["checks"]}["array_split"] == 3
         done = call("launch", root, *ON_CLUSTER, "cluster.parallel=3")
         assert done.returncode == 0, done.stderr
         assert [len(s["runs"]) for s in submissions(root)] == [2, 1]
@@ -261,7 +264,7 @@ def test_refusals(slurm, call, plan, tmp_path, small, one_line_error, status, su
         *ON_CLUSTER, "cluster.sizes=[{up_to_params: 1e9, ranks: 3, flops_per_s: 1e10}]"
     )
     assert "unknown key 'gpu'" in refused(*ON_CLUSTER, "cluster.sizes=[{up_to_params: 1e9, gpu: 3, flops_per_s: 1e10}]")
-    assert "only the cluster may change" in refused("recipe.batch_size=4", *ON_CLUSTER)
+    assert "cluster and budget may change" in refused("recipe.batch_size=4", *ON_CLUSTER)
     assert "sbatch is not on the PATH" in refused(*ON_CLUSTER, PATH=str(Path(sys.executable).parent))
     assert "gives no answer" in refused(*ON_CLUSTER, SLURM_CONF="/nowhere/slurm.conf")
     assert not submissions(root) and not slurm.call("squeue", "--noheader")

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -26,17 +26,21 @@ MOST = {"n": 10**8, "samples": 10**4, "batch_size": 10**6, "probes": 10**4, "ste
     DIR, *SETTINGS, examples=["ditscale launch mystudy", "ditscale launch mystudy cluster=slurm cluster.partition=gpu"],
 )  # fmt: skip
 def launch(options: Options) -> Report:
-    from ...config import about_cluster, changed
+    from ...config import about_launch, relaunched
+    from ...launch.afford import check_budget
     from ...launch.backends.slurm_array import launch as submit
-    from ...pipeline import launch_study
+    from ...pipeline import check_launch, launch_study
     from ...plan.study import gone, read_study, write_study
 
     study, paths = read_study(options.dir), StudyPaths(options.dir)
-    if options.settings:  # They change the cluster, for this launch and those that follow.
-        if about_cluster(options.settings) != options.settings:
-            example = "cluster=slurm cluster.partition=NAME"
-            raise UserError(f"launch: a planned study is fixed; only the cluster may change here, as in {example}")
-        study = replace(study, cluster=changed(study.cluster, options.settings, path(options.configs)))
+    if options.settings:  # They change cluster and budget, for this launch and those that follow.
+        if about_launch(options.settings) != options.settings:
+            example = "cluster=slurm cluster.partition=NAME or budget.gpu_hours=100"
+            raise UserError(f"launch: a planned study is fixed; cluster and budget may change here, as in {example}")
+        study = relaunched(study, study, options.settings, path(options.configs))
+    check_launch(options.dir, study)
+    check_budget(paths, study)
+    if options.settings:
         write_study(options.dir, study)
     if lost := gone(paths, [at.name for at in paths.run_dirs()]):
         log.warning(lost)
@@ -58,6 +62,7 @@ def launch(options: Options) -> Report:
     examples=["ditscale status mystudy"],
 )
 def status(options: Options) -> Iterator[Report]:
+    from ...launch.afford import outlook
     from ...launch.monitor.slurm_status import with_slurm
     from ...launch.monitor.status import DONE, RunStatus, table
     from ...plan.study import gone, read_study
@@ -70,6 +75,8 @@ def status(options: Options) -> Iterator[Report]:
         text = table(statuses, study.cluster.peak_flops_per_s)
         if study.rehearsal:
             text += f"\nREHEARSAL: {study.rehearsal}"
+        elif any(s.spent.seconds for s in statuses):
+            text += f"\n{outlook(paths, study, statuses).summary()}"
         if lost := gone(paths, known):
             text += f"\n{lost}"
             if options.json:
@@ -116,6 +123,42 @@ def doctor(options: Options) -> Report:
     findings = examine(Path(options.dir), cluster, files_of(study) if study else [], options.job)
     text = "\n".join(map(str, findings))
     return Report(text, [asdict(f) for f in findings], int(any(f.level == "bad" for f in findings)))
+
+
+@verb(
+    "Measure how fast this machine trains and evaluates a study's sizes. Trains real runs for seconds; plan, launch "
+    "and status price by what it finds. Run it on a node of the cluster: `ditscale sbatch bench` prints a script.",
+    positional("dir", "DIR", "planned study; left out where settings and --out are given", "?", complete="directory"),
+    option("--minutes", "M", "time for all sizes; fewer are measured in less, those that tell most", default="5"),
+    option("--device", "NAME", "device to measure (default: what the study's cluster uses)", choices=("cpu", "gpu")),
+    option("--micro-batch", "N,...", "images per forward pass to try (default: chosen from free memory)"),
+    option("--out", "FILE", "file to write, for cluster.speeds (default: DIR/bench.json)", complete="file"),
+    *SETTINGS, examples=["ditscale bench mystudy", "ditscale bench --out h200.json study=paper data.path=train.h5"],
+)  # fmt: skip
+def bench(options: Options) -> Report:
+    from ...config import compose, relaunched
+    from ...launch.bench import bench as measure
+    from ...launch.bench import line
+    from ...plan.grid import plan_runs
+    from ...plan.study import read_study
+
+    root, settings, configs = options.dir, options.settings, path(options.configs)
+    if root and "=" in root:  # As in `ditscale bench --out FILE study=paper`.
+        root, settings = None, [root, *settings]
+    if root is None and not options.out:
+        raise UserError("bench: name a planned study, as in `ditscale bench mystudy`, or a file to write, --out FILE")
+    study = compose(settings, configs) if root is None else read_study(root)
+    if root and settings:
+        study = relaunched(study, study, settings, configs)
+    if study.rehearsal:
+        raise UserError(f"bench: {root} is a rehearsal, which trains nothing; measure the study it belongs to")
+    sizes = [units.whole(n, "--micro-batch", low=1) for n in (options.micro_batch or "").split(",") if n]
+    minutes = units.number(options.minutes, "--minutes", low=0.1, high=600)
+    out = path(options.out) or StudyPaths(root).bench
+    tell = lambda speed: None if options.quiet or options.json else print(line(speed), flush=True)
+    result = measure(study, plan_runs(study).runs, minutes, options.device or "", sizes, out, tell)
+    use = f"{command('plan', root)} prices by it" if root and not options.out else f"cluster.speeds=[{out}] uses it"
+    return Report(f"written: {out}; {use}", result.to_dict())
 
 
 @verb(

@@ -12,7 +12,8 @@ from ..verb import DIR, SETTINGS, Options, Report, flag, option, positional, ver
 
 
 @verb(
-    "Plan a study: budgets x widths x seeds to runs. Prints the table; writes study.yaml and each run.yaml.",
+    "Plan a study: budgets x widths x seeds to runs. Prints the table and its checks; writes study.yaml and each "
+    "run.yaml. An error among the checks refuses the plan.",
     positional("dir", "DIR", "study directory; may be left out with --dry-run", count="?", complete="directory"),
     flag("--dry-run", "print the table and write nothing"),
     *SETTINGS,
@@ -113,4 +114,4 @@ def progress(options: Options) -> Any:
     """What shows the progress of a launch: a block redrawn on a terminal, else a line now and then; None if quiet."""
     from ...launch.monitor.progress import Progress
 
-    return None if options.quiet else lambda workers, flops: Progress(workers, flops, sys.stdout).show
+    return None if options.quiet else lambda workers, flops, speed: Progress(workers, flops, sys.stdout, speed).show

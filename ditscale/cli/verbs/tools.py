@@ -11,8 +11,8 @@ from ..verb import VERBS, Options, Report, option, positional, verb
 
 @verb(
     "Print or write a batch script for sbatch. `array` trains a study's runs, `study` does a whole study, `aggregate` "
-    "collects, fits and reports.",
-    positional("script", "SCRIPT", "which script", choices=("array", "study", "aggregate")),
+    "collects, fits and reports, `bench` measures a node's speed.",
+    positional("script", "SCRIPT", "which script", choices=("array", "study", "aggregate", "bench")),
     option("--out", "FILE", "file or directory to write to (default: print the script)", complete="file"),
     examples=["ditscale sbatch array --out .", "ditscale sbatch study"],
 )

@@ -8,19 +8,18 @@ from ...config import Cluster
 from ...errors import UserError
 from ...logs import log
 from ...plan.run import Run
-from ..resources import Resources
+from ...price.resources import Resources
 
 
 def array_limit() -> int:
     """The most tasks that one array may have. Raises UserError without a Slurm that answers."""
     if shutil.which("sbatch") is None:
         raise UserError("sbatch is not on the PATH; run on a login node of the cluster, or use cluster=local")
-    settings = slurm_client.ask("scontrol", "show", "config")
-    if settings is None:
+    limit = slurm_client.array_limit()
+    if limit is None:
         remedy = "check `scontrol ping`, and that SLURM_CONF names this cluster"
         raise UserError(f"`scontrol show config` gives no answer; {remedy}")
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", settings, re.M)
-    return int(found.group(1)) if found else 1000
+    return limit
 
 
 def partitions() -> dict[str, float]:

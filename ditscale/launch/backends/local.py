@@ -13,18 +13,18 @@ from ...errors import Interrupted
 from ...files import unwritable
 from ...naming import StudyPaths
 from ...plan.run import Run
+from ...plan.study import settle
+from ...price.resources import Machine, place_here
 from ...process import GPUS, RUNS_PER_GPU
 from ...rundir.attempts import last_attempt, read_attempts
 from ...rundir.outcomes import read_limit
 from ..job import gpus
 from ..job.execute import execute
 from ..monitor.status import DONE, RunStatus, Show, State, awaiting_parent, study_status
-from ..resources import settle
 from ..snapshot import snapshot
 from .preamble import importing_from
 
 POLL_S = 0.5
-WORTH_FLOPS = 1.5e8  # Of a step, per thread: with less work, threads wait for each other.
 MAX_LOST_RANKS = 3  # This often a run is resumed in one call after it has lost a rank.
 STOP_S = 60  # A run gets this time to finish its step and save when we are interrupted.
 
@@ -65,7 +65,7 @@ class _Pool:
         self.slots = workers(cluster, self.gpus)
         for s in study_status(paths):
             if s.run.role == role and s.state not in (*DONE, State.RUNNING):
-                _settle(paths, s.run, cluster, self.gpus)
+                _settle(paths, s.run, cluster, Machine(self.slots, len(self.gpus)))
         # run_id, micro-batch limit and number of lost ranks when it was started, to the job: one start for each
         self.jobs: dict[tuple[str, int, int], Any] = {}
         self.used: dict[str, list[str]] = {}  # GPUs by run_id
@@ -113,17 +113,16 @@ class _Pool:
             time.sleep(0.1)
 
 
-def _settle(paths: StudyPaths, run: Run, cluster: Cluster, given: list[str]):
-    """Write into run.yaml how the run is executed here. The probe, which runs alone, has as many ranks, up to
-    `cluster.probe_ranks` or the GPUs given, as divide its batch; without either it has all threads that it can use."""
-    ranks = 1
-    most = min(cluster.probe_ranks or len(given), len(given) or cluster.probe_ranks)
-    if run.role == "probe" and most:
-        ranks = next(n for n in range(most, 0, -1) if run.recipe.batch_size % n == 0)
-    elif run.role == "probe":
-        worth = round(run.flops_per_image * run.recipe.batch_size / WORTH_FLOPS)
-        cluster = replace(cluster, threads=max(cluster.threads, min(worth, cluster.threads * workers(cluster, given))))
-    settle(paths, [run], cluster, ranks)
+def machine(cluster: Cluster) -> Machine:
+    """This machine, as a launch with this cluster's settings uses it. Raises UserError as `gpus.gpus`."""
+    given = gpus.gpus(cluster)
+    return Machine(workers(cluster, given), len(given))
+
+
+def _settle(paths: StudyPaths, run: Run, cluster: Cluster, machine: Machine):
+    """Write into run.yaml how the run is executed here."""
+    place = place_here(run, cluster, machine)
+    settle(paths, [run], replace(cluster, threads=place.threads), place.ranks)
 
 
 def _gpus_of(paths: StudyPaths, run: Run) -> list[str]:

@@ -9,7 +9,8 @@ from typing import Iterable, Iterator
 from ...errors import one_of
 from ..snapshot import PACKAGE
 
-SCRIPTS = {"array": "train_array.sbatch", "study": "study.sbatch", "aggregate": "aggregate.sbatch"}
+SCRIPTS = {"array": "train_array", "study": "study", "aggregate": "aggregate", "bench": "bench"}
+SCRIPTS = {name: f"{file}.sbatch" for name, file in SCRIPTS.items()}
 # Variables that would make a job believe it is a rank of somebody else's.
 FOREIGN = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 

@@ -15,9 +15,12 @@ from ...files import unwritable
 from ...logs import log
 from ...naming import StudyPaths
 from ...plan.run import Run
+from ...plan.study import settle
+from ...price.records import read_speeds
+from ...price.resources import Resources, classes
+from ...price.schedule import shares
 from ..doctor.directory import OK, shared
 from ..reconcile import missing_runs, only_launcher, task_calls
-from ..resources import Resources, classes, settle, shares
 from ..snapshot import snapshot
 from .limits import array_limit, check_time, partitions, within_queue_limit
 from .preamble import clean_environment, preamble
@@ -27,10 +30,10 @@ from .submission import Submission, write
 def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list[Submission]:
     """Submit every run (of `role`, or all) that is neither done, nor pending, nor running; returns the new submissions.
     Raises UserError, before anything is submitted, where the cluster cannot take what the study asks for."""
-    limit, hours = array_limit(), partitions()
+    limit, hours, speeds = array_limit(), partitions(), read_speeds(paths, cluster)
     with only_launcher(paths):
         missing = within_queue_limit(missing_runs(paths, lambda run: role in (None, run.role)), cluster)
-        by_class = [(what, runs, limit * what.size.pack) for what, runs in classes(missing, cluster).items()]
+        by_class = [(what, runs, limit * what.size.pack) for what, runs in classes(missing, cluster, speeds).items()]
         chunks = [(what, runs[i : i + n]) for what, runs, n in by_class for i in range(0, len(runs), n)]
         for what, _ in chunks:
             check_time(what, cluster, hours)

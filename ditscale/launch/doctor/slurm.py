@@ -1,7 +1,6 @@
 """Findings about Slurm: its commands, its configuration, the cluster's partition and account, accounting."""
 
 import os
-import pwd
 import re
 import shutil
 
@@ -68,11 +67,7 @@ def _partition(cluster: Cluster) -> Finding:
 def _accounting(cluster: Cluster) -> list[Finding]:
     if slurm_client.ask("sacct", "--allocations", "--noheader") is None:
         return [note("sacct gives no answer", "status cannot say how a job ended; nothing else needs it")]
-    user = pwd.getpwuid(os.getuid()).pw_name
-    words = ("sacctmgr", "--noheader", "--parsable2", "show", "assoc", "where", f"user={user}")
-    printed = slurm_client.ask(*words, "format=account,maxsubmitjobs")
-    rows = [line.split("|") for line in (printed or "").splitlines()]
-    limits = {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+    limits = slurm_client.submit_limits()
     short = {name: n for name, n in limits.items() if cluster.account in ("", name) and not 0 < cluster.max_queued <= n}
     remedy = "a larger study needs cluster.max_queued={}"
     return [ok("sacct answers"), *(note(f"account {a} may queue {n} jobs", remedy.format(n)) for a, n in short.items())]

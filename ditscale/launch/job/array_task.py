@@ -15,19 +15,21 @@ from ...files import make_directory
 from ...naming import RunPaths, StudyPaths
 from ...plan.study import read_study
 from ...process import this_process
+from ..afford import check_budget
 from ..backends.preamble import preamble
 from ..backends.submission import Submission, read_all, write
 from ..snapshot import snapshot
 
 
 def array_task(root: Path | str, index: int) -> tuple[RunPaths, str]:
-    """The run, and the directory to import ditscale from. Raises UserError when the study has no run of this index."""
-    read_study(root)
-    paths = StudyPaths(Path(root).resolve())
+    """The run, and the directory to import ditscale from. Raises UserError when the study has no run of this index,
+    or its budget does not suffice for it."""
+    study, paths = read_study(root), StudyPaths(Path(root).resolve())
     number = this_process().job.split("_")[0]
     if not number:
         raise UserError(f"{root}: this is no Slurm job; submit it: sbatch --array=0-N slurm/train_array.sbatch DIR")
     if not (paths.jobs / number / "submission.json").exists():
+        check_budget(paths, study)
         runs = tuple(at.name for at in paths.run_dirs())
         write(paths, Submission(number, number, runs, str(snapshot(paths.code)), time.time()), first=True)
     mine = next(s for s in read_all(paths) if s.token == number)

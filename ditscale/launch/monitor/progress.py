@@ -15,13 +15,16 @@ SHOWN = 8  # runs with a line of their own
 
 
 class Progress:
-    """Shows a study's status on `out`. `workers`: of runs at once (0: as many as run); `extra_flops`: later work."""
+    """Shows a study's status on `out`. `workers`: of runs at once (0: as many as run); `extra_flops`: later work;
+    `speed`: known FLOP/s of one rank, by n_params, until runs show their own."""
 
-    def __init__(self, workers: int, extra_flops: float = 0.0, out: TextIO | None = None):
+    def __init__(
+        self, workers: int, extra_flops: float = 0.0, out: TextIO | None = None, speed: dict[int, float] | None = None
+    ):
         self.workers, self.extra_flops, self.out = workers, extra_flops, out or sys.stdout
         self.terminal = self.out.isatty()
         self.drawn, self.last = 0, 0.0
-        self.speed: dict[int, float] = {}  # FLOP/s of one rank, by n_params: small models use a core less well.
+        self.speed = dict(speed or {})  # FLOP/s of one rank, by n_params: small models use a core less well.
 
     def show(self, statuses: list[RunStatus], took_s: float = 0.0, last: bool = False):
         """Draw, if it is time to or this is the last call. `took_s`, how long the status took, is not shown."""

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Callable
@@ -14,16 +14,17 @@ from ...errors import UserError
 from ...files import of_kinds, read_mapping, write_text
 from ...naming import RunPaths, StudyPaths
 from ...plan.run import Run, read_run
+from ...price.spent import Spent, spent_on
 from ...rundir.attempts import LIVE_S, heartbeat_age, last_attempt
 from ...rundir.lock import is_locked
-from ...rundir.record import Damaged, read_end, read_skipped, skipped_note
+from ...rundir.record import Damaged, read_end, read_totals, skipped_note
 
 HERE = socket.gethostname()
 # A run that has begun has at least one of these files.
 BEGUN = {"attempts", "metrics.h5", "heartbeat.json", "failure.json", "lock"}
 # Keys and types of what jobs/seen.json caches about a finished run, and of a heartbeat.
 NUMBER = int | float | None
-CACHED = {"loss": NUMBER, "host": str, "ranks": int, "attempt": int, "job": str, "reason": str}
+CACHED = {"loss": NUMBER, "host": str, "ranks": int, "attempt": int, "job": str, "reason": str, "spent": dict}
 HEARTBEAT = {"images": int, "loss": NUMBER, "images_per_s": NUMBER, "host": str, "phase": str}
 
 
@@ -54,6 +55,7 @@ class RunStatus:
     ranks: int = 1
     attempt: int = 0  # number of the newest; 0 before the first
     job: str = ""  # Slurm's, as "123_4"
+    spent: Spent = Spent()
 
     @property
     def done_flops(self) -> float:
@@ -103,12 +105,19 @@ def _cached_status(at: RunPaths, run: Run, cache: dict[str, Any]) -> RunStatus:
     """The status of a run, from the cache while the record of a finished one has the same time and size."""
     match cache.get(at.name):
         case [[_, _] as stamp, dict(end)] if end.keys() == CACHED.keys() and of_kinds(end, CACHED):
-            if stamp == _stamp(at.metrics):
-                return RunStatus(run, State.FINISHED, run.n_images, images_per_s=None, **end)
+            if stamp == _stamp(at.metrics) and (spent := _spent_of(end["spent"])):
+                return RunStatus(run, State.FINISHED, run.n_images, images_per_s=None, **end | {"spent": spent})
     status = run_status(at, run)
     if status.state == State.FINISHED:
-        cache[at.name] = [_stamp(at.metrics), {name: getattr(status, name) for name in CACHED}]
+        end = {name: getattr(status, name) for name in CACHED}
+        cache[at.name] = [_stamp(at.metrics), end | {"spent": asdict(status.spent)}]
     return status
+
+
+def _spent_of(cached: dict[str, Any]) -> Spent | None:
+    """What the cache says of a run's cost; None where it holds something else."""
+    kinds = {f.name: bool if f.name == "gpu" else (int, float) for f in fields(Spent)}
+    return Spent(**cached) if cached.keys() == kinds.keys() and of_kinds(cached, kinds) else None
 
 
 def _stamp(path: Path) -> list[int] | None:
@@ -135,6 +144,7 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
     if is_locked(at.lock) or (last and not last.ended and last.host != HERE and heartbeat_age(at) < LIVE_S):
         host = last.node if last and last.node else beat.get("host", "")
         reason = _and_skipped(beat.get("phase", ""), at, run, images)
+        who["spent"] = spent_on(at, run, State.RUNNING)
         return RunStatus(run, State.RUNNING, images, loss, beat.get("images_per_s"), host, reason, **who)
     try:
         recorded, measured = read_end(at.metrics)
@@ -154,13 +164,14 @@ def run_status(at: RunPaths, run: Run) -> RunStatus:
     elif state == State.PLANNED and not last:
         reason = _no_sign(at)
     reason = _and_skipped(reason, at, run, images)
+    who["spent"] = spent_on(at, run, state)
     return RunStatus(run, state, images, loss, None, beat.get("host", ""), reason, **who)
 
 
 def _and_skipped(reason: str, at: RunPaths, run: Run, images: int) -> str:
     """`reason`, and how many of the run's steps up to `images` were skipped, if that is more than a few."""
     steps = images // run.recipe.batch_size
-    skipped = skipped_note(read_skipped(at.metrics), steps) if steps else ""
+    skipped = skipped_note(read_totals(at.metrics).skipped, steps) if steps else ""
     return "; ".join(filter(None, (reason, skipped)))
 
 

@@ -2,8 +2,9 @@ import pytest
 
 from ditscale.config import Cluster, Size, build, compose
 from ditscale.errors import UserError
-from ditscale.launch.resources import classes, resources, shares
 from ditscale.plan.grid import plan_grid
+from ditscale.price.resources import classes, resources
+from ditscale.price.schedule import shares
 
 SIZES = (Size(3e4, 1e9), Size(1e6, 1e9, nodes=2, ranks=2))
 

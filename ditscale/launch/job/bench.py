@@ -1,0 +1,69 @@
+"""What `ditscale bench` executes on a node, in a process of its own for each run that is measured at once:
+
+    python -m ditscale.launch.job.bench prepare RUN_DIR           makes what runs share, such as the features of FID
+    python -m ditscale.launch.job.bench measure RUN_DIR SECONDS   trains the run, then a longer one of its beginning
+
+The runs are real ones, short: their records say how fast they were (price/records.py)."""
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from ...logs import show
+from ...naming import RunPaths, StudyPaths
+from ...plan.run import Run, read_run
+from ...plan.study import write_run
+from ...price.records import FIRST_STEPS, of_run
+from ...process import this_process
+from . import gpus
+
+LONGER = "-longer"  # What the name of the longer run ends in, which is trained without evaluation.
+
+
+def measure(run_dir: Path, seconds: float):
+    """Train the run to its end, evaluation included; then one of about so many seconds, unless the first was long."""
+    from ...train.loop import train
+
+    at = RunPaths(run_dir)
+    train(at.root)
+    run = read_run(at.run)
+    speed = of_run(at, run)
+    if speed is None:
+        return
+    step_s = run.recipe.batch_size * run.flops_per_image / (speed.flops_per_s * this_process().world)
+    steps = FIRST_STEPS * round(seconds / step_s / FIRST_STEPS)
+    if steps > run.steps:
+        longer = StudyPaths(at.root.parent.parent).run(at.name + LONGER)
+        if this_process().first:
+            write_run(StudyPaths(at.root.parent.parent), _longer(run, steps))
+        while not longer.run.is_file():
+            time.sleep(0.1)
+        train(longer.root)
+
+
+def _longer(run: Run, steps: int) -> Run:
+    n_images = steps * run.recipe.batch_size
+    return replace(run, run_id=run.run_id + LONGER, steps=steps, n_images=n_images, evaluation={},
+                   n_tokens=n_images * run.tokens_per_image, validation=replace(run.validation, n=2))  # fmt: skip
+
+
+def prepare(run_dir: Path):
+    """Train our feature extractor now, if the run's FID takes it and it is not in the cache: it takes half a minute."""
+    import torch
+
+    from ...distributed.ranks import Ranks
+    from ...evaluate.extractor import load_extractor
+
+    run = read_run(RunPaths(run_dir).run)
+    if fid := run.evaluation.get("fid"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        load_extractor(fid, run.data, Ranks(0, 1, torch.device("cpu")))
+
+
+if __name__ == "__main__":
+    show()
+    gpus.take()
+    what, directory, *rest = sys.argv[1:]
+    prepare(Path(directory)) if what == "prepare" else measure(Path(directory), float(rest[0]))
