@@ -73,6 +73,7 @@ class StudyPaths:
     table = _In("study.h5")
     csv = _In("study.csv")
     laws = _In("laws.json")
+    speeds = _In("speeds.json")  # of the finished runs
     forecast = _In("forecast.json")
     verdict = _In("verdict.json")
     rates = _In("rates.json")

@@ -96,7 +96,7 @@ class Decision(Shown):
 
     def heading(self) -> str:
         beyond = f"{self.factor:.3g}x beyond the largest of {self.n_runs} runs' budgets"
-        return f"{self.question}: {compact(self.budget_flops.value)} FLOPs, {beyond}"
+        return f"What to train at {compact(self.budget_flops.value)} FLOPs ({self.question}), {beyond}"
 
     def main(self) -> dict[str, Estimate]:
         known = {"N*": self.n_params, "D*": self.n_tokens, self.metric: self.loss or self.optimum, **self.metrics}

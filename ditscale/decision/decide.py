@@ -2,6 +2,7 @@
 FID to reach. The law's part of the answer is that of `laws.questions.predict`; a study adds the size that can be built,
 its recipe, and what it costs on the cluster."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -13,22 +14,23 @@ import numpy as np
 from .. import units
 from ..config import Study
 from ..errors import UserError, command
+from ..files import write_text
 from ..laws.estimates import Estimate
 from ..laws.findings import run_to_add
 from ..laws.learning_rate import read_rates
-from ..laws.predictor.identify import WIDEST_PLACE, ask, next_run
+from ..laws.predictor.identify import WIDEST_PLACE, Asked, ask, next_run
 from ..laws.predictor.predictor import Predictor
-from ..laws.predictor.stored import load_predictors, save_predictors
+from ..laws.predictor.stored import checksum, load_predictors, save_predictors
 from ..laws.questions import REPEATS, Answers, Choice, fixed, of_metric, predict
-from ..laws.spread import Analysis, by_forms
+from ..laws.spread import by_forms
 from ..laws.text import spelled
 from ..naming import StudyPaths
 from ..plan.grid import nearest_run
 from ..plan.run import Run
 from ..plan.study import read_study
 from ..price.price import price
-from ..price.records import read_speeds
-from ..price.speed import Speeds
+from ..price.records import of_study, read_speeds
+from ..price.speed import Speed, Speeds
 from ..quantities import METRICS, at_optimum
 from ..tables.read import Source, read_table
 from ..tables.source import opened
@@ -39,7 +41,7 @@ from .answer import Change, Cost, Decision, Model, Place
 WIDEST_BUDGET = math.log(100)  # of a budget that is to reach a value, ln(high / low)
 LEAST_BUDGETS = 4  # of a table that is asked again without its largest and smallest one
 ENOUGH_RUNS = 6  # that have a further metric
-FRONTIER = 7  # budgets at which the page draws the frontier
+FRONTIER = 6  # budgets at which the page draws the frontier
 CLOSE, MOST_STEPS = 1e-4, 30  # of the search for the budget that costs so many hours
 HOURS_PER_DAY, DAY_S = 24.0, 86400.0
 # What is asked, as options of the command name it: those that give a budget by themselves, and those that go with one.
@@ -49,9 +51,11 @@ ASKED = (*HOW_MUCH, *GIVEN, "deadline")
 
 
 class _Law(NamedTuple):
-    """A table's grid runs, the predictors of its versions by name, C / (N D) where it is given, and the study."""
+    """A table's grid runs, the versions of it (`_versions`) and their predictors by name, C / (N D) where it is given,
+    and the study with its speeds."""
 
     grid: Table
+    tables: dict[str, Table]
     fitted: dict[str, Predictor]
     kappa: float | None
     study: Study | None
@@ -92,7 +96,7 @@ def decide(
     given = dict(
         zip(ASKED, (budget, gpu_hours, target_loss, target_fid, n_params, unique_images, deadline), strict=True)
     )
-    asked = {k: units.number(v, f"--{k.replace('_', '-')}", above=0) for k, v in given.items() if v is not None}
+    asked = {k: _number(k, v) for k, v in given.items() if v is not None}
     _check(asked)
     is_study = isinstance(source, (str, Path)) and Path(source).is_dir()
     root = source if study is None and isinstance(source, (str, Path)) and is_study else study
@@ -103,6 +107,11 @@ def decide(
         inside = f"{_words(asked)} is {compact(found.value)} FLOPs, inside the grid, whose runs go to"
         raise UserError(f"decide: {inside} {compact(law.largest)}; ask beyond it, or look there: `ditscale fit`")
     return _answered(law, asked, found, how)
+
+
+def _number(name: str, value: float | str) -> float:
+    """What was asked as a number. A target may have either sign, if its metric has."""
+    return units.number(value, f"--{name.replace('_', '-')}", **({} if name == "target_loss" else {"above": 0}))
 
 
 def _check(asked: Mapping[str, float]) -> None:
@@ -140,11 +149,24 @@ def _law(table: Table, root: Path | str | None, own: bool, kappa: float | None) 
         raise UserError(f"{table.source or 'table'}: every run is a probe; a decision needs grid runs")
     paths = None if root is None else StudyPaths(root)
     study = None if paths is None else read_study(paths.root)
-    fitted = fitted_predictors(
-        grid, paths.predictors_of(grid.metric) if paths and own and kappa is None else None, kappa
-    )
-    speeds = read_speeds(paths, study.cluster) if paths and study else Speeds()
-    return _Law(grid, fitted, kappa, study, paths, speeds)
+    kept = paths.predictors_of(grid.metric) if paths and own and kappa is None else None
+    speeds = Speeds()
+    if paths and study:
+        speeds = read_speeds(paths, study.cluster, _own_speeds(paths, checksum(table)) if own else None)
+    return _Law(grid, _versions(grid), fitted_predictors(grid, kept, kappa), kappa, study, paths, speeds)
+
+
+def _own_speeds(paths: StudyPaths, rows: str) -> tuple[Speed, ...]:
+    """Speeds of the study's finished runs. Reading their records takes longer than all else, so they are kept with the
+    checksum of the table's rows."""
+    with suppress(OSError, ValueError, LookupError, TypeError, UserError):
+        kept = json.loads(paths.speeds.read_text(encoding="utf-8"))
+        if kept["checksum"] == rows:
+            return tuple(Speed.from_dict(each) for each in kept["speeds"])
+    found = of_study(paths)
+    with suppress(OSError, UserError):  # The directory may be another's.
+        write_text(paths.speeds, json.dumps({"checksum": rows, "speeds": [s.to_dict() for s in found]}) + "\n")
+    return found
 
 
 def fitted_predictors(grid: Table, path: Path | None, kappa: float | None = None) -> dict[str, Predictor]:
@@ -162,9 +184,11 @@ def fitted_predictors(grid: Table, path: Path | None, kappa: float | None = None
 
 def keep_predictors(root: Path | str, metric: str = "loss") -> None:
     """Fit and write what `decide` asks of a study, so that it answers at once; nothing where there is no law."""
+    paths = StudyPaths(root)
     with suppress(UserError):
         table = read_table(root, metric, also=measured(root, "", metric))
-        fitted_predictors(table.grid(), StudyPaths(root).predictors_of(table.metric))
+        _own_speeds(paths, checksum(table))
+        fitted_predictors(table.grid(), paths.predictors_of(table.metric))
 
 
 def _versions(grid: Table) -> dict[str, Table]:
@@ -200,6 +224,8 @@ def _budget(law: _Law, asked: dict[str, float], how: dict[str, Any]) -> Estimate
     if "target_fid" in asked:
         grid, more = (grid if grid.metric == "fid" else of_metric(grid, "fid")), {"reach": asked["target_fid"]}
     elif "target_loss" in asked:
+        if law.made.runs.log and asked["target_loss"] <= 0:
+            raise UserError(f"decide: {words}: {grid.metric} is above 0; ask a value above 0")
         more = {"reach": asked["target_loss"]}
     elif "n_params" in asked:
         more = {"n_params": asked["n_params"]}
@@ -282,7 +308,9 @@ def _studied(law: _Law, asked: Mapping[str, float]) -> Study:
 def _answered(law: _Law, asked: dict[str, float], found: Estimate, how: dict[str, Any]) -> Decision:
     """The decision at a budget."""
     budget = found.value
-    metrics, notes = _known_metrics(law, budget)
+    # What each version of the table and each further metric says of this budget.
+    asks = {n: ask(t, budget, law.kappa, law.fitted[n]) for n, t in law.tables.items() if n in law.fitted}
+    metrics, notes = _known_metrics(law, asks)
     beside: dict[str, Any] = (
         {"n_params": asked["n_params"]} if "n_params" in asked else how if "unique_images" in asked else {}
     )
@@ -295,6 +323,8 @@ def _answered(law: _Law, asked: dict[str, float], found: Estimate, how: dict[str
     if "n_params" not in asked and _width(best.n_params) > WIDEST_PLACE:
         low, high = ("no bound" if e is None else count(e) for e in (best.n_params.low, best.n_params.high))
         raise _undecided(law, f"N* at {compact(budget)} FLOPs is between {low} and {high}", budget)
+    if law.grid.rehearsal:
+        notes.append(f"REHEARSAL: {law.grid.rehearsal}")
     run = None
     if law.study:
         run = nearest_run(law.study, "probe", budget, size.value, law.study.seeds[0])
@@ -316,21 +346,21 @@ def _answered(law: _Law, asked: dict[str, float], found: Estimate, how: dict[str
         loss=None if chosen is best else chosen.loss, one_run=_one_run(answers),
         over_optimum=chosen.penalty.value if chosen.penalty else None,
         regret=best.regret if chosen.regret is None else chosen.regret, metrics=answers.metrics,
-        model=_model(law, run, asked) if run else None, cost=cost, changes=tuple(_changes(law, budget, trained)),
+        model=_model(law, run, asked) if run else None, cost=cost, changes=tuple(_changes(law, asks, budget, trained)),
         run_scatter=law.made.run_scatter, add=_to_add(law, budget), frontier=_frontier(law, budget), notes=tuple(notes),
     )  # fmt: skip
 
 
-def _known_metrics(law: _Law, budget: float) -> tuple[list[str], list[str]]:
+def _known_metrics(law: _Law, asks: Mapping[str, Asked]) -> tuple[list[str], list[str]]:
     """(the further metrics of which the runs say something at a budget, a line on each other one)."""
     known, notes = [], []
     for name in law.grid.columns:
-        asked = ask(of_metric(law.grid, name), budget, law.kappa, law.fitted.get(name)) if name in law.fitted else None
+        asked = asks.get(name)
         if asked and asked.whole:
             known.append(name)
         else:
-            why = f": {asked.refused.message}" if asked and asked.refused else ": too few runs have it"
-            notes.append(f"{name}: no answer{why}")
+            why = asked.refused.message if asked and asked.refused else "too few runs have it"
+            notes.append(f"{name}: no answer: {why}")
     return known, notes
 
 
@@ -384,27 +414,27 @@ def _check_deadline(law: _Law, asked: dict[str, float], cost: Cost | None) -> No
         raise UserError(f"decide: {_words(asked)}: {takes}; allow more days, or ask --deadline alone for what fits")
 
 
-def _changes(law: _Law, budget: float, size: float) -> Iterable[Change]:
+def _changes(law: _Law, asks: Mapping[str, Asked], budget: float, size: float) -> Iterable[Change]:
     """The answer by each form alone, by Approach 2 and 3, without a budget, and by each further metric."""
     ours, others = law.made.optimum(budget).n_params.value, [*by_forms("", law.grid, budget, law.made)][1:]
-    for analysis in others:
-        if analysis.n_params is None or analysis.form in ("approach 3, ls", "approach 3, ls_log"):
+    for said in others:
+        if said.n_params is None or said.form in ("approach 3, ls", "approach 3, ls_log"):
             continue
-        form = law.made.only(analysis.form) if not analysis.form.startswith("approach") else None
+        form = law.made.only(said.form) if not said.form.startswith("approach") else None
         lost = form.regret(budget, size) if form and form.members else None
-        yield _change(f"the form: {analysis.form}", analysis, ours, lost)
-    for name, table in _versions(law.grid).items():
-        made = law.fitted.get(name)
-        if name == law.grid.metric or made is None:
+        yield Change(f"the form: {said.form}", said.n_params, said.loss, said.n_params / ours, lost)
+    for name, asked in asks.items():
+        if name == law.grid.metric:
             continue
-        asked = ask(table, budget, law.kappa, made)
-        best = made.optimum(budget)
-        known = "N*" not in asked.lacks
         is_metric = name in law.grid.columns
-        loss = best.loss.value if not is_metric and not asked.lacks else None
-        found = Analysis(name, "answer", best.n_params.value if known else None, loss)
-        lost = made.regret(budget, size) if not asked.lacks else None
-        yield _change(f"{name} decides" if is_metric else name, found, ours, lost)
+        what = f"{name} decides" if is_metric else name
+        if asked.predictor is None or "N*" in asked.lacks:
+            yield Change(what, None, None, None, None)
+            continue
+        best = asked.predictor.optimum(budget)
+        loss = None if is_metric or asked.lacks else best.loss.value
+        lost = None if asked.lacks else asked.predictor.regret(budget, size)
+        yield Change(what, best.n_params.value, loss, best.n_params.value / ours, lost)
 
 
 def _frontier(law: _Law, budget: float) -> tuple[Place, ...]:
@@ -413,8 +443,3 @@ def _frontier(law: _Law, budget: float) -> tuple[Place, ...]:
         best = law.made.optimum(c)
         places.append(Place(c, best.n_params, best.loss))
     return tuple(places)
-
-
-def _change(what: str, found: Analysis, ours: float, lost: float | None) -> Change:
-    ratio = None if found.n_params is None else found.n_params / ours
-    return Change(what, found.n_params, found.loss, ratio, lost)

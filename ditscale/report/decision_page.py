@@ -16,7 +16,8 @@ from ..tables.table import Table
 from ..units import compact, count
 from .html import ACCENT, INK, MUTED, RULE, document, superscripts, table
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 460, 280, 62, 36, 14  # of a drawing, in its own units
+WIDTH, HEIGHT = 460, 280  # of a drawing, in its own units
+LEFT, RIGHT, BOTTOM, TOP = 62, 26, 36, 14
 Points = Sequence[tuple[float, float]]
 Form = Callable[[float], str]
 
@@ -103,7 +104,7 @@ def _panel(
     def at(x: float, y: float) -> str:
         across = (math.log(x) - x_low) / (x_high - x_low or 1)
         up = (scale(y) - y_low) / (y_high - y_low or 1)
-        return f"{LEFT + across * (WIDTH - LEFT - 16):.1f},{HEIGHT - BOTTOM - up * (HEIGHT - BOTTOM - TOP):.1f}"
+        return f"{LEFT + across * (WIDTH - LEFT - RIGHT):.1f},{HEIGHT - BOTTOM - up * (HEIGHT - BOTTOM - TOP):.1f}"
 
     def dot(x: float, y: float, radius: float, colour: str) -> str:
         cx, cy = at(x, y).split(",")
@@ -119,7 +120,7 @@ def _panel(
         for f in (0, 0.5, 1)
     ]
     marks += [
-        f'<text x="{LEFT + f * (WIDTH - LEFT - 16):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle" {label}>'
+        f'<text x="{LEFT + f * (WIDTH - LEFT - RIGHT):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle" {label}>'
         f"{compact(math.exp(x_low + f * (x_high - x_low)))}</text>"
         for f in (0, 0.5, 1)
     ]

@@ -179,6 +179,7 @@ def test_what_would_change_the_answer(known):
         (["--budget", "1e18"], 2, "inside the grid"),
         (["--target-loss", "9"], 2, "inside the grid"),
         (["--target-loss", "1"], 2, "floor"),
+        (["--target-loss", "-1"], 2, "above 0"),
         (["--budget", "1e21", "--metric", "foo"], 2, "foo"),
         (["--budget", "1e21", "--also", "foo"], 2, "foo"),
         (["--gpu-hours", "100"], 2, "--study DIR"),
