@@ -41,7 +41,7 @@ def slices(figure, table, truth) -> None:
         n = table.n_params[p.rows]
         grid = np.geomspace(n.min(), n.max(), 100)
         left.plot(n, table.loss[p.rows], "o", ms=4, color=colour)
-        left.plot(grid, p.loss + p.curvature * np.log(grid / p.n_params) ** 2, color=colour, lw=1.2)
+        left.plot(grid, p.result().loss_at(grid), color=colour, lw=1.2)
         left.plot(p.n_params, p.loss, "D", ms=6, mfc="white", mec=INK, mew=1.3)
         right.plot(n, 100 * np.expm1(laws.fits.approach3.surface.residuals[p.rows]), "o", ms=4, color=colour)
     left.set(xscale="log", xlabel="N", ylabel="loss", title="Slices and their minima")

@@ -66,14 +66,6 @@ class _Law(NamedTuple):
     def made(self) -> Predictor:
         return self.fitted[self.grid.metric]
 
-    @property
-    def largest(self) -> float:
-        return float(self.grid.budget_flops.max())
-
-    @property
-    def where(self) -> str:
-        return self.grid.source or "table"
-
 
 def decide(
     source: Source, *, study: Path | str | None = None, budget: float | str | None = None,
@@ -103,9 +95,9 @@ def decide(
     law = _law(_read(source, "fid" if "target_fid" in asked else ""), root, is_study or own, kappa)
     how = {"images": asked.get("unique_images"), "tokens_per_image": tokens_per_image, "repeats": repeats}
     found = _budget(law, asked, how)
-    if found.value <= law.largest:
+    if found.value <= law.grid.largest:
         inside = f"{_words(asked)} is {compact(found.value)} FLOPs, inside the grid, whose runs go to"
-        raise UserError(f"decide: {inside} {compact(law.largest)}; ask beyond it, or look there: `ditscale fit`")
+        raise UserError(f"decide: {inside} {compact(law.grid.largest)}; ask beyond it, or look there: `ditscale fit`")
     return _answered(law, asked, found, how)
 
 
@@ -144,9 +136,7 @@ def measured(source: Path | str, also: str = "", metric: str = "loss") -> tuple[
 
 
 def _law(table: Table, root: Path | str | None, own: bool, kappa: float | None) -> _Law:
-    grid = table.grid()
-    if not len(grid):
-        raise UserError(f"{table.source or 'table'}: every run is a probe; a decision needs grid runs")
+    grid = table.grid("a decision")
     paths = None if root is None else StudyPaths(root)
     study = None if paths is None else read_study(paths.root)
     kept = paths.predictors_of(grid.metric) if paths and own and kappa is None else None
@@ -206,10 +196,10 @@ def _versions(grid: Table) -> dict[str, Table]:
 
 def _fitted(table: Table, kappa: float | None, needed: bool) -> Predictor | None:
     """The predictor, or None where the runs give none. needed: then raise UserError (status 3) that says why."""
-    asked = ask(table, float(table.budget_flops.max()), kappa)
+    asked = ask(table, table.largest, kappa)
     if asked.predictor is None and needed:
         why = asked.refused.message if asked.refused else ""
-        raise UserError(f"{table.source or 'table'}: these runs do not decide it: {why}", status=3)
+        raise UserError(f"{table.where}: these runs do not decide it: {why}", status=3)
     return asked.predictor
 
 
@@ -239,7 +229,7 @@ def _budget(law: _Law, asked: dict[str, float], how: dict[str, Any]) -> Estimate
     ends = budget.low, budget.high
     if None in ends or math.log((budget.high or 1) / (budget.low or 1)) > WIDEST_BUDGET:
         low, high = ("no bound" if end is None else compact(end) for end in ends)
-        raise _undecided(law, f"{words} takes between {low} and {high} in FLOPs", 10 * law.largest)
+        raise _undecided(law, f"{words} takes between {low} and {high} in FLOPs", 10 * law.grid.largest)
     return budget
 
 
@@ -251,13 +241,15 @@ def _words(asked: Mapping[str, float]) -> str:
 def _refuse(law: _Law, found: Answers) -> None:
     """Raise UserError where the runs do not determine what was asked."""
     if found.findings:
-        raise UserError(f"{law.where}: these runs do not decide it: {found.findings[0].message}", status=3)
+        raise UserError(f"{law.grid.where}: these runs do not decide it: {found.findings[0].message}", status=3)
 
 
 def _undecided(law: _Law, why: str, target: float) -> UserError:
     """The error that these runs do not decide, with what would."""
     plan = f"; {command('plan', law.paths.root, '--refine')} proposes more" if law.paths else ""
-    return UserError(f"{law.where}: these runs do not decide it: {why} (95 %); {_to_add(law, target)}{plan}", status=3)
+    return UserError(
+        f"{law.grid.where}: these runs do not decide it: {why} (95 %); {_to_add(law, target)}{plan}", status=3
+    )
 
 
 def _to_add(law: _Law, target: float) -> str:
@@ -272,7 +264,7 @@ def _unreachable(law: _Law, grid: Table, words: str, choice: Choice, asked: Mapp
         return f"decide: {words}: no budget within 1e6x of the grid has that as its optimum; ask nearer to the runs"
     if choice.what.endswith("any budget"):
         return f"decide: {words}: is reached at any budget, inside the grid too; ask a better {grid.metric}"
-    far = law.fitted[grid.metric].optimum(1e6 * law.largest).loss
+    far = law.fitted[grid.metric].optimum(1e6 * law.grid.largest).loss
     floor = f"{at_optimum(grid.metric)} is {spelled(far)} even at 1e6x the largest budget, near its floor"
     return f"decide: {words}: no budget reaches it; {floor}; ask a {grid.metric} above that"
 
@@ -282,7 +274,7 @@ def _affordable(law: _Law, asked: dict[str, float]) -> Estimate:
     study, words = _studied(law, asked), _words(asked)
     by_hours, size = "gpu_hours" in asked, asked.get("n_params")
     goal = asked["gpu_hours"] if by_hours else DAY_S * asked["deadline"]
-    budget, factor = 2 * law.largest, 1.0
+    budget, factor = 2 * law.grid.largest, 1.0
     for turn in range(MOST_STEPS):
         try:
             run = nearest_run(study, "probe", budget, size or law.made.optimum(budget).n_params.value, study.seeds[0])
@@ -341,7 +333,7 @@ def _answered(law: _Law, asked: dict[str, float], found: Estimate, how: dict[str
     tokens = float(run.n_tokens) if run else budget / law.made.runs.kappa / trained
     return Decision(
         question=_words(asked), metric=law.grid.metric, source=law.grid.source, n_runs=len(law.grid),
-        budget_flops=found, factor=budget / law.largest, n_params=best.n_params, n_tokens=best.n_tokens,
+        budget_flops=found, factor=budget / law.grid.largest, n_params=best.n_params, n_tokens=best.n_tokens,
         optimum=best.loss, trained=trained, trained_tokens=tokens,
         loss=None if chosen is best else chosen.loss, one_run=_one_run(answers),
         over_optimum=chosen.penalty.value if chosen.penalty else None,

@@ -106,7 +106,7 @@ class Comparison(Shown):
         for name, exponents in self.exponents.items():
             known, none = ({}, "refused") if exponents is None else (exponents, "-")
             shown = [*(known.get(f"{e}_exponent") for e in EXPONENTS), self.losses[name]]
-            rows.append([name, *flat(cells(e) if e else [none, ""] for e in shown)])
+            rows.append([name, *flat(cells(e, none=none) for e in shown)])
         lines = [f"Compared at {compact(self.target_budget_flops)} FLOPs", *columns(rows), ""]
         lines += [*(pair.sentence for pair in self.pairs), *filter(None, [self.ranking_sentence])]
         return "\n".join([*lines, *listed(self.findings), "", RULE])
@@ -237,27 +237,23 @@ def _unlike(tables: dict[str, Table], metric: str) -> list[Finding]:
 
 def _uneven(tables: dict[str, Table], budget: float) -> list[Finding]:
     """Findings on tables that are hard to compare: far targets, unlike ranges of budgets, unlike counting of FLOPs."""
-    largest = {name: float(table.grid().budget_flops.max()) for name, table in tables.items()}
+    largest = {name: table.grid().largest for name, table in tables.items()}
     findings = []
     for name, top in largest.items():
         if budget > 10 * top:
             text = f"{compact(budget)} FLOPs lie {compact(budget / top)}x beyond the largest budget of {name}"
             findings.append(finding("extrapolation", f"{text}, {compact(top)}"))
-    (far, least), (near, most) = _extremes(largest)
+    (far, least), *_, (near, most) = sorted(largest.items(), key=operator.itemgetter(1))
     if most > UNEVEN * least:
         text = f"{far} ends at {compact(least)} FLOPs and {near} at {compact(most)}: the loss of {far} is extrapolated"
         text += f" {compact(most / least)}x further, and a law that bends would count against one only"
         findings.append(finding("extrapolation", text, severity="warning"))
-    (one, low), (other, high) = _extremes({name: table.grid().kappa() for name, table in tables.items()})
+    kappas = {name: table.grid().kappa() for name, table in tables.items()}
+    (one, low), *_, (other, high) = sorted(kappas.items(), key=operator.itemgetter(1))
     if high > 1.2 * low:
         text = f"C / (N D) is {compact(low)} in {one} and {compact(high)} in {other}; equal FLOPs mean something only"
         findings.append(finding("units_mixed", f"{text} if both count N, D and C alike"))
     return findings
-
-
-def _extremes(values: dict[str, float]) -> tuple[tuple[str, float], tuple[str, float]]:
-    order = sorted(values.items(), key=operator.itemgetter(1))
-    return order[0], order[-1]
 
 
 def _times(x: float) -> str:

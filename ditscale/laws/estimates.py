@@ -12,6 +12,7 @@ import numpy as np
 from ..result import Result
 
 LEVEL = 0.95
+Z = 1.96  # standard errors on either side of a value to its 95 % interval
 PAIRS_FROM = 8  # runs in the typical (median) slice
 LARGEST = 709.0  # e to the power of it is a float
 
@@ -28,6 +29,12 @@ class Estimate(Result):
         """Whether x lies inside; an end that is None bounds nothing on its side."""
         return (self.low is None or self.low <= x) and (self.high is None or x <= self.high)
 
+    def excludes(self, other: Self) -> bool:
+        """Whether the two intervals, with all their ends, have no number in common."""
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return False
+        return self.high < other.low or other.high < self.low
+
     def negative(self) -> Self:
         """Of -x, from this of x."""
         low, high = (None if end is None else -end for end in (self.high, self.low))
@@ -37,6 +44,15 @@ class Estimate(Result):
         """Of exp(x), from this of x; an end beyond any float is open."""
         low, high = (None if end is None or end > LARGEST else math.exp(end) for end in (self.low, self.high))
         return replace(self, value=math.exp(min(self.value, LARGEST)), low=low, high=high)
+
+
+@dataclass(frozen=True)
+class Optimum(Result):
+    """The optimum at one budget: N*, D* and L*."""
+
+    n_params: Estimate
+    n_tokens: Estimate
+    loss: Estimate
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,10 @@ def run_to_add(n_params: float, budget_flops: float, kappa: float) -> str:
     return f"N = {count(n_params)}, D = {count(budget_flops / kappa / n_params)} tokens (C = {compact(budget_flops)})"
 
 
+def rehearsed(findings: Iterable[Finding]) -> bool:
+    return any(f.code == "rehearsal" for f in findings)
+
+
 def listed(findings: Iterable[Finding]) -> list[str]:
     """One indented line for each."""
     return [f"  {f.severity}: {f.code}: {f.message}" for f in findings]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError, one_of
+from ..errors import one_of
 from ..tables.read import Source, read_table
 from ..tables.table import Exclusion, Table, condensed
 from ..units import compact, number
@@ -48,9 +48,7 @@ def fit(
     budgets = _budgets(targets)
     kappa = None if kappa is None else number(kappa, "kappa", above=0)
     table = read_table(table)
-    grid, held = table.grid(), tuple(str(r) for r in table.run_id[table.role == "probe"])
-    if not len(grid):
-        raise UserError(f"{table.source or 'table'}: every run is a probe; a fit needs grid runs")
+    grid, held = table.grid("a fit"), tuple(str(r) for r in table.run_id[table.role == "probe"])
     refuse_units(grid, kappa)
     low = grid.falling()
     rows = condensed(low)
@@ -59,8 +57,8 @@ def fit(
     surface = three.surface
     bias = parabola_bias(rows, two, three)
     tests, failed = backtest(rows, two, objective, bootstrap, seed, kappa)
-    asked = ask(grid, max(budgets.values(), default=BEYOND * float(grid.budget_flops.max())), kappa)
-    at = {typed: asked.at(grid, budget) for typed, budget in budgets.items()}
+    asked = ask(grid, max(budgets.values(), default=BEYOND * grid.largest), kappa)
+    at = {typed: asked.at(budget) for typed, budget in budgets.items()}
     refused = max((a for a in (asked, *at.values()) if a.refused), key=lambda a: len(a.lacks), default=asked).refused
     findings = [refused] if refused else []
     findings += [*check_rehearsal(table), *_left_out(grid, held), *check_units(grid), *two.findings, *surface.findings]
@@ -96,9 +94,8 @@ def _left_out(grid: Table, held: tuple[str, ...]) -> list[Finding]:
 
 
 def _far(grid: Table, budgets: dict[str, float]) -> list[Finding]:
-    largest = float(grid.budget_flops.max())
-    far = {typed: budget / largest for typed, budget in budgets.items() if budget > 10 * largest}
-    text = f"beyond the largest budget, {compact(largest)}"
+    far = {typed: budget / grid.largest for typed, budget in budgets.items() if budget > 10 * grid.largest}
+    text = f"beyond the largest budget, {compact(grid.largest)}"
     return [finding("extrapolation", f"{typed} lies {compact(x)}x {text}", value=x) for typed, x in far.items()]
 
 
@@ -113,11 +110,13 @@ def _result(
     if law and (turned or "L*" in lacks):
         law = replace(law, loss_exponent=None, loss_coefficient=None)
     drawn = [*budgets, *(asked.target for asked in at.values())]
+    # Whether Approach 2, whose L* has no floor, held every backtest that had an interval, and one at least.
+    no_floor_holds = {b.approach2.covered for b in tests if b.approach2} - {None} == {True}
     return Laws(
         n_runs=len(table), budgets=budgets, points=table.points(), metric=table.metric, fits=fits, bootstrap=settings,
         approach2=law, approach3=SurfaceLaw(**three.coefficients()) if three.ok and "N*" not in lacks else None,
         objective=three.surface.objective, kappa=three.surface.kappa,
-        predictions={typed: _optima(fits, asked, turned, _no_floor_holds(tests)) for typed, asked in at.items()},
+        predictions={typed: _optima(fits, asked, turned, no_floor_holds) for typed, asked in at.items()},
         slices=_slices(table, two, turned), bands=_bands(two, drawn, turned) if law else None,
         answer=_answer(made, lacks, budgets[-1], at) if made else None,
         n_ranges={t: three.n_range(asked.target) for t, asked in at.items() if three.ok and "N*" not in asked.lacks},
@@ -126,27 +125,21 @@ def _result(
     )  # fmt: skip
 
 
-def _no_floor_holds(tests: list[Backtest]) -> bool:
-    """Whether Approach 2, whose L* has no floor, held every backtest that had an interval, and one at least."""
-    covered = {b.approach2.covered for b in tests if b.approach2} - {None}
-    return covered == {True}
-
-
 def _optima(fits: Fits, asked: Asked, turned: bool, no_floor_holds: bool) -> Optima:
     """What the answer and both approaches say of a target, as far as the runs determine it. no_floor_holds: whether L*
     of Approach 2 has an interval beyond the grid, where a law without a floor may be far off."""
     table, two, three, made = fits
     both = [fitted.predict(asked.target) if fitted.ok else None for fitted in (two, three)]
-    if both[0] and not no_floor_holds and asked.target > float(table.budget_flops.max()):
-        both[0] = both[0] | {"loss": Estimate(both[0]["loss"].value)}
+    if both[0] and not no_floor_holds and asked.target > table.largest:
+        both[0] = replace(both[0], loss=Estimate(both[0].loss.value))
     if turned:
-        both = [said and said | {"loss": said["loss"].negative()} for said in both]
+        both = [said and replace(said, loss=said.loss.negative()) for said in both]
     # Runs that lie on the surface to rounding leave no doubt of its form.
     exact = three.ok and float(np.abs(three.surface.residuals).max()) < EXACT
     hidden = {name for name, what in OF.items() if what in asked.lacks}
-    said = (*both, vars(made.optimum(asked.target)) if made else None)
+    said = (*both, made.optimum(asked.target) if made else None)
     less = (hidden, set() if exact else hidden, hidden)
-    left = [{n: e for n, e in (part or {}).items() if n not in off} for part, off in zip(said, less, strict=True)]
+    left = [{n: e for n, e in vars(part).items() if n not in off} if part else {} for part, off in zip(said, less)]
     return Optima(*(Predicted(**numbers) if numbers else None for numbers in left))
 
 
@@ -159,8 +152,8 @@ def _slices(table: Table, two: Approach2, turned: bool) -> tuple[Slice, ...]:
 
 def _bands(two: Approach2, ends: list[float], turned: bool) -> Bands:
     grid = np.geomspace(min(ends) / 2, 2 * max(ends), 41)
-    at = [two.predict(budget) for budget in grid]
-    bands = Bands(tuple(grid.tolist()), *(tuple(p[n] for p in at) for n in ("n_params", "n_tokens", "loss")))
+    at = [vars(two.predict(budget)).values() for budget in grid]
+    bands = Bands(tuple(grid.tolist()), *zip(*at, strict=True))
     return replace(bands, loss=tuple(e.negative() for e in bands.loss)) if turned else bands
 
 
@@ -178,7 +171,7 @@ def _disagreement(two: Approach2, three: Approach3, targets: dict[str, float]) -
     for typed, budget in targets.items() if two.ok and three.ok else ():
         both = two.predict(budget), three.predict(budget)
         pairs = {name: (both[0][name], both[1][name]) for name in ("n_params", "loss")}
-        apart = [name for name, pair in pairs.items() if _exclude(*pair)]
+        apart = [name for name, (one, other) in pairs.items() if one.excludes(other)]
         if "n_params" in apart and abs(math.log(pairs["n_params"][0].value / pairs["n_params"][1].value)) < NOTICEABLE:
             apart.remove("n_params")
         if apart:
@@ -187,10 +180,3 @@ def _disagreement(two: Approach2, three: Approach3, targets: dict[str, float]) -
             text = f"at {typed} FLOPs approach 2 and 3 exclude each other ({each}): one form is wrong; go by the answer"
             findings.append(finding("approaches_disagree", text, severity=severity))
     return findings
-
-
-def _exclude(a: Estimate, b: Estimate) -> bool:
-    """Whether two intervals with all their ends have no number in common."""
-    if a.low is None or a.high is None or b.low is None or b.high is None:
-        return False
-    return a.high < b.low or b.high < a.low

@@ -30,11 +30,8 @@ signed = "{:+.4g}".format
 def measured(table: Table, column: str) -> tuple[Table, list[Finding]]:
     """The grid's runs with a value of `column` (from `read_table(..., also=(column,))`), and the finding that names the
     others. Raises UserError when the column is not there."""
-    if column not in table.columns:
-        where = table.source or "table"
-        raise UserError(f"{where}: it was read without {column!r}; read_table(..., also=({column!r},))")
     grid = table.grid()
-    lost = ~np.isfinite(grid.columns[column])
+    lost = ~np.isfinite(grid.column(column))
     text = f"{some(grid.run_id[lost])} have no {column} and take no part"
     return grid.take(~lost), [finding("excluded_runs", text, map(str, grid.run_id[lost]))] * bool(lost.any())
 
@@ -109,14 +106,14 @@ def fit_trend(table: Table, column: str, loss: Predictor | None = None) -> Trend
     if len(grid) < LEAST_RUNS or budgets < 2:
         loss, why = None, f"{len(grid)} runs at {budgets} budgets have it, a trend needs {LEAST_RUNS} at 2"
     elif loss is None:
-        asked = ask(table.grid(), float(grid.budget_flops.max()))
+        asked = ask(table.grid(), grid.largest)
         loss, why = asked.whole, asked.refused.message if asked.refused else ""
     if loss is None:
-        raise UserError(f"{table.source or 'table'}: no trend of {column} can be given: {why}", status=3)
+        raise UserError(f"{table.where}: no trend of {column} can be given: {why}", status=3)
     # Of a metric of either sign more may be better, as of a likelihood: it falls where the loss rises.
     off = grid.falling().loss - grid.falling().loss.mean()
     higher = not grid.info_of(column).positive and float(off @ (values - values.mean())) < 0
-    own = replace(grid, metric=column, loss=values, loss_se=None, better="higher" if higher else "lower")
+    own = grid.of_metric(column, "higher" if higher else "lower")
     check(own)
     fits = Predictors(loss, predictor(own))
     runs = fits.metric.runs
@@ -168,8 +165,8 @@ class Gap(Shown):
     def summary(self) -> str:
         rows = [["budget", "runs", "N*", "difference", "95 %", "ratio", "95 %"]]
         for s in self.slices:
-            both = [*cells(s.difference), *(cells(s.ratio) if s.ratio else ["-", ""])]
-            rows.append([compact(s.budget_flops), str(s.n_runs), compact(s.n_params), *both])
+            at = [compact(s.budget_flops), str(s.n_runs), compact(s.n_params)]
+            rows.append([*at, *cells(s.difference), *cells(s.ratio)])
         head = f"{self.against} against {self.metric}, at the optimum of {self.metric}"
         return "\n".join([head, *columns(rows), *listed(self.findings), "", self.sentence])
 
@@ -208,7 +205,7 @@ def fit_gap(table: Table, against: str) -> Gap:
     if len(slices) < 2:
         why = "; ".join(f.message for f in refused) or f"{len(slices)} slices"
         text = f"no gap of {against} can be given, it needs 2 usable slices: {why}"
-        raise UserError(f"{grid.source or 'table'}: {text}", status=3)
+        raise UserError(f"{grid.where}: {text}", status=3)
     inside, outside, budgets = grid.loss, grid.columns[against], [p.budget_flops for p in slices]
     positive = bool((inside > 0).all() and (outside > 0).all())
     # Losses scatter by a share of themselves, so a metric that spans decades has to be weighed by its own size.

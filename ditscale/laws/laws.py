@@ -16,13 +16,13 @@ from .checks.backtest import MOST_ASKED, Backtest
 from .checks.checklist import Item, lines
 from .checks.form import Bias
 from .estimates import Bootstrap, Estimate
-from .findings import Finding, listed
+from .findings import Finding, listed, rehearsed
 from .minima.approach2 import Approach2
 from .minima.parabola import Slice
 from .notebook import Shown
 from .predictor.predictor import Predictor
 from .surface.fit_surface import Approach3
-from .text import cells, columns, short
+from .text import cell, cells, columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,6 +69,10 @@ class Optima(Result):
     approach2: Predicted | None
     approach3: Predicted | None
     answer: Predicted | None = None
+
+    @property
+    def by_law(self) -> dict[str, Predicted | None]:
+        return {"answer": self.answer, "approach 2": self.approach2, "approach 3": self.approach3}
 
 
 @dataclass(frozen=True)
@@ -158,9 +162,9 @@ class Laws(Shown):
         return next((b for b in self.backtests if b.held_out == 1), None)
 
     def heading(self) -> str:
-        rehearsed = "REHEARSAL: " if any(f.code == "rehearsal" for f in self.findings) else ""
+        mark = "REHEARSAL: " * rehearsed(self.findings)
         severe = sum(f.severity != "info" for f in self.findings)
-        return f"{rehearsed}{describe(self.n_runs, self.budgets)}, metric {self.metric}, {severe} warnings"
+        return f"{mark}{describe(self.n_runs, self.budgets)}, metric {self.metric}, {severe} warnings"
 
     def main(self) -> dict[str, Estimate]:
         symbols = {"model": "N*", "data": "D*", "loss": at_optimum(self.metric)}
@@ -191,11 +195,9 @@ class Laws(Shown):
             rows = [p for p in points if abs(math.log(p.budget_flops / s.budget_flops)) < math.log(SAME_BUDGET)]
             n = np.array([p.n_params for p in rows])
             (drawn,) = left.loglog(n, [p.loss for p in rows], "o", ms=4, label=compact(s.budget_flops))
-            if s.ok and s.n_params and s.loss and s.curvature and len(n):
+            if s.ok and len(n):
                 grid = np.geomspace(n.min(), n.max(), 60)
-                bend = s.curvature * np.log(grid / s.n_params) ** 2
-                curve = s.loss + bend if s.response == "raw" else s.loss * np.exp(bend)
-                left.plot(grid, curve, color=drawn.get_color())
+                left.plot(grid, s.loss_at(grid), color=drawn.get_color())
         left.set(xlabel="N", ylabel=self.metric, title="slices")
         left.legend(fontsize=7, title="FLOPs", title_fontsize=7)
         ok, titles = [s for s in self.slices if s.ok], ("N*", "D*", at_optimum(self.metric))
@@ -234,11 +236,10 @@ def read_laws(path: Path | str) -> Laws:
 def _slices(laws: Laws) -> list[str]:
     rows = [["budget", "runs", "N*", "D*", at_optimum(laws.metric), "N within 0.1 %", "residual", "status"]]
     for s in laws.slices:
-        numbers = ((s.n_params, count), (s.n_tokens, count), (s.loss, short))
-        shown = ["-" if x is None else form(x) for x, form in numbers]
+        minimum = [cell(s.n_params, count), cell(s.n_tokens, count), cell(s.loss)]
         near = " .. ".join(map(count, s.n_range or ())) or "-"
-        rms = "-" if s.residual_rms is None else f"{100 * s.residual_rms:.2g} %"
-        rows.append([compact(s.budget_flops), str(s.n_runs), *shown, near, rms, s.status])
+        rms = cell(s.residual_rms, lambda share: f"{100 * share:.2g} %")
+        rows.append([compact(s.budget_flops), str(s.n_runs), *minimum, near, rms, s.status])
     return ["Slices", *columns(rows)] if len(rows) > 1 else []
 
 
@@ -247,7 +248,7 @@ def _titled(title: str, laws: Laws, found: Mapping[str, Estimate | None] | None)
     if found is None:
         return [title, "  refused (see the findings)"]
     word = "loss" if "loss" in laws.metric else laws.metric
-    rows = [[name.replace("loss", word), *(cells(e) if e else ("-", ""))] for name, e in found.items()]
+    rows = [[name.replace("loss", word), *cells(e)] for name, e in found.items()]
     return [title, *columns([["", "value", "95 %"], *rows])]
 
 
@@ -264,10 +265,10 @@ def _predictions(laws: Laws) -> list[str]:
     out = []
     for typed, by in laws.predictions.items():
         rows = [["", "N*", "95 %", "D*", "95 %", laws.metric, "95 %"]]
-        for name, p in (("answer", by.answer), ("approach 2", by.approach2), ("approach 3", by.approach3)):
-            each = p and [(p.n_params, count), (p.n_tokens, count), (p.loss, short)]
-            shown = [cells(e, form) if e else ["refused", ""] for e, form in each] if each else [["refused", ""]] * 3
-            rows.append([name, *(cell for pair in shown for cell in pair)])
+        for name, p in by.by_law.items():
+            p = p or Predicted()
+            sizes = [*cells(p.n_params, count, "refused"), *cells(p.n_tokens, count, "refused")]
+            rows.append([name, *sizes, *cells(p.loss, none="refused")])
         out += [f"At {typed} FLOPs", *columns(rows)]
         if laws.answer and typed in laws.answer.one_run:
             out.append("  one new run at the optimum: {} ({})".format(*cells(laws.answer.one_run[typed])))
@@ -281,7 +282,7 @@ def _backtests(laws: Laws) -> list[str]:
     head = ("predicted", "without", "beyond", "law", "N* / measured", f"{at_optimum(laws.metric)} error")
     rows, largest = [[*head, "interval", "held it"]], max((b.budget_flops for b in laws.backtests), default=0.0)
     for b in (b for b in laws.backtests if b.budget_flops == largest):
-        for name, said in (("answer", b.answer), ("approach 2", b.approach2), ("approach 3", b.approach3)):
+        for name, said in b.by_law.items():
             shown = ["refused", "", "", ""]
             if said is not None:
                 held = {None: "-", True: "yes", False: "NO"}[said.covered]

@@ -18,7 +18,7 @@ from ..units import compact, count
 from .estimates import Estimate, student
 from .minima.parabola import MIN_CURVATURE_T, Noise, Quadratic, pooled, quadratic, vertex, vertex_covariance_of
 from .notebook import Shown
-from .text import cells, columns, spelled
+from .text import cell, cells, columns, spelled
 
 ONE_BUDGET = (
     "at one budget D = C / (kappa N), so the exponents of N and D cannot be told apart: the one of N stands for both, "
@@ -147,10 +147,10 @@ class BestRate(Result):
 
     def row(self) -> list[str]:
         """Its cells under HEAD."""
-        best = cells(self.rate, three) if self.rate else ["refused", ""]
-        given = ((self.recipe_rate, ".3g"), (self.factor, ".2f"), (self.excess, ".2%"), (self.measured_excess, ".2%"))
         at = [count(self.n_params), count(self.n_tokens), compact(self.budget_flops)]
-        return [*at, *best, *("" if v is None else format(v, form) for v, form in given)]
+        recipe = [cell(self.recipe_rate, three, ""), cell(self.factor, "{:.2f}".format, "")]
+        above = [cell(excess, "{:.2%}".format, "") for excess in (self.excess, self.measured_excess)]
+        return [*at, *cells(self.rate, three, "refused"), *recipe, *above]
 
     def contradiction(self) -> str:
         if min(self.n_params, self.n_tokens, self.budget_flops, *(t.lr for t in self.trials)) <= 0:

@@ -5,7 +5,7 @@ tokens to parameters, or a number of unique images."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Iterator
 
 import numpy as np
@@ -131,32 +131,21 @@ def predict(
 
         ds.predict("runs.csv", "1.5e21", n_params="600e6").summary()
     """
-    given = {
-        "budget": budget,
-        "reach": reach,
-        "n_params": n_params,
-        "n_tokens": n_tokens,
-        "ratio": ratio,
-        "images": images,
-    }
-    asked_for = {
-        name: number(v, name, **({} if name == "reach" else {"above": 0})) for name, v in given.items() if v is not None
-    }
+    given = {"budget": budget, "reach": reach, "n_params": n_params, "n_tokens": n_tokens}
+    given |= {"ratio": ratio, "images": images}
+    low = {"reach": -math.inf}
+    asked_for = {name: number(v, name, above=low.get(name, 0)) for name, v in given.items() if v is not None}
     if not asked_for:
         raise UserError("predict: ask something: a budget, a value to reach, or a size, tokens, or images")
     at = asked_for.get("budget")
     if at is None and ("ratio" in asked_for or spread or tuple(metrics) or tuple(countings)):
-        raise UserError(
-            "predict: a ratio, metrics, countings and the spread are asked at a budget; give one, as in 1.5e21"
-        )
-    grid = read_table(table).grid()
-    if not len(grid):
-        raise UserError(f"{grid.source or 'table'}: every run is a probe; a prediction needs grid runs")
-    largest, fitted = float(grid.budget_flops.max()), fitted or {}
-    asked = ask(grid, at or 10 * largest, kappa, fitted.get(grid.metric))
+        asked_at = "a ratio, metrics, countings and the spread are asked at a budget"
+        raise UserError(f"predict: {asked_at}; give one, as in 1.5e21")
+    grid, fitted = read_table(table).grid("a prediction"), fitted or {}
+    asked = ask(grid, at or 10 * grid.largest, kappa, fitted.get(grid.metric))
     if "reach" in asked_for and not asked.lacks and asked.predictor:  # Whether the runs speak for where that may be.
         needed = asked.predictor.budget_for(asked_for["reach"])
-        asked = asked.at(grid, max(asked.target, needed.value if needed else 1000 * largest))
+        asked = asked.at(max(asked.target, needed.value if needed else 1000 * grid.largest))
     tokens = _tokens_of(grid, asked_for, tokens_per_image)
     choices = tuple(_choices(asked, asked_for, tokens, number(repeats, "repeats", above=0)))
     made = asked.whole
@@ -251,10 +240,7 @@ def _where_optimal(made: Predictor, what: str, size: dict[str, float], lacks: tu
 
 def of_metric(grid: Table, name: str) -> Table:
     """The runs that have another of the table's metrics, as a table of it."""
-    if name not in grid.columns:
-        raise UserError(f"{grid.source or 'table'}: it was read without {name!r}; read_table(..., also=({name!r},))")
-    there = grid.take(np.isfinite(grid.columns[name]))
-    return replace(there, loss=there.columns[name], metric=name, loss_se=None, better="")
+    return grid.take(np.isfinite(grid.column(name))).of_metric(name)
 
 
 def _metric(
@@ -264,7 +250,7 @@ def _metric(
     own = ask(of_metric(grid, name), budget, kappa, fitted)
     if own.predictor is None:
         why = own.refused.message if own.refused else ""
-        raise UserError(f"{grid.source or 'table'}: there is no law of {name}: {why}", status=3)
+        raise UserError(f"{grid.where}: there is no law of {name}: {why}", status=3)
     return own.predictor.at_size(budget, loss.optimum(budget).n_params.value).loss
 
 

@@ -33,14 +33,10 @@ class Analysis(Result):
 
 def counted_by(grid: Table, column: str) -> Table:
     """The table with N, or D, counted by another of its columns."""
-    if column not in grid.columns:
-        raise UserError(
-            f"{grid.source or 'table'}: it was read without {column!r}; read_table(..., also=({column!r},))"
-        )
+    values = grid.column(column)
     of = "n_tokens" if "token" in column or "image" in column else "n_params"
-    values = grid.columns[column]
     if not (np.isfinite(values) & (values > 0)).all():
-        raise UserError(f"{grid.source or 'table'}: column {column} is not positive in every run, so it counts nothing")
+        raise UserError(f"{grid.where}: column {column} is not positive in every run, so it counts nothing")
     fields: dict[str, Any] = {of: values}
     return replace(grid, **fields)
 
@@ -80,16 +76,15 @@ def by_forms(name: str, table: Table, budget: float, fitted: Predictor | None = 
         else:
             best = one.optimum(budget)
             yield Analysis(name, form, best.n_params.value, best.loss.value)
-    low, sign = table.falling(), -1 if table.higher_is_better else 1
+    low = table.falling()
     two = fit_approach2(low, bootstrap=0)
-    said = two.predict(budget) if two.ok else {}
-    known = (said["n_params"].value, sign * said["loss"].value) if said else ()
+    said = two.predict(budget) if two.ok else None
+    known = (said.n_params.value, table.sign * said.loss.value) if said else ()
     yield Analysis(name, "approach 2", *known)
     for objective in OBJECTIVES:
-        surface = fit_surface(low, objective) if (low.loss > 0).all() else None
-        n, _, loss = surface.optimum(budget) if surface and surface.ok else (None, None, None)
-        known = () if n is None or loss is None else (float(n), float(loss))
-        yield Analysis(name, f"approach 3, {objective}", *known)
+        surface = fit_surface(low, objective)
+        n, _, loss = surface.optimum(budget) if surface.ok else (None, None, None)
+        yield Analysis(name, f"approach 3, {objective}", *(float(x) for x in (n, loss) if x is not None))
 
 
 def lines(tried: tuple[Analysis, ...], metric: str) -> list[str]:

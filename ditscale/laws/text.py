@@ -21,9 +21,14 @@ def ends(e: Estimate, form: Format = short, between: str = " .. ", unbounded: st
     return "" if e.low is None and e.high is None else between.join(shown)
 
 
-def cells(e: Estimate, form: Format = short) -> list[str]:
+def cell(x: float | None, form: Format = short, none: str = "-") -> str:
+    """A number as a cell of a table."""
+    return none if x is None else form(x)
+
+
+def cells(e: Estimate | None, form: Format = short, none: str = "-") -> list[str]:
     """[value, "low .. high"]: two cells of a table."""
-    return [form(e.value), ends(e, form) or "no interval"]
+    return [form(e.value), ends(e, form) or "no interval"] if e else [none, ""]
 
 
 def spelled(e: Estimate, form: Format = short) -> str:

@@ -1,6 +1,7 @@
 """Figures 1 and 2: the isoFLOP slices with their parabolas; the laws through the minima, the forecast, the probe."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 
 from ..laws import Estimate, Forecast, Laws
+from ..laws.estimates import Z
 from ..laws.minima.parabola import Slice
 from ..laws.surface.fit_surface import optimum
 from ..laws.text import Format
@@ -18,7 +20,6 @@ from .read import StudyResults
 from .sentences import SURFACE, digits, join, plural
 from .style import Label, Panel, Plot, bars, label_ends, limits, log_axis, sequence, two_rows
 
-Z = 1.96  # Standard errors on either side of a value to its 95 % interval.
 # The three laws: name in laws.json, column in study.h5, symbol, form of its values, title of the panel.
 Quantity = tuple[str, str, str, Format, str]
 QUANTITIES: tuple[Quantity, ...] = (
@@ -30,22 +31,17 @@ BAR: Any = {"ms": 11, "mew": 1.6, "elinewidth": 1.6, "capsize": 4}  # How matplo
 
 
 class Minimum(NamedTuple):
-    """The minimum of an accepted slice; intervals are by the delta method, where laws.json has standard errors."""
+    """The minimum of an accepted slice; intervals are by the delta method, where laws.json has standard errors.
+    parabola: the fitted loss at N."""
 
     n_params: Estimate
     n_tokens: Estimate
     loss: Estimate
-    curvature: float
-    log_loss: bool  # Whether the parabola is of the logarithm of the loss.
-
-    def parabola(self, n_params: np.ndarray) -> np.ndarray:
-        """The fitted loss at N: L* exp(c (log N/N*)^2), or L* + c (log N/N*)^2 where the raw loss was fitted."""
-        square = self.curvature * np.log(n_params / self.n_params.value) ** 2
-        return self.loss.value * np.exp(square) if self.log_loss else self.loss.value + square
+    parabola: Callable[[np.ndarray], np.ndarray]
 
 
 def minimum(s: Slice) -> Minimum | None:
-    if not s.ok or s.n_params is None or s.n_tokens is None or s.loss is None or s.curvature is None:
+    if not s.ok or s.n_params is None or s.n_tokens is None or s.loss is None:
         return None
     n, d, loss = Estimate(s.n_params), Estimate(s.n_tokens), Estimate(s.loss)
     if s.log_n_se is not None:
@@ -54,7 +50,7 @@ def minimum(s: Slice) -> Minimum | None:
         n, d = (Estimate(e.value, e.value / factor, e.value * factor) for e in (n, d))
     if s.loss_se is not None:
         loss = Estimate(s.loss, s.loss - Z * s.loss_se, s.loss + Z * s.loss_se)
-    return Minimum(n, d, loss, s.curvature, s.response == "log")
+    return Minimum(n, d, loss, s.loss_at)
 
 
 class Group(NamedTuple):

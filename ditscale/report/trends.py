@@ -83,7 +83,7 @@ def _predictor(results: StudyResults) -> Predictor | None:
     """Of the loss, along whose optimum every trend goes; None where the runs do not determine it."""
     try:
         grid = results.fit_table().grid()
-        return ask(grid, float(grid.budget_flops.max())).whole
+        return ask(grid, grid.largest).whole
     except (UserError, OverflowError):
         return None
 

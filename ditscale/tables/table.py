@@ -77,6 +77,15 @@ class Table:
         """As it was said or, where nothing was, as the metric's name lets one guess."""
         return self.better == "higher" if self.better else self.info_of(self.metric).higher_is_better
 
+    @property
+    def sign(self) -> float:
+        """What makes the metric one of which lower is better: -1 where higher is."""
+        return -1.0 if self.higher_is_better else 1.0
+
+    def of_metric(self, column: str, better: str = "") -> Self:
+        """The table of another metric, one of `columns`."""
+        return dataclasses.replace(self, metric=column, loss=self.column(column), loss_se=None, better=better)
+
     def falling(self) -> Self:
         """The table itself or, where higher is better, that of the metric's negative."""
         if not self.higher_is_better:
@@ -109,6 +118,17 @@ class Table:
     def __len__(self) -> int:
         return len(self.run_id)
 
+    @property
+    def where(self) -> str:
+        """What messages call the table."""
+        return self.source or "table"
+
+    def column(self, name: str) -> np.ndarray:
+        """One of `columns`. Raises UserError where the table was read without it."""
+        if name not in self.columns:
+            raise UserError(f"{self.where}: it was read without {name!r}; read_table(..., also=({name!r},))")
+        return self.columns[name]
+
     def take(self, rows: Any) -> Self:
         """The rows picked by an index or mask array, in that order."""
         picked = {name: part[rows] for name, part in vars(self).items() if isinstance(part, np.ndarray)}
@@ -117,10 +137,10 @@ class Table:
 
     def without(self, run_ids: str | Iterable[str], reason: str) -> Self:
         """The table less the named runs; each is listed, with the reason, in `exclusions` and in every result."""
-        names, where = [run_ids] if isinstance(run_ids, str) else list(run_ids), self.source or "table"
+        names = [run_ids] if isinstance(run_ids, str) else list(run_ids)
         for name in names:
             if name not in self.run_id:
-                raise UserError(f"{where}: there is no run {name!r} to exclude{nearest(name, self.run_id)}")
+                raise UserError(f"{self.where}: there is no run {name!r} to exclude{nearest(name, self.run_id)}")
         kept = self.take(~np.isin(self.run_id, names))
         return dataclasses.replace(kept, exclusions=self.exclusions + tuple((name, reason) for name in names))
 
@@ -133,9 +153,13 @@ class Table:
         """Where the losses come from, if they were rehearsed (`ditscale rehearse`); "" for runs that were trained."""
         return dict(self.recorded).get("rehearsal", "")
 
-    def grid(self) -> Self:
-        """The rows that may enter a fit: everything but held-out probes."""
-        return self.take(self.role != "probe")
+    def grid(self, needed_by: str = "") -> Self:
+        """The rows that may enter a fit: everything but held-out probes. Raises UserError where there are none and
+        needed_by, as in "a fit", says what is then impossible."""
+        grid = self.take(self.role != "probe")
+        if needed_by and not len(grid):
+            raise UserError(f"{self.where}: every run is a probe; {needed_by} needs grid runs")
+        return grid
 
     def slices(self) -> list[tuple[float, np.ndarray]]:
         """[(budget_flops, row indices)], rising. Budgets within 15 % of the slice's smallest are one slice."""
@@ -150,6 +174,11 @@ class Table:
         of a continuum spans most of the 15 %; a slice spans the few per cent by which runs miss their budget."""
         spans = [np.ptp(np.log(self.budget_flops[rows])) for _, rows in self.slices() if len(rows) > 1]
         return not spans or float(np.median(spans)) <= np.log(1.06)
+
+    @property
+    def largest(self) -> float:
+        """The largest budget."""
+        return float(self.budget_flops.max())
 
     @property
     def unit(self) -> float:
@@ -215,7 +244,7 @@ def check(
 
     where(i) names a row. raw {our name: the cells as they stand} of columns that were read; beside {column: cells}: the
     whole source, of which a column may say which runs are good."""
-    source, count, ids = table.source or "table", len(table), table.run_id
+    source, count, ids = table.where, len(table), table.run_id
     if not count:
         raise UserError(f"{source}: no rows; a table needs one row per run")
     needed = {name: getattr(table, name) for name in REQUIRED} | {table.metric: table.loss}

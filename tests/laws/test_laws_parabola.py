@@ -34,8 +34,17 @@ def test_agrees_with_polyfit(response):
     height = c0 - c1**2 / (4 * c2)
     assert np.log(p.n_params) == pytest.approx(-c1 / (2 * c2), rel=1e-9)
     assert p.loss == pytest.approx(np.exp(height) if response == "log" else height, rel=1e-9)
+    curve = np.polyval([c2, c1, c0], np.log(2 * table.n_params[rows]))
+    expected = np.exp(curve) if response == "log" else curve
+    np.testing.assert_allclose(p.result().loss_at(2 * table.n_params[rows]), expected, rtol=1e-9)
     d2, d1, _ = np.polyfit(np.log(table.n_tokens[rows]), y, 2)
     assert np.log(p.n_tokens) == pytest.approx(-d1 / (2 * d2), rel=1e-9)
+
+
+def test_a_slice_without_a_minimum_has_no_curve():
+    x = np.linspace(13, 17, 7)
+    p = fit_parabola(slice_of(x, 2 - 0.01 * (x - 15) ** 2), np.arange(7))
+    assert not p.ok and np.isnan(p.result().loss_at(1e6))
 
 
 def test_delta_method_agrees_with_monte_carlo():

@@ -243,7 +243,7 @@ def compare(options: Options) -> Report:
     if options.target:
         target = units.number(options.target, "--target", above=0)
     else:
-        target = 2 * max(float(t.budget_flops.max()) for t in tables.values())
+        target = 2 * max(table.largest for table in tables.values())
     comparison = compare(tables, target)
     return Report(comparison.summary(), comparison.to_dict(), 0 if any(pair.law for pair in comparison.pairs) else 3)
 

@@ -51,6 +51,10 @@ class Backtest(Result):
     approach3: Prediction | None
     answer: Prediction | None = None
 
+    @property
+    def by_law(self) -> dict[str, Prediction | None]:
+        return {"answer": self.answer, "approach 2": self.approach2, "approach 3": self.approach3}
+
 
 def backtest(
     table: Table, laws: Approach2, objective: str, bootstrap: int, seed: int, kappa: float | None
@@ -71,10 +75,10 @@ def backtest(
         # A slice without a usable minimum has nothing to compare a prediction with.
         for p in (p for p in laws.slices[-held_out:] if p.ok):
             noise = np.random.default_rng([seed, 3]).standard_normal(draws) * p.loss_se
-            by_law = _prediction(p, two.at(p.budget_flops), noise) if two.ok else None
-            by_surface = _by_surface(three, p, noise, table) if three.ok else None
-            by_answer = _by_answer(made, p) if made else None
+            by_law, by_surface = (_by_approach(fitted, p, noise) if fitted.ok else None for fitted in (two, three))
+            by_surface = by_surface and _with_rows(by_surface, three, p, table)
             factor = p.budget_flops / budgets[-held_out - 1]
+            by_answer = _by_answer(made, p) if made else None
             out.append(Backtest(held_out, p.budget_flops, factor, p.n_params, p.loss, by_law, by_surface, by_answer))
     findings = [f for b in out for f in _failed(b)]
     if not out:
@@ -87,31 +91,34 @@ def backtest(
 def _failed(b: Backtest) -> Iterator[Finding]:
     """`backtest_failed`: which of the laws missed the largest budget, held out alone. A warning where the answer did so
     by half its interval's side more; info of the approaches, whose intervals are of their form alone."""
-    for name, said in (("the answer", b.answer), ("approach 2", b.approach2), ("approach 3", b.approach3)):
+    for name, said in b.by_law.items():
         if b.held_out == 1 and said and said.covered is False and abs(said.loss_error) > NOTICEABLE:
             much = f"{100 * said.loss_error:+.2g} % off what was measured, outside its interval,"
-            text = f"held out, {compact(b.budget_flops)} FLOPs were predicted {much} by {name}"
+            text = f"held out, {compact(b.budget_flops)} FLOPs were predicted {much} by"
+            text += f" the {name}" if name == "answer" else f" {name}"
             end = said.loss.high if said.loss_error < 0 else said.loss.low
             far = end is not None and abs(b.measured_loss - said.loss.value) > FAR * abs(end - said.loss.value)
-            severity: Severity = "warning" if far and name == "the answer" else "info"
+            severity: Severity = "warning" if far and name == "answer" else "info"
             yield finding("backtest_failed", text, (), [b.budget_flops], severity, said.loss_error)
 
 
 def _by_answer(made: Predictor, measured: Parabola) -> Prediction:
     """The answer's, its interval for the vertex of a slice of runs: with what those share, and the vertex's error."""
     said = made.slice_minimum(measured.budget_flops, measured.loss_se)
-    ratio = made.optimum(measured.budget_flops).n_params.value / measured.n_params
-    return Prediction(ratio, said, said.value / measured.loss - 1, said.covers(measured.loss))
+    return _prediction(measured, made.optimum(measured.budget_flops).n_params.value, said)
 
 
-def _prediction(measured: Parabola, at: dict[str, np.ndarray], noise: np.ndarray) -> Prediction:
-    said, ratio = estimate(at["loss"][0], at["loss"][1:] + noise), float(at["n_params"][0]) / measured.n_params
-    covered = None if said.low is None and said.high is None else said.covers(measured.loss)
-    return Prediction(ratio, said, said.value / measured.loss - 1, covered)
+def _by_approach(fitted: Approach2 | Approach3, measured: Parabola, noise: np.ndarray) -> Prediction:
+    at = fitted.at(measured.budget_flops)
+    return _prediction(measured, float(at["n_params"][0]), estimate(at["loss"][0], at["loss"][1:] + noise))
 
 
-def _by_surface(fitted: Approach3, measured: Parabola, noise: np.ndarray, table: Table) -> Prediction:
+def _prediction(measured: Parabola, n_params: float, loss: Estimate) -> Prediction:
+    covered = None if loss.low is None and loss.high is None else loss.covers(measured.loss)
+    return Prediction(n_params / measured.n_params, loss, loss.value / measured.loss - 1, covered)
+
+
+def _with_rows(said: Prediction, fitted: Approach3, measured: Parabola, table: Table) -> Prediction:
     n, d, loss = (column[measured.rows] for column in (table.n_params, table.n_tokens, table.loss))
     errors = fitted.surface.loss_at(n, d) / loss - 1
-    said = _prediction(measured, fitted.at(measured.budget_flops), noise)
     return replace(said, row_error=float(np.mean(np.abs(errors))), row_bias=float(np.mean(errors)))

@@ -119,6 +119,6 @@ def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Boots
 def _backtests(backtests: Sequence[Backtest]) -> str:
     """Errors at the largest budget, held out alone; the farther ones stand under the backtests."""
     alone = [b for b in backtests if b.held_out == 1 and (b.approach2 or b.approach3)]
-    both = [(name, said) for b in alone for name, said in (("approach 2", b.approach2), ("approach 3", b.approach3))]
-    errors = ", ".join(f"{name} {100 * said.loss_error:+.2g} %" for name, said in both if said)
+    said = [(name, p) for b in alone for name, p in b.by_law.items() if p and name != "answer"]
+    errors = ", ".join(f"{name} {100 * p.loss_error:+.2g} %" for name, p in said)
     return f"{errors} at {compact(alone[0].budget_flops)}" if alone else "none was possible"

@@ -26,7 +26,7 @@ COUNTED_IN = {
 def refuse_units(table: Table, kappa: float | None = None) -> None:
     """Raise UserError where a column, or some rows of it, cannot be in whole counts, unless kappa says it is meant, and
     where the metric is the same in every run."""
-    where = table.source or "table"
+    where = table.where
     if len(table) > 2 and np.ptp(table.loss) == 0:
         same = f"{table.metric} is {table.loss[0]:g} in every run, which no law describes"
         raise UserError(f"{where}: {same}; name the column that differs, as in --metric COLUMN")

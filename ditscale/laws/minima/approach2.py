@@ -8,7 +8,7 @@ import numpy as np
 
 from ...tables.table import Table
 from ...units import compact
-from ..estimates import Estimate, first, replicates
+from ..estimates import Estimate, Optimum, first, replicates
 from ..findings import Finding, finding
 from .line import line
 from .parabola import Parabola, Response, fit_parabola, pooled_noise, refit, vertex
@@ -67,9 +67,9 @@ class Approach2:
             loss = np.exp(loss) if self.positive else loss
             return {"n_params": np.exp(log_n), "n_tokens": np.exp(log_d), "loss": loss}
 
-    def predict(self, budget_flops: float) -> dict[str, Estimate]:
-        """{n_params, n_tokens, loss} at a budget."""
-        return {name: first(values) for name, values in self.at(budget_flops).items()}
+    def predict(self, budget_flops: float) -> Optimum:
+        """The optimum at a budget."""
+        return Optimum(*map(first, self.at(budget_flops).values()))
 
     def n_range(self, k: int) -> tuple[Estimate, Estimate]:
         """The ends of the range of N within 0.1 % of the optimum of accepted slice k, each with its interval."""

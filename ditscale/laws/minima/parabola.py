@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Iterable, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ...result import Result, key
 from ...tables.table import Table
@@ -46,6 +47,13 @@ class Slice(Result):
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+    def loss_at(self, n_params: ArrayLike) -> np.ndarray:
+        """The parabola at N: L* exp(c (log N/N*)^2), or L* + c (log N/N*)^2 where the raw loss was fitted; nan without
+        a minimum."""
+        at, loss, c = (math.nan if x is None else x for x in (self.n_params, self.loss, self.curvature))
+        bend = c * np.log(np.asarray(n_params) / at) ** 2
+        return loss * np.exp(bend) if self.response == "log" else loss + bend
 
     def contradiction(self) -> str:
         if self.budget_flops <= 0:

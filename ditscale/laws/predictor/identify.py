@@ -14,11 +14,13 @@ import numpy as np
 from ...quantities import at_optimum
 from ...tables.table import Table, slice_labels
 from ...units import compact
+from ..estimates import Z
 from ..findings import Finding, finding, run_to_add
+from ..minima.line import line
 from . import form
 from .member import one_thread
 from .predictor import Predictor, predictor
-from .runs import group_labels
+from .runs import as_labels, group_labels
 
 ONE_RATIO, TWO_RATIOS = 1.3, 1.15  # of D / N: runs within this factor of one, or of two, lie on it
 LADDER = 8.0  # readings of one training within this factor in D / N
@@ -57,57 +59,23 @@ class Widths(NamedTuple):
         return BOTH if self.place > WIDEST_PLACE else ("L*",) * (self.loss > WIDEST_LOSS)
 
 
-def widths(
-    log_c: np.ndarray, log_n: np.ndarray, target: float, optimum: tuple[float, float], slope: float,
-    trajectory: np.ndarray | None = None, slices: np.ndarray | None = None, noise: float = 1.0,
-) -> Widths:  # fmt: skip
-    """Of runs at ln C and ln N (n,), asked at `target` (ln C). optimum (ln C, ln N*): a point of the frontier, and its
-    slope; trajectory (n,): labels of readings of one training, None where every run is its own; slices (n,): labels of
-    runs of one budget; noise: of the runs, in units of what trained models typically have."""
-    from scipy import linalg
-
-    middle = float(np.mean(log_c))
-    x, t = log_c - middle, target - middle
-    z = log_n - (optimum[1] - slope * (optimum[0] - middle))
-    covariance = np.eye(len(x)) * (READING**2 + (NOISE**2 if trajectory is None else 0))
-    if trajectory is not None:
-        along = COMMON + (1 - COMMON) * np.exp(-np.abs(x[:, None] - x) / DISTANCE)
-        off = x - (np.bincount(trajectory, x) / np.bincount(trajectory))[trajectory]
-        covariance += (NOISE**2 * along + BEND**2 * np.outer(off, off)) * (trajectory[:, None] == trajectory)
-    if slices is not None:
-        covariance += SHARED**2 * (slices[:, None] == slices)
-    factor = linalg.cho_factor(noise**2 * covariance)
-    free, floor, each = list(LOOSE), np.array([FLOOR]), []
-    # The floor may lie anywhere between nothing and the lowest loss.
-    prior = np.diag(1 / np.append(list(LOOSE.values()), FLOOR) ** 2)
-    for p, q in NOMINAL:
-        g, k = p * q / (p + q), math.log(ABOVE)
-        full = np.array([[0.0, slope, 0.0, k, g, k, g, math.log(p), math.log(q)]])
-        values = form.evaluate(full, floor, x, z)
-        derivatives = np.column_stack([values.jacobian[0][:, free], np.ones(len(x))]) / values.f[0][:, None]
-        spread = np.linalg.inv(derivatives.T @ linalg.cho_solve(factor, derivatives) + prior)
-        (best,), (by_loss,) = form.frontier(full, floor, t)
-        (by_place,) = form.place(full, t, float(x.max()))[1]
-        ask = np.array([np.append(by_place[free], 0), np.append(by_loss[free], 1) / best])
-        each.append(3.92 * np.sqrt(np.einsum("qp,pr,qr->q", ask, spread, ask)))
-    return Widths(*np.median(each, axis=0).tolist())
-
-
 class Asked(NamedTuple):
-    """The predictor of a table; lacks: what its runs do not determine at the target, of "N*" and "L*"; refused: the
-    finding that says so. The predictor is None where there are too few runs, or where neither is determined."""
+    """The predictor of a table, asked at a target budget in FLOPs. lacks: what its runs do not determine there, of "N*"
+    and "L*"; refused: the finding that says so. The predictor is None where there are too few runs, or where neither
+    was determined at the first target."""
 
+    table: Table
     target: float
     predictor: Predictor | None
     lacks: tuple[str, ...] = ()
     refused: Finding | None = None
 
-    def at(self, table: Table, target: float) -> "Asked":
-        """The same predictor, of the same table, asked at another target."""
-        made = self.predictor
-        if made is None:
+    def at(self, target: float) -> "Asked":
+        """The same predictor asked at another target."""
+        if (made := self.predictor) is None:
             return self._replace(target=target)
-        return Asked(target, made, *_asked(table, target, made))
+        lacks, refused = undetermined(self.table, target, made.frontier_line(), made.share_sizes, made.misfit)
+        return self._replace(target=target, lacks=lacks, refused=refused)
 
     @property
     def whole(self) -> Predictor | None:
@@ -118,10 +86,9 @@ class Asked(NamedTuple):
 def backwards(table: Table) -> Finding | None:
     """`wrong_direction` where a metric rises with compute, or with size and not the other way with compute: a plane
     through it in (ln C, ln N), each slope tested by t."""
-    sign = -1.0 if table.higher_is_better else 1.0
     basis = np.column_stack([np.ones(len(table)), np.log(table.budget_flops), np.log(table.n_params)])
     basis[:, 1:] -= basis[:, 1:].mean(axis=0)
-    y = sign * table.loss / (np.abs(table.loss).max() or 1.0)
+    y = table.sign * table.loss / (np.abs(table.loss).max() or 1.0)
     plane, _, rank, _ = np.linalg.lstsq(basis, y, rcond=None)
     if rank < 3 or len(table) < LEAST_RUNS:
         return None
@@ -130,7 +97,7 @@ def backwards(table: Table) -> Finding | None:
     _, by_c, by_n = plane / np.sqrt(np.maximum(unit, 1e-24))
     if not (by_c > RISES or by_n > RISES and by_c > -RISES / 2):
         return None
-    if sign < 0:
+    if table.higher_is_better:
         text = f"{table.metric} falls as compute grows, and higher was said to be better: leave out --higher-is-better"
     else:
         text = f"{table.metric} rises as compute or size grows, so higher seems to be better: add --higher-is-better"
@@ -142,18 +109,14 @@ def ask(table: Table, target: float, kappa: float | None = None, fitted: Predict
     """Fit the predictor to `table`, unless that was done before, and see whether its runs determine N* and L* at
     `target`, a budget in FLOPs."""
     sizes, budgets = (len(np.unique(np.round(np.log(c), 6))) for c in (table.n_params, table.budget_flops))
+    asked = Asked(table, target, None, BOTH)
     if len(table) < LEAST_RUNS or sizes < LEAST_SIZES:
         text = f"{len(table)} runs of {sizes} sizes at {budgets} budgets determine no law; 4 sizes at 3 budgets each do"
-        return Asked(target, None, BOTH, finding("too_few_runs", text, map(str, table.run_id), value=len(table)))
+        return asked._replace(refused=finding("too_few_runs", text, map(str, table.run_id), value=len(table)))
     if wrong := backwards(table):
-        return Asked(target, None, BOTH, wrong)
-    made = fitted or predictor(table, kappa=kappa)
-    lacks, refused = _asked(table, target, made)
-    return Asked(target, None if lacks == BOTH else made, lacks, refused)
-
-
-def _asked(table: Table, target: float, made: Predictor) -> "Lacking":
-    return undetermined(table, target, made.frontier_line(), made.share_sizes, made.misfit)
+        return asked._replace(refused=wrong)
+    asked = asked._replace(predictor=fitted or predictor(table, kappa=kappa)).at(target)
+    return asked._replace(predictor=None) if asked.lacks == BOTH else asked
 
 
 class Lacking(NamedTuple):
@@ -175,7 +138,7 @@ def undetermined(
     design = _Design(table, frontier or middle_of(table), share_sizes, scatter / NOISE if scatter < EXACT else 1.0)
     found = design.widths(target)
     lacks = BOTH if design.ladder else found.lacks
-    if design.isoflop and design.budgets < LEAST_FOR_FLOOR and target > NEAR * float(table.budget_flops.max()):
+    if design.isoflop and design.budgets < LEAST_FOR_FLOOR and target > NEAR * table.largest:
         lacks = lacks or BOTH[1:]  # Two minima cannot show a floor.
     if not lacks:
         return Lacking()
@@ -211,11 +174,8 @@ def next_run(table: Table, made: Predictor, target: float) -> tuple[float, float
 
 def middle_of(table: Table) -> tuple[float, float, float]:
     """(ln C, ln N, slope) of the line through the middles of the slices' sizes; slope 1/2 of a single slice."""
-    at = np.array([(math.log(c), np.log(table.n_params[rows]).mean()) for c, rows in table.slices()])
-    x, z = at.mean(axis=0)
-    spread = float(((at[:, 0] - x) ** 2).sum())
-    slope = float(((at[:, 0] - x) * (at[:, 1] - z)).sum()) / spread if spread > 0 else 0.5
-    return float(x), float(z), slope
+    x, z = np.array([(math.log(c), np.log(table.n_params[rows]).mean()) for c, rows in table.slices()]).T
+    return float(x.mean()), float(z.mean()), float(line(x, z)[1]) if len(x) > 1 else 0.5
 
 
 class _Design:
@@ -233,26 +193,52 @@ class _Design:
         self.budgets = len(slices)
         # In how many slices the smallest, or the largest, size is the best or, without losses, the nearest to it.
         lows = np.abs(np.log(table.n_params) - self.at[1] - self.slope * (np.log(table.budget_flops) - self.at[0]))
-        lows = (-table.loss if table.higher_is_better else table.loss) if np.isfinite(table.loss).all() else lows
+        lows = table.sign * table.loss if np.isfinite(table.loss).all() else lows
         sizes = [(table.n_params[members], np.argmin(lows[members])) for _, members in slices]
         self.sizes = float(np.median([len(np.unique(n)) for n, _ in sizes]))
         ends = {side: sum(n[i] == pick(n) for n, i in sizes) for side, pick in (("above", np.min), ("below", np.max))}
         self.side = next((side for side, count in ends.items() if self.isoflop and count > len(slices) / 2), "")
-        self.slices = labels[rows] if self.isoflop else None
-        groups = group_labels(table, labels)
-        shared = np.unique(table.shared.get("trajectory", np.arange(len(table))), return_inverse=True)[1]
-        if shared.max() + 1 == len(table) and readings and "size" in groups:
-            shared = groups["size"]
-        self.trajectory = None if shared.max() + 1 == len(table) else shared[rows]
+        trajectory = as_labels(table.shared.get("trajectory", np.arange(len(table))))
+        if trajectory.max() + 1 == len(table) and readings:
+            trajectory = group_labels(table, labels).get("size", trajectory)
+        self.trajectory = None if trajectory.max() + 1 == len(table) else trajectory[rows]
+        self.shared = self.trajectory, labels[rows] if self.isoflop else None
 
     def widths(self, target: float, more: tuple[tuple[float, float], ...] = ()) -> Widths:
-        """With further runs (ln C, ln N), each a training and a slice of its own."""
-        log_c, log_n = np.vstack([np.stack([self.log_c, self.log_n], axis=1), *more]).T
+        """Asked at `target`, with further runs (ln C, ln N), each a training and a slice of its own."""
+        from scipy import linalg
 
-        known = {"trajectory": self.trajectory, "slices": self.slices}
-        new = np.arange(1, len(more) + 1)
-        labels = {name: np.append(own, own.max() + new) for name, own in known.items() if own is not None}
-        return widths(log_c, log_n, math.log(target), self.at, self.slope, **labels, noise=self.noise)
+        log_c, log_n = np.vstack([np.stack([self.log_c, self.log_n], axis=1), *more]).T
+        middle = float(np.mean(log_c))
+        x, t = log_c - middle, math.log(target) - middle
+        z = log_n - (self.at[1] - self.slope * (self.at[0] - middle))
+        factor = linalg.cho_factor(self.noise**2 * self._covariance(x, np.arange(1, len(more) + 1)))
+        free, floor, each = list(LOOSE), np.array([FLOOR]), []
+        # The floor may lie anywhere between nothing and the lowest loss.
+        prior = np.diag(1 / np.append(list(LOOSE.values()), FLOOR) ** 2)
+        for p, q in NOMINAL:
+            g, k = p * q / (p + q), math.log(ABOVE)
+            full = np.array([[0.0, self.slope, 0.0, k, g, k, g, math.log(p), math.log(q)]])
+            values = form.evaluate(full, floor, x, z)
+            derivatives = np.column_stack([values.jacobian[0][:, free], np.ones(len(x))]) / values.f[0][:, None]
+            spread = np.linalg.inv(derivatives.T @ linalg.cho_solve(factor, derivatives) + prior)
+            (best,), (by_loss,) = form.frontier(full, floor, t)
+            (by_place,) = form.place(full, t, float(x.max()))[1]
+            ask = np.array([np.append(by_place[free], 0), np.append(by_loss[free], 1) / best])
+            each.append(2 * Z * np.sqrt(np.einsum("qp,pr,qr->q", ask, spread, ask)))
+        return Widths(*np.median(each, axis=0).tolist())
+
+    def _covariance(self, x: np.ndarray, new: np.ndarray) -> np.ndarray:
+        """Of typical runs at ln C = x + constant (n,), the last of which are the `new` ones (k,), numbered from 1."""
+        trajectory, slices = (own if own is None else np.append(own, own.max() + new) for own in self.shared)
+        covariance = np.eye(len(x)) * (READING**2 + (NOISE**2 if trajectory is None else 0))
+        if trajectory is not None:
+            along = COMMON + (1 - COMMON) * np.exp(-np.abs(x[:, None] - x) / DISTANCE)
+            off = x - (np.bincount(trajectory, x) / np.bincount(trajectory))[trajectory]
+            covariance += (NOISE**2 * along + BEND**2 * np.outer(off, off)) * (trajectory[:, None] == trajectory)
+        if slices is not None:
+            covariance += SHARED**2 * (slices[:, None] == slices)
+        return covariance
 
     @property
     def ladder(self) -> bool:

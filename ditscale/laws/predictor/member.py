@@ -128,8 +128,7 @@ class Member:
         self._refine()
         self._resize(last=True)
         # Where what groups share is most of the error, there are no more independent errors than groups.
-        sizes = dict(zip(self.parts.names, self.sizes.phi, strict=True))
-        shared = [labels.max() + 1 - TAKEN for name, labels in self.parts.groups.items() if sizes[name] > 0]
+        shared = [labels.max() + 1 - TAKEN for name, labels in self.parts.groups.items() if self.log_sizes[name] > 0]
         self.dofs = float(max(min([self.dofs, *shared]), DOFS))
         self._descend(8)
         return self
@@ -178,9 +177,8 @@ class Member:
     def _values(self, theta: np.ndarray, floors: np.ndarray) -> tuple[np.ndarray, form.Values, np.ndarray]:
         """(fitted values on y's scale (m, n), the form, its derivatives on that scale by all nine (m, n, 9))."""
         values = form.evaluate(form.expand(self.name, theta)[0], floors, self.runs.x, self.runs.z)
-        if not self.runs.log:
-            return values.f, values, values.jacobian
-        return np.log(values.f), values, values.jacobian / values.f[..., None]
+        fitted, jacobian = self.runs.on_scale(values.f, values.jacobian)
+        return fitted, values, jacobian
 
     def _local(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """At the best floor: residual (n,), derivatives (n, P), misfit (n,), derivative by ln N* (n,)."""
@@ -318,12 +316,23 @@ class Member:
             self._solved = (at, own, *(self._at(p, best) for p in (*(phi + steps), *(phi - steps))))
         return self._solved
 
+    @property
+    def log_sizes(self) -> dict[str, float]:
+        """{part of the errors: log of its size}."""
+        return dict(zip(self.parts.names, self.sizes.phi.tolist(), strict=True))
+
+    @property
+    def typical(self) -> tuple[np.ndarray, np.ndarray]:
+        """The parameters (1, 9) and floor (1,) at the best floor."""
+        best = slice(self.best, self.best + 1)
+        return form.expand(self.name, self.theta[best])[0], self.floors[best]
+
     def parameters(self) -> dict[str, float]:
         """At the best floor: of `form.PARAMETERS`, for x = ln C - x0 and z = ln N - z0. The form gives e^-shift times
         the metric or, where it has either sign, (metric - shift) / scale."""
-        full, runs = form.expand(self.name, self.theta[self.best : self.best + 1])[0], self.runs
-        at = {"x0": runs.x0, "z0": runs.z0, "shift": runs.shift, "scale": runs.scale}
-        return {"E": float(self.floors[self.best])} | dict(zip(form.PARAMETERS, full[0].tolist(), strict=True)) | at
+        (full,), (floor,) = self.typical
+        at = {name: getattr(self.runs, name) for name in ("x0", "z0", "shift", "scale")}
+        return {"E": float(floor)} | dict(zip(form.PARAMETERS, full.tolist(), strict=True)) | at
 
     def likely(self) -> np.ndarray:
         """Parameters (m, 9) at the floors that `says` speaks for."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...result import Result
 from ...tables.table import Table
-from ..estimates import Estimate
+from ..estimates import Estimate, Optimum, Z
 from . import form
 from .member import Member, Quantity
 from .mixture import TAILS, Mixture
@@ -24,15 +24,6 @@ SPAN = 1e6  # budgets within this factor of a target are looked at
 GRID = 33
 LEAST_P = 1 / 400  # of a comparison
 SHAPE = (form.K, form.G, form.C, form.D, form.LOG_P, form.LOG_Q)  # what a slice's excess is made of
-
-
-@dataclass(frozen=True)
-class Optimum(Result):
-    """The optimum at one budget: N*, D* and L*."""
-
-    n_params: Estimate
-    n_tokens: Estimate
-    loss: Estimate
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,7 @@ class Predictor:
 
     def optimum(self, budget_flops: float) -> Optimum:
         """N*, D* and L* at a budget in FLOPs."""
-        place, nd = self.place(budget_flops).quantiles(), budget_flops / self.runs.kappa
+        place, nd = self._ask(self._place(self._x(budget_flops))).quantiles(), budget_flops / self.runs.kappa
         n_params = Estimate(*_through(place, lambda v: math.exp(v + self.runs.z0)))
         n_tokens = Estimate(*_through(place, lambda v: nd / math.exp(v + self.runs.z0)))
         return Optimum(n_params, n_tokens, _estimate(self.loss(budget_flops), self.runs.metric))
@@ -77,7 +68,7 @@ class Predictor:
     def slice_minimum(self, budget_flops: float, se: float) -> Estimate:
         """What the minimum of a slice of runs at a budget will be measured as, its own standard error being se."""
         value, low, high = _ends(self.loss(budget_flops, scatter=1), self.runs.metric)
-        low, high = (value + side * math.hypot(end - value, 1.96 * se) for end, side in ((low, -1), (high, 1)))
+        low, high = (value + side * math.hypot(end - value, Z * se) for end, side in ((low, -1), (high, 1)))
         return Estimate(value, low, high)
 
     @property
@@ -96,8 +87,8 @@ class Predictor:
     def budget_for(self, metric: float) -> Estimate | None:
         """FLOPs at which the optimum reaches a value of the metric; an end is None where no budget within SPAN of the
         grid's largest does, and the whole is None where not even the middle does."""
-        goal, log_c = self.runs.inverse(metric), self._budgets(self.last + self.runs.x0)
-        return _crossing(log_c, lambda c: float(self.loss(math.exp(c)).below(goal)))
+        goal = self.runs.inverse(metric)
+        return _crossing(self.last + self.runs.x0, lambda c: float(self.loss(math.exp(c)).below(goal)))
 
     def at_size(self, budget_flops: float, n_params: float, worth: float | None = None) -> AtSize:
         """A model of n_params trained with a budget: its loss, and what it costs beside the optimum. worth: the budget
@@ -105,18 +96,15 @@ class Predictor:
         x, z, log = self._x(budget_flops), math.log(n_params) - self.runs.z0, self.runs.log
         there = x if worth is None else self._x(worth)
 
-        def own(full: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return self._on_scale(*form.off_optimum(full, floor, there, z, self.last))
-
         def over(full: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            value, gradient = own(full, floor)
+            value, gradient = self._off_frontier(full, floor, there, z)
             best, by_best = self._frontier(full, floor, x)
             return value - best, gradient - by_best
 
         full, floor = self._typical
-        step = np.array([form.off_optimum(full, floor, there, z + h, self.last)[0][0] for h in (-1e-4, 1e-4)])
-        by_place = -float(np.diff(np.log(step) if log else step)[0]) / 2e-4
-        loss = self._ask(Quantity(own, x, level=1.0, place=by_place))
+        below, above = (float(self._off_frontier(full, floor, there, z + h)[0][0]) for h in (-1e-4, 1e-4))
+        by_place = -(above - below) / 2e-4
+        own = Quantity(lambda full, floor: self._off_frontier(full, floor, there, z), x, level=1.0, place=by_place)
         penalty = self._ask(Quantity(over, x, place=by_place))
         # An excess is never negative, whatever a linear step says.
         excess = _estimate(penalty, lambda v: max(math.expm1(v) if log else self.runs.scale * v, 0.0))
@@ -127,14 +115,14 @@ class Predictor:
         shares = np.exp(np.interp(-goal, -np.array(at), log_c) - x)
         share = Estimate(float(shares[0]), float(shares.min()), float(shares.max()))
         n_tokens = budget_flops / self.runs.kappa / n_params
-        return AtSize(n_params, n_tokens, _estimate(loss, self.runs.metric), excess, share)
+        return AtSize(n_params, n_tokens, _estimate(self._ask(own), self.runs.metric), excess, share)
 
     def between(self, one: tuple[float, float], other: tuple[float, float]) -> Estimate:
         """d ln L / d ln C between two models (budget, n_params); of a metric of either sign, dL / d ln C."""
         (x, z), (to, to_z) = ((self._x(c), math.log(n) - self.runs.z0) for c, n in (one, other))
 
         def slope(full: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            start, end = (self._on_scale(*form.off_optimum(full, floor, *at, self.last)) for at in ((x, z), (to, to_z)))
+            start, end = (self._off_frontier(full, floor, *at) for at in ((x, z), (to, to_z)))
             return (end[0] - start[0]) / (to - x), (end[1] - start[1]) / (to - x)
 
         scale = 1.0 if self.runs.log else self.runs.sign * self.runs.scale
@@ -144,12 +132,12 @@ class Predictor:
         """FLOPs at which n_params, or n_tokens, is the optimum; ends as of `budget_for`."""
 
         def reached(log_c: float) -> float:
+            place = self._ask(self._place(self._x(math.exp(log_c))))
             if n_params is not None:
-                return 1 - float(self.place(math.exp(log_c)).below(math.log(n_params) - self.runs.z0))
-            size = log_c - math.log(self.runs.kappa * (n_tokens or 1.0)) - self.runs.z0
-            return float(self.place(math.exp(log_c)).below(size))
+                return 1 - float(place.below(math.log(n_params) - self.runs.z0))
+            return float(place.below(log_c - math.log(self.runs.kappa * (n_tokens or 1.0)) - self.runs.z0))
 
-        return _crossing(self._budgets(self.last + self.runs.x0), reached)
+        return _crossing(self.last + self.runs.x0, reached)
 
     def best_with(self, budget_flops: float, worth: Callable[[np.ndarray], np.ndarray]) -> float:
         """The size of the least loss at a budget whose tokens are worth less: worth(N (k,)) -> FLOPs (k,)."""
@@ -161,9 +149,9 @@ class Predictor:
 
     def only(self, name: str) -> Self:
         """The predictor of one form of the family alone."""
-        pairs = [(w, m) for w, m in zip(self.weights.tolist(), self.members, strict=True) if m.name == name]
-        weights = np.array([w for w, _ in pairs]) + 1e-300
-        return replace(self, members=tuple(m for _, m in pairs), weights=weights / weights.sum())
+        chosen = [i for i, member in enumerate(self.members) if member.name == name]
+        weights = self.weights[chosen] + 1e-300
+        return replace(self, members=tuple(self.members[i] for i in chosen), weights=weights / weights.sum())
 
     def regret(self, budget_flops: float, n_params: float) -> float:
         """Expected share of the budget that is lost by training n_params rather than N*, which nobody knows: the mean
@@ -186,7 +174,7 @@ class Predictor:
         """{member: what it says for itself}; the surface with and without drift is one."""
         out = {}
         for name in dict.fromkeys(member.name for member in self.members):
-            pairs = [(w, m) for w, m in zip(self.weights.tolist(), self.members, strict=True) if m.name == name]
+            pairs = [(w, m) for w, m in self._weighted if m.name == name]
             weight = sum(w for w, _ in pairs)
             says = Mixture.of([(max(w, 1e-12), m.says(self._loss(budget_flops, 2))) for w, m in pairs])
             likeliest = max(pairs, key=lambda pair: pair[0])[1]
@@ -196,7 +184,7 @@ class Predictor:
     @property
     def run_scatter(self) -> float:
         """Rms scatter of one run alone, relative or, of a metric of either sign, in its units."""
-        return math.exp(self._likeliest.sizes.phi[0]) * (1.0 if self.runs.log else self.runs.scale)
+        return math.exp(self._likeliest.log_sizes["s"]) * (1.0 if self.runs.log else self.runs.scale)
 
     @property
     def misfit(self) -> float:
@@ -211,8 +199,7 @@ class Predictor:
     @cached_property
     def _ratios(self) -> dict[str, float]:
         """{group: the variance that its runs share, in units of what each has alone}."""
-        sizes = dict(zip(self._likeliest.parts.names, self._likeliest.sizes.phi, strict=True))
-        return {name: math.exp(2 * sizes[name]) for name in self._likeliest.parts.groups}
+        return {name: math.exp(2 * self._likeliest.log_sizes[name]) for name in self._likeliest.parts.groups}
 
     def sharing(self, least: float) -> dict[str, float]:
         """{group: its share of the variance of one run}, of those that the runs show at odds of e^least or more."""
@@ -233,11 +220,8 @@ class Predictor:
         z = float(form.place(self._typical[0], x, self.last)[0][0]) if scatter else 0.0
         return Quantity(lambda full, floor: self._frontier(full, floor, x), x, level=1.0, scatter=scatter, z=z)
 
-    def place(self, budget_flops: float) -> Mixture:
-        """Of ln N*, less `runs.z0`."""
-        return self._ask(self._place(self._x(budget_flops)))
-
     def _place(self, x: float) -> Quantity:
+        """Of ln N*, less `runs.z0`."""
         return Quantity(lambda full, floor: form.place(full, x, self.last), x, place=1.0)
 
     def slope(self, budget_flops: float, name: str = "model") -> Mixture:
@@ -252,10 +236,10 @@ class Predictor:
         return Mixture.of([(weight, member.says(quantity)) for weight, member in self._kept])
 
     def _frontier(self, full: np.ndarray, floor: np.ndarray, x: float) -> tuple[np.ndarray, np.ndarray]:
-        return self._on_scale(*form.frontier(full, floor, x))
+        return self.runs.on_scale(*form.frontier(full, floor, x))
 
-    def _on_scale(self, value: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return (np.log(value), gradient / value[:, None]) if self.runs.log else (value, gradient)
+    def _off_frontier(self, full: np.ndarray, floor: np.ndarray, x: float, z: float) -> tuple[np.ndarray, np.ndarray]:
+        return self.runs.on_scale(*form.off_optimum(full, floor, x, z, self.last))
 
     @property
     def smallest(self) -> float:
@@ -269,8 +253,11 @@ class Predictor:
 
     @cached_property
     def _kept(self) -> list[tuple[float, Member]]:
-        pairs = zip(self.weights.tolist(), self.members, strict=True)
-        return [(weight, member) for weight, member in pairs if weight > NEGLIGIBLE]
+        return [(weight, member) for weight, member in self._weighted if weight > NEGLIGIBLE]
+
+    @property
+    def _weighted(self) -> list[tuple[float, Member]]:
+        return list(zip(self.weights.tolist(), self.members, strict=True))
 
     @cached_property
     def _likeliest(self) -> Member:
@@ -279,14 +266,10 @@ class Predictor:
     @cached_property
     def _typical(self) -> tuple[np.ndarray, np.ndarray]:
         """The parameters (1, 9) and floor (1,) of the likeliest member at its best floor."""
-        best = slice(self._likeliest.best, self._likeliest.best + 1)
-        return form.expand(self._likeliest.name, self._likeliest.theta[best])[0], self._likeliest.floors[best]
+        return self._likeliest.typical
 
     def _x(self, budget_flops: float) -> float:
         return math.log(budget_flops) - self.runs.x0
-
-    def _budgets(self, log_c: float) -> np.ndarray:
-        return log_c + np.linspace(-math.log(SPAN), math.log(SPAN), GRID)
 
 
 def predictor(table: Table, *, kappa: float | None = None) -> Predictor:
@@ -311,16 +294,17 @@ def difference(a: np.ndarray, b: np.ndarray) -> tuple[Estimate, float]:
 def multiplier(a: Predictor, b: Predictor, budget_flops: float) -> Estimate | None:
     """FLOPs with which b reaches a's loss at a budget, over that budget; None where it never does."""
     goals = np.array([b.runs.inverse(a.runs.metric(goal)) for goal in a.loss(budget_flops).spread_out(100)])
-    log_c = b._budgets(math.log(budget_flops))
-    found = _crossing(log_c, lambda c: float(np.mean(b.loss(math.exp(c)).below(goals))))
+    found = _crossing(math.log(budget_flops), lambda c: float(np.mean(b.loss(math.exp(c)).below(goals))))
     if found is None:
         return None
     low, high = (None if end is None else end / budget_flops for end in (found.low, found.high))
     return Estimate(found.value / budget_flops, low, high)
 
 
-def _crossing(log_c: np.ndarray, reached: Callable[[float], float]) -> Estimate | None:
-    """The budget at which a goal is reached: reached(ln C), its probability, rises. Sought at log_c, then closer."""
+def _crossing(middle: float, reached: Callable[[float], float]) -> Estimate | None:
+    """The budget at which a goal is reached: reached(ln C), its probability, rises. Sought within SPAN of e^middle,
+    then closer."""
+    log_c = middle + np.linspace(-math.log(SPAN), math.log(SPAN), GRID)
     rising = np.maximum.accumulate([reached(c) for c in log_c])
     within = np.flatnonzero((rising > 1e-3) & (rising < 1 - 1e-3))
     k = int(np.searchsorted(rising, 0.5))

@@ -22,7 +22,7 @@ class Runs:
     """The runs a predictor is fitted to. x, z (n,): ln C and ln N less their means x0, z0; y (n,): (the metric's ln, or
     itself where it may have either sign (`log` False) and negated where higher is better, less shift) / scale; se (n,):
     its standard error; count (n,): runs a row stands for; slices (n,): labels; nodes (n,), node_x (k,); groups {name:
-    labels (n,)}; isoflop: whether budgets are slices; rows: of the table, that take part; kappa: C / (N D)."""
+    labels (n,)}; isoflop: whether budgets are slices; kappa: C / (N D)."""
 
     x: np.ndarray
     z: np.ndarray
@@ -41,10 +41,13 @@ class Runs:
     x0: float
     z0: float
     kappa: float
-    rows: np.ndarray
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def on_scale(self, value: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """On the scale of y, what the form gives (...) and its gradient (..., k)."""
+        return (np.log(value), gradient / value[..., None]) if self.log else (value, gradient)
 
     def metric(self, y: float) -> float:
         """The metric itself from y."""
@@ -59,7 +62,7 @@ class Runs:
 def runs_of(table: Table) -> Runs:
     """The runs of `table`, grid runs alone. The errors of a loss or a FID are relative, those of any other metric
     absolute: it may have either sign."""
-    sign = -1.0 if table.higher_is_better else 1.0
+    sign = table.sign
     log = sign > 0 and table.info_of(table.metric).positive
     x, z, raw = np.log(table.budget_flops), np.log(table.n_params), sign * table.loss
     y, slices, isoflop = np.log(raw) if log else raw, slice_labels(table), table.is_isoflop()
@@ -73,24 +76,26 @@ def runs_of(table: Table) -> Runs:
         best = np.array([y[keep & (nodes == node)].min() for node in np.unique(nodes[keep])])
         shift, scale = float(y[keep].min()), float(np.ptp(best) or np.ptp(y[keep]) or 1.0) / RANGE
     y, se = (y - shift) / scale, se / scale
+    groups = {name: as_labels(labels[keep]) for name, labels in groups.items()}
+    x, z, y, se, slices, nodes = (part[keep] for part in (x, z, y, se, slices, nodes))
     out = Runs(
         x, z, y, se, np.ones(len(x)), slices, nodes, np.zeros(0), groups, isoflop, log, sign, shift, scale, 0.0, 0.0,
-        table.kappa(), np.arange(len(x)),
+        table.kappa(),
     )  # fmt: skip
-    out = _averaged(_take(out, keep))
-    x0, z0, nodes = float(out.x.mean()), float(out.z.mean()), _labels(out.nodes)
+    out = _averaged(out)
+    x0, z0, nodes = float(out.x.mean()), float(out.z.mean()), as_labels(out.nodes)
     x = out.x - x0
     node_x = np.bincount(nodes, x) / np.bincount(nodes)
-    return replace(out, x=x, z=out.z - z0, x0=x0, z0=z0, nodes=nodes, node_x=node_x, slices=_labels(out.slices))
+    return replace(out, x=x, z=out.z - z0, x0=x0, z0=z0, nodes=nodes, node_x=node_x, slices=as_labels(out.slices))
 
 
 def group_labels(table: Table, slices: np.ndarray) -> dict[str, np.ndarray]:
     """{part of `errors.SCALES`: labels (n,)} of what runs share beside their slice: a training, as the table records
     it or as size and seed tell it; the seed of their data; and a size that most runs share with another slice."""
-    size, known = _labels(np.round(np.log(table.n_params), 6)), {n: _labels(v) for n, v in table.shared.items()}
+    size, known = as_labels(np.round(np.log(table.n_params), 6)), {n: as_labels(v) for n, v in table.shared.items()}
     groups = {"size": size}
     if "seed" in known:  # Runs of one size and seed begin alike, whether or not one training went through them all.
-        groups["trajectory"] = _labels(size * (1 + len(table)) + known["seed"])
+        groups["trajectory"] = as_labels(size * (1 + len(table)) + known["seed"])
     if "trajectory" in known and _across(known["trajectory"], slices):
         groups["trajectory"] = known["trajectory"]
     groups = {name: labels for name, labels in groups.items() if _across(labels, slices)}
@@ -99,7 +104,7 @@ def group_labels(table: Table, slices: np.ndarray) -> dict[str, np.ndarray]:
     # What an order of the data does to all sizes of a slice, they share.
     order = known.get("data_seed", known.get("seed", size * 0))
     if order.max() > 0:
-        groups["shared"] = _labels(slices * (1 + len(table)) + order)
+        groups["shared"] = as_labels(slices * (1 + len(table)) + order)
     return groups
 
 
@@ -114,7 +119,8 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return len(np.unique(np.stack([a, b]), axis=1).T) == a.max() + 1 == b.max() + 1
 
 
-def _labels(values: np.ndarray) -> np.ndarray:
+def as_labels(values: np.ndarray) -> np.ndarray:
+    """Equal values as equal whole numbers from 0, (n,)."""
     return np.unique(values, return_inverse=True)[1]
 
 
@@ -149,12 +155,6 @@ def _scatter(z: np.ndarray, y: np.ndarray, nodes: np.ndarray) -> float:
             rest = v - np.polyval(np.polyfit(u - u.mean(), v, 2), u - u.mean())
             off.append(np.median(np.abs(rest)) * math.sqrt(len(u) / (len(u) - 3)))
     return 1.4826 * float(np.median(off)) if off else 0.0
-
-
-def _take(runs: Runs, rows: np.ndarray) -> Runs:
-    per_run = ("x", "z", "y", "se", "count", "slices", "nodes", "rows")
-    picked = {name: getattr(runs, name)[rows] for name in per_run}
-    return replace(runs, **picked, groups={name: _labels(labels[rows]) for name, labels in runs.groups.items()})
 
 
 def _averaged(runs: Runs) -> Runs:

@@ -17,7 +17,7 @@ from ...tables.table import SAME_BUDGET, Point, Table
 from ...units import compact, count, number
 from ..checks.runs import check_rehearsal, check_units, refuse_units
 from ..estimates import LEVEL, Estimate
-from ..findings import Finding, finding, listed
+from ..findings import Finding, finding, listed, rehearsed
 from ..notebook import Shown
 from ..predictor.identify import ask
 from ..text import spelled
@@ -119,7 +119,7 @@ class Forecast(Shown):
         return {self.metric: self.loss} | {form.law.replace("_", " "): form.loss for form in self.forms if form.loss}
 
     def summary(self) -> str:
-        made = "REHEARSAL: forecast" if any(f.code == "rehearsal" for f in self.findings) else "Forecast"
+        made = "REHEARSAL: forecast" if rehearsed(self.findings) else "Forecast"
         beyond = f"{self.factor:.3g}x beyond the largest of {self.inputs.n_runs} runs' budgets"
         lines = [
             f"{made} for {compact(self.target_budget_flops)} FLOPs, {beyond}",
@@ -150,7 +150,7 @@ def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 0, se
     asked = ask(grid, target)
     if (made := asked.whole) is None:
         why = asked.refused and asked.refused.message
-        raise UserError(f"{grid.source or 'table'}: there is no forecast: {why}", status=3)
+        raise UserError(f"{grid.where}: there is no forecast: {why}", status=3)
     best, by_form = made.optimum(target), made.by_form(target)
     findings = check_rehearsal(grid) + check_units(grid) + _check_optimum(grid, target, best.n_params.value)
     # A probe at another budget is history, one near this target gives the answer away.
@@ -225,16 +225,14 @@ def own_hash(body: dict) -> str:
 
 def _checked_grid(table: Table, target: float) -> Table:
     """The grid's runs. Raises UserError where a forecast at `target` cannot be made from them."""
-    source, grid = table.source or "table", table.grid()
-    if not len(grid):
-        raise UserError(f"{source}: every run is a probe; a forecast needs grid runs")
-    near, largest = np.abs(grid.budget_flops / target - 1) <= AT_TARGET, float(grid.budget_flops.max())
+    grid = table.grid("a forecast")
+    near, largest = np.abs(grid.budget_flops / target - 1) <= AT_TARGET, grid.largest
     if near.any():
         there = f"run {grid.run_id[near][0]} already lies at the target budget {compact(target)}"
-        raise UserError(f"{source}: {there}; forecast a budget that no run has, or mark that run as a probe")
+        raise UserError(f"{grid.where}: {there}; forecast a budget that no run has, or mark that run as a probe")
     if target <= largest:
         below = f"the target budget {compact(target)} is not above the largest budget of its runs, {compact(largest)}"
-        raise UserError(f"{source}: {below}; forecast a larger one, for example {compact(8 * largest)}")
+        raise UserError(f"{grid.where}: {below}; forecast a larger one, for example {compact(8 * largest)}")
     refuse_units(grid)
     return grid
 
@@ -242,7 +240,7 @@ def _checked_grid(table: Table, target: float) -> Table:
 def _check_optimum(grid: Table, target: float, n_params: float) -> list[Finding]:
     """`optimum_unseen`: an N* that no size of the grid speaks for. N* grows with the budget, so below every size it is
     an artefact; above, it may grow as fast as the budget at most."""
-    growth, least, largest = target / float(grid.budget_flops.max()), grid.n_params.min(), grid.n_params.max()
+    growth, least, largest = target / grid.largest, grid.n_params.min(), grid.n_params.max()
     if least <= n_params <= growth * largest:
         return []
     side, add = ("below", "smaller") if n_params < least else ("too far above", "larger")

@@ -17,6 +17,7 @@ from ...naming import StudyPaths
 from ...result import Result
 from ...units import compact
 from ..estimates import Estimate
+from ..findings import rehearsed
 from ..notebook import Shown
 from ..text import columns, ends, short
 from .forecast import AT_TARGET, load_forecast, own_hash
@@ -261,7 +262,7 @@ def _waiting(path: Path) -> Entry:
     return Entry(
         name=own, metric=sealed.metric, target_budget_flops=sealed.target_budget_flops, factor=sealed.factor,
         created=sealed.created, level=sealed.level, forecast=sealed.loss, n_params_forecast=sealed.n_params.value,
-        law=sealed.law, n_runs=sealed.inputs.n_runs, rehearsal=any(f.code == "rehearsal" for f in sealed.findings),
+        law=sealed.law, n_runs=sealed.inputs.n_runs, rehearsal=rehearsed(sealed.findings),
         forecast_sha256=sealed.sha256, inputs_sha256=sealed.inputs_sha256, version=__version__,
     )  # fmt: skip
 

@@ -149,7 +149,7 @@ def _find_probe(table: Table, target: float, run_id: str | None) -> int:
         names = ", ".join(map(str, table.run_id[rows]))
         missing = f"{len(rows)} runs lie at the target; name one by --run: {names}"
     if len(rows) != 1:
-        raise UserError(f"{table.source or 'table'}: {missing}")
+        raise UserError(f"{table.where}: {missing}")
     return int(rows[0])
 
 

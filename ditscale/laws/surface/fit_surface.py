@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from ...errors import one_of
 from ...tables.table import Table
 from ...units import compact
-from ..estimates import PAIRS_FROM, Estimate, Replicates, first, replicates
+from ..estimates import PAIRS_FROM, Estimate, Optimum, Replicates, first, replicates
 from ..findings import Finding, finding
 from ..minima.parabola import NEAR
 from .descent import EXPONENT_LIMITS, descend, powers_of
@@ -247,9 +247,9 @@ class Approach3:
         with np.errstate(over="ignore"):
             return {"n_params": np.exp(log_n), "n_tokens": np.exp(log_d), "loss": loss}
 
-    def predict(self, budget_flops: float) -> dict[str, Estimate]:
-        """{n_params, n_tokens, loss} of the optimum at a budget."""
-        return {name: first(values) for name, values in self.at(budget_flops).items()}
+    def predict(self, budget_flops: float) -> Optimum:
+        """The optimum at a budget."""
+        return Optimum(*map(first, self.at(budget_flops).values()))
 
     def n_range(self, budget_flops: float) -> tuple[Estimate, Estimate]:
         """The ends of the N whose loss at this budget is within 0.1 % of the optimum's, by bisection on either side."""
