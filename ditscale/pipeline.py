@@ -18,12 +18,13 @@ from .plan.checks import Check, check, found, listed, ordered, refuse
 from .plan.grid import Plan, plan_probe, plan_runs
 from .plan.run import Run, read_run
 from .plan.sizes import with_widths
-from .plan.study import plan_all, read_study, write_study
+from .plan.study import plan_all, read_study, was_planned, write_study
 from .process import this_process
 
 if TYPE_CHECKING:
     from .early.verdict import EarlyVerdict
     from .laws import Forecast, RateLaw, Verdict
+    from .laws.sealed.forecast import Probe
 
 # From the number of workers, the FLOPs not planned yet and the known FLOP/s by n_params: what shows each status, as
 # launch/monitor/progress.py does.
@@ -188,10 +189,34 @@ def seal_forecast(root: Path | str, budget: float | None = None) -> tuple["Forec
         planned = f"this study's probe_budget is {units.compact(study.probe_budget)}"
         raise UserError(f"--budget {units.compact(budget)}: {planned}; {elsewhere}")
     collect(root)
-    sealed = seal(paths.forecast, forecast(read_table(root), study.probe_budget))
-    probe = plan_probe(study, sealed.n_params.value)
+    made = forecast(read_table(root), study.probe_budget)
+    own = _priced(paths, study, probe_of(paths, study, made.n_params.value))
+    sealed = seal(paths.forecast, replace(made, probe=own))
+    probe = probe_of(paths, study, sealed.n_params.value)
     plan_all(paths, [probe], by="forecast")
     return sealed, probe
+
+
+def _priced(paths: StudyPaths, study: Study, probe: Run) -> "Probe":
+    """The probe with its price, as the forecast seals it."""
+    from .laws import Estimate
+    from .laws.sealed.forecast import Probe
+    from .price.price import price
+    from .price.records import read_speeds
+
+    paid = price([probe], study, read_speeds(paths, study.cluster))
+    hours, device_hours = (
+        Estimate(x, x / paid.factor, x * paid.factor) for x in (paid.wall_s / 3600, paid.device_hours)
+    )
+    about = (probe.run_id, probe.seed, probe.data.seed, paid.device)
+    return Probe(*about, device_hours, hours, paid.disk_bytes, paid.sources)
+
+
+def probe_of(paths: StudyPaths, study: Study, n_params: float) -> Run:
+    """The probe at the forecast's N*. It remains the one that an earlier version planned, where one did."""
+    before = plan_probe(study, n_params, independent=False)
+    known = was_planned(paths, before.run_id) or paths.run(before.run_id).run.exists()
+    return before if known else plan_probe(study, n_params)
 
 
 def give_verdict(root: Path | str) -> "Verdict":
@@ -206,7 +231,7 @@ def give_verdict(root: Path | str) -> "Verdict":
     excluded = dict(collect(root).excluded)
     table = read_table(root, sealed.metric)
     if not (table.role == "probe").any():
-        state = excluded.get(plan_probe(study, sealed.n_params.value).run_id, "not planned")
+        state = excluded.get(probe_of(paths, study, sealed.n_params.value).run_id, "not planned")
         raise UserError(f"{root}: the probe has no measured loss yet ({state}); {command('launch', root)} trains it")
     result = verdict(sealed, table)
     write_json(paths.verdict, result.to_dict())
@@ -258,6 +283,7 @@ def whole_study(
 ) -> Outcome:
     """Plan, launch, collect, fit, forecast, probe, verdict, report. Raises UserError at the first step that cannot."""
     from .collect.table import collect
+    from .decision.decide import keep_predictors
     from .laws import fit, read_table
     from .report.page import write_report
 
@@ -281,6 +307,7 @@ def whole_study(
     laws = fit(read_table(root), targets=(units.compact(study.probe_budget),))
     results["laws"] = _logged(laws)
     write_json(paths.laws, results["laws"])
+    keep_predictors(root)
     if not laws.given:
         return Outcome("no law", diverged, results, str(write_report(root)))
     sealed, probe = seal_forecast(root)

@@ -4,7 +4,7 @@ A question is a budget, a value to reach, or what is given beside a budget: a si
 tokens to parameters, or a number of unique images."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Iterator
 
@@ -119,6 +119,7 @@ def predict(
     n_params: float | str | None = None, n_tokens: float | str | None = None, ratio: float | str | None = None,
     images: float | str | None = None, tokens_per_image: float | str | None = None, repeats: float | str = REPEATS,
     metrics: Iterable[str] = (), countings: Iterable[str] = (), spread: bool = False, kappa: float | None = None,
+    fitted: Mapping[str, Predictor] | None = None,
 ) -> Answers:  # fmt: skip
     """Answer what-if questions from the grid runs of `table`, whatever `read_table` reads.
 
@@ -126,7 +127,8 @@ def predict(
     best rest and what it costs beside the optimum. Without it: the budget at which n_params, n_tokens or images are the
     optimum's. reach: a value of the metric; the budget that reaches it. repeats: see `REPEATS`. metrics: more columns
     (of `read_table(..., also=)`), at N* of the budget. countings: columns that count N (or, with `token` or `image` in
-    their name, D) otherwise. spread: see `analyses`. Raises UserError on bad arguments.
+    their name, D) otherwise. spread: see `analyses`. fitted {column: predictor}: what was fitted to these very runs
+    before, which saves the time of fitting. Raises UserError on bad arguments.
 
         ds.predict("runs.csv", "1.5e21", n_params="600e6").summary()
     """
@@ -137,16 +139,17 @@ def predict(
     if at is None and ("ratio" in asked_for or spread or tuple(metrics) or tuple(countings)):
         asked_at = "a ratio, metrics, countings and the spread are asked at a budget"
         raise UserError(f"predict: {asked_at}; give one, as in 1.5e21")
-    grid = read_table(table).grid("a prediction")
+    grid, fitted = read_table(table).grid("a prediction"), fitted or {}
     refuse_units(grid, kappa)
     goal = asked_for.get("reach", 1.0)
     if goal <= 0 and not grid.higher_is_better and grid.info_of(grid.metric).positive:
         raise UserError(f"reach: {goal:g} is not positive, as every {grid.metric} is; write a value such as 2.5")
-    asked = ask(grid, min(at or math.inf, 10 * grid.largest), kappa)
+    before = fitted.get(grid.metric)
+    asked = ask(grid, min(at or math.inf, 10 * grid.largest), kappa, before)
     tokens, passes = _tokens_of(grid, asked_for, tokens_per_image), number(repeats, "repeats", above=0)
     choices, refused = list[Choice](), list[Finding | None]()
     if (law := asked.predictor) is None:
-        refused.append((ask(grid, at, kappa) if at else asked).refused)
+        refused.append((ask(grid, at, kappa, before) if at else asked).refused)
     else:
         for choice in _sought(law, asked_for, tokens):
             # The runs must speak for the budget that was found, or for far ones where none was.
@@ -159,7 +162,7 @@ def predict(
             choices += _choices(law, asked.lacks, asked_for, tokens, passes)
             refused.append(asked.refused)
     made = asked.whole
-    found = {name: _metric(grid, name, made, at, kappa) for name in metrics} if made and at else {}
+    found = {name: _metric(grid, name, made, at, kappa, fitted.get(name)) for name in metrics} if made and at else {}
     counted = tuple(_counted(grid, name, at, kappa) for name in countings) if made and at else ()
     tried = analyses(grid, at, countings) if spread and at and asked.predictor and "N*" not in asked.lacks else ()
     tried = tuple(replace(one, loss=None) for one in tried) if asked.lacks else tried
@@ -219,12 +222,12 @@ def _choices(
     if lacks:
         return
     yield Choice("one new run there", Estimate(budget), loss=made.one_run(budget))
-    fixed: dict[str, tuple[str, Callable[[float], float]]] = {
+    sizes_of: dict[str, tuple[str, Callable[[float], float]]] = {
         "n_params": ("N", float), "n_tokens": ("D", lambda d: nd / d), "ratio": ("D / N", lambda r: math.sqrt(nd / r)),
     }  # fmt: skip
-    for name, (what, size_of) in fixed.items():
+    for name, (what, size_of) in sizes_of.items():
         if name in given:
-            yield _fixed(made, budget, f"{what} = {count(given[name])}", size_of(given[name]))
+            yield fixed(made, budget, f"{what} = {count(given[name])}", size_of(given[name]))
     if unique < best.n_tokens.value:
 
         def worth(n: np.ndarray) -> np.ndarray:
@@ -232,8 +235,8 @@ def _choices(
 
         best_size = made.best_with(budget, worth)
         text = f"{nd / best_size / unique:.3g} passes (repeats worth 1/e after {repeats:g})"
-        yield _fixed(made, budget, "each image once", nd / unique)
-        yield _fixed(made, budget, text, best_size, float(worth(np.array(best_size))))
+        yield fixed(made, budget, "each image once", nd / unique)
+        yield fixed(made, budget, text, best_size, float(worth(np.array(best_size))))
     elif "images" in given:
         yield Choice(f"images suffice: {best.n_tokens.value / unique:.2g} passes", Estimate(budget))
 
@@ -244,16 +247,24 @@ def _worth(n_tokens: np.ndarray, unique: float, repeats: float) -> np.ndarray:
     return np.where(again > 0, unique * (1 - repeats * np.expm1(-again / repeats)), n_tokens)
 
 
-def _fixed(made: Predictor, budget: float, what: str, n_params: float, worth: float | None = None) -> Choice:
+def fixed(made: Predictor, budget: float, what: str, n_params: float, worth: float | None = None) -> Choice:
+    """The answer at a size. worth: see `Predictor.at_size`."""
     at = made.at_size(budget, n_params, worth)
     sizes = (Estimate(at.n_params), Estimate(at.n_tokens))
     regret = made.regret(budget, n_params) if worth is None else None
     return Choice(what, Estimate(budget), *sizes, at.loss, at.penalty, at.flops_share, regret)
 
 
-def _metric(grid: Table, name: str, loss: Predictor, budget: float, kappa: float | None) -> Estimate:
+def of_metric(grid: Table, name: str) -> Table:
+    """The runs that have another of the table's metrics, as a table of it."""
+    return grid.take(np.isfinite(grid.column(name))).of_metric(name)
+
+
+def _metric(
+    grid: Table, name: str, loss: Predictor, budget: float, kappa: float | None, fitted: Predictor | None
+) -> Estimate:
     """A column's value at N* of the loss."""
-    own = ask(grid.take(np.isfinite(grid.column(name))).of_metric(name), budget, kappa)
+    own = ask(of_metric(grid, name), budget, kappa, fitted)
     if own.whole is None:
         why = own.refused.message if own.refused else ""
         raise UserError(f"{grid.where}: there is no law of {name}: {why}", status=3)

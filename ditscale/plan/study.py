@@ -93,6 +93,11 @@ def gone(paths: StudyPaths, present: Collection[str]) -> str:
     return lost * bool(missing)
 
 
+def was_planned(paths: StudyPaths, run_id: str) -> bool:
+    """Whether planned.json has a run, be its directory there or not."""
+    return run_id in _planned(paths)
+
+
 def _planned(paths: StudyPaths) -> dict[str, str]:
     """{run id: its planner}. Studies planned before planned.json was written have none."""
     return {run_id: by for run_id, by in read_mapping(paths.planned).items() if str(by) in PLANNERS}

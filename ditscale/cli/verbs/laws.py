@@ -52,6 +52,7 @@ def _reading(of: str = "") -> tuple[Argument, ...]:
     ],
 )  # fmt: skip
 def fit(options: Options) -> Report:
+    from ...decision.decide import keep_predictors
     from ...laws import fit
     from ...pipeline import write_json
 
@@ -63,6 +64,7 @@ def fit(options: Options) -> Report:
     value = laws.to_dict() if study or options.json else {}  # Of 100,000 runs this takes seconds.
     if study:
         write_json(StudyPaths(options.table).laws_of(laws.metric), value)
+        keep_predictors(options.table, laws.metric)
     return Report(laws.summary(), value, 0 if laws.given else 3)
 
 
@@ -98,6 +100,44 @@ def predict(options: Options) -> Report:
 
 
 @verb(
+    "Decide what to train: size, data, recipe, cost, and how far to trust it. Of a study, writes report/decide.html.",
+    TABLE,
+    option("--budget", "FLOPS", "budget to spend"),
+    option("--gpu-hours", "HOURS", "GPU-hours of the study's cluster to spend (core-hours where it has no GPUs)"),
+    option("--deadline", "DAYS", "days on that cluster: to use up, or beside another question to meet"),
+    option("--target-loss", "VALUE", "loss to reach (or the value of --metric)"),
+    option("--target-fid", "VALUE", "FID to reach"),
+    option("--n-params", "N", "size to train: at its best budget, or beside a budget"),
+    option("--unique-images", "N", "images that there are: seen once at their best budget, or beside a budget"),
+    option("--study", "DIR", "study whose design, recipe and cluster are meant, for a table", complete="directory"),
+    option("--tokens-per-image", "N", "tokens of an image, where the table has no n_images"),
+    option("--repeats", "PASSES", "passes after which a repeated image is worth 1/e of a new one", default="100"),
+    option("--also", "COLUMN", "another metric to predict at N*; may be repeated (default: a study's)", count="*"),
+    option("--out", "FILE", "file for the page (default: report/decide.html of a study)", complete="file"),
+    METRIC, *_reading(),
+    examples=[
+        "ditscale decide runs.csv --budget 1.5e21", "ditscale decide mystudy --gpu-hours 512 --deadline 7",
+        "ditscale decide mystudy --target-loss 0.2",
+    ],
+)  # fmt: skip
+def decide(options: Options) -> Report:
+    from ...decision.decide import ASKED, decide, measured
+    from ...report.decision_page import write_decision
+
+    asked = {name: getattr(options, name) for name in (*ASKED, "tokens_per_image", "repeats")}
+    kappa = None if options.kappa is None else units.number(options.kappa, "--kappa", above=0)
+    fid = "fid" if options.target_fid is not None and options.metric != "fid" else ""
+    also = tuple(dict.fromkeys((*options.also, *measured(options.table, fid, options.metric))))
+    root = options.table if Path(options.table).is_dir() else None
+    table = read(options.table, options, also=also)
+    found = decide(table, study=options.study or root, own=root is not None, kappa=kappa, **asked)
+    page = options.out or (StudyPaths(root).report / "decide.html" if root else None)
+    if page:
+        write_decision(found, table, page)
+    return Report(found.summary() + (f"\npage: {page}" if page else ""), found.to_dict())
+
+
+@verb(
     "Seal a forecast for a budget beyond the grid. For a study, also plans the probe that tests it.",
     TABLE,
     option("--budget", "FLOPS", "budget of the run to forecast (default: a study's probe_budget)"),
@@ -108,6 +148,8 @@ def predict(options: Options) -> Report:
 def forecast(options: Options) -> Report:
     from ...laws import forecast, seal
     from ...pipeline import seal_forecast
+    from ...plan.grid import is_independent
+    from ...plan.study import read_study
 
     budget = None if options.budget is None else units.number(options.budget, "--budget", above=0)
     if is_table(options.table):
@@ -126,6 +168,9 @@ def forecast(options: Options) -> Report:
         if not 0.8 <= ratio <= 1.25:
             advice += f"; its N = {units.count(probe.n_params)}, the nearest that the study's recipe trains at this"
             advice += f" budget, is {ratio:.2g}x the forecast's N*, so its loss may lie above the forecast"
+        if not is_independent(read_study(options.table), probe):
+            advice += "; an earlier version planned it: it begins as the grid run of its size and seed would, with the"
+            advice += " same noise and order of images, so it is no independent run"
     return Report(f"{sealed.summary()}\n{advice}", sealed.to_dict())
 
 

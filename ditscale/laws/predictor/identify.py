@@ -119,8 +119,9 @@ def backwards(table: Table) -> Finding | None:
 
 
 @one_thread()
-def ask(table: Table, target: float, kappa: float | None = None) -> Asked:
-    """Fit the predictor to `table`, and see whether its runs determine N* and L* at `target`, a budget in FLOPs."""
+def ask(table: Table, target: float, kappa: float | None = None, fitted: Predictor | None = None) -> Asked:
+    """Fit the predictor to `table`, unless that was done before, and see whether its runs determine N* and L* at
+    `target`, a budget in FLOPs."""
     sizes, budgets = (len(np.unique(np.round(np.log(c), 6))) for c in (table.n_params, table.budget_flops))
     asked = Asked(table, target, None, BOTH)
     if len(table) < LEAST_RUNS or sizes < LEAST_SIZES:
@@ -128,7 +129,7 @@ def ask(table: Table, target: float, kappa: float | None = None) -> Asked:
         return asked._replace(refused=finding("too_few_runs", text, map(str, table.run_id), value=len(table)))
     if wrong := backwards(table):
         return asked._replace(refused=wrong)
-    asked = asked._replace(predictor=predictor(table, kappa=kappa)).at(target)
+    asked = asked._replace(predictor=fitted or predictor(table, kappa=kappa)).at(target)
     return asked._replace(predictor=None) if asked.lacks == BOTH else asked
 
 
@@ -175,6 +176,17 @@ def undetermined_design(
     roles = np.array(["grid"] * len(n) if role is None else role, dtype=object)
     found = undetermined(Table(names, n, d, c, np.full(len(n), math.nan), roles, shared=labels), target)
     return found.finding.message if found.finding else ""
+
+
+def next_run(table: Table, made: Predictor, target: float) -> tuple[float, float, float]:
+    """(budget, n_params, share) of the run that narrows N* at `target` most by the design alone, of some at the largest
+    budget and 3x it; share: of the interval that it would leave."""
+    design = _Design(table, made.frontier_line(), made.share_sizes, 1.0)
+    (c, n), high = design.at, float(design.log_c.max())
+    near = [(b, n + design.slope * (b - c) + off) for b in (high, high + math.log(3)) for off in (-1.8, -1, 0, 1, 1.8)]
+    widths = [design.widths(target, (run,)).place for run in near]
+    best = int(np.argmin(widths))
+    return math.exp(near[best][0]), math.exp(near[best][1]), widths[best] / design.widths(target).place
 
 
 def middle_of(table: Table) -> tuple[float, float, float]:

@@ -56,9 +56,9 @@ class Predictor:
 
     def optimum(self, budget_flops: float) -> Optimum:
         """N*, D* and L* at a budget in FLOPs."""
-        place, nd = self._ask(self._place(self._x(budget_flops))), budget_flops / self.runs.kappa
-        n_params = _estimate(place, lambda v: math.exp(v + self.runs.z0))
-        n_tokens = _estimate(place, lambda v: nd / math.exp(v + self.runs.z0))
+        place, nd = self._ask(self._place(self._x(budget_flops))).quantiles(), budget_flops / self.runs.kappa
+        n_params = Estimate(*_through(place, lambda v: math.exp(v + self.runs.z0)))
+        n_tokens = Estimate(*_through(place, lambda v: nd / math.exp(v + self.runs.z0)))
         return Optimum(n_params, n_tokens, _estimate(self.loss(budget_flops), self.runs.metric))
 
     def one_run(self, budget_flops: float) -> Estimate:
@@ -329,7 +329,11 @@ def _crossing(middle: float, reached: Callable[[float], float]) -> Estimate | No
 
 def _ends(mixture: Mixture, of: Callable[[float], float]) -> tuple[float, float, float]:
     """The median and the 95 % of a mixture, each taken through `of`, which is monotone."""
-    value, *ends = (float(of(v)) for v in mixture.quantiles().tolist())
+    return _through(mixture.quantiles(), of)
+
+
+def _through(quantiles: np.ndarray, of: Callable[[float], float]) -> tuple[float, float, float]:
+    value, *ends = (float(of(v)) for v in quantiles.tolist())
     return value, min(ends), max(ends)
 
 

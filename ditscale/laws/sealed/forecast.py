@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import UserError, command
 from ...files import write_once
 from ...naming import StudyPaths, digest
-from ...result import Result
+from ...result import Result, optional
 from ...tables.read import Source, read_table
 from ...tables.table import SAME_BUDGET, Point, Table
 from ...units import compact, count, number
@@ -61,13 +61,33 @@ class Inputs(Result):
     measured_probes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Probe(Result):
+    """The run that is to test a study's forecast, and its price. device: "GPU" or "core", whose hours are counted;
+    disk_bytes: that stay; sources: of the speed."""
+
+    run_id: str
+    seed: int
+    data_seed: int
+    device: str
+    device_hours: Estimate
+    hours: Estimate
+    disk_bytes: int
+    sources: tuple[str, ...]
+
+    def summary(self) -> str:
+        cost = f"{spelled(self.device_hours, compact)} {self.device}-hours, {spelled(self.hours, compact)} hours"
+        disk = f"{self.disk_bytes / 2**20:.3g} MiB of disk"
+        return f"{self.run_id}, seed {self.seed}, data seed {self.data_seed}: {cost}, {disk}"
+
+
 @dataclass(frozen=True, repr=False)
 class Forecast(Shown):
     """A forecast. Every `Estimate` is an interval at `level`; an open end is None. n_params, n_tokens: the optimum at
     target_budget_flops. loss: prediction interval of one new run's measured `metric` there. law: "mixture"; why: its
     parts; forms: every form's own forecast; coefficients: {form: its weight and its likeliest parameters, those of
     `predictor.form`}. run_scatter: rms of one run, relative (of a metric of either sign: in its units). inputs_sha256:
-    of the rows (`inputs_hash`). created: UTC; None until sealed."""
+    of the rows (`inputs_hash`). created: UTC; None until sealed. probe: of a study, the run that will test it."""
 
     LAYOUT = 2
 
@@ -89,6 +109,7 @@ class Forecast(Shown):
     inputs_sha256: str
     findings: tuple[Finding, ...]
     sha256: str | None = None
+    probe: Probe | None = optional()
 
     def heading(self) -> str:
         sealed = f"sealed {self.created}" if self.created else "not sealed"
@@ -110,6 +131,7 @@ class Forecast(Shown):
         for form in self.forms:
             said = spelled(form.loss) if form.loss else "refused"
             lines.append(f"    {form.law:<21} {'   '.join([said, *form.reasons])}")
+        lines += [f"  probe {self.probe.summary()}"] if self.probe else []
         sealed = [f"  sealed {self.created}, sha256 {self.sha256[:16]}"] if self.sha256 else []
         return "\n".join([*lines, *listed(self.findings), *sealed])
 
