@@ -56,6 +56,13 @@ class Outcome:
         return asdict(self)
 
 
+def compose_study(settings: Sequence[str], configs: Path | None = None) -> Study:
+    """The study of settings, with numbers for its prior and its widths (plan/sizes.py), as study.yaml has it."""
+    from .laws.prior import prior_of
+
+    return with_widths(compose(list(settings), configs, prior_of))
+
+
 def checked_plan(study: Study) -> Plan:
     """The plan of a study's grid and sweep with all that was found about it. Raises UserError as `plan_runs` does."""
     planned = plan_runs(study)
@@ -67,10 +74,11 @@ def check_plan(study: Study, planned: Plan, launching: bool = False) -> tuple[Ch
     are about to start."""
     from .laws.predictor.identify import undetermined_design
 
-    grid = [run for run in planned.runs if run.stage == "grid"]
-    columns = {name: [getattr(run, name) for run in grid] for name in ("n_params", "n_tokens", "budget_flops", "role")}
-    trajectory = [run.within or run.run_id for run in grid]
-    lacking = undetermined_design(**columns, target=study.probe_budget, trajectory=trajectory) if grid else ""
+    chosen = [run for run in planned.runs if run.stage == "grid"]
+    columns = ("n_params", "n_tokens", "budget_flops", "role")
+    design: dict[str, Any] = {name: [getattr(run, name) for run in chosen] for name in columns}
+    trajectory = [run.within or run.run_id for run in chosen]
+    lacking = undetermined_design(**design, target=study.probe_budget, trajectory=trajectory) if chosen else ""
     message, _, cure = lacking.rpartition("; ")
     law = (found("not_identified", message, cure),) if lacking else ()
     return ordered((*check(study, planned, launching), *law))
@@ -85,7 +93,7 @@ def check_launch(root: Path | str, study: Study) -> None:
             runs.append(read_run(at.run))
     if not runs or _have_ended(StudyPaths(root)):
         return
-    checks = check_plan(study, Plan(tuple(runs), ()), launching=True)
+    checks = check_plan(study, Plan(tuple(runs), (), prior=study.prior), launching=True)
     refuse(checks)
     for line in listed([each for each in checks if each.severity == "warning"]):
         log.warning(line)
@@ -100,13 +108,6 @@ def _have_ended(paths: StudyPaths) -> bool:
         return bool(runs) and all(read_end(at.metrics)[0] in ("finished", "diverged") for at in runs)
     except UserError:  # A damaged record is for the launch to name.
         return False
-
-
-def compose_study(settings: Sequence[str], configs: Path | None = None) -> Study:
-    """The study of settings, with numbers for its prior and its widths (plan/sizes.py), as study.yaml has it."""
-    from .laws.prior import prior_of
-
-    return with_widths(compose(list(settings), configs, prior_of))
 
 
 def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | None = None) -> tuple[StudyPaths, Plan]:

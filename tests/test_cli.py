@@ -70,7 +70,7 @@ def test_topics_and_version(call):
     status, text, _ = call("help", "exit-codes")
     assert status == 0 and all(re.search(rf"^ +{code} ", text, re.M) for code in (0, 1, 2, 3, 70, 130, 141))
     status, text, _ = call("help", "settings")
-    assert status == 0 and "study=       mini, paper" in text and "design=      crossattention, incontext" in text
+    assert status == 0 and "study=       abra, mini, paper" in text and "design=      crossattention, incontext" in text
 
 
 def test_the_reference_is_current(ditscale):

@@ -12,11 +12,11 @@ from .nest import nest
 from .run import Run, make_run
 from .sizes import off_optimum, with_widths
 
-# What the last line of a plan says of runs that are not of a slice.
-PARTS = {"lever": "of them levers, in the surface and in no parabola", "rate": "of them a sweep of the learning rate"}
-
 if TYPE_CHECKING:
     from .checks import Check
+
+# What the last line of a plan says of runs that are not of a slice.
+PARTS = {"lever": "of them levers, in the surface and in no parabola", "rate": "of them a sweep of the learning rate"}
 
 
 @dataclass(frozen=True)

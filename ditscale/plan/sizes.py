@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
-
 from ..config import Around, Prior, Study
 from ..errors import UserError
 from ..flops import n_params, shape_of
@@ -45,7 +43,7 @@ def _slice(study: Study, prior: Prior, budget: float, around: Around, shared: se
         raise UserError(_unsuitable(study, prior, budget, side, [*off]))
     nearest = sorted(off, key=lambda width: abs(off[width]))
     inside, chosen = [width for width in nearest if abs(off[width]) <= reach * (1 + 1e-9)], set[int]()
-    for place in np.linspace(-reach, reach, sizes):
+    for place in (reach * (2 * i / (sizes - 1) - 1) for i in range(sizes)):
         far = {width: abs(off[width] - place) for width in inside if width not in chosen}
         near = {width: d for width, d in far.items() if width in shared and d <= reach / (sizes - 1)} or far
         chosen |= {min(near, key=near.__getitem__)} if near else set()

@@ -34,8 +34,8 @@ class Believed:
 
 def believed_optimum(study: Study) -> Believed | None:
     """By the study's prior; else of latents at budgets around those of the published law; None of others."""
-    if prior := getattr(study, "prior", None):
-        return Believed(prior.optimum, prior.source or "the study's prior")
+    if study.prior:
+        return Believed(study.prior.optimum, "the study's prior")
     coefficient, exponent = PUBLISHED
     inside = PUBLISHED_FROM <= study.budgets[0] and study.budgets[-1] <= PUBLISHED_TO
     if study.data.source != "latents" or not inside:
