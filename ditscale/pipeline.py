@@ -137,9 +137,9 @@ def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | N
 def refuse_misfit(study: Study, plan: Plan) -> None:
     """Raises UserError where the optimum of a study's prior lies far from its sizes."""
     if study.prior:
-        from .precision.studies import design_of, law_of
+        from .precision.studies import believed_law
 
-        law_of(study, design_of(plan.runs))
+        believed_law(study, plan.runs)
 
 
 def launch_study(

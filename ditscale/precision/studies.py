@@ -99,13 +99,19 @@ def noise_of(study: Study) -> Noise:
     return TYPICAL.scaled(study.prior.noise / TYPICAL.run) if study.prior else TYPICAL
 
 
+def believed_law(study: Study, runs: Sequence[Run]) -> Surface | None:
+    """As `law_of`; None where the runs are too few for a law."""
+    design = design_of(runs)
+    enough = len(design) >= LEAST_RUNS and len(set(design.budget_flops.tolist())) >= LEAST_BUDGETS
+    return law_of(study, design) if enough else None
+
+
 def planned_of(study: Study, runs: Sequence[Run], simulated: int = 0) -> Planned | None:
     """What the planned runs will tell at the probe's budget, by information or from as many simulated studies; None
     where they are too few for a law. Raises UserError as `law_of` and `planned_interval`."""
-    design = design_of(runs)
-    if len(design) < LEAST_RUNS or len(set(design.budget_flops.tolist())) < LEAST_BUDGETS:
+    if (law := believed_law(study, runs)) is None:
         return None
-    law, noise = law_of(study, design), noise_of(study)
+    design, noise = design_of(runs), noise_of(study)
     if simulated:
         return simulate(design, law, study.probe_budget, simulated, noise)
     return planned_interval(design, law, study.probe_budget, noise)
