@@ -152,8 +152,9 @@ def predict(
         refused.append((ask(grid, at, kappa, before) if at else asked).refused)
     else:
         for choice in _sought(law, asked_for, tokens):
-            # The runs must speak for the budget that was found, or for far ones where none was.
-            there = asked.at(choice.budget_flops.value if choice.budget_flops else 1000 * grid.largest)
+            # The runs must speak for the budget that was found; where none was, for far ones, or for their own.
+            none = grid.largest * (1 if choice.what.endswith("any budget") else 1000)
+            there = asked.at(choice.budget_flops.value if choice.budget_flops else none)
             refused.append(there.refused)
             if "N*" not in there.lacks and not (there.lacks and choice.what.startswith("reach")):
                 choices.append(replace(choice, loss=None) if there.lacks else choice)
