@@ -79,7 +79,5 @@ def _unsuitable(study: Study, prior: Prior, budget: float, side: str, widths: li
     optimum = f"the optimum of {compact(budget)} FLOPs has {count(prior.optimum(budget))} parameters"
     sizes = f"{head}, {2 * head}, ..." if not widths else f"{widths[0]} to {widths[-1]}"
     what = f"fewer than {EACH_SIDE} of the widths that this recipe trains there ({sizes}) lie {side} it"
-    cure = (
-        "a larger budget, or a smaller design.head_size" if side == "below" else "a larger budget, or recipe.min_steps"
-    )
-    return f"study.prior: {optimum}, and {what}; use {cure}, or give widths"
+    smaller = "design.head_size" if side == "below" else "recipe.min_steps"
+    return f"study.prior: {optimum}, and {what}; use a larger budget or a smaller {smaller}, or give widths"
