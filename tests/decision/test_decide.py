@@ -177,7 +177,7 @@ def test_what_would_change_the_answer(known):
         (["--target-loss", "2", "--n-params", "1e9"], 2, "--budget with --n-params"),
         (["--budget", "-3"], 2, "--budget"),
         (["--budget", "1e18"], 2, "inside the grid"),
-        (["--target-loss", "9"], 2, "inside the grid"),
+        (["--target-loss", "3.2"], 2, "inside the grid"),
         (["--target-loss", "1"], 2, "floor"),
         (["--target-loss", "-1"], 2, "above 0"),
         (["--budget", "1e21", "--metric", "foo"], 2, "foo"),
