@@ -116,7 +116,7 @@ def test_the_probe_stands_beside_the_grid():
 def test_bytes_read(tmp_path):
     latents = ["study=paper", "data.path=none.h5", "validation.path=none.h5"]
     study = compose(latents)
-    run = plan_grid(study).runs[0]
+    run = next(run for run in plan_grid(study).runs if not run.within)
     assert read_bytes(run) == run.n_images * 2 * (4 * 32 * 32 + 77 * 768)
     path = tmp_path / "data.h5"
     with h5py.File(path, "w") as file:
