@@ -18,7 +18,7 @@ from ditscale.cli.verb import VERBS, Report
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_NAMES = (
-    "plan study collect report rehearse launch status cancel doctor run evaluate fit predict forecast verdict "
+    "plan study collect report rehearse launch status cancel doctor bench run evaluate fit predict forecast verdict "
     "ledger compare rates sbatch fetch-weights completion help"
 ).split()
 TABLE = "n_params,n_tokens,budget_flops,loss\n" + "".join(

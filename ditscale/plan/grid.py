@@ -99,7 +99,20 @@ def plan_probe(study: Study, n_params: float) -> Run:
 def table(plan: Plan) -> str:
     """The plan as aligned text; with a prior, N relative to its optimum."""
     prior = plan.prior
-    head = ("budget", "size", "N", "images", "tokens D", "steps", "FLOPs", "off", "6ND/C", "rate", "N/N*", "")
+    head = (
+        "budget",
+        "size",
+        "N",
+        "images",
+        "tokens D",
+        "steps",
+        "FLOPs",
+        "off",
+        "6ND/C",
+        "rate",
+        "N/N*" if prior else "",
+        "",
+    )
     rows = [head] + [
         (compact(r.budget_flops), f"{r.width}x{r.depth}", count(r.n_params), count(r.n_images), count(r.n_tokens),
          str(r.steps), compact(r.achieved_flops), f"{r.deviation:+.2%}",
@@ -107,7 +120,6 @@ def table(plan: Plan) -> str:
          f"{off_optimum(prior, r):.3g}" if prior else "", r.role * (r.role != "grid"))
         for r in plan.runs
     ]  # fmt: skip
-    rows = [row if prior else (*row[:-2], "", row[-1]) for row in rows]
     lines = [
         " ".join(map(str.rjust, row, (9, 9, 7, 8, 9, 8, 10, 7, 6, 9, 6 * bool(prior), 0))).rstrip() for row in rows
     ]

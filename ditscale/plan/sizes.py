@@ -43,7 +43,8 @@ def _slice(study: Study, prior: Prior, budget: float, around: Around, shared: se
         raise UserError(_unsuitable(study, prior, budget, side, [*off]))
     nearest = sorted(off, key=lambda width: abs(off[width]))
     inside, chosen = [width for width in nearest if abs(off[width]) <= reach * (1 + 1e-9)], set[int]()
-    for place in (reach * (2 * i / (sizes - 1) - 1) for i in range(sizes)):
+    for i in range(sizes):
+        place = reach * (2 * i / (sizes - 1) - 1)
         far = {width: abs(off[width] - place) for width in inside if width not in chosen}
         near = {width: d for width, d in far.items() if width in shared and d <= reach / (sizes - 1)} or far
         chosen |= {min(near, key=near.__getitem__)} if near else set()
@@ -78,7 +79,5 @@ def _unsuitable(study: Study, prior: Prior, budget: float, side: str, widths: li
     optimum = f"the optimum of {compact(budget)} FLOPs has {count(prior.optimum(budget))} parameters"
     sizes = f"{head}, {2 * head}, ..." if not widths else f"{widths[0]} to {widths[-1]}"
     what = f"fewer than {EACH_SIDE} of the widths that this recipe trains there ({sizes}) lie {side} it"
-    cure = (
-        "a larger budget, or a smaller design.head_size" if side == "below" else "a larger budget, or recipe.min_steps"
-    )
-    return f"study.prior: {optimum}, and {what}; use {cure}, or give widths"
+    smaller = "design.head_size" if side == "below" else "recipe.min_steps"
+    return f"study.prior: {optimum}, and {what}; use a larger budget or a smaller {smaller}, or give widths"

@@ -105,7 +105,7 @@ def _with_overheads(
         return speed
     forward, ranks = run.flops_per_image / 3, int(attempt["ranks"])
     validation_s, results = float(validation["elapsed_s"].sum()), _results(at, run)
-    passes = {VALIDATION: (1 + len(validation)) * run.validation.n}
+    passes = {VALIDATION: float((1 + len(validation)) * run.validation.n)}
     passes |= {m: how.passes(m) * sum(r.n for r in results if r.metric == m) for m, how in run.evaluation.items()}
     took_s = {VALIDATION: validation_s * ranks}
     took_s |= {m: sum(r.wall_s for r in results if r.metric == m) for m in run.evaluation}

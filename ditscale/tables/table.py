@@ -261,7 +261,7 @@ def check(
     if (strange := ~np.isin(table.role.astype(str), ROLES)).any():
         i = int(np.argmax(strange))
         raise UserError(
-            f"{source}, {where(i)}, column role: {table.role[i]!r} is not known; write {' or '.join(ROLES)}"
+            f"{source}, {where(i)}, column role: {table.role[i]!r} is not known; write grid, lever or probe"
         )
     if again := first_repeat(ids):
         both = " and ".join(map(where, again))

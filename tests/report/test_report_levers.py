@@ -1,5 +1,7 @@
 """A study with levers from its records to its page: they are in the laws, and in no slice."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -8,12 +10,12 @@ from ditscale.report.isoflop import groups
 from ditscale.report.page import write_report
 from ditscale.report.read import read_study_results
 
-LEVERS = {(1e11, 88), (1e11, 72), (9e11, 24)}
+LEVERS = {(1e11, 16), (1e11, 56), (9e11, 24)}
 
 
 @pytest.mark.slow
 def test_levers_from_records_to_the_page(study):
-    paths = study("levers=[[72,88],[],[24]]", forecast=False, samples=False, bootstrap=0)
+    paths = study("levers=[[16,56],[],[24]]", forecast=False, samples=False, bootstrap=0)
     table = read_table(paths.root)
     lever = table.role == "lever"
     assert sorted(np.unique(table.role)) == ["grid", "lever"] and lever.sum() == len(LEVERS)
@@ -25,4 +27,4 @@ def test_levers_from_records_to_the_page(study):
     assert not any(np.isin(table.run_id[lever], table.run_id[g.rows]).any() for g in shown)
     page = write_report(paths.root).read_text()
     assert "Crosses: 3 levers" in page and "15 runs of the grid and 3 levers finished" in page
-    assert page.count("<td>lever</td>") == 3
+    assert len(re.findall(r"<td[^>]*>lever<", page)) == 3
