@@ -100,5 +100,7 @@ def nominal(centre: Surface) -> list[Surface]:
     """Eight laws that stand for all around a surface: a standard deviation off in everything, in all combinations of
     the signs of curvature, floor and fall. Half of them have slices nearly as curved as the additive form's, as of
     normal numbers half are; the standard deviation of the curvature over all eight is still one."""
+    # Which half is far off was chosen among twelve ways, as the one whose numbers are those of 80 drawn laws on seven
+    # designs, within 9 % of each error and 14 % of each width.
     signs = itertools.product((-1, 1), repeat=3)
-    return [centre.moved((c * (NEAR_ONE if f == g else FAR_OFF), f, g, c * f, c * g)) for c, f, g in signs]
+    return [centre.moved((c * (FAR_OFF if c * f * g < 0 else NEAR_ONE), f, g, c * f, c * g)) for c, f, g in signs]
