@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from . import units
-from .config import Evaluation, compose
+from .config import Evaluation
 from .config import Study as StudySettings
 from .errors import UserError, nearest
 from .naming import RunPaths, StudyPaths
-from .pipeline import checked_plan, plan_study
+from .pipeline import checked_plan, compose_study, plan_study
 from .plan import grid
 from .plan.checks import listed, refuse
 from .plan.run import Run, read_run
@@ -117,7 +117,7 @@ def plan(*settings: str, dir: Path | str | None = None, configs: Path | str | No
     """
     search = Path(configs) if configs else None
     if dir is None:
-        study = compose(list(settings), search)
+        study = compose_study(settings, search)
         planned = checked_plan(study)
         refuse(planned.checks)
         return _plan_of(study, planned)

@@ -32,11 +32,13 @@ from .launch.monitor.slurm_status import with_slurm
 from .launch.monitor.status import DONE, RunStatus, State, study_status
 from .launch.reconcile import missing_runs, only_launcher
 from .launch.snapshot import snapshot
+from .laws.prior import prior_of
 from .logs import log
 from .naming import StudyPaths
 from .plan.checks import check, refuse
 from .plan.grid import Plan, plan_grid
 from .plan.run import Run
+from .plan.sizes import with_widths
 from .plan.study import plan_all, read_study, settle, write_study
 
 POINT = ("budget", "width", "depth", "seed")
@@ -126,14 +128,14 @@ def plan_points(words: Words, configs: Path | None) -> tuple[StudyPaths, Study, 
     """Write the points as runs of the study. Raises UserError, before anything is written, where one is impossible."""
     paths = StudyPaths(words.root)
     given = words.settings or not paths.study.exists()
-    study = config.compose(words.settings, configs) if given else read_study(paths.root)
+    study = with_widths(config.compose(words.settings, configs, prior_of) if given else read_study(paths.root))
     if given and paths.study.exists() and not any(word.lstrip("+~").startswith("cluster") for word in words.settings):
         study = replace(study, cluster=read_study(paths.root).cluster)  # It belongs to the other ways of launching.
     budgets, widths, seeds = _points(words.points, study)
     if budgets[-1] >= study.probe_budget:
         probe = f"the probe's {units.compact(study.probe_budget)}; a forecast is tested beyond the grid (probe_budget)"
         raise UserError(f"budget: {units.compact(budgets[-1])} is not below {probe}")
-    swept = replace(study, budgets=budgets, widths=widths, seeds=seeds)
+    swept = replace(study, budgets=budgets, widths=widths, levers=(), seeds=seeds)
     config.check(swept, "study")
     planned = plan_grid(swept)
     refuse(check(swept, planned))

@@ -70,7 +70,7 @@ def test_topics_and_version(call):
     status, text, _ = call("help", "exit-codes")
     assert status == 0 and all(re.search(rf"^ +{code} ", text, re.M) for code in (0, 1, 2, 3, 70, 130, 141))
     status, text, _ = call("help", "settings")
-    assert status == 0 and "study=       mini, paper" in text and "design=      crossattention, incontext" in text
+    assert status == 0 and "study=       abra, mini, paper" in text and "design=      crossattention, incontext" in text
 
 
 def test_the_reference_is_current(ditscale):
@@ -283,7 +283,7 @@ def test_batch_scripts(tmp_path, ditscale, one_line_error):
 
 
 def test_dry_run_writes_nothing(tmp_path, ditscale):
-    done = ditscale("plan", "study=paper", "--dry-run", cwd=tmp_path)
+    done = ditscale("plan", "study=paper-as-published", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0 and "84 runs" in done.stdout and not list(tmp_path.iterdir())
     done = ditscale("plan", "s", "study=mini", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0 and not list(tmp_path.iterdir())
@@ -338,8 +338,10 @@ def test_impossible_recipes_are_not_planned(tmp_path, ditscale, one_line_error, 
     [
         (["plan"], "name the study directory"),
         (["plan", "s", "study=minni"], "did you mean 'mini'"),
-        (["plan", "s", "budgets=[1e3]", "widths=[32]"], "no width fits it"),
-        (["plan", "s", "design.head_size=10"], "multiple of the head size 10"),
+        (["plan", "s", "study=mini", "budgets=[1e3]", "widths=[32]"], "no width fits it"),
+        (["plan", "s", "study=mini", "design.head_size=10"], "multiple of the head size 10"),
+        (["plan", "s"], "which study? add study=NAME; choose one of: abra, mini, paper"),
+        (["study", "s", "seeds=[1]"], "which study? add study=NAME"),
         (["plan", "/proc/s", "study=mini"], "cannot be made"),
         (["status", "nowhere"], "holds no study.yaml"),
         (["launch", "nowhere"], "holds no study.yaml"),

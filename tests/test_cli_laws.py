@@ -163,7 +163,7 @@ GOOD = "1e6,1e8,6e14,3.1\n2e6,5e7,6e14,3.0\n"
     (BARE.replace("n_tokens", "N_Tokens") + GOOD, "--columns n_tokens=N_Tokens"),
     (BARE.replace("budget_flops", "buget_flops") + GOOD, "--columns budget_flops=buget_flops"),
     ("a;b\n1;2\n", "there is no column 'n_params'"),
-    ("role," + BARE + "train," + GOOD.replace("\n2", "\ntrain,2"), "'train' is not known; write grid or probe"),
+    ("role," + BARE + "train," + GOOD.replace("\n2", "\ntrain,2"), "'train' is not known; write grid, lever or probe"),
     ("role," + BARE + "probe," + GOOD.replace("\n2", "\nprobe,2"), "every run is a probe"),
     (b"\x89HDF\r\n\x1a\n" + b"broken" * 40, "damaged or truncated HDF5"),
     (bytes(range(256)), "neither CSV text (UTF-8) nor HDF5"),

@@ -43,8 +43,9 @@ BAD = [  # overrides, and what the one line must say
 
 @pytest.mark.parametrize("overrides, says", BAD, ids=lambda x: x[0] if isinstance(x, list) else "")
 def test_bad_settings_are_one_line(overrides, says):
+    named = overrides if any(word.startswith("study=") for word in overrides) else ["study=mini", *overrides]
     with pytest.raises(UserError) as error:
-        compose(overrides)
+        compose(named)
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
@@ -81,7 +82,7 @@ def test_users_own_configs(tmp_path):
 
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        compose([]).recipe.clip = 2
+        compose(["study=mini"]).recipe.clip = 2
 
 
 SIZE = "up_to_params: 1e9\nflops_per_s: {speed}\n"
@@ -156,10 +157,10 @@ def test_what_is_replaced_is_checked_like_what_is_read():
 
 def test_a_clusters_own_settings():
     """Those that are not mentioned stay as they were; cluster=NAME takes another."""
-    there = compose(["cluster=slurm", "cluster.partition=gpu", "+cluster.sbatch.qos=long"]).cluster
+    there = compose(["study=mini", "cluster=slurm", "cluster.partition=gpu", "+cluster.sbatch.qos=long"]).cluster
     assert changed(there, ["study=mini", "recipe.clip=2"]) == there
     other = changed(there, ["cluster.parallel=4", "+cluster.sbatch.exclusive=''"])
     assert other == dataclasses.replace(there, parallel=4, sbatch={"qos": "long", "exclusive": ""})
-    assert changed(there, ["cluster=local"]) == compose([]).cluster
+    assert changed(there, ["cluster=local"]) == compose(["study=paper"]).cluster
     with pytest.raises(UserError, match="study.cluster.margin"):
         changed(there, ["cluster.margin=-1"])

@@ -22,8 +22,8 @@ ROOMS = [
 # The folders of laws/ likewise; its own files are read as folders of one file.
 LAWS = [
     "findings", "estimates", "text", "notebook", "synthetic", "minima", "surface",
-    "predictor", "checks", "learning_rate", "frontier", "sealed", "laws", "fit", "compare", "spread", "questions",
-    "__init__",
+    "predictor", "checks", "learning_rate", "frontier", "sealed", "laws", "fit", "prior", "compare", "spread",
+    "questions", "__init__",
 ]  # fmt: skip
 WITHOUT_TORCH = ROOMS[: ROOMS.index("data")]
 WITHOUT_LAUNCHERS = ROOMS[: ROOMS.index("launch")]

@@ -121,7 +121,7 @@ def test_it_is_the_wheel_that_is_used(installed):
 
 
 def test_plan(installed):
-    assert "84 runs" in installed("ditscale", "plan", "study=paper", "--dry-run")
+    assert "84 runs" in installed("ditscale", "plan", "study=paper-as-published", "--dry-run")
     installed("ditscale", "plan", "planned", *STUDY, *GRID)
     assert len(list(installed.empty.glob("planned/runs/*/run.yaml"))) == 7  # one cell is dropped, as too few steps
 

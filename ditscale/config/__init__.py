@@ -11,12 +11,14 @@ from .design import Design, width_problem
 from .evaluation import ENOUGH_FID_IMAGES, METRICS, Evaluation, Validation
 from .file import dump_yaml, read
 from .mapping import build, check, plain
+from .prior import Around, Prior, Surface
 from .recipe import TIMESTEPS, Law, Recipe
 from .study import Rehearsal, Study
 
 __all__ = [
-    "Attention", "Budget", "Cluster", "Data", "Design", "ENOUGH_FID_IMAGES", "Evaluation", "Law", "METRICS", "Recipe",
-    "Recompute", "Rehearsal", "SHAPE", "Sharding", "Size", "Study", "TIMESTEPS", "Validation", "about_cluster",
-    "about_launch", "build", "changed", "check", "compose", "configs_dir", "dump_yaml", "plain", "read", "relaunched",
+    "Around", "Attention", "Budget", "Cluster", "Data", "Design", "ENOUGH_FID_IMAGES", "Evaluation", "Law", "METRICS",
+    "Prior", "Recipe", "Recompute", "Rehearsal", "SHAPE", "Sharding", "Size", "Study", "Surface", "TIMESTEPS",
+    "Validation", "about_cluster", "about_launch", "build", "changed", "check", "compose", "configs_dir", "dump_yaml",
+    "plain", "read", "relaunched",
     "width_problem",
 ]  # fmt: skip

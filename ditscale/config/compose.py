@@ -1,8 +1,10 @@
 """A study from the files of `configs/` and a user's overrides, by Hydra."""
 
 import os
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError, nearest
 from .budget import Budget
@@ -10,12 +12,15 @@ from .cluster import Cluster
 from .data import Data
 from .design import Design
 from .evaluation import Validation
-from .mapping import build, check
+from .mapping import build, check, plain
+from .prior import Prior
 from .recipe import Recipe
 from .study import Study
 
 # Groups of configs/, which are keys of Study too.
-GROUPS = {"design": Design, "data": Data, "recipe": Recipe, "validation": Validation, "cluster": Cluster}
+GROUPS = {
+    "design": Design, "data": Data, "recipe": Recipe, "validation": Validation, "cluster": Cluster, "prior": Prior,
+}  # fmt: skip
 
 
 def configs_dir() -> Path:
@@ -24,9 +29,28 @@ def configs_dir() -> Path:
     return next(d for d in (package / "configs", package.parent / "configs") if d.is_dir())
 
 
-def compose(overrides: list[str], search: Path | None = None) -> Study:
+def compose(
+    overrides: list[str], search: Path | None = None, read_prior: Callable[[str], Prior] | None = None
+) -> Study:
     """Compose a Study from `configs/` and overrides such as "study=mini" or "recipe.batch_size=32". search: a directory
-    of the user's own groups, searched besides ours. Raises UserError with Hydra's reason in a line."""
+    of the user's own groups, searched besides ours. read_prior: what makes the prior of prior.path (laws/prior.py).
+    Raises UserError where no study is named, and with Hydra's reason in a line."""
+    composed = _composed(overrides, search)
+    if "name" not in composed:
+        raise UserError(f"which study? add study=NAME; choose one of: {', '.join(_choices('study', search))}")
+    prior = composed.get("prior") or {}
+    if read_prior and isinstance(prior, dict) and (path := prior.get("path")):
+        composed["prior"] = plain(read_prior(str(path)))
+    return build(Study, composed, "study")
+
+
+def _choices(group: str, search: Path | None = None) -> list[str]:
+    """The names of a group's files, ours and those in `search`."""
+    return sorted({at.stem for top in filter(None, (configs_dir(), search)) for at in (top / group).glob("*.yaml")})
+
+
+def _composed(overrides: list[str], search: Path | None) -> dict[str, Any]:
+    """What Hydra makes of `configs/` and the overrides."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -40,10 +64,10 @@ def compose(overrides: list[str], search: Path | None = None) -> Study:
         overrides.append(f"hydra.searchpath=[file://{os.path.abspath(search)}]")
     try:
         with initialize_config_dir(config_dir=str(configs_dir()), version_base="1.3"):
-            composed = OmegaConf.to_container(hydra_compose("config", overrides), resolve=True, throw_on_missing=True)
+            composed: Any = hydra_compose("config", overrides)
+            return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_hydra_line(error, overrides)) from None
-    return build(Study, composed, "study")
 
 
 def about_cluster(overrides: list[str]) -> list[str]:
@@ -58,9 +82,10 @@ def about_launch(overrides: list[str]) -> list[str]:
 
 def relaunched(study: Study, old: Study, overrides: list[str], search: Path | None = None) -> Study:
     """`study` with the cluster and the budget of the study that is there, `old`, and the overrides that change them."""
-    budget, new = old.budget, compose(about_launch(overrides), search).budget
-    if new:
-        keys = {_key(o).split(".")[-1] for o in overrides if _key(o).startswith("budget.")}
+    budget, own = old.budget, [o for o in overrides if _key(o).split(".")[0] == "budget"]
+    if own:
+        new = build(Budget, _composed(own, search)["budget"], "study.budget")
+        keys = [key for o in own for key in _key(o).split(".")[1:]]
         budget = replace(budget or Budget(), **{key: getattr(new, key) for key in keys})
     return replace(study, cluster=changed(old.cluster, overrides, search), budget=budget)
 
@@ -70,7 +95,7 @@ def changed(cluster: Cluster, overrides: list[str], search: Path | None = None) 
     own = about_cluster(overrides)
     if not own:
         return cluster
-    composed = compose(own, search).cluster
+    composed = build(Cluster, _composed(own, search)["cluster"], "study.cluster")
     if any(_key(o) == "cluster" for o in own):
         return composed
     new = {key: getattr(composed, key) for key in (_key(o).split(".")[1] for o in own)}
@@ -96,7 +121,7 @@ def _hydra_line(error: Exception, overrides: list[str]) -> str:
         return f"{override.lstrip('+')}: write KEY=VALUE, and close every bracket and quote, as in seeds=[0,1]"
     group = next((_key(o) for o in overrides if f"'{_key(o)}/" in text), None)
     if "Could not find" in text and group:
-        known = sorted(p.stem for p in (configs_dir() / group).glob("*.yaml"))
+        known = _choices(group)
         value = [o.split("=", 1)[1] for o in overrides if _key(o) == group][-1]
         return f"{group}={value}: there is no such {group}{nearest(value, known)}; choose one of: {', '.join(known)}"
     if "Could not override" in text:
@@ -110,7 +135,8 @@ def _hydra_line(error: Exception, overrides: list[str]) -> str:
         return f"{override}: several values; give one, or a list in brackets where the setting is a list"
     if "must be a string" in text:
         override = next((o for o in overrides if _key(o) in GROUPS), "one of the settings")
-        return f"{override}: is not the name of a file in configs/{_key(override)}/; give one"
+        none = ", or ~prior for none" if _key(override) == "prior" else ""
+        return f"{override}: is not the name of a file in configs/{_key(override)}/; give one{none}"
     return text.split("Available options")[0]
 
 
@@ -123,4 +149,5 @@ def _addable(override: str) -> str:
 
 def _settings() -> list[str]:
     """Every key that an override may set, dotted."""
-    return [f.name for f in fields(Study)] + [f"{group}.{f.name}" for group, cls in GROUPS.items() for f in fields(cls)]
+    of_groups = [f"{group}.{f.name}" for group, cls in GROUPS.items() for f in fields(cls)]
+    return [f.name for f in fields(Study)] + of_groups + ["prior.path"]

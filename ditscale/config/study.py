@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from ..units import compact, number
 from .budget import Budget
@@ -10,40 +10,40 @@ from .cluster import Cluster
 from .data import Data
 from .design import Design, width_problem
 from .evaluation import METRICS, Evaluation, Validation
-from .mapping import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Problems, Seed
+from .mapping import NonNegativeInt, PositiveFloat, PositiveInt, Problems, Seed
+from .prior import Around, Noise, Prior, Surface
 from .recipe import Recipe
+
+# Widths for every budget: one list for all, or one list per budget.
+Widths = tuple[PositiveInt | tuple[PositiveInt, ...], ...]
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """The mark of a rehearsed study and of each of its runs: losses come from L(N, D) = E + A N^-alpha + B D^-beta."""
+class Rehearsal(Surface):
+    """The mark of a rehearsed study and of each of its runs: losses come from its surface."""
 
-    E: NonNegativeFloat
-    A: PositiveFloat
-    B: PositiveFloat
-    alpha: PositiveFloat
-    beta: PositiveFloat
-    # Standard deviation of the log-normal scatter of a run's final loss.
-    noise: Annotated[float, partial(number, low=0, high=0.1)] = 0.002
+    noise: Noise = 0.002  # Standard deviation of the log-normal scatter of a run's final loss.
     seconds: Annotated[float, partial(number, low=0, high=86400)] = 1.0  # Seconds that the steps of a run take.
     seed: NonNegativeInt = 0
-
-    def loss_at(self, n_params: Any, n_tokens: Any) -> Any:
-        """L(N, D), of numbers or broadcast over arrays."""
-        return self.E + self.A * n_params**-self.alpha + self.B * n_tokens**-self.beta
 
     def __str__(self) -> str:
         surface = f"{self.E:.6g} + {self.A:.6g} N^-{self.alpha:g} + {self.B:.6g} D^-{self.beta:g}"
         return f"losses drawn from L(N, D) = {surface} with {self.noise:.2%} noise; nothing was trained"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """An isoFLOP study: budgets x widths x seeds, and the budget of the probe that the forecast is tested on."""
 
     name: str
     budgets: tuple[PositiveFloat, ...]  # FLOPs of one training run.
-    widths: tuple[PositiveInt | tuple[PositiveInt, ...], ...]  # One list for every budget, or one list per budget.
+    # The sizes of each slice. Empty: `around` says them, and planning puts them here (plan/sizes.py).
+    widths: Widths = ()
+    # Further sizes, whose runs (role "lever") are in the surface and the answer but in no parabola. A width that is in
+    # the slice too is a run of the slice.
+    levers: Widths = ()
+    around: Around | None = None  # Sizes relative to the prior's optimum. Widths that are given replace it.
+    prior: Prior | None = None  # The law that is believed before the study.
     probe_budget: PositiveFloat
     design: Design
     data: Data
@@ -62,11 +62,12 @@ class Study:
     evaluation: dict[str, Evaluation] = field(default_factory=dict)  # Measured at the end of runs of grid and probe.
     budget: Budget | None = None  # What it may cost. None: no limit, and no rates.
     nested: bool = False  # Whether a run that is the beginning of a longer one is trained as part of it (plan/nest.py).
+    notes: tuple[str, ...] = ()  # What `plan` says of the study besides its runs: what it lacks of a published design.
 
     def problems(self) -> Problems:
         if self.layout != 1:
             yield "layout", f"{self.layout} is of another version of ditscale; this one reads layout 1"
-        for name in ("budgets", "widths", "seeds"):
+        for name in ("budgets", "seeds"):
             if not getattr(self, name):
                 yield name, "the list is empty; give at least one"
         if list(self.budgets) != sorted(set(self.budgets)):
@@ -76,14 +77,7 @@ class Study:
             yield "probe_budget", f"{below} ({compact(self.budgets[-1])}); a forecast is tested beyond the grid"
         if len(set(self.seeds)) < len(self.seeds):
             yield "seeds", f"{list(self.seeds)}: give each seed once"
-        rows = [row for row in self.widths if isinstance(row, tuple)]
-        if rows and not len(rows) == len(self.widths) == len(self.budgets):
-            yield "widths", f"give one list of widths, or {len(self.budgets)} lists, one for each budget"
-        for row in map(self.widths_of, self.budgets):
-            if not row or len(set(row)) < len(row):
-                yield "widths", f"{list(row)}: give each width of a budget once, and at least one"
-            for problem in filter(None, (width_problem(width, self.design.head_size) for width in row)):
-                yield "widths", problem
+        yield from self._problems_of_widths()
         yield from self._problems_of_rates()
         if self.data.source == "latents" and not self.validation.path:
             yield "validation.path", "missing; give the file of held-out images that runs are measured on"
@@ -99,6 +93,22 @@ class Study:
             pixels = self.data.channels in (1, 3)
             fid.check_fid(self.data.name, pixels, fid.n or self.validation.n, "evaluation.fid")
 
+    def _problems_of_widths(self) -> Problems:
+        if not self.widths and not self.around:
+            yield "widths", "the list is empty; give at least one, or a prior and around={span: 4, sizes: 6}"
+        if self.around and not self.widths and not self.prior:
+            yield "around", "is about the optimum of a prior; add one, as in prior=liang-incontext"
+        for name in ("widths", "levers"):
+            lists = getattr(self, name)
+            rows = [row for row in lists if isinstance(row, tuple)]
+            if rows and not len(rows) == len(lists) == len(self.budgets):
+                yield name, f"give one list of widths, or {len(self.budgets)} lists, one for each budget"
+            for row in rows or [lists]:
+                if len(set(row)) < len(row) or not row and rows and name == "widths":
+                    yield name, f"{list(row)}: give each width of a budget once, and at least one"
+                for problem in filter(None, (width_problem(width, self.design.head_size) for width in row)):
+                    yield name, problem
+
     def _problems_of_rates(self) -> Problems:
         if list(self.rates) != sorted(set(self.rates)):
             yield "rates", "give each multiple once, from small to large, as in [0.25,0.5,1,2,4]"
@@ -112,6 +122,14 @@ class Study:
             yield "rate_budgets", "there are no rates to sweep; add rates=[0.25,0.5,1,2,4]"
 
     def widths_of(self, budget: float) -> tuple[int, ...]:
-        """The widths planned at a budget."""
-        rows = [row for row in self.widths if isinstance(row, tuple)]
-        return rows[self.budgets.index(budget)] if rows else tuple(w for w in self.widths if isinstance(w, int))
+        """The widths of a budget's slice."""
+        return self._of_budget(self.widths, budget)
+
+    def levers_of(self, budget: float) -> tuple[int, ...]:
+        """The widths of a budget's levers, without those of its slice."""
+        levers = self._of_budget(self.levers, budget)
+        return tuple(width for width in levers if width not in self.widths_of(budget))
+
+    def _of_budget(self, lists: Widths, budget: float) -> tuple[int, ...]:
+        rows = [row for row in lists if isinstance(row, tuple)]
+        return rows[self.budgets.index(budget)] if rows else tuple(width for width in lists if isinstance(width, int))

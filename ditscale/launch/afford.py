@@ -90,6 +90,6 @@ def check_budget(paths: StudyPaths, study: Study, among: Callable[[Run], bool] =
         spent = f", besides {units.compact(found.spent.hours)} spent" * bool(found.spent.hours)
         what = "the study, its probe included," if probe else "this launch"
         takes = f"{what} takes about {units.compact(hours)} {unit} ({span}){spent}"
-        raised = command("launch", paths.root, f"budget.gpu_hours={units.compact(1.01 * needed)}")
+        raised = command("study" if probe else "launch", paths.root, f"budget.gpu_hours={units.compact(1.01 * needed)}")
         cure = f"allow it with {raised}, or plan fewer or smaller budgets"
         raise UserError(f"budget.gpu_hours: {units.compact(limit)} {unit}, but {takes}; {cure}")

@@ -22,16 +22,16 @@ CANCEL_S = 600.0  # A busy controller needs long for thousands of jobs.
 LOOK_S, LONGEST_S = 2.0, 30.0  # between two looks at Slurm's jobs; the interval grows with the time waited
 
 
-def bring_to_end(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> list[RunStatus]:
-    """Start the missing runs of `role` ("grid" or "probe"), wait until none is pending or running, and return the final
-    status; `show` is called meanwhile. Raises UserError as launching does (backends/)."""
+def bring_to_end(paths: StudyPaths, cluster: Cluster, stage: str, show: Show) -> list[RunStatus]:
+    """Start the missing runs of `stage` ("grid", with its levers, "rate" or "probe"), wait until none is pending or
+    running, and return the final status; `show` is called meanwhile. Raises UserError as launching does (backends/)."""
     if cluster.name == "local":
-        return local.launch(paths, cluster, role, show)
+        return local.launch(paths, cluster, stage, show)
     while True:
-        submitted = slurm_array.launch(paths, cluster, role)
+        submitted = slurm_array.launch(paths, cluster, stage)
         ended = follow(paths, show)
         nested = awaiting_parent(ended)
-        mine = [s for s in ended if s.run.role == role and s.run.run_id not in nested]
+        mine = [s for s in ended if s.run.stage == stage and s.run.run_id not in nested]
         if not any(s.state == State.PLANNED and not s.job for s in mine):
             return ended
         if not submitted:  # There was no room: the jobs of other studies take all of it.

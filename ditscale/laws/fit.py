@@ -147,7 +147,7 @@ def _slices(table: Table, two: Approach2, turned: bool) -> tuple[Slice, ...]:
     ranges, sign = iter(map(two.n_range, range(len(two.accepted)))), -1 if turned else 1
     found = (p.result(next(ranges) if p.ok and two.ok else None, sign) for p in two.slices)
     # The rows of a fit may be means of the table's.
-    return tuple(replace(s, n_runs=len(rows)) for s, (_, rows) in zip(found, table.slices(), strict=False))
+    return tuple(replace(s, n_runs=len(rows)) for s, (_, rows) in zip(found, table.slices(levers=False), strict=False))
 
 
 def _bands(two: Approach2, ends: list[float], turned: bool) -> Bands:

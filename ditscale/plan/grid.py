@@ -6,14 +6,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..config import Study
+from ..config import Prior, Study
 from ..errors import UserError
 from ..units import compact, count
 from .nest import nest
 from .run import Run, make_run
+from .sizes import off_optimum, with_widths
 
 if TYPE_CHECKING:
     from .checks import Check
+
+# What the last line of a plan says of runs that are not of a slice.
+PARTS = {"lever": "of them levers, in the surface and in no parabola", "rate": "of them a sweep of the learning rate"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Plan:
     runs: tuple[Run, ...]
     dropped: tuple[Dropped, ...]
     note: str = ""  # Why no runs are nested, where the study asks for nested runs.
+    prior: Prior | None = None  # The study's.
+    notes: tuple[str, ...] = ()  # The study's.
     checks: tuple["Check", ...] = ()  # What was found before it was written (plan/checks), errors first.
 
     @property
@@ -44,27 +50,33 @@ class Plan:
 
 
 def plan_grid(study: Study) -> Plan:
-    """Every run of the study but the probe. Raises UserError when a budget keeps no run at all."""
+    """Every run of the study but the probe: its slices (role "grid") and its levers. Raises UserError when a slice
+    keeps no run at all, and as `with_widths`."""
+    study = with_widths(study)
     runs, dropped, note = list[Run](), list[Dropped](), ""
     for budget in study.budgets:
-        widths = study.widths_of(budget)
-        for width in widths:
+        cells = [("grid", width) for width in study.widths_of(budget)]
+        cells += [("lever", width) for width in study.levers_of(budget)]
+        lost = len(dropped)
+        for role, width in cells:
             try:
-                runs += [make_run(study, "grid", budget, width, seed) for seed in study.seeds]
+                runs += [make_run(study, role, budget, width, seed) for seed in study.seeds]
             except UserError as error:
                 dropped.append(Dropped(budget, width, str(error)))
-        if sum(cell.budget_flops == budget for cell in dropped) == len(widths):
-            raise UserError(f"budget {compact(budget)}: no width fits it ({dropped[-1].width}: {dropped[-1].reason})")
+        if not any(run.role == "grid" and run.budget_flops == budget for run in runs):
+            cell = dropped[lost]
+            raise UserError(f"budget {compact(budget)}: no width fits it ({cell.width}: {cell.reason})")
     if study.nested and not study.rehearsal:
         runs, note = nest(runs, study.recipe)
-    return Plan(tuple(runs), tuple(dropped), note)
+    return Plan(tuple(runs), tuple(dropped), note, study.prior, study.notes)
 
 
 def plan_runs(study: Study) -> Plan:
     """Every run that can be planned before there is a law: the grid and, if the study has `rates`, their sweep (role
     "rate"): the grid's runs at the sweep's budgets again, at every multiple but 1. Raises UserError as `plan_grid`."""
     grid, budgets = plan_grid(study), study.rate_budgets or study.budgets[:1]
-    points = [(run.budget_flops, run.width, run.seed) for run in grid.runs if run.budget_flops in budgets]
+    swept = (run for run in grid.runs if run.role == "grid" and run.budget_flops in budgets)
+    points = [(run.budget_flops, run.width, run.seed) for run in swept]
     sweep = [make_run(study, "rate", *point, multiple) for point in points for multiple in study.rates if multiple != 1]
     return replace(grid, runs=(*grid.runs, *sweep))
 
@@ -105,15 +117,32 @@ def is_independent(study: Study, probe: Run) -> bool:
 
 
 def table(plan: Plan) -> str:
-    """The plan as aligned text."""
-    head = ("budget", "size", "N", "images", "tokens D", "steps", "FLOPs", "off", "6ND/C", "rate")
+    """The plan as aligned text; with a prior, N relative to its optimum."""
+    prior = plan.prior
+    head = (
+        "budget",
+        "size",
+        "N",
+        "images",
+        "tokens D",
+        "steps",
+        "FLOPs",
+        "off",
+        "6ND/C",
+        "rate",
+        "N/N*" if prior else "",
+        "",
+    )
     rows = [head] + [
         (compact(r.budget_flops), f"{r.width}x{r.depth}", count(r.n_params), count(r.n_images), count(r.n_tokens),
          str(r.steps), compact(r.achieved_flops), f"{r.deviation:+.2%}",
-         f"{6 * r.n_params * r.n_tokens / r.budget_flops:.2f}", f"{r.lr:.3g}")
+         f"{6 * r.n_params * r.n_tokens / r.budget_flops:.2f}", f"{r.lr:.3g}",
+         f"{off_optimum(prior, r):.3g}" if prior else "", r.role * (r.role != "grid"))
         for r in plan.runs
     ]  # fmt: skip
-    lines = [" ".join(map(str.rjust, row, (9, 9, 7, 8, 9, 8, 10, 7, 6, 9))) for row in rows]
+    lines = [
+        " ".join(map(str.rjust, row, (9, 9, 7, 8, 9, 8, 10, 7, 6, 9, 6 * bool(prior), 0))).rstrip() for row in rows
+    ]
     lines += map(str, plan.dropped)
     if nested := [r for r in plan.runs if r.within]:
         saved = float(sum(r.flops_per_image * r.stable_images for r in nested))
@@ -123,8 +152,11 @@ def table(plan: Plan) -> str:
         lines.append(f"{len(nested)} runs are nested: trained as part of a longer run{how}; {share}")
     if plan.note:
         lines.append(f"nested: {plan.note}")
-    rates = sum(r.role == "rate" for r in plan.runs)
-    of_them = f", {rates} of them a sweep of the learning rate" if rates else ""
+    lines += [f"note: {text}" for text in plan.notes]
+    if prior and prior.source:
+        lines.append(f"N* of the prior: {prior.source}")
+    roles = [run.role for run in plan.runs]
+    of_them = "".join(f", {roles.count(role)} {what}" for role, what in PARTS.items() if role in roles)
     evaluation = sum(r.evaluation_flops for r in plan.runs)
     then = f", and {compact(evaluation)} ({evaluation / plan.flops:.1%}) of evaluation" if evaluation else ""
     return "\n".join([*lines, f"{len(plan.runs)} runs{of_them}, {compact(plan.flops)} FLOPs of training{then}"])

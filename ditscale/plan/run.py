@@ -42,7 +42,7 @@ class Run:
 
     run_id: str
     study: str
-    role: str  # "grid", "probe", or "rate": a run of the learning-rate sweep.
+    role: str  # "grid", "lever" (in the surface, in no parabola), "probe", or "rate": of the learning-rate sweep.
     budget_flops: PositiveFloat
     achieved_flops: PositiveFloat  # Counted as the budget is: `flops`.
     flops: str
@@ -74,6 +74,11 @@ class Run:
     @property
     def shape(self) -> Shape:
         return shape_of(self.design, self.data, self.depth, self.width)
+
+    @property
+    def stage(self) -> str:
+        """The part of the study that it is launched with: levers are launched with the grid."""
+        return "grid" if self.role == "lever" else self.role
 
     @property
     def stable_images(self) -> int:

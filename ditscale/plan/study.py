@@ -11,10 +11,11 @@ from ..config import Cluster, Study
 from ..errors import UserError
 from ..files import make_directory, read_mapping, write_text
 from ..naming import RunPaths, StudyPaths
+from ..units import compact
 from .run import Execution, Run, read_run
 
 # Keys that may change in a planned study, since they leave its grid as it is.
-MAY_CHANGE = ("cluster", "budget", "rates", "rate_budgets", "evaluation", "nested")
+MAY_CHANGE = ("cluster", "budget", "rates", "rate_budgets", "evaluation", "nested", "levers", "prior", "notes")
 # Commands that plan runs, and what to type to restore runs whose directory was deleted.
 PLANNERS = {"plan": "`ditscale plan {root}`", "forecast": "`ditscale forecast {root}`", "sweep": "the same sweep"}
 
@@ -29,7 +30,8 @@ def read_study(root: Path | str) -> Study:
 
 def write_study(root: Path | str, study: Study) -> StudyPaths:
     """Write study.yaml, unless the directory holds the same study. The keys MAY_CHANGE are replaced where they differ,
-    except for a sweep of rates that the new settings do not mention. Raises UserError at another study or files."""
+    except for a sweep of rates that the new settings do not mention. Raises UserError at another study or files, and
+    where levers would be lost."""
     paths = StudyPaths(root)
     if paths.study.exists():
         old = read_study(root)
@@ -40,6 +42,10 @@ def write_study(root: Path | str, study: Study) -> StudyPaths:
         if before != now:
             other = f"{root} holds another study ({_difference(before, now)})"
             raise UserError(f"{other}; use another directory, or leave the settings out to continue that study")
+        for budget in old.budgets:  # A nested lever may be the parent of a run of the grid.
+            if lost := {*old.levers_of(budget)} - {*study.levers_of(budget)}:
+                gone = f"levers of {compact(budget)} FLOPs are without {', '.join(map(str, sorted(lost)))}"
+                raise UserError(f"{root}: {gone}; levers may be added to a planned study, and not taken away")
         if unchanged:
             return paths
     elif paths.root.exists() and (not paths.root.is_dir() or any(paths.root.iterdir())):

@@ -20,7 +20,7 @@ from .resources import Machine, Place, Times, classes, place_of, times
 from .schedule import makespan, shares, with_requeues
 from .speed import Speeds
 
-ROLES = ("grid", "lever", "rate", "probe")  # In the order in which a whole study trains them.
+STAGES = ("grid", "rate", "probe")  # In the order in which a whole study trains them.
 TIB = 2**40
 
 
@@ -50,9 +50,9 @@ class RunPrice(Result):
 
 @dataclass(frozen=True)
 class Part(Result):
-    """The runs of one role together."""
+    """The runs of one stage together, levers with the grid."""
 
-    role: str
+    stage: str
     trainings: int
     runs: int
     device_hours: float
@@ -113,8 +113,8 @@ class Price(Result):
     def files(self) -> int:
         return self._sum("files") + storage.OTHER_FILES
 
-    def part(self, role: str) -> Part | None:
-        return next((part for part in self.parts if part.role == role), None)
+    def part(self, stage: str) -> Part | None:
+        return next((part for part in self.parts if part.stage == stage), None)
 
     def summary(self) -> str:
         """The section of `ditscale plan`."""
@@ -125,7 +125,7 @@ class Price(Result):
         head = ("", "trainings", f"{self.device}-hours", "clock", "longest", "disk", "at most", "data read", "files")
         widths = (-7, 9, max(9, len(head[2])), 8, 8, 9, 9, 9, 7)
         rows = [head] + [
-            (p.role, p.trainings, units.compact(p.device_hours), units.duration(p.wall_s), units.duration(p.longest_s),
+            (p.stage, p.trainings, units.compact(p.device_hours), units.duration(p.wall_s), units.duration(p.longest_s),
              size(p.disk_bytes), size(p.peak_bytes), size(p.read_bytes), p.files)
             for p in self.parts
         ]  # fmt: skip
@@ -155,7 +155,7 @@ def price(
     placed = {run.run_id: place_of(run, cluster, machine) for run in trained}
     taken = {run.run_id: times(run, placed[run.run_id], speeds) for run in trained}
     prices = [_of_run(run, study, placed[run.run_id], taken[run.run_id], runs) for run in trained]
-    parts = [_part(role, runs, prices, study, speeds, machine) for role in ROLES]
+    parts = [_part(stage, runs, prices, study, speeds, machine) for stage in STAGES]
     total = sum(p.device_hours for p in prices) or 1.0
     factor = math.exp(sum(p.device_hours * math.log(p.factor) for p in prices) / total)
     counted: dict[str, list[float]] = {}
@@ -195,9 +195,10 @@ def _of_run(run: Run, study: Study, place: Place, taken: Times, runs: Sequence[R
 
 
 def _part(
-    role: str, runs: Sequence[Run], prices: Sequence[RunPrice], study: Study, speeds: Speeds, machine: Machine
+    stage: str, runs: Sequence[Run], prices: Sequence[RunPrice], study: Study, speeds: Speeds, machine: Machine
 ) -> Part | None:
-    own = {p.run_id: p for p in prices if p.role == role}
+    stages = {run.run_id: run.stage for run in runs}
+    own = {p.run_id: p for p in prices if stages[p.run_id] == stage}
     if not own:
         return None
     trained = [run for run in runs if run.run_id in own]
@@ -209,7 +210,7 @@ def _part(
     disk = sum(map(storage.final_bytes, every)) + sum(map(storage.record_bytes, every))
     largest = sorted((storage.resume_bytes(run) for run in trained), reverse=True)
     return Part(
-        role, len(own), len(every), hours, wall_s, longest.total_s, longest.run_id,
+        stage, len(own), len(every), hours, wall_s, longest.total_s, longest.run_id,
         sum(p.energy_j for p in own.values()), disk, disk + sum(largest[:at_once]),
         sum(p.read_bytes for p in own.values()), sum(p.files for p in own.values()),
         hours * (study.budget or Budget()).usd_per_gpu_hour,
@@ -252,14 +253,17 @@ def _at_once(cluster: Cluster, machine: Machine) -> str:
 
 
 def with_probe(study: Study, runs: Sequence[Run]) -> tuple[list[Run], bool]:
-    """The runs with the study's probe; and whether its size is a guess: the middle size of the largest budget grown
-    with the root of the budget, as N* does under equal exponents."""
+    """The runs with the study's probe; and whether its size is a guess: the optimum of the study's prior, or the middle
+    size of the largest budget grown with the root of the budget, as N* does under equal exponents."""
     if any(run.role == "probe" for run in runs):
         return [*runs], False
-    top = max(run.budget_flops for run in runs if run.role == "grid")
-    sizes = sorted(run.n_params for run in runs if run.role == "grid" and run.budget_flops == top)
+    grid = [run for run in runs if run.role == "grid"] or runs
+    top = max(run.budget_flops for run in grid)
+    sizes = sorted(run.n_params for run in grid if run.budget_flops == top)
+    middle = sizes[len(sizes) // 2] * math.sqrt(study.probe_budget / top)
+    guess = study.prior.optimum(study.probe_budget) if study.prior else middle
     try:
-        probe = plan_probe(study, sizes[len(sizes) // 2] * math.sqrt(study.probe_budget / top))
+        probe = plan_probe(study, guess)
     except UserError:
         return [*runs], False
     return [*runs, replace(probe, rehearsal=None)], True

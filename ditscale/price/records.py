@@ -13,7 +13,7 @@ from ..errors import UserError, command
 from ..naming import RunPaths, StudyPaths
 from ..plan.run import Run, read_run
 from ..rundir.attempts import read_attempts as read_claims
-from ..rundir.evaluation import read_results
+from ..rundir.evaluation import Result, read_results
 from ..rundir.record import open_record, read_attempts, read_steps, read_validation
 from .speed import ELSEWHERE, MEASURED, VALIDATION, Bench, Source, Speed, Speeds
 
@@ -105,30 +105,35 @@ def _with_overheads(
     if validation is None or not len(validation):
         return speed
     forward, ranks = run.flops_per_image / 3, int(attempt["ranks"])
-    validation_s = float(validation["elapsed_s"].sum())
-    rates = (
-        {VALIDATION: (1 + len(validation)) * run.validation.n * forward / (validation_s * ranks)}
-        if validation_s
-        else {}
-    )
-    results = read_results(at.evaluation) if run.evaluation else []
-    for metric, how in run.evaluation.items():
-        own = [r for r in results if r.metric == metric and r.wall_s > 0]
-        if own:
-            rates[metric] = sum(r.n for r in own) * how.passes(metric) * forward / sum(r.wall_s for r in own)
-    spent_s = float(attempt["ended_unix"] - attempt["started_unix"]) - train_s - _nested_s(at, run)
-    fixed_s = spent_s - validation_s - sum(r.wall_s for r in results) / ranks
-    return replace(speed, fixed_s=max(0.0, fixed_s), metric_flops_per_s=rates)
+    validation_s, results = float(validation["elapsed_s"].sum()), _results(at, run)
+    passes = {VALIDATION: float((1 + len(validation)) * run.validation.n)}
+    passes |= {m: how.passes(m) * sum(r.n for r in results if r.metric == m) for m, how in run.evaluation.items()}
+    took_s = {VALIDATION: validation_s * ranks}
+    took_s |= {m: sum(r.wall_s for r in results if r.metric == m) for m in run.evaluation}
+    rates = {metric: n * forward / took_s[metric] for metric, n in passes.items() if n and took_s[metric]}
+    nested = [_spans(RunPaths(at.root.parent / run_id), run) for run_id in run.readings]
+    own_s = float(attempt["ended_unix"] - attempt["started_unix"]) - train_s - sum(span for span, _ in nested)
+    fixed_s = max(0.0, own_s - validation_s - sum(r.wall_s for r in results) / ranks)
+    # The first evaluation of the process was a nested run's: it imports, and loads what the others find loaded.
+    once_s = max(0.0, nested[0][1] - fixed_s) if nested else 0.0
+    return replace(speed, start_s=start_s + once_s, fixed_s=fixed_s, metric_flops_per_s=rates)
 
 
-def _nested_s(at: RunPaths, run: Run) -> float:
-    """Seconds that a run spent on the runs nested in it."""
-    total = 0.0
-    for run_id in run.readings:
-        with suppress(UserError), open_record(RunPaths(at.root.parent / run_id).metrics) as file:
-            attempt = read_attempts(file)[0]
-            total += max(0.0, float(attempt["ended_unix"] - attempt["started_unix"]))
-    return total
+def _results(at: RunPaths, run: Run) -> list[Result]:
+    """The results of what the study measures at a run's end."""
+    return [r for r in read_results(at.evaluation) if r.metric in run.evaluation] if run.evaluation else []
+
+
+def _spans(at: RunPaths, parent: Run) -> tuple[float, float]:
+    """Seconds that a parent run spent on a nested run, with its cool-down; and those without training, validation and
+    what grows with the images of an evaluation."""
+    with open_record(at.metrics) as file:
+        attempt, steps, validation = read_attempts(file)[0], read_steps(file), read_validation(file)
+    span_s = max(0.0, float(attempt["ended_unix"] - attempt["started_unix"]))
+    begun = int(attempt["from_images"]) // parent.recipe.batch_size
+    trained_s = float(steps["elapsed_s"][-1] - steps["elapsed_s"][begun - 1]) if 0 < begun < len(steps) else 0.0
+    known_s = trained_s + float(validation["elapsed_s"].sum()) + sum(r.wall_s for r in _results(at, parent))
+    return span_s, max(0.0, span_s - known_s)
 
 
 def merged(copies: list[Speed]) -> Speed:

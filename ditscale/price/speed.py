@@ -41,7 +41,8 @@ class Speed(Result):
     micro_batch: int = 0  # images of one pass
     micro_batch_asked: int = 0  # cluster.micro_batch then; 0: chosen from free memory
     data_wait: float = 0.0  # share of the time
-    start_s: float = 0.0  # from the start of the process until it trains at this speed
+    # From the start of the process until it trains at this speed, and what its first evaluation takes more than others.
+    start_s: float = 0.0
     fixed_s: float = 0.0  # of measuring a finished run, besides what grows with the number of images
     metric_flops_per_s: dict[str, float] = field(default_factory=dict)  # by metric, and VALIDATION
     watts: float = 0.0  # of the GPU

@@ -76,7 +76,7 @@ def rehearsal_of(study: Study, seconds: float, noise: float, seed: int) -> Study
     planned = plan_grid(study)
     mean = float(np.mean(np.log(study.budgets)))
     budget = min(study.budgets, key=lambda b: abs(np.log(b) - mean))
-    sizes = np.log([run.n_params for run in planned.runs if run.budget_flops == budget])
+    sizes = np.log([run.n_params for run in planned.runs if run.budget_flops == budget and run.role == "grid"])
     middle = float(np.exp((sizes.min() + sizes.max()) / 2))
     # kappa is C / (N D), the median over the planned runs, as the fit takes it.
     kappa = float(np.median([r.achieved_flops / (r.n_params * r.n_tokens) for r in planned.runs]))

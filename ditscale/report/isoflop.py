@@ -54,10 +54,11 @@ def minimum(s: Slice) -> Minimum | None:
 
 
 class Group(NamedTuple):
-    """The runs of one budget as the figure shows them: their rows of study.h5, and their slice."""
+    """The runs of one budget as the figure shows them: the rows of its slice and of its levers in study.h5."""
 
     budget_flops: float
     rows: np.ndarray
+    levers: np.ndarray
     slice: Slice | None
     minimum: Minimum | None
     colour: str
@@ -70,9 +71,10 @@ def groups(results: StudyResults) -> list[Group]:
     if not slices:
         budgets, runs, slices = results.budgets, ~results.probe, (None,) * len(results.budgets)
     nearest = np.argmin(np.abs(np.log(results.table.budget_flops)[:, None] - np.log(budgets)), axis=1)
-    rows = [np.flatnonzero(runs & (nearest == i)) for i in range(len(budgets))]
-    zipped = zip(budgets, rows, slices, sequence(len(budgets)), strict=True)
-    return [Group(budget, own, s, minimum(s) if s else None, colour) for budget, own, s, colour in zipped]
+    lever = results.table.role == "lever"
+    own, levers = ([np.flatnonzero(runs & (nearest == i) & of) for i in range(len(budgets))] for of in (~lever, lever))
+    minima = [minimum(s) if s else None for s in slices]
+    return list(map(Group, budgets, own, levers, slices, minima, sequence(len(budgets))))
 
 
 def slices_plot(results: StudyResults) -> Plot:
@@ -94,7 +96,7 @@ def _draw_slices(results: StudyResults, shown: list[Group], figure: FigureBase) 
     top, below = two_rows(figure, 3.2) if results.laws else (figure.subplots(), None)
     n, loss = results.table.n_params, results.points[results.metric]
     shown = [g for g in shown if len(g.rows)]
-    rows = np.concatenate([np.array([], dtype=int), *(g.rows for g in shown)])
+    rows = np.concatenate([np.array([], dtype=int), *(part for g in shown for part in (g.rows, g.levers))])
     curves = [g.minimum.parabola(_curve(n[g.rows])) for g in shown if g.minimum]
     minima = [g.minimum.loss.value for g in shown if g.minimum]
     log_axis(top, "x", limits(n[rows], margin=0.05, right=0.13), "", count, 8)
@@ -114,6 +116,8 @@ def _draw_group(results: StudyResults, g: Group, top: Axes, below: Axes | None) 
     se = Z * results.points["loss_se"][g.rows] if results.metric == "loss" else None
     refused = g.slice is not None and g.minimum is None
     face = PAPER if refused else g.colour
+    far = results.table.n_params[g.levers], results.points[results.metric][g.levers]
+    top.plot(*far, "x", ms=5, mew=1, color=g.colour, alpha=0.8, zorder=2)
     top.errorbar(n, loss, se, fmt="o", ms=5, color=g.colour, mfc=face, elinewidth=1, zorder=3)
     end, text, m = int(np.argmax(n)), compact(g.budget_flops), g.minimum
     if m is None or below is None:
@@ -131,6 +135,8 @@ def _slices_caption(results: StudyResults, shown: list[Group]) -> str:
     counts = ", ".join(f"{compact(g.budget_flops)}: {len(g.rows)} runs" for g in shown)
     error = "95 % of the Monte-Carlo error of the validation loss"
     first = f"One colour for each budget in FLOPs ({counts}); bars are {error}."
+    if levers := sum(len(g.levers) for g in shown):
+        first += f" Crosses: {plural(levers, 'lever')}, in the surface and the answer but in no parabola."
     if not results.laws:
         unfitted = "No law was fitted yet, so there are no curves. N and loss are on log axes because both span ratios."
         return join(first, unfitted)

@@ -61,7 +61,9 @@ def title(results: StudyResults) -> str:
 def summary(results: StudyResults) -> list[str]:
     laws, budgets = results.laws, results.budgets
     span = " to ".join(compact(b) for b in dict.fromkeys((budgets[0], budgets[-1])))
-    runs = f"{plural(int((~results.probe).sum()), 'run')} of the grid finished, at {plural(len(budgets), 'budget')}"
+    levers = int((results.table.role == "lever").sum())
+    runs = f"{plural(int((~results.probe).sum()) - levers, 'run')} of the grid"
+    runs += f" and {plural(levers, 'lever')}" * bool(levers) + f" finished, at {plural(len(budgets), 'budget')}"
     runs += f" ({span} FLOPs)"
     if excluded := results.records.excluded:
         runs += f"; {plural(len(excluded), 'run')} left out, with the reasons below"

@@ -94,7 +94,8 @@ def slices_table(laws: Laws) -> str:
 
 
 def runs_table(results: StudyResults) -> str:
-    others, parts = results.columns("loss", out_of_domain=True), np.where(results.fitted, "fit", results.table.role)
+    others, parts = results.columns("loss", out_of_domain=True), results.table.role.copy()
+    parts[results.fitted & (parts == "grid")] = "fit"
     rows = []
     for i, run_id in enumerate(results.table.run_id):
         p = {name: column[i] for name, column in results.points.items()}

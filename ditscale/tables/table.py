@@ -16,6 +16,8 @@ from .numerals import Fault, complaint, fault, first_repeat, lacks
 
 REQUIRED = ("n_params", "n_tokens", "budget_flops")
 OPTIONAL = ("loss_se", "n_images", "achieved_flops")
+# What runs are for: the slices, the surface alone (levers), or the test of a forecast.
+ROLES = ("grid", "lever", "probe")
 # What runs may share, by label: one training that is read several times, the seed of a run, that of its data.
 SHARED = ("trajectory", "seed", "data_seed")
 # Budgets within this ratio are one slice: integer step counts make the achieved FLOPs of a slice differ by a few per
@@ -49,7 +51,7 @@ class Table:
     """Runs as columns, each an array of shape (n_runs,).
 
     n_params: N; n_tokens: D; budget_flops: C, the budget each run was planned for; loss: the metric that is fitted, of
-    the name `metric`; role: "grid" or "probe". Optional columns are None when the source lacks them; `columns` holds
+    the name `metric`; role: of ROLES. Optional columns are None when the source lacks them; `columns` holds
     further ones by name. `source` is where the rows came from, `exclusions` the (run_id, reason) pairs taken out by
     `without`, `recorded` the (key, value) texts that came with the rows, and `info` what columns hold, as far as the
     source says it. `shared` {name of SHARED: labels}: runs of one label share it. `better`: "higher", "lower" or ""."""
@@ -145,8 +147,9 @@ class Table:
         return dataclasses.replace(kept, exclusions=self.exclusions + tuple((name, reason) for name in names))
 
     def without_largest(self, n: int) -> Self:
-        """The rows below the n largest budgets."""
-        return self.take(np.concatenate([rows for _, rows in self.slices()[:-n]]))
+        """The rows below the n largest budgets that have a slice."""
+        first = self.slices(levers=False)[-n][0]
+        return self.take(np.concatenate([rows for budget, rows in self.slices() if budget < first]))
 
     @property
     def rehearsal(self) -> str:
@@ -161,13 +164,16 @@ class Table:
             raise UserError(f"{self.where}: every run is a probe; {needed_by} needs grid runs")
         return grid
 
-    def slices(self) -> list[tuple[float, np.ndarray]]:
-        """[(budget_flops, row indices)], rising. Budgets within 15 % of the slice's smallest are one slice."""
+    def slices(self, levers: bool = True) -> list[tuple[float, np.ndarray]]:
+        """[(budget_flops, row indices)], rising. Budgets within 15 % of the slice's smallest are one slice. levers:
+        whether these are among the rows; parabolas and their checks go without."""
         order = np.argsort(self.budget_flops, kind="stable")
         budgets, starts = self.budget_flops[order], [0]
         while (end := int(np.searchsorted(budgets, SAME_BUDGET * budgets[starts[-1]], "right"))) < len(order):
             starts.append(end)
-        return [(float(np.median(self.budget_flops[rows])), rows) for rows in np.split(order, starts[1:])]
+        found = [(float(np.median(self.budget_flops[rows])), rows) for rows in np.split(order, starts[1:])]
+        own = [(budget, rows if levers else rows[self.role[rows] != "lever"]) for budget, rows in found]
+        return [(budget, rows) for budget, rows in own if len(rows)]
 
     def is_isoflop(self) -> bool:
         """Whether the budgets come in slices, rather than as a continuum that `slices` merely cuts into pieces. A piece
@@ -220,7 +226,7 @@ def condensed(table: Table) -> Table:
     the logs of what is positive), under the name of one of them. What is fitted to them is smooth over a cell."""
     if len(table) <= MOST_RUNS:
         return table
-    groups, cells = slice_labels(table), CELLS
+    groups, cells = 2 * slice_labels(table) + (table.role == "lever"), CELLS
     if not table.is_isoflop():
         # Means over a whole piece of a continuum would look like a slice, so each is cut in three.
         groups, cells = neighbours(groups, table.budget_flops, 0, 3), 3 * CELLS
@@ -252,9 +258,11 @@ def check(
     for name, column in {"role": table.role, **needed, **optional, **table.shared}.items():
         if len(column) != count:
             raise UserError(f"{source}: column {name} has {len(column)} values, run_id has {count}")
-    if (strange := (table.role != "grid") & (table.role != "probe")).any():
+    if (strange := ~np.isin(table.role.astype(str), ROLES)).any():
         i = int(np.argmax(strange))
-        raise UserError(f"{source}, {where(i)}, column role: {table.role[i]!r} is not known; write grid or probe")
+        raise UserError(
+            f"{source}, {where(i)}, column role: {table.role[i]!r} is not known; write grid, lever or probe"
+        )
     if again := first_repeat(ids):
         both = " and ".join(map(where, again))
         raise UserError(f"{source}: run_id {ids[again[1]]!r} appears twice ({both}); keep one of them")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ditscale as ds
-from ditscale.config import Rehearsal, compose
+from ditscale.config import Prior, Rehearsal, compose
 from ditscale.errors import UserError
 from ditscale.pipeline import check_plan, plan_study
 from ditscale.plan.checks import CODES, check, cluster, listed
@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SHAPES = [f"data.{key}={n}" for key, n in dict(channels=4, resolution=8, text_length=5, text_dim=6).items()]
 # Latents of 8 x 8 in 16 patches; budgets far below those of the published law.
 TINY = [
-    *("study=mini", "data=latents", "design.patch=2", "~validation.also", "~evaluation", "nested=false", *SHAPES),
+    *("study=mini", "data=latents", "~prior", "design.patch=2", "~validation.also", "~evaluation", "nested=false"),
+    *SHAPES,
     *("budgets=[1e9,4e9,1.6e10]", "widths=[16,24,32,40]", "probe_budget=1e11", "recipe.min_steps=1"),
     *("recipe.warmup_images=16", "validation.n=32", "cluster=local"),
 ]  # fmt: skip
@@ -64,7 +65,7 @@ def warnings(found):
 
 # ------------------------------------------------------------------------------------------- the paper's list of sizes
 
-PAPER = ["study=paper"]
+PAPER = ["study=paper-as-published", "~prior"]
 
 
 def test_the_papers_list_of_sizes(laion):
@@ -126,17 +127,27 @@ def test_the_miniature_is_not_spoken_of():
     assert checks_of("study=mini") == {}
 
 
+@pytest.mark.parametrize("name", ["paper", "abra"])
+def test_shipped_studies_raise_no_warning(name, tmp_path):
+    """With 108M images of their shapes."""
+    data = compose([f"study={name}"]).data
+    shape = {"channels": data.channels, "resolution": data.resolution, "text": (data.text_length, data.text_dim)}
+    train = images(tmp_path / "train.h5", 108_000_000, **shape)
+    held_out = images(tmp_path / "held-out.h5", 10_000, **shape)
+    assert warnings(checks_of(f"study={name}", f"data.path={train}", f"validation.path={held_out}")) == set()
+
+
 @pytest.mark.parametrize(
     ("settings", "code", "value"),
     [
         # Matrices of 160x7: 7 blocks of 12 * 160^2, and 160^2 + 118 * 160 around them; of 32x1 likewise.
         (
-            ["widths=[32,64,160]", "recipe.min_steps=1", "recipe.batch_size=1"],
+            ["~prior", "widths=[32,64,160]", "recipe.min_steps=1", "recipe.batch_size=1"],
             "wide_grid",
             (7 * 12 * 160**2 + 160**2 + 118 * 160) / (12 * 32**2 + 32**2 + 118 * 32),
         ),
         # The same sizes at budgets that are 256x apart: against C^.5 their middle drifts by 16.
-        (["budgets=[1e11,1.6e12,2.56e13]", "probe_budget=1e15"], "drifting_centring", 16),
+        (["~prior", "budgets=[1e11,1.6e12,2.56e13]", "probe_budget=1e15"], "drifting_centring", 16),
         (["recipe.min_steps=1", "recipe.batch_size=64"], "few_steps", 89),  # 5680 images of 80x3 at 2e11.
         (["recipe.warmup_images=2840"], "long_warmup", 0.5),
         # On two data sets: 160 images of 60 * (1 + 2) forward passes, 256 of 1 and of 8, each a third of a step.
@@ -172,10 +183,12 @@ def test_what_is_not_identified_is_the_laws_word():
 
 
 def test_the_published_law_is_for_latents_at_its_budgets():
-    study = compose(["study=paper"])
+    study = compose(PAPER)
     assert believed_optimum(study).at(1.5e21) == pytest.approx(958.3e6, rel=0.01)  # The paper's own prediction.
     assert believed_optimum(replace(study, budgets=(1e12, 1e13))) is None
-    assert believed_optimum(compose(["study=mini"])) is None
+    assert believed_optimum(compose(["study=mini", "~prior"])) is None
+    prior = Prior(E=0.5, A=100.0, B=100.0, alpha=0.3, beta=0.3)
+    assert believed_optimum(replace(study, prior=prior)).at(6e18) == pytest.approx(1e9)  # A = B: N* = D* = (C / 6)^.5
 
 
 # ---------------------------------------------------------------------------------------------------------- data files

@@ -14,13 +14,15 @@ from ditscale.launch.monitor.status import study_status
 from ditscale.naming import StudyPaths
 from ditscale.pipeline import plan_study
 from ditscale.plan.grid import plan_grid, plan_runs
+from ditscale.plan.run import read_run
 from ditscale.price.price import price, with_probe
 from ditscale.price.records import read_speeds
 from ditscale.price.resources import Machine, place_here
 from ditscale.price.speed import Source, Speed, Speeds
+from ditscale.price.spent import Spent, spent_on, total
 from ditscale.price.storage import final_bytes, image_bytes, read_bytes, record_bytes, resume_bytes
+from ditscale.rundir.record import Record
 
-SLOW = ["study=mini", "~evaluation", "validation.n=2", "~data@validation.also.ood"]
 KNOWN = Speeds((Source("x", (Speed(10**5, "incontext", "fp32", "a CPU", 1e9, start_s=5.0),), 1.2),))
 
 
@@ -108,7 +110,7 @@ def test_the_probe_stands_beside_the_grid():
     assert guessed and runs[-1].role == "probe" and runs[-1].budget_flops == study.probe_budget
     assert with_probe(study, runs) == (runs, False)
     found = price(runs, study, KNOWN, Machine(2))
-    assert [part.role for part in found.parts] == ["grid", "probe"]
+    assert [part.stage for part in found.parts] == ["grid", "probe"]
     assert place_here(runs[-1], study.cluster, Machine(2)).threads == 2
     assert place_here(replace(runs[-1], role="grid"), study.cluster, Machine(2)).threads == 1
 
@@ -116,7 +118,7 @@ def test_the_probe_stands_beside_the_grid():
 def test_bytes_read(tmp_path):
     latents = ["study=paper", "data.path=none.h5", "validation.path=none.h5"]
     study = compose(latents)
-    run = plan_grid(study).runs[0]
+    run = next(run for run in plan_grid(study).runs if not run.within)
     assert read_bytes(run) == run.n_images * 2 * (4 * 32 * 32 + 77 * 768)
     path = tmp_path / "data.h5"
     with h5py.File(path, "w") as file:
@@ -125,6 +127,30 @@ def test_bytes_read(tmp_path):
         stored = file["latents"].nbytes + file["text"].nbytes
     assert image_bytes(replace(study.data, path=str(path))) * 2 == stored
     assert read_bytes(plan_grid(compose(["study=mini"])).runs[0]) == 0
+
+
+@pytest.mark.parametrize("state, lost_s", [("finished", 16.0), ("diverged", 60.0)])
+def test_spent_and_lost(one_run, state, lost_s):
+    """Two attempts of 40 and 20 seconds at 10 images a second, the second of which trains 160 images again."""
+    run_dir = one_run()
+    at = StudyPaths(run_dir.parent.parent).run(run_dir.name)
+    run = read_run(at.run)
+    at.attempts.mkdir()
+    common = {"job": "", "restart": 0, "host": "here", "node": "", "pid": 1, "ranks": 2, "checkpoint": ""}
+    second = {"started_unix": 1100.0, "before_unix": 1040.0, "lost_images": 160}
+    for number, own in ((1, {"started_unix": 1000.0}), (2, second)):
+        at.attempt(number).write_text(json.dumps({"number": number} | common | own))
+    record = Record(at.metrics, "", run.steps, ["scenes"], run.validation.n)
+    record.begin(1101.0, 160, 2, "here")
+    record.measure({"images_per_s": 10.0, "data_wait_s": 6.0, "device": b"NVIDIA H200", "energy_j": 7.2e6})
+    record.end(state, 1120.0)
+    record.close()
+    spent = spent_on(at, run, state)
+    assert spent == Spent(60.0, lost_s, 6.0, 7.2e6, 2, True)
+    found = total([spent, Spent(), Spent(30.0, devices=4, gpu=True)])
+    assert found.hours == pytest.approx((60 * 2 + 30 * 4) / 3600) and found.device == "GPU"
+    assert found.lost_hours == pytest.approx(lost_s * 2 / 3600) and found.wait_share == pytest.approx(12 / 240)
+    assert "2 kWh" in str(found) and "5.0% waiting for data" in str(found) and not str(total([]))
 
 
 @pytest.mark.slow

@@ -161,3 +161,18 @@ def test_an_attempt_whose_file_was_cut_short_is_none(at):
     claim(at)
     (at.root / "attempts" / "0001.json").write_text("")
     assert claim(at)[0].number == 2
+
+
+@pytest.mark.parametrize("saved, seen, lost", [(160, 320, 160), (0, 320, 320), (320, 320, 0), (336, 320, 0)])
+def test_the_next_attempt_knows_what_was_lost(at, saved, seen, lost):
+    """What the heartbeat has beyond the newest checkpoint is trained again; nothing of a first attempt is."""
+    first, lock = claim(at)
+    assert (first.before_unix, first.lost_images) == (0.0, 0)
+    lock.release()
+    if saved:
+        (at.checkpoint / f"images-{saved:015d}").mkdir(parents=True)
+    at.heartbeat.write_text(json.dumps({"images": seen, "unix": 123.5}))
+    again, lock = claim(at)
+    lock.release()
+    assert (again.before_unix, again.lost_images) == (123.5, lost)
+    assert read_attempts(at) == [first, again]

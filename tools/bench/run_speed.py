@@ -38,7 +38,7 @@ from ditscale.train.step import GradientAccumulation, Step
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
-LATENTS = ["study=paper", "budgets=[5e15]", "widths=[256]", "~evaluation", "validation.n=256"]
+LATENTS = ["study=paper-as-published", "budgets=[5e15]", "widths=[256]", "~evaluation", "validation.n=256"]
 WARM = 8  # steps
 
 

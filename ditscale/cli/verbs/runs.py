@@ -108,8 +108,9 @@ def cancel(options: Options) -> Report:
     *SETTINGS, examples=["ditscale doctor mystudy", "ditscale doctor mystudy --job cluster.partition=gpu"],
 )  # fmt: skip
 def doctor(options: Options) -> Report:
-    from ...config import Cluster, changed, compose
+    from ...config import Cluster, about_cluster, changed
     from ...launch.doctor.examine import examine, files_of
+    from ...pipeline import compose_study
     from ...plan.study import read_study
 
     configs = path(options.configs)
@@ -118,8 +119,9 @@ def doctor(options: Options) -> Report:
         study = read_study(options.dir)
         cluster = changed(study.cluster, options.settings, configs)
     elif options.settings:
-        study = compose(options.settings, configs)
-        cluster = study.cluster
+        own = about_cluster(options.settings) == options.settings
+        study = None if own else compose_study(options.settings, configs)
+        cluster = study.cluster if study else changed(cluster, options.settings, configs)
     findings = examine(Path(options.dir), cluster, files_of(study) if study else [], options.job)
     text = "\n".join(map(str, findings))
     return Report(text, [asdict(f) for f in findings], int(any(f.level == "bad" for f in findings)))

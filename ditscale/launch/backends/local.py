@@ -34,11 +34,11 @@ def workers(cluster: Cluster, given: list[str]) -> int:
     return cluster.workers or len(given) or max(1, len(os.sched_getaffinity(0)) // cluster.threads)
 
 
-def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> list[RunStatus]:
-    """Bring every run of `role` ("grid" or "probe") to its end; returns the final status, `show` is called meanwhile.
+def launch(paths: StudyPaths, cluster: Cluster, stage: str, show: Show) -> list[RunStatus]:
+    """Bring every run of `stage` (Run.stage) to its end; returns the final status, `show` is called meanwhile.
     The longest runs start first. A run that fails is not tried again in this call; one that ran out of memory or lost a
     rank resumes. Raises Interrupted on Ctrl-C or SIGTERM, after the runs have stopped at a checkpoint."""
-    pool = _Pool(paths, cluster, role)
+    pool = _Pool(paths, cluster, stage)
     known: dict[str, RunStatus] = {}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM does what Ctrl-C does.
     try:
@@ -57,14 +57,14 @@ def launch(paths: StudyPaths, cluster: Cluster, role: str, show: Show) -> list[R
 
 
 class _Pool:
-    """The runs of a role that this call has started, the GPUs they use, and what may start beside them."""
+    """The runs of a stage that this call has started, the GPUs they use, and what may start beside them."""
 
-    def __init__(self, paths: StudyPaths, cluster: Cluster, role: str):
-        self.paths, self.role = paths, role
+    def __init__(self, paths: StudyPaths, cluster: Cluster, stage: str):
+        self.paths, self.stage = paths, stage
         self.gpus = gpus.gpus(cluster)
         self.slots = workers(cluster, self.gpus)
         for s in study_status(paths):
-            if s.run.role == role and s.state not in (*DONE, State.RUNNING):
+            if s.run.stage == stage and s.state not in (*DONE, State.RUNNING):
                 _settle(paths, s.run, cluster, Machine(self.slots, len(self.gpus)))
         # run_id, micro-batch limit and number of lost ranks when it was started, to the job: one start for each
         self.jobs: dict[tuple[str, int, int], Any] = {}
@@ -73,7 +73,7 @@ class _Pool:
 
     def start_missing(self, statuses: list[RunStatus]) -> bool:
         """Start the runs that are missing and find a free worker; whether any run is running."""
-        mine = [s for s in statuses if s.run.role == self.role]
+        mine = [s for s in statuses if s.run.stage == self.stage]
         running = [s for s in mine if s.state == State.RUNNING or self._is_alive(s.run)]
         busy = sum(s.run.execution.ranks for s in running)
         self.used = {s.run.run_id: self.used.get(s.run.run_id) or _gpus_of(self.paths, s.run) for s in running}

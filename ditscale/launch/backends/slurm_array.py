@@ -27,12 +27,12 @@ from .preamble import clean_environment, preamble
 from .submission import Submission, write
 
 
-def launch(paths: StudyPaths, cluster: Cluster, role: str | None = None) -> list[Submission]:
-    """Submit every run (of `role`, or all) that is neither done, nor pending, nor running; returns the new submissions.
+def launch(paths: StudyPaths, cluster: Cluster, stage: str | None = None) -> list[Submission]:
+    """Submit every run (of `stage`, or all) that is neither done, nor pending, nor running; returns the submissions.
     Raises UserError, before anything is submitted, where the cluster cannot take what the study asks for."""
     limit, hours, speeds = array_limit(), partitions(), read_speeds(paths, cluster)
     with only_launcher(paths):
-        missing = within_queue_limit(missing_runs(paths, lambda run: role in (None, run.role)), cluster)
+        missing = within_queue_limit(missing_runs(paths, lambda run: stage in (None, run.stage)), cluster)
         by_class = [(what, runs, limit * what.size.pack) for what, runs in classes(missing, cluster, speeds).items()]
         chunks = [(what, runs[i : i + n]) for what, runs, n in by_class for i in range(0, len(runs), n)]
         for what, _ in chunks:

@@ -1,7 +1,7 @@
 """What `ditscale bench` executes on a node, in a process of its own for each run that is measured at once:
 
     python -m ditscale.launch.job.bench prepare RUN_DIR           makes what runs share, such as the features of FID
-    python -m ditscale.launch.job.bench measure RUN_DIR SECONDS   trains the run, then a longer one of its beginning
+    python -m ditscale.launch.job.bench measure RUN_DIR SECONDS   trains the run, then a longer one like it
 
 The runs are real ones, short: their records say how fast they were (price/records.py)."""
 
@@ -19,7 +19,8 @@ from ...price.records import FIRST_STEPS, of_run
 from ...process import this_process
 from . import gpus
 
-LONGER = "-longer"  # What the name of the longer run ends in, which is trained without evaluation.
+LONGER = "-longer"  # What the name of the longer run ends in.
+FEW = 32  # Images that its evaluation takes at most.
 
 
 def measure(run_dir: Path, seconds: float):
@@ -33,20 +34,23 @@ def measure(run_dir: Path, seconds: float):
     if speed is None:
         return
     step_s = run.recipe.batch_size * run.flops_per_image / (speed.flops_per_s * this_process().world)
-    steps = FIRST_STEPS * round(seconds / step_s / FIRST_STEPS)
-    if steps > run.steps:
-        longer = StudyPaths(at.root.parent.parent).run(at.name + LONGER)
-        if this_process().first:
-            write_run(StudyPaths(at.root.parent.parent), _longer(run, steps))
-        while not longer.run.is_file():
-            time.sleep(0.1)
-        train(longer.root)
+    steps = max(run.steps, FIRST_STEPS * round(seconds / step_s / FIRST_STEPS))
+    study = StudyPaths(at.root.parent.parent)
+    longer = study.run(at.name + LONGER)
+    if this_process().first:
+        write_run(study, _longer(run, steps))
+    while not longer.run.is_file():
+        time.sleep(0.1)
+    train(longer.root)
 
 
 def _longer(run: Run, steps: int) -> Run:
+    """The same run with so many steps, evaluated on few images: so it is known what an evaluation takes besides."""
+    few = {metric: replace(how, n=min(how.n or run.validation.n, FEW)) for metric, how in run.evaluation.items()}
     n_images = steps * run.recipe.batch_size
-    return replace(run, run_id=run.run_id + LONGER, steps=steps, n_images=n_images, evaluation={},
-                   n_tokens=n_images * run.tokens_per_image, validation=replace(run.validation, n=2))  # fmt: skip
+    n_tokens = n_images * run.tokens_per_image
+    name = run.run_id + LONGER
+    return replace(run, run_id=name, steps=steps, n_images=n_images, n_tokens=n_tokens, evaluation=few)
 
 
 def prepare(run_dir: Path):

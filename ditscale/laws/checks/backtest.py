@@ -61,7 +61,7 @@ def backtest(
 ) -> tuple[list[Backtest], list[Finding]]:
     """Every budget among the largest 1 to 4 held out, as long as 2 remain. `laws` is Approach 2 on the whole table,
     whose vertices are what was measured."""
-    budgets, out = [budget for budget, _ in table.slices()], []
+    budgets, out = [budget for budget, _ in table.slices(levers=False)], []
     if not table.is_isoflop() or len(budgets) < 3:
         few = f"{len(budgets)} budget{'s' * (len(budgets) > 1)}: holding one out leaves too few to predict it from"
         text = few if table.is_isoflop() else "without slices of equal compute there is no largest budget to hold out"

@@ -80,7 +80,7 @@ class Approach2:
 
 def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 1000, seed: int = 0) -> Approach2:
     """Fit every slice, by parabolas of the loss ("raw") or of its log, then the laws through the accepted ones."""
-    groups = [rows for _, rows in table.slices()]
+    groups = [rows for _, rows in table.slices(levers=False)]
     none = np.full((1, 0, 4), np.nan)
     if not table.is_isoflop():
         message = "the budgets form a continuum, not slices of equal compute, so there are no parabolas"

@@ -150,14 +150,16 @@ def undetermined(
 
 def undetermined_design(
     n_params: Sequence[float], n_tokens: Sequence[float], budget_flops: Sequence[float], target: float,
-    trajectory: Sequence[str] | None = None,
+    trajectory: Sequence[str] | None = None, role: Sequence[str] | None = None,
 ) -> str:  # fmt: skip
     """What runs that are only planned do not determine at `target`, in words; "" where they determine N* and L*.
-    trajectory: labels of what is trained as one. The optimum is taken to lie in the middle of each budget's sizes."""
+    trajectory: labels of what is trained as one; role: of the runs, else all are of the grid. The optimum is taken to
+    lie in the middle of each slice's sizes."""
     n, d, c = (np.array(column, dtype=float) for column in (n_params, n_tokens, budget_flops))
     labels = {} if trajectory is None else {"trajectory": np.array(trajectory)}
-    names, role = np.array([f"row-{i + 1}" for i in range(len(n))], dtype=object), np.full(len(n), "grid", dtype=object)
-    found = undetermined(Table(names, n, d, c, np.full(len(n), math.nan), role, shared=labels), target)
+    names = np.array([f"row-{i + 1}" for i in range(len(n))], dtype=object)
+    roles = np.array(["grid"] * len(n) if role is None else role, dtype=object)
+    found = undetermined(Table(names, n, d, c, np.full(len(n), math.nan), roles, shared=labels), target)
     return found.finding.message if found.finding else ""
 
 
@@ -174,7 +176,7 @@ def next_run(table: Table, made: Predictor, target: float) -> tuple[float, float
 
 def middle_of(table: Table) -> tuple[float, float, float]:
     """(ln C, ln N, slope) of the line through the middles of the slices' sizes; slope 1/2 of a single slice."""
-    x, z = np.array([(math.log(c), np.log(table.n_params[rows]).mean()) for c, rows in table.slices()]).T
+    x, z = np.array([(math.log(c), np.log(table.n_params[rows]).mean()) for c, rows in table.slices(levers=False)]).T
     return float(x.mean()), float(z.mean()), float(line(x, z)[1]) if len(x) > 1 else 0.5
 
 

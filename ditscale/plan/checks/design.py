@@ -33,7 +33,9 @@ class Believed:
 
 
 def believed_optimum(study: Study) -> Believed | None:
-    """Of latents at budgets around those of the published law; None of others."""
+    """By the study's prior; else of latents at budgets around those of the published law; None of others."""
+    if study.prior:
+        return Believed(study.prior.optimum, "the study's prior")
     coefficient, exponent = PUBLISHED
     inside = PUBLISHED_FROM <= study.budgets[0] and study.budgets[-1] <= PUBLISHED_TO
     if study.data.source != "latents" or not inside:
