@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..laws.estimates import Estimate
 from ..laws.notebook import Shown
-from ..laws.text import cells, columns, short, spelled
+from ..laws.text import cells, columns, ends, short, spelled
 from ..quantities import at_optimum
 from ..result import Result
 from ..units import compact, count
@@ -30,8 +30,8 @@ class Model(Result):
 
 @dataclass(frozen=True)
 class Cost(Result):
-    """What training the model costs on the study's cluster; device: "GPU" or "core". The intervals hold what is not
-    known of the speed and, where it was asked for, of the budget."""
+    """What training the model costs on the study's cluster; device: "GPU" or "core". The intervals hold the
+    factor within which the speed is trusted and, where it was asked for, what is not known of the budget."""
 
     device: str
     device_hours: Estimate
@@ -122,8 +122,8 @@ class Decision(Shown):
         c = self.cost
         if c is None:
             return ""
-        hours = f"{spelled(c.device_hours, compact)} {c.device}-hours"
-        return f"{hours}, {spelled(c.days, compact)} days; speed: {'; '.join(c.sources)}"
+        hours, days = (f"{compact(e.value)} ({ends(e, compact, ' to ')})" for e in (c.device_hours, c.days))
+        return f"{hours} {c.device}-hours, {days} days; speed: {'; '.join(c.sources)}"
 
     @property
     def numbers(self) -> list[tuple[str, Estimate, Callable[[float], str]]]:

@@ -327,7 +327,14 @@ def _answered(law: _Law, asked: dict[str, float], found: Estimate, how: dict[str
             chosen = fixed(law.made, budget, "this size", float(run.n_params))
     # A budget that hours pay for is as unsure as the speed, which the cost holds already.
     follows = found if not asked.keys() & {"gpu_hours", "deadline"} else Estimate(budget)
-    cost = _cost(law, run, follows) if run else None
+    cost = None
+    if run:
+        try:
+            cost = _cost(law, run, follows)
+        except UserError as error:  # The cluster cannot execute this run.
+            if "deadline" in asked:
+                raise
+            notes.append(f"no cost: {error}")
     _check_deadline(law, asked, cost)
     trained = float(run.n_params) if run else size.value
     tokens = float(run.n_tokens) if run else budget / law.made.runs.kappa / trained

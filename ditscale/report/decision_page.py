@@ -48,7 +48,8 @@ def html(made: Decision, runs: Table) -> str:
     body.append(f"<p>{superscripts(made.add)}</p>")
     body += [f"<p>{escape(note)}</p>" for note in made.notes]
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    body.append(f"<footer><p>Written by ditscale {__version__}, {now}. All intervals are 95 %.</p></footer>")
+    foot = f"Written by ditscale {__version__}, {now}. Intervals are 95 %; those of hours and days are as far as the"
+    body.append(f"<footer><p>{foot} speed is trusted.</p></footer>")
     return document(made.heading(), "\n".join(filter(None, body)))
 
 
@@ -65,8 +66,8 @@ def _tiles(made: Decision) -> str:
     loss = made.loss or made.optimum
     shown.append(tile(made.metric, short(loss.value), interval(loss, short)))
     if c:
-        shown.append(tile(f"{c.device}-hours", compact(c.device_hours.value), interval(c.device_hours, compact)))
-        shown.append(tile("days", compact(c.days.value), interval(c.days, compact)))
+        shown.append(tile(f"{c.device}-hours", compact(c.device_hours.value), ends(c.device_hours, compact, " to ")))
+        shown.append(tile("days", compact(c.days.value), ends(c.days, compact, " to ")))
     return f'<div class="tiles">{"".join(shown)}</div>'
 
 

@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,6 +145,18 @@ def test_hours_and_days_buy_the_budget_that_costs_them(planned, question, cost):
     assert decide(table, budget=budget, deadline=1.1 * days, study=paths.root).model == there.model
     with pytest.raises(UserError, match="--deadline alone"):
         decide(table, budget=budget, deadline=0.5 * days, study=paths.root)
+
+
+def test_a_run_that_the_cluster_cannot_hold_has_no_cost(planned, tmp_path):
+    """The rest of the answer stands; what needs the cost is refused."""
+    _, table = planned
+    small = compose([*MINI, "cluster=slurm-cpu"])
+    small = replace(small, cluster=replace(small.cluster, sizes=(replace(small.cluster.sizes[0], up_to_params=1e4),)))
+    root = write_study(tmp_path / "small", small).root
+    found = decide(table, budget=7.2e12, study=root)
+    assert found.model and found.cost is None and "cluster.sizes" in found.notes[0]
+    with pytest.raises(UserError, match="cluster.sizes"):
+        decide(table, budget=7.2e12, deadline=3, study=root)
 
 
 def test_the_rate_is_that_of_the_sweep(planned):

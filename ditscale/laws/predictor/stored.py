@@ -24,7 +24,7 @@ def checksum(table: Table) -> str:
     for name in ("n_params", "n_tokens", "budget_flops", "loss", "loss_se", "n_images", "achieved_flops"):
         column = getattr(table, name)
         digest.update(name.encode() + (b"" if column is None else np.asarray(column, dtype=float).tobytes()))
-    for name, labels in sorted(table.shared.items()):
+    for name, labels in (("role", table.role), *sorted(table.shared.items())):
         digest.update(json.dumps([name, *map(str, labels)]).encode())
     return digest.hexdigest()
 
