@@ -7,7 +7,7 @@
     sealed = ds.seal("forecast.json", ds.forecast(table, "1.5e21"))
     study = ds.Study.open("mystudy")                     # what `ditscale plan mystudy study=mini` wrote
 
-Functions: read_table, fit, predict, forecast, seal, verdict, compare and fit_rates on tables, ledger on their
+Functions: read_table, fit, predict, decide, forecast, seal, verdict, compare and fit_rates on tables, ledger on their
 forecasts; plan, train and evaluate on studies and runs. They raise UserError, of one line, at what they cannot take,
 and print nothing. The import is light: numpy and torch are loaded by the first function that needs them."""
 
@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .decision.decide import decide
     from .errors import UserError
     from .laws import fit_rates, forecast, ledger, predict, read_table, seal, verdict
     from .laws.compare import compare
@@ -23,10 +24,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Study", "UserError", "__version__", "compare", "evaluate", "fit", "fit_rates", "forecast", "ledger", "plan",
-    "predict", "read_table", "seal", "train", "verdict",
+    "Study", "UserError", "__version__", "compare", "decide", "evaluate", "fit", "fit_rates", "forecast", "ledger",
+    "plan", "predict", "read_table", "seal", "train", "verdict",
 ]  # fmt: skip
-_HOMES = {"UserError": "errors", "Study": "study", "evaluate": "study", "plan": "study", "train": "study"}
+_HOMES = {
+    "UserError": "errors",
+    "decide": "decision.decide",
+    "Study": "study",
+    "evaluate": "study",
+    "plan": "study",
+    "train": "study",
+}
 
 # Three functions are named like folders of the package. These (empty) folders are loaded now: when Python first loads
 # one, it puts the folder in the place of the function.

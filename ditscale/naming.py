@@ -73,6 +73,7 @@ class StudyPaths:
     table = _In("study.h5")
     csv = _In("study.csv")
     laws = _In("laws.json")
+    speeds = _In("speeds.json")  # of the finished runs
     forecast = _In("forecast.json")
     verdict = _In("verdict.json")
     rates = _In("rates.json")
@@ -85,6 +86,10 @@ class StudyPaths:
     def laws_of(self, metric: str) -> Path:
         """The laws fitted to a metric's own minima."""
         return self.laws if metric == "loss" else self.root / f"laws-{metric}.json"
+
+    def predictors_of(self, metric: str) -> Path:
+        """The fitted predictors behind `laws_of`."""
+        return self.root / f"predictors{'' if metric == 'loss' else f'-{metric}'}.json"
 
     def run(self, run_id: str) -> RunPaths:
         return RunPaths(self.runs / run_id)

@@ -18,11 +18,13 @@ from .plan.checks import Check, check, found, listed, ordered, refuse
 from .plan.grid import Plan, plan_probe, plan_runs
 from .plan.run import Run, read_run
 from .plan.sizes import with_widths
-from .plan.study import plan_all, read_study, write_study
+from .plan.study import plan_all, read_study, was_planned, write_study
 from .process import this_process
 
 if TYPE_CHECKING:
+    from .early.verdict import EarlyVerdict
     from .laws import Forecast, RateLaw, Verdict
+    from .laws.sealed.forecast import Probe
 
 # From the number of workers, the FLOPs not planned yet and the known FLOP/s by n_params: what shows each status, as
 # launch/monitor/progress.py does.
@@ -122,6 +124,7 @@ def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | N
             study = relaunched(study, old, list(settings), configs)
         planned = checked_plan(study)
         refuse(planned.checks)  # Before anything is written.
+        refuse_misfit(study, planned)
         write_study(root, study)
         planned = replace(plan_runs(read_study(root)), checks=planned.checks)
     else:
@@ -129,6 +132,14 @@ def plan_study(root: Path | str, settings: Sequence[str] = (), configs: Path | N
         refuse(planned.checks)
     plan_all(paths, planned.runs, by="plan")
     return paths, planned
+
+
+def refuse_misfit(study: Study, plan: Plan) -> None:
+    """Raises UserError where the optimum of a study's prior lies far from its sizes."""
+    if study.prior:
+        from .precision.studies import believed_law
+
+        believed_law(study, plan.runs)
 
 
 def launch_study(
@@ -178,10 +189,34 @@ def seal_forecast(root: Path | str, budget: float | None = None) -> tuple["Forec
         planned = f"this study's probe_budget is {units.compact(study.probe_budget)}"
         raise UserError(f"--budget {units.compact(budget)}: {planned}; {elsewhere}")
     collect(root)
-    sealed = seal(paths.forecast, forecast(read_table(root), study.probe_budget))
-    probe = plan_probe(study, sealed.n_params.value)
+    made = forecast(read_table(root), study.probe_budget)
+    own = _priced(paths, study, probe_of(paths, study, made.n_params.value))
+    sealed = seal(paths.forecast, replace(made, probe=own))
+    probe = probe_of(paths, study, sealed.n_params.value)
     plan_all(paths, [probe], by="forecast")
     return sealed, probe
+
+
+def _priced(paths: StudyPaths, study: Study, probe: Run) -> "Probe":
+    """The probe with its price, as the forecast seals it."""
+    from .laws import Estimate
+    from .laws.sealed.forecast import Probe
+    from .price.price import price
+    from .price.records import read_speeds
+
+    paid = price([probe], study, read_speeds(paths, study.cluster))
+    hours, device_hours = (
+        Estimate(x, x / paid.factor, x * paid.factor) for x in (paid.wall_s / 3600, paid.device_hours)
+    )
+    about = (probe.run_id, probe.seed, probe.data.seed, paid.device)
+    return Probe(*about, device_hours, hours, paid.disk_bytes, paid.sources)
+
+
+def probe_of(paths: StudyPaths, study: Study, n_params: float) -> Run:
+    """The probe at the forecast's N*. It remains the one that an earlier version planned, where one did."""
+    before = plan_probe(study, n_params, independent=False)
+    known = was_planned(paths, before.run_id) or paths.run(before.run_id).run.exists()
+    return before if known else plan_probe(study, n_params)
 
 
 def give_verdict(root: Path | str) -> "Verdict":
@@ -196,11 +231,51 @@ def give_verdict(root: Path | str) -> "Verdict":
     excluded = dict(collect(root).excluded)
     table = read_table(root, sealed.metric)
     if not (table.role == "probe").any():
-        state = excluded.get(plan_probe(study, sealed.n_params.value).run_id, "not planned")
+        state = excluded.get(probe_of(paths, study, sealed.n_params.value).run_id, "not planned")
         raise UserError(f"{root}: the probe has no measured loss yet ({state}); {command('launch', root)} trains it")
     result = verdict(sealed, table)
     write_json(paths.verdict, result.to_dict())
     return result
+
+
+def give_early_verdict(root: Path | str) -> "EarlyVerdict":
+    """What the probe is on its way to while it trains, against the sealed forecast; writes nothing. Raises UserError
+    where there is no forecast, no probe that has begun, or no curves to compare it with."""
+    from .early.curves import grid_curves, read_curve
+    from .early.verdict import early_verdict
+    from .launch.monitor.status import State, run_status
+    from .laws import load_forecast
+
+    paths, study = StudyPaths(root), read_study(root)
+    if study.rehearsal:
+        raise UserError(f"{root}: is a rehearsal, whose curves are drawn and not trained; there is no early verdict")
+    if study.recipe.schedule == "cosine":
+        why = "with recipe.schedule=cosine, runs of other lengths have other rates at as many images"
+        raise UserError(f"{root}: {why}, so curves cannot be compared before the probe ends")
+    if not paths.forecast.exists():
+        raise UserError(f"{root}: holds no forecast.json; {command('forecast', root)} seals one")
+    sealed = load_forecast(paths.forecast)
+    run = _planned_probe(paths, sealed.target_budget_flops)
+    status = run_status(paths.run(run.run_id), run)
+    if status.state == State.FINISHED:
+        compare = command("verdict", root)
+        raise UserError(f"{root}: the probe {run.run_id} has finished; {compare} compares it with the forecast")
+    if not paths.run(run.run_id).metrics.exists():
+        begin = command("launch", root)
+        raise UserError(f"{root}: the probe {run.run_id} has not started ({status.state}); {begin} trains it")
+    grid = grid_curves(root, {row.run_id for row in sealed.inputs.rows})
+    probe = read_curve(paths.run(run.run_id), run)
+    return early_verdict(sealed, grid, probe, str(status.state), run.n_images)
+
+
+def _planned_probe(paths: StudyPaths, budget: float) -> Run:
+    """The probe that was planned for a budget. Raises UserError where there is none."""
+    runs = [read_run(at.run) for at in paths.run_dirs()]
+    probes = [run for run in runs if run.role == "probe" and abs(run.budget_flops / budget - 1) <= 0.01]
+    if not probes:
+        missing = f"{paths.root}: no probe is planned at {units.compact(budget)}"
+        raise UserError(f"{missing}; {command('forecast', paths.root)} plans it")
+    return max(probes, key=lambda run: paths.run(run.run_id).metrics.exists())
 
 
 def whole_study(
@@ -208,6 +283,7 @@ def whole_study(
 ) -> Outcome:
     """Plan, launch, collect, fit, forecast, probe, verdict, report. Raises UserError at the first step that cannot."""
     from .collect.table import collect
+    from .decision.decide import keep_predictors
     from .laws import fit, read_table
     from .report.page import write_report
 
@@ -231,6 +307,7 @@ def whole_study(
     laws = fit(read_table(root), targets=(units.compact(study.probe_budget),))
     results["laws"] = _logged(laws)
     write_json(paths.laws, results["laws"])
+    keep_predictors(root)
     if not laws.given:
         return Outcome("no law", diverged, results, str(write_report(root)))
     sealed, probe = seal_forecast(root)

@@ -1,5 +1,6 @@
 """What the numbers of a study are: a column's metric, data set and variant; in words, what N, D and C count."""
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Mapping, Self
 
@@ -11,9 +12,12 @@ PARAMS |= {"matmul": "weights of all matrix products (no biases, no embedding ta
 TOKENS = "tokens that pass the blocks, all images seen (a repeated image counts each time)"
 FLOPS = {"exact": "every matrix product of forward and backward, attention included", "6nd": "6 N D"}
 
-# Words in the name of a metric of which higher is better.
+# Words in the name of a metric of which higher is better, and words of which lower is: the latter outrank.
 HIGHER = frozenset(
     "accuracy acc score clip clipscore precision recall f1 auc psnr ssim reward elo winrate likelihood".split()
+)
+LOWER = frozenset(
+    "loss error fid kid fd fad fvd mmd cmmd lpips distance mse rmse mae nll neg negative perplexity ppl bpd bpb".split()
 )
 
 
@@ -30,13 +34,17 @@ class ColumnInfo:
     @property
     def positive(self) -> bool:
         """Whether the metric is above zero by what it is: a loss or a FID."""
-        return not {"loss", "fid"}.isdisjoint(self.metric.lower().split("_"))
+        return not {"loss", "fid"}.isdisjoint(self._words)
 
     @property
     def higher_is_better(self) -> bool:
         """Whether the metric's name is one of which higher is better."""
-        words = self.metric.lower().replace("-", "_").split("_")
-        return not HIGHER.isdisjoint(words) and "error" not in words and "loss" not in words
+        return not HIGHER.isdisjoint(self._words) and LOWER.isdisjoint(self._words)
+
+    @property
+    def _words(self) -> list[str]:
+        """The words of the metric's name: eval and fid of eval/FID50k, with a k."""
+        return re.findall("f1|[a-z]+", self.metric.lower())
 
     def name(self, own: str) -> str:
         """The column's name where a study's own data set is `own`: fid, fid_se, fid_se_coco, fid:guidance=2."""

@@ -22,6 +22,11 @@ def extra() -> Any:
     return dataclasses.field(default=None, repr=False, compare=False, metadata={"key": None})
 
 
+def optional() -> Any:
+    """A field that is None where it is not known, and then no key of JSON, as in files of older versions."""
+    return dataclasses.field(default=None, metadata={"optional": True})
+
+
 class Result:
     """A base of frozen dataclasses. LAYOUT: the number that JSON says of its form; COMPUTED: properties that are
     written beside the fields, and not read."""
@@ -32,7 +37,10 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """The JSON object: plain dicts, lists, texts and numbers."""
         out: dict[str, Any] = {} if self.LAYOUT is None else {"layout": self.LAYOUT}
-        out |= {key: _plain(getattr(self, field.name)) for key, field, _ in _entries(type(self))}
+        for key, field, _ in _entries(type(self)):
+            value = getattr(self, field.name)
+            if value is not None or "optional" not in field.metadata:
+                out[key] = _plain(value)
         return out | {name: _plain(getattr(self, name)) for name in self.COMPUTED}
 
     def __getitem__(self, name: str) -> Any:

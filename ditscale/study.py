@@ -1,30 +1,36 @@
 """What `import ditscale as ds` offers on studies and runs: the functions under the verbs plan, run and evaluate, and
 `Study`, a study directory. Results are tables that a notebook shows."""
 
+import math
 import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from . import units
 from .config import Evaluation
 from .config import Study as StudySettings
 from .errors import UserError, nearest
 from .naming import RunPaths, StudyPaths
-from .pipeline import checked_plan, compose_study, plan_study
+from .pipeline import checked_plan, compose_study, plan_study, refuse_misfit
 from .plan import grid
 from .plan.checks import listed, refuse
 from .plan.run import Run, read_run
 from .plan.study import read_study
 
 if TYPE_CHECKING:
+    from .early.verdict import EarlyVerdict
     from .launch.monitor.status import RunStatus
     from .laws import Forecast, Laws, Ledger, Table
+    from .precision.next_runs import NextRuns
+    from .precision.planned import Planned
+    from .precision.studies import Cheapest
 
 SHOWN_ROWS = 7  # of a table in `repr`, which is ten lines at most
 PROGRESS_S = 2.0  # between two calls of a progress function
@@ -83,6 +89,19 @@ class Rows(Sequence[Mapping[str, Any]]):
         return frame([dict(row) for row in self.rows])
 
 
+class _Asked(NamedTuple):
+    """What is asked of a plan: its study and runs; whether they do not determine the law; how many studies to simulate
+    for its precision, 0 for none; the precision that the cheapest design is to have, "" for none; and how many unique
+    images there are."""
+
+    study: StudySettings
+    runs: tuple[Run, ...]
+    lacking: bool
+    simulated: int = 0
+    goal: str = ""
+    unique: float = math.inf
+
+
 @dataclass(frozen=True, repr=False)
 class Plan(Rows):
     """The runs of a study."""
@@ -93,6 +112,38 @@ class Plan(Rows):
     price: Mapping[str, Any] = field(default_factory=dict)  # what it costs (docs/planning.md)
     # What was found before it was written (docs/planning.md): code, severity, message, cure, value, runs.
     checks: tuple[Mapping[str, Any], ...] = ()
+    asked: "_Asked | None" = None  # the study itself, of which `precision` and `cheapest` are computed
+
+    @cached_property
+    def precision(self) -> "Planned | None":
+        """The 95 % intervals of L*, N* and its exponent that these runs will give at the probe's budget, before any is
+        trained; None where the runs are too few for a law: `ds.plan("study=paper").precision.loss.width`. About a
+        second."""
+        if not self.asked or self.asked.lacking:
+            return None
+        from .precision.studies import planned_of
+
+        return planned_of(self.asked.study, self.asked.runs, self.asked.simulated)
+
+    @cached_property
+    def cheapest(self) -> "Cheapest | None":
+        """The cheapest design found whose intervals are as narrow as was asked; None where nothing was asked."""
+        if not self.asked or not self.asked.goal:
+            return None
+        from .launch.afford import hours_of
+        from .precision.studies import Goal, cheapest
+
+        study, goal = self.asked.study, Goal.of(self.asked.goal)
+        return cheapest(study, goal, self.asked.unique, hours_of(study, StudyPaths(self.dir) if self.dir else None))
+
+    def summary(self) -> str:
+        parts = (self.precision, self.cheapest)
+        return "\n".join([super().summary(), *(part.summary() for part in parts if part)])
+
+    def to_dict(self) -> dict[str, Any]:
+        rest = {name: value for name, value in super().to_dict().items() if name != "asked"}
+        parts = {"precision": self.precision, "cheapest": self.cheapest}
+        return rest | {name: part and part.to_dict() for name, part in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -107,8 +158,15 @@ class TrainingResult:
     reason: str = ""
 
 
-def plan(*settings: str, dir: Path | str | None = None, configs: Path | str | None = None) -> Plan:
+def plan(
+    *settings: str, dir: Path | str | None = None, configs: Path | str | None = None, simulate: int = 0,
+    target_interval: str = "", unique_images: float = math.inf,
+) -> Plan:  # fmt: skip
     """Plan a study from Hydra overrides: budgets (FLOPs) x widths x seeds to runs. Writes only where `dir` is given.
+
+    `precision` of the result says what the runs will tell before any is trained, `simulate` studies drawn for it where
+    that is above 0; `cheapest` is the cheapest design of a precision, target_interval="2%" or "2%,1.3x" (L* within 2 %,
+    N* within a factor of 1.3), where passes over unique_images beyond the first cost as many times the FLOPs.
 
     Rows hold n_params (N), n_tokens (D), n_images, steps, budget_flops (C) and lr of each run. Raises UserError on a
     setting that is not known, on an impossible study, where a check finds an error, and where `dir` holds another one.
@@ -120,9 +178,11 @@ def plan(*settings: str, dir: Path | str | None = None, configs: Path | str | No
         study = compose_study(settings, search)
         planned = checked_plan(study)
         refuse(planned.checks)
-        return _plan_of(study, planned)
+        refuse_misfit(study, planned)
+        return _plan_of(study, planned, "", simulate, target_interval, unique_images)
     paths, planned = plan_study(dir, settings, search)
-    return _plan_of(Study.open(paths.root).settings, planned, str(paths.root))
+    settings_now = Study.open(paths.root).settings
+    return _plan_of(settings_now, planned, str(paths.root), simulate, target_interval, unique_images)
 
 
 def train(run_dir: Path | str, progress: Callable[[dict[str, Any]], None] | None = None) -> TrainingResult:
@@ -221,9 +281,10 @@ class Study:
     def _repr_html_(self) -> str:
         return f"<pre>{escape(repr(self))}</pre>"
 
-    def plan(self) -> Plan:
-        """The study's plan, as it stands; writes nothing: `study.plan().to_frame()`."""
-        return _plan_of(self.settings, checked_plan(self.settings), str(self.root))
+    def plan(self, simulate: int = 0, target_interval: str = "", unique_images: float = math.inf) -> Plan:
+        """The study's plan, as it stands, and options as of `ds.plan`; writes nothing: `study.plan().to_frame()`."""
+        runs, root = checked_plan(self.settings), str(self.root)
+        return _plan_of(self.settings, runs, root, simulate, target_interval, unique_images)
 
     def runs(self) -> Rows:
         """All planned runs, the probe too, with the directory of each: `study.runs()[0]["dir"]`."""
@@ -273,6 +334,22 @@ class Study:
         budget = self.settings.probe_budget if budget is None else units.number(budget, "budget", above=0)
         return forecast(self.table(), budget)
 
+    def early_verdict(self) -> "EarlyVerdict":
+        """The probe's final loss by its curve so far, and alarms, while it trains: `study.early_verdict().alarms`."""
+        from .pipeline import give_early_verdict
+
+        return give_early_verdict(self.root)
+
+    def refine(self, target_interval: str, gpu_hours: float = math.inf, add: bool = False) -> "NextRuns":
+        """The runs to train next so that the forecast is as narrow as "2%", or "2%,1.3x" for N* too, for at most so
+        many device-hours; add plans them: `study.refine("2%").runs`. Reads the finished runs."""
+        from .launch.afford import hours_of
+        from .precision.next_runs import next_runs
+        from .precision.studies import Goal
+
+        goal, hours = Goal.of(target_interval, "target_interval"), hours_of(self.settings, self.paths)
+        return next_runs(self.root, goal, hours, gpu_hours, add)
+
     def report(self, ledger: "Ledger | Path | str | None" = None) -> Path:
         """Write report/index.html and its figures; returns the page: `study.report()`. ledger: a record of several
         studies' forecasts (`ds.ledger`), or its file, to show as well."""
@@ -281,7 +358,10 @@ class Study:
         return write_report(self.root, ledger)
 
 
-def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:
+def _plan_of(
+    study: StudySettings, planned: grid.Plan, root: str = "", simulated: int = 0, goal: str = "",
+    unique: float = math.inf,
+) -> Plan:  # fmt: skip
     from .launch.afford import price_of
 
     rows = tuple(_row(run) for run in planned.runs)
@@ -302,7 +382,9 @@ def _plan_of(study: StudySettings, planned: grid.Plan, root: str = "") -> Plan:
             priced = f"price: {error}"
     text = "\n".join(filter(None, (grid.table(planned), head, *(f"  {line}" for line in checks), priced)))
     in_json = cost.to_dict() if cost else {}
-    return Plan(title, rows, columns, notes, text, dropped, planned.flops, root, in_json, found)
+    lacking = any(check.code == "not_identified" for check in planned.checks)
+    asked = _Asked(study, planned.runs, lacking, simulated, goal, unique)
+    return Plan(title, rows, columns, notes, text, dropped, planned.flops, root, in_json, found, asked)
 
 
 def _row(run: Run) -> dict[str, Any]:

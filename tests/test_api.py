@@ -42,8 +42,8 @@ def test_the_import_is_light():
 
 def test_names_are_listed():
     wanted = (
-        "read_table fit predict forecast seal verdict ledger compare fit_rates plan train evaluate Study UserError "
-        "__version__"
+        "read_table fit predict decide forecast seal verdict ledger compare fit_rates plan train evaluate Study "
+        "UserError __version__"
     )
     assert set(ds.__all__) == set(wanted.split()) <= set(dir(ds))
     with pytest.raises(AttributeError, match="no attribute 'fti'"):

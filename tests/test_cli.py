@@ -18,8 +18,8 @@ from ditscale.cli.verb import VERBS, Report
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_NAMES = (
-    "plan study collect report rehearse launch status cancel doctor bench run evaluate fit predict forecast verdict "
-    "ledger compare rates sbatch fetch-weights completion help"
+    "plan study collect report rehearse launch status cancel doctor bench run evaluate fit predict decide forecast "
+    "verdict ledger compare rates sbatch fetch-weights completion help"
 ).split()
 TABLE = "n_params,n_tokens,budget_flops,loss\n" + "".join(
     f"{n},{c / 6 / n},{c},{1 + (n / 1e6) ** -0.3 + (c / 6 / n / 1e8) ** -0.3}\n"

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ditscale"
 ROOMS = [
     "errors", "logs", "units", "files", "naming", "quantities", "result", "process", "config", "image_file", "flops",
     "slurm_client", "plan", "rundir",
-    "collect", "price", "tables", "laws",
+    "collect", "price", "tables", "laws", "decision", "precision", "early",
     "data", "model", "diffusion", "distributed",
     "evaluate",
     "train",

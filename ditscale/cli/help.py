@@ -9,7 +9,7 @@ from .verb import VERBS, Verb
 
 EXIT_CODES = {
     0: "success",
-    1: "runs failed, a check found a serious problem, or a rehearsal failed",
+    1: "runs failed, a check found a serious problem, a rehearsal failed, or verdict --early raised an alarm",
     2: "mistake in the command, in settings or in files; one line says what to change",
     3: "no law can be given, for the reasons printed",
     70: "internal error; run again with -v for the traceback, and report it",

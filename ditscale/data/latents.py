@@ -52,7 +52,8 @@ class Rows:
 
 
 class Latents(Source):
-    """A file of images, shuffled anew in each pass. Raises UserError when it is missing, damaged or lacks something."""
+    """A file of images, shuffled anew in each pass, by the seed. Raises UserError when it is missing, damaged or lacks
+    something."""
 
     text_vocab = 0
     n_images: int

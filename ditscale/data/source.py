@@ -57,6 +57,6 @@ def open_source(data: Data) -> Source:
 
     objects = max(1, (data.text_length - 1) // 3)
     is_file = data.source == "latents"
-    source = Latents(data.path) if is_file else Scenes(data.resolution, objects, data.seed, data.source)
+    source = Latents(data.path, data.seed) if is_file else Scenes(data.resolution, objects, data.seed, data.source)
     check_shapes(data, source)
     return source

@@ -22,9 +22,11 @@ BIN = 2 / 255  # Width of one of 256 levels of a pixel on [-1, 1].
 
 
 def held_out(data: Data, validation: Validation) -> Data:
-    """Where a data set's held-out images are: under the validation's seed; own data in its file, all of others."""
+    """Where a data set's held-out images are: drawn ones under the validation's seed; of files the first in the order
+    of seed 0, own data in the validation's file and others in theirs. They do not depend on the run's data seed."""
     own = data not in validation.also.values()
-    return replace(data, seed=validation.seed, path=own and validation.path or data.path)
+    seed = 0 if data.source == "latents" else validation.seed
+    return replace(data, seed=seed, path=own and validation.path or data.path)
 
 
 def data_sets(run: Run) -> dict[str, Data]:

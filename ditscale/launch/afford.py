@@ -1,7 +1,7 @@
 """What a study has spent and still needs, against its budget."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import units
 from ..config import Study
@@ -10,7 +10,7 @@ from ..naming import StudyPaths
 from ..plan.run import Run
 from ..price.price import Price, price, with_probe
 from ..price.records import read_speeds
-from ..price.resources import Machine, place_of
+from ..price.resources import Machine, place_of, times
 from ..price.spent import Total, total
 from .backends.local import machine
 from .monitor.status import DONE, RunStatus, study_status
@@ -48,6 +48,17 @@ def price_of(study: Study, runs: Sequence[Run], paths: StudyPaths | None = None)
         except UserError:  # No row of cluster.sizes holds a guess: the probe itself will say so once it is planned.
             every, guessed = [*runs], False
     return price(every, study, speeds, here, guessed)
+
+
+def hours_of(study: Study, paths: StudyPaths | None = None) -> Callable[[Run], float]:
+    """What gives the device-hours of a training, as if it were no rehearsal. Raises UserError where it has no place."""
+    speeds, here = read_speeds(paths, study.cluster), machine_of(study)
+
+    def hours(run: Run) -> float:
+        place = place_of(run, study.cluster, here)
+        return times(replace(run, rehearsal=None), place, speeds).total_s * place.devices / 3600
+
+    return hours
 
 
 def known_speeds(study: Study, runs: Sequence[Run], paths: StudyPaths) -> dict[int, float]:

@@ -24,7 +24,7 @@ from .notebook import Shown
 from .predictor.predictor import Predictor, difference, multiplier
 from .text import cells, columns, ends
 
-SIGNIFICANT = 0.05
+SIGNIFICANT, SUGGESTIVE = 0.05, 0.5  # p from which a difference is significant, or is said to point anywhere
 EXPONENTS = ("model", "data", "loss")
 UNEVEN = 3.0  # Largest budgets further apart than this: one prediction rests on much more extrapolation.
 # Keys of `Table.recorded` that the tables must agree on for their losses to mean the same.
@@ -122,9 +122,12 @@ class _Test(NamedTuple):
         return f"{form(self.estimate.value)}, 95 % {ends(self.estimate, form, ' to ')}, p = {self.p:.2g}"
 
 
-def compare(tables: Mapping[str, Source], target: float | str, *, bootstrap: int = 200, seed: int = 0) -> Comparison:
+def compare(
+    tables: Mapping[str, Source], target: float | str, *, bootstrap: int = 200, seed: int = 0,
+    kappa: float | None = None,
+) -> Comparison:  # fmt: skip
     """Compare tables {name: whatever `read_table` reads} at a target budget in FLOPs. Its findings are the warnings
-    of `fit` on each table, which bootstrap and seed are for, and what the tables do not have in common.
+    of `fit` on each table, which bootstrap, seed and kappa are for, and what the tables do not have in common.
 
     Raises UserError on fewer than 2 tables, and on tables of different metrics, or of which some were rehearsed.
 
@@ -143,7 +146,7 @@ def compare(tables: Mapping[str, Source], target: float | str, *, bootstrap: int
     budget, findings = number(target, "target", above=0), list[Finding]()
     fits: dict[str, Predictor | None] = {}
     for name, table in read.items():
-        laws = fit(table, bootstrap=bootstrap, seed=seed, targets=budget)
+        laws = fit(table, bootstrap=bootstrap, seed=seed, targets=budget, kappa=kappa)
         own = (f for f in laws.findings if f.severity != "info" and f.code != "rehearsal")
         findings += [replace(f, message=f"{name}: {f.message}") for f in own]
         # A table has a law where its runs determine both N* and L* at the budget.
@@ -176,7 +179,8 @@ def _pair(a: str, b: str, fits: dict[str, Predictor | None], budget: float, metr
     # Every word follows from a number: "better" only where p is below 0.05.
     says, points = f"{b} is {'better' if better == b else 'worse'} than {a}", ""
     if p >= SIGNIFICANT:
-        says, points = f"{a} and {b} are not distinguished", f", which points towards {better}, not significant"
+        says = f"{a} and {b} are not distinguished"
+        points = f", which points towards {better}, not significant" * (p < SUGGESTIVE)
     sentence = f"{says} at {compact(budget)} FLOPs: the {metric} of {b} differs by {shown}{points}"
     if reached is None:
         sentence += f"; {b} reaches that {metric} of {a} at no budget."

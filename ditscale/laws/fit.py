@@ -61,8 +61,10 @@ def fit(
     at = {typed: asked.at(budget) for typed, budget in budgets.items()}
     refused = max((a for a in (asked, *at.values()) if a.refused), key=lambda a: len(a.lacks), default=asked).refused
     findings = [refused] if refused else []
-    findings += [*check_rehearsal(table), *_left_out(grid, held), *check_units(grid), *two.findings, *surface.findings]
-    if np.isfinite(surface.residuals).all():
+    findings += [*check_rehearsal(table), *_left_out(grid, held), *check_units(grid)]
+    turned = refused is not None and refused.code == "wrong_direction"  # Says why all else is refused.
+    findings += [] if turned else [*two.findings, *surface.findings]
+    if np.isfinite(surface.residuals).all() and not turned:
         off = np.log(low.loss) - np.log(surface.loss_at(grid.n_params, grid.n_tokens))
         findings += find_outliers(grid, off, N_PARAMETERS)
     findings += check_lines(two) + check_surface(rows, surface) + check_drift(rows, two) + check_bias(bias, three, two)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..result import Result, extra
-from ..tables.table import Table, check
+from ..tables.table import REQUIRED, Table, check
 from ..units import compact
 from .estimates import Estimate, student
 from .findings import Finding, finding, listed, some
@@ -199,6 +199,8 @@ def fit_gap(table: Table, against: str) -> Gap:
 
     Slices without a usable optimum, and runs without a value of `against`, take no part and are listed. Raises
     UserError when the column is not there, and with status 3 when fewer than 2 slices are left."""
+    if against in (*REQUIRED, table.metric):
+        raise UserError(f"{against!r} is no second metric of the runs; name another column, such as loss_coco")
     grid, findings = measured(table, against)
     laws = fit_approach2(grid.falling(), bootstrap=0) if len(grid) else None
     slices, refused = (laws.accepted, [f for f in laws.findings if f.severity == "refused"]) if laws else ([], [])

@@ -256,7 +256,7 @@ def _answer(laws: Laws) -> list[str]:
     if not laws.answer:
         return _titled("Answer", laws, None)
     parts = ", ".join(f"{name} {100 * weight:.0f} %" for name, weight in laws.answer.weights.items())
-    title = f"Answer: beyond the largest budget, by a mixture of forms ({parts})"
+    title = f"Answer: a mixture of forms ({parts}); exponents at {compact(laws.budgets[-1])} FLOPs"
     shown = _titled(title, laws, {f"{name}_exponent": e for name, e in laws.answer.exponents.items()})
     return [*shown, f"  scatter of one run: {laws.answer.scatter:.2g}"]
 

@@ -14,6 +14,7 @@ from ..tables.table import Table
 from ..units import compact, count
 from .minima.approach2 import fit_approach2
 from .predictor.identify import ask
+from .predictor.predictor import Predictor
 from .surface.fit_surface import OBJECTIVES, fit_surface
 from .text import columns, short
 
@@ -45,7 +46,7 @@ def analyses(grid: Table, budget: float, countings: Iterable[str] = ()) -> tuple
     less a budget, or the smallest or largest size of each) by 8 forms (the answer and its three members, Approach 2,
     and Approach 3 by three objectives). N* of another counting is scaled to the table's own at the optimum's D."""
     versions = list(itertools.islice(_versions(grid, countings), ANALYSES // 8))
-    return tuple(itertools.chain.from_iterable(_by_forms(name, table, budget) for name, table in versions))
+    return tuple(itertools.chain.from_iterable(by_forms(name, table, budget) for name, table in versions))
 
 
 def _versions(grid: Table, countings: Iterable[str]) -> Iterator[tuple[str, Table]]:
@@ -65,8 +66,9 @@ def _versions(grid: Table, countings: Iterable[str]) -> Iterator[tuple[str, Tabl
         yield f"less budget {compact(slices[k][0])}", grid.take(np.delete(np.arange(len(grid)), slices[k][1]))
 
 
-def _by_forms(name: str, table: Table, budget: float) -> Iterator[Analysis]:
-    made = ask(table, budget).predictor
+def by_forms(name: str, table: Table, budget: float, fitted: Predictor | None = None) -> Iterator[Analysis]:
+    """N* and L* at a budget by each form, on the version of a table that is called `name`; fitted: see `ask`."""
+    made = ask(table, budget, fitted=fitted).predictor
     for form in ("answer", "surface", "relaxed", "bent"):
         one = made if made is None or form == "answer" else made.only(form)
         if one is None or not one.members:

@@ -1,5 +1,6 @@
 """The grid of an isoFLOP study: budgets x widths x seeds to runs, its learning-rate sweep, and the probe's size."""
 
+import itertools
 import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -80,20 +81,39 @@ def plan_runs(study: Study) -> Plan:
     return replace(grid, runs=(*grid.runs, *sweep))
 
 
-def plan_probe(study: Study, n_params: float) -> Run:
-    """The probe: the recipe's size nearest (in log N) to the forecast's optimum `n_params`, at the probe's budget."""
+def nearest_run(study: Study, role: str, budget: float, n_params: float, seed: int) -> Run:
+    """The run of the recipe's size nearest (in log N) to `n_params` at a budget. Raises UserError where none trains."""
     head, best = study.design.head_size, None
     distance = lambda run: abs(math.log(run.n_params / n_params))
     for width in range(head, 1024 * head, head):
         run = None
         with suppress(UserError):
-            run = make_run(study, "probe", study.probe_budget, width, study.seeds[0])
+            run = make_run(study, role, budget, width, seed)
         if best and not (run and distance(run) <= distance(best)):
             break
         best = run
     if not best:
-        raise UserError(f"study.probe_budget: no model of this recipe trains at {compact(study.probe_budget)}")
+        raise UserError(f"no model of this recipe trains at {compact(budget)} FLOPs; ask a larger budget")
     return best
+
+
+def plan_probe(study: Study, n_params: float, independent: bool = True) -> Run:
+    """The probe: the recipe's size nearest to the forecast's optimum `n_params`, at the probe's budget. It has a seed
+    and a data seed of its own, so that no grid run shares its weights' start, noise, or images in their order. Studies
+    planned before that was so (`independent` False) have a probe that begins as the grid run of its size."""
+    seed = study.seeds[0]
+    if independent:
+        seed = next(n for n in itertools.count() if n not in study.seeds)
+        # Held-out images of drawn data sets come from the validation's seed.
+        taken = (study.data.seed, study.validation.seed)
+        data_seed = next(n for n in itertools.count(study.data.seed + 1) if n not in taken)
+        study = replace(study, data=replace(study.data, seed=data_seed))
+    return nearest_run(study, "probe", study.probe_budget, n_params, seed)
+
+
+def is_independent(study: Study, probe: Run) -> bool:
+    """Whether the probe shares neither its seed nor its data seed with a run of the grid."""
+    return probe.seed not in study.seeds and probe.data.seed != study.data.seed
 
 
 def table(plan: Plan) -> str:

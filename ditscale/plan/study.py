@@ -17,7 +17,13 @@ from .run import Execution, Run, read_run
 # Keys that may change in a planned study, since they leave its grid as it is.
 MAY_CHANGE = ("cluster", "budget", "rates", "rate_budgets", "evaluation", "nested", "levers", "prior", "notes")
 # Commands that plan runs, and what to type to restore runs whose directory was deleted.
-PLANNERS = {"plan": "`ditscale plan {root}`", "forecast": "`ditscale forecast {root}`", "sweep": "the same sweep"}
+REFINE = "`ditscale plan {root} --refine --add`"
+PLANNERS = {
+    "plan": "`ditscale plan {root}`",
+    "refine": REFINE,
+    "forecast": "`ditscale forecast {root}`",
+    "sweep": "the same sweep",
+}
 
 
 def read_study(root: Path | str) -> Study:
@@ -85,6 +91,11 @@ def gone(paths: StudyPaths, present: Collection[str]) -> str:
     runs, them = ("runs have", "them") if len(missing) > 1 else ("run has", "it")
     lost = f"{len(missing)} planned {runs} no directory, or no run.yaml in it ({names}); to restore {them}: {commands}"
     return lost * bool(missing)
+
+
+def was_planned(paths: StudyPaths, run_id: str) -> bool:
+    """Whether planned.json has a run, be its directory there or not."""
+    return run_id in _planned(paths)
 
 
 def _planned(paths: StudyPaths) -> dict[str, str]:

@@ -21,16 +21,17 @@ FIRST_STEPS = 16  # The speed in a record leaves out the steps up to the first s
 ENOUGH = 3  # Runs of one size that are read: reading each of thousands would take minutes.
 
 
-def read_speeds(paths: StudyPaths | None, cluster: Cluster) -> Speeds:
+def read_speeds(paths: StudyPaths | None, cluster: Cluster, own: tuple[Speed, ...] | None = None) -> Speeds:
     """What is known of a study's speeds: its bench, files of cluster.speeds, its own runs, then studies named in
-    cluster.speeds. Raises UserError where a named place holds no speeds."""
+    cluster.speeds. own: speeds of its runs, as `of_study` read them before. Raises UserError where a named place holds
+    no speeds."""
     files = [paths.bench] if paths and paths.bench.is_file() else []
     named = [Path(name) for name in cluster.speeds or ()]
     studies = [path for path in named if path.is_dir()]
     files += [StudyPaths(path).bench for path in studies if StudyPaths(path).bench.is_file()]
     files += [path for path in named if not path.is_dir()]
     sources = [_bench(file) for file in files]
-    if paths and (speeds := of_study(paths)):
+    if paths and (speeds := of_study(paths) if own is None else own):
         sources.append(Source("runs of this study", speeds, MEASURED))
     for path in studies:
         speeds = of_study(StudyPaths(path))

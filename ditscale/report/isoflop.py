@@ -15,9 +15,10 @@ from ..laws.minima.parabola import Slice
 from ..laws.surface.fit_surface import optimum
 from ..laws.text import Format
 from ..units import compact, count
+from .html import ACCENT, INK, MUTED, PAPER
 from .read import StudyResults
 from .sentences import SURFACE, digits, join, plural
-from .style import ACCENT, INK, MUTED, PAPER, Label, Panel, Plot, bars, label_ends, limits, log_axis, sequence, two_rows
+from .style import Label, Panel, Plot, bars, label_ends, limits, log_axis, sequence, two_rows
 
 # The three laws: name in laws.json, column in study.h5, symbol, form of its values, title of the panel.
 Quantity = tuple[str, str, str, Format, str]

@@ -9,10 +9,10 @@ from matplotlib.figure import FigureBase
 from ..laws import Entry, Estimate, Ledger
 from ..laws.sealed.ledger import HEAD
 from ..laws.text import short
+from .html import ACCENT, INK, MUTED, PAPER, table
 from .read import StudyResults
 from .sentences import plural
-from .style import ACCENT, INK, MUTED, PAPER, Panel, Plot, bars, limits, log_axis
-from .tables import table
+from .style import Panel, Plot, bars, limits, log_axis
 
 MOST_NAMES = 16  # More forecasts than these are drawn without their names, which would lie over each other.
 

@@ -14,12 +14,12 @@ from ..naming import StudyPaths
 from ..price.spent import total
 from ..units import compact, duration
 from . import sentences, tables
+from .html import code, document, superscripts
 from .isoflop import powerlaws_plot, slices_plot
 from .ledger import ledger_plot, ledger_section
 from .read import StudyResults, read_study_results
 from .samples import grids_plot, page_list, samples_plot
 from .style import DARK, Plot, render
-from .tables import code, superscripts
 from .training import rates_plot, training_plot
 from .trends import metrics_plot, noise_plot, out_of_domain_plot
 
@@ -52,22 +52,13 @@ def write_report(root: Path | str, ledger: Ledger | Path | str | None = None) ->
 
 def html(results: StudyResults, shown: list[tuple[Plot, list[str]]]) -> str:
     title = f"{'REHEARSAL of ' * bool(results.study.rehearsal)}{results.study.name}: {sentences.title(results)}"
-    style = Path(__file__).with_name("style.css").read_text()
-    light, dark = ("".join(f"--c{c[1:]}:{v};" for c, v in colours) for colours in (zip(DARK, DARK), DARK.items()))
     missing = "".join(f"<li>{escape(what)}: {code(command)}</li>" for what, command in sentences.missing(results))
     head = '<section class="missing"><h2>Not in this report yet</h2><p>DIR is the directory of this study.</p>'
     body = [_head(results), f"{head}<ul>{missing}</ul></section>" * bool(missing)]
     body += [_figure(i, results, plot, svgs) for i, (plot, svgs) in enumerate(shown, 1)]
     body += [ledger_section(results.ledger) if results.ledger else ""]
     body += [_laws(results, results.laws) if results.laws else "", _runs(results)]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>\n'
-        f"<style>:root{{{light}}}\n"
-        f"@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
-        f"{style}</style></head>\n<body><main>\n" + "\n".join([*body, _foot(results)]) + "\n</main></body></html>\n"
-    )
+    return document(title, "\n".join([*body, _foot(results)]), DARK)
 
 
 def _head(results: StudyResults) -> str:

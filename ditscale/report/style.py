@@ -19,9 +19,9 @@ from numpy.typing import ArrayLike
 from ..laws import Estimate
 from ..laws.text import Format
 from ..units import compact
+from . import html
+from .html import INK, MUTED, PAPER, RULE
 
-# Colours of text, lines and paper.
-INK, MUTED, RULE, PAPER, ACCENT = "#1b1f24", "#666e78", "#dde1e6", "#fffffe", "#c8510a"
 STEPS = 24
 LABELS = (0.06, 0.99)  # Where labels may stand, as fractions of the height of the axes.
 # viridis: even in lightness, so the order survives colour blindness and a grey printer. Its ends are cut where they
@@ -32,7 +32,7 @@ LETTERS = {c: to_hex(tuple((1 - 0.4 * i / STEPS) * np.array(to_rgb(c)))) for i, 
 # What each colour becomes on a dark page.
 DARK = dict(zip(RAMP, [to_hex(colormaps["viridis"](x)) for x in np.linspace(0.42, 1.0, STEPS)], strict=True))
 DARK |= {LETTERS[c]: DARK[c] for c in RAMP}
-DARK |= {INK: "#e8eaed", MUTED: "#a2abb5", RULE: "#363c44", PAPER: "#15181c", ACCENT: "#ff9a55"}
+DARK |= html.DARK
 
 RC: Any = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10, "axes.labelsize": 10,

@@ -1,7 +1,5 @@
 """The report's tables, as HTML. Every number can be followed to a run directory."""
 
-import re
-from collections.abc import Iterable
 from html import escape
 
 import numpy as np
@@ -10,46 +8,12 @@ from ..config import plain
 from ..laws import Estimate, Laws, Trend
 from ..laws.text import ends, short
 from ..units import compact, count
+from .html import NAMES, mark, superscripts, table
 from .read import StudyResults
 from .sentences import SURFACE, digits, exponent, plural
 from .trends import METRICS, gap_sentences, metric_trends, noise_trends
 
-# Numbers of laws.json as the page writes them.
-NAMES = {
-    "alpha": "α", "beta": "β", "model_exponent": "exponent of N*, β/(α+β)",
-    "loss_floor_exponent": "exponent of L* − E, −αβ/(α+β)",
-}  # fmt: skip
 TREND_HEAD = ("exponent of C (95 %)", "forecast at the probe (95 %)", "measured there")
-
-
-def code(text: str) -> str:
-    """Escaped text in which `words` between backticks are code."""
-    parts = escape(text).split("`")
-    return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(parts))
-
-
-def superscripts(text: str) -> str:
-    """Escaped text in which C^0.5 and N^-alpha are powers."""
-
-    def power(match: re.Match[str]) -> str:
-        return f"<sup>{'−' * bool(match[1])}{NAMES.get(match[2], match[2])}</sup>"
-
-    return re.sub(r"\^([-−]?)(\d+(?:\.\d+)?|[a-z]+)", power, escape(text))
-
-
-def table(head: Iterable[str], rows: list[list[str]], left: int = 1, kind: str = "") -> str:
-    """A table that scrolls sideways on a narrow page. Cells are HTML already; the first `left` columns are text."""
-
-    def line(cells: Iterable[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}{' class=t' * (i < left)}>{c}</{tag}>" for i, c in enumerate(cells)) + "</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    start = f'<div class="wide {kind}" tabindex="0"><table><thead>{line(map(escape, head), "th")}</thead>'
-    return f"{start}<tbody>{body}</tbody></table></div>" * bool(rows)
-
-
-def mark(word: str) -> str:  # A status or a severity, in the colour that style.css gives it.
-    return f'<span class="{escape(word)}">{escape(word)}</span>'
 
 
 def run_link(run_id: str) -> str:  # To its directory, from report/index.html.

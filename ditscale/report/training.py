@@ -7,9 +7,10 @@ from matplotlib.figure import FigureBase
 
 from ..laws import RateLaw
 from ..units import compact, count
+from .html import ACCENT, INK, MUTED, PAPER
 from .read import StudyResults
 from .sentences import join, plural, power
-from .style import ACCENT, INK, MUTED, PAPER, Label, Panel, Plot, bars, colours, label_ends, limits, log_axis
+from .style import Label, Panel, Plot, bars, colours, label_ends, limits, log_axis
 
 FIRST = 0.02  # Curves start at this fraction of the run: warm-up comes before, and would stretch the axes.
 

@@ -13,8 +13,9 @@ from ..laws import Estimate, Predictor, Trend, fit_gap, fit_trend
 from ..laws.predictor.identify import ask
 from ..laws.text import short
 from ..units import compact
+from .html import ACCENT, INK, MUTED
 from .read import StudyResults
-from .style import ACCENT, INK, MUTED, Panel, Plot, bars, colours, limits, log_axis, sequence, two_rows
+from .style import Panel, Plot, bars, colours, limits, log_axis, sequence, two_rows
 
 # Metrics of a study's table, in words; for an axis, the unit of those whose own unit says too little.
 METRICS = {

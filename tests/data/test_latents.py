@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 import torch
 
-from ditscale.config import Data
+from ditscale.config import Data, Validation
 from ditscale.data.latents import Latents
 from ditscale.data.source import open_source
 from ditscale.errors import UserError
+from ditscale.evaluate.held_out import HeldOut
 
 
 @pytest.fixture
@@ -30,6 +31,19 @@ def test_each_pass_is_a_new_shuffle_of_all_images(file):
     for order in orders:
         assert sorted(order) == list(range(37))
     assert orders[0] != orders[1] != orders[2] and orders[0] != list(range(37))
+
+
+def test_the_data_seed_orders_the_images_of_training_and_not_the_held_out_ones(file):
+    shape = {"channels": 4, "resolution": 8, "text_length": 5, "text_dim": 6}
+    data = [Data("x", "latents", **shape, seed=seed, path=str(file)) for seed in (0, 1)]
+    index = torch.arange(37)
+    first, second = (open_source(d).batch(index)[0] for d in data)
+    assert not torch.equal(first, second)
+    assert torch.equal(first.flatten(1).sort(0).values, second.flatten(1).sort(0).values)
+    validation = Validation(n=20, path=str(file))
+    for d in data:
+        held = HeldOut(d, validation, 20, validation.seed, torch.device("cpu"))
+        assert torch.equal(held.images(index[:20])[0], Latents(file).batch(index[:20])[0])
 
 
 def test_values_and_text_belong_together(file):

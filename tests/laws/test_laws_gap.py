@@ -100,6 +100,12 @@ def test_from_a_file_with_a_run_that_was_not_measured(tmp_path):
     assert body["against"] == "loss_coco" and less.sentence in less.summary()
 
 
+@pytest.mark.parametrize("column", ["n_params", "budget_flops", "loss"])
+def test_what_is_no_second_metric(column):
+    with pytest.raises(UserError, match="no second metric"):
+        fit_gap(two_metrics(constant), column)
+
+
 def test_refusals():
     with pytest.raises(UserError, match="read without 'coco'"):
         fit_gap(two_metrics(constant), "coco")

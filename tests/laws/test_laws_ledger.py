@@ -141,7 +141,7 @@ def test_contradictions_are_refused_and_nothing_is_written(made, file, tmp_path)
     (at / "forecast.json").write_text(sealed.replace('"level": 0.95', '"level": 0.5'))
     with pytest.raises(UserError, match="was altered after it was sealed.*`ditscale forecast TABLE"):
         ledger(file, at)
-    with pytest.raises(UserError, match="there is no study"):
+    with pytest.raises(UserError, match="no such file"):
         ledger(file, tmp_path / "nowhere")
     assert file.read_text() == text
 
@@ -268,8 +268,8 @@ def test_the_verb(made, file, capsys):
 
 
 @pytest.mark.parametrize(("words", "says"), [
-    (["nowhere.jsonl"], "starts it"), (["."], "is a directory"), (["l.jsonl", "nowhere"], "there is no study"),
-    (["l.jsonl", __file__], "there is no study"),
+    (["nowhere.jsonl"], "starts it"), (["."], "is a directory"), (["l.jsonl", "nowhere"], "no such file"),
+    (["l.jsonl", __file__], "holds no forecast"),
     (["l.jsonl", "=x"], "write a path"), (["l.jsonl", "a=b", "a=c"], "given twice"), ([], "FILE"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, words, says):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ditscale.laws import Table, compare, fit, forecast, predict, read_table
 from ditscale.laws.predictor.identify import undetermined_design
 from ditscale.laws.predictor.runs import group_labels, slice_labels
 from ditscale.laws.questions import _worth
+from ditscale.quantities import guess
 
 BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20, 3e20)
 TARGET = 1.5e22
@@ -108,6 +110,7 @@ def test_spread_over_analyses(table):
         ({}, "ask something"), ({"reach": 2, "spread": True}, "asked at a budget"), ({"ratio": 20}, "at a budget"),
         ({"budget": "1e21", "images": 1e6, "table": "bare"}, "tokens_per_image"), ({"budget": -1}, "budget"),
         ({"budget": 1e21, "countings": ["width"]}, "without 'width'"), ({"budget": "x"}, "'x' is not a number"),
+        ({"reach": 0}, "not positive"), ({"reach": "-2"}, "not positive"), ({"budget": 1e21, "images": 0.5}, "images"),
     ],
 )  # fmt: skip
 def test_questions_that_cannot_be_asked(table, how, says):
@@ -213,3 +216,125 @@ def test_a_design_is_checked_without_losses(budgets, factors, says):
 def test_a_ratio_is_no_design():
     n = 4e6 * 1.5 ** np.arange(14)
     assert "one ratio D / N, 20" in undetermined_design(n, 20 * n, 120 * n * n, 1e22)
+
+
+def test_a_question_is_refused_where_its_own_budget_is(table):
+    """Budgets within 1.7x speak for no optimum 100 times beyond them: not for `budget`, so not for a size or a value
+    whose optimum lies there; a far value leaves a near budget its answer."""
+    near = study(CHINCHILLA, (1e18, 1.2e18, 1.44e18, 1.73e18), sizes=8, noise=0.003, seed=1)
+    far_n, _, far_loss = best(CHINCHILLA, 1e21)
+    for how in ({"budget": 1e21}, {"n_params": far_n}, {"reach": far_loss}):
+        found = predict(near, **how)
+        assert not found.given and [f.code for f in found.findings] == ["not_identified"]
+    both = by_what(predict(near, 4e18, reach=far_loss))
+    assert both["optimum"].loss.covers(best(CHINCHILLA, 4e18)[2]) and list(both)[0] == "optimum"
+    assert both["optimum"] == by_what(predict(near, 4e18))["optimum"]
+
+
+@pytest.mark.parametrize("wrong", ["constant", "a million", "exaFLOPs"])
+def test_what_one_command_refuses_all_refuse(table, wrong):
+    n, c, loss = table.n_params.copy(), table.budget_flops, table.loss
+    if wrong == "a million":
+        n[3] /= 1e6
+    bad = dataclasses.replace(
+        table, n_params=n, loss=np.full(len(n), 2.0) if wrong == "constant" else loss,
+        budget_flops=c / 1e18 if wrong == "exaFLOPs" else c,
+    )  # fmt: skip
+    asked = (
+        lambda: fit(bad, targets=[TARGET]), lambda: predict(bad, TARGET), lambda: forecast(bad, TARGET),
+        lambda: compare({"a": bad, "b": bad}, TARGET),
+    )  # fmt: skip
+    said = set()
+    for ask in asked:
+        with pytest.raises(UserError) as error:
+            ask()
+        said.add(str(error.value))
+    assert len(said) == 1
+
+
+def test_kappa_is_one_in_all_commands(table):
+    laws, kappa = fit(table, targets=[TARGET], kappa=7.0, bootstrap=0), {"kappa": 7.0}
+    answer = laws.predictions["1.5e22"].answer
+    assert answer.n_tokens.value == pytest.approx(TARGET / 7 / answer.n_params.value, rel=1e-3)
+    assert forecast(table, TARGET, **kappa).n_tokens == answer.n_tokens
+    assert predict(table, TARGET, **kappa).choices[0].n_tokens == answer.n_tokens
+    units = dataclasses.replace(table, budget_flops=table.budget_flops * 1e4)
+    for far in (None, 6.0):
+        with pytest.raises(UserError, match="--kappa 6e4"):
+            fit(units, kappa=far)
+    meant = compare({"a": units, "b": units}, TARGET * 1e4, kappa=6e4, bootstrap=0)
+    assert meant.losses["a"] == predict(units, TARGET * 1e4, kappa=6e4).choices[0].loss
+
+
+def test_what_is_not_determined_is_withheld_from_metrics_and_spread(table):
+    """Two budgets: an N*, and no loss, FID or spread of losses beyond them."""
+    two = table.take(table.budget_flops < 5e18)
+    found = predict(two, 1e20, metrics=["nll"], spread=True)
+    assert found.choices[0].n_params and found.choices[0].loss is None and not found.metrics
+    assert all(a.loss is None for a in found.analyses) and any(a.n_params for a in found.analyses)
+    gone = np.where(table.budget_flops < 5e18, table.loss, np.nan)
+    with pytest.raises(UserError, match="no law of other"):
+        predict(dataclasses.replace(table, columns={"other": gone}), TARGET, metrics=["other"])
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy", "score"])
+def test_a_wrong_direction_says_what_can_be_typed_and_nothing_else_is_advised(table, metric):
+    """A name that says higher is better was not said by an option; no advice to widen a grid stands beside it."""
+    turned = dataclasses.replace(table, metric=metric, loss=table.loss if metric != "loss" else 10 / table.loss)
+    laws = fit(turned, targets=[TARGET], bootstrap=0)
+    severe = [f for f in laws.findings if f.severity != "info"]
+    assert [f.code for f in severe] == ["wrong_direction"] and not laws.given
+    assert ("leave out" in severe[0].message) is False
+    assert ("--columns" in severe[0].message) == (metric != "loss")
+    if metric != "loss":
+        renamed = dataclasses.replace(turned, metric="value")
+        assert fit(renamed, targets=[TARGET], bootstrap=0).predictions["1.5e22"].answer.loss
+
+
+@pytest.mark.parametrize(
+    ("name", "higher", "positive"),
+    [
+        ("accuracy", True, False), ("eval/accuracy", True, False), ("eval/clip score", True, False),
+        ("CLIP", True, False), ("f1", True, False), ("negative_log_likelihood", False, False),
+        ("kid_score", False, False),
+        ("clip-fid", False, True), ("eval/fid", False, True), ("FID50k", False, True), ("eval/loss", False, True),
+        ("lpips", False, False), ("nll", False, False), ("width", False, False),
+    ],
+)  # fmt: skip
+def test_direction_and_sign_by_name(name, higher, positive):
+    assert (guess(name).higher_is_better, guess(name).positive) == (higher, positive)
+
+
+def test_many_slices_without_sizes_are_one_finding():
+    """Runs along one ratio: a budget each."""
+    n = np.geomspace(1e7, 2e9, 12)
+    made = Table.of(n, 20 * n, 120 * n**2, loss_of(CHINCHILLA, n, 20 * n))
+    found = [f for f in fit(made, bootstrap=0).findings if f.code == "too_few_runs"]
+    assert len(found) == 1 and len(found[0].slices) == 12
+
+
+@pytest.mark.parametrize("design", ["one ratio", "two ratios", "below", "two budgets"])
+def test_the_runs_that_a_refusal_names_mend_it(design):
+    """Train the runs that are named, on the surface that made the others, and ask again: given, and true."""
+    rng, n = np.random.default_rng(2), np.geomspace(1e7, 2e9, 10)
+    if "ratio" in design:
+        n = np.repeat(n, 2)
+        d = n * np.where(np.arange(len(n)) % 2 & ("two" in design), 30, 15)
+        d = d * np.exp(0.02 * rng.standard_normal(len(n)))
+    else:
+        budgets = np.repeat(BUDGETS[:4:2] if design == "two budgets" else BUDGETS[:5], 8)
+        n = best(CHINCHILLA, budgets)[0] * np.tile(np.geomspace(0.4, 2.5, 8), len(budgets) // 8)
+        n = n / 8 if design == "below" else n
+        d = budgets / 6 / n
+
+    def trained(n, d):
+        return Table.of(n, d, 6 * n * d, loss_of(CHINCHILLA, n, d) * np.exp(0.003 * rng.standard_normal(len(n))))
+
+    before, target = trained(n, d), 300 * float(np.max(n * d))
+    (refused,) = predict(before, target).findings
+    units = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+    named = re.findall(r"N = ([\d.]+)(\w?), D = ([\d.]+)(\w?) tokens", refused.message)
+    assert refused.code == "not_identified" and len(named) in (2, 4, 6)
+    more = np.array([[float(a) * units.get(u, 1), float(b) * units.get(v, 1)] for a, u, b, v in named]).T
+    after = predict(trained(*np.append([n, d], more, axis=1)), target)
+    assert not after.findings and after.choices[0].n_params.covers(best(CHINCHILLA, target)[0])

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -5,9 +6,10 @@ import pytest
 from ditscale import flops
 from ditscale.config import compose, dump_yaml, plain
 from ditscale.errors import UserError
-from ditscale.plan.grid import plan_grid, plan_probe, plan_runs, table
+from ditscale.pipeline import probe_of
+from ditscale.plan.grid import is_independent, plan_grid, plan_probe, plan_runs, table
 from ditscale.plan.run import read_run
-from ditscale.plan.study import plan_run, read_study, write_run, write_study
+from ditscale.plan.study import plan_all, plan_run, read_study, write_run, write_study
 
 WRITTEN = Path(__file__).with_name("written")
 
@@ -55,6 +57,34 @@ def test_the_probe_is_the_nearest_size():
         for width in (probe.width - 8, probe.width + 8):
             shape = flops.shape_of(study.design, study.data, max(1, round(width / study.recipe.aspect)), width)
             assert off <= abs(flops.n_params(shape)["matmul"] / target - 1) + 0.1
+
+
+@pytest.mark.parametrize("more", [[], ["seeds=[0,1]"], ["data.seed=4"], ["validation.seed=1"]])
+def test_the_probe_shares_nothing_with_a_grid_run(more):
+    """Neither the seed of weights and noise nor that of images; the grid's own runs have what they had."""
+    study = compose(["study=mini", *more])
+    probe, grid = plan_probe(study, 2e5), plan_grid(study).runs
+    assert is_independent(study, probe)
+    assert probe.seed not in {run.seed for run in grid} and probe.data.seed not in {run.data.seed for run in grid}
+    assert probe.data.seed != study.validation.seed and probe.validation == grid[0].validation
+    assert {run.data.seed for run in grid} == {study.data.seed}
+    old = plan_probe(study, 2e5, independent=False)
+    assert (old.seed, old.data) == (grid[0].seed, study.data) and not is_independent(study, old)
+
+
+def test_a_probe_planned_before_stays_the_probe(tmp_path):
+    """By its directory, or by planned.json where that was deleted; a study without one gets an independent one."""
+    study = compose(["study=mini"])
+    paths = write_study(tmp_path / "s", study)
+    new = plan_probe(study, 2e5)
+    assert probe_of(paths, study, 2e5) == new
+    old = plan_probe(study, 2e5, independent=False)
+    plan_all(paths, [old], by="forecast")
+    assert probe_of(paths, study, 2e5) == old
+    shutil.rmtree(paths.run(old.run_id).root)
+    assert probe_of(paths, study, 2e5) == old
+    paths.planned.unlink()
+    assert probe_of(paths, study, 2e5) == new
 
 
 def test_identity(tmp_path):

@@ -20,11 +20,11 @@ from ditscale.naming import StudyPaths
 from ditscale.pipeline import give_verdict, write_json
 from ditscale.plan.grid import plan_probe
 from ditscale.report import sentences
+from ditscale.report.html import superscripts
 from ditscale.report.ledger import ledger_plot
 from ditscale.report.page import html, write_report
 from ditscale.report.read import best_run, read_study_results
 from ditscale.report.style import render
-from ditscale.report.tables import superscripts
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -319,7 +319,7 @@ def test_a_forecast_before_its_probe(study, monkeypatch, capsys):
         UserError, match=re.escape(f"no measured loss yet (not started); `ditscale launch {root}` trains it")
     ):
         give_verdict(root)
-    monkeypatch.setattr(pipeline, "plan_probe", lambda study, n_params: plan_probe(study, n_params / 4))
+    monkeypatch.setattr(pipeline, "plan_probe", lambda study, n, *_, **__: plan_probe(study, n / 4))
     assert main(["forecast", root]) == 0
     assert re.search(r"its N = \S+, the nearest .* is 0\.2\d?x the forecast's N\*", capsys.readouterr().out)
 

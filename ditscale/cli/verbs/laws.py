@@ -36,7 +36,7 @@ def _reading(of: str = "") -> tuple[Argument, ...]:
     """Options on how tables are read. of: how an argument names the table that it concerns."""
     only = option("--only", f"{of}COLUMN=VALUE", "rows to read: those with this value; may be repeated", count="*")
     why = "run to leave out, listed with the reason; may be repeated"
-    kappa = option("--kappa", "NUMBER", "C / (N D): computes a missing one of N, D and C; `fit` also fixes it")
+    kappa = option("--kappa", "NUMBER", "C / (N D): computes a missing one of N, D and C, and D* from N*")
     higher = flag("--higher-is-better", "higher values of the metric are better (known of some metrics by their name)")
     return COLUMNS, only, option("--exclude", f"{of}RUN=REASON", why, count="*"), kappa, higher
 
@@ -52,6 +52,7 @@ def _reading(of: str = "") -> tuple[Argument, ...]:
     ],
 )  # fmt: skip
 def fit(options: Options) -> Report:
+    from ...decision.decide import keep_predictors
     from ...laws import fit
     from ...pipeline import write_json
 
@@ -63,6 +64,7 @@ def fit(options: Options) -> Report:
     value = laws.to_dict() if study or options.json else {}  # Of 100,000 runs this takes seconds.
     if study:
         write_json(StudyPaths(options.table).laws_of(laws.metric), value)
+        keep_predictors(options.table, laws.metric)
     return Report(laws.summary(), value, 0 if laws.given else 3)
 
 
@@ -91,10 +93,48 @@ def predict(options: Options) -> Report:
 
     asked = ("reach", "n_params", "n_tokens", "ratio", "images", "tokens_per_image", "repeats", "spread")
     how = {name: getattr(options, name) for name in asked}
-    kappa = None if options.kappa is None else units.number(options.kappa, "--kappa", above=0)
+    how |= {"metrics": options.also, "countings": options.counting, "kappa": _kappa(options)}
     table = read(options.table, options, also=tuple(dict.fromkeys((*options.also, *options.counting))))
-    found = predict(table, options.budget, metrics=options.also, countings=options.counting, kappa=kappa, **how)
+    found = predict(table, options.budget, **how)
     return Report(found.summary(), found.to_dict(), 0 if found.given else 3)
+
+
+@verb(
+    "Decide what to train: size, data, recipe, cost, and how far to trust it. Of a study, writes report/decide.html.",
+    TABLE,
+    option("--budget", "FLOPS", "budget to spend"),
+    option("--gpu-hours", "HOURS", "GPU-hours of the study's cluster to spend (core-hours where it has no GPUs)"),
+    option("--deadline", "DAYS", "days on that cluster: to use up, or beside another question to meet"),
+    option("--target-loss", "VALUE", "loss to reach (or the value of --metric)"),
+    option("--target-fid", "VALUE", "FID to reach"),
+    option("--n-params", "N", "size to train: at its best budget, or beside a budget"),
+    option("--unique-images", "N", "images that there are: seen once at their best budget, or beside a budget"),
+    option("--study", "DIR", "study whose design, recipe and cluster are meant, for a table", complete="directory"),
+    option("--tokens-per-image", "N", "tokens of an image, where the table has no n_images"),
+    option("--repeats", "PASSES", "passes after which a repeated image is worth 1/e of a new one", default="100"),
+    option("--also", "COLUMN", "another metric to predict at N*; may be repeated (default: a study's)", count="*"),
+    option("--out", "FILE", "file for the page (default: report/decide.html of a study)", complete="file"),
+    METRIC, *_reading(),
+    examples=[
+        "ditscale decide runs.csv --budget 1.5e21", "ditscale decide mystudy --gpu-hours 512 --deadline 7",
+        "ditscale decide mystudy --target-loss 0.2",
+    ],
+)  # fmt: skip
+def decide(options: Options) -> Report:
+    from ...decision.decide import ASKED, decide, measured
+    from ...report.decision_page import write_decision
+
+    asked = {name: getattr(options, name) for name in (*ASKED, "tokens_per_image", "repeats")}
+    kappa = None if options.kappa is None else units.number(options.kappa, "--kappa", above=0)
+    fid = "fid" if options.target_fid is not None and options.metric != "fid" else ""
+    also = tuple(dict.fromkeys((*options.also, *measured(options.table, fid, options.metric))))
+    root = options.table if Path(options.table).is_dir() else None
+    table = read(options.table, options, also=also)
+    found = decide(table, study=options.study or root, own=root is not None, kappa=kappa, **asked)
+    page = options.out or (StudyPaths(root).report / "decide.html" if root else None)
+    if page:
+        write_decision(found, table, page)
+    return Report(found.summary() + (f"\npage: {page}" if page else ""), found.to_dict())
 
 
 @verb(
@@ -108,14 +148,16 @@ def predict(options: Options) -> Report:
 def forecast(options: Options) -> Report:
     from ...laws import forecast, seal
     from ...pipeline import seal_forecast
+    from ...plan.grid import is_independent
+    from ...plan.study import read_study
 
-    budget = units.number(options.budget, "--budget", above=0) if options.budget else None
+    budget = None if options.budget is None else units.number(options.budget, "--budget", above=0)
     if is_table(options.table):
         if budget is None:
             again = command("forecast", options.table, "--budget", "1.5e21")
             raise UserError(f"forecast: name the budget of the run to forecast, as in {again}")
         file = Path(options.out or Path(options.table).with_name("forecast.json"))
-        sealed = seal(file, forecast(read(options.table, options), budget))
+        sealed = seal(file, forecast(read(options.table, options), budget, kappa=_kappa(options)))
         size = f"N = {units.count(sealed.n_params.value)}, D = {units.count(sealed.n_tokens.value)} tokens"
         advice = f"train it at {size}, add its row (role probe) to the table, then {command('verdict', options.table)}"
     else:
@@ -126,20 +168,31 @@ def forecast(options: Options) -> Report:
         if not 0.8 <= ratio <= 1.25:
             advice += f"; its N = {units.count(probe.n_params)}, the nearest that the study's recipe trains at this"
             advice += f" budget, is {ratio:.2g}x the forecast's N*, so its loss may lie above the forecast"
+        if not is_independent(read_study(options.table), probe):
+            advice += "; an earlier version planned it: it begins as the grid run of its size and seed would, with the"
+            advice += " same noise and order of images, so it is no independent run"
     return Report(f"{sealed.summary()}\n{advice}", sealed.to_dict())
 
 
 @verb(
-    "Compare the sealed forecast with the measured probe.",
+    "Compare the sealed forecast with the measured probe, or with --early with the curve of one that still trains.",
     TABLE,
+    flag("--early", "predict the final loss of a probe that still trains, and raise alarms (exit code 1)"),
     option("--forecast", "FILE", "forecast of a table (default: forecast.json beside the table)", complete="file"),
     option("--run", "RUN", "run_id of the probe, where the table does not tell it by role or budget"),
-    *_reading(), examples=["ditscale verdict mystudy"],
+    *_reading(), examples=["ditscale verdict mystudy", "ditscale verdict mystudy --early"],
 )  # fmt: skip
 def verdict(options: Options) -> Report:
     from ...laws import load_forecast, verdict
-    from ...pipeline import give_verdict
+    from ...pipeline import give_early_verdict, give_verdict
 
+    if options.early:
+        if is_table(options.table):
+            study_first = f"{options.table} is a table; name a study directory"
+            raise UserError(f"verdict: --early reads training curves, and {study_first}")
+        of_tables_only(options, "forecast", "run")
+        early = give_early_verdict(options.table)
+        return Report(early.summary(), early.to_dict(), early.exit_code)
     if is_table(options.table):
         sealed = load_forecast(Path(options.forecast or Path(options.table).with_name("forecast.json")))
         result = verdict(sealed, read(options.table, options, sealed.metric), options.run)
@@ -195,11 +248,11 @@ def compare(options: Options) -> Report:
     if len(named) < 2:
         raise UserError("compare: name at least two studies or tables, or one and --against COLUMN")
     tables = {name: read(path, options, name=name, named=named) for name, path in named.items()}
-    if options.target:
+    if options.target is not None:
         target = units.number(options.target, "--target", above=0)
     else:
         target = 2 * max(table.largest for table in tables.values())
-    comparison = compare(tables, target)
+    comparison = compare(tables, target, kappa=_kappa(options))
     return Report(comparison.summary(), comparison.to_dict(), 0 if any(pair.law for pair in comparison.pairs) else 3)
 
 
@@ -229,6 +282,10 @@ def _bootstrap(options: Options) -> dict[str, Any]:
     if 0 < replicates < 40:  # A 95 % interval takes 40 replicates or more.
         raise UserError(f"--bootstrap: {replicates} is too small for 95 % intervals; at least 40, or 0 for none")
     return {"bootstrap": replicates, "seed": units.whole(options.seed, "--seed", low=0)}
+
+
+def _kappa(options: Options) -> float | None:
+    return None if options.kappa is None else units.number(options.kappa, "--kappa", above=0)
 
 
 def read(

@@ -1,5 +1,6 @@
 """Verbs for a whole study: plan it, do it, collect and report its runs, rehearse it."""
 
+import math
 import sys
 from dataclasses import asdict, replace
 from typing import Any
@@ -10,28 +11,71 @@ from ...naming import StudyPaths
 from ..parse import path
 from ..verb import DIR, SETTINGS, Options, Report, flag, option, positional, verb
 
+DEFAULT_GOAL = "2%"  # of --refine
+
 
 @verb(
-    "Plan a study: budgets x widths x seeds to runs. Prints the table and its checks; writes study.yaml and each "
-    "run.yaml. An error among the checks refuses the plan.",
+    "Plan a study: budgets x widths x seeds to runs. Prints the table, its checks, its price and what the runs will "
+    "tell; writes study.yaml and each run.yaml. An error among the checks refuses the plan.",
     positional("dir", "DIR", "study directory; may be left out with --dry-run", count="?", complete="directory"),
     flag("--dry-run", "print the table and write nothing"),
+    option("--target-interval", "P", "find the cheapest design that knows L* within P, as in 2%, and N* too, as in "
+           "2%,1.3x; prints its settings and writes nothing. With --refine: when to stop"),
+    option("--unique-images", "U", "images that there are: passes beyond the first cost as many times the hours in "
+           "--target-interval (default: no limit)"),
+    option("--simulate", "N", "compute the precision from N simulated studies, half a second each", default="0"),
+    flag("--refine", "propose the next runs of a study that has finished ones"),
+    flag("--add", "plan the runs that --refine proposes"),
+    option("--gpu-hours", "H", "hours of GPUs (or cores) that the runs of --refine may cost (default: no limit)"),
     *SETTINGS,
-    examples=["ditscale plan --dry-run study=paper design=crossattention", "ditscale plan mystudy study=mini"],
-)
+    examples=[
+        "ditscale plan --dry-run study=paper design=crossattention", "ditscale plan mystudy study=mini",
+        "ditscale plan study=paper --target-interval 2%", "ditscale plan mystudy --refine --target-interval 2% --add",
+    ],
+)  # fmt: skip
 def plan(options: Options) -> Report:
     from ...study import plan as plan_study
 
-    settings, root = options.settings, options.dir
+    settings, root, goal = options.settings, options.dir, options.target_interval
     if root and "=" in root:  # As in `ditscale plan study=paper --dry-run`.
         settings, root = [root, *settings], None
-    if root is None and not options.dry_run:
+    if options.refine:
+        return _refine(root, settings, options)
+    for name in ("add", "gpu_hours"):
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')}: is about --refine; add that")
+    dry = options.dry_run or bool(goal)
+    if root is None and not dry:
         raise UserError("plan: name the study directory, as in `ditscale plan DIR study=mini`, or add --dry-run")
-    planned = plan_study(*settings, dir=None if options.dry_run else root, configs=path(options.configs))
-    end = "dry run: nothing was written"
-    if planned.dir:
+    images = options.unique_images
+    unique = math.inf if images is None else units.number(images, "--unique-images", above=0)
+    simulate = units.whole(options.simulate, "--simulate", low=0, high=100_000)
+    if dry and root and not settings:  # A study that is planned already.
+        from ...study import Study
+
+        planned = Study.open(root).plan(simulate, goal or "", unique)
+    else:
+        where, configs = None if dry else root, path(options.configs)
+        planned = plan_study(
+            *settings, dir=where, configs=configs, simulate=simulate, target_interval=goal or "", unique_images=unique
+        )
+    end = "nothing was written; plan a new directory with these settings" if goal else "dry run: nothing was written"
+    if not dry:
         end = f"planned in {planned.dir}; {command('launch', planned.dir)} trains it"
     return Report(f"{planned.summary()}\n{end}", planned.to_dict())
+
+
+def _refine(root: str | None, settings: list[str], options: Options) -> Report:
+    from ...study import Study
+
+    if root is None or settings:
+        raise UserError("--refine: is about a planned study as it is; write `ditscale plan DIR --refine`")
+    if options.dry_run and options.add:
+        raise UserError("--add: writes, and --dry-run does not; leave one out")
+    hours = options.gpu_hours
+    most = math.inf if hours is None else units.number(hours, "--gpu-hours", above=0)
+    found = Study.open(root).refine(options.target_interval or DEFAULT_GOAL, most, options.add)
+    return Report(found.summary(), found.to_dict())
 
 
 @verb(

@@ -93,8 +93,12 @@ def _of_the_table(table: Table) -> Iterator[tuple[str, str, str]]:
 
 
 def _of_the_fit(table: Table, two: Approach2, three: Approach3, bootstrap: Bootstrap) -> Iterator[tuple[str, str, str]]:
-    yield "hypothesis", "form of approach 3", "L(N, D) = E + A N^-alpha + B D^-beta, all of E, A, B non-negative"
-    curve = "log loss" if any(p.response == "log" for p in two.slices) else "loss"
+    yield (
+        "hypothesis",
+        "form of approach 3",
+        f"{table.metric}(N, D) = E + A N^-alpha + B D^-beta, all of E, A, B non-negative",
+    )
+    curve = "log " * any(p.response == "log" for p in two.slices) + table.metric
     form = f"parabola of the {curve} in log N at each budget; power laws in C through {len(two.accepted)} minima"
     yield "hypothesis", "form of approach 2", form
     free = f"{len(table)} runs, {N_PARAMETERS} parameters of the surface, 3 of each parabola"

@@ -73,8 +73,8 @@ def check_surface(table: Table, surface: Surface) -> list[Finding]:
         return []
     runs = rest.run_id[np.argsort(-np.abs(structure))[: max(3, len(rest) // 10)]].tolist()
     much = f"structure of {100 * rms:.2g} % (rms), against {100 * np.sqrt(noise):.2g} % of noise"
-    text = f"the residuals of the surface have {much}: L(N, D) is not of this form; look first at {some(runs)}"
-    return [finding("lack_of_fit", text, map(str, runs), value=rms)]
+    text = f"the residuals of the surface have {much}: {table.metric}(N, D) is not of this form; look first at"
+    return [finding("lack_of_fit", f"{text} {some(runs)}", map(str, runs), value=rms)]
 
 
 def check_drift(table: Table, laws: Approach2) -> list[Finding]:

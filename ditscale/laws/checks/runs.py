@@ -24,8 +24,8 @@ COUNTED_IN = {
 
 
 def refuse_units(table: Table, kappa: float | None = None) -> None:
-    """Raise UserError where a column, or some rows of it, cannot be in whole counts, unless kappa says it is meant, and
-    where the metric is the same in every run."""
+    """Raise UserError where a column, or some rows of it, cannot be in whole counts, unless a kappa like theirs says it
+    is meant, and where the metric is the same in every run."""
     where = table.where
     if len(table) > 2 and np.ptp(table.loss) == 0:
         same = f"{table.metric} is {table.loss[0]:g} in every run, which no law describes"
@@ -34,9 +34,11 @@ def refuse_units(table: Table, kappa: float | None = None) -> None:
     middle, write = float(np.median(ratio)), "write n_params, n_tokens and budget_flops as whole counts"
     if middle == 0 or not np.isfinite(middle):
         raise UserError(f"{where}: n_params and n_tokens are too large or too small for their budget_flops; {write}")
-    if kappa is None and not 6 / WRONG_UNIT <= middle <= 6 * WRONG_UNIT:
-        do = f"{_units(table) or write + ', not in millions or exaFLOPs'}, or give --kappa {compact(middle)} if meant"
-        raise UserError(f"{where}: C / (N D) is {compact(middle)} in the median, where 6 is usual; {do}")
+    if abs(np.log(middle) - np.log(kappa or 6)) > np.log(WRONG_UNIT):
+        units = "" if kappa else _units(table)
+        do = f"{units or write + ', not in millions or exaFLOPs'}, or give --kappa {compact(middle)} if meant"
+        usual = "6 is usual" if kappa is None else f"--kappa says {compact(kappa)}"
+        raise UserError(f"{where}: C / (N D) is {compact(middle)} in the median, where {usual}; {do}")
     with np.errstate(divide="ignore", over="ignore"):  # log 0 is infinitely far
         far = np.abs(np.log(ratio / middle)) > np.log(WRONG_UNIT)
     if far.any():

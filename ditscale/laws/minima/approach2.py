@@ -1,7 +1,7 @@
 """Approach 2: the laws N*(C), D*(C), L*(C) through the vertices of the slices' parabolas, with intervals."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,7 @@ from .line import line
 from .parabola import Parabola, Response, fit_parabola, pooled_noise, refit, vertex
 
 LAWS = ("model", "data", "loss")
+FEW = 3  # Slices that lack sizes are each named up to here.
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 100
         return Approach2((), (finding("not_isoflop", message),), none)
     noise = pooled_noise(table, groups, response)
     slices = tuple(fit_parabola(table, rows, response, noise) for rows in groups)
-    accepted, findings = [p for p in slices if p.ok], [f for p in slices for f in p.findings]
+    accepted, findings = [p for p in slices if p.ok], _said_once([f for p in slices for f in p.findings])
     budgets, usable = [p.budget_flops for p in slices], [p.budget_flops for p in accepted]
     if len(usable) < 2:
         another = f"add a budget, for example {compact(3 * max(budgets))}"
@@ -102,6 +103,16 @@ def fit_approach2(table: Table, response: Response = "raw", bootstrap: int = 100
     fitted = [[math.log(p.n_params), math.log(p.n_tokens), p.loss, h] for p, h in zip(accepted, half, strict=True)]
     drawn = [_drawn(table, accepted, response, bootstrap, seed)] if bootstrap else []
     return Approach2(slices, tuple(findings), np.concatenate([np.array(fitted)[None], *drawn]))
+
+
+def _said_once(findings: list[Finding]) -> list[Finding]:
+    """The findings of slices; `too_few_runs` of more than FEW of them as one."""
+    few = [f for f in findings if f.code == "too_few_runs"]
+    if len(few) <= FEW:
+        return findings
+    text = f"{len(few)} slices have too few sizes for a parabola, which needs 4 (the first: {few[0].message})"
+    one = replace(few[0], message=text, runs=(), slices=tuple(c for f in few for c in f.slices))
+    return [one, *(f for f in findings if f.code != "too_few_runs")]
 
 
 def _drawn(table: Table, accepted: list[Parabola], response: Response, count: int, seed: int) -> np.ndarray:

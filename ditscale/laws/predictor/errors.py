@@ -110,10 +110,12 @@ class Covariance:
         return 1 / self.delta - (self.half**2).sum(0)
 
     def gradient(self, weights: np.ndarray) -> np.ndarray:
-        """d/dphi of ln|V| - w' V w at w (n,) held fixed: tr(V^-1 dV) - w' dV w for every part."""
-        on_diagonal = self.diagonal() - weights**2
+        """d/dphi of ln|V| - w' V w at w held fixed: tr(V^-1 dV) - w' dV w for every part. w (n,), or columns (n, k)
+        whose terms are summed."""
+        weights = weights.reshape(len(weights), -1)
+        on_diagonal = self.diagonal() - (weights**2).sum(1)
         trace = (self.columns**2 / self.delta[:, None]).sum(0) - ((self.half @ self.columns) ** 2).sum(0)
-        on_columns = self.roots**2 * (trace - (self.columns.T @ weights) ** 2)
+        on_columns = self.roots**2 * (trace - ((self.columns.T @ weights) ** 2).sum(1))
         out = {name: float(d @ on_diagonal) for name, d in self.d_delta.items()}
         for name, span in self.spans.items():
             by_columns = 2 * float(on_columns[span].sum())
@@ -142,7 +144,7 @@ def log_prior(names: tuple[str, ...], phi: np.ndarray) -> tuple[float, np.ndarra
 
 class Sizes(NamedTuple):
     """phi: the logs of the parts' sizes at their most probable; spread (q, q): their covariance there; evidence: log
-    probability of the runs, phi integrated out by Laplace."""
+    probability of the runs, phi integrated out by Laplace (short of the end: their joint density, and no spread)."""
 
     phi: np.ndarray
     spread: np.ndarray
@@ -153,15 +155,16 @@ def estimate_sizes(
     parts: Parts, residual: np.ndarray, directions: np.ndarray, misfit: np.ndarray, by_place: np.ndarray,
     start: np.ndarray, *, last: bool = False,
 ) -> Sizes:  # fmt: skip
-    """The sizes of the parts by REML. residual (n,): values less the form at its prior's mean; directions (n, P): the
-    form's derivatives, each times the standard deviation of its prior; last: to the end, with spread and evidence."""
-    names = parts.names
+    """The sizes of the parts by REML. residual (n,): values less the form at its prior's mean, or (n, k): columns whose
+    R R' is what r r' is expected to be; directions (n, P): the form's derivatives, each times the standard deviation of
+    its prior; last: to the end, with spread and evidence."""
+    names, residual = parts.names, residual.reshape(len(residual), -1)
 
     def against(phi: np.ndarray) -> tuple[float, np.ndarray]:
         covariance = Covariance(parts, phi, misfit, by_place, directions)
         weights = covariance.solve(residual)
         density, slope = log_prior(names, phi)
-        value = 0.5 * (covariance.log_determinant + float(residual @ weights)) - density
+        value = 0.5 * (covariance.log_determinant + float((residual * weights).sum())) - density
         return value, 0.5 * covariance.gradient(weights) - slope
 
     from scipy import optimize
@@ -171,7 +174,7 @@ def estimate_sizes(
     start = np.clip(start, *np.array(bounds).T)
     found = optimize.minimize(against, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     if not last:
-        return Sizes(found.x, np.zeros((0, 0)), math.nan)
+        return Sizes(found.x, np.zeros((0, 0)), -float(found.fun))
     steps = STEP * np.eye(len(names))
     hessian = np.array([(against(found.x + e)[1] - against(found.x - e)[1]) / (2 * STEP) for e in steps])
     values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)

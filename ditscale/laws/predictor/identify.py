@@ -4,8 +4,10 @@
 The additive surface hides what a design lacks behind its constraint: runs along one ratio D / N look harmless there
 (arXiv 2605.08541). In the relaxed form, whose frontier, curvature and slopes are each fitted by itself, they do not."""
 
+import copy
 import itertools
 import math
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +21,7 @@ from ..findings import Finding, finding, run_to_add
 from ..minima.line import line
 from . import form
 from .member import one_thread
+from .noise import Noise
 from .predictor import Predictor, predictor
 from .runs import as_labels, group_labels
 
@@ -28,12 +31,8 @@ LEAST_RUNS, LEAST_SIZES = 6, 3
 LEAST_FOR_FLOOR, NEAR = 3, 3.0  # budgets; x the largest, up to where two will do
 MOST_RUNS = 400  # a design of more is thinned
 RISES = 4.0  # t of a slope that is no chance
-# What trained models typically have: the scatter of a run, of what a slice shares, and of a single reading. Readings
-# of one trajectory share the part COMMON of a run's variance, the rest dies off over DISTANCE in ln C, and each
-# trajectory bends by itself: by BEND for every factor e in C (docs/measured/nested.md).
-NOISE, SHARED, READING = 3e-3, 1e-3, 3e-4
-BEND = 0.003
-COMMON, DISTANCE = 0.6, 0.7
+# What trained models typically have; here each trajectory bends by itself as well.
+TYPICAL = Noise(bend=0.003)
 # (alpha, beta) of surfaces in the literature and around; the floor, and what is above it at the middle of the design.
 NOMINAL = ((0.35, 0.35), (0.34, 0.28), (0.18, 0.45), (0.5, 0.2), (0.30, 0.29))
 FLOOR, ABOVE = 0.6, 0.1
@@ -47,11 +46,21 @@ EXACT = 1e-4  # scatter of runs that have next to none
 WIDEST_PLACE, WIDEST_LOSS = math.log(12), 0.12
 
 
+# Of runs that mend a design: the share of these widths that they may leave, and how far off in ln N the frontier may be
+# where no N* is known.
+SURELY, UNSURE = 0.85, (0.0, 0.7, -0.7)
+WITHOUT_CURE = "two more budgets, each 3x the one before, with 5 sizes each, from 1/4 to 4 times the likely optimum"
+
+
 class Widths(NamedTuple):
     """ln(high / low) of the 95 % intervals of N* and of L* that a design implies, medians over `NOMINAL`."""
 
     place: float
     loss: float
+
+    def within(self, share: float) -> bool:
+        """Whether both are within a share of what may be given."""
+        return self.place <= share * WIDEST_PLACE and self.loss <= share * WIDEST_LOSS
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -97,16 +106,22 @@ def backwards(table: Table) -> Finding | None:
     _, by_c, by_n = plane / np.sqrt(np.maximum(unit, 1e-24))
     if not (by_c > RISES or by_n > RISES and by_c > -RISES / 2):
         return None
-    if table.higher_is_better:
-        text = f"{table.metric} falls as compute grows, and higher was said to be better: leave out --higher-is-better"
+    name = table.metric
+    if not table.higher_is_better:
+        text = f"{name} rises as compute or size grows, so higher seems to be better"
+        text += ": add --higher-is-better if that is so"
+    elif table.better:
+        text = f"{name} falls as compute grows, and higher was said to be better: leave out --higher-is-better"
     else:
-        text = f"{table.metric} rises as compute or size grows, so higher seems to be better: add --higher-is-better"
-    return finding("wrong_direction", f"{text} if that is so", value=float(max(by_c, by_n)))
+        text = f"{name} falls as compute grows, and by its name higher is better: if lower is, give it another"
+        text += f" name, as in --metric value --columns {shlex.quote(f'value={name}')}"
+    return finding("wrong_direction", text, value=float(max(by_c, by_n)))
 
 
 @one_thread()
-def ask(table: Table, target: float, kappa: float | None = None) -> Asked:
-    """Fit the predictor to `table`, and see whether its runs determine N* and L* at `target`, a budget in FLOPs."""
+def ask(table: Table, target: float, kappa: float | None = None, fitted: Predictor | None = None) -> Asked:
+    """Fit the predictor to `table`, unless that was done before, and see whether its runs determine N* and L* at
+    `target`, a budget in FLOPs."""
     sizes, budgets = (len(np.unique(np.round(np.log(c), 6))) for c in (table.n_params, table.budget_flops))
     asked = Asked(table, target, None, BOTH)
     if len(table) < LEAST_RUNS or sizes < LEAST_SIZES:
@@ -114,7 +129,7 @@ def ask(table: Table, target: float, kappa: float | None = None) -> Asked:
         return asked._replace(refused=finding("too_few_runs", text, map(str, table.run_id), value=len(table)))
     if wrong := backwards(table):
         return asked._replace(refused=wrong)
-    asked = asked._replace(predictor=predictor(table, kappa=kappa)).at(target)
+    asked = asked._replace(predictor=fitted or predictor(table, kappa=kappa)).at(target)
     return asked._replace(predictor=None) if asked.lacks == BOTH else asked
 
 
@@ -127,21 +142,22 @@ class Lacking(NamedTuple):
 
 def undetermined(
     table: Table, target: float, frontier: tuple[float, float, float] | None = None, share_sizes: bool = False,
-    scatter: float = NOISE,
+    scatter: float = TYPICAL.run,
 ) -> Lacking:  # fmt: skip
     """Whether the design of `table`, whose losses may be nan, determines N* and L* at `target`, a budget in FLOPs:
     `not_identified` where it does not, whatever the losses are. frontier (ln C, ln N*, d ln N* / d ln C): where the
     optimum is thought to be; without it, in the middle of each slice's sizes. share_sizes: whether runs of one size are
     to be taken for readings of one training where the table does not say; scatter: of one run, relative, which counts
     where it is next to none."""
-    design = _Design(table, frontier or middle_of(table), share_sizes, scatter / NOISE if scatter < EXACT else 1.0)
+    noise = scatter / TYPICAL.run if scatter < EXACT else 1.0
+    design = _Design(table, frontier or middle_of(table), share_sizes, noise)
     found = design.widths(target)
     lacks = BOTH if design.ladder else found.lacks
     if design.isoflop and design.budgets < LEAST_FOR_FLOOR and target > NEAR * table.largest:
         lacks = lacks or BOTH[1:]  # Two minima cannot show a floor.
     if not lacks:
         return Lacking()
-    cure = " and ".join(design.mended(target)) or "two more budgets, each 3x the one before, with sizes as these"
+    cure = ", and ".join(design.mended(target, lacks)) or WITHOUT_CURE
     named = ["N*"] * ("N*" in lacks) + [at_optimum(table.metric)]
     lost = f"the runs do not determine {' and '.join(named)} at {compact(target)} FLOPs"
     return Lacking(lacks, finding("not_identified", f"{lost}: {design.why(lacks)}; add {cure}", value=found.place))
@@ -160,6 +176,17 @@ def undetermined_design(
     roles = np.array(["grid"] * len(n) if role is None else role, dtype=object)
     found = undetermined(Table(names, n, d, c, np.full(len(n), math.nan), roles, shared=labels), target)
     return found.finding.message if found.finding else ""
+
+
+def next_run(table: Table, made: Predictor, target: float) -> tuple[float, float, float]:
+    """(budget, n_params, share) of the run that narrows N* at `target` most by the design alone, of some at the largest
+    budget and 3x it; share: of the interval that it would leave."""
+    design = _Design(table, made.frontier_line(), made.share_sizes, 1.0)
+    (c, n), high = design.at, float(design.log_c.max())
+    near = [(b, n + design.slope * (b - c) + off) for b in (high, high + math.log(3)) for off in (-1.8, -1, 0, 1, 1.8)]
+    widths = [design.widths(target, (run,)).place for run in near]
+    best = int(np.argmin(widths))
+    return math.exp(near[best][0]), math.exp(near[best][1]), widths[best] / design.widths(target).place
 
 
 def middle_of(table: Table) -> tuple[float, float, float]:
@@ -221,14 +248,7 @@ class _Design:
     def _covariance(self, x: np.ndarray, new: np.ndarray) -> np.ndarray:
         """Of typical runs at ln C = x + constant (n,), the last of which are the `new` ones (k,), numbered from 1."""
         trajectory, slices = (own if own is None else np.append(own, own.max() + new) for own in self.shared)
-        covariance = np.eye(len(x)) * (READING**2 + (NOISE**2 if trajectory is None else 0))
-        if trajectory is not None:
-            along = COMMON + (1 - COMMON) * np.exp(-np.abs(x[:, None] - x) / DISTANCE)
-            off = x - (np.bincount(trajectory, x) / np.bincount(trajectory))[trajectory]
-            covariance += (NOISE**2 * along + BEND**2 * np.outer(off, off)) * (trajectory[:, None] == trajectory)
-        if slices is not None:
-            covariance += SHARED**2 * (slices[:, None] == slices)
-        return covariance
+        return TYPICAL.covariance(x, np.arange(len(x)) if trajectory is None else trajectory, slices)
 
     @property
     def ladder(self) -> bool:
@@ -254,13 +274,24 @@ class _Design:
             return f"nearly all sizes lie {side} the optimum"
         return "their sizes and budgets vary too little"
 
-    def mended(self, target: float) -> list[str]:
-        """The two cheapest runs that determine it, in words; none where no two do."""
+    def mended(self, target: float, lacks: tuple[str, ...]) -> list[str]:
+        """The two cheapest runs that determine it, in words; four or six where no two do; none where these do not."""
         low, high, (c, n) = float(self.log_c.min()), float(self.log_c.max()), self.at
-        budgets = [low, low - math.log(10), low + math.log(3), high, high + math.log(3)]
-        candidates = [(b, n + self.slope * (b - c) + off) for b in budgets for off in (-1.8, -1.0, 0.0, 1.0, 1.8)]
-        pairs = sorted(itertools.combinations(candidates, 2), key=lambda pair: np.logaddexp(pair[0][0], pair[1][0]))
-        for pair in pairs:
-            if not self.widths(target, pair).lacks:
-                return [run_to_add(math.exp(size), math.exp(budget), self.kappa) for budget, size in pair]
+        slope = 0.5 if "N*" in lacks else self.slope
+
+        def run(budget: float, off: float) -> tuple[float, float]:
+            return budget, n + slope * (budget - c) + off
+
+        budgets = (low, low - math.log(10), low + math.log(3), high, high + math.log(3))
+        candidates = [run(budget, off) for budget in budgets for off in (-1.8, -1.0, 0.0, 1.0, 1.8)]
+        tried: list[tuple[tuple[float, float], ...]] = list(itertools.combinations(candidates, 2))
+        tried.sort(key=lambda pair: np.logaddexp(pair[0][0], pair[1][0]))
+        for sizes in ((-1, 1), (-1, 0, 1)):
+            tried += [tuple(run(b, side * off) for b in (low, high) for side in sizes) for off in (1.0, 1.8, 2.6)]
+        sides = [copy.copy(self) for _ in UNSURE] if "N*" in lacks else [self]
+        for side, up in zip(sides, UNSURE, strict=False):
+            side.at, side.slope = (c, n + up), slope
+        for runs in tried:
+            if all(side.widths(target, runs).within(SURELY) for side in sides):
+                return [run_to_add(math.exp(size), math.exp(budget), self.kappa) for budget, size in runs]
         return []

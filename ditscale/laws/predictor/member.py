@@ -4,7 +4,7 @@ import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Callable, Iterator, NamedTuple, Self
+from typing import Any, Callable, Iterator, NamedTuple, Self
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -22,6 +22,8 @@ HEAVY = 5.0  # degrees of freedom of the t that outliers are weighed by
 DOFS = 4.5  # the least that an interval has
 TAKEN = 3  # degrees of freedom that a form takes from what groups share
 BEST = 0.98  # of the least value: the highest floor
+# What of a fitted member cannot be computed again from its runs and the sizes of the errors.
+STATE = ("floors", "theta", "chi2", "log_weights", "residual", "misfit", "by_place")
 SPANS = (-3.0, 6.0)  # ln of (best - floor) in units of `RANGE`, where a metric has either sign
 
 
@@ -130,6 +132,27 @@ class Member:
         self.dofs = float(max(min([self.dofs, *shared]), DOFS))
         self._descend(8)
         return self
+
+    def state(self) -> dict[str, Any]:
+        """What `fit` found, as plain lists and numbers: `restored` makes an equal member of it."""
+        arrays = {name: getattr(self, name).tolist() for name in STATE}
+        sizes = {"phi": self.sizes.phi.tolist(), "spread": self.sizes.spread.tolist(), "evidence": self.sizes.evidence}
+        own = {"name": self.name, "walks": self.walks, "dofs": self.dofs, "weights": self.parts.weights.tolist()}
+        return own | arrays | sizes
+
+    @classmethod
+    @one_thread()
+    def restored(cls, runs: Runs, state: dict[str, Any]) -> Self:
+        """The member that `state` describes, of the same runs."""
+        member = cls(state["name"], runs, state["walks"])
+        member.parts.weights[:] = state["weights"]
+        for name in STATE:
+            setattr(member, name, np.array(state[name]))
+        member.sizes = Sizes(np.array(state["phi"]), np.array(state["spread"]), state["evidence"])
+        member.dofs, member.best, member._solved = state["dofs"], int(np.argmin(member.chi2)), ()
+        member.covariance = Covariance(member.parts, member.sizes.phi, member.misfit, member.by_place)
+        member.derivatives, _, _ = member._normal(member.covariance)
+        return member
 
     def _start(self) -> np.ndarray:
         """theta (m, P): a parabola through every slice, and lines through their vertices."""

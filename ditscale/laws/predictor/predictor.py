@@ -56,9 +56,9 @@ class Predictor:
 
     def optimum(self, budget_flops: float) -> Optimum:
         """N*, D* and L* at a budget in FLOPs."""
-        place, nd = self._ask(self._place(self._x(budget_flops))), budget_flops / self.runs.kappa
-        n_params = _estimate(place, lambda v: math.exp(v + self.runs.z0))
-        n_tokens = _estimate(place, lambda v: nd / math.exp(v + self.runs.z0))
+        place, nd = self._ask(self._place(self._x(budget_flops))).quantiles(), budget_flops / self.runs.kappa
+        n_params = Estimate(*_through(place, lambda v: math.exp(v + self.runs.z0)))
+        n_tokens = Estimate(*_through(place, lambda v: nd / math.exp(v + self.runs.z0)))
         return Optimum(n_params, n_tokens, _estimate(self.loss(budget_flops), self.runs.metric))
 
     def one_run(self, budget_flops: float) -> Estimate:
@@ -101,7 +101,7 @@ class Predictor:
             best, by_best = self._frontier(full, floor, x)
             return value - best, gradient - by_best
 
-        full, floor = self._typical
+        full, floor = self.typical
         below, above = (float(self._off_frontier(full, floor, there, z + h)[0][0]) for h in (-1e-4, 1e-4))
         by_place = -(above - below) / 2e-4
         own = Quantity(lambda full, floor: self._off_frontier(full, floor, there, z), x, level=1.0, place=by_place)
@@ -141,7 +141,7 @@ class Predictor:
 
     def best_with(self, budget_flops: float, worth: Callable[[np.ndarray], np.ndarray]) -> float:
         """The size of the least loss at a budget whose tokens are worth less: worth(N (k,)) -> FLOPs (k,)."""
-        full, floor = self._typical
+        full, floor = self.typical
         z = float(form.place(full, self._x(budget_flops), self.last)[0][0]) + np.linspace(-4, 7, 400)
         at = np.log(worth(np.exp(z + self.runs.z0))) - self.runs.x0
         loss = [form.off_optimum(full, floor, float(x), float(s), self.last)[0][0] for x, s in zip(at, z, strict=True)]
@@ -201,6 +201,12 @@ class Predictor:
         """{group: the variance that its runs share, in units of what each has alone}."""
         return {name: math.exp(2 * self._likeliest.log_sizes[name]) for name in self._likeliest.parts.groups}
 
+    @property
+    def part_sizes(self) -> dict[str, float]:
+        """{part of the errors: its size by the likeliest member}, as of `errors.Covariance`: "s" is of one run alone,
+        and what groups share is in units of it."""
+        return {name: math.exp(phi) for name, phi in self._likeliest.log_sizes.items()}
+
     def sharing(self, least: float) -> dict[str, float]:
         """{group: its share of the variance of one run}, of those that the runs show at odds of e^least or more."""
         total = 1 + sum(self._ratios.values())
@@ -208,7 +214,7 @@ class Predictor:
 
     def frontier_line(self) -> tuple[float, float, float]:
         """(ln C, ln N*, d ln N* / d ln C) at the middle of the budgets, by the likeliest member."""
-        full, _ = self._typical
+        full, _ = self.typical
         return self.runs.x0, float(form.place(full, 0.0, self.last)[0][0]) + self.runs.z0, float(full[0, form.A])
 
     def loss(self, budget_flops: float, scatter: int = 0) -> Mixture:
@@ -217,7 +223,7 @@ class Predictor:
 
     def _loss(self, budget_flops: float, scatter: int) -> Quantity:
         x = self._x(budget_flops)
-        z = float(form.place(self._typical[0], x, self.last)[0][0]) if scatter else 0.0
+        z = float(form.place(self.typical[0], x, self.last)[0][0]) if scatter else 0.0
         return Quantity(lambda full, floor: self._frontier(full, floor, x), x, level=1.0, scatter=scatter, z=z)
 
     def _place(self, x: float) -> Quantity:
@@ -264,7 +270,7 @@ class Predictor:
         return self.members[int(np.argmax(self.weights))]
 
     @cached_property
-    def _typical(self) -> tuple[np.ndarray, np.ndarray]:
+    def typical(self) -> tuple[np.ndarray, np.ndarray]:
         """The parameters (1, 9) and floor (1,) of the likeliest member at its best floor."""
         return self._likeliest.typical
 
@@ -323,7 +329,11 @@ def _crossing(middle: float, reached: Callable[[float], float]) -> Estimate | No
 
 def _ends(mixture: Mixture, of: Callable[[float], float]) -> tuple[float, float, float]:
     """The median and the 95 % of a mixture, each taken through `of`, which is monotone."""
-    value, *ends = (float(of(v)) for v in mixture.quantiles().tolist())
+    return _through(mixture.quantiles(), of)
+
+
+def _through(quantiles: np.ndarray, of: Callable[[float], float]) -> tuple[float, float, float]:
+    value, *ends = (float(of(v)) for v in quantiles.tolist())
     return value, min(ends), max(ends)
 
 

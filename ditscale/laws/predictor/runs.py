@@ -22,7 +22,7 @@ class Runs:
     """The runs a predictor is fitted to. x, z (n,): ln C and ln N less their means x0, z0; y (n,): (the metric's ln, or
     itself where it may have either sign (`log` False) and negated where higher is better, less shift) / scale; se (n,):
     its standard error; count (n,): runs a row stands for; slices (n,): labels; nodes (n,), node_x (k,); groups {name:
-    labels (n,)}; isoflop: whether budgets are slices; kappa: C / (N D)."""
+    labels (n,)}; isoflop: whether budgets are slices; kappa: C / (N D); rows (n,): of the table, that take part."""
 
     x: np.ndarray
     z: np.ndarray
@@ -41,6 +41,7 @@ class Runs:
     x0: float
     z0: float
     kappa: float
+    rows: np.ndarray
 
     def __len__(self) -> int:
         return len(self.x)
@@ -80,7 +81,7 @@ def runs_of(table: Table) -> Runs:
     x, z, y, se, slices, nodes = (part[keep] for part in (x, z, y, se, slices, nodes))
     out = Runs(
         x, z, y, se, np.ones(len(x)), slices, nodes, np.zeros(0), groups, isoflop, log, sign, shift, scale, 0.0, 0.0,
-        table.kappa(),
+        table.kappa(), np.flatnonzero(keep),
     )  # fmt: skip
     out = _averaged(out)
     x0, z0, nodes = float(out.x.mean()), float(out.z.mean()), as_labels(out.nodes)
@@ -169,5 +170,5 @@ def _averaged(runs: Runs) -> Runs:
     groups = {name: labels[first] for name, labels in runs.groups.items() if name == "slice"}
     return replace(
         runs, x=x, z=z, y=y, se=np.sqrt(square / total), count=total.astype(float), slices=runs.slices[first],
-        nodes=runs.nodes[first], groups=groups,
+        nodes=runs.nodes[first], groups=groups, rows=runs.rows[first],
     )  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import UserError, command
 from ...files import write_once
 from ...naming import StudyPaths, digest
-from ...result import Result
+from ...result import Result, optional
 from ...tables.read import Source, read_table
 from ...tables.table import SAME_BUDGET, Point, Table
 from ...units import compact, count, number
@@ -61,13 +61,33 @@ class Inputs(Result):
     measured_probes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Probe(Result):
+    """The run that is to test a study's forecast, and its price. device: "GPU" or "core", whose hours are counted;
+    disk_bytes: that stay; sources: of the speed."""
+
+    run_id: str
+    seed: int
+    data_seed: int
+    device: str
+    device_hours: Estimate
+    hours: Estimate
+    disk_bytes: int
+    sources: tuple[str, ...]
+
+    def summary(self) -> str:
+        cost = f"{spelled(self.device_hours, compact)} {self.device}-hours, {spelled(self.hours, compact)} hours"
+        disk = f"{self.disk_bytes / 2**20:.3g} MiB of disk"
+        return f"{self.run_id}, seed {self.seed}, data seed {self.data_seed}: {cost}, {disk}"
+
+
 @dataclass(frozen=True, repr=False)
 class Forecast(Shown):
     """A forecast. Every `Estimate` is an interval at `level`; an open end is None. n_params, n_tokens: the optimum at
     target_budget_flops. loss: prediction interval of one new run's measured `metric` there. law: "mixture"; why: its
     parts; forms: every form's own forecast; coefficients: {form: its weight and its likeliest parameters, those of
     `predictor.form`}. run_scatter: rms of one run, relative (of a metric of either sign: in its units). inputs_sha256:
-    of the rows (`inputs_hash`). created: UTC; None until sealed."""
+    of the rows (`inputs_hash`). created: UTC; None until sealed. probe: of a study, the run that will test it."""
 
     LAYOUT = 2
 
@@ -89,6 +109,7 @@ class Forecast(Shown):
     inputs_sha256: str
     findings: tuple[Finding, ...]
     sha256: str | None = None
+    probe: Probe | None = optional()
 
     def heading(self) -> str:
         sealed = f"sealed {self.created}" if self.created else "not sealed"
@@ -110,22 +131,25 @@ class Forecast(Shown):
         for form in self.forms:
             said = spelled(form.loss) if form.loss else "refused"
             lines.append(f"    {form.law:<21} {'   '.join([said, *form.reasons])}")
+        lines += [f"  probe {self.probe.summary()}"] if self.probe else []
         sealed = [f"  sealed {self.created}, sha256 {self.sha256[:16]}"] if self.sha256 else []
         return "\n".join([*lines, *listed(self.findings), *sealed])
 
 
-def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 0, seed: int = 0) -> Forecast:
+def forecast(
+    table: Source, budget_flops: float | str, *, bootstrap: int = 0, seed: int = 0, kappa: float | None = None
+) -> Forecast:
     """Forecast one new run at `budget_flops` from the grid runs of `table`, whatever `read_table` reads.
 
-    bootstrap, seed: without effect; older scripts pass them. Raises UserError when a grid run lies at or above the
-    target budget, and (status 3) when the runs do not determine the optimum there. `inputs` names the probes near the
-    target that have been measured already, with which `seal` refuses it.
+    bootstrap, seed: without effect; older scripts pass them. kappa: C / (N D), estimated when None. Raises UserError
+    when a grid run lies at or above the target budget, and (status 3) when the runs do not determine the optimum there.
+    `inputs` names the probes near the target that have been measured already, with which `seal` refuses it.
 
         ds.forecast("runs.csv", "1.5e21").loss
     """
     target, table = number(budget_flops, "target budget", above=0), read_table(table)
-    grid = _checked_grid(table, target)
-    asked = ask(grid, target)
+    grid = _checked_grid(table, target, kappa)
+    asked = ask(grid, target, kappa)
     if (made := asked.whole) is None:
         why = asked.refused and asked.refused.message
         raise UserError(f"{grid.where}: there is no forecast: {why}", status=3)
@@ -139,7 +163,7 @@ def forecast(table: Source, budget_flops: float | str, *, bootstrap: int = 0, se
     return Forecast(
         created=None, metric=grid.metric, level=LEVEL, target_budget_flops=target, factor=target / budgets[-1],
         n_params=best.n_params, n_tokens=best.n_tokens, loss=made.one_run(target), law=MIXTURE,
-        why="mixture of " + ", ".join(f"{name} {100 * part.weight:.0f} %" for name, part in by_form.items()),
+        why=", ".join(f"{name} {100 * part.weight:.0f} %" for name, part in by_form.items()),
         rule=RULE, forms=tuple(Form(name, part.one_run) for name, part in by_form.items()),
         coefficients={name: {"weight": part.weight, **part.parameters} for name, part in by_form.items()},
         run_scatter=made.run_scatter, inputs=inputs, inputs_sha256=inputs_hash(grid), findings=tuple(findings),
@@ -201,17 +225,17 @@ def own_hash(body: dict) -> str:
     return digest({k: v for k, v in body.items() if k != "sha256"})
 
 
-def _checked_grid(table: Table, target: float) -> Table:
+def _checked_grid(table: Table, target: float, kappa: float | None) -> Table:
     """The grid's runs. Raises UserError where a forecast at `target` cannot be made from them."""
     grid = table.grid("a forecast")
-    near, largest = np.abs(grid.budget_flops / target - 1) <= AT_TARGET, grid.largest
+    near, largest = np.abs(grid.budget_flops - target) <= AT_TARGET * target, grid.largest
     if near.any():
         there = f"run {grid.run_id[near][0]} already lies at the target budget {compact(target)}"
         raise UserError(f"{grid.where}: {there}; forecast a budget that no run has, or mark that run as a probe")
     if target <= largest:
         below = f"the target budget {compact(target)} is not above the largest budget of its runs, {compact(largest)}"
         raise UserError(f"{grid.where}: {below}; forecast a larger one, for example {compact(8 * largest)}")
-    refuse_units(grid)
+    refuse_units(grid, kappa)
     return grid
 
 

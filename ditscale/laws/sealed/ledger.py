@@ -189,7 +189,8 @@ class Ledger(Shown):
         at, held = Path(source), {e.forecast_sha256: e for e in self.entries}
         is_study, body = at.is_dir(), read_mapping(at)
         if not is_study and not body:
-            raise UserError(f"{at}: there is no study, forecast or verdict; {command('forecast', at)} seals a forecast")
+            what = "holds no forecast or verdict" if at.exists() else "no such file"
+            raise UserError(f"{at}: {what}; give a study directory, a forecast.json or a verdict.json")
         study, alone = StudyPaths(at if is_study else at.parent), "forecast_sha256" in body
         file = at if alone else study.verdict
         verdict = read_verdict(file) if alone or is_study and file.exists() else None
