@@ -100,6 +100,8 @@ def test_cheap_examples_work_as_pasted(tmp_path):
     heavy = ("launch", "study", "run", "evaluate", "rehearse", "fetch-weights", "forecast my", "verdict", "cancel")
     late = (
         "fit my",
+        "plan mystudy --refine",
+        "decide mystudy",
         "ledger ledger.jsonl mystudy",
         "compare a=",
         "rates",
