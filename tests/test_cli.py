@@ -97,7 +97,18 @@ def test_examples_parse(name, line):
 @pytest.mark.slow
 def test_cheap_examples_work_as_pasted(tmp_path):
     """In the order of the help, by a shell, in an empty directory."""
-    heavy = ("launch", "study", "run", "evaluate", "rehearse", "fetch-weights", "forecast my", "verdict", "cancel")
+    heavy = (
+        "launch",
+        "study",
+        "bench",
+        "run",
+        "evaluate",
+        "rehearse",
+        "fetch-weights",
+        "forecast my",
+        "verdict",
+        "cancel",
+    )
     late = (
         "fit my",
         "plan mystudy --refine",
